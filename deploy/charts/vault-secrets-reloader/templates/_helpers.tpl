@@ -1,0 +1,58 @@
+{{/*
+Names and selector labels are those of the chart that this one replaces: a Deployment's selector
+and a binding's roleRef cannot be changed, so an upgrade in place needs the same ones.
+*/}}
+{{- define "vault-secrets-reloader.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "vault-secrets-reloader.fullname" -}}
+{{- $name := .Values.nameOverride | default .Chart.Name }}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
+{{- .Values.fullnameOverride | default $full | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "vault-secrets-reloader.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "vault-secrets-reloader.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "vault-secrets-reloader.labels" -}}
+{{ include "vault-secrets-reloader.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "vault-secrets-reloader.serviceAccountName" -}}
+{{- if include "vault-secrets-reloader.isTrue" .Values.serviceAccount.create }}
+{{- .Values.serviceAccount.name | default (include "vault-secrets-reloader.fullname" .) }}
+{{- else }}
+{{- .Values.serviceAccount.name | default "default" }}
+{{- end }}
+{{- end }}
+
+{{/*
+"true" for true and for "true", else nothing: values set as strings mean what they say.
+*/}}
+{{- define "vault-secrets-reloader.isTrue" -}}
+{{- if eq (toString .) "true" }}true{{ end }}
+{{- end }}
+
+{{/*
+A value of the environment as text. Helm reads a number of YAML as a float, and would print a large
+one as 1e+06.
+*/}}
+{{- define "vault-secrets-reloader.text" -}}
+{{- if and (kindIs "float64" .) (eq . (floor .)) }}{{ printf "%.0f" . }}{{ else if not (kindIs "invalid" .) }}{{ toString . }}{{ end }}
+{{- end }}
+
+{{/*
+The port the container listens on: that of env.LISTEN_ADDRESS where it names one, so that probes
+and Service follow it, else service.internalPort.
+*/}}
+{{- define "vault-secrets-reloader.containerPort" -}}
+{{- $listen := (.Values.env | default dict).LISTEN_ADDRESS }}
+{{- $own := regexFind ":[0-9]+$" (include "vault-secrets-reloader.text" $listen) | trimPrefix ":" }}
+{{- $own | default (include "vault-secrets-reloader.text" .Values.service.internalPort) }}
+{{- end }}

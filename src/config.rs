@@ -1,0 +1,622 @@
+//! The configuration: flags and environment variables, read once and validated.
+//!
+//! Architecture Invariant: only this module reads the environment. What leaves it is a [`Config`]
+//! that cannot be wrong; what cannot be used is refused with its name, its value and the remedy. A
+//! value that is a secret is never repeated.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use jiff::Timestamp;
+use reqwest::Url;
+use secrecy::SecretString;
+
+use crate::reloader;
+use crate::telemetry;
+use crate::vault::client::{ServerSettings, Tls};
+use crate::vault::login::{self, Method};
+
+/// The pod's own token.
+const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+/// The renewal threshold, where none is set, in reload periods.
+const THRESHOLD_PERIODS: u32 = 3;
+
+/// Variables of the official client that have no effect here; whoever sets one should know.
+const WITHOUT_EFFECT: [&str; 5] =
+    ["HEADERS", "MAX_RETRIES", "RATE_LIMIT", "SRV_LOOKUP", "TLS_SERVER_NAME"];
+
+/// Rolls out Kubernetes workloads when a secret they use changes in HashiCorp Vault or OpenBao.
+///
+/// The connection to Vault is configured by environment variables: VAULT_ADDR, VAULT_ROLE,
+/// VAULT_PATH and others, or the same with the prefix BAO_; see the README.
+#[derive(Debug, Parser)]
+#[command(name = "vault-secrets-reloader", version)]
+#[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
+pub struct Flags {
+    /// How often all workloads are read anew, as a safety net beside the watches
+    #[arg(long, value_name = "DURATION", default_value = "30m")]
+    collector_sync_period: String,
+    /// How often Vault is asked for the versions of secrets
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    reloader_run_period: String,
+    /// debug, info, warn or error
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: String,
+    /// Write log lines as JSON instead of logfmt
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true"
+    )]
+    enable_json_log: String,
+    /// Renew the Vault token once no more than this is left of it; three reloader run periods unless
+    /// set here or by VAULT_TOKEN_RENEW_THRESHOLD
+    #[arg(long, value_name = "DURATION")]
+    vault_token_renew_threshold: Option<String>,
+    /// Take versions created before this as known, where no record says otherwise: for a move to
+    /// another Vault, where every version is new. RFC 3339, as in 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    ignore_versions_before: Option<String>,
+    /// How many workloads may be reloaded at once whose secret changed while nobody watched
+    #[arg(long, value_name = "COUNT", default_value = "500")]
+    found_reload_burst: String,
+    /// How many more of these may be reloaded each minute
+    #[arg(long, value_name = "COUNT", default_value = "120")]
+    found_reload_rate: String,
+}
+
+/// The configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// Between two full reads of all workloads.
+    pub collector_sync_period: Duration,
+    /// The reloader's part.
+    pub reloader: reloader::Settings,
+    /// How log lines are written.
+    pub log: telemetry::Settings,
+    /// Where probes are answered.
+    pub listen: Listen,
+    /// The server of the Vault API.
+    pub server: ServerSettings,
+    /// How we come by a token.
+    pub method: Method,
+    /// The token is renewed once no more than this is left of it.
+    pub threshold: Duration,
+    /// A Kubernetes Secret that holds the CA of the server.
+    pub ca_secret: Option<CaSecret>,
+    /// What an operator should know of the configuration, though it can be used.
+    pub warnings: Vec<String>,
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The host; `None` means all addresses of the machine.
+    pub host: Option<String>,
+    /// The port; 0 means any that is free.
+    pub port: u16,
+}
+
+/// A Kubernetes Secret that holds a CA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaSecret {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name}{}: {problem}", .value.as_ref().map(|value| format!("={value:?}")).unwrap_or_default())]
+pub struct ConfigError {
+    /// The flag or variable.
+    name: String,
+    /// What it was set to, unless that is a secret.
+    value: Option<String>,
+    /// What is wrong, and what to do.
+    problem: String,
+}
+
+impl Flags {
+    /// Reads the command line. Flags may have one dash or two, as Go programs take them.
+    pub fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::try_parse_from(args.into_iter().map(two_dashes))
+    }
+}
+
+/// `-log-level=debug` to `--log-level=debug`.
+fn two_dashes(arg: OsString) -> OsString {
+    match arg.to_str() {
+        Some(text)
+            if text.len() > 2
+                && text.starts_with('-')
+                && text[1..].starts_with(|c: char| c.is_ascii_alphabetic()) =>
+        {
+            format!("-{text}").into()
+        }
+        _ => arg,
+    }
+}
+
+/// The process's environment, for [`Config::load`].
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+pub fn process_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+impl Config {
+    /// Validates flags and variables. `environment` looks a variable up.
+    pub fn load(
+        flags: Flags,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        // All are named, so that a flag that nobody uses does not compile.
+        let Flags {
+            collector_sync_period,
+            reloader_run_period,
+            log_level,
+            enable_json_log,
+            vault_token_renew_threshold,
+            ignore_versions_before,
+            found_reload_burst,
+            found_reload_rate,
+        } = flags;
+        let env = Environment(&environment);
+        let mut warnings = Vec::new();
+
+        let period = duration("--reloader-run-period", &reloader_run_period)?;
+        let threshold = match vault_token_renew_threshold {
+            Some(text) => duration("--vault-token-renew-threshold", &text)?,
+            None => match env.get("TOKEN_RENEW_THRESHOLD") {
+                Some((name, text)) => duration(&name, &text)?,
+                None => period.saturating_mul(THRESHOLD_PERIODS),
+            },
+        };
+        let level = log_level.parse().unwrap_or_else(|()| {
+            warnings.push(format!(
+                "--log-level={log_level:?} is none of debug, info, warn, error; using info"
+            ));
+            telemetry::Level::Info
+        });
+        let json = boolean("--enable-json-log", &enable_json_log)?;
+        let ignore_versions_before = ignore_versions_before
+            .map(|text| {
+                text.parse::<Timestamp>().map_err(|_| {
+                    error(
+                        "--ignore-versions-before",
+                        &text,
+                        "not a time; write 2026-01-31T12:00:00Z",
+                    )
+                })
+            })
+            .transpose()?;
+        for suffix in WITHOUT_EFFECT {
+            if let Some((name, _)) = env.get(suffix) {
+                warnings.push(format!("{name} is set and has no effect here"));
+            }
+        }
+        let server = server(&env, &mut warnings)?;
+        Ok(Self {
+            collector_sync_period: duration("--collector-sync-period", &collector_sync_period)?,
+            reloader: reloader::Settings {
+                period,
+                ignore_versions_before,
+                ignore_missing: env.boolean("IGNORE_MISSING_SECRETS")?,
+                found_burst: count("--found-reload-burst", &found_reload_burst)?,
+                found_per_minute: count("--found-reload-rate", &found_reload_rate)?,
+                vault_namespace: server.namespace.clone(),
+            },
+            log: telemetry::Settings { level, json },
+            listen: listen(environment("LISTEN_ADDRESS"))?,
+            server,
+            method: method(&env, &environment)?,
+            threshold,
+            ca_secret: env.text("TLS_SECRET").map(|name| CaSecret {
+                namespace: env.text("TLS_SECRET_NS").unwrap_or_else(|| "default".to_owned()),
+                name,
+            }),
+            warnings,
+        })
+    }
+}
+
+/// The variables of the Vault client, which OpenBao's reads by another prefix.
+struct Environment<'a>(&'a dyn Fn(&str) -> Option<String>);
+
+impl Environment<'_> {
+    /// A variable by the name behind its prefix, with its whole name. An empty one is not set.
+    fn get(&self, suffix: &str) -> Option<(String, String)> {
+        ["BAO_", "VAULT_"].into_iter().find_map(|prefix| {
+            let name = format!("{prefix}{suffix}");
+            let value = (self.0)(&name).filter(|value| !value.is_empty())?;
+            Some((name, value))
+        })
+    }
+
+    fn text(&self, suffix: &str) -> Option<String> {
+        self.get(suffix).map(|(_, value)| value)
+    }
+
+    fn boolean(&self, suffix: &str) -> Result<bool, ConfigError> {
+        self.get(suffix).map_or(Ok(false), |(name, value)| boolean(&name, &value))
+    }
+}
+
+fn server(
+    env: &Environment<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<ServerSettings, ConfigError> {
+    let (name, address) = env
+        .get("AGENT_ADDR")
+        .or_else(|| env.get("ADDR"))
+        .unwrap_or_else(|| ("VAULT_ADDR".to_owned(), "https://vault:8200".to_owned()));
+    let proxy = env.get("PROXY_ADDR").map(|(name, text)| url(&name, &text)).transpose()?;
+    let timeout = match env.get("CLIENT_TIMEOUT") {
+        // The official client takes a bare number as seconds.
+        Some((name, text)) => match text.parse() {
+            Ok(seconds) if seconds > 0 => Duration::from_secs(seconds),
+            _ => duration(&name, &text)?,
+        },
+        None => Duration::from_secs(10),
+    };
+    let skip_verify = env.boolean("SKIP_VERIFY")?;
+    if skip_verify {
+        warnings.push(
+            "VAULT_SKIP_VERIFY is set: anybody on the way can pose as Vault and take the token"
+                .to_owned(),
+        );
+    }
+    let namespace = env.text("NAMESPACE").map(|name| name.trim_matches('/').to_owned());
+    Ok(ServerSettings {
+        address: url(&name, &address)?,
+        namespace: namespace.filter(|name| !name.is_empty()).map(Arc::from),
+        timeout,
+        proxy,
+        tls: Tls { ca: ca(env)?, identity: identity(env)?, skip_verify },
+    })
+}
+
+fn method(
+    env: &Environment<'_>,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Method, ConfigError> {
+    if let Some((name, token)) = env.get("TOKEN") {
+        let token = token.trim();
+        if !login::is_token(token) {
+            return Err(ConfigError {
+                name,
+                value: None,
+                problem: "not a token: one line of printable characters is expected".to_owned(),
+            });
+        }
+        return Ok(Method::Token(SecretString::from(token)));
+    }
+    if let Some(file) = env.text("TOKEN_PATH") {
+        return Ok(Method::TokenFile(file.into()));
+    }
+    if let Some((name, method)) = env.get("AUTH_METHOD")
+        && !["jwt", "kubernetes"].contains(&method.as_str())
+    {
+        return Err(error(&name, &method, "not a method that is known; use jwt or kubernetes"));
+    }
+    let Some(role) = env.text("ROLE") else {
+        let home = environment("HOME").map(|home| Path::new(&home).join(".vault-token"));
+        return home.filter(|file| file.is_file()).map(Method::TokenFile).ok_or_else(|| {
+            ConfigError {
+                name: "VAULT_ROLE".to_owned(),
+                value: None,
+                problem:
+                    "not set; name the role to log in with, or give a token by VAULT_TOKEN or \
+                      VAULT_TOKEN_PATH"
+                        .to_owned(),
+            }
+        });
+    };
+    let (name, path) =
+        env.get("PATH").unwrap_or_else(|| ("VAULT_PATH".to_owned(), "kubernetes".to_owned()));
+    let mount = path.trim_matches('/');
+    let mount = mount.strip_prefix("auth/").unwrap_or(mount);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./~".contains(c);
+    if mount.is_empty() || !mount.chars().all(is_plain) {
+        return Err(error(
+            &name,
+            &path,
+            "not the path of an auth method; the usual one is kubernetes",
+        ));
+    }
+    let file = environment("KUBERNETES_SERVICE_ACCOUNT_TOKEN")
+        .filter(|file| !file.is_empty())
+        .or_else(|| env.text("JWT_FILE"))
+        .map_or_else(|| PathBuf::from(POD_TOKEN), PathBuf::from);
+    Ok(Method::Jwt { mount: mount.to_owned(), role, file })
+}
+
+/// The CA certificates, in PEM: of a file, of a variable, or of all files of a folder.
+fn ca(env: &Environment<'_>) -> Result<Option<Vec<u8>>, ConfigError> {
+    if let Some((name, file)) = env.get("CACERT") {
+        return read(&name, &file).map(Some);
+    }
+    if let Some(bytes) = env.text("CACERT_BYTES") {
+        return Ok(Some(bytes.into_bytes()));
+    }
+    let Some((name, folder)) = env.get("CAPATH") else { return Ok(None) };
+    let unreadable = |message: std::io::Error| {
+        error(&name, &folder, &format!("the folder cannot be read: {message}"))
+    };
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(&folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.is_file() {
+            all.extend(std::fs::read(&path).map_err(unreadable)?);
+            all.push(b'\n');
+        }
+    }
+    Ok(Some(all))
+}
+
+/// The client's certificate and its key, in PEM.
+fn identity(env: &Environment<'_>) -> Result<Option<Vec<u8>>, ConfigError> {
+    match (env.get("CLIENT_CERT"), env.get("CLIENT_KEY")) {
+        (None, None) => Ok(None),
+        (Some((cert_name, cert)), Some((key_name, key))) => {
+            let mut pem = read(&cert_name, &cert)?;
+            pem.push(b'\n');
+            pem.extend(read(&key_name, &key)?);
+            Ok(Some(pem))
+        }
+        (Some((name, value)), None) => Err(error(&name, &value, "VAULT_CLIENT_KEY is missing")),
+        (None, Some((name, value))) => Err(error(&name, &value, "VAULT_CLIENT_CERT is missing")),
+    }
+}
+
+fn read(name: &str, file: &str) -> Result<Vec<u8>, ConfigError> {
+    std::fs::read(file)
+        .map_err(|message| error(name, file, &format!("the file cannot be read: {message}")))
+}
+
+fn url(name: &str, text: &str) -> Result<Url, ConfigError> {
+    let url = Url::parse(text)
+        .map_err(|_| error(name, text, "not an address; write https://HOST:PORT"))?;
+    if !["http", "https"].contains(&url.scheme()) || !url.has_host() {
+        return Err(error(name, text, "not an address of HTTP; write https://HOST:PORT"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(ConfigError {
+            name: name.to_owned(),
+            value: None,
+            problem: "holds a user or a password; remove them".to_owned(),
+        });
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return Err(error(
+            name,
+            text,
+            "holds a path, which is not supported; write https://HOST:PORT",
+        ));
+    }
+    Ok(url)
+}
+
+/// `HOST:PORT`; without a host all addresses are meant.
+fn listen(text: Option<String>) -> Result<Listen, ConfigError> {
+    let text = text.filter(|text| !text.is_empty()).unwrap_or_else(|| ":8080".to_owned());
+    let wrong =
+        || error("LISTEN_ADDRESS", &text, "not an address; write HOST:PORT, or :PORT for all");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse().map_err(|_| wrong())?;
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    Ok(Listen { host: (!host.is_empty()).then(|| host.to_owned()), port })
+}
+
+/// A duration as Go writes it, longer than zero.
+fn duration(name: &str, text: &str) -> Result<Duration, ConfigError> {
+    let wrong = "not a duration; write 90s, 5m or 1h30m";
+    match humantime::parse_duration(text) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        Ok(_) => Err(error(name, text, "must be longer than zero")),
+        Err(_) => Err(error(name, text, wrong)),
+    }
+}
+
+/// What Go's `ParseBool` takes, and nothing else.
+fn boolean(name: &str, text: &str) -> Result<bool, ConfigError> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
+        _ => Err(error(name, text, "write true or false")),
+    }
+}
+
+fn count(name: &str, text: &str) -> Result<u32, ConfigError> {
+    match text.parse() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err(error(name, text, "not a whole number above zero")),
+    }
+}
+
+fn error(name: &str, value: &str, problem: &str) -> ConfigError {
+    ConfigError {
+        name: name.to_owned(),
+        value: Some(value.to_owned()),
+        problem: problem.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    fn load(args: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
+        let args = ["vault-secrets-reloader"].iter().chain(args).map(OsString::from);
+        let flags = Flags::parse_from(args).map_err(|error| error.to_string())?;
+        let variables: HashMap<&str, &str> = variables.iter().copied().collect();
+        Config::load(flags, |name| variables.get(name).map(|value| (*value).to_owned()))
+            .map_err(|error| error.to_string())
+    }
+
+    const ROLE: (&str, &str) = ("VAULT_ROLE", "reloader");
+
+    #[test]
+    fn defaults() {
+        let config = load(&[], &[ROLE]).unwrap();
+        assert_eq!(config.collector_sync_period, Duration::from_mins(30));
+        assert_eq!(config.reloader.period, Duration::from_mins(1));
+        assert_eq!(config.threshold, Duration::from_mins(3));
+        assert_eq!(config.listen, Listen { host: None, port: 8080 });
+        assert_eq!(config.server.address.as_str(), "https://vault:8200/");
+        assert_eq!(config.server.timeout, Duration::from_secs(10));
+        assert_eq!(config.server.namespace, None, "an unset namespace is none");
+        let Method::Jwt { mount, role, file } = &config.method else { panic!("a login") };
+        assert_eq!((mount.as_str(), role.as_str()), ("kubernetes", "reloader"));
+        assert_eq!(file, &PathBuf::from(POD_TOKEN));
+        assert!(config.warnings.is_empty());
+    }
+
+    #[test]
+    fn flags_are_taken_as_go_programs_take_them() {
+        for args in [
+            &["-reloader-run-period=1h30m", "-enable-json-log", "-log-level", "debug"][..],
+            &["--reloader-run-period", "1.5h", "--enable-json-log=true", "--log-level=debug"],
+            &["-reloader-run-period", "90m", "-enable-json-log=T", "-log-level=debug"],
+        ] {
+            let config = load(args, &[ROLE]).unwrap();
+            assert_eq!(config.reloader.period, Duration::from_mins(90), "{args:?}");
+            assert!(config.log.json, "{args:?}");
+            assert_eq!(config.log.level, telemetry::Level::Debug, "{args:?}");
+        }
+        let config = load(&["-collector-sync-period=500ms"], &[ROLE]).unwrap();
+        assert_eq!(config.collector_sync_period, Duration::from_millis(500));
+    }
+
+    #[test]
+    fn an_unknown_level_is_info_and_said() {
+        let config = load(&["-log-level=chatty"], &[ROLE]).unwrap();
+        assert_eq!(config.log.level, telemetry::Level::Info);
+        assert!(config.warnings[0].contains("chatty"));
+    }
+
+    #[test]
+    fn variables_of_openbao_come_first_and_empty_ones_are_not_set() {
+        let config = load(
+            &[],
+            &[
+                ROLE,
+                ("BAO_ADDR", "http://bao:8200"),
+                ("VAULT_ADDR", "http://vault:8200"),
+                ("VAULT_NAMESPACE", ""),
+                ("BAO_PATH", "auth/k8s/"),
+                ("KUBERNETES_SERVICE_ACCOUNT_TOKEN", "/token"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(config.server.address.as_str(), "http://bao:8200/");
+        assert_eq!(config.server.namespace, None);
+        let Method::Jwt { mount, file, .. } = config.method else { panic!("a login") };
+        assert_eq!((mount.as_str(), file), ("k8s", PathBuf::from("/token")));
+    }
+
+    #[test]
+    fn a_token_is_trimmed_and_wins_over_a_role() {
+        let config = load(&[], &[ROLE, ("VAULT_TOKEN", "hvs.x\n")]).unwrap();
+        let Method::Token(token) = config.method else { panic!("a token") };
+        assert_eq!(token.expose_secret(), "hvs.x");
+        let config = load(&[], &[("VAULT_TOKEN_PATH", "/sink")]).unwrap();
+        assert!(matches!(config.method, Method::TokenFile(_)));
+    }
+
+    #[test]
+    fn the_rest_of_the_variables() {
+        let config = load(
+            &[],
+            &[
+                ROLE,
+                ("VAULT_CLIENT_TIMEOUT", "30"),
+                ("VAULT_SKIP_VERIFY", "t"),
+                ("VAULT_IGNORE_MISSING_SECRETS", "True"),
+                ("VAULT_TLS_SECRET", "vault-tls"),
+                ("VAULT_NAMESPACE", "/team/a/"),
+                ("VAULT_TOKEN_RENEW_THRESHOLD", "10s"),
+                ("VAULT_MAX_RETRIES", "3"),
+                ("LISTEN_ADDRESS", "[::1]:0"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(config.server.timeout, Duration::from_secs(30));
+        assert!(config.server.tls.skip_verify && config.reloader.ignore_missing);
+        assert_eq!(
+            config.ca_secret,
+            Some(CaSecret { namespace: "default".to_owned(), name: "vault-tls".to_owned() })
+        );
+        assert_eq!(config.server.namespace.as_deref(), Some("team/a"));
+        assert_eq!(config.threshold, Duration::from_secs(10));
+        assert_eq!(config.listen, Listen { host: Some("::1".to_owned()), port: 0 });
+        assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_with_its_name_and_the_remedy() {
+        type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+        let table: &[Case<'_>] = &[
+            (&[], &[], "VAULT_ROLE: not set"),
+            (
+                &["-reloader-run-period=often"],
+                &[ROLE],
+                "--reloader-run-period=\"often\": not a duration",
+            ),
+            (&["-reloader-run-period=0s"], &[ROLE], "must be longer than zero"),
+            (&["-reloader-run-period=-5s"], &[ROLE], "not a duration"),
+            (&["-enable-json-log=yes"], &[ROLE], "--enable-json-log=\"yes\": write true or false"),
+            (&["-found-reload-rate=0"], &[ROLE], "--found-reload-rate=\"0\""),
+            (&["-ignore-versions-before=monday"], &[ROLE], "--ignore-versions-before=\"monday\""),
+            (&["-no-such-flag"], &[ROLE], "--no-such-flag"),
+            (
+                &[],
+                &[ROLE, ("VAULT_SKIP_VERIFY", "no")],
+                "VAULT_SKIP_VERIFY=\"no\": write true or false",
+            ),
+            (
+                &[],
+                &[ROLE, ("VAULT_ADDR", "vault:8200")],
+                "VAULT_ADDR=\"vault:8200\": not an address",
+            ),
+            (&[], &[ROLE, ("VAULT_ADDR", "https://vault/x")], "holds a path"),
+            (&[], &[ROLE, ("VAULT_AUTH_METHOD", "ldap")], "VAULT_AUTH_METHOD=\"ldap\""),
+            (&[], &[ROLE, ("VAULT_PATH", "a?b")], "VAULT_PATH=\"a?b\""),
+            (&[], &[ROLE, ("VAULT_CLIENT_TIMEOUT", "0")], "VAULT_CLIENT_TIMEOUT=\"0\""),
+            (
+                &[],
+                &[ROLE, ("VAULT_CACERT", "/no/such")],
+                "VAULT_CACERT=\"/no/such\": the file cannot",
+            ),
+            (&[], &[ROLE, ("VAULT_CLIENT_CERT", "/x")], "VAULT_CLIENT_KEY is missing"),
+            (&[], &[ROLE, ("LISTEN_ADDRESS", "8080")], "LISTEN_ADDRESS=\"8080\""),
+        ];
+        for (args, variables, expected) in table {
+            let error = load(args, variables).expect_err(expected);
+            assert!(error.contains(expected), "{error:?} should say {expected:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_never_repeats_a_secret() {
+        for (name, value) in
+            [("VAULT_TOKEN", "hvs SECRET"), ("VAULT_ADDR", "https://user:SECRET@vault:8200")]
+        {
+            let error = load(&[], &[ROLE, (name, value)]).unwrap_err();
+            assert!(error.starts_with(name) && !error.contains("SECRET"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The annotations that the controller reads and writes.
+//!
+//! Two generations of names are in use; where both are present the current one counts.
+
+/// Prefix of the annotations that this controller owns.
+const RELOADER: &str = "secrets-reloader.security.bank-vaults.io/";
+
+/// On a pod template: a value never used before, so that two templates of ours always differ, and a
+/// template that was put back can be told from the one that the record belongs to.
+pub const MARK: &str = "secrets-reloader.security.bank-vaults.io/reload-mark";
+
+/// On the metadata of a workload: the record, see [`super::record`].
+pub const RECORD: &str = "secrets-reloader.security.bank-vaults.io/reload-record";
+
+/// Which generation of annotations a workload opted in with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OptIn {
+    /// `secrets-reloader.security.bank-vaults.io/…`
+    Current,
+    /// `alpha.vault.security.banzaicloud.io/…`
+    Older,
+}
+
+impl OptIn {
+    /// The annotation on the pod template that opts a workload in, by the value `"true"`.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Current => "secrets-reloader.security.bank-vaults.io/reload-on-secret-change",
+            Self::Older => "alpha.vault.security.banzaicloud.io/reload-on-secret-change",
+        }
+    }
+
+    /// The annotation on the pod template that is counted up to start a rollout.
+    #[must_use]
+    pub fn count_key(self) -> &'static str {
+        match self {
+            Self::Current => "secrets-reloader.security.bank-vaults.io/secret-reload-count",
+            Self::Older => "alpha.vault.security.banzaicloud.io/secret-reload-count",
+        }
+    }
+}
+
+/// What the webhook reads from a pod template, by the part of the name behind its prefix.
+///
+/// `secrets-webhook.security.bank-vaults.io/` is the current prefix, and
+/// `vault.security.banzaicloud.io/` the older one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Webhook {
+    /// Paths whose keys all become environment variables.
+    VaultFromPath,
+    /// The same for the OpenBao provider.
+    BaoFromPath,
+    /// The Vault namespace of all paths of the workload.
+    VaultNamespace,
+    /// A missing secret is not an error for this workload.
+    IgnoreMissingSecrets,
+    /// `skip` means that the webhook leaves the workload alone.
+    Mutate,
+    /// Which secret provider the webhook uses.
+    Provider,
+}
+
+/// The webhook's annotations: what each is, its current name, its older name.
+const WEBHOOK: [(Webhook, &str, Option<&str>); 6] = [
+    (
+        Webhook::VaultFromPath,
+        "secrets-webhook.security.bank-vaults.io/vault-from-path",
+        Some("vault.security.banzaicloud.io/vault-env-from-path"),
+    ),
+    (Webhook::BaoFromPath, "secrets-webhook.security.bank-vaults.io/bao-from-path", None),
+    (
+        Webhook::VaultNamespace,
+        "secrets-webhook.security.bank-vaults.io/vault-namespace",
+        Some("vault.security.banzaicloud.io/vault-namespace"),
+    ),
+    (
+        Webhook::IgnoreMissingSecrets,
+        "secrets-webhook.security.bank-vaults.io/vault-ignore-missing-secrets",
+        Some("vault.security.banzaicloud.io/vault-ignore-missing-secrets"),
+    ),
+    (
+        Webhook::Mutate,
+        "secrets-webhook.security.bank-vaults.io/mutate",
+        Some("vault.security.banzaicloud.io/mutate"),
+    ),
+    (Webhook::Provider, "secrets-webhook.security.bank-vaults.io/provider", None),
+];
+
+/// Whether the controller reads this annotation of a pod template at all.
+///
+/// What it does not read is not kept while an object is decoded.
+#[must_use]
+pub fn is_read_on_template(key: &str) -> bool {
+    key.starts_with(RELOADER)
+        || key == OptIn::Older.key()
+        || key == OptIn::Older.count_key()
+        || WEBHOOK.iter().any(|(_, current, older)| key == *current || Some(key) == *older)
+}
+
+/// The annotations of a pod template, or of a workload, that the controller reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Annotations(Vec<(String, String)>);
+
+impl Annotations {
+    /// Adds one annotation.
+    pub fn push(&mut self, key: String, value: String) {
+        self.0.push((key, value));
+    }
+
+    /// The value of an annotation, if it is there.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of an annotation of the webhook; its current name wins over the older one.
+    #[must_use]
+    pub fn webhook(&self, which: Webhook) -> Option<&str> {
+        let (_, current, older) = WEBHOOK.iter().find(|(name, ..)| *name == which)?;
+        self.get(current).or_else(|| self.get((*older)?))
+    }
+
+    /// The generation of annotations that opts in, if any does.
+    #[must_use]
+    pub fn opt_in(&self) -> Option<OptIn> {
+        [OptIn::Current, OptIn::Older]
+            .into_iter()
+            .find(|generation| self.get(generation.key()) == Some("true"))
+    }
+}
+
+impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Annotations {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(iter: I) -> Self {
+        Self(iter.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_current_generation_wins_where_both_opt_in() {
+        let both: Annotations =
+            [(OptIn::Older.key(), "true"), (OptIn::Current.key(), "true")].into_iter().collect();
+        assert_eq!(both.opt_in(), Some(OptIn::Current));
+        let older: Annotations =
+            [(OptIn::Older.key(), "true"), (OptIn::Current.key(), "false")].into_iter().collect();
+        assert_eq!(older.opt_in(), Some(OptIn::Older));
+    }
+
+    #[test]
+    fn only_the_exact_value_true_opts_in() {
+        for value in ["True", "yes", "1", " true", ""] {
+            let annotations: Annotations = [(OptIn::Current.key(), value)].into_iter().collect();
+            assert_eq!(annotations.opt_in(), None, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_is_kept_and_nothing_else() {
+        for key in [MARK, OptIn::Older.key(), OptIn::Current.count_key()] {
+            assert!(is_read_on_template(key), "{key}");
+        }
+        assert!(is_read_on_template("vault.security.banzaicloud.io/vault-env-from-path"));
+        for key in ["", "prometheus.io/scrape", "vault.security.banzaicloud.io/vault-addr"] {
+            assert!(!is_read_on_template(key), "{key}");
+        }
+    }
+}

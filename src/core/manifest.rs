@@ -1,0 +1,203 @@
+//! From an object of the API server, as far as it was decoded, to a workload.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::annotation::{Annotations, MARK, OptIn, Webhook};
+use super::record::{Record, RecordError, Recorded};
+use super::reference::{self, EnvVar, Note};
+use super::secret::{DEFAULT_CONNECTION, SecretId};
+use super::workload::{Kind, Workload, WorkloadId};
+
+/// What is decoded of a Deployment, DaemonSet or StatefulSet; all else is never kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Manifest {
+    /// `metadata.namespace`
+    pub namespace: String,
+    /// `metadata.name`
+    pub name: String,
+    /// `metadata.uid`
+    pub uid: String,
+    /// `metadata.resourceVersion`
+    pub resource_version: String,
+    /// `metadata.generation`
+    pub generation: u64,
+    /// `metadata.creationTimestamp`
+    pub created: Timestamp,
+    /// Whether `metadata.deletionTimestamp` is set.
+    pub deleting: bool,
+    /// The record among `metadata.annotations`.
+    pub record: Option<String>,
+    /// `status.observedGeneration`
+    pub observed_generation: u64,
+    /// `status.updateRevision`, of a StatefulSet.
+    pub update_revision: Option<String>,
+    /// A digest of `spec.template`.
+    pub template: u64,
+    /// The annotations of the template, as far as the controller reads them.
+    pub annotations: Annotations,
+    /// The variables of all its containers that may hold a reference.
+    pub variables: Vec<EnvVar>,
+}
+
+/// What a manifest means for the controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The workload's name.
+    pub id: WorkloadId,
+    /// The workload, if it opted in and refers to a secret.
+    pub workload: Option<Workload>,
+    /// References that are not watched or look odd; empty if it did not opt in.
+    pub notes: Vec<Note>,
+    /// Why its record, if it has one, could not be read.
+    pub record_error: Option<RecordError>,
+}
+
+impl Manifest {
+    /// Reads a manifest.
+    ///
+    /// `namespace` is the Vault namespace of paths whose workload names none.
+    #[must_use]
+    pub fn read(self, kind: Kind, namespace: Option<&Arc<str>>) -> Read {
+        let id = WorkloadId {
+            kind,
+            namespace: self.namespace.as_str().into(),
+            name: self.name.as_str().into(),
+        };
+        let left_alone = self.annotations.webhook(Webhook::Mutate) == Some("skip");
+        let Some(opt_in) = self.annotations.opt_in().filter(|_| !left_alone) else {
+            return Read { id, workload: None, notes: Vec::new(), record_error: None };
+        };
+        let found = reference::extract(&self.annotations, &self.variables);
+        let mark = self.annotations.get(MARK);
+        let (recorded, record_error) = match self.record.as_deref().map(Record::parse) {
+            None => (None, None),
+            Some(Ok(record)) => (record.of(&self.uid, mark), None),
+            Some(Err(error)) => (None, Some(error)),
+        };
+        let namespace = self.vault_namespace().or_else(|| namespace.cloned());
+        let secrets: Box<[_]> = found
+            .paths
+            .into_iter()
+            .map(|path| {
+                Arc::new(SecretId {
+                    connection: DEFAULT_CONNECTION.into(),
+                    namespace: namespace.clone(),
+                    path: path.into(),
+                })
+            })
+            .collect();
+        let workload =
+            (!secrets.is_empty()).then(|| self.workload(id.clone(), opt_in, recorded, secrets));
+        Read { id, workload, notes: found.notes, record_error }
+    }
+
+    fn workload(
+        &self,
+        id: WorkloadId,
+        opt_in: OptIn,
+        recorded: Option<Recorded>,
+        secrets: Box<[Arc<SecretId>]>,
+    ) -> Workload {
+        let count = self.annotations.get(opt_in.count_key()).and_then(|count| count.parse().ok());
+        Workload {
+            id,
+            uid: self.uid.as_str().into(),
+            resource_version: self.resource_version.as_str().into(),
+            created: self.created,
+            deleting: self.deleting,
+            observed: self.observed_generation >= self.generation,
+            template: self.template,
+            opt_in,
+            count: count.unwrap_or(0),
+            mark: self.annotations.get(MARK).map(Into::into),
+            ignore_missing: self.annotations.webhook(Webhook::IgnoreMissingSecrets) == Some("true"),
+            update_revision: self.update_revision.as_deref().map(Into::into),
+            recorded,
+            secrets,
+        }
+    }
+
+    /// The Vault namespace that the workload names; an empty annotation names none.
+    fn vault_namespace(&self) -> Option<Arc<str>> {
+        let name = self.annotations.webhook(Webhook::VaultNamespace)?.trim_matches('/');
+        (!name.is_empty()).then(|| name.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(annotations: &[(&str, &str)], values: &[&str]) -> Manifest {
+        Manifest {
+            namespace: "shop".to_owned(),
+            name: "web".to_owned(),
+            uid: "u1".to_owned(),
+            generation: 2,
+            observed_generation: 2,
+            annotations: annotations.iter().copied().collect(),
+            variables: values
+                .iter()
+                .map(|value| EnvVar {
+                    container: "app".to_owned(),
+                    name: "X".to_owned(),
+                    value: (*value).to_owned(),
+                })
+                .collect(),
+            ..Manifest::default()
+        }
+    }
+
+    const OPT_IN: (&str, &str) =
+        ("secrets-reloader.security.bank-vaults.io/reload-on-secret-change", "true");
+
+    #[test]
+    fn a_workload_opts_in_and_refers_to_a_secret_or_is_not_kept() {
+        let value = "vault:secret/data/a#k";
+        let kept = |annotations: &[_], values: &[_]| {
+            manifest(annotations, values).read(Kind::Deployment, None).workload.is_some()
+        };
+        assert!(kept(&[OPT_IN], &[value]));
+        assert!(!kept(&[], &[value]));
+        assert!(!kept(&[OPT_IN], &["plain"]));
+        assert!(!kept(&[OPT_IN], &["vault:secret/data/a#k#1"]));
+        let skip = ("secrets-webhook.security.bank-vaults.io/mutate", "skip");
+        assert!(!kept(&[OPT_IN, skip], &[value]));
+    }
+
+    #[test]
+    fn the_namespace_of_the_workload_wins_over_the_configured_one() {
+        let configured: Arc<str> = "team".into();
+        let named = ("secrets-webhook.security.bank-vaults.io/vault-namespace", "/other/");
+        let namespace = |annotations: &[_]| {
+            let read = manifest(annotations, &["vault:secret/data/a#k"])
+                .read(Kind::DaemonSet, Some(&configured));
+            read.workload.unwrap().secrets[0].namespace.clone().unwrap()
+        };
+        assert_eq!(&*namespace(&[OPT_IN]), "team");
+        assert_eq!(&*namespace(&[OPT_IN, named]), "other");
+    }
+
+    #[test]
+    fn an_odd_count_is_zero_and_an_odd_record_is_none_and_said() {
+        let mut odd = manifest(
+            &[OPT_IN, ("secrets-reloader.security.bank-vaults.io/secret-reload-count", "many")],
+            &["vault:secret/data/a#k"],
+        );
+        odd.record = Some("nonsense".to_owned());
+        let read = odd.read(Kind::StatefulSet, None);
+        let workload = read.workload.unwrap();
+        assert_eq!((workload.count, workload.recorded), (0, None));
+        assert_eq!(read.record_error, Some(RecordError::Malformed));
+    }
+
+    #[test]
+    fn a_record_of_a_cloned_workload_is_none_without_a_complaint() {
+        let mut clone = manifest(&[OPT_IN], &["vault:secret/data/a#k"]);
+        clone.record = Some(r#"{"v":1,"uid":"another","mark":"m","secrets":{}}"#.to_owned());
+        let read = clone.read(Kind::Deployment, None);
+        assert_eq!((read.workload.unwrap().recorded, read.record_error), (None, None));
+    }
+}

@@ -1,0 +1,16 @@
+//! The pure core: what is known, and what follows from it.
+//!
+//! Architecture Invariant: nothing in here is async, does I/O, reads a clock or the environment, or
+//! names a client library. Time and randomness come in as arguments, so every rule can be tested by
+//! calling it.
+
+pub mod annotation;
+pub mod clock;
+pub mod manifest;
+pub mod observation;
+pub mod plan;
+pub mod record;
+pub mod reference;
+pub mod secret;
+pub mod store;
+pub mod workload;

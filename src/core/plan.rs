@@ -1,0 +1,334 @@
+//! Why a workload is, or is not, reloaded.
+//!
+//! Three things say what the pods of a workload run with, the best first: a *witness* (this process
+//! saw another version live after the present template was there), the *record* (written with the
+//! last reload) and the *clock* (pods of the current revision have what was created before it).
+//!
+//! Architecture Invariant: every function here is total and pure. A missed rotation is worse than a
+//! needless reload, and an error is never taken as a change.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::observation::{Observation, Poll, Sighting};
+use super::record::{Record, Versions};
+use super::secret::{SecretId, Version};
+use super::workload::Workload;
+
+/// A version this much older than the workload itself was there when its first pods started: no
+/// clock is that wrong, and the look-up of a revision is spared.
+const SURELY_OLDER: SignedDuration = SignedDuration::from_hours(24);
+
+/// How long a workload is left alone when what was written to it is stripped again; doubled each
+/// time up to [`LONGEST_STRIPPED_HOLD`].
+const FIRST_STRIPPED_HOLD: SignedDuration = SignedDuration::from_hours(1);
+
+/// The longest time between two attempts on a workload that is stripped again and again.
+const LONGEST_STRIPPED_HOLD: SignedDuration = SignedDuration::from_hours(24);
+
+/// What the operator set, and what holds for all workloads of a poll.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rules {
+    /// Versions created before this are taken as known where no record says otherwise: for a move
+    /// to another server, where every version is new.
+    pub ignore_versions_before: Option<Timestamp>,
+    /// Whether missing secrets are no error for any workload.
+    pub ignore_missing: bool,
+    /// What to add to a time of Vault to have it on the API server's clock.
+    pub skew: SignedDuration,
+}
+
+/// What the controller of a workload made of its present template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revision {
+    /// When its ReplicaSet or ControllerRevision was created.
+    pub created: Timestamp,
+    /// What the copies of the workload's own record on all its revisions say.
+    pub copies: Arc<[(u64, Version)]>,
+}
+
+/// What is at hand of a workload's revision.
+#[derive(Clone, Copy, Debug)]
+pub enum Lookup<'a> {
+    /// Nobody has asked for it.
+    NotAsked,
+    /// It was asked for and is not to be had.
+    Unavailable,
+    /// It is this.
+    Found(&'a Revision),
+}
+
+/// What this process did to a workload before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    /// What the last PATCH that was answered had recorded.
+    pub patched: Versions,
+    /// Whether a PATCH was answered since the workload was last held for being stripped.
+    pub answered: bool,
+    /// How often in a row the same was found missing again.
+    pub stripped: u32,
+    /// No PATCH before this, after one that failed or was stripped.
+    pub not_before: Option<Timestamp>,
+}
+
+/// What is at hand of one workload.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// The workload.
+    pub workload: &'a Workload,
+    /// The first poll that began after its present template entered the store.
+    pub entered: Poll,
+    /// Its revision.
+    pub revision: Lookup<'a>,
+    /// What was done to it before.
+    pub past: &'a Past,
+}
+
+/// Why a secret is taken as changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// Nothing but the clock says so: it was created after the workload's revision.
+    Found,
+    /// An earlier storage was restored, and the version that was recorded is no more.
+    Restored,
+    /// This process saw the version before it, while the present template was there.
+    Witnessed,
+}
+
+impl Cause {
+    /// Its name in log lines.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Found => "found",
+            Self::Restored => "restored",
+            Self::Witnessed => "witnessed",
+        }
+    }
+}
+
+/// What is to be done about one secret of one workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Unknown: what was recorded stays.
+    Keep,
+    /// The secret cannot be read by a new pod.
+    Gone,
+    /// The pods have it.
+    Same,
+    /// The pods have another version.
+    Changed(Cause),
+    /// The pods were rolled for it, and somebody put an older template back.
+    Reverted,
+    /// It depends on a revision that the workload's controller has yet to make, or that could not
+    /// be read.
+    Wait,
+    /// It depends on the revision, and nobody has asked for that.
+    AskRevision,
+}
+
+/// Judges one secret of one workload.
+///
+/// [`Case::past`] has no say in it.
+#[must_use]
+pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &Rules) -> Verdict {
+    let workload = case.workload;
+    let live = match sighting.observation {
+        Observation::Unknown => return Verdict::Keep,
+        Observation::Gone => return Verdict::Gone,
+        Observation::Live(version) => version,
+    };
+    let hash = secret.hash64();
+    let recorded = workload.recorded.as_ref();
+    let entry = recorded.and_then(|recorded| recorded.versions.get(hash));
+    if entry == Some(live) && recorded.is_some_and(|recorded| recorded.of_this_template) {
+        return Verdict::Same;
+    }
+    if entry.is_some_and(|entry| live.created < entry.created) {
+        return Verdict::Changed(Cause::Restored);
+    }
+    if sighting.other_seen >= case.entered {
+        return Verdict::Changed(Cause::Witnessed);
+    }
+    if entry.is_none() && rules.ignore_versions_before.is_some_and(|time| live.created < time) {
+        return Verdict::Same;
+    }
+    // Out of range only for times that no clock shows; then it is simply not older.
+    let created = live.created.checked_add(rules.skew).unwrap_or(live.created);
+    if created.checked_add(SURELY_OLDER).is_ok_and(|time| time < workload.created) {
+        return Verdict::Same;
+    }
+    if !workload.observed {
+        return Verdict::Wait;
+    }
+    let revision = match case.revision {
+        Lookup::NotAsked => return Verdict::AskRevision,
+        Lookup::Unavailable => return Verdict::Wait,
+        Lookup::Found(revision) => revision,
+    };
+    if created < revision.created {
+        Verdict::Same
+    } else if entry == Some(live) || revision.copies.contains(&(hash, live)) {
+        Verdict::Reverted
+    } else {
+        Verdict::Changed(Cause::Found)
+    }
+}
+
+/// What is to be done about a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing: nothing changed, or it is being deleted.
+    Leave,
+    /// Something changed, and this stands in the way.
+    Hold(Hold),
+    /// Reload it.
+    Roll(Cause),
+    /// Ask for its revision, and decide again.
+    AskRevision,
+}
+
+/// What stands in the way of a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hold {
+    /// One of its secrets is gone, and new pods would fail.
+    SecretGone,
+    /// The same versions were already PATCHed here: somebody strips what is written.
+    Stripped,
+    /// Its last PATCH failed a short while ago.
+    BackOff,
+    /// Too many workloads were found changed at once.
+    Budget,
+}
+
+/// What was decided about a workload, and what there is to report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What to do.
+    pub action: Action,
+    /// The secrets that are gone.
+    pub gone: Vec<Arc<SecretId>>,
+    /// The secrets that it was rolled for, and whose roll was taken back.
+    pub reverted: Vec<Arc<SecretId>>,
+    /// The secrets that changed.
+    pub changed: Vec<Arc<SecretId>>,
+    /// Whether a part of the answer must wait for the workload's controller.
+    pub waiting: bool,
+}
+
+/// Decides about a workload, given what was seen of each of its secrets.
+///
+/// `found_budget` is how many more reloads that nothing but the clock speaks for may start; `now` is
+/// the present by the clock that [`Past::not_before`] was read from.
+pub fn decide(
+    case: &Case<'_>,
+    sighting: impl Fn(&Arc<SecretId>) -> Sighting,
+    rules: &Rules,
+    found_budget: u32,
+    now: Timestamp,
+) -> Decision {
+    let Case { workload, past, .. } = *case;
+    let mut decision = Decision {
+        action: Action::Leave,
+        gone: Vec::new(),
+        reverted: Vec::new(),
+        changed: Vec::new(),
+        waiting: false,
+    };
+    if workload.deleting {
+        return decision;
+    }
+    let mut cause = None;
+    let mut ask = false;
+    // Whether each change is one that an answered PATCH of ours had recorded already.
+    let mut all_patched = true;
+    for secret in &workload.secrets {
+        let seen = sighting(secret);
+        match verdict(case, secret, seen, rules) {
+            Verdict::Keep | Verdict::Same => {}
+            Verdict::Gone => decision.gone.push(Arc::clone(secret)),
+            Verdict::Reverted => decision.reverted.push(Arc::clone(secret)),
+            Verdict::Wait => decision.waiting = true,
+            Verdict::AskRevision => ask = true,
+            Verdict::Changed(why) => {
+                cause = cause.max(Some(why));
+                let patched = past.patched.get(secret.hash64()).map(Observation::Live);
+                all_patched &= patched == Some(seen.observation);
+                decision.changed.push(Arc::clone(secret));
+            }
+        }
+    }
+    let missing = !decision.gone.is_empty() && !workload.ignore_missing && !rules.ignore_missing;
+    let held_back = past.not_before.is_some_and(|time| now < time);
+    decision.action = match cause {
+        // While a secret is gone nothing is rolled, so nobody need know what the revision says.
+        None if ask && !missing => Action::AskRevision,
+        None => Action::Leave,
+        Some(_) if missing => Action::Hold(Hold::SecretGone),
+        Some(_) if all_patched && (held_back || past.answered) => Action::Hold(Hold::Stripped),
+        Some(_) if held_back => Action::Hold(Hold::BackOff),
+        Some(Cause::Found) if found_budget == 0 => Action::Hold(Hold::Budget),
+        Some(cause) => Action::Roll(cause),
+    };
+    decision
+}
+
+impl Past {
+    /// Notes that a PATCH was answered.
+    pub fn patched(&mut self, versions: Versions) {
+        if self.patched != versions {
+            self.stripped = 0;
+        }
+        self.patched = versions;
+        self.answered = true;
+        self.not_before = None;
+    }
+
+    /// Notes that what was written has been stripped, and for how long to leave the workload alone.
+    pub fn stripped(&mut self, now: Timestamp) -> SignedDuration {
+        let doublings = self.stripped.min(5);
+        self.stripped = self.stripped.saturating_add(1);
+        self.answered = false;
+        let hold = (FIRST_STRIPPED_HOLD * (1 << doublings)).min(LONGEST_STRIPPED_HOLD);
+        self.not_before = now.checked_add(hold).ok();
+        hold
+    }
+}
+
+/// What a reload writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// The reload count.
+    pub count: u64,
+    /// The record, with the mark that goes to the template too.
+    pub record: Record,
+}
+
+/// Prepares a reload: the record takes over every version that was seen live, keeps what it said of
+/// secrets that are unknown or gone, and drops what is no longer referred to.
+#[must_use]
+pub fn reload(
+    workload: &Workload,
+    sighting: impl Fn(&Arc<SecretId>) -> Sighting,
+    mark: String,
+) -> Reload {
+    let versions = workload
+        .secrets
+        .iter()
+        .filter_map(|secret| {
+            let hash = secret.hash64();
+            let version = match sighting(secret).observation {
+                Observation::Live(version) => Some(version),
+                Observation::Gone | Observation::Unknown => {
+                    workload.recorded.as_ref().and_then(|recorded| recorded.versions.get(hash))
+                }
+            };
+            version.map(|version| (hash, version))
+        })
+        .collect();
+    Reload {
+        count: workload.count.saturating_add(1),
+        record: Record { uid: workload.uid.to_string(), mark, versions },
+    }
+}

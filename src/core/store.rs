@@ -1,0 +1,360 @@
+//! The store: which workloads refer to which secrets, kept both ways.
+//!
+//! The collector writes it and the reloader takes snapshots of it; they know each other only through
+//! it. It also numbers the polls, because a witness is a matter of order: what counts is whether a
+//! template entered the store before a poll began.
+//!
+//! Architecture Invariant: the lock is never held across an await, and nothing in here waits.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::observation::Poll;
+use super::secret::SecretId;
+use super::workload::{Kind, Workload, WorkloadId};
+
+/// A handle to the store, shared by whoever holds it.
+#[derive(Debug, Default)]
+pub struct Store {
+    state: Mutex<State>,
+}
+
+/// A workload in the store.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The workload.
+    pub workload: Arc<Workload>,
+    /// The first poll that began after its present template entered the store.
+    pub entered: Poll,
+}
+
+/// What the store holds at the begin of a poll.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The number of this poll.
+    pub poll: Poll,
+    /// All workloads, in no order.
+    pub workloads: Vec<Stored>,
+}
+
+/// What a manifest changed in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A workload is new, or refers to other secrets than before.
+    Collected,
+    /// A workload was there and is no more.
+    Removed,
+    /// Nothing that a user would want to read about.
+    None,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    polls: Poll,
+    workloads: HashMap<WorkloadId, Entry>,
+    /// Each secret with the number of workloads that refer to it. The map is also what makes equal
+    /// ids share one allocation.
+    secrets: HashMap<Arc<SecretId>, usize>,
+    namespaces: HashSet<Arc<str>>,
+    lists: HashMap<Kind, List>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    stored: Stored,
+    /// The list of its kind that last contained it.
+    list: u64,
+}
+
+/// The lists that a kind was read by.
+#[derive(Debug, Default)]
+struct List {
+    number: u64,
+    complete: bool,
+}
+
+impl Store {
+    /// Takes in a workload as a watch event shows it.
+    pub fn apply(&self, workload: Workload) -> Change {
+        self.state().apply(workload)
+    }
+
+    /// Takes in a workload as the answer to our own PATCH shows it, if the store has it still.
+    pub fn refresh(&self, workload: Workload) {
+        let mut state = self.state();
+        if state.workloads.get(&workload.id).is_some_and(|e| e.stored.workload.uid == workload.uid)
+        {
+            state.apply(workload);
+        }
+    }
+
+    /// Removes a workload: it was deleted, opted out, or refers to no secret any more.
+    pub fn remove(&self, id: &WorkloadId) -> Change {
+        self.state().remove(id)
+    }
+
+    /// A full list of a kind begins: what it does not contain is gone when it ends.
+    pub fn begin_list(&self, kind: Kind) {
+        let mut state = self.state();
+        state.lists.entry(kind).or_default().number += 1;
+    }
+
+    /// A full list of a kind ended. Answers the workloads that it did not contain.
+    pub fn end_list(&self, kind: Kind) -> Vec<WorkloadId> {
+        let mut state = self.state();
+        let list = state.lists.entry(kind).or_default();
+        list.complete = true;
+        let number = list.number;
+        let lost: Vec<_> = state
+            .workloads
+            .iter()
+            .filter(|(id, entry)| id.kind == kind && entry.list != number)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in &lost {
+            state.remove(id);
+        }
+        lost
+    }
+
+    /// Whether every kind was listed in full at least once.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        let state = self.state();
+        Kind::ALL.iter().all(|kind| state.lists.get(kind).is_some_and(|list| list.complete))
+    }
+
+    /// Whether the first full list of a kind has ended.
+    #[must_use]
+    pub fn is_listed(&self, kind: Kind) -> bool {
+        self.state().lists.get(&kind).is_some_and(|list| list.complete)
+    }
+
+    /// Begins a poll: numbers it, and says what there is at this moment.
+    #[must_use]
+    pub fn begin_poll(&self) -> Snapshot {
+        let mut state = self.state();
+        state.polls += 1;
+        let workloads = state.workloads.values().map(|entry| entry.stored.clone()).collect();
+        Snapshot { poll: state.polls, workloads }
+    }
+
+    /// One workload, as it is now.
+    #[must_use]
+    pub fn get(&self, id: &WorkloadId) -> Option<Stored> {
+        self.state().workloads.get(id).map(|entry| entry.stored.clone())
+    }
+
+    /// Whether any workload refers to a secret.
+    #[must_use]
+    pub fn refers_to(&self, secret: &SecretId) -> bool {
+        self.state().secrets.contains_key(secret)
+    }
+
+    /// The number of workloads and of distinct secrets.
+    #[must_use]
+    pub fn len(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.workloads.len(), state.secrets.len())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock was held ends the process; its other tasks may still look.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn apply(&mut self, mut workload: Workload) -> Change {
+        let list = self.lists.get(&workload.id.kind).map_or(0, |list| list.number);
+        let old = self.workloads.get(&workload.id).map(|entry| entry.stored.clone());
+        if let Some(old) = &old
+            && old.workload.uid == workload.uid
+            && is_older(&workload.resource_version, &old.workload.resource_version)
+        {
+            // A watch that lags behind the answer to our own PATCH.
+            if let Some(entry) = self.workloads.get_mut(&workload.id) {
+                entry.list = list;
+            }
+            return Change::None;
+        }
+        self.share_strings(&mut workload);
+        for secret in &workload.secrets {
+            *self.secrets.entry(Arc::clone(secret)).or_insert(0) += 1;
+        }
+        let change = match &old {
+            Some(old) if old.workload.secrets == workload.secrets => Change::None,
+            _ => Change::Collected,
+        };
+        let entered = match &old {
+            Some(old)
+                if old.workload.template == workload.template
+                    && old.workload.uid == workload.uid =>
+            {
+                old.entered
+            }
+            _ => self.polls + 1,
+        };
+        let id = workload.id.clone();
+        let stored = Stored { workload: Arc::new(workload), entered };
+        self.workloads.insert(id, Entry { stored, list });
+        if let Some(old) = old {
+            self.release(&old.workload);
+        }
+        change
+    }
+
+    fn remove(&mut self, id: &WorkloadId) -> Change {
+        match self.workloads.remove(id) {
+            Some(entry) => {
+                self.release(&entry.stored.workload);
+                Change::Removed
+            }
+            None => Change::None,
+        }
+    }
+
+    fn share_strings(&mut self, workload: &mut Workload) {
+        if let Some(shared) = self.namespaces.get(&workload.id.namespace) {
+            workload.id.namespace = Arc::clone(shared);
+        } else {
+            self.namespaces.insert(Arc::clone(&workload.id.namespace));
+        }
+        for secret in &mut workload.secrets {
+            if let Some((shared, _)) = self.secrets.get_key_value(secret) {
+                *secret = Arc::clone(shared);
+            }
+        }
+    }
+
+    fn release(&mut self, workload: &Workload) {
+        for secret in &workload.secrets {
+            if let Some(users) = self.secrets.get_mut(secret) {
+                *users -= 1;
+                if *users == 0 {
+                    self.secrets.remove(secret);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a resource version is older than another: they are numbers that grow, and where they are
+/// not, nothing is older.
+fn is_older(version: &str, than: &str) -> bool {
+    match (version.parse::<u64>(), than.parse::<u64>()) {
+        (Ok(version), Ok(than)) => version < than,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::annotation::OptIn;
+    use super::*;
+
+    fn workload(name: &str, resource_version: u64, template: u64, paths: &[&str]) -> Workload {
+        Workload {
+            id: WorkloadId { kind: Kind::Deployment, namespace: "shop".into(), name: name.into() },
+            uid: "u".into(),
+            resource_version: resource_version.to_string().into(),
+            created: jiff::Timestamp::UNIX_EPOCH,
+            deleting: false,
+            observed: true,
+            template,
+            opt_in: OptIn::Current,
+            count: 0,
+            mark: None,
+            ignore_missing: false,
+            update_revision: None,
+            recorded: None,
+            secrets: paths
+                .iter()
+                .map(|path| {
+                    Arc::new(SecretId {
+                        connection: "default".into(),
+                        namespace: None,
+                        path: (*path).into(),
+                    })
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn secrets_are_kept_as_long_as_a_workload_refers_to_them() {
+        let store = Store::default();
+        assert_eq!(store.apply(workload("a", 1, 1, &["x", "y"])), Change::Collected);
+        assert_eq!(store.apply(workload("b", 2, 1, &["y"])), Change::Collected);
+        assert_eq!(store.len(), (2, 2));
+        assert_eq!(store.apply(workload("a", 3, 2, &["y"])), Change::Collected);
+        assert_eq!(store.len(), (2, 1));
+        assert_eq!(store.apply(workload("a", 4, 2, &["y"])), Change::None);
+        let b = workload("b", 2, 1, &[]).id;
+        assert_eq!(store.remove(&b), Change::Removed);
+        assert_eq!(store.remove(&b), Change::None);
+        assert_eq!(store.remove(&workload("a", 1, 1, &[]).id), Change::Removed);
+        assert_eq!(store.len(), (0, 0));
+    }
+
+    #[test]
+    fn a_template_enters_with_the_next_poll_and_scaling_does_not_move_it() {
+        let store = Store::default();
+        store.apply(workload("a", 1, 7, &["x"]));
+        let entered = || store.get(&workload("a", 0, 0, &[]).id).unwrap().entered;
+        assert_eq!(entered(), 1);
+        assert_eq!(store.begin_poll().poll, 1);
+        store.apply(workload("a", 2, 7, &["x"]));
+        assert_eq!(entered(), 1);
+        store.apply(workload("a", 3, 8, &["x"]));
+        assert_eq!(entered(), 2);
+        let mut anew = workload("a", 4, 8, &["x"]);
+        anew.uid = "u2".into();
+        assert_eq!(store.begin_poll().poll, 2);
+        store.apply(anew);
+        assert_eq!(entered(), 3);
+    }
+
+    #[test]
+    fn an_event_older_than_what_is_known_changes_nothing() {
+        let store = Store::default();
+        store.apply(workload("a", 9, 1, &["x"]));
+        store.refresh(workload("a", 12, 2, &["x"]));
+        assert_eq!(store.apply(workload("a", 10, 1, &["x", "y"])), Change::None);
+        assert_eq!(store.get(&workload("a", 0, 0, &[]).id).unwrap().workload.template, 2);
+        // The answer to a PATCH does not bring back what was deleted meanwhile.
+        store.remove(&workload("a", 0, 0, &[]).id);
+        store.refresh(workload("a", 13, 2, &["x"]));
+        assert_eq!(store.len(), (0, 0));
+    }
+
+    #[test]
+    fn what_a_list_does_not_contain_is_gone_when_it_ends() {
+        let store = Store::default();
+        store.begin_list(Kind::Deployment);
+        store.apply(workload("a", 1, 1, &["x"]));
+        store.apply(workload("b", 2, 1, &["x"]));
+        assert!(store.end_list(Kind::Deployment).is_empty());
+        store.begin_list(Kind::Deployment);
+        store.apply(workload("a", 1, 1, &["x"]));
+        assert_eq!(store.len().0, 2, "nothing is lost while a list is under way");
+        let lost = store.end_list(Kind::Deployment);
+        assert_eq!(lost.iter().map(ToString::to_string).collect::<Vec<_>>(), ["shop/Deployment/b"]);
+        assert!(!store.is_synced());
+        for kind in [Kind::DaemonSet, Kind::StatefulSet] {
+            store.begin_list(kind);
+            store.end_list(kind);
+        }
+        assert!(store.is_synced());
+    }
+
+    #[test]
+    fn equal_secrets_share_one_allocation() {
+        let store = Store::default();
+        store.apply(workload("a", 1, 1, &["x"]));
+        store.apply(workload("b", 2, 1, &["x"]));
+        let snapshot = store.begin_poll();
+        let [a, b] = &snapshot.workloads[..] else { panic!("two workloads") };
+        assert!(Arc::ptr_eq(&a.workload.secrets[0], &b.workload.secrets[0]));
+    }
+}

@@ -1,0 +1,102 @@
+//! Workloads: what is kept of a Deployment, DaemonSet or StatefulSet that opted in.
+
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::annotation::OptIn;
+use super::record::Recorded;
+use super::secret::SecretId;
+
+/// The kinds that are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// `apps/v1` Deployment.
+    Deployment,
+    /// `apps/v1` DaemonSet.
+    DaemonSet,
+    /// `apps/v1` StatefulSet.
+    StatefulSet,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Deployment, Self::DaemonSet, Self::StatefulSet];
+
+    /// The kind as manifests spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Deployment => "Deployment",
+            Self::DaemonSet => "DaemonSet",
+            Self::StatefulSet => "StatefulSet",
+        }
+    }
+
+    /// The resource as API paths and RBAC rules spell it.
+    #[must_use]
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Deployment => "deployments",
+            Self::DaemonSet => "daemonsets",
+            Self::StatefulSet => "statefulsets",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The name of a workload within the cluster. It prints as `namespace/Kind/name`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadId {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for WorkloadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.namespace, self.kind, self.name)
+    }
+}
+
+/// What is kept of a workload that opted in and refers to at least one secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Its name.
+    pub id: WorkloadId,
+    /// Its uid: a workload that was deleted and made anew is another one.
+    pub uid: Box<str>,
+    /// The version of the object that this was read from, the precondition of a PATCH.
+    pub resource_version: Box<str>,
+    /// When it was created, by the API server's clock.
+    pub created: Timestamp,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// Whether its controller has seen its current template.
+    pub observed: bool,
+    /// Tells one pod template from another.
+    pub template: u64,
+    /// The generation of annotations that it opted in with.
+    pub opt_in: OptIn,
+    /// The reload count on its template; what is not a number counts as zero.
+    pub count: u64,
+    /// The mark on its template, if it was ever reloaded.
+    pub mark: Option<Box<str>>,
+    /// Whether the workload says that missing secrets are no error.
+    pub ignore_missing: bool,
+    /// The ControllerRevision that a StatefulSet is moving to.
+    pub update_revision: Option<Box<str>>,
+    /// What its own record says, if it has one that is its own.
+    pub recorded: Option<Recorded>,
+    /// The secrets that it refers to, each once, in order.
+    pub secrets: Box<[Arc<SecretId>]>,
+}

@@ -1,0 +1,53 @@
+//! The client of the API server: time-outs, no hidden retries, and the server's clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{DATE, HeaderValue, USER_AGENT};
+use jiff::Timestamp;
+use kube::client::ClientBuilder;
+use kube::{Client, Config};
+use tower::util::MapResponseLayer;
+
+use crate::core::clock::ServerClock;
+
+/// How long a single request may take. A healthy API server answers in milliseconds; a page of a
+/// list may take seconds under load.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest silence on a connection. A watch is ended by the server after at most 290 s, so this
+/// only ends connections whose server is gone.
+const READ_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// The client cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// There is no configuration of a cluster.
+    #[error(
+        "no Kubernetes cluster is configured: set KUBECONFIG, or run in a pod with a service account ({0})"
+    )]
+    Config(#[from] kube::config::InferConfigError),
+    /// The configuration cannot be used.
+    #[error("the configuration of the Kubernetes client cannot be used: {0}")]
+    Client(#[from] kube::Error),
+}
+
+/// Makes a client from `KUBECONFIG`, `~/.kube/config` or the pod's service account. The `Date` of
+/// each answer goes to `clock`.
+pub async fn connect(clock: Arc<ServerClock>) -> Result<Client, ConnectError> {
+    let mut config = Config::infer().await?;
+    // A retry that is not seen is a delay that cannot be explained: whoever asks decides.
+    config.default_retry = false;
+    config.read_timeout = Some(READ_TIMEOUT);
+    config.reset_reader_on_write = true;
+    let agent =
+        HeaderValue::from_static(concat!("vault-secrets-reloader/", env!("CARGO_PKG_VERSION")));
+    config.headers.push((USER_AGENT, agent));
+    let layer = MapResponseLayer::new(move |response: http::Response<_>| {
+        if let Some(date) = response.headers().get(DATE).and_then(|date| date.to_str().ok()) {
+            clock.observe(date, Timestamp::now());
+        }
+        response
+    });
+    Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
+}

@@ -1,0 +1,11 @@
+//! Everything that talks to the API server.
+//!
+//! Architecture Invariant: only this module names `kube`, and it knows nothing of Vault's API.
+
+pub mod access;
+pub mod ca_secret;
+pub mod client;
+pub mod collector;
+pub mod object;
+pub mod patcher;
+pub mod revisions;

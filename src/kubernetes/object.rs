@@ -1,0 +1,551 @@
+//! Decoding: from the JSON of a Deployment, `DaemonSet` or `StatefulSet` to a [`Manifest`].
+//!
+//! Objects are walked through while they are read. What the controller does not need is skipped
+//! without an allocation, the pod template is digested on the way, and only values that may hold a
+//! reference are kept. Any JSON will do: a field of an unexpected type counts as absent, so one odd
+//! object never stops a list.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::hash::Hasher;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use kube::core::DynamicResourceScope;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use siphasher::sip::SipHasher13;
+
+use crate::core::annotation;
+use crate::core::manifest::Manifest;
+use crate::core::reference::{self, EnvVar};
+use crate::core::workload::Kind;
+
+/// One object of any of the watched kinds, as far as it was decoded.
+#[derive(Clone, Debug, Default)]
+pub struct Object {
+    /// Name, namespace and resource version, which `kube` asks for.
+    metadata: ObjectMeta,
+    manifest: Manifest,
+}
+
+impl Object {
+    /// What was decoded.
+    #[must_use]
+    pub fn into_manifest(self) -> Manifest {
+        Manifest {
+            name: self.metadata.name.unwrap_or_default(),
+            namespace: self.metadata.namespace.unwrap_or_default(),
+            resource_version: self.metadata.resource_version.unwrap_or_default(),
+            ..self.manifest
+        }
+    }
+}
+
+impl Resource for Object {
+    type DynamicType = Kind;
+    type Scope = DynamicResourceScope;
+
+    fn kind(kind: &Kind) -> Cow<'_, str> {
+        kind.name().into()
+    }
+
+    fn group(_: &Kind) -> Cow<'_, str> {
+        "apps".into()
+    }
+
+    fn version(_: &Kind) -> Cow<'_, str> {
+        "v1".into()
+    }
+
+    fn plural(kind: &Kind) -> Cow<'_, str> {
+        kind.plural().into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut draft = Draft::default();
+        Walk { draft: &mut draft, place: Place::Object }.deserialize(deserializer)?;
+        let mut object = draft.object;
+        object.manifest.template = draft.digest.finish();
+        Ok(object)
+    }
+}
+
+#[derive(Default)]
+struct Draft {
+    object: Object,
+    /// Of everything below `spec.template`.
+    digest: SipHasher13,
+    container: String,
+    /// The key of the annotation that is read next.
+    annotation: String,
+    variable: Option<EnvVar>,
+}
+
+/// Where in an object the walk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Object,
+    Metadata,
+    Annotations,
+    Spec,
+    Template,
+    TemplateMetadata,
+    TemplateAnnotations,
+    PodSpec,
+    Containers,
+    Container,
+    Env,
+    Variable,
+    Status,
+    /// A value that is kept.
+    Field(Field),
+    /// Inside the template, so that it counts for the digest, and of no other interest.
+    Digested,
+    /// Of no interest at all.
+    Ignored,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    Name,
+    Namespace,
+    Uid,
+    ResourceVersion,
+    Generation,
+    CreationTimestamp,
+    DeletionTimestamp,
+    Record,
+    ObservedGeneration,
+    UpdateRevision,
+    TemplateAnnotation,
+    ContainerName,
+    VariableName,
+    VariableValue,
+}
+
+impl Place {
+    /// The place of a member of the map at this place.
+    fn member(self, key: &str) -> Self {
+        match (self, key) {
+            (Self::Object, "metadata") => Self::Metadata,
+            (Self::Object, "spec") => Self::Spec,
+            (Self::Object, "status") => Self::Status,
+            (Self::Metadata, "annotations") => Self::Annotations,
+            (Self::Metadata, "name") => Self::Field(Field::Name),
+            (Self::Metadata, "namespace") => Self::Field(Field::Namespace),
+            (Self::Metadata, "uid") => Self::Field(Field::Uid),
+            (Self::Metadata, "resourceVersion") => Self::Field(Field::ResourceVersion),
+            (Self::Metadata, "generation") => Self::Field(Field::Generation),
+            (Self::Metadata, "creationTimestamp") => Self::Field(Field::CreationTimestamp),
+            (Self::Metadata, "deletionTimestamp") => Self::Field(Field::DeletionTimestamp),
+            (Self::Annotations, annotation::RECORD) => Self::Field(Field::Record),
+            (Self::Status, "observedGeneration") => Self::Field(Field::ObservedGeneration),
+            (Self::Status, "updateRevision") => Self::Field(Field::UpdateRevision),
+            (Self::Spec, "template") => Self::Template,
+            (Self::Template, "metadata") => Self::TemplateMetadata,
+            (Self::Template, "spec") => Self::PodSpec,
+            (Self::TemplateMetadata, "annotations") => Self::TemplateAnnotations,
+            (Self::TemplateAnnotations, key) if annotation::is_read_on_template(key) => {
+                Self::Field(Field::TemplateAnnotation)
+            }
+            (Self::PodSpec, "containers" | "initContainers" | "ephemeralContainers") => {
+                Self::Containers
+            }
+            (Self::Container, "name") => Self::Field(Field::ContainerName),
+            (Self::Container, "env") => Self::Env,
+            (Self::Variable, "name") => Self::Field(Field::VariableName),
+            (Self::Variable, "value") => Self::Field(Field::VariableValue),
+            _ if self.is_in_template() => Self::Digested,
+            _ => Self::Ignored,
+        }
+    }
+
+    /// The place of an element of the list at this place.
+    fn element(self) -> Self {
+        match self {
+            Self::Containers => Self::Container,
+            Self::Env => Self::Variable,
+            _ if self.is_in_template() => Self::Digested,
+            _ => Self::Ignored,
+        }
+    }
+
+    fn is_in_template(self) -> bool {
+        match self {
+            Self::Template
+            | Self::TemplateMetadata
+            | Self::TemplateAnnotations
+            | Self::PodSpec
+            | Self::Containers
+            | Self::Container
+            | Self::Env
+            | Self::Variable
+            | Self::Digested
+            | Self::Field(
+                Field::TemplateAnnotation
+                | Field::ContainerName
+                | Field::VariableName
+                | Field::VariableValue,
+            ) => true,
+            Self::Object
+            | Self::Metadata
+            | Self::Annotations
+            | Self::Spec
+            | Self::Status
+            | Self::Field(_)
+            | Self::Ignored => false,
+        }
+    }
+}
+
+struct Walk<'a> {
+    draft: &'a mut Draft,
+    place: Place,
+}
+
+impl Draft {
+    /// Takes a token into the digest: its type, its bytes, and an end that no text contains.
+    fn digest(&mut self, place: Place, kind: u8, bytes: &[u8]) {
+        if place.is_in_template() {
+            self.digest.write_u8(kind);
+            self.digest.write(bytes);
+            self.digest.write_u8(0xff);
+        }
+    }
+}
+
+impl Walk<'_> {
+    fn digest(&mut self, kind: u8, bytes: &[u8]) {
+        self.draft.digest(self.place, kind, bytes);
+    }
+
+    fn keep_number(&mut self, number: u64) {
+        let manifest = &mut self.draft.object.manifest;
+        match self.place {
+            Place::Field(Field::Generation) => manifest.generation = number,
+            Place::Field(Field::ObservedGeneration) => manifest.observed_generation = number,
+            _ => {}
+        }
+    }
+
+    fn keep_text(&mut self, text: &str) {
+        let Place::Field(field) = self.place else {
+            return;
+        };
+        let Object { metadata, manifest } = &mut self.draft.object;
+        match field {
+            Field::Name => metadata.name = Some(text.to_owned()),
+            Field::Namespace => metadata.namespace = Some(text.to_owned()),
+            Field::ResourceVersion => metadata.resource_version = Some(text.to_owned()),
+            Field::Uid => text.clone_into(&mut manifest.uid),
+            Field::CreationTimestamp => manifest.created = text.parse().unwrap_or_default(),
+            Field::DeletionTimestamp => manifest.deleting = true,
+            Field::Record => manifest.record = Some(text.to_owned()),
+            Field::UpdateRevision => manifest.update_revision = Some(text.to_owned()),
+            Field::ContainerName => text.clone_into(&mut self.draft.container),
+            Field::VariableName => {
+                if let Some(variable) = &mut self.draft.variable {
+                    text.clone_into(&mut variable.name);
+                }
+            }
+            Field::VariableValue => {
+                if let Some(variable) = &mut self.draft.variable
+                    && reference::may_hold_reference(text)
+                {
+                    text.clone_into(&mut variable.value);
+                }
+            }
+            Field::TemplateAnnotation => {
+                let key = std::mem::take(&mut self.draft.annotation);
+                manifest.annotations.push(key, text.to_owned());
+            }
+            Field::Generation | Field::ObservedGeneration => {}
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        if self.place == Place::Ignored {
+            return deserializer.deserialize_ignored_any(IgnoredAny).map(drop);
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_bool<E>(mut self, value: bool) -> Result<(), E> {
+        self.digest(b'b', &[u8::from(value)]);
+        Ok(())
+    }
+
+    fn visit_i64<E>(mut self, value: i64) -> Result<(), E> {
+        self.digest(b'i', &value.to_le_bytes());
+        Ok(())
+    }
+
+    fn visit_u64<E>(mut self, value: u64) -> Result<(), E> {
+        self.digest(b'u', &value.to_le_bytes());
+        self.keep_number(value);
+        Ok(())
+    }
+
+    fn visit_f64<E>(mut self, value: f64) -> Result<(), E> {
+        self.digest(b'f', &value.to_bits().to_le_bytes());
+        Ok(())
+    }
+
+    fn visit_str<E>(mut self, value: &str) -> Result<(), E> {
+        self.digest(b's', value.as_bytes());
+        self.keep_text(value);
+        Ok(())
+    }
+
+    fn visit_unit<E>(mut self) -> Result<(), E> {
+        self.digest(b'n', &[]);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+        self.digest(b'[', &[]);
+        let place = self.place.element();
+        while list.next_element_seed(Walk { draft: self.draft, place })?.is_some() {}
+        self.digest(b']', &[]);
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        self.digest(b'{', &[]);
+        let first = self.draft.object.manifest.variables.len();
+        match self.place {
+            Place::Container => self.draft.container.clear(),
+            Place::Variable => {
+                self.draft.variable = Some(EnvVar {
+                    container: String::new(),
+                    name: String::new(),
+                    value: String::new(),
+                });
+            }
+            _ => {}
+        }
+        while let Some(place) = map.next_key_seed(Key { draft: self.draft, map: self.place })? {
+            map.next_value_seed(Walk { draft: self.draft, place })?;
+        }
+        match self.place {
+            Place::Container => {
+                let container = std::mem::take(&mut self.draft.container);
+                for variable in &mut self.draft.object.manifest.variables[first..] {
+                    variable.container.clone_from(&container);
+                }
+            }
+            Place::Variable => {
+                let read = self.draft.variable.take().filter(|read| !read.value.is_empty());
+                self.draft.object.manifest.variables.extend(read);
+            }
+            _ => {}
+        }
+        self.digest(b'}', &[]);
+        Ok(())
+    }
+}
+
+/// Reads a key of the map at a place, and says which place its value has.
+struct Key<'a> {
+    draft: &'a mut Draft,
+    map: Place,
+}
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = Place;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Place, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Key<'_> {
+    type Value = Place;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<Place, E> {
+        let place = self.map.member(key);
+        self.draft.digest(place, b'k', key.as_bytes());
+        if place == Place::Field(Field::TemplateAnnotation) {
+            key.clone_into(&mut self.draft.annotation);
+        }
+        Ok(place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn deployment() -> Value {
+        json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {
+                "name": "web",
+                "namespace": "shop",
+                "uid": "u1",
+                "resourceVersion": "12",
+                "generation": 3,
+                "creationTimestamp": "2026-11-22T05:51:00Z",
+                "annotations": { "a": "b", annotation::RECORD: "{}" },
+                "managedFields": [{ "fieldsV1": { "f:spec": {} } }],
+            },
+            "spec": {
+                "replicas": 2,
+                "template": {
+                    "metadata": { "annotations": { annotation::MARK: "m", "other": "x" } },
+                    "spec": {
+                        "initContainers": [{
+                            "env": [{ "name": "I", "value": "vault:secret/data/i#k" }],
+                            "name": "init",
+                        }],
+                        "containers": [{
+                            "name": "app",
+                            "image": "app:1",
+                            "env": [
+                                { "name": "PLAIN", "value": "x" },
+                                { "value": "vault:secret/data/a#k", "name": "A" },
+                                { "name": "NONE", "valueFrom": { "fieldRef": { "fieldPath": "x" } } },
+                            ],
+                        }],
+                    },
+                },
+            },
+            "status": { "observedGeneration": 2, "updateRevision": "web-1" },
+        })
+    }
+
+    fn read(value: &Value) -> Manifest {
+        serde_json::from_str::<Object>(&value.to_string()).unwrap().into_manifest()
+    }
+
+    #[test]
+    fn what_is_needed_is_kept_in_any_order_of_the_fields() {
+        let manifest = read(&deployment());
+        let variable = |container: &str, name: &str, value: &str| EnvVar {
+            container: container.to_owned(),
+            name: name.to_owned(),
+            value: value.to_owned(),
+        };
+        assert_ne!(manifest.template, 0);
+        let mut variables = manifest.variables.clone();
+        variables.sort_by(|a, b| a.name.cmp(&b.name));
+        assert_eq!(
+            Manifest { template: 0, variables, ..manifest },
+            Manifest {
+                namespace: "shop".to_owned(),
+                name: "web".to_owned(),
+                uid: "u1".to_owned(),
+                resource_version: "12".to_owned(),
+                generation: 3,
+                created: "2026-11-22T05:51:00Z".parse().unwrap(),
+                deleting: false,
+                record: Some("{}".to_owned()),
+                observed_generation: 2,
+                update_revision: Some("web-1".to_owned()),
+                template: 0,
+                annotations: [(annotation::MARK, "m")].into_iter().collect(),
+                variables: vec![
+                    variable("app", "A", "vault:secret/data/a#k"),
+                    variable("init", "I", "vault:secret/data/i#k"),
+                ],
+            }
+        );
+    }
+
+    #[test]
+    fn the_digest_changes_with_the_template_and_with_nothing_else() {
+        let digest = |pointer: &str, value: Value| {
+            let mut object = deployment();
+            *object.pointer_mut(pointer).unwrap() = value;
+            read(&object).template
+        };
+        let same = read(&deployment()).template;
+        assert_eq!(digest("/spec/replicas", json!(5)), same);
+        assert_eq!(digest("/metadata/resourceVersion", json!("13")), same);
+        assert_eq!(digest("/status", json!({})), same);
+        let containers = "/spec/template/spec/containers/0";
+        assert_ne!(digest(&format!("{containers}/image"), json!("app:2")), same);
+        assert_ne!(digest(&format!("{containers}/env/0/value"), json!("y")), same);
+        assert_ne!(digest(&format!("{containers}/env/2"), json!(null)), same);
+        assert_ne!(digest("/spec/template/metadata/annotations/other", json!("y")), same);
+    }
+
+    #[test]
+    fn fields_of_any_type_are_read_as_absent_and_never_fail() {
+        let odd = [
+            json!(null),
+            json!(true),
+            json!(-1),
+            json!(1.5),
+            json!("x"),
+            json!([[1]]),
+            json!({"a": {"name": []}}),
+        ];
+        let pointers = [
+            "/metadata",
+            "/metadata/name",
+            "/metadata/generation",
+            "/metadata/creationTimestamp",
+            "/metadata/annotations",
+            "/spec",
+            "/spec/template",
+            "/spec/template/metadata/annotations",
+            "/spec/template/spec/containers",
+            "/spec/template/spec/containers/0",
+            "/spec/template/spec/containers/0/env",
+            "/spec/template/spec/containers/0/env/1",
+            "/spec/template/spec/containers/0/env/1/value",
+            "/status",
+        ];
+        for pointer in pointers {
+            for value in &odd {
+                let mut object = deployment();
+                *object.pointer_mut(pointer).unwrap() = value.clone();
+                read(&object);
+            }
+        }
+        for value in &odd {
+            read(value);
+        }
+    }
+
+    #[test]
+    fn objects_are_read_from_lists_and_from_watch_events() {
+        let list = json!({ "kind": "DeploymentList", "apiVersion": "apps/v1", "metadata": {}, "items": [deployment()] });
+        let list: kube::core::ObjectList<Object> = serde_json::from_str(&list.to_string()).unwrap();
+        assert_eq!(list.items[0].clone().into_manifest(), read(&deployment()));
+        let event = format!(r#"{{"object":{},"type":"ADDED"}}"#, deployment());
+        let event: kube::api::WatchEvent<Object> = serde_json::from_str(&event).unwrap();
+        let kube::api::WatchEvent::Added(object) = event else { panic!("an addition") };
+        assert_eq!(object.into_manifest(), read(&deployment()));
+    }
+}

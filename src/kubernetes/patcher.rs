@@ -1,0 +1,124 @@
+//! The patcher: one PATCH starts a rollout and records it, or nothing happens at all.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use kube::api::{Patch, PatchParams};
+use kube::core::{DynamicResourceScope, PartialObjectMeta};
+use kube::{Api, Client, Resource};
+use serde_json::{Value, json};
+
+use super::client::REQUEST_TIMEOUT;
+use super::object::Object;
+use super::revisions::Revisions;
+use crate::core::annotation::{MARK, RECORD};
+use crate::core::manifest::Manifest;
+use crate::core::plan::{Reload, Revision};
+use crate::core::workload::{Kind, Workload, WorkloadId};
+use crate::reloader::{Cluster, WriteError};
+
+/// The name that the API server notes beside the fields that the controller wrote.
+const FIELD_MANAGER: &str = "vault-secrets-reloader";
+
+/// The merge patch of a reload.
+///
+/// The resource version makes it a precondition: what is written is what was decided about, also
+/// with several controllers, a stale store, or an answer that was lost.
+#[must_use]
+pub fn patch_of(workload: &Workload, reload: &Reload) -> Value {
+    json!({
+        "metadata": {
+            "resourceVersion": workload.resource_version,
+            "annotations": BTreeMap::from([(RECORD, reload.record.encode())]),
+        },
+        "spec": { "template": { "metadata": { "annotations": BTreeMap::from([
+            (workload.opt_in.count_key(), reload.count.to_string()),
+            (MARK, reload.record.mark.clone()),
+        ]) } } },
+    })
+}
+
+/// The cluster, as the reloader sees it.
+#[derive(Clone)]
+pub struct Patcher {
+    client: Client,
+    revisions: Revisions,
+}
+
+impl Patcher {
+    /// A patcher that uses `client`.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { revisions: Revisions::new(client.clone()), client }
+    }
+
+    fn api<K>(&self, id: &WorkloadId) -> Api<K>
+    where
+        K: Resource<DynamicType = Kind, Scope = DynamicResourceScope>,
+    {
+        Api::namespaced_with(self.client.clone(), &id.namespace, &id.kind)
+    }
+}
+
+impl Cluster for Patcher {
+    async fn revisions(&self, workloads: &[Arc<Workload>]) -> HashMap<Box<str>, Revision> {
+        self.revisions.of(workloads).await
+    }
+
+    async fn patch(&self, workload: &Workload, reload: &Reload) -> Result<Manifest, WriteError> {
+        let patch = patch_of(workload, reload);
+        let params =
+            PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let api: Api<Object> = self.api(&workload.id);
+        let object = in_time(api.patch(&workload.id.name, &params, &Patch::Merge(&patch))).await?;
+        Ok(object.into_manifest())
+    }
+
+    async fn get(&self, id: &WorkloadId) -> Result<Manifest, WriteError> {
+        let api: Api<Object> = self.api(id);
+        Ok(in_time(api.get(&id.name)).await?.into_manifest())
+    }
+
+    async fn last_writer(&self, id: &WorkloadId) -> Option<String> {
+        let api: Api<PartialObjectMeta<Object>> = self.api(id);
+        let object = in_time(api.get(&id.name)).await.ok()?;
+        last_writer(object.metadata.managed_fields.unwrap_or_default())
+    }
+}
+
+fn last_writer(entries: Vec<ManagedFieldsEntry>) -> Option<String> {
+    entries
+        .into_iter()
+        .filter(|entry| entry.subresource.as_deref().unwrap_or_default().is_empty())
+        .filter(|entry| entry.manager.as_deref() != Some(FIELD_MANAGER))
+        .max_by_key(|entry| entry.time.as_ref().map_or(Timestamp::MIN, |time| time.0))
+        .and_then(|entry| entry.manager)
+}
+
+async fn in_time<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, WriteError> {
+    // A PATCH that is applied after its time is no harm: the next decision meets its record.
+    match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(write_error(&error)),
+        Err(_) => Err(WriteError::Failed(no_answer(REQUEST_TIMEOUT))),
+    }
+}
+
+pub(super) fn no_answer(after: Duration) -> String {
+    format!("no answer within {} s", after.as_secs())
+}
+
+fn write_error(error: &kube::Error) -> WriteError {
+    match error {
+        kube::Error::Api(status) => match status.code {
+            404 => WriteError::NotFound,
+            409 => WriteError::Conflict,
+            400 | 401 | 403 | 422 => WriteError::Refused(status.message.clone()),
+            code => WriteError::Failed(format!("{code} {}", status.message)),
+        },
+        error => WriteError::Failed(error.to_string()),
+    }
+}

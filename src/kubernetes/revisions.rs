@@ -1,0 +1,243 @@
+//! Revisions: what the controllers of workloads made of their present templates.
+//!
+//! They are asked for only where an answer hangs on them, by a LIST of one namespace that serves
+//! all of its workloads, or of the whole cluster where many namespaces are concerned.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt};
+use jiff::Timestamp;
+use kube::Client;
+use kube::api::{ListParams, Request};
+use serde::Deserialize;
+use tracing::debug;
+
+use super::client::REQUEST_TIMEOUT;
+use super::patcher::no_answer;
+use crate::core::annotation::RECORD;
+use crate::core::plan::Revision;
+use crate::core::record::Record;
+use crate::core::secret::Version;
+use crate::core::workload::{Kind, Workload};
+
+/// Objects a page: metadata of ReplicaSets is about 2 kB each.
+const PAGE: u32 = 250;
+
+/// With more namespaces than these, one LIST of the cluster is less work for everybody.
+const MANY_NAMESPACES: usize = 16;
+
+/// Namespaces that are listed at a time.
+const AT_A_TIME: usize = 4;
+
+/// The annotation by which a Deployment's controller numbers its ReplicaSets.
+const DEPLOYMENT_REVISION: &str = "deployment.kubernetes.io/revision";
+
+/// Looks up revisions.
+#[derive(Clone)]
+pub struct Revisions {
+    client: Client,
+}
+
+/// What a resource of revisions is called, and how it is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resource {
+    ReplicaSets,
+    ControllerRevisions,
+}
+
+impl Resource {
+    fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Deployment => Self::ReplicaSets,
+            Kind::DaemonSet | Kind::StatefulSet => Self::ControllerRevisions,
+        }
+    }
+
+    fn plural(self) -> &'static str {
+        match self {
+            Self::ReplicaSets => "replicasets",
+            Self::ControllerRevisions => "controllerrevisions",
+        }
+    }
+}
+
+impl Revisions {
+    /// A look-up that uses `client`.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// The revisions of workloads, by uid. One that cannot be had is not among them.
+    pub async fn of(&self, workloads: &[Arc<Workload>]) -> HashMap<Box<str>, Revision> {
+        let mut found = HashMap::new();
+        for resource in [Resource::ReplicaSets, Resource::ControllerRevisions] {
+            let wanted: Vec<_> =
+                workloads.iter().filter(|w| Resource::of(w.id.kind) == resource).collect();
+            if wanted.is_empty() {
+                continue;
+            }
+            let mut candidates: HashMap<&str, Candidate> =
+                wanted.iter().map(|w| (&*w.uid, Candidate::of(w))).collect();
+            for object in self.list(resource, &wanted).await {
+                let owner = object.metadata.owner_references.iter().find(|owner| owner.controller);
+                if let Some(candidate) = owner.and_then(|o| candidates.get_mut(o.uid.as_str())) {
+                    candidate.take(object);
+                }
+            }
+            found.extend(candidates.into_iter().filter_map(|(uid, candidate)| {
+                candidate.into_revision().map(|revision| (uid.into(), revision))
+            }));
+        }
+        found
+    }
+
+    async fn list(&self, resource: Resource, wanted: &[&Arc<Workload>]) -> Vec<RevisionObject> {
+        let uids: HashSet<&str> = wanted.iter().map(|w| &*w.uid).collect();
+        let namespaces: HashSet<&str> = wanted.iter().map(|w| &*w.id.namespace).collect();
+        if namespaces.len() > MANY_NAMESPACES {
+            return self.list_in(resource, None, &uids).await;
+        }
+        let lists: Vec<_> =
+            namespaces.into_iter().map(|name| self.list_in(resource, Some(name), &uids)).collect();
+        stream::iter(lists).buffer_unordered(AT_A_TIME).concat().await
+    }
+
+    /// All objects of a namespace, or of the cluster, whose owner is among `uids`. A list that
+    /// fails halfway counts for nothing, since a later page may hold a newer revision.
+    async fn list_in(
+        &self,
+        resource: Resource,
+        namespace: Option<&str>,
+        uids: &HashSet<&str>,
+    ) -> Vec<RevisionObject> {
+        let scope = namespace.map(|name| format!("namespaces/{name}/")).unwrap_or_default();
+        let request = Request::new(format!("/apis/apps/v1/{scope}{}", resource.plural()));
+        let mut params = ListParams::default().limit(PAGE);
+        let mut found = Vec::new();
+        loop {
+            match self.page(resource, &request, &params).await {
+                Ok(page) => {
+                    found.extend(page.items.into_iter().filter(|object| {
+                        let owners = &object.metadata.owner_references;
+                        owners.iter().any(|o| o.controller && uids.contains(o.uid.as_str()))
+                    }));
+                    params.continue_token = page.metadata.next.filter(|token| !token.is_empty());
+                    if params.continue_token.is_none() {
+                        return found;
+                    }
+                }
+                Err(message) => {
+                    debug!(worker = "reloader", "Cannot list {}: {message}", resource.plural());
+                    return Vec::new();
+                }
+            }
+        }
+    }
+
+    async fn page(
+        &self,
+        resource: Resource,
+        request: &Request,
+        params: &ListParams,
+    ) -> Result<Page, String> {
+        // The number of a ControllerRevision is not part of its metadata.
+        let request = match resource {
+            Resource::ReplicaSets => request.list_metadata(params),
+            Resource::ControllerRevisions => request.list(params),
+        };
+        let request = request.map_err(|error| error.to_string())?;
+        match tokio::time::timeout(REQUEST_TIMEOUT, self.client.request::<Page>(request)).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(_) => Err(no_answer(REQUEST_TIMEOUT)),
+        }
+    }
+}
+
+/// The present revision of one workload, as far as it was found.
+struct Candidate<'a> {
+    workload: &'a Workload,
+    number: i64,
+    created: Option<Timestamp>,
+    copies: Vec<(u64, Version)>,
+}
+
+impl<'a> Candidate<'a> {
+    fn of(workload: &'a Workload) -> Self {
+        Self { workload, number: i64::MIN, created: None, copies: Vec::new() }
+    }
+
+    fn take(&mut self, object: RevisionObject) {
+        let Meta { name, creation_timestamp, mut annotations, .. } = object.metadata;
+        let number = match self.workload.id.kind {
+            Kind::Deployment => annotations
+                .get(DEPLOYMENT_REVISION)
+                .and_then(|number| number.parse().ok())
+                .unwrap_or(0),
+            // The one that a StatefulSet says it is moving to, whatever the numbers say.
+            Kind::StatefulSet if self.workload.update_revision.as_deref() == Some(&name) => {
+                i64::MAX
+            }
+            Kind::DaemonSet | Kind::StatefulSet => object.revision,
+        };
+        if number > self.number || self.created.is_none() {
+            self.number = number;
+            self.created = creation_timestamp.and_then(|time| time.parse().ok());
+        }
+        let record = annotations.remove(RECORD).and_then(|text| Record::parse(&text).ok());
+        if let Some(recorded) = record.and_then(|record| record.of(&self.workload.uid, None)) {
+            let hashes: HashSet<u64> = self.workload.secrets.iter().map(|s| s.hash64()).collect();
+            self.copies.extend(recorded.versions.iter().filter(|(hash, _)| hashes.contains(hash)));
+        }
+    }
+
+    fn into_revision(mut self) -> Option<Revision> {
+        self.copies
+            .sort_unstable_by_key(|(hash, version)| (*hash, version.number, version.created));
+        self.copies.dedup();
+        Some(Revision { created: self.created?, copies: self.copies.into() })
+    }
+}
+
+#[derive(Deserialize)]
+struct Page {
+    #[serde(default)]
+    metadata: ListMeta,
+    #[serde(default)]
+    items: Vec<RevisionObject>,
+}
+
+#[derive(Default, Deserialize)]
+struct ListMeta {
+    #[serde(default, rename = "continue")]
+    next: Option<String>,
+}
+
+/// A `ReplicaSet` or `ControllerRevision`; of the latter not its data.
+#[derive(Deserialize)]
+struct RevisionObject {
+    metadata: Meta,
+    #[serde(default)]
+    revision: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Meta {
+    #[serde(default)]
+    name: String,
+    creation_timestamp: Option<String>,
+    #[serde(default)]
+    owner_references: Vec<Owner>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Owner {
+    #[serde(default)]
+    uid: String,
+    #[serde(default)]
+    controller: bool,
+}

@@ -1,0 +1,38 @@
+//! The controller's process: see [`vault_secrets_reloader::run`].
+
+use std::process::ExitCode;
+
+use vault_secrets_reloader::config::{Config, Flags, process_environment};
+use vault_secrets_reloader::{run, telemetry};
+
+fn main() -> ExitCode {
+    let flags = match Flags::parse_from(std::env::args_os()) {
+        Ok(flags) => flags,
+        // Also --help and --version, which go to stdout and are no failure.
+        Err(message) => {
+            let _ = message.print();
+            return if message.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    match start(flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(flags: Flags) -> anyhow::Result<()> {
+    let config = match Config::load(flags, process_environment) {
+        Ok(config) => config,
+        Err(error) => {
+            telemetry::init(telemetry::Settings { level: telemetry::Level::Info, json: false })?;
+            return Err(error.into());
+        }
+    };
+    telemetry::init(config.log)?;
+    // The two client libraries share it; the first to need one would otherwise have to guess.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run::run(config))
+}

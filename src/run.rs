@@ -1,0 +1,175 @@
+//! Wiring: what is made, what is spawned, and what stops in which order.
+//!
+//! Architecture Invariant: only this module spawns, into one set. A task that ends before it was
+//! asked to ends the process with an error, so nothing runs on half alive.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::admin::{self, Health};
+use crate::config::{Config, Listen};
+use crate::core::store::Store;
+use crate::core::workload::Kind;
+use crate::kubernetes::collector::Collector;
+use crate::kubernetes::patcher::Patcher;
+use crate::kubernetes::{access, ca_secret, client};
+use crate::reloader::{Clocks, Reloader};
+use crate::vault::client::Server;
+use crate::vault::poller::Poller;
+
+/// From the signal to the end, whatever hangs. The reloader is given one second for PATCHes in
+/// flight, and half a second to revoke the token.
+const LAST_CALL: Duration = Duration::from_millis(1800);
+
+/// Runs the controller until it is told to end.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    let ended = shutdown.clone();
+    let mut signals = Signals::new()?;
+    let mut tasks = JoinSet::new();
+    let started = tokio::select! {
+        started = start(config, &mut tasks, shutdown.clone()) => started,
+        () = signals.next() => return Ok(()),
+    };
+    let health = started?;
+    let result = tokio::select! {
+        () = signals.next() => Ok(()),
+        Some(end) = tasks.join_next() => Err(match end {
+            Ok(name) => anyhow!("the {name} ended unexpectedly"),
+            Err(error) => anyhow!("a task failed: {error}"),
+        }),
+    };
+    info!("Ending");
+    health.ends();
+    ended.cancel();
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST_CALL, all).await.is_err() {
+        warn!("Ending without waiting any longer for what is under way");
+    }
+    result
+}
+
+/// Makes everything and spawns it.
+async fn start(
+    config: Config,
+    tasks: &mut JoinSet<&'static str>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Health> {
+    // All fields are named, so that a setting that nobody uses does not compile.
+    let Config {
+        collector_sync_period,
+        reloader: settings,
+        log: _,
+        listen,
+        mut server,
+        method,
+        threshold,
+        ca_secret,
+        warnings,
+    } = config;
+    for warning in warnings {
+        warn!("{warning}");
+    }
+    info!(version = env!("CARGO_PKG_VERSION"), vault = server.address.as_str(), "Starting");
+    let store = Arc::new(Store::default());
+    let health = Health::new(Arc::clone(&store));
+    let listener = bind(&listen).await?;
+    info!("Answering probes at {}", listener.local_addr()?);
+    let router = admin::router(health.clone());
+    tasks.spawn({
+        let shutdown = shutdown.clone();
+        async move {
+            let served = axum::serve(listener, router);
+            if let Err(error) = served.with_graceful_shutdown(shutdown.cancelled_owned()).await {
+                error!("The probes cannot be answered: {error}");
+            }
+            "server of the probes"
+        }
+    });
+
+    let clocks = Clocks::default();
+    let client = client::connect(Arc::clone(&clocks.cluster)).await?;
+    if let Some(secret) = ca_secret {
+        let ca = ca_secret::read(client.clone(), &secret.namespace, &secret.name).await?;
+        server.tls.ca = Some(ca);
+    }
+    let server = Arc::new(Server::new(server, Arc::clone(&clocks.vault))?);
+    let poller = Poller::new(server, method, threshold, settings.period, settings.ignore_missing);
+    let synced = Arc::new(Notify::new());
+    for kind in Kind::ALL {
+        let collector = Collector::new(
+            kind,
+            client.clone(),
+            Arc::clone(&store),
+            Arc::clone(&synced),
+            settings.vault_namespace.clone(),
+            collector_sync_period,
+        );
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            collector.run(shutdown).await;
+            "collector"
+        });
+    }
+    tasks.spawn({
+        let (client, shutdown) = (client.clone(), shutdown.clone());
+        async move {
+            for permission in access::lacking(&client).await {
+                error!("The service account lacks a permission: {permission}. Add it to its ClusterRole");
+            }
+            // Its work is done; it stays until the others are told to end.
+            shutdown.cancelled().await;
+            "check of the permissions"
+        }
+    });
+    let reloader = Reloader::new(store, poller, Patcher::new(client), clocks, settings);
+    tasks.spawn(async move {
+        reloader.run(synced, shutdown).await;
+        "reloader"
+    });
+    Ok(health)
+}
+
+async fn bind(listen: &Listen) -> anyhow::Result<TcpListener> {
+    let Listen { host, port } = listen;
+    let context = || format!("LISTEN_ADDRESS: cannot listen at {host:?}, port {port}");
+    match host {
+        Some(host) => TcpListener::bind((host.as_str(), *port)).await.with_context(context),
+        None => match TcpListener::bind(("::", *port)).await {
+            Ok(listener) => Ok(listener),
+            // A machine without IPv6.
+            Err(_) => TcpListener::bind(("0.0.0.0", *port)).await.with_context(context),
+        },
+    }
+}
+
+/// The signals that end the process.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

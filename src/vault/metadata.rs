@@ -1,0 +1,229 @@
+//! KV v2 metadata: from an answer of the server to what was observed of a secret.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+
+use super::client::{Answer, Failure, failure_of, said};
+use crate::core::secret::Version;
+
+/// What the metadata of a secret say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Metadata {
+    /// The latest version can be read.
+    Live(Version),
+    /// There is no such secret, or it has no version.
+    Missing,
+    /// The latest version is deleted.
+    Deleted,
+    /// The latest version is destroyed.
+    Destroyed,
+}
+
+/// Reads the answer to `GET <mount>/metadata/<path>`. `now` is the present by the server's clock.
+pub(super) fn read(answer: &Answer, now: Timestamp) -> Result<Metadata, Failure> {
+    if answer.status == 404 && is_bare_not_found(&answer.body) {
+        return Ok(Metadata::Missing);
+    }
+    if let Some(failure) = failure_of(answer.status, &answer.body) {
+        return Err(failure);
+    }
+    let Envelope { data } = serde_json::from_slice(&answer.body)
+        .map_err(|error| Failure::BadAnswer(format!("metadata: {error}")))?;
+    data.observe(now)
+}
+
+/// A secret that is missing is `{"errors":[]}` and nothing else. With a word in it, the mount is
+/// missing, the path is none of KV v2, or the namespace is wrong: nothing that says "gone".
+fn is_bare_not_found(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct NotFound {
+        errors: Vec<serde_json::Value>,
+    }
+    serde_json::from_slice::<NotFound>(body).is_ok_and(|body| body.errors.is_empty())
+        && said(body).is_empty()
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    data: Data<'a>,
+}
+
+#[derive(Deserialize)]
+struct Data<'a> {
+    current_version: u64,
+    #[serde(borrow, default)]
+    versions: Latest<'a>,
+}
+
+/// The entry with the highest number; the others are skipped while they are read.
+#[derive(Default)]
+struct Latest<'a>(Option<(u64, Entry<'a>)>);
+
+#[derive(Deserialize)]
+struct Entry<'a> {
+    #[serde(borrow)]
+    created_time: Cow<'a, str>,
+    #[serde(borrow, default)]
+    deletion_time: Cow<'a, str>,
+    #[serde(default)]
+    destroyed: bool,
+}
+
+impl Data<'_> {
+    fn observe(self, now: Timestamp) -> Result<Metadata, Failure> {
+        let bad = |what: &str| Failure::BadAnswer(format!("metadata: {what}"));
+        let Some((number, entry)) = self.versions.0 else {
+            return if self.current_version == 0 {
+                Ok(Metadata::Missing)
+            } else {
+                Err(bad("the current version is not among the versions"))
+            };
+        };
+        if number != self.current_version {
+            return Err(bad("the current version is not the latest"));
+        }
+        if entry.destroyed {
+            return Ok(Metadata::Destroyed);
+        }
+        // It can lie in the future: then the version will be deleted, and is live until then.
+        if !entry.deletion_time.is_empty() {
+            let time: Timestamp =
+                entry.deletion_time.parse().map_err(|_| bad("deletion_time is no time"))?;
+            if time <= now {
+                return Ok(Metadata::Deleted);
+            }
+        }
+        let created = entry.created_time.parse().map_err(|_| bad("created_time is no time"))?;
+        Ok(Metadata::Live(Version { number, created }))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Latest<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Versions;
+        impl<'de> Visitor<'de> for Versions {
+            type Value = Latest<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the versions of a secret")
+            }
+
+            fn visit_unit<E>(self) -> Result<Latest<'de>, E> {
+                Ok(Latest(None))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Latest<'de>, A::Error> {
+                let mut latest: Option<(u64, Entry<'de>)> = None;
+                while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+                    let number = key.parse().map_err(serde::de::Error::custom)?;
+                    let entry = map.next_value()?;
+                    if latest.as_ref().is_none_or(|(highest, _)| number > *highest) {
+                        latest = Some((number, entry));
+                    }
+                }
+                Ok(Latest(latest))
+            }
+        }
+        deserializer.deserialize_any(Versions)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, body: &str) -> Answer {
+        Answer { status, body: body.into(), retry_after: None, index: None }
+    }
+
+    fn observe(body: &str) -> Result<Metadata, Failure> {
+        read(&answer(200, body), "2026-11-22T12:00:00Z".parse().unwrap())
+    }
+
+    fn versions(current: u64, versions: &str) -> String {
+        format!(r#"{{"data":{{"current_version":{current},"versions":{{{versions}}}}}}}"#)
+    }
+
+    const LIVE: &str =
+        r#"{"created_time":"2026-11-22T05:51:00.123456789Z","deletion_time":"","destroyed":false}"#;
+
+    #[test]
+    fn the_latest_version_counts() {
+        let live = |number| {
+            let created = "2026-11-22T05:51:00.123456789Z".parse().unwrap();
+            Ok(Metadata::Live(Version { number, created }))
+        };
+        assert_eq!(observe(&versions(1, &format!(r#""1":{LIVE}"#))), live(1));
+        let ten = r#"{"created_time":"2020-01-01T00:00:00Z"}"#;
+        assert_eq!(
+            observe(&versions(10, &format!(r#""9":{ten},"10":{LIVE},"8":{ten}"#))),
+            live(10)
+        );
+        let later =
+            LIVE.replace(r#""deletion_time":"""#, r#""deletion_time":"2026-11-22T12:00:01Z""#);
+        assert_eq!(observe(&versions(1, &format!(r#""1":{later}"#))), live(1));
+    }
+
+    #[test]
+    fn what_a_new_pod_could_not_read_is_gone() {
+        let deleted =
+            LIVE.replace(r#""deletion_time":"""#, r#""deletion_time":"2026-11-22T12:00:00Z""#);
+        let destroyed = LIVE.replace("false", "true");
+        let one = |entry: &str| observe(&versions(1, &format!(r#""1":{entry}"#)));
+        assert_eq!(one(&deleted), Ok(Metadata::Deleted));
+        assert_eq!(one(&destroyed), Ok(Metadata::Destroyed));
+        assert_eq!(observe(&versions(0, "")), Ok(Metadata::Missing));
+        assert_eq!(
+            observe(r#"{"data":{"current_version":0,"versions":null}}"#),
+            Ok(Metadata::Missing)
+        );
+        let now = Timestamp::UNIX_EPOCH;
+        assert_eq!(read(&answer(404, r#"{"errors":[]}"#), now), Ok(Metadata::Missing));
+    }
+
+    #[test]
+    fn only_the_bare_404_means_missing() {
+        for body in [
+            "",
+            "{}",
+            "<html></html>",
+            r#"{"errors":null}"#,
+            r#"{"errors":["no handler for route"]}"#,
+            r#"{"errors":[],"warnings":["Invalid path for a versioned K/V secrets engine"]}"#,
+        ] {
+            let failure = read(&answer(404, body), Timestamp::UNIX_EPOCH).unwrap_err();
+            assert_eq!(failure.reason(), "refused", "{body:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_makes_no_sense_is_an_error_and_never_a_change() {
+        for body in [
+            "",
+            "null",
+            "{}",
+            r#"{"data":{}}"#,
+            &versions(2, &format!(r#""1":{LIVE}"#)),
+            &versions(1, ""),
+            &versions(1, r#""1":{"created_time":"yesterday"}"#),
+            &versions(1, r#""1":{"created_time":"2026-11-22T05:51:00Z","deletion_time":"soon"}"#),
+            &versions(1, r#""one":{"created_time":"2026-11-22T05:51:00Z"}"#),
+            &versions(1, r#""1":null"#),
+        ] {
+            assert_eq!(observe(body).unwrap_err().reason(), "bad_answer", "{body:?}");
+        }
+    }
+
+    #[test]
+    fn ten_thousand_versions_are_read_for_one() {
+        let mut all: Vec<String> = (1..=10_000).map(|n| format!(r#""{n}":{LIVE}"#)).collect();
+        all.reverse();
+        let metadata = observe(&versions(10_000, &all.join(",")));
+        assert!(matches!(metadata, Ok(Metadata::Live(Version { number: 10_000, .. }))));
+    }
+}

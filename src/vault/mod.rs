@@ -1,0 +1,12 @@
+//! Everything that talks to a server of the Vault API.
+//!
+//! Architecture Invariant: only this module names `vaultrs` and `reqwest`, it knows nothing of
+//! Kubernetes, and it never asks for anything but KV v2 metadata, the mounts, and its own token.
+
+pub mod client;
+pub mod login;
+pub mod metadata;
+pub mod mounts;
+pub mod poller;
+pub mod session;
+pub mod token;

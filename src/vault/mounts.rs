@@ -1,0 +1,200 @@
+//! Mounts: which secrets engine a path belongs to. The server is asked before anything under a
+//! mount is, because a read of another engine can mint a credential.
+
+use std::time::{Duration, Instant};
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use super::client::{Failure, Server, failure_of};
+
+/// How long an answer is kept: mounts can be replaced, and one small request in this time is
+/// nothing beside the reads.
+const KEPT_FOR: Duration = Duration::from_mins(5);
+
+/// The engine of a mount, as far as it matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Engine {
+    /// The one whose metadata are read.
+    KvV2,
+    /// KV without versions.
+    KvV1,
+    /// Anything else, by its type.
+    Other(String),
+}
+
+/// What a path is on its mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Classified {
+    /// A secret, whose metadata are at this path.
+    Metadata(String),
+    /// On a KV v2 mount, but without the `data/` that the API asks for.
+    NoDataPrefix {
+        /// The path as it should be.
+        correct: String,
+    },
+    /// Of another engine.
+    NotKvV2(Engine),
+}
+
+#[derive(Clone, Debug)]
+struct Mount {
+    namespace: Option<String>,
+    /// With a slash at its end.
+    path: String,
+    engine: Engine,
+    asked: Instant,
+}
+
+/// The mounts that the server told of.
+#[derive(Debug, Default)]
+pub(super) struct Mounts {
+    known: Vec<Mount>,
+}
+
+impl Mounts {
+    /// Forgets what was told too long ago.
+    pub(super) fn expire(&mut self) {
+        self.known.retain(|mount| mount.asked.elapsed() < KEPT_FOR);
+    }
+
+    /// Forgets the mount of a path, because the server answered as no KV v2 engine does.
+    pub(super) fn forget(&mut self, namespace: Option<&str>, path: &str) {
+        self.known.retain(|mount| !mount.covers(namespace, path));
+    }
+
+    /// What a path is, if its mount is known. Mounts do not lie within each other, so the first
+    /// that covers it is the one.
+    pub(super) fn classify(&self, namespace: Option<&str>, path: &str) -> Option<Classified> {
+        let mount = self.known.iter().find(|mount| mount.covers(namespace, path))?;
+        Some(mount.classify(path))
+    }
+
+    /// Asks for the mount of a path.
+    pub(super) async fn ask(
+        &mut self,
+        server: &Server,
+        token: &SecretString,
+        namespace: Option<&str>,
+        path: &str,
+    ) -> Result<(), Failure> {
+        let answer =
+            server.get(&format!("sys/internal/ui/mounts/{path}"), namespace, token, None).await?;
+        if let Some(failure) = failure_of(answer.status, &answer.body) {
+            return Err(failure);
+        }
+        let (path, engine) = read(&answer.body)?;
+        let namespace = namespace.map(str::to_owned);
+        self.known.push(Mount { namespace, path, engine, asked: Instant::now() });
+        Ok(())
+    }
+}
+
+impl Mount {
+    fn covers(&self, namespace: Option<&str>, path: &str) -> bool {
+        self.namespace.as_deref() == namespace && path.starts_with(&self.path)
+    }
+
+    fn classify(&self, path: &str) -> Classified {
+        if self.engine != Engine::KvV2 {
+            return Classified::NotKvV2(self.engine.clone());
+        }
+        let mount = &self.path;
+        let rest = path.strip_prefix(mount.as_str()).unwrap_or_default();
+        match rest.strip_prefix("data/") {
+            Some(secret) if !secret.is_empty() => {
+                Classified::Metadata(format!("{mount}metadata/{secret}"))
+            }
+            _ => Classified::NoDataPrefix { correct: format!("{mount}data/{rest}") },
+        }
+    }
+}
+
+fn read(body: &[u8]) -> Result<(String, Engine), Failure> {
+    #[derive(Deserialize)]
+    struct Envelope {
+        data: Data,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        path: String,
+        #[serde(rename = "type")]
+        engine: String,
+        options: Option<Options>,
+    }
+    #[derive(Default, Deserialize)]
+    struct Options {
+        version: Option<String>,
+    }
+    let Envelope { data } = serde_json::from_slice(body)
+        .map_err(|error| Failure::BadAnswer(format!("mount: {error}")))?;
+    let version = data.options.unwrap_or_default().version;
+    let engine = match (data.engine.as_str(), version.as_deref()) {
+        ("kv", Some("2")) => Engine::KvV2,
+        ("kv" | "generic", _) => Engine::KvV1,
+        _ => Engine::Other(data.engine),
+    };
+    if data.path.trim_end_matches('/').is_empty() {
+        return Err(Failure::BadAnswer("mount: it has no path".to_owned()));
+    }
+    Ok((format!("{}/", data.path.trim_end_matches('/')), engine))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(path: &str, engine: Engine) -> Mount {
+        Mount { namespace: None, path: path.to_owned(), engine, asked: Instant::now() }
+    }
+
+    #[test]
+    fn the_mount_decides_and_not_the_spelling_of_the_path() {
+        let mounts = Mounts {
+            known: vec![
+                mount("secret/", Engine::KvV2),
+                mount("team/kv/", Engine::KvV2),
+                mount("kv1/", Engine::KvV1),
+                mount("database/", Engine::Other("database".to_owned())),
+            ],
+        };
+        let metadata = |path: &str| Some(Classified::Metadata(path.to_owned()));
+        let correct = |path: &str| Some(Classified::NoDataPrefix { correct: path.to_owned() });
+        let table = [
+            ("secret/data/mysql", metadata("secret/metadata/mysql")),
+            ("secret/data/a/b", metadata("secret/metadata/a/b")),
+            ("team/kv/data/a", metadata("team/kv/metadata/a")),
+            ("secret/mysql", correct("secret/data/mysql")),
+            ("secret/metadata/mysql", correct("secret/data/metadata/mysql")),
+            ("secret/database", correct("secret/data/database")),
+            ("kv1/data/a", Some(Classified::NotKvV2(Engine::KvV1))),
+            ("database/data/r", Some(Classified::NotKvV2(Engine::Other("database".to_owned())))),
+            ("secrets/data/a", None),
+            ("secret", None),
+        ];
+        for (path, expected) in table {
+            assert_eq!(mounts.classify(None, path), expected, "{path}");
+        }
+        assert_eq!(mounts.classify(Some("team"), "secret/data/mysql"), None);
+    }
+
+    #[test]
+    fn answers_of_servers_are_read() {
+        let table = [
+            (r#"{"data":{"path":"secret/","type":"kv","options":{"version":"2"}}}"#, Engine::KvV2),
+            (r#"{"data":{"path":"secret","type":"kv","options":{"version":"1"}}}"#, Engine::KvV1),
+            (r#"{"data":{"path":"secret/","type":"kv","options":{}}}"#, Engine::KvV1),
+            (r#"{"data":{"path":"secret/","type":"kv","options":null}}"#, Engine::KvV1),
+            (
+                r#"{"data":{"path":"secret/","type":"pki","options":{"version":"2"}}}"#,
+                Engine::Other("pki".to_owned()),
+            ),
+        ];
+        for (body, engine) in table {
+            assert_eq!(read(body.as_bytes()), Ok(("secret/".to_owned(), engine)), "{body}");
+        }
+        for body in ["", "{}", r#"{"data":{"path":"/","type":"kv"}}"#] {
+            assert_eq!(read(body.as_bytes()).unwrap_err().reason(), "bad_answer", "{body}");
+        }
+    }
+}

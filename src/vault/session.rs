@@ -1,0 +1,234 @@
+//! The one token: taken before a poll, renewed or replaced when its time says so, and revoked when
+//! it is of no more use.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Mutex;
+use tracing::{debug, info, warn};
+
+use super::client::{Failure, Server};
+use super::login::{self, Login, LoginError, Method};
+use super::token::{Lease, Step};
+
+/// The worker that log lines name.
+const WORKER: &str = "reloader";
+
+/// Between two failed logins: a random time up to the first, doubled up to the last. With approle,
+/// five wrong logins in a row lock the role for everybody.
+const LOGIN_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
+
+/// A token that a policy forbids something to is replaced only if it is older than this: its role may
+/// have got another policy. A path that stays forbidden must not cost a login a poll.
+const LOGIN_FOR_FORBIDDEN: Duration = Duration::from_mins(15);
+
+/// How long the last request, which revokes the token, may take.
+const REVOKE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A token as it is handed out for requests.
+#[derive(Clone)]
+pub(super) struct Pass {
+    pub(super) token: SecretString,
+    /// Which token it is, counted from 1.
+    pub(super) number: u64,
+}
+
+/// Why a token is thought to be of no more use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// The server does not know it.
+    Ended,
+    /// A policy forbids what was asked.
+    Forbidden,
+}
+
+/// No token is to be had for now.
+#[derive(Clone, Debug)]
+pub(super) struct NoToken {
+    pub(super) error: LoginError,
+    /// How long until the next attempt makes sense.
+    pub(super) retry_in: Duration,
+}
+
+/// Keeps the token of one connection.
+pub(super) struct Session {
+    server: Arc<Server>,
+    method: Method,
+    threshold: Duration,
+    period: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    held: Option<Held>,
+    number: u64,
+    failures: u32,
+    not_before: Option<Instant>,
+    last_error: Option<LoginError>,
+}
+
+struct Held {
+    token: SecretString,
+    lease: Lease,
+    since: Instant,
+    ours: bool,
+}
+
+impl Session {
+    /// A session that renews its token once no more than `threshold` of its time is left, and is
+    /// asked for it each `period`.
+    pub(super) fn new(
+        server: Arc<Server>,
+        method: Method,
+        threshold: Duration,
+        period: Duration,
+    ) -> Self {
+        Self { server, method, threshold, period, state: Mutex::default() }
+    }
+
+    /// The token for a poll that begins now.
+    pub(super) async fn before_poll(&self) -> Result<Pass, NoToken> {
+        let mut state = self.state.lock().await;
+        if let Some(token) = self.method.reread().await
+            && state.held.as_ref().is_some_and(|h| h.token.expose_secret() != token.expose_secret())
+        {
+            debug!(worker = WORKER, "The token file was replaced");
+            state.held = None;
+            state.not_before = None;
+        }
+        let now = Instant::now();
+        let step = state.held.as_ref().map_or(Step::Login, |h| h.lease.step(now, self.threshold));
+        match step {
+            Step::Use => {}
+            Step::Renew => self.renew(&mut state).await?,
+            Step::Login => self.login(&mut state).await?,
+        }
+        state.pass().ok_or_else(|| state.refusal(LoginError::GivenTokenEnded))
+    }
+
+    /// A request with the token `number` was denied. Answers another token to try, if there is one.
+    pub(super) async fn after_denial(&self, number: u64, doubt: Doubt) -> Option<Pass> {
+        let mut state = self.state.lock().await;
+        if state.number != number {
+            // Somebody else's request was denied as well, and has logged in meanwhile.
+            return state.pass();
+        }
+        let age = state.held.as_ref().map(|held| held.since.elapsed());
+        let is_young = age.is_some_and(|age| age < LOGIN_FOR_FORBIDDEN);
+        // A given token cannot be replaced, but its file may have been.
+        let is_given = matches!(self.method, Method::Token(_));
+        if is_given || (doubt == Doubt::Forbidden && is_young) {
+            return None;
+        }
+        debug!(worker = WORKER, "Vault denied a request; logging in anew, once");
+        match self.login(&mut state).await {
+            Ok(()) => state.pass(),
+            Err(_) => None,
+        }
+    }
+
+    /// Revokes a token that the next poll could not use.
+    pub(super) async fn after_poll(&self) {
+        let mut state = self.state.lock().await;
+        if state.held.as_ref().is_some_and(|h| h.ours && h.lease.outlived_by(self.period)) {
+            self.revoke(&mut state).await;
+        }
+    }
+
+    /// Ends the session: a token that we logged in for is revoked, a given one is not.
+    pub(super) async fn close(&self) {
+        let mut state = self.state.lock().await;
+        if state.held.as_ref().is_some_and(|held| held.ours) {
+            self.revoke(&mut state).await;
+        }
+    }
+
+    async fn renew(&self, state: &mut State) -> Result<(), NoToken> {
+        let Some(held) = &mut state.held else {
+            return self.login(state).await;
+        };
+        match login::renew(&self.server, &held.token).await {
+            Ok(grant) => {
+                held.lease = held.lease.renewed(grant, Instant::now());
+                debug!(worker = WORKER, "Renewed the Vault token for {} s", grant.ttl.as_secs());
+                // What was granted may already be too little for the polls to come.
+                if held.ours && held.lease.step(Instant::now(), self.threshold) == Step::Login {
+                    return self.login(state).await;
+                }
+                Ok(())
+            }
+            Err(failure) if failure.is_outage() => Err(state.refusal(LoginError::Server(failure))),
+            Err(failure) => {
+                debug!(worker = WORKER, "The Vault token cannot be renewed: Vault {failure}");
+                self.login(state).await
+            }
+        }
+    }
+
+    async fn login(&self, state: &mut State) -> Result<(), NoToken> {
+        if let (Some(time), Some(error)) = (state.not_before, &state.last_error)
+            && Instant::now() < time
+        {
+            let retry_in = time.saturating_duration_since(Instant::now());
+            return Err(NoToken { error: error.clone(), retry_in });
+        }
+        match self.method.login(&self.server).await {
+            Ok(Login { token, grant, ours }) => {
+                let now = Instant::now();
+                let lease = Lease::new(grant, now);
+                let before = state.held.replace(Held { token, lease, since: now, ours });
+                state.number += 1;
+                state.failures = 0;
+                state.not_before = None;
+                state.last_error = None;
+                if ours {
+                    let ttl = grant.ttl.as_secs();
+                    info!(worker = WORKER, "Logged in to Vault; the token lives for {ttl} s");
+                }
+                if let Some(before) = before.filter(|before| before.ours) {
+                    self.revoke_token(&before.token).await;
+                }
+                Ok(())
+            }
+            Err(error) => Err(state.refusal(error)),
+        }
+    }
+
+    async fn revoke(&self, state: &mut State) {
+        if let Some(held) = state.held.take() {
+            self.revoke_token(&held.token).await;
+        }
+    }
+
+    async fn revoke_token(&self, token: &SecretString) {
+        match tokio::time::timeout(REVOKE_TIMEOUT, login::revoke(&self.server, token)).await {
+            Ok(Ok(())) => debug!(worker = WORKER, "Revoked the Vault token"),
+            // It has ended already, or it is a batch token, which cannot be revoked.
+            Ok(Err(Failure::TokenEnded | Failure::Denied | Failure::Refused { .. })) => {}
+            Ok(Err(failure)) => {
+                warn!(worker = WORKER, "The Vault token is left to its end: Vault {failure}");
+            }
+            Err(_) => warn!(worker = WORKER, "The Vault token is left to its end: no answer"),
+        }
+    }
+}
+
+impl State {
+    fn pass(&self) -> Option<Pass> {
+        self.held.as_ref().map(|held| Pass { token: held.token.clone(), number: self.number })
+    }
+
+    /// Notes a failed attempt, and draws when the next one may be.
+    fn refusal(&mut self, error: LoginError) -> NoToken {
+        let (first, last) = LOGIN_RETRY;
+        let most = first.saturating_mul(1 << self.failures.min(9)).min(last);
+        self.failures = self.failures.saturating_add(1);
+        // Full jitter: many that failed together do not come back together.
+        let retry_in = most.mul_f64(fastrand::f64()).max(Duration::from_millis(100));
+        self.not_before = Some(Instant::now() + retry_in);
+        self.last_error = Some(error.clone());
+        NoToken { error, retry_in }
+    }
+}

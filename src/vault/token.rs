@@ -1,0 +1,154 @@
+//! When a token is used, renewed, or replaced by a new login: a pure state machine.
+//!
+//! The end of a token is computed from what the server granted, never looked up, so an unchanged
+//! poll costs no request for the token.
+
+use std::time::{Duration, Instant};
+
+/// What a login or a renewal granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// How long the token lives from now on; zero is for ever.
+    pub ttl: Duration,
+    /// Whether it can be renewed.
+    pub renewable: bool,
+}
+
+/// A token's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// What the login granted: a renewal that grants less is truncated.
+    full: Duration,
+    /// When it ends; `None` is never.
+    ends: Option<Instant>,
+    renewable: bool,
+}
+
+/// What is to be done about the token before a poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Enough is left.
+    Use,
+    /// Renew it, then use it.
+    Renew,
+    /// Log in anew: there is none, it has ended, or it is about to and cannot be renewed.
+    Login,
+}
+
+impl Lease {
+    /// The time of a new token.
+    #[must_use]
+    pub fn new(grant: Grant, now: Instant) -> Self {
+        let ends = (!grant.ttl.is_zero()).then(|| now + grant.ttl);
+        Self { full: grant.ttl, ends, renewable: grant.renewable }
+    }
+
+    /// The time after a renewal. One that granted less than the login did has met the token's
+    /// longest life, and is the last.
+    #[must_use]
+    pub fn renewed(&self, grant: Grant, now: Instant) -> Self {
+        let truncated = !grant.ttl.is_zero() && grant.ttl < self.full;
+        Self { full: self.full, renewable: grant.renewable && !truncated, ..Self::new(grant, now) }
+    }
+
+    /// What to do before a poll at `now`, if no more than `threshold` may be left.
+    #[must_use]
+    pub fn step(&self, now: Instant, threshold: Duration) -> Step {
+        let Some(ends) = self.ends else {
+            return Step::Use;
+        };
+        let left = ends.saturating_duration_since(now);
+        if left.is_zero() {
+            Step::Login
+        } else if left > threshold {
+            Step::Use
+        } else if self.renewable {
+            Step::Renew
+        } else {
+            Step::Login
+        }
+    }
+
+    /// Whether the token will have ended `period` from `now`, renewed or not: it is of no use to the
+    /// next poll, and is better revoked than left behind.
+    #[must_use]
+    pub fn outlived_by(&self, period: Duration) -> bool {
+        self.ends.is_some() && self.full <= period
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const THRESHOLD: Duration = Duration::from_secs(3);
+
+    fn grant(ttl: u32, renewable: bool) -> Grant {
+        Grant { ttl: SECOND * ttl, renewable }
+    }
+
+    /// The table of transitions: what was granted, how old it is, what follows.
+    #[test]
+    fn before_a_poll() {
+        let start = Instant::now();
+        let table = [
+            (grant(60, true), 0, Step::Use),
+            (grant(60, true), 56, Step::Use),
+            (grant(60, true), 57, Step::Renew),
+            (grant(60, true), 59, Step::Renew),
+            (grant(60, true), 60, Step::Login),
+            (grant(60, true), 99, Step::Login),
+            (grant(60, false), 56, Step::Use),
+            (grant(60, false), 57, Step::Login),
+            // Shorter than the threshold: renewed at each poll, once.
+            (grant(2, true), 1, Step::Renew),
+            (grant(2, false), 1, Step::Login),
+            // Root and others that never end.
+            (grant(0, false), 1_000_000, Step::Use),
+        ];
+        for (grant, age, expected) in table {
+            let step = Lease::new(grant, start).step(start + SECOND * age, THRESHOLD);
+            assert_eq!(step, expected, "{grant:?} after {age} s");
+        }
+    }
+
+    #[test]
+    fn a_token_of_sixty_polls_is_renewed_each_fifty_seventh() {
+        let mut now = Instant::now();
+        let mut lease = Lease::new(grant(60, true), now);
+        let mut renewed_at = Vec::new();
+        for poll in 0..=171 {
+            match lease.step(now, THRESHOLD) {
+                Step::Use => {}
+                Step::Renew => {
+                    renewed_at.push(poll);
+                    lease = lease.renewed(grant(60, true), now);
+                }
+                Step::Login => panic!("the token had ended before poll {poll}"),
+            }
+            now += SECOND;
+        }
+        assert_eq!(renewed_at, [57, 114, 171]);
+    }
+
+    #[test]
+    fn a_truncated_renewal_is_the_last() {
+        let start = Instant::now();
+        let lease =
+            Lease::new(grant(60, true), start).renewed(grant(20, true), start + SECOND * 57);
+        assert_eq!(lease.step(start + SECOND * 58, THRESHOLD), Step::Use);
+        assert_eq!(lease.step(start + SECOND * 74, THRESHOLD), Step::Login);
+        // A renewal may also say that there will be no other.
+        let lease = Lease::new(grant(60, true), start).renewed(grant(60, false), start);
+        assert_eq!(lease.step(start + SECOND * 58, THRESHOLD), Step::Login);
+    }
+
+    #[test]
+    fn a_token_shorter_than_the_period_is_of_no_use_to_the_next_poll() {
+        let now = Instant::now();
+        assert!(Lease::new(grant(30, true), now).outlived_by(SECOND * 30));
+        assert!(!Lease::new(grant(31, true), now).outlived_by(SECOND * 30));
+        assert!(!Lease::new(grant(0, false), now).outlived_by(SECOND * 30));
+    }
+}
