@@ -6,6 +6,8 @@
 
 pub mod annotation;
 pub mod clock;
+#[cfg(test)]
+pub(crate) mod fixtures;
 pub mod manifest;
 pub mod observation;
 pub mod plan;

@@ -332,3 +332,6 @@ pub fn reload(
         record: Record { uid: workload.uid.to_string(), mark, versions },
     }
 }
+
+#[cfg(test)]
+mod tests;

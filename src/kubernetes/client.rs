@@ -26,16 +26,17 @@ pub enum ConnectError {
     #[error(
         "no Kubernetes cluster is configured: set KUBECONFIG, or run in a pod with a service account ({0})"
     )]
-    Config(#[from] kube::config::InferConfigError),
+    Config(String),
     /// The configuration cannot be used.
     #[error("the configuration of the Kubernetes client cannot be used: {0}")]
-    Client(#[from] kube::Error),
+    Client(String),
 }
 
 /// Makes a client from `KUBECONFIG`, `~/.kube/config` or the pod's service account. The `Date` of
 /// each answer goes to `clock`.
 pub async fn connect(clock: Arc<ServerClock>) -> Result<Client, ConnectError> {
-    let mut config = Config::infer().await?;
+    let mut config =
+        Config::infer().await.map_err(|error| ConnectError::Config(error.to_string()))?;
     // A retry that is not seen is a delay that cannot be explained: whoever asks decides.
     config.default_retry = false;
     config.read_timeout = Some(READ_TIMEOUT);
@@ -49,5 +50,7 @@ pub async fn connect(clock: Arc<ServerClock>) -> Result<Client, ConnectError> {
         }
         response
     });
-    Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
+    let builder = ClientBuilder::try_from(config);
+    let builder = builder.map_err(|error| ConnectError::Client(error.to_string()))?;
+    Ok(builder.with_layer(&layer).build())
 }

@@ -1,0 +1,160 @@
+//! What is taken, and what is refused.
+
+use std::collections::HashMap;
+
+use secrecy::ExposeSecret;
+
+use super::*;
+
+fn load(args: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
+    let args = ["vault-secrets-reloader"].iter().chain(args).map(OsString::from);
+    let flags = Flags::parse_from(args).map_err(|error| error.to_string())?;
+    let variables: HashMap<&str, &str> = variables.iter().copied().collect();
+    Config::load(flags, |name| variables.get(name).map(|value| (*value).to_owned()))
+        .map_err(|error| error.to_string())
+}
+
+const ROLE: (&str, &str) = ("VAULT_ROLE", "reloader");
+
+#[test]
+fn defaults() {
+    let config = load(&[], &[ROLE]).unwrap();
+    assert_eq!(config.collector_sync_period, Duration::from_mins(30));
+    assert_eq!(config.reloader.period, Duration::from_mins(1));
+    assert_eq!(config.threshold, Duration::from_mins(3));
+    assert_eq!(config.listen, Listen { host: None, port: 8080 });
+    assert_eq!(config.server.address.as_str(), "https://vault:8200/");
+    assert_eq!(config.server.timeout, Duration::from_secs(10));
+    assert_eq!(config.server.namespace, None, "an unset namespace is none");
+    let Method::Jwt { mount, role, file } = &config.method else { panic!("a login") };
+    assert_eq!((mount.as_str(), role.as_str()), ("kubernetes", "reloader"));
+    assert_eq!(file, &PathBuf::from(POD_TOKEN));
+    assert!(config.warnings.is_empty());
+}
+
+#[test]
+fn flags_are_taken_as_go_programs_take_them() {
+    for args in [
+        &["-reloader-run-period=1h30m", "-enable-json-log", "-log-level", "debug"][..],
+        &["--reloader-run-period", "1.5h", "--enable-json-log=true", "--log-level=debug"],
+        &["-reloader-run-period", "90m", "-enable-json-log=T", "-log-level=debug"],
+    ] {
+        let config = load(args, &[ROLE]).unwrap();
+        assert_eq!(config.reloader.period, Duration::from_mins(90), "{args:?}");
+        assert!(config.log.json, "{args:?}");
+        assert_eq!(config.log.level, telemetry::Level::Debug, "{args:?}");
+    }
+    let config = load(&["-collector-sync-period=500ms"], &[ROLE]).unwrap();
+    assert_eq!(config.collector_sync_period, Duration::from_millis(500));
+}
+
+#[test]
+fn an_unknown_level_is_info_and_said() {
+    let config = load(&["-log-level=chatty"], &[ROLE]).unwrap();
+    assert_eq!(config.log.level, telemetry::Level::Info);
+    assert!(config.warnings[0].contains("chatty"));
+}
+
+#[test]
+fn variables_of_openbao_come_first_and_empty_ones_are_not_set() {
+    let config = load(
+        &[],
+        &[
+            ROLE,
+            ("BAO_ADDR", "http://bao:8200"),
+            ("VAULT_ADDR", "http://vault:8200"),
+            ("VAULT_NAMESPACE", ""),
+            ("BAO_PATH", "auth/k8s/"),
+            ("KUBERNETES_SERVICE_ACCOUNT_TOKEN", "/token"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.server.address.as_str(), "http://bao:8200/");
+    assert_eq!(config.server.namespace, None);
+    let Method::Jwt { mount, file, .. } = config.method else { panic!("a login") };
+    assert_eq!((mount.as_str(), file), ("k8s", PathBuf::from("/token")));
+}
+
+#[test]
+fn a_token_is_trimmed_and_wins_over_a_role() {
+    let config = load(&[], &[ROLE, ("VAULT_TOKEN", "hvs.x\n")]).unwrap();
+    let Method::Token(token) = config.method else { panic!("a token") };
+    assert_eq!(token.expose_secret(), "hvs.x");
+    let config = load(&[], &[("VAULT_TOKEN_PATH", "/sink")]).unwrap();
+    assert!(matches!(config.method, Method::TokenFile(_)));
+}
+
+#[test]
+fn the_rest_of_the_variables() {
+    let config = load(
+        &[],
+        &[
+            ROLE,
+            ("VAULT_CLIENT_TIMEOUT", "30"),
+            ("VAULT_SKIP_VERIFY", "t"),
+            ("VAULT_IGNORE_MISSING_SECRETS", "True"),
+            ("VAULT_TLS_SECRET", "vault-tls"),
+            ("VAULT_NAMESPACE", "/team/a/"),
+            ("VAULT_TOKEN_RENEW_THRESHOLD", "10s"),
+            ("VAULT_MAX_RETRIES", "3"),
+            ("LISTEN_ADDRESS", "[::1]:0"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.server.timeout, Duration::from_secs(30));
+    assert!(config.server.tls.skip_verify && config.reloader.ignore_missing);
+    assert_eq!(
+        config.ca_secret,
+        Some(CaSecret { namespace: "default".to_owned(), name: "vault-tls".to_owned() })
+    );
+    assert_eq!(config.server.namespace.as_deref(), Some("team/a"));
+    assert_eq!(config.threshold, Duration::from_secs(10));
+    assert_eq!(config.listen, Listen { host: Some("::1".to_owned()), port: 0 });
+    assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_with_its_name_and_the_remedy() {
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+    let table: &[Case<'_>] = &[
+        (&[], &[], "VAULT_ROLE: not set"),
+        (
+            &["-reloader-run-period=often"],
+            &[ROLE],
+            "--reloader-run-period=\"often\": not a duration",
+        ),
+        (&["-reloader-run-period=0s"], &[ROLE], "must be longer than zero"),
+        (&["-reloader-run-period=-5s"], &[ROLE], "not a duration"),
+        (&["-enable-json-log=yes"], &[ROLE], "--enable-json-log=\"yes\": write true or false"),
+        (&["-found-reload-rate=0"], &[ROLE], "--found-reload-rate=\"0\""),
+        (&["-ignore-versions-before=monday"], &[ROLE], "--ignore-versions-before=\"monday\""),
+        (&["-no-such-flag"], &[ROLE], "--no-such-flag"),
+        (
+            &[],
+            &[ROLE, ("VAULT_SKIP_VERIFY", "no")],
+            "VAULT_SKIP_VERIFY=\"no\": write true or false",
+        ),
+        (&[], &[ROLE, ("VAULT_ADDR", "vault:8200")], "VAULT_ADDR=\"vault:8200\": not an address"),
+        (&[], &[ROLE, ("VAULT_ADDR", "https://vault/x")], "holds a path"),
+        (&[], &[ROLE, ("VAULT_AUTH_METHOD", "ldap")], "VAULT_AUTH_METHOD=\"ldap\""),
+        (&[], &[ROLE, ("VAULT_PATH", "a?b")], "VAULT_PATH=\"a?b\""),
+        (&[], &[ROLE, ("VAULT_CLIENT_TIMEOUT", "0")], "VAULT_CLIENT_TIMEOUT=\"0\""),
+        (&[], &[ROLE, ("VAULT_CACERT", "/no/such")], "VAULT_CACERT=\"/no/such\": the file cannot"),
+        (&[], &[ROLE, ("VAULT_CLIENT_CERT", "/x")], "VAULT_CLIENT_KEY is missing"),
+        (&[], &[ROLE, ("LISTEN_ADDRESS", "8080")], "LISTEN_ADDRESS=\"8080\""),
+    ];
+    for (args, variables, expected) in table {
+        let error = load(args, variables).expect_err(expected);
+        assert!(error.contains(expected), "{error:?} should say {expected:?}");
+    }
+}
+
+#[test]
+fn an_error_never_repeats_a_secret() {
+    for (name, value) in
+        [("VAULT_TOKEN", "hvs SECRET"), ("VAULT_ADDR", "https://user:SECRET@vault:8200")]
+    {
+        let error = load(&[], &[ROLE, (name, value)]).unwrap_err();
+        assert!(error.starts_with(name) && !error.contains("SECRET"), "{error}");
+    }
+}

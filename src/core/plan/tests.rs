@@ -1,0 +1,305 @@
+//! One test a rule of the plan.
+
+use super::*;
+use crate::core::fixtures::{recorded, second, secret, version, workload};
+use crate::core::record::Recorded;
+
+/// One secret of one workload, as the rules see it. The workload was created at second 0, its
+/// present template entered before poll 5, and its revision was made at second 100.
+struct Row {
+    recorded: Option<Recorded>,
+    live: Observation,
+    other_seen: Poll,
+    observed: bool,
+    revision: Option<Lookup<'static>>,
+    copies: Vec<(u64, Version)>,
+    rules: Rules,
+}
+
+impl Row {
+    fn live(version: Version) -> Self {
+        Self {
+            recorded: None,
+            live: Observation::Live(version),
+            other_seen: 0,
+            observed: true,
+            revision: None,
+            copies: Vec::new(),
+            rules: Rules::default(),
+        }
+    }
+
+    fn recorded(self, of_this_template: bool, version: Version) -> Self {
+        Self { recorded: Some(recorded(of_this_template, &[("a", version)])), ..self }
+    }
+
+    fn verdict(self) -> Verdict {
+        let workload = Workload {
+            observed: self.observed,
+            recorded: self.recorded,
+            created: second(1_000_000),
+            ..workload("web", &["a"])
+        };
+        let revision = Revision { created: second(1_000_100), copies: self.copies.into() };
+        let case = Case {
+            workload: &workload,
+            entered: 5,
+            revision: self.revision.unwrap_or(Lookup::Found(&revision)),
+            past: &Past::default(),
+        };
+        let sighting = Sighting { observation: self.live, other_seen: self.other_seen };
+        verdict(&case, &secret("a"), sighting, &self.rules)
+    }
+}
+
+/// Created before the workload's revision, and after it.
+fn old() -> Version {
+    version(1, 1_000_050)
+}
+
+fn new() -> Version {
+    version(2, 1_000_200)
+}
+
+#[test]
+fn an_error_is_never_a_change() {
+    let row = Row { live: Observation::Unknown, other_seen: 9, ..Row::live(new()) };
+    assert_eq!(row.recorded(true, old()).verdict(), Verdict::Keep);
+    let row = Row { live: Observation::Gone, other_seen: 9, ..Row::live(new()) };
+    assert_eq!(row.recorded(true, old()).verdict(), Verdict::Gone);
+}
+
+#[test]
+fn what_is_recorded_for_this_template_is_known() {
+    assert_eq!(Row::live(new()).recorded(true, new()).verdict(), Verdict::Same);
+    // Whatever was seen before: the pods started with it, or later.
+    let row = Row { other_seen: 9, ..Row::live(new()) };
+    assert_eq!(row.recorded(true, new()).verdict(), Verdict::Same);
+}
+
+#[test]
+fn what_was_seen_to_change_needs_no_clock_and_no_request() {
+    let row = Row { other_seen: 5, revision: Some(Lookup::NotAsked), ..Row::live(new()) };
+    assert_eq!(row.verdict(), Verdict::Changed(Cause::Witnessed));
+    let row = Row { other_seen: 5, observed: false, ..Row::live(old()) };
+    assert_eq!(row.verdict(), Verdict::Changed(Cause::Witnessed));
+    // Seen before the template was there: its pods started later.
+    let row = Row { other_seen: 4, ..Row::live(old()) };
+    assert_eq!(row.verdict(), Verdict::Same);
+}
+
+#[test]
+fn a_version_that_is_older_than_what_is_recorded_is_a_restored_storage() {
+    for of_this_template in [true, false] {
+        let row = Row::live(old()).recorded(of_this_template, new());
+        assert_eq!(row.verdict(), Verdict::Changed(Cause::Restored));
+    }
+    // The number alone says nothing: deleted and made anew, a secret starts at 1 again.
+    let row = Row::live(version(1, 1_000_200)).recorded(true, version(3, 1_000_050));
+    assert_eq!(row.verdict(), Verdict::Changed(Cause::Found));
+}
+
+#[test]
+fn what_was_created_before_the_revision_is_what_its_pods_have() {
+    assert_eq!(Row::live(old()).verdict(), Verdict::Same);
+    assert_eq!(Row::live(new()).verdict(), Verdict::Changed(Cause::Found));
+    // In the same second: rather a needless reload than a missed one.
+    let row = Row::live(version(2, 1_000_100));
+    assert_eq!(row.verdict(), Verdict::Changed(Cause::Found));
+    assert_eq!(Row::live(new()).recorded(true, old()).verdict(), Verdict::Changed(Cause::Found));
+}
+
+#[test]
+fn times_are_compared_on_one_clock() {
+    let rules = Rules { skew: SignedDuration::from_secs(-150), ..Rules::default() };
+    assert_eq!(Row { rules, ..Row::live(new()) }.verdict(), Verdict::Same);
+    let rules = Rules { skew: SignedDuration::from_secs(150), ..Rules::default() };
+    let row = Row { rules, ..Row::live(old()) };
+    assert_eq!(row.verdict(), Verdict::Changed(Cause::Found));
+}
+
+#[test]
+fn a_revision_is_asked_for_only_where_the_answer_hangs_on_it() {
+    let not_asked = |row: Row| Row { revision: Some(Lookup::NotAsked), ..row }.verdict();
+    assert_eq!(not_asked(Row::live(new())), Verdict::AskRevision);
+    let long_ago = version(1, 1_000_000 - 24 * 3600 - 1);
+    assert_eq!(not_asked(Row::live(long_ago)), Verdict::Same);
+    let not_that_long_ago = version(1, 1_000_000 - 24 * 3600);
+    assert_eq!(not_asked(Row::live(not_that_long_ago)), Verdict::AskRevision);
+    let rules = Rules { ignore_versions_before: Some(second(1_000_201)), ..Rules::default() };
+    assert_eq!(not_asked(Row { rules, ..Row::live(new()) }), Verdict::Same);
+    // What is recorded is known better than by a date.
+    let row = Row { rules, ..Row::live(new()) }.recorded(true, old());
+    assert_eq!(not_asked(row), Verdict::AskRevision);
+}
+
+#[test]
+fn what_its_controller_has_not_seen_waits() {
+    let row = Row { observed: false, ..Row::live(new()) };
+    assert_eq!(row.verdict(), Verdict::Wait);
+    let row = Row { revision: Some(Lookup::Unavailable), ..Row::live(new()) };
+    assert_eq!(row.verdict(), Verdict::Wait);
+}
+
+#[test]
+fn a_reload_that_was_taken_back_is_not_fought() {
+    // The record is still there, and the template it belongs to is not.
+    assert_eq!(Row::live(new()).recorded(false, new()).verdict(), Verdict::Reverted);
+    // The record went back with the template; its copy on the newer revision tells.
+    let copies = vec![(secret("a").hash64(), new())];
+    let row = Row { copies, ..Row::live(new()) };
+    assert_eq!(row.recorded(true, old()).verdict(), Verdict::Reverted);
+    // A version after that is a change like any other.
+    let copies = vec![(secret("a").hash64(), new())];
+    let row = Row { copies, ..Row::live(version(3, 1_000_300)) };
+    assert_eq!(row.verdict(), Verdict::Changed(Cause::Found));
+}
+
+/// A workload of the secrets a and b; what was seen of each is given.
+fn decided(workload: &Workload, seen: [Sighting; 2], past: &Past, budget: u32) -> Decision {
+    let revision = Revision { created: second(100), copies: Arc::new([]) };
+    let case = Case { workload, entered: 5, revision: Lookup::Found(&revision), past };
+    let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
+    decide(&case, of, &Rules::default(), budget, second(1_000))
+}
+
+fn saw(observation: Observation) -> Sighting {
+    Sighting { observation, other_seen: 0 }
+}
+
+fn witnessed(number: u64) -> Sighting {
+    Sighting { observation: Observation::Live(version(number, 200)), other_seen: 5 }
+}
+
+fn same() -> Sighting {
+    saw(Observation::Live(version(1, 50)))
+}
+
+#[test]
+fn what_to_do() {
+    let web = workload("web", &["a", "b"]);
+    let found = saw(Observation::Live(version(2, 200)));
+    let gone = saw(Observation::Gone);
+    let table = [
+        ([same(), same()], 1, Action::Leave),
+        ([same(), Sighting::UNKNOWN], 1, Action::Leave),
+        ([same(), gone], 1, Action::Leave),
+        ([witnessed(2), same()], 0, Action::Roll(Cause::Witnessed)),
+        ([witnessed(2), witnessed(2)], 0, Action::Roll(Cause::Witnessed)),
+        ([witnessed(2), Sighting::UNKNOWN], 0, Action::Roll(Cause::Witnessed)),
+        ([witnessed(2), gone], 1, Action::Hold(Hold::SecretGone)),
+        ([found, same()], 1, Action::Roll(Cause::Found)),
+        ([found, same()], 0, Action::Hold(Hold::Budget)),
+        // It rolls anyway, so the budget does not matter.
+        ([found, witnessed(2)], 0, Action::Roll(Cause::Witnessed)),
+    ];
+    for (seen, budget, expected) in table {
+        let decision = decided(&web, seen, &Past::default(), budget);
+        assert_eq!(decision.action, expected, "{seen:?}");
+    }
+    let deleting = Workload { deleting: true, ..web.clone() };
+    let seen = [witnessed(2), same()];
+    assert_eq!(decided(&deleting, seen, &Past::default(), 1).action, Action::Leave);
+    let lenient = Workload { ignore_missing: true, ..web };
+    let decision = decided(&lenient, [witnessed(2), gone], &Past::default(), 1);
+    assert_eq!(decision.action, Action::Roll(Cause::Witnessed));
+    assert_eq!(decision.gone, [secret("b")], "it is still reported");
+}
+
+#[test]
+fn nobody_asks_for_a_revision_that_cannot_matter() {
+    let web = workload("web", &["a", "b"]);
+    let past = Past::default();
+    let case = Case { workload: &web, entered: 5, revision: Lookup::NotAsked, past: &past };
+    let action = |seen: [Sighting; 2]| {
+        let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
+        decide(&case, of, &Rules::default(), 1, second(0)).action
+    };
+    let found = saw(Observation::Live(version(2, 200)));
+    assert_eq!(action([found, found]), Action::AskRevision);
+    assert_eq!(action([found, witnessed(2)]), Action::Roll(Cause::Witnessed));
+    assert_eq!(action([found, saw(Observation::Gone)]), Action::Leave);
+}
+
+#[test]
+fn what_is_stripped_again_is_not_fought() {
+    let web = workload("web", &["a", "b"]);
+    let mut past = Past::default();
+    let reloaded = reload(&web, |_| witnessed(2), "m".to_owned());
+    past.patched(reloaded.record.versions.clone());
+    let seen = [witnessed(2), witnessed(2)];
+    let at = |past: &Past, now: i64| {
+        let revision = Revision { created: second(100), copies: Arc::new([]) };
+        let case = Case { workload: &web, entered: 5, revision: Lookup::Found(&revision), past };
+        let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
+        decide(&case, of, &Rules::default(), 1, second(now)).action
+    };
+    // Held one hour, then one more attempt, then two hours, and so on up to a day.
+    let mut now = 1_000;
+    for hours in [1, 2, 4, 8, 16, 24, 24] {
+        assert_eq!(at(&past, now), Action::Hold(Hold::Stripped));
+        assert_eq!(past.stripped(second(now)), SignedDuration::from_hours(hours));
+        assert_eq!(at(&past, now + hours * 3600 - 1), Action::Hold(Hold::Stripped));
+        now += hours * 3600;
+        assert_eq!(at(&past, now), Action::Roll(Cause::Witnessed));
+        past.patched(reloaded.record.versions.clone());
+    }
+    // A version that was not PATCHed before is a change like any other.
+    let decision = decided(&web, [witnessed(3), witnessed(2)], &past, 1);
+    assert_eq!(decision.action, Action::Roll(Cause::Witnessed));
+}
+
+#[test]
+fn after_a_failed_patch_the_next_waits() {
+    let web = workload("web", &["a", "b"]);
+    let past = Past { not_before: Some(second(1_001)), ..Past::default() };
+    let seen = [witnessed(2), same()];
+    assert_eq!(decided(&web, seen, &past, 1).action, Action::Hold(Hold::BackOff));
+    let past = Past { not_before: Some(second(1_000)), ..Past::default() };
+    assert_eq!(decided(&web, seen, &past, 1).action, Action::Roll(Cause::Witnessed));
+}
+
+#[test]
+fn a_record_takes_over_what_is_live_and_keeps_what_is_not_known() {
+    let web = Workload {
+        count: 6,
+        recorded: Some(recorded(
+            true,
+            &[
+                ("a", version(1, 10)),
+                ("b", version(1, 11)),
+                ("c", version(1, 12)),
+                ("x", version(9, 9)),
+            ],
+        )),
+        ..workload("web", &["a", "b", "c", "d"])
+    };
+    let of = |id: &Arc<SecretId>| match &*id.path {
+        "a" => saw(Observation::Live(version(2, 20))),
+        "b" => saw(Observation::Gone),
+        _ => Sighting::UNKNOWN,
+    };
+    let reload = reload(&web, of, "fresh".to_owned());
+    assert_eq!(reload.count, 7);
+    assert_eq!(reload.record.mark, "fresh");
+    assert_eq!(reload.record.uid, "uid-of-web");
+    let version_of = |path: &str| reload.record.versions.get(secret(path).hash64());
+    assert_eq!(version_of("a"), Some(version(2, 20)));
+    assert_eq!(version_of("b"), Some(version(1, 11)));
+    assert_eq!(version_of("c"), Some(version(1, 12)));
+    assert_eq!(version_of("d"), None, "nothing is known of it");
+    assert_eq!(version_of("x"), None, "it is not referred to any more");
+}
+
+#[test]
+fn no_time_is_out_of_range() {
+    for extreme in [Timestamp::MIN, Timestamp::MAX] {
+        let live = Version { number: 1, created: extreme };
+        for skew in [SignedDuration::MIN, SignedDuration::MAX] {
+            let rules = Rules { skew, ..Rules::default() };
+            Row { rules, ..Row::live(live) }.recorded(false, old()).verdict();
+        }
+    }
+    let mut past = Past { stripped: u32::MAX, ..Past::default() };
+    assert_eq!(past.stripped(Timestamp::MAX), LONGEST_STRIPPED_HOLD);
+}

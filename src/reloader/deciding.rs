@@ -1,0 +1,189 @@
+//! Deciding about the workloads of a poll, and saying what there is to say of each decision, once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tracing::{debug, warn};
+
+use super::ports::{Cluster, Vault};
+use super::{Reloader, Unfinished, WORKER, seen};
+use crate::core::observation::Sighting;
+use crate::core::plan::{self, Action, Case, Cause, Decision, Hold, Lookup, Past, Revision, Rules};
+use crate::core::secret::SecretId;
+use crate::core::store::Stored;
+
+/// A workload that is about to be reloaded.
+pub(super) struct Due {
+    pub(super) stored: Stored,
+    pub(super) past: Past,
+    pub(super) revision: Option<Revision>,
+    pub(super) cause: Cause,
+    pub(super) changed: Vec<Arc<SecretId>>,
+}
+
+/// Whether the revision was asked for.
+#[derive(Clone, Copy)]
+pub(super) enum Asked {
+    No,
+    Yes,
+}
+
+impl Asked {
+    pub(super) fn lookup(self, revision: Option<&Revision>) -> Lookup<'_> {
+        match (self, revision) {
+            (_, Some(revision)) => Lookup::Found(revision),
+            (Self::No, None) => Lookup::NotAsked,
+            (Self::Yes, None) => Lookup::Unavailable,
+        }
+    }
+}
+
+impl<V: Vault, C: Cluster> Reloader<V, C> {
+    /// Decides about each workload, asking for revisions where an answer hangs on them.
+    pub(super) async fn decide(
+        &mut self,
+        workloads: &[Stored],
+        sightings: &HashMap<Arc<SecretId>, Sighting>,
+        rules: &Rules,
+        left: &mut Unfinished,
+    ) -> Vec<Due> {
+        let now = Timestamp::now();
+        self.budget.refill();
+        let mut due = Vec::new();
+        let mut asking = Vec::new();
+        for stored in workloads {
+            let decision = self.decide_one(stored, sightings, rules, Asked::No, now);
+            match decision.action {
+                Action::AskRevision => asking.push(stored),
+                _ => due.extend(self.conclude(stored, decision, now, left).await),
+            }
+        }
+        if asking.is_empty() {
+            return due;
+        }
+        let wanted: Vec<_> = asking.iter().map(|stored| Arc::clone(&stored.workload)).collect();
+        debug!(worker = WORKER, "Asking for the revisions of {} workloads", wanted.len());
+        let mut found = self.cluster.revisions(&wanted).await;
+        for stored in asking {
+            let workload = &stored.workload;
+            if let Some(revision) = found.remove(&workload.uid) {
+                let memory = self.memories.entry(workload.uid.clone()).or_default();
+                memory.revision = Some((workload.template, revision));
+            }
+            let decision = self.decide_one(stored, sightings, rules, Asked::Yes, now);
+            due.extend(self.conclude(stored, decision, now, left).await);
+        }
+        due
+    }
+
+    fn decide_one(
+        &self,
+        stored: &Stored,
+        sightings: &HashMap<Arc<SecretId>, Sighting>,
+        rules: &Rules,
+        asked: Asked,
+        now: Timestamp,
+    ) -> Decision {
+        let nothing = Past::default();
+        let memory = self.memories.get(&stored.workload.uid);
+        let revision = memory
+            .and_then(|memory| memory.revision.as_ref())
+            .filter(|(template, _)| *template == stored.workload.template)
+            .map(|(_, revision)| revision);
+        let case = Case {
+            workload: &stored.workload,
+            entered: stored.entered,
+            revision: asked.lookup(revision),
+            past: memory.map_or(&nothing, |memory| &memory.past),
+        };
+        plan::decide(&case, seen(sightings), rules, self.budget.tokens, now)
+    }
+
+    /// Says what there is to say of a decision, and notes what is to be done.
+    async fn conclude(
+        &mut self,
+        stored: &Stored,
+        decision: Decision,
+        now: Timestamp,
+        left: &mut Unfinished,
+    ) -> Option<Due> {
+        let Decision { action, gone, reverted, changed, waiting } = decision;
+        let workload = &stored.workload;
+        let id = &workload.id;
+        if waiting {
+            debug!(worker = WORKER, "{id} waits for its controller to make a revision");
+            left.workloads.insert(id.clone());
+        }
+        let idle = matches!(action, Action::Leave) && reverted.is_empty();
+        if idle && !self.memories.contains_key(&workload.uid) {
+            return None;
+        }
+        let memory = self.memories.entry(workload.uid.clone()).or_default();
+        let hold = match &action {
+            Action::Hold(hold) => Some(*hold),
+            Action::Leave | Action::Roll(_) | Action::AskRevision => None,
+        };
+        if !reverted.is_empty() && memory.said.reverted != reverted {
+            warn!(
+                worker = WORKER,
+                "The reload of {id} was taken back: an older revision was restored, and its pods may \
+                 run with an earlier version of {}. This is left as it is; to have the new version, \
+                 roll it out again (kubectl rollout restart)",
+                list(&reverted)
+            );
+        }
+        memory.said.reverted = reverted;
+        let is_new = hold != memory.said.hold;
+        memory.said.hold = hold;
+        match hold {
+            Some(Hold::SecretGone) if is_new => warn!(
+                worker = WORKER,
+                "Not reloading {id}, though {} changed: {} is gone, and new pods would fail. It is \
+                 reloaded once that is back, or is no longer referred to",
+                list(&changed),
+                list(&gone)
+            ),
+            Some(Hold::Stripped) if memory.past.answered => {
+                let hold = memory.past.stripped(now);
+                let hours = hold.as_hours();
+                let writer = self.cluster.last_writer(id).await;
+                let by = writer.map(|name| format!(" by {name}")).unwrap_or_default();
+                warn!(
+                    worker = WORKER,
+                    "Not reloading {id} for {}: it was reloaded for this version already, and what \
+                     was written was removed{by}. Next attempt in {hours} h; let its owner keep the \
+                     annotations of this controller",
+                    list(&changed)
+                );
+            }
+            Some(Hold::BackOff) => {
+                left.workloads.insert(id.clone());
+            }
+            Some(Hold::Budget) => {
+                left.workloads.insert(id.clone());
+                left.over_budget += 1;
+            }
+            Some(Hold::SecretGone | Hold::Stripped) | None => {}
+        }
+        let Action::Roll(cause) = action else { return None };
+        if cause == Cause::Found {
+            self.budget.take();
+        }
+        let revision =
+            memory.revision.as_ref().filter(|(template, _)| *template == workload.template);
+        Some(Due {
+            stored: stored.clone(),
+            past: memory.past.clone(),
+            revision: revision.map(|(_, revision)| revision.clone()),
+            cause,
+            changed,
+        })
+    }
+}
+
+/// Secrets for a log line.
+pub(super) fn list(secrets: &[Arc<SecretId>]) -> String {
+    let names: Vec<_> = secrets.iter().map(ToString::to_string).collect();
+    names.join(", ")
+}

@@ -1,0 +1,363 @@
+//! The loop against a Vault and a cluster that do as they are told, for sequences of calls that a
+//! real server cannot be made to produce at will.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard};
+
+use super::*;
+use crate::core::annotation::{MARK, OptIn};
+use crate::core::fixtures::{second, version};
+use crate::core::manifest::Manifest;
+use crate::core::observation::{Observation, Polled};
+use crate::core::plan::{Reload, Revision};
+use crate::core::reference::EnvVar;
+use crate::core::secret::Version;
+use crate::core::workload::Kind;
+
+/// What both fakes share with the test.
+#[derive(Default)]
+struct World {
+    /// The live version of each path; a path that is not here is unknown, and its failure passes.
+    live: BTreeMap<String, Version>,
+    /// The paths that the last poll asked for.
+    asked: Vec<String>,
+    /// The workloads as the API server has them.
+    objects: BTreeMap<String, Manifest>,
+    /// What the next PATCHes meet, before they are applied, or after.
+    faults: VecDeque<Fault>,
+    patches: u32,
+    gets: u32,
+    lookups: u32,
+    token: Option<CancellationToken>,
+}
+
+enum Fault {
+    /// Refused by an admission policy.
+    Refused,
+    /// Applied, and the answer is lost.
+    AnswerLost,
+    /// Somebody else writes first, in this way.
+    WrittenBefore(fn(&mut Manifest)),
+    /// The process is told to end, while this PATCH is under way.
+    Shutdown,
+}
+
+#[derive(Clone, Default)]
+struct Fake(Arc<Mutex<World>>);
+
+impl Fake {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap()
+    }
+
+    fn rotate(&self, path: &str, number: u64) {
+        let version = version(number, 1_000_000 + i64::try_from(number).unwrap());
+        self.world().live.insert(path.to_owned(), version);
+    }
+
+    /// The number of PATCHes and of GETs.
+    fn requests(&self) -> (u32, u32) {
+        let world = self.world();
+        (world.patches, world.gets)
+    }
+
+    fn count(&self, name: &str) -> u64 {
+        let world = self.world();
+        let annotations = &world.objects[name].annotations;
+        annotations.get(OptIn::Current.count_key()).map_or(0, |count| count.parse().unwrap())
+    }
+}
+
+impl Vault for Fake {
+    async fn poll(&mut self, asks: &[Ask]) -> Polled {
+        let mut world = self.world();
+        world.asked = asks.iter().map(|ask| ask.secret.path.to_string()).collect();
+        world.asked.sort();
+        let mut polled = Polled::default();
+        for ask in asks {
+            let live = world.live.get(&*ask.secret.path);
+            let observation = live.map_or(Observation::Unknown, |v| Observation::Live(*v));
+            polled.observations.insert(Arc::clone(&ask.secret), observation);
+            if live.is_none() {
+                polled.failed.push(Arc::clone(&ask.secret));
+                polled.retry_in = Some(Duration::from_secs(1));
+            }
+        }
+        polled
+    }
+
+    fn forget(&mut self, _: impl Fn(&SecretId) -> bool + Send) {}
+
+    async fn close(&mut self) {}
+}
+
+impl Cluster for Fake {
+    async fn revisions(&self, workloads: &[Arc<Workload>]) -> HashMap<Box<str>, Revision> {
+        self.world().lookups += 1;
+        let revision = Revision { created: second(2_000_000), copies: Arc::new([]) };
+        workloads.iter().map(|workload| (workload.uid.clone(), revision.clone())).collect()
+    }
+
+    async fn patch(&self, workload: &Workload, reload: &Reload) -> Result<Manifest, WriteError> {
+        let mut world = self.world();
+        world.patches += 1;
+        let fault = world.faults.pop_front();
+        let token = world.token.clone();
+        let object = world.objects.get_mut(&*workload.id.name).ok_or(WriteError::NotFound)?;
+        match fault {
+            Some(Fault::Refused) => return Err(WriteError::Refused("by a policy".to_owned())),
+            Some(Fault::WrittenBefore(write)) => {
+                write(object);
+                touch(object);
+            }
+            Some(Fault::Shutdown) => token.unwrap().cancel(),
+            Some(Fault::AnswerLost) | None => {}
+        }
+        if *object.resource_version != *workload.resource_version {
+            return Err(WriteError::Conflict);
+        }
+        object.annotations = [
+            (workload.opt_in.key(), "true".to_owned()),
+            (workload.opt_in.count_key(), reload.count.to_string()),
+            (MARK, reload.record.mark.clone()),
+        ]
+        .into_iter()
+        .collect();
+        object.record = Some(reload.record.encode());
+        object.template += 1;
+        touch(object);
+        match fault {
+            Some(Fault::AnswerLost) => Err(WriteError::Failed("no answer".to_owned())),
+            _ => Ok(object.clone()),
+        }
+    }
+
+    async fn get(&self, id: &WorkloadId) -> Result<Manifest, WriteError> {
+        let mut world = self.world();
+        world.gets += 1;
+        world.objects.get(&*id.name).cloned().ok_or(WriteError::NotFound)
+    }
+
+    async fn last_writer(&self, _: &WorkloadId) -> Option<String> {
+        Some("somebody".to_owned())
+    }
+}
+
+fn touch(object: &mut Manifest) {
+    let number: u64 = object.resource_version.parse().unwrap();
+    object.resource_version = (number + 1).to_string();
+}
+
+/// A reloader with a full store, of workloads that each refer to some paths.
+struct Bench {
+    fake: Fake,
+    store: Arc<Store>,
+    reloader: Reloader<Fake, Fake>,
+    shutdown: CancellationToken,
+}
+
+impl Bench {
+    fn new(workloads: &[(&str, &[&str])]) -> Self {
+        let fake = Fake::default();
+        let store = Arc::new(Store::default());
+        let shutdown = CancellationToken::new();
+        fake.world().token = Some(shutdown.clone());
+        for (name, paths) in workloads {
+            let variables = paths.iter().map(|path| EnvVar {
+                container: "app".to_owned(),
+                name: "X".to_owned(),
+                value: format!("vault:{path}#x"),
+            });
+            let manifest = Manifest {
+                namespace: "shop".to_owned(),
+                name: (*name).to_owned(),
+                uid: format!("uid-of-{name}"),
+                resource_version: "1".to_owned(),
+                created: second(1_000_000),
+                template: 100,
+                annotations: [(OptIn::Current.key(), "true")].into_iter().collect(),
+                variables: variables.collect(),
+                ..Manifest::default()
+            };
+            fake.world().objects.insert((*name).to_owned(), manifest);
+            for path in *paths {
+                fake.rotate(path, 1);
+            }
+        }
+        let settings = Settings {
+            period: Duration::from_mins(1),
+            ignore_versions_before: None,
+            ignore_missing: false,
+            found_burst: 100,
+            found_per_minute: 100,
+            vault_namespace: None,
+        };
+        let clocks = Clocks::default();
+        let reloader =
+            Reloader::new(Arc::clone(&store), fake.clone(), fake.clone(), clocks, settings);
+        let bench = Self { fake, store, reloader, shutdown };
+        bench.watch();
+        bench
+    }
+
+    /// Lets the store see the objects as they are.
+    fn watch(&self) {
+        for object in self.fake.world().objects.values() {
+            let read = object.clone().read(Kind::Deployment, None);
+            match read.workload {
+                Some(workload) => self.store.apply(workload),
+                None => self.store.remove(&read.id),
+            };
+        }
+    }
+
+    async fn poll(&mut self) -> Unfinished {
+        self.reloader.tick(Scope::All, &self.shutdown).await
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_was_seen_rolls_once_by_one_request() {
+    let mut bench = Bench::new(&[("web", &["a", "b"]), ("api", &["b"]), ("job", &["c"])]);
+    bench.poll().await;
+    assert_eq!(bench.fake.world().asked, ["a", "b", "c"], "each secret once");
+    let lookups = bench.fake.world().lookups;
+    bench.fake.rotate("a", 2);
+    bench.fake.rotate("b", 2);
+    for _ in 0..3 {
+        bench.poll().await;
+    }
+    let counts = ["web", "api", "job"].map(|name| bench.fake.count(name));
+    assert_eq!(counts, [1, 1, 0]);
+    let world = bench.fake.world();
+    assert_eq!((world.patches, world.gets, world.lookups), (2, 0, lookups));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_lost_rolls_once() {
+    let mut bench = Bench::new(&[("web", &["a"])]);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    bench.fake.world().faults.push_back(Fault::AnswerLost);
+    let left = bench.poll().await;
+    assert!(left.retry_in.is_some());
+    // The store has not seen it yet; the precondition of the PATCH is what tells.
+    bench.reloader.memories.clear();
+    bench.poll().await;
+    bench.watch();
+    bench.poll().await;
+    assert_eq!(bench.fake.count("web"), 1);
+    assert_eq!(bench.fake.requests(), (2, 1));
+}
+
+#[tokio::test]
+async fn a_conflict_is_read_and_decided_anew() {
+    let mut bench = Bench::new(&[("web", &["a"]), ("api", &["a"])]);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    // One is only touched; the other refers to the secret no more.
+    bench.fake.world().faults.extend([
+        Fault::WrittenBefore(|_| {}),
+        Fault::WrittenBefore(|object| {
+            object.variables.clear();
+            object.template += 1;
+        }),
+    ]);
+    bench.poll().await;
+    let counts = bench.fake.count("web") + bench.fake.count("api");
+    assert_eq!(counts, 1);
+    assert_eq!(bench.fake.requests(), (3, 2));
+}
+
+#[tokio::test]
+async fn a_redeploy_under_the_hands_of_a_reload_is_judged_by_its_own_revision() {
+    let mut bench = Bench::new(&[("web", &["a"])]);
+    bench.poll().await;
+    let lookups = bench.fake.world().lookups;
+    bench.fake.rotate("a", 2);
+    // The fake makes its revision long after the rotation.
+    let redeploy = Fault::WrittenBefore(|object| object.template += 1);
+    bench.fake.world().faults.push_back(redeploy);
+    bench.poll().await;
+    assert_eq!(bench.fake.count("web"), 0);
+    assert_eq!(bench.fake.world().lookups, lookups + 1);
+}
+
+#[tokio::test]
+async fn a_refused_patch_waits_and_the_others_go_on() {
+    let mut bench = Bench::new(&[("web", &["a"]), ("api", &["a"])]);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    bench.fake.world().faults.push_back(Fault::Refused);
+    let left = bench.poll().await;
+    assert_eq!(left.workloads.len(), 1);
+    assert_eq!(left.retry_in, Some(Duration::from_secs(1)));
+    assert_eq!(bench.fake.count("web") + bench.fake.count("api"), 1);
+    // At once it is not tried again.
+    let left = bench.poll().await;
+    assert_eq!(bench.fake.world().patches, 2);
+    assert_eq!((left.workloads.len(), left.retry_in), (1, Some(Duration::from_secs(2))));
+    // Its time comes.
+    for memory in bench.reloader.memories.values_mut() {
+        memory.past.not_before = memory.past.not_before.map(|_| second(0));
+    }
+    bench.poll().await;
+    assert_eq!(bench.fake.count("web") + bench.fake.count("api"), 2);
+}
+
+#[tokio::test]
+async fn what_could_not_be_read_is_asked_for_alone() {
+    let mut bench = Bench::new(&[("web", &["a"]), ("api", &["b"])]);
+    bench.fake.world().live.remove("b");
+    let left = bench.poll().await;
+    assert!(left.retry_in.is_some());
+    let scope = Scope::Unfinished { workloads: left.workloads, secrets: left.secrets };
+    bench.fake.rotate("b", 1);
+    let left = bench.reloader.tick(scope, &bench.shutdown).await;
+    assert_eq!(bench.fake.world().asked, ["b"]);
+    assert!(left.retry_in.is_none());
+}
+
+#[tokio::test]
+async fn nothing_new_begins_once_the_process_is_to_end() {
+    let names: Vec<String> = (0..50).map(|n| format!("web-{n}")).collect();
+    let workloads: Vec<(&str, &[&str])> =
+        names.iter().map(|name| (name.as_str(), &["a"][..])).collect();
+    let mut bench = Bench::new(&workloads);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    bench.fake.world().faults.push_back(Fault::Shutdown);
+    bench.poll().await;
+    let counts: u64 = names.iter().map(|name| bench.fake.count(name)).sum();
+    assert!((1..50).contains(&counts), "{counts} reloaded");
+    assert_eq!(counts, u64::from(bench.fake.world().patches), "none is half done");
+}
+
+#[tokio::test]
+async fn what_was_written_and_stripped_is_left_alone() {
+    let mut bench = Bench::new(&[("web", &["a"])]);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    // Made before the rotation, so that the clock speaks for a change.
+    bench.reloader.memories.clear();
+    bench.poll().await;
+    assert_eq!(bench.fake.count("web"), 1);
+    for _ in 0..3 {
+        {
+            let mut world = bench.fake.world();
+            let object = world.objects.get_mut("web").unwrap();
+            object.record = None;
+            object.template = 100;
+            object.annotations = [(OptIn::Current.key(), "true")].into_iter().collect();
+            touch(object);
+        }
+        bench.watch();
+        let uid: Box<str> = "uid-of-web".into();
+        let memory = bench.reloader.memories.get_mut(&uid).unwrap();
+        let revision = Revision { created: second(1_000_001), copies: Arc::new([]) };
+        memory.revision = Some((100, revision));
+        bench.poll().await;
+    }
+    assert_eq!(bench.fake.world().patches, 1);
+    assert_eq!(bench.fake.count("web"), 0, "it is as its owner wants it");
+}
