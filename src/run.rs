@@ -122,11 +122,19 @@ async fn start(
     tasks.spawn({
         let (client, shutdown) = (client.clone(), shutdown.clone());
         async move {
-            for permission in access::lacking(&client).await {
-                error!("The service account lacks a permission: {permission}. Add it to its ClusterRole");
+            let check = async {
+                for permission in access::lacking(&client).await {
+                    error!(
+                        "The service account lacks a permission: {permission}. Add it to its ClusterRole"
+                    );
+                }
+                // Its work is done; it stays until the others are told to end.
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = check => {}
+                () = shutdown.cancelled() => {}
             }
-            // Its work is done; it stays until the others are told to end.
-            shutdown.cancelled().await;
             "check of the permissions"
         }
     });

@@ -1,5 +1,7 @@
 //! The rules of the architecture that no lint can hold: who may name what.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail loudly, its helpers too")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

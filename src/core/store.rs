@@ -70,6 +70,7 @@ struct Entry {
 #[derive(Debug, Default)]
 struct List {
     number: u64,
+    under_way: bool,
     complete: bool,
 }
 
@@ -96,7 +97,9 @@ impl Store {
     /// A full list of a kind begins: what it does not contain is gone when it ends.
     pub fn begin_list(&self, kind: Kind) {
         let mut state = self.state();
-        state.lists.entry(kind).or_default().number += 1;
+        let list = state.lists.entry(kind).or_default();
+        list.number += 1;
+        list.under_way = true;
     }
 
     /// A full list of a kind ended. Answers the workloads that it did not contain.
@@ -104,6 +107,7 @@ impl Store {
         let mut state = self.state();
         let list = state.lists.entry(kind).or_default();
         list.complete = true;
+        list.under_way = false;
         let number = list.number;
         let lost: Vec<_> = state
             .workloads
@@ -166,16 +170,16 @@ impl Store {
 
 impl State {
     fn apply(&mut self, mut workload: Workload) -> Change {
-        let list = self.lists.get(&workload.id.kind).map_or(0, |list| list.number);
+        let list = self.lists.get(&workload.id.kind);
+        let (list, listing) = list.map_or((0, false), |list| (list.number, list.under_way));
         let old = self.workloads.get(&workload.id).map(|entry| entry.stored.clone());
         if let Some(old) = &old
+            && !listing
             && old.workload.uid == workload.uid
             && is_older(&workload.resource_version, &old.workload.resource_version)
         {
-            // A watch that lags behind the answer to our own PATCH.
-            if let Some(entry) = self.workloads.get_mut(&workload.id) {
-                entry.list = list;
-            }
+            // A watch that lags behind the answer to our own PATCH. A list is believed whatever it
+            // says: a restored etcd counts from an earlier number.
             return Change::None;
         }
         self.share_strings(&mut workload);
@@ -322,6 +326,11 @@ mod tests {
         store.refresh(workload("a", 12, 2, &["x"]));
         assert_eq!(store.apply(workload("a", 10, 1, &["x", "y"])), Change::None);
         assert_eq!(store.get(&workload("a", 0, 0, &[]).id).unwrap().workload.template, 2);
+        // A list is believed: etcd may have been restored.
+        store.begin_list(Kind::Deployment);
+        store.apply(workload("a", 3, 1, &["x"]));
+        assert_eq!(store.get(&workload("a", 0, 0, &[]).id).unwrap().workload.template, 1);
+        store.end_list(Kind::Deployment);
         // The answer to a PATCH does not bring back what was deleted meanwhile.
         store.remove(&workload("a", 0, 0, &[]).id);
         store.refresh(workload("a", 13, 2, &["x"]));

@@ -43,8 +43,10 @@ pub struct Collector {
     synced: Arc<Notify>,
     vault_namespace: Option<Arc<str>>,
     sync_period: Duration,
-    /// What was noted of the references of each workload, as a digest: each is said once.
-    noted: HashMap<WorkloadId, u64>,
+    /// What was noted of the references of each workload, as a digest: each is said once. With it
+    /// goes the number of the list that last contained the workload.
+    noted: HashMap<WorkloadId, (u64, u64)>,
+    lists: u64,
     failures: u32,
 }
 
@@ -63,7 +65,17 @@ impl Collector {
         sync_period: Duration,
     ) -> Self {
         let noted = HashMap::new();
-        Self { kind, client, store, synced, vault_namespace, sync_period, noted, failures: 0 }
+        Self {
+            kind,
+            client,
+            store,
+            synced,
+            vault_namespace,
+            sync_period,
+            noted,
+            lists: 0,
+            failures: 0,
+        }
     }
 
     /// Watches until `shutdown`.
@@ -111,14 +123,18 @@ impl Collector {
 
     fn handle(&mut self, event: Event<Object>) {
         match event {
-            Event::Init => self.store.begin_list(self.kind),
+            Event::Init => {
+                self.lists += 1;
+                self.store.begin_list(self.kind);
+            }
             Event::InitApply(object) => self.apply(object),
             Event::InitDone => {
                 self.recovered();
                 let first = !self.store.is_listed(self.kind);
                 for id in self.store.end_list(self.kind) {
-                    self.removed(&id);
+                    say_removed(&id);
                 }
+                self.noted.retain(|_, (_, list)| *list == self.lists);
                 self.synced.notify_one();
                 if first {
                     let (workloads, secrets) = self.store.len();
@@ -136,8 +152,9 @@ impl Collector {
             Event::Delete(object) => {
                 self.recovered();
                 let read = object.into_manifest().read(self.kind, None);
+                self.noted.remove(&read.id);
                 if self.store.remove(&read.id) == Change::Removed {
-                    self.removed(&read.id);
+                    say_removed(&read.id);
                 }
             }
         }
@@ -149,7 +166,7 @@ impl Collector {
         self.report(&id, &notes);
         let Some(workload) = workload else {
             if self.store.remove(&id) == Change::Removed {
-                self.removed(&id);
+                say_removed(&id);
             }
             return;
         };
@@ -170,12 +187,6 @@ impl Collector {
         }
     }
 
-    fn removed(&mut self, id: &WorkloadId) {
-        self.noted.remove(id);
-        let WorkloadId { kind, namespace, name } = id;
-        info!(worker = WORKER, "Stopped watching {kind} {namespace}/{name}");
-    }
-
     /// Says once what is not watched, or looks odd.
     fn report(&mut self, id: &WorkloadId, notes: &[Note]) {
         if notes.is_empty() {
@@ -185,7 +196,8 @@ impl Collector {
         let mut hasher = DefaultHasher::new();
         notes.hash(&mut hasher);
         let digest = hasher.finish();
-        if self.noted.insert(id.clone(), digest) == Some(digest) {
+        let before = self.noted.insert(id.clone(), (digest, self.lists));
+        if before.is_some_and(|(before, _)| before == digest) {
             return;
         }
         for Note { origin, reason } in notes {
@@ -220,4 +232,9 @@ impl Collector {
         let delay = first.saturating_mul(1 << self.failures.saturating_sub(1).min(8)).min(last);
         delay.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
+}
+
+fn say_removed(id: &WorkloadId) {
+    let WorkloadId { kind, namespace, name } = id;
+    info!(worker = WORKER, "Stopped watching {kind} {namespace}/{name}");
 }

@@ -122,3 +122,71 @@ fn write_error(error: &kube::Error) -> WriteError {
         error => WriteError::Failed(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::fixtures::{version, workload};
+    use crate::core::observation::{Observation, Sighting};
+    use crate::core::plan;
+
+    #[test]
+    fn one_patch_holds_count_mark_record_and_precondition() {
+        let web = workload("web", &["a"]);
+        let seen = Sighting { observation: Observation::Live(version(2, 1)), other_seen: 0 };
+        let reload = plan::reload(&web, |_| seen, "fresh".to_owned());
+        let patch = patch_of(&web, &reload);
+        let template = "secrets-reloader.security.bank-vaults.io";
+        assert_eq!(
+            patch,
+            json!({
+                "metadata": {
+                    "resourceVersion": "1",
+                    "annotations": { format!("{template}/reload-record"): reload.record.encode() },
+                },
+                "spec": { "template": { "metadata": { "annotations": {
+                    format!("{template}/secret-reload-count"): "1",
+                    format!("{template}/reload-mark"): "fresh",
+                } } } },
+            })
+        );
+    }
+
+    #[test]
+    fn what_the_api_server_says_is_told_apart() {
+        let error = |code| {
+            let status = json!({ "code": code, "message": "so it is" });
+            write_error(&kube::Error::Api(serde_json::from_value(status).unwrap())).reason()
+        };
+        let table = [
+            (404, "not_found"),
+            (409, "conflict"),
+            (403, "refused"),
+            (422, "refused"),
+            (429, "failed"),
+            (500, "failed"),
+            (503, "failed"),
+        ];
+        for (code, reason) in table {
+            assert_eq!(error(code), reason, "{code}");
+        }
+    }
+
+    #[test]
+    fn the_last_writer_is_somebody_else_and_not_a_status() {
+        let entry = |manager: &str, time: &str, subresource: Option<&str>| {
+            serde_json::from_value(json!({
+                "manager": manager, "time": time, "subresource": subresource, "operation": "Update",
+            }))
+            .unwrap()
+        };
+        let entries = vec![
+            entry("helm", "2026-11-22T05:00:00Z", None),
+            entry("argocd", "2026-11-22T06:00:00Z", None),
+            entry(FIELD_MANAGER, "2026-11-22T07:00:00Z", None),
+            entry("kube-controller-manager", "2026-11-22T08:00:00Z", Some("status")),
+        ];
+        assert_eq!(last_writer(entries).as_deref(), Some("argocd"));
+        assert_eq!(last_writer(Vec::new()), None);
+    }
+}

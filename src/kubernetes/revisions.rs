@@ -241,3 +241,78 @@ struct Owner {
     #[serde(default)]
     controller: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::core::fixtures::{secret, version, workload};
+
+    fn revision_of(workload: &Workload, objects: &[Value]) -> Option<Revision> {
+        let mut candidate = Candidate::of(workload);
+        for object in objects {
+            candidate.take(serde_json::from_value(object.clone()).unwrap());
+        }
+        candidate.into_revision()
+    }
+
+    fn replica_set(number: &str, created: &str, record: &str) -> Value {
+        json!({ "metadata": {
+            "name": format!("web-{number}"),
+            "creationTimestamp": created,
+            "annotations": { DEPLOYMENT_REVISION: number, RECORD: record },
+        } })
+    }
+
+    fn controller_revision(name: &str, number: i64, created: &str) -> Value {
+        json!({ "metadata": { "name": name, "creationTimestamp": created }, "revision": number })
+    }
+
+    const EARLY: &str = "2026-11-22T05:00:00Z";
+    const LATE: &str = "2026-11-22T06:00:00Z";
+
+    #[test]
+    fn the_highest_number_is_the_present_replica_set() {
+        let web = workload("web", &["a"]);
+        // After `rollout undo` the older object has the higher number.
+        let objects = [replica_set("9", LATE, ""), replica_set("10", EARLY, "")];
+        let revision = revision_of(&web, &objects).unwrap();
+        assert_eq!(revision.created, EARLY.parse().unwrap());
+        assert_eq!(revision_of(&web, &[]), None);
+        assert_eq!(revision_of(&web, &[replica_set("1", "no time", "")]), None);
+    }
+
+    #[test]
+    fn a_stateful_set_says_itself_what_it_moves_to() {
+        let objects = [controller_revision("db-a", 3, LATE), controller_revision("db-b", 2, EARLY)];
+        let kind = |kind, update_revision: Option<&str>| {
+            let mut db = workload("db", &["a"]);
+            db.id.kind = kind;
+            db.update_revision = update_revision.map(Into::into);
+            revision_of(&db, &objects).unwrap().created
+        };
+        assert_eq!(kind(Kind::StatefulSet, Some("db-b")), EARLY.parse().unwrap());
+        assert_eq!(kind(Kind::StatefulSet, None), LATE.parse().unwrap());
+        assert_eq!(kind(Kind::DaemonSet, None), LATE.parse().unwrap());
+    }
+
+    #[test]
+    fn copies_of_the_record_count_if_they_are_its_own_and_of_its_secrets() {
+        let web = workload("web", &["a"]);
+        let record = |uid: &str| {
+            let versions =
+                [(secret("a").hash64(), version(1, 1)), (secret("z").hash64(), version(2, 2))];
+            let versions = versions.into_iter().collect();
+            Record { uid: uid.to_owned(), mark: "m".to_owned(), versions }.encode()
+        };
+        let objects = [
+            replica_set("1", EARLY, &record("uid-of-web")),
+            replica_set("2", EARLY, &record("uid-of-web")),
+            replica_set("3", LATE, &record("uid-of-another")),
+            replica_set("4", LATE, "nonsense"),
+        ];
+        let revision = revision_of(&web, &objects).unwrap();
+        assert_eq!(*revision.copies, [(secret("a").hash64(), version(1, 1))]);
+    }
+}

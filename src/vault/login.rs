@@ -97,7 +97,11 @@ impl Method {
                 let auth = login.await.map_err(|error| LoginError::Refused {
                     mount: mount.clone(),
                     role: role.clone(),
-                    failure: vaultrs_failure(&error),
+                    failure: match vaultrs_failure(&error) {
+                        // No token was sent that could have ended.
+                        Failure::TokenEnded => Failure::Denied,
+                        failure => failure,
+                    },
                 })?;
                 let grant = grant_of(&auth);
                 let token = SecretString::from(auth.client_token);

@@ -157,15 +157,19 @@ impl Poller {
         }
         // Where a limit lets only a part of them through, it is another part each time.
         fastrand::shuffle(&mut readable);
+        // The first goes alone: if the server is out of reach, one request is enough to know.
+        if let Some(first) = readable.pop() {
+            results.push((Arc::clone(&first.ask.secret), reads.read(&first).await));
+        }
         let queue = Mutex::new(readable.into_iter());
         let workers: Vec<_> = (0..CONCURRENCY).map(|_| reads.work(&queue)).collect();
         let read = join_all(workers).await.into_iter().flatten();
-        for (secret, result) in read {
-            if let Err(Trouble::Failed(Failure::Refused { .. })) = &result {
+        results.extend(read);
+        for (secret, result) in &results {
+            if let Err(Trouble::Failed(Failure::Refused { .. })) = result {
                 // As no KV v2 engine answers: the mount may have been replaced.
                 mounts.forget(secret.namespace.as_deref(), &secret.path);
             }
-            results.push((secret, result));
         }
         self.mounts = mounts;
         results

@@ -23,6 +23,10 @@ const LOGIN_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::fro
 /// have got another policy. A path that stays forbidden must not cost a login a poll.
 const LOGIN_FOR_FORBIDDEN: Duration = Duration::from_mins(15);
 
+/// A token that the server says it does not know is replaced only if it is older than this, doubled
+/// with each login in a row that did not help, up to [`LOGIN_FOR_FORBIDDEN`].
+const LOGIN_FOR_ENDED: Duration = Duration::from_secs(5);
+
 /// How long the last request, which revokes the token, may take.
 const REVOKE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -67,6 +71,10 @@ struct State {
     failures: u32,
     not_before: Option<Instant>,
     last_error: Option<LoginError>,
+    /// Logins in a row because the server did not know the token.
+    logins_for_ended: u32,
+    /// Whether it said so during this poll.
+    was_ended: bool,
 }
 
 struct Held {
@@ -115,12 +123,21 @@ impl Session {
             // Somebody else's request was denied as well, and has logged in meanwhile.
             return state.pass();
         }
-        let age = state.held.as_ref().map(|held| held.since.elapsed());
-        let is_young = age.is_some_and(|age| age < LOGIN_FOR_FORBIDDEN);
+        let pause = match doubt {
+            Doubt::Forbidden => LOGIN_FOR_FORBIDDEN,
+            Doubt::Ended => {
+                state.was_ended = true;
+                let doubled = LOGIN_FOR_ENDED * (1 << state.logins_for_ended.min(8));
+                doubled.min(LOGIN_FOR_FORBIDDEN)
+            }
+        };
+        let is_young = state.held.as_ref().is_some_and(|held| held.since.elapsed() < pause);
         // A given token cannot be replaced, but its file may have been.
-        let is_given = matches!(self.method, Method::Token(_));
-        if is_given || (doubt == Doubt::Forbidden && is_young) {
+        if is_young || matches!(self.method, Method::Token(_)) {
             return None;
+        }
+        if doubt == Doubt::Ended {
+            state.logins_for_ended = state.logins_for_ended.saturating_add(1);
         }
         debug!(worker = WORKER, "Vault denied a request; logging in anew, once");
         match self.login(&mut state).await {
@@ -132,6 +149,9 @@ impl Session {
     /// Revokes a token that the next poll could not use.
     pub(super) async fn after_poll(&self) {
         let mut state = self.state.lock().await;
+        if !std::mem::take(&mut state.was_ended) {
+            state.logins_for_ended = 0;
+        }
         if state.held.as_ref().is_some_and(|h| h.ours && h.lease.outlived_by(self.period)) {
             self.revoke(&mut state).await;
         }
