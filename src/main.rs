@@ -34,5 +34,8 @@ fn start(flags: Flags) -> anyhow::Result<()> {
     telemetry::init(config.log)?;
     // The two client libraries share it; the first to need one would otherwise have to guess.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run::run(config))
+    // Two, however many cores there are: it waits more than it works, and each thread keeps memory.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(run::run(config))
 }

@@ -1,0 +1,125 @@
+# `make` alone says what there is.
+
+.DEFAULT_GOAL := help
+# Two builds at once would only take each other's cores.
+.NOTPARALLEL:
+
+CARGO ?= cargo
+PYTHON ?= python3
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+IMAGE ?= vault-secrets-reloader:$(VERSION)
+CHART := deploy/charts/vault-secrets-reloader
+CONTROLLER := target/release/vault-secrets-reloader
+BED := target/debug/bed
+# Beds at once in tests: each takes up to 1 GB and some seconds of two cores to start.
+TEST_THREADS ?= 2
+
+# Sets $$servers to the folder of the servers, in a recipe; builds them when they are missing.
+FIND_SERVERS = servers=$$($(PYTHON) e2e/servers/servers.py) && servers=$$(echo "$$servers" | tail -n 1)
+
+.PHONY: help
+help: ## What can be made
+	@awk 'BEGIN { FS = ":.*## " } /^##@ / { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Try it
+
+.PHONY: demo
+demo: need-cargo need-python3 say-servers say-build bed ## Run the main job once and show it; KEEP=1 leaves everything running
+	@$(BED) demo $(if $(filter-out 0,$(KEEP)),--keep)
+
+.PHONY: up
+up: need-cargo need-python3 say-servers bed ## Start a bed in the background and print how to talk to it
+	@$(BED) up
+
+.PHONY: down
+down: need-cargo bed ## End the bed that `up` or `demo KEEP=1` left running
+	@$(BED) down
+
+.PHONY: deploy
+deploy: need-cargo need-python3 say-build bed ## Install the chart into the bed of `up`, and run its controller
+	@$(BED) deploy
+
+.PHONY: run
+run: need-cargo need-python3 say-servers say-build bed ## Run the controller in this terminal against the bed of `up`; ARGS= adds flags
+	@exports=$$($(BED) up) && eval "$$exports" && \
+	    exec $(CONTROLLER) --log-level debug --reloader-run-period 5s $(ARGS)
+
+##@ Build it
+
+.PHONY: build
+build: need-cargo ## Build the controller: target/release/vault-secrets-reloader
+	$(CARGO) build --release --bin vault-secrets-reloader
+
+.PHONY: servers
+servers: need-python3 ## Build and fetch the servers of the bed, once; the last line is their folder
+	@$(PYTHON) e2e/servers/servers.py
+
+.PHONY: deps
+deps: need-cargo need-go ## Download what the builds need
+	$(CARGO) fetch --locked
+	cd e2e/servers && go mod download
+
+.PHONY: container-image
+container-image: ## Build the container image IMAGE with docker
+	@command -v docker >/dev/null || { echo "docker is not on the PATH: install it, or build the Dockerfile with another engine" >&2; exit 1; }
+	docker build --tag $(IMAGE) .
+
+.PHONY: artifacts
+artifacts: need-cargo need-python3 build ## Binary and packaged chart, in target/artifacts
+	@mkdir -p target/artifacts
+	cp $(CONTROLLER) target/artifacts/
+	@$(FIND_SERVERS) && "$$servers/helm" package $(CHART) --destination target/artifacts
+
+##@ Check it
+
+.PHONY: test
+test: need-cargo need-python3 say-servers say-build ## All tests: units, and scenarios on real servers
+	$(CARGO) test --workspace -- --test-threads=$(TEST_THREADS)
+
+.PHONY: test-unit
+test-unit: need-cargo ## The tests that need no servers
+	$(CARGO) test
+
+.PHONY: test-e2e
+test-e2e: need-cargo need-python3 say-servers say-build ## The scenarios on real servers; TEST= names one
+	$(CARGO) test --package e2e --tests -- --test-threads=$(TEST_THREADS) $(TEST)
+
+.PHONY: lint
+lint: need-cargo need-python3 ## Formatting, clippy, the chart, the licences of dependencies
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@$(FIND_SERVERS) && deploy/charts/check.sh "$$servers/helm"
+	@if command -v cargo-deny >/dev/null; then cargo-deny --locked check bans licenses sources; \
+	    else echo "skipped: cargo-deny is not installed (cargo install cargo-deny --locked)"; fi
+
+.PHONY: bench
+bench: need-cargo need-python3 say-servers say-build bed ## Measure the controller beside 10,000 workloads; ARGS= for others
+	@$(BED) scale $(ARGS)
+
+.PHONY: fmt
+fmt: need-cargo ## Format the sources
+	$(CARGO) fmt --all
+
+# What others build first, with a word about how long it takes where it takes long.
+
+.PHONY: say-servers
+say-servers:
+	@$(PYTHON) e2e/servers/servers.py --no-folder
+
+.PHONY: say-build
+say-build:
+	@test -x $(CONTROLLER) || echo "building the controller: 3 to 5 minutes on two cores the first time"
+	@$(CARGO) build --quiet --release --bin vault-secrets-reloader
+
+.PHONY: bed
+bed:
+	@test -x $(BED) || echo "building the test bed's program: about 2 minutes on two cores the first time"
+	@$(CARGO) build --quiet --package e2e --bin bed
+
+.PHONY: need-cargo need-go need-python3
+need-cargo:
+	@command -v $(firstword $(CARGO)) >/dev/null || { echo "cargo is not on the PATH: install Rust with rustup (https://rustup.rs); rust-toolchain.toml picks the version" >&2; exit 1; }
+need-go:
+	@command -v go >/dev/null || { echo "go is not on the PATH: install Go 1.26 or newer (https://go.dev/dl); it builds the servers of the test bed" >&2; exit 1; }
+need-python3:
+	@command -v $(firstword $(PYTHON)) >/dev/null || { echo "python3 is not on the PATH: install Python 3.8 or newer, with pip; it builds the servers of the test bed" >&2; exit 1; }

@@ -1,0 +1,173 @@
+//! The controller beside ten thousand workloads: what it takes of memory, time and requests.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use e2e::{Bed, Controller, ControllerOptions, Options, Table, Workload, eventually};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use serde_json::json;
+
+use super::say::Say;
+
+const NAMESPACES: usize = 20;
+const FOLDERS: usize = 50;
+/// Requests under way at once while the bed is filled.
+const AT_ONCE: usize = 16;
+const USER_AGENT: &str = "vault-secrets-reloader/";
+/// Long enough for one of two busy cores.
+const WITHIN: Duration = Duration::from_mins(10);
+
+/// Fills a bed, runs the controller on it for some polls, rotates secrets, and prints what it took.
+pub(crate) async fn scale(
+    workloads: usize,
+    secrets: usize,
+    polls: usize,
+    say: &mut Say,
+) -> Result<()> {
+    say.line("Starting the servers...");
+    let bed = Bed::start(Options::new().without_pods().scale()).await?;
+    fill(&bed, workloads, secrets, say).await?;
+
+    let options = ControllerOptions::new()
+        .flag("--reloader-run-period", "5s")
+        .flag("--log-level", "info")
+        .flag("--collector-sync-period", "1h");
+    let began = Instant::now();
+    let mark = bed.mark().await?;
+    let mut controller = Controller::spawn(&bed, &options).await?;
+    controller.wait_for("No workloads to reload", WITHIN).await?;
+    let first_poll = began.elapsed();
+    let mut table = Table::new(&["when", "RSS", "peak", "CPU", "API requests", "Vault requests"]);
+    row(&bed, &controller, &mark, "after the first poll", &mut table).await?;
+
+    let mark = bed.mark().await?;
+    let (cpu, seen) = (controller.cpu()?, idle_polls(&controller));
+    eventually("the polls to be over", WITHIN, || async {
+        Ok((idle_polls(&controller) >= seen + polls).then_some(()))
+    })
+    .await?;
+    let a_poll = controller.cpu()?.saturating_sub(cpu) / u32::try_from(polls)?;
+    row(&bed, &controller, &mark, &format!("after {polls} more, unchanged"), &mut table).await?;
+
+    let mark = bed.mark().await?;
+    let rotated = secrets / 50;
+    for number in 0..rotated {
+        bed.vault.kv("secret").put(&path(number, secrets), json!({ "x": "new" })).await?;
+    }
+    let expected = (0..workloads).filter(|number| number % secrets < rotated).count();
+    let name = |line: &str| line.contains("Reloading workload");
+    eventually("the workloads to be reloaded", WITHIN, || async {
+        Ok((controller.lines_matching(name).len() >= expected).then_some(()))
+    })
+    .await?;
+    let seen = idle_polls(&controller);
+    eventually("the next poll", WITHIN, || async {
+        Ok((idle_polls(&controller) > seen).then_some(()))
+    })
+    .await?;
+    let what = format!("after {rotated} rotations, {expected} reloads");
+    row(&bed, &controller, &mark, &what, &mut table).await?;
+    let patches = bed.api_requests_of(USER_AGENT, &mark).await?;
+    let patches = patches.iter().filter(|request| request.verb == "patch").count();
+
+    say.line(&format!("{workloads} workloads that refer to {secrets} secrets\n{table}"));
+    say.line(&format!(
+        "From the start to the end of the first poll {:.1} s; one unchanged poll takes {:.2} s of CPU; \
+         {patches} PATCHes for {expected} reloads.",
+        first_poll.as_secs_f32(),
+        a_poll.as_secs_f32()
+    ));
+    let (_, ended) = controller.terminate().await?;
+    say.line(&format!("SIGTERM to the end: {:.2} s.", ended.as_secs_f32()));
+    Ok(())
+}
+
+fn path(number: usize, secrets: usize) -> String {
+    let number = number % secrets;
+    format!("scale/{}/{number}", number % FOLDERS)
+}
+
+fn idle_polls(controller: &Controller) -> usize {
+    controller.lines_with("No workloads to reload").len()
+}
+
+async fn fill(bed: &Bed, workloads: usize, secrets: usize, say: &mut Say) -> Result<()> {
+    let began = Instant::now();
+    let kv = bed.vault.kv("secret");
+    stream::iter(0..secrets)
+        .map(|number| {
+            let (kv, path) = (kv.clone(), path(number, secrets));
+            async move { kv.put(&path, json!({ "x": "1" })).await.map(drop) }
+        })
+        .buffer_unordered(AT_ONCE)
+        .try_collect::<()>()
+        .await?;
+    for number in 0..NAMESPACES {
+        bed.cluster.create_namespace(&format!("scale-{number}")).await?;
+    }
+    stream::iter(0..workloads)
+        .map(|number| {
+            let value = format!("vault:secret/data/{}#x", path(number, secrets));
+            let namespace = format!("scale-{}", number % NAMESPACES);
+            // About 2.5 kB each, as Deployments are.
+            let workload = Workload::deployment(&namespace, &format!("workload-{number}"))
+                .replicas(0)
+                .opted_in()
+                .annotation("description", &"x".repeat(1200))
+                .env("SECRET", &value)
+                .env("PLAIN", &"y".repeat(400));
+            let cluster = &bed.cluster;
+            async move { cluster.create_object(&workload.manifest(), "deployments").await.map(drop) }
+        })
+        .buffer_unordered(AT_ONCE)
+        .try_collect::<()>()
+        .await
+        .context("the workloads")?;
+    // Or the controller would have to come back for those that have no revision yet.
+    eventually("the Deployments to be seen by their controller", WITHIN, || async {
+        Ok(all_are_observed(bed).await?.then_some(()))
+    })
+    .await?;
+    say.line(&format!(
+        "{secrets} secrets and {workloads} Deployments made in {:.0} s.",
+        began.elapsed().as_secs_f32()
+    ));
+    Ok(())
+}
+
+async fn all_are_observed(bed: &Bed) -> Result<bool> {
+    let mut next = String::new();
+    loop {
+        let path = format!("/apis/apps/v1/deployments?limit=500&continue={next}");
+        let page = bed.cluster.get_path(&path).await?;
+        let items = page["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if items.iter().any(|item| item["status"]["observedGeneration"].is_null()) {
+            return Ok(false);
+        }
+        match page["metadata"]["continue"].as_str() {
+            Some(token) if !token.is_empty() => token.clone_into(&mut next),
+            _ => return Ok(true),
+        }
+    }
+}
+
+async fn row(
+    bed: &Bed,
+    controller: &Controller,
+    mark: &e2e::Mark,
+    when: &str,
+    table: &mut Table,
+) -> Result<()> {
+    let (now, peak) = controller.memory()?;
+    let megabytes =
+        |bytes: u64| format!("{}.{} MB", bytes / 1_000_000, bytes % 1_000_000 / 100_000);
+    table.row([
+        when.to_owned(),
+        megabytes(now),
+        megabytes(peak),
+        format!("{:.2} s", controller.cpu()?.as_secs_f32()),
+        bed.api_requests_of(USER_AGENT, mark).await?.len().to_string(),
+        bed.vault_requests_since(mark)?.len().to_string(),
+    ]);
+    Ok(())
+}

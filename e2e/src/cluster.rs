@@ -1,0 +1,432 @@
+//! The bed's Kubernetes as its administrator sees it: workloads, rollouts, tokens, kubeconfigs.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use base64::Engine as _;
+use http::{HeaderName, HeaderValue, Request};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde_json::{Value, json};
+
+use crate::command_lines::{ADMIN_TOKEN, RELOADER_USER};
+use crate::state::State;
+use crate::wait::eventually;
+use crate::workload::{Kind, Workload, WorkloadName};
+
+/// A rollout on the bed takes 0.2 s; this is for a machine under far more load.
+const ROLLOUT_WITHIN: Duration = Duration::from_mins(1);
+
+/// The field manager of what tests apply.
+const MANAGER: &str = "e2e";
+
+/// A client that may do everything, and what others need to reach the API server.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+    port: u16,
+    ca: String,
+    kubeconfig: PathBuf,
+    folder: PathBuf,
+}
+
+impl Cluster {
+    /// Writes the administrator's kubeconfig into the folder, and makes a client of it. No request
+    /// is made.
+    pub(crate) async fn new(folder: &Path, port: u16, ca: String) -> Result<Self> {
+        let kubeconfig = folder.join("kubeconfig");
+        std::fs::write(&kubeconfig, kubeconfig_text(port, &ca, "admin", &inline(ADMIN_TOKEN)))?;
+        let parsed = Kubeconfig::read_from(&kubeconfig)?;
+        let mut config =
+            Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default()).await?;
+        // Its retries would hide a stopped server for minutes; a test repeats what it needs.
+        config.default_retry = false;
+        config.connect_timeout = Some(Duration::from_secs(5));
+        config.read_timeout = Some(Duration::from_secs(20));
+        config.reset_reader_on_write = true;
+        config.headers =
+            vec![(HeaderName::from_static("user-agent"), HeaderValue::from_static(MANAGER))];
+        let client = Client::try_from(config)?;
+        Ok(Self { client, port, ca, kubeconfig, folder: folder.to_owned() })
+    }
+
+    /// The administrator's client, for what has no helper here. Its requests are not repeated.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// The API server's address.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// The API server's port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The certificate authority, as PEM.
+    #[must_use]
+    pub fn ca(&self) -> &str {
+        &self.ca
+    }
+
+    /// The administrator's kubeconfig file, as in `KUBECONFIG`.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// Writes a kubeconfig file for a token.
+    pub fn kubeconfig_for(&self, user: &str, token: &str) -> Result<PathBuf> {
+        self.write_kubeconfig(user, &inline(token))
+    }
+
+    /// Writes a kubeconfig file that names a file with the token, which may be replaced.
+    pub fn kubeconfig_for_file(&self, user: &str, token_file: &Path) -> Result<PathBuf> {
+        self.write_kubeconfig(user, &format!("tokenFile: {}", token_file.display()))
+    }
+
+    fn write_kubeconfig(&self, user: &str, credential: &str) -> Result<PathBuf> {
+        let path = self.folder.join(format!("kubeconfig-{}", user.replace([':', '/'], "-")));
+        std::fs::write(&path, kubeconfig_text(self.port, &self.ca, user, credential))?;
+        Ok(path)
+    }
+
+    /// Makes a namespace, and waits until pods can be made in it.
+    pub async fn create_namespace(&self, name: &str) -> Result<()> {
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        self.apply_object(&namespace, "namespaces").await?;
+        eventually("the namespace's default ServiceAccount", ROLLOUT_WITHIN, || async {
+            let path = format!("/api/v1/namespaces/{name}/serviceaccounts/default");
+            self.get_path(&path).await.map(Some)
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Creates the workload, or changes it to what is given (by server-side apply: annotations
+    /// that others wrote stay).
+    pub async fn apply(&self, workload: &Workload) -> Result<State> {
+        let kind = workload.name().kind;
+        let object = self.apply_object(&workload.manifest(), kind.plural()).await?;
+        Ok(State { object })
+    }
+
+    /// Creates an object from its manifest; `plural` is the name of the resource in paths.
+    pub async fn create_object(&self, manifest: &Value, plural: &str) -> Result<Value> {
+        let object: DynamicObject = serde_json::from_value(manifest.clone())?;
+        let made = self.api_of(manifest, plural)?.create(&PostParams::default(), &object).await?;
+        Ok(serde_json::to_value(made)?)
+    }
+
+    /// Creates or changes any object by server-side apply.
+    pub async fn apply_object(&self, manifest: &Value, plural: &str) -> Result<Value> {
+        let name = manifest["metadata"]["name"].as_str().context("a manifest without a name")?;
+        let how = PatchParams::apply(MANAGER).force();
+        let api = self.api_of(manifest, plural)?;
+        let made = api.patch(name, &how, &Patch::Apply(manifest)).await;
+        let made = made.with_context(|| format!("cannot apply {plural} {name}"))?;
+        Ok(serde_json::to_value(made)?)
+    }
+
+    /// Reads a workload.
+    pub async fn get(&self, workload: impl AsRef<WorkloadName>) -> Result<State> {
+        let workload = workload.as_ref();
+        let object = self.api(workload).get(&workload.name).await;
+        let object = object.with_context(|| format!("cannot read {workload}"))?;
+        Ok(State { object: serde_json::to_value(object)? })
+    }
+
+    /// Changes a workload by a JSON merge patch, as another writer would.
+    pub async fn patch(&self, workload: impl AsRef<WorkloadName>, patch: &Value) -> Result<State> {
+        let workload = workload.as_ref();
+        let how = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let object = self.api(workload).patch(&workload.name, &how, &Patch::Merge(patch)).await;
+        let object = object.with_context(|| format!("cannot patch {workload}"))?;
+        Ok(State { object: serde_json::to_value(object)? })
+    }
+
+    /// Deletes a workload.
+    pub async fn delete(&self, workload: impl AsRef<WorkloadName>) -> Result<()> {
+        let workload = workload.as_ref();
+        self.api(workload).delete(&workload.name, &DeleteParams::default()).await?;
+        Ok(())
+    }
+
+    /// Deletes all workloads of a kind, and waits until they are gone.
+    pub(crate) async fn delete_all(&self, kind: Kind) -> Result<()> {
+        let path = format!("/apis/apps/v1/{}", kind.plural());
+        let list = async || -> Result<Vec<WorkloadName>> {
+            let list = self.get_path(&path).await?;
+            let items = list["items"].as_array().into_iter().flatten();
+            let name = |item: &Value| {
+                let field = |name: &str| item["metadata"][name].as_str().unwrap_or_default();
+                WorkloadName::new(kind, field("namespace"), field("name"))
+            };
+            Ok(items.map(name).collect())
+        };
+        for workload in list().await? {
+            self.delete(&workload).await?;
+        }
+        eventually("the workloads to be gone", ROLLOUT_WITHIN, || async {
+            Ok(list().await?.is_empty().then_some(()))
+        })
+        .await
+    }
+
+    /// Waits until every pod has the current template and is available.
+    pub async fn wait_rolled_out(&self, workload: impl AsRef<WorkloadName>) -> Result<State> {
+        let workload = workload.as_ref();
+        self.wait_for(workload, "its rollout", ROLLOUT_WITHIN, State::is_rolled_out).await
+    }
+
+    /// Waits until the workload was reloaded that often.
+    ///
+    /// # Errors
+    /// When the count is another one at the end of the time.
+    pub async fn wait_for_count(
+        &self,
+        workload: impl AsRef<WorkloadName>,
+        count: i64,
+        within: Duration,
+    ) -> Result<State> {
+        let what = format!("its reload count to be {count}");
+        self.wait_for(workload, &what, within, |state| state.count() == Some(count)).await
+    }
+
+    /// Waits until the workload is as wanted; `what` says so in words.
+    pub async fn wait_for(
+        &self,
+        workload: impl AsRef<WorkloadName>,
+        what: &str,
+        within: Duration,
+        is_so: impl Fn(&State) -> bool,
+    ) -> Result<State> {
+        let workload = workload.as_ref();
+        let what = format!("{workload}: {what}");
+        let outcome = eventually(&what, within, || async {
+            let state = self.get(workload).await?;
+            Ok(is_so(&state).then_some(state))
+        });
+        let outcome = outcome.await;
+        if outcome.is_err()
+            && let Ok(state) = self.get(workload).await
+        {
+            let seen = format!(
+                "it has generation {}, count {:?}, status {}",
+                state.generation(),
+                state.count(),
+                state.object["status"]
+            );
+            return outcome.context(seen);
+        }
+        outcome
+    }
+
+    /// The `ReplicaSets` of a Deployment, or the `ControllerRevisions` of the other kinds: how often
+    /// its template changed.
+    pub async fn revisions(&self, workload: impl AsRef<WorkloadName>) -> Result<Vec<Value>> {
+        let workload = workload.as_ref();
+        let uid = self.get(workload).await?.uid().to_owned();
+        let resource = match workload.kind {
+            Kind::Deployment => "replicasets",
+            Kind::DaemonSet | Kind::StatefulSet => "controllerrevisions",
+        };
+        let path = format!("/apis/apps/v1/namespaces/{}/{resource}", workload.namespace);
+        let list = self.get_path(&path).await?;
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        let is_its = |item: &Value| {
+            let owners = item["metadata"]["ownerReferences"].as_array();
+            owners.is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == uid.as_str()))
+        };
+        Ok(items.into_iter().filter(is_its).collect())
+    }
+
+    /// A token of a `ServiceAccount`, by a `TokenRequest`; the API server gives at least 10 minutes.
+    pub async fn request_token(
+        &self,
+        namespace: &str,
+        account: &str,
+        life: Duration,
+    ) -> Result<String> {
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let body = json!({
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": life.as_secs()},
+        });
+        let request = Request::post(path)
+            .header("content-type", "application/json")
+            .body(serde_json::to_vec(&body)?)?;
+        let answer: Value = self.client.request(request).await?;
+        crate::vault::text(&answer, "/status/token")
+    }
+
+    /// Makes a `ServiceAccount`.
+    pub async fn create_service_account(&self, namespace: &str, name: &str) -> Result<()> {
+        let account = json!({
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"namespace": namespace, "name": name},
+        });
+        self.apply_object(&account, "serviceaccounts").await.map(drop)
+    }
+
+    /// A GET of any path, such as `/api/v1/nodes`.
+    pub async fn get_path(&self, path: &str) -> Result<Value> {
+        let request = Request::get(path).body(Vec::new())?;
+        self.client.request(request).await.with_context(|| format!("GET {path}"))
+    }
+
+    /// Whether the API server says that it is ready.
+    pub(crate) async fn is_ready(&self) -> Result<bool> {
+        let request = Request::get("/readyz").body(Vec::new())?;
+        Ok(self.client.request_text(request).await? == "ok")
+    }
+
+    /// The token with which Vault asks whose a token is.
+    pub(crate) async fn token_reviewer(&self) -> Result<String> {
+        self.create_namespace("vault").await?;
+        self.create_service_account("vault", "vault").await?;
+        self.bind(
+            "vault-token-review",
+            "system:auth-delegator",
+            &json!({
+                "kind": "ServiceAccount", "namespace": "vault", "name": "vault",
+            }),
+        )
+        .await?;
+        self.request_token("vault", "vault", Duration::from_hours(24)).await
+    }
+
+    /// What a bed starts with: nodes, and the permissions of the user `reloader`.
+    pub(crate) async fn prepare(&self, nodes: u32) -> Result<()> {
+        let room = json!({"cpu": "64", "memory": "256Gi", "pods": "10000"});
+        for number in 1..=nodes {
+            let name = format!("node-{number}");
+            let node = json!({
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+                "status": {"allocatable": room, "capacity": room},
+            });
+            self.create_object(&node, "nodes").await?;
+        }
+        let role = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": RELOADER_USER},
+            "rules": [
+                {
+                    "apiGroups": ["apps"],
+                    "resources": ["deployments", "daemonsets", "statefulsets"],
+                    "verbs": ["get", "list", "watch", "patch"],
+                },
+                {
+                    "apiGroups": ["apps"],
+                    "resources": ["replicasets", "controllerrevisions"],
+                    "verbs": ["list"],
+                },
+            ],
+        });
+        self.apply_object(&role, "clusterroles").await?;
+        self.bind(
+            RELOADER_USER,
+            RELOADER_USER,
+            &json!({
+                "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": RELOADER_USER,
+            }),
+        )
+        .await
+    }
+
+    /// Grants a `ServiceAccount` what the chart grants the controller.
+    pub async fn grant_reloader(&self, namespace: &str, account: &str) -> Result<()> {
+        let subject = json!({"kind": "ServiceAccount", "namespace": namespace, "name": account});
+        self.bind(&format!("reloader-{namespace}-{account}"), RELOADER_USER, &subject).await
+    }
+
+    async fn bind(&self, name: &str, role: &str, subject: &Value) -> Result<()> {
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role,
+            },
+            "subjects": [subject],
+        });
+        self.apply_object(&binding, "clusterrolebindings").await.map(drop)
+    }
+
+    fn api(&self, workload: &WorkloadName) -> Api<DynamicObject> {
+        let resource = resource("apps/v1", &workload.kind.to_string(), workload.kind.plural());
+        Api::namespaced_with(self.client.clone(), &workload.namespace, &resource)
+    }
+
+    fn api_of(&self, manifest: &Value, plural: &str) -> Result<Api<DynamicObject>> {
+        let (Some(version), Some(kind)) =
+            (manifest["apiVersion"].as_str(), manifest["kind"].as_str())
+        else {
+            bail!("a manifest without apiVersion or kind: {manifest}");
+        };
+        let resource = resource(version, kind, plural);
+        let client = self.client.clone();
+        Ok(match manifest["metadata"]["namespace"].as_str() {
+            Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+            None => Api::all_with(client, &resource),
+        })
+    }
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Cluster").field("port", &self.port).finish_non_exhaustive()
+    }
+}
+
+fn resource(api_version: &str, kind: &str, plural: &str) -> ApiResource {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    ApiResource {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        api_version: api_version.to_owned(),
+        kind: kind.to_owned(),
+        plural: plural.to_owned(),
+    }
+}
+
+fn inline(token: &str) -> String {
+    format!("token: {token}")
+}
+
+fn kubeconfig_text(port: u16, ca: &str, user: &str, credential: &str) -> String {
+    let ca = base64::engine::general_purpose::STANDARD.encode(ca);
+    format!(
+        "apiVersion: v1
+kind: Config
+current-context: bed
+clusters:
+- name: bed
+  cluster:
+    server: https://127.0.0.1:{port}
+    certificate-authority-data: {ca}
+contexts:
+- name: bed
+  context:
+    cluster: bed
+    user: {user:?}
+users:
+- name: {user:?}
+  user:
+    {credential}
+"
+    )
+}

@@ -1,0 +1,254 @@
+//! The flags and configuration files of each server.
+//!
+//! Flags that are here for a reason that their name does not tell have that reason beside them.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::binaries::Binaries;
+use crate::certificates::Certificates;
+use crate::options::{Options, VaultStorage};
+use crate::server::CommandLine;
+
+/// Users of the bed's API server, each with a token. All but the last are `system:masters`.
+pub(crate) const USERS: [(&str, &str); 5] = [
+    ("admin", "bed-admin-token"),
+    ("kube-controller-manager", "bed-kube-controller-manager-token"),
+    ("kube-scheduler", "bed-kube-scheduler-token"),
+    ("kwok", "bed-kwok-token"),
+    (RELOADER_USER, RELOADER_TOKEN),
+];
+/// The token of the user `admin`, who may do everything.
+pub const ADMIN_TOKEN: &str = USERS[0].1;
+/// The user that controllers of tests are, bound to the permissions that the chart grants.
+pub const RELOADER_USER: &str = "reloader";
+pub(crate) const RELOADER_TOKEN: &str = "bed-reloader-token";
+
+const AUDIT_POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+# One line a request, when it has been answered. A watch is logged when it ends.
+omitStages: [RequestReceived, ResponseStarted]
+rules: [{level: Metadata}]
+";
+
+const STAGES: &str = include_str!("../servers/stages.yaml");
+
+/// Where things of a bed are: folder, ports, and the files that servers share.
+#[derive(Debug)]
+pub(crate) struct Layout<'a> {
+    pub(crate) binaries: &'a Binaries,
+    pub(crate) options: &'a Options,
+    pub(crate) folder: &'a Path,
+    pub(crate) certificates: &'a Certificates,
+    pub(crate) ports: &'a Ports,
+}
+
+/// The port numbers of a bed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ports {
+    pub(crate) etcd: u16,
+    pub(crate) etcd_peer: u16,
+    pub(crate) api: u16,
+    pub(crate) controller_manager: u16,
+    pub(crate) scheduler: u16,
+    pub(crate) kwok: u16,
+    pub(crate) vault: u16,
+    pub(crate) vault_cluster: u16,
+}
+
+pub(crate) fn api_audit_log(folder: &Path) -> PathBuf {
+    folder.join("api-audit.log")
+}
+
+pub(crate) fn vault_audit_log(folder: &Path) -> PathBuf {
+    folder.join("vault-audit.log")
+}
+
+impl Layout<'_> {
+    pub(crate) fn etcd(&self) -> CommandLine {
+        let clients = format!("http://127.0.0.1:{}", self.ports.etcd);
+        let peers = format!("http://127.0.0.1:{}", self.ports.etcd_peer);
+        self.command("etcd", "etcd", |line| {
+            line.flag("data-dir", self.folder.join("etcd"));
+            line.flag("listen-client-urls", &clients);
+            line.flag("advertise-client-urls", &clients);
+            line.flag("listen-peer-urls", &peers);
+            line.flag("initial-advertise-peer-urls", &peers);
+            line.flag("initial-cluster", format!("default={peers}"));
+            line.flag("log-level", "warn");
+            // A bed survives the end of its servers, not of its machine.
+            line.flag("unsafe-no-fsync", "true");
+            if self.options.scale {
+                line.flag("quota-backend-bytes", "8589934592");
+            }
+        })
+    }
+
+    pub(crate) fn api_server(&self) -> Result<CommandLine> {
+        let tokens = self.folder.join("tokens.csv");
+        let policy = self.folder.join("audit-policy.yaml");
+        fs::write(&tokens, token_file())?;
+        fs::write(&policy, AUDIT_POLICY)?;
+        Ok(self.command("kube-apiserver", "kube-apiserver", |line| {
+            line.flag("etcd-servers", format!("http://127.0.0.1:{}", self.ports.etcd));
+            line.flag("bind-address", "127.0.0.1");
+            line.flag("advertise-address", "127.0.0.1");
+            line.flag("secure-port", self.ports.api.to_string());
+            line.flag("cert-dir", self.folder);
+            line.flag("tls-cert-file", &self.certificates.server_certificate);
+            line.flag("tls-private-key-file", &self.certificates.server_key);
+            line.flag("token-auth-file", tokens);
+            line.flag("authorization-mode", "RBAC,Node");
+            line.flag("service-account-issuer", "https://kubernetes.default.svc");
+            line.flag("service-account-key-file", &self.certificates.account_public_key);
+            line.flag("service-account-signing-key-file", &self.certificates.account_key);
+            line.flag("service-cluster-ip-range", "10.96.0.0/16");
+            // Otherwise it writes 127.0.0.1 as an endpoint, which it then refuses itself.
+            line.flag("endpoint-reconciler-type", "none");
+            line.flag("audit-policy-file", policy);
+            line.flag("audit-log-path", api_audit_log(self.folder));
+            // Megabytes before the log is renamed away: never, since tests count in it.
+            line.flag("audit-log-maxsize", "1000000");
+            // Without it, a server that is told to end waits a minute for watches to end first.
+            line.flag("shutdown-watch-termination-grace-period", "1s");
+            if self.options.scale {
+                line.flag("max-requests-inflight", "4000");
+                line.flag("max-mutating-requests-inflight", "2000");
+            }
+        }))
+    }
+
+    pub(crate) fn controller_manager(&self, kubeconfig: &Path) -> CommandLine {
+        self.command("kube-controller-manager", "kube-controller-manager", |line| {
+            line.flag("kubeconfig", kubeconfig);
+            line.flag("service-account-private-key-file", &self.certificates.account_key);
+            line.flag("root-ca-file", &self.certificates.ca_file);
+            line.flag("secure-port", self.ports.controller_manager.to_string());
+            self.run_as_only_one(line, "controller-manager-certificates");
+        })
+    }
+
+    pub(crate) fn scheduler(&self, kubeconfig: &Path) -> CommandLine {
+        self.command("kube-scheduler", "kube-scheduler", |line| {
+            line.flag("kubeconfig", kubeconfig);
+            line.flag("secure-port", self.ports.scheduler.to_string());
+            self.run_as_only_one(line, "scheduler-certificates");
+        })
+    }
+
+    fn run_as_only_one(&self, line: &mut Arguments, certificates: &str) {
+        line.flag("bind-address", "127.0.0.1");
+        line.flag("cert-dir", self.folder.join(certificates));
+        line.flag("leader-elect", "false");
+        // The defaults of 20 a second are for clusters; here they only make tests wait.
+        let rate = if self.options.scale { "1000" } else { "200" };
+        line.flag("kube-api-qps", rate);
+        line.flag("kube-api-burst", rate);
+    }
+
+    pub(crate) fn kwok(&self, kubeconfig: &Path) -> Result<CommandLine> {
+        let stages = self.folder.join("kwok.yaml");
+        fs::write(&stages, STAGES)?;
+        Ok(self.command("kwok", "kwok", |line| {
+            line.flag("kubeconfig", kubeconfig);
+            line.flag("config", stages);
+            line.flag("manage-all-nodes", "true");
+            line.flag("server-address", format!("127.0.0.1:{}", self.ports.kwok));
+        }))
+    }
+
+    pub(crate) fn vault(&self, flavour: VaultFlavour) -> Result<CommandLine> {
+        let storage = match self.options.vault_storage {
+            VaultStorage::Memory => "storage \"inmem\" {}\n".to_owned(),
+            VaultStorage::Disk => {
+                let path = self.folder.join("vault-data");
+                fs::create_dir_all(&path)?;
+                // The multiplier makes a lone node its own leader in two seconds instead of ten.
+                format!(
+                    "storage \"raft\" {{\n  path = \"{}\"\n  node_id = \"bed\"\n  \
+                     performance_multiplier = \"1\"\n}}\n",
+                    path.display()
+                )
+            }
+        };
+        let (port, cluster_port) = (self.ports.vault, self.ports.vault_cluster);
+        let own = match flavour {
+            VaultFlavour::OpenBao => format!(
+                "audit \"file\" \"tofile\" {{\n  options {{\n    file_path = \"{}\"\n    \
+                 log_raw = \"true\"\n  }}\n}}\n",
+                vault_audit_log(self.folder).display()
+            ),
+            VaultFlavour::Vault => "disable_mlock = true\n".to_owned(),
+        };
+        let config = format!(
+            "ui = false\n\
+             api_addr = \"http://127.0.0.1:{port}\"\n\
+             cluster_addr = \"http://127.0.0.1:{cluster_port}\"\n\
+             listener \"tcp\" {{\n  address = \"127.0.0.1:{port}\"\n  \
+             cluster_address = \"127.0.0.1:{cluster_port}\"\n  tls_disable = true\n}}\n\
+             telemetry {{\n  prometheus_retention_time = \"24h\"\n  disable_hostname = true\n}}\n\
+             {storage}{own}"
+        );
+        let file = self.folder.join("vault.hcl");
+        fs::write(&file, config)?;
+        Ok(CommandLine {
+            name: "vault",
+            program: self.binaries.vault(),
+            args: vec!["server".into(), "-config".into(), file.into()],
+        })
+    }
+
+    fn command(
+        &self,
+        name: &'static str,
+        binary: &str,
+        fill: impl FnOnce(&mut Arguments),
+    ) -> CommandLine {
+        let mut arguments = Arguments(Vec::new());
+        fill(&mut arguments);
+        CommandLine { name, program: self.binaries.path(binary), args: arguments.0 }
+    }
+}
+
+/// Which server of the Vault API a binary is. They differ in their configuration files only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VaultFlavour {
+    /// `OpenBao`: audit devices are declared in the configuration file.
+    OpenBao,
+    /// `HashiCorp` Vault: audit devices are enabled by a request, after the start.
+    Vault,
+}
+
+impl VaultFlavour {
+    pub(crate) fn of(binary: &Path) -> Result<Self> {
+        let output = Command::new(binary)
+            .arg("version")
+            .output()
+            .with_context(|| format!("cannot run {}", binary.display()))?;
+        let is_openbao = String::from_utf8_lossy(&output.stdout).contains("OpenBao");
+        Ok(if is_openbao { Self::OpenBao } else { Self::Vault })
+    }
+}
+
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn flag(&mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) {
+        let mut argument = OsString::from(format!("--{name}="));
+        argument.push(value);
+        self.0.push(argument);
+    }
+}
+
+fn token_file() -> String {
+    let line = |(user, token): &(&str, &str)| {
+        let group = if *user == RELOADER_USER { "" } else { ",system:masters" };
+        format!("{token},{user},{user}-uid{group}")
+    };
+    USERS.iter().map(line).collect::<Vec<_>>().join("\n")
+}

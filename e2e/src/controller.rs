@@ -1,0 +1,429 @@
+//! Our binary, run as a user runs it: flags, variables, signals, log lines, endpoints.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::bed::Bed;
+use crate::binaries;
+use crate::controller_log::{Line, Log, Stream};
+use crate::group::ProcessGroup;
+use crate::ports::Port;
+use crate::vault::TokenRequest;
+use crate::wait::eventually;
+
+/// The controller is ready within a second; this is for a machine under far more load.
+const READY_WITHIN: Duration = Duration::from_mins(1);
+
+/// What each poll of the controller writes at the debug level when it begins.
+const POLL_BEGINS: &str = "Reloader started";
+
+/// How the controller logs in to Vault.
+#[derive(Debug, Clone)]
+enum Login {
+    /// With a token of its policy, made for it.
+    Token,
+    /// Not set by the bed: the variables of the test say how.
+    Own,
+}
+
+/// Flags and variables for a controller. The default: debug level, a poll each second, the bed's
+/// servers, a Kubernetes user with the chart's permissions, a Vault token with its policy.
+#[derive(Debug, Clone)]
+pub struct ControllerOptions {
+    flags: BTreeMap<String, Option<String>>,
+    env: BTreeMap<String, OsString>,
+    login: Login,
+}
+
+impl Default for ControllerOptions {
+    fn default() -> Self {
+        let options = Self { flags: BTreeMap::new(), env: BTreeMap::new(), login: Login::Token };
+        options.flag("--log-level", "debug").flag("--reloader-run-period", "1s")
+    }
+}
+
+impl ControllerOptions {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A flag with a value, such as `--reloader-run-period`, `2s`; replaces an earlier value.
+    #[must_use]
+    pub fn flag(mut self, name: &str, value: &str) -> Self {
+        self.flags.insert(name.to_owned(), Some(value.to_owned()));
+        self
+    }
+
+    /// A flag without a value, such as `--enable-json-log`.
+    #[must_use]
+    pub fn switch(mut self, name: &str) -> Self {
+        self.flags.insert(name.to_owned(), None);
+        self
+    }
+
+    /// Takes a flag away.
+    #[must_use]
+    pub fn without_flag(mut self, name: &str) -> Self {
+        self.flags.remove(name);
+        self
+    }
+
+    /// A variable; wins over what the bed would set.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.env.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Another Vault token than the one that the bed makes.
+    #[must_use]
+    pub fn vault_token(mut self, token: &str) -> Self {
+        self.login = Login::Own;
+        self.env("VAULT_TOKEN", token)
+    }
+
+    /// Login by `auth/kubernetes`: the role, and the file that holds the `ServiceAccount`'s token.
+    #[must_use]
+    pub fn kubernetes_login(mut self, role: &str, token_file: impl Into<PathBuf>) -> Self {
+        self.login = Login::Own;
+        self.env("VAULT_ROLE", role).env("KUBERNETES_SERVICE_ACCOUNT_TOKEN", token_file.into())
+    }
+
+    /// No Vault token: for a test that sets how to log in by variables.
+    #[must_use]
+    pub fn without_vault_token(mut self) -> Self {
+        self.login = Login::Own;
+        self
+    }
+}
+
+/// All that is needed to run the same process again.
+#[derive(Debug, Clone)]
+pub(crate) struct Launch {
+    pub(crate) program: PathBuf,
+    pub(crate) args: Vec<OsString>,
+    pub(crate) env: BTreeMap<String, OsString>,
+    /// A file that gets all lines too, for who reads the logs of a kept bed.
+    pub(crate) log: PathBuf,
+}
+
+/// An answer of one of the controller's endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: String,
+}
+
+/// A running controller; killed when this value is dropped.
+#[derive(Debug)]
+pub struct Controller {
+    launch: Launch,
+    group: Arc<ProcessGroup>,
+    port: Port,
+    log: Log,
+    child: Child,
+}
+
+impl Controller {
+    /// Starts the controller, and waits until `/readyz` says that its store has synced.
+    ///
+    /// # Errors
+    /// When there is no binary, or it ends, or is not ready in time: with its last lines.
+    pub async fn start(bed: &Bed, options: &ControllerOptions) -> Result<Self> {
+        let mut controller = Self::spawn(bed, options).await?;
+        controller.wait_until_ready().await?;
+        Ok(controller)
+    }
+
+    /// Starts the controller without waiting, for a test of how it starts or refuses to.
+    pub async fn spawn(bed: &Bed, options: &ControllerOptions) -> Result<Self> {
+        let port = Port::any()?;
+        let mut env = BTreeMap::from([
+            ("KUBECONFIG".to_owned(), bed.reloader_kubeconfig()?.into()),
+            ("VAULT_ADDR".to_owned(), bed.vault.address().into()),
+            // A token file or cache of the user who runs the test must not count.
+            ("HOME".to_owned(), bed.folder().into()),
+            ("LISTEN_ADDRESS".to_owned(), format!("127.0.0.1:{}", port.number()).into()),
+        ]);
+        if matches!(options.login, Login::Token) && !options.env.contains_key("VAULT_TOKEN") {
+            let token = bed.vault.create_token(&TokenRequest::default()).await?;
+            env.insert("VAULT_TOKEN".to_owned(), token.token.into());
+        }
+        env.extend(options.env.clone());
+        let mut args = Vec::new();
+        for (name, value) in &options.flags {
+            args.push(name.into());
+            args.extend(value.iter().map(OsString::from));
+        }
+        let log = log_file(bed, &port);
+        let launch = Launch { program: binaries::controller()?, args, env, log };
+        Self::launch(launch, bed.group(), port)
+    }
+
+    pub(crate) fn launch(launch: Launch, group: &Arc<ProcessGroup>, port: Port) -> Result<Self> {
+        let log = Log::default();
+        let child = run(&launch, group, &log)?;
+        Ok(Self { launch, group: Arc::clone(group), port, log, child })
+    }
+
+    /// Waits until `/readyz` answers 200.
+    ///
+    /// # Errors
+    /// When the process ends, or the time is over: with its last lines.
+    pub async fn wait_until_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + READY_WITHIN;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the controller ended at its start: {status}; {}", self.log.end());
+            }
+            if self.probe("/readyz").await.is_ok_and(|answer| answer.status == 200) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("the controller is not ready after {READY_WITHIN:?}; {}", self.log.end());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Its process number.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where it listens: `127.0.0.1:PORT`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port.number())
+    }
+
+    /// The file that holds all lines of all starts.
+    #[must_use]
+    pub fn log_file(&self) -> &Path {
+        &self.launch.log
+    }
+
+    /// All lines since the last start, in order.
+    #[must_use]
+    pub fn lines(&self) -> Vec<Line> {
+        self.log.lines()
+    }
+
+    /// The lines that contain a text.
+    #[must_use]
+    pub fn lines_with(&self, text: &str) -> Vec<Line> {
+        self.lines_matching(|line| line.contains(text))
+    }
+
+    /// The lines for which `is_wanted`.
+    #[must_use]
+    pub fn lines_matching(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<Line> {
+        let mut lines = self.log.lines();
+        lines.retain(|line| is_wanted(&line.text));
+        lines
+    }
+
+    /// Waits for a line that contains a text, also one that is there already.
+    ///
+    /// # Errors
+    /// When there is none in time: with the last lines.
+    pub async fn wait_for(&self, text: &str, within: Duration) -> Result<Line> {
+        self.log.wait_for(text, within, 0, |line| line.contains(text)).await
+    }
+
+    /// Waits for a line for which `is_wanted`, also one that is there already.
+    ///
+    /// # Errors
+    /// When there is none in time: with the last lines.
+    pub async fn wait_for_line(
+        &self,
+        is_wanted: impl Fn(&str) -> bool,
+        within: Duration,
+    ) -> Result<Line> {
+        self.log.wait_for("as the test wants it", within, 0, is_wanted).await
+    }
+
+    /// Waits for a line that contains a text and comes after the first `seen` lines.
+    ///
+    /// # Errors
+    /// When there is none in time: with the last lines.
+    pub async fn wait_for_after(&self, seen: usize, text: &str, within: Duration) -> Result<Line> {
+        self.log.wait_for(text, within, seen, |line| line.contains(text)).await
+    }
+
+    /// The last lines, for a message of a test that fails.
+    #[must_use]
+    pub fn last_lines(&self) -> String {
+        self.log.end()
+    }
+
+    /// How many polls have begun since the last start.
+    #[must_use]
+    pub fn polls(&self) -> usize {
+        self.log.count(|line| line.text.contains(POLL_BEGINS))
+    }
+
+    /// Waits until `polls` polls that began after this call have ended. Needs the debug level.
+    ///
+    /// # Errors
+    /// When they have not `within` the time: with the last lines.
+    pub async fn wait_for_polls(&self, polls: usize, within: Duration) -> Result<()> {
+        // A poll has ended at the latest when the next one begins.
+        let wanted = self.polls() + polls + 1;
+        let what = format!("the controller's poll {wanted}");
+        eventually(&what, within, || async { Ok((self.polls() >= wanted).then_some(())) })
+            .await
+            .with_context(|| self.log.end())
+    }
+
+    /// Ends the controller by SIGTERM: how it ended, and how long that took.
+    ///
+    /// # Errors
+    /// When it does not end within 30 s; it is killed then.
+    pub async fn terminate(&mut self) -> Result<(ExitStatus, Duration)> {
+        let began = Instant::now();
+        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        let status = self.wait_for_end(Duration::from_secs(30)).await?;
+        Ok((status, began.elapsed()))
+    }
+
+    /// Waits until the process ends by itself.
+    ///
+    /// # Errors
+    /// When it does not; it is killed then, and the error has its last lines.
+    pub async fn wait_for_end(&mut self, within: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                let end = self.log.end();
+                self.kill();
+                bail!("the controller did not end within {within:?}; {end}");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Kills the controller, as a crash does.
+    pub fn kill(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+
+    /// Starts a controller that has ended, or ends it by SIGTERM and starts it again: same flags,
+    /// variables and port, and an empty log. Waits until it is ready.
+    pub async fn restart(&mut self) -> Result<()> {
+        if self.child.try_wait()?.is_none() {
+            self.terminate().await?;
+        }
+        self.log = Log::default();
+        self.child = run(&self.launch, &self.group, &self.log)?;
+        self.wait_until_ready().await
+    }
+
+    /// Freezes the process.
+    pub fn pause(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::STOP)?)
+    }
+
+    /// Ends a [`Self::pause`].
+    pub fn resume(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::CONT)?)
+    }
+
+    /// Asks one of its endpoints, such as `/healthz`.
+    ///
+    /// # Errors
+    /// When it does not answer within 2 s.
+    pub async fn probe(&self, path: &str) -> Result<Answer> {
+        let client =
+            reqwest::Client::builder().timeout(Duration::from_secs(2)).no_proxy().build()?;
+        let answer = client.get(format!("http://{}{path}", self.address())).send().await?;
+        Ok(Answer { status: answer.status().as_u16(), body: answer.text().await? })
+    }
+
+    /// Its memory in bytes, as the kernel counts it: now, and at most so far.
+    pub fn memory(&self) -> Result<(u64, u64)> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
+            .context("cannot read the memory of the controller")?;
+        let field = |name: &str| -> Result<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let number = line.and_then(|line| line.split_whitespace().next());
+            Ok(number.with_context(|| format!("no {name}"))?.parse::<u64>()? * 1024)
+        };
+        Ok((field("VmRSS:")?, field("VmHWM:")?))
+    }
+
+    /// The CPU time that it has used so far.
+    pub fn cpu(&self) -> Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))
+            .context("cannot read the CPU time of the controller")?;
+        // The name, in parentheses, may hold spaces: the fields are counted from its end.
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let ticks: u64 = after_name
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|ticks| ticks.parse::<u64>().ok())
+            .sum();
+        // The kernel's unit for user programs is a hundredth of a second on every Linux.
+        Ok(Duration::from_millis(ticks * 10))
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Where the lines of the controller on this port go.
+pub(crate) fn log_file(bed: &Bed, port: &Port) -> PathBuf {
+    bed.folder().join(format!("controller-{}.log", port.number()))
+}
+
+/// Whether a process was ended by a signal rather than by itself.
+#[must_use]
+pub fn ended_by_signal(status: ExitStatus) -> Option<i32> {
+    status.signal()
+}
+
+fn run(launch: &Launch, group: &ProcessGroup, log: &Log) -> Result<Child> {
+    let mut command = Command::new(&launch.program);
+    command
+        .args(&launch.args)
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("RUST_BACKTRACE", "1")
+        .envs(&launch.env)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    group.join(&mut command);
+    let file = OpenOptions::new().create(true).append(true).open(&launch.log)?;
+    let mut child =
+        command.spawn().with_context(|| format!("cannot start {}", launch.program.display()))?;
+    if let Some(stdout) = child.stdout.take() {
+        log.follow(Stream::Stdout, stdout, file.try_clone()?);
+    }
+    if let Some(stderr) = child.stderr.take() {
+        log.follow(Stream::Stderr, stderr, file);
+    }
+    Ok(child)
+}

@@ -1,0 +1,93 @@
+//! What the controller writes, line by line as it comes.
+//!
+//! Invariant: lines of one stream are in the order in which they were written; lines of the two
+//! streams are in the order in which they were read.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use crate::wait::{eventually, locked};
+
+/// Where a line was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// debug and info.
+    Stdout,
+    /// warn and error.
+    Stderr,
+}
+
+/// A line of the controller's log.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// Where it was written.
+    pub stream: Stream,
+    /// The line, without its newline.
+    pub text: String,
+    /// When it was read.
+    pub at: Instant,
+}
+
+/// The lines of one process, shared with the threads that read them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<Line>>>);
+
+impl Log {
+    /// Reads a stream to its end, in a thread of its own; the lines also go to a file.
+    pub(crate) fn follow(
+        &self,
+        stream: Stream,
+        source: impl Read + Send + 'static,
+        mut file: File,
+    ) {
+        let lines = Arc::clone(&self.0);
+        std::thread::spawn(move || {
+            let mut source = BufReader::new(source);
+            let mut bytes = Vec::new();
+            while matches!(source.read_until(b'\n', &mut bytes), Ok(1..)) {
+                // The file is for people only: a full disk must not stop a test.
+                _ = file.write_all(&bytes);
+                let text = String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned();
+                locked(&lines).push(Line { stream, text, at: Instant::now() });
+                bytes.clear();
+            }
+        });
+    }
+
+    pub(crate) fn lines(&self) -> Vec<Line> {
+        locked(&self.0).clone()
+    }
+
+    pub(crate) fn count(&self, is_wanted: impl Fn(&Line) -> bool) -> usize {
+        locked(&self.0).iter().filter(|line| is_wanted(line)).count()
+    }
+
+    /// Waits for a line among those from `from` on.
+    pub(crate) async fn wait_for(
+        &self,
+        what: &str,
+        within: Duration,
+        from: usize,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Result<Line> {
+        let what = format!("a line of the controller: {what}");
+        eventually(&what, within, || async {
+            let lines = locked(&self.0);
+            Ok(lines.iter().skip(from).find(|line| is_wanted(&line.text)).cloned())
+        })
+        .await
+        .with_context(|| self.end())
+    }
+
+    /// The last lines, for an error.
+    pub(crate) fn end(&self) -> String {
+        let lines = locked(&self.0);
+        let last = lines.iter().skip(lines.len().saturating_sub(40));
+        let last: Vec<&str> = last.map(|line| line.text.as_str()).collect();
+        format!("the controller's last lines:\n{}", last.join("\n"))
+    }
+}

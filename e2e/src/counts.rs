@@ -1,0 +1,217 @@
+//! Who asked the API server and Vault for what, by the servers' own audit logs.
+//!
+//! A [`Mark`] is a moment in both logs: `bed.mark()`, then `bed.api_requests_since(&mark)` and
+//! `bed.vault_requests_since(&mark)` count what happened in between. Vault writes a line before it
+//! answers; the API server shortly after, so [`crate::Bed`] waits for the line of a request of its
+//! own first. A watch is logged when it ends, with all that came before it.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// A moment in both audit logs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mark {
+    pub(crate) api: u64,
+    pub(crate) vault: u64,
+}
+
+/// A request that the API server answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiRequest {
+    /// The client's name and version, such as `vault-secrets-reloader/1.0.0`.
+    pub user_agent: String,
+    /// The user, such as `system:serviceaccount:NAMESPACE:NAME`.
+    pub user: String,
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`...
+    pub verb: String,
+    /// Such as `deployments`; empty for paths such as `/version`.
+    pub resource: String,
+    /// Such as `status`; mostly empty.
+    pub subresource: String,
+    /// Empty where the request names none.
+    pub namespace: String,
+    /// Empty where the request names none.
+    pub name: String,
+    /// The HTTP status of the answer.
+    pub code: u16,
+    /// Path and query.
+    pub uri: String,
+}
+
+/// A request that reached the core of the Vault server. Not among them: health checks, and what
+/// was refused earlier (sealed, wrong namespace, over quota).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VaultRequest {
+    /// `read`, `list`, `update`, `create`, `delete`...
+    pub operation: String,
+    /// Without `/v1/`.
+    pub path: String,
+    /// The namespace's path; empty for the root namespace.
+    pub namespace: String,
+    /// The token as it is; empty for a login.
+    pub token: String,
+    /// The token's accessor; empty for a login.
+    pub accessor: String,
+    /// Such as `token-reloader`, `kubernetes-NAMESPACE-NAME`.
+    pub display_name: String,
+    /// Why it was refused; empty when it was not.
+    pub error: String,
+}
+
+impl VaultRequest {
+    /// Whether this request is a login.
+    #[must_use]
+    pub fn is_login(&self) -> bool {
+        self.path.starts_with("auth/")
+            && (self.path.contains("/login/") || self.path.ends_with("/login"))
+    }
+
+    /// Whether this request may have touched a value: anything but KV v2 metadata, logins and
+    /// questions to the server about itself. What the controller never does, refused or not: a
+    /// read of another engine can mint a credential.
+    ///
+    /// `sys/internal/ui/mounts/secret/data/a` asks of which mount a path is, and reads nothing.
+    #[must_use]
+    pub fn touches_a_value(&self) -> bool {
+        let about_the_server = ["sys/", "auth/"].iter().any(|root| self.path.starts_with(root));
+        let is_metadata = ["/metadata", "/detailed-metadata"]
+            .iter()
+            .any(|part| self.path.ends_with(part) || self.path.contains(&format!("{part}/")));
+        !about_the_server && !is_metadata
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ApiLine {
+    #[serde(rename = "requestURI")]
+    request_uri: String,
+    verb: String,
+    user: User,
+    #[serde(default)]
+    user_agent: String,
+    #[serde(default)]
+    object_ref: ObjectRef,
+    #[serde(default)]
+    response_status: Status,
+}
+
+#[derive(Deserialize)]
+struct User {
+    #[serde(default)]
+    username: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ObjectRef {
+    resource: String,
+    subresource: String,
+    namespace: String,
+    name: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Status {
+    code: u16,
+}
+
+pub(crate) fn length(path: &Path) -> u64 {
+    path.metadata().map_or(0, |metadata| metadata.len())
+}
+
+pub(crate) fn api_requests(log: &Path, from: u64) -> Result<Vec<ApiRequest>> {
+    lines_from(log, from)?
+        .lines()
+        .map(|line| {
+            let line: ApiLine = serde_json::from_str(line)
+                .with_context(|| format!("odd line in {}: {line}", log.display()))?;
+            Ok(ApiRequest {
+                user_agent: line.user_agent,
+                user: line.user.username,
+                verb: line.verb,
+                resource: line.object_ref.resource,
+                subresource: line.object_ref.subresource,
+                namespace: line.object_ref.namespace,
+                name: line.object_ref.name,
+                code: line.response_status.code,
+                uri: line.request_uri,
+            })
+        })
+        .collect()
+}
+
+pub(crate) fn vault_requests(log: &Path, from: u64) -> Result<Vec<VaultRequest>> {
+    let mut requests = Vec::new();
+    for line in lines_from(log, from)?.lines() {
+        let line: Value = serde_json::from_str(line)
+            .with_context(|| format!("odd line in {}: {line}", log.display()))?;
+        let field = |pointer: &str| {
+            line.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        let path = field("/request/path");
+        // Each request also has a line for its answer; the server tries its audit device itself.
+        if field("/type") != "request" || path == "sys/audit/test" {
+            continue;
+        }
+        requests.push(VaultRequest {
+            operation: field("/request/operation"),
+            path,
+            namespace: field("/request/namespace/path"),
+            token: field("/request/client_token"),
+            accessor: field("/auth/accessor"),
+            display_name: field("/auth/display_name"),
+            error: field("/error"),
+        });
+    }
+    Ok(requests)
+}
+
+/// The whole lines after an offset; a line that is being written is left for the next time.
+fn lines_from(log: &Path, from: u64) -> Result<String> {
+    let mut bytes = Vec::new();
+    let mut file = File::open(log).with_context(|| format!("cannot read {}", log.display()))?;
+    file.seek(SeekFrom::Start(from))?;
+    file.read_to_end(&mut bytes)?;
+    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+    bytes.truncate(end);
+    String::from_utf8(bytes).with_context(|| format!("{} is not text", log.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::VaultRequest;
+
+    #[test]
+    fn only_metadata_and_questions_about_the_server_touch_no_value() {
+        for (operation, path, wanted) in [
+            ("read", "secret/metadata/a/b", false),
+            ("list", "secret/metadata/", false),
+            ("list", "secret/detailed-metadata/a/", false),
+            ("read", "sys/internal/ui/mounts/secret/data/a", false),
+            ("update", "auth/kubernetes/login", false),
+            ("read", "secret/data/a", true),
+            ("read", "kv1/a", true),
+            ("read", "database/creds/role", true),
+            ("update", "transit/encrypt/key", true),
+            ("update", "pki/issue/role", true),
+        ] {
+            let request = VaultRequest {
+                operation: operation.to_owned(),
+                path: path.to_owned(),
+                namespace: String::new(),
+                token: String::new(),
+                accessor: String::new(),
+                display_name: String::new(),
+                error: String::new(),
+            };
+            assert_eq!(request.touches_a_value(), wanted, "{operation} {path}");
+        }
+    }
+}

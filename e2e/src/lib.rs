@@ -1,0 +1,61 @@
+//! A test bed: a real Kubernetes control plane and a real server of the Vault API, as plain
+//! processes on loopback, without a container engine.
+//!
+//! One guess for each question:
+//! - how does a bed start, and what is in it? [`bed`], with [`options`]
+//! - how do tests share one? [`shared`]
+//! - which program runs with which flags? [`command_lines`], and [`binaries`] for where they are
+//! - how is a server stopped, paused, started again? [`server`]
+//! - why does no process outlive its bed? [`group`]
+//! - what did the controller ask the API server and Vault? [`counts`]
+//! - how does a test rotate a secret or revoke a token? [`vault`], [`vault_access`]
+//! - how does a test deploy a workload and see it roll? [`workload`], [`cluster`],
+//!   [`state`]
+//! - which steps do scenarios share? [`scenario`]
+//! - how is our binary run and its log read? [`controller`]; as the pod of the chart? [`deploy`],
+//!   with [`kubelet`]
+//!
+//! Invariant: everything listens on 127.0.0.1, and everything ends with the [`Bed`] that started
+//! it, also when the process that holds the bed is killed.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the rules of the controller's architecture; the bed reads the environment and spawns"
+)]
+
+pub mod bed;
+pub mod binaries;
+mod certificates;
+pub mod cluster;
+pub mod command_lines;
+pub mod controller;
+pub mod controller_log;
+pub mod counts;
+pub mod deploy;
+pub mod group;
+pub mod helm;
+pub mod kubelet;
+pub mod options;
+pub mod ports;
+pub mod proxy;
+pub mod scenario;
+pub mod server;
+pub mod shared;
+pub mod state;
+pub mod table;
+pub mod vault;
+pub mod vault_access;
+pub mod wait;
+pub mod workload;
+
+pub use bed::Bed;
+pub use cluster::Cluster;
+pub use controller::{Controller, ControllerOptions};
+pub use counts::{ApiRequest, Mark, VaultRequest};
+pub use options::{Options, VaultStorage};
+pub use server::Server;
+pub use state::State;
+pub use table::Table;
+pub use vault::{TokenRequest, Vault};
+pub use wait::eventually;
+pub use workload::{Generation, Kind, Workload, WorkloadName};

@@ -1,0 +1,112 @@
+//! A proxy before the Vault server: for counting requests that its audit device does not log, such
+//! as those to a sealed server, and for outages that only the controller sees.
+//!
+//! Invariant: while it is cut, no connection through it is open.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context as _, Result};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::vault::Vault;
+
+/// What ends the first line of each request.
+const REQUEST_LINE_END: &[u8] = b" HTTP/1.1\r\n";
+
+/// A running proxy; its connections end when this value is dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    address: String,
+    requests: Arc<AtomicUsize>,
+    is_cut: watch::Sender<bool>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Starts a proxy before a Vault server, on a free port of 127.0.0.1.
+    ///
+    /// # Errors
+    /// When no port is to be had.
+    pub async fn before(vault: &Vault) -> Result<Self> {
+        let server = vault.address().strip_prefix("http://").context("not plain HTTP")?.to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = format!("http://{}", listener.local_addr()?);
+        let requests = Arc::new(AtomicUsize::new(0));
+        let (is_cut, seen) = watch::channel(false);
+        let counter = Arc::clone(&requests);
+        let accepting = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (server, counter, mut seen) = (server.clone(), counter.clone(), seen.clone());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        // An error is the end of a connection, which is all there is to it.
+                        _ = serve(client, &server, &counter) => {}
+                        _ = seen.wait_for(|is_cut| *is_cut) => {}
+                    }
+                });
+            }
+        });
+        Ok(Self { address, requests, is_cut, accepting })
+    }
+
+    /// Its address, as in `VAULT_ADDR`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// How many requests have come in so far, answered or not.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Closes all connections, and each new one at once.
+    pub fn cut(&self) {
+        self.is_cut.send_replace(true);
+    }
+
+    /// Ends a [`Self::cut`].
+    pub fn mend(&self) {
+        self.is_cut.send_replace(false);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.cut();
+    }
+}
+
+async fn serve(mut client: TcpStream, server: &str, counter: &AtomicUsize) -> Result<()> {
+    let mut server = TcpStream::connect(server).await?;
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
+    let requests = async {
+        let mut buffer = vec![0; 16_384];
+        // The end of what was read before: a line may be cut in two.
+        let mut kept = Vec::new();
+        loop {
+            let length = from_client.read(&mut buffer).await?;
+            if length == 0 {
+                return Ok(to_server.shutdown().await?);
+            }
+            kept.extend_from_slice(&buffer[..length]);
+            let ends = kept.windows(REQUEST_LINE_END.len()).filter(|w| *w == REQUEST_LINE_END);
+            counter.fetch_add(ends.count(), Ordering::Relaxed);
+            kept.drain(..kept.len().saturating_sub(REQUEST_LINE_END.len() - 1));
+            to_server.write_all(&buffer[..length]).await?;
+        }
+    };
+    let answers = async {
+        copy(&mut from_server, &mut to_client).await?;
+        // The client has to see that the server has closed the connection.
+        anyhow::Ok(to_client.shutdown().await?)
+    };
+    tokio::try_join!(requests, answers).map(drop)
+}

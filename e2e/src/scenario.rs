@@ -1,0 +1,162 @@
+//! Steps that many scenarios have in common: secrets put and rotated, workloads deployed, counts
+//! compared, and what a controller must never have asked for.
+//!
+//! The controller compares times of whole seconds with each other, so a workload that is deployed
+//! in the very second of a rotation may be rolled once more. Scenarios that are not about that
+//! second write secrets by [`Bed::write_secrets`], which waits for it to pass.
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Result, ensure};
+use futures::future::try_join_all;
+use serde_json::json;
+
+use crate::bed::Bed;
+use crate::controller::{Controller, ControllerOptions};
+use crate::counts::{ApiRequest, Mark};
+use crate::vault::Version;
+use crate::wait::eventually;
+use crate::workload::{Workload, WorkloadName};
+
+/// What takes a second or two; long, because a machine may be under far more load.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// How the user agent of the controller's requests to the API server begins.
+pub const USER_AGENT: &str = "vault-secrets-reloader/";
+
+/// The line with which a poll ends that found nothing to be done.
+pub const HEARTBEAT: &str = "No workloads to reload";
+
+/// The defaults, with two polls a second.
+#[must_use]
+pub fn polling_fast() -> ControllerOptions {
+    ControllerOptions::new().flag("--reloader-run-period", "500ms")
+}
+
+/// Waits until the clock's second is over, and a hundredth more: what happened before is then
+/// older, also by times of whole seconds.
+pub async fn next_second() -> Result<()> {
+    let hundredths = || {
+        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        time.map_or(0, |time| time.as_millis() / 10)
+    };
+    let end = hundredths() / 100 * 100 + 101;
+    eventually("the next second", Duration::from_secs(5), || async {
+        Ok((hundredths() >= end).then_some(()))
+    })
+    .await
+}
+
+/// Waits until a poll has just ended with nothing to be done: what is done now is seen by one poll,
+/// the next.
+pub async fn just_after_a_poll(controller: &Controller) -> Result<()> {
+    let seen = controller.lines().len();
+    controller.wait_for_after(seen, HEARTBEAT, SOON).await.map(drop)
+}
+
+impl Bed {
+    /// Writes secrets of the mount `secret` for workloads that are deployed after this.
+    pub async fn write_secrets(&self, paths: &[&str]) -> Result<()> {
+        for path in paths {
+            self.rotate(path).await?;
+        }
+        next_second().await
+    }
+
+    /// Gives a secret of the mount `secret` a new version with a new value of its key `k`.
+    pub async fn rotate(&self, path: &str) -> Result<Version> {
+        let value = format!("{:032x}", fastrand::u128(..));
+        self.vault.kv("secret").put(path, json!({ "k": value })).await
+    }
+
+    /// Applies workloads, and waits until all are rolled out.
+    pub async fn deploy_all(&self, workloads: &[&Workload]) -> Result<()> {
+        try_join_all(workloads.iter().map(|workload| self.cluster.apply(workload))).await?;
+        for workload in workloads {
+            self.cluster.wait_rolled_out(workload).await?;
+        }
+        Ok(())
+    }
+
+    /// How often each workload was reloaded; none where it has no count.
+    pub async fn counts(&self, workloads: &[&Workload]) -> Result<Vec<Option<i64>>> {
+        let states = try_join_all(workloads.iter().map(|workload| self.cluster.get(workload)));
+        Ok(states.await?.iter().map(crate::State::count).collect())
+    }
+
+    /// Lets two polls pass, and sees that each workload still has the count beside it.
+    ///
+    /// # Errors
+    /// When a count is another one: with the controller's last lines.
+    pub async fn expect_no_roll<W: AsRef<WorkloadName>>(
+        &self,
+        controller: &Controller,
+        expected: &[(W, Option<i64>)],
+    ) -> Result<()> {
+        controller.wait_for_polls(2, SOON).await?;
+        for (workload, wanted) in expected {
+            let count = self.cluster.get(workload).await?.count();
+            ensure!(
+                count == *wanted,
+                "{}: its reload count is {count:?} instead of {wanted:?}; {}",
+                workload.as_ref(),
+                controller.last_lines()
+            );
+        }
+        Ok(())
+    }
+
+    /// Waits until each workload was reloaded that often, and then, for two more polls, that none
+    /// is reloaded once more.
+    ///
+    /// # Errors
+    /// When they were not, or more often: with the controller's last lines.
+    pub async fn expect_rolls(
+        &self,
+        controller: &Controller,
+        workloads: &[&Workload],
+        times: i64,
+    ) -> Result<()> {
+        let wanted = vec![Some(times); workloads.len()];
+        let reached = eventually("every workload to be reloaded", SOON, || async {
+            Ok((self.counts(workloads).await? == wanted).then_some(()))
+        });
+        if reached.await.is_ok() {
+            controller.wait_for_polls(2, SOON).await?;
+        }
+        let counts = self.counts(workloads).await?;
+        let names: Vec<_> = workloads.iter().map(|workload| workload.name().to_string()).collect();
+        ensure!(
+            counts == wanted,
+            "each of {names:?} was to be reloaded {times} times; counts: {counts:?}; {}",
+            controller.last_lines()
+        );
+        Ok(())
+    }
+
+    /// What controllers asked the API server since, without what belongs to each start: the LISTs
+    /// and watches of the three kinds, and the look at their own permissions.
+    pub async fn requests_beyond_the_start(&self, mark: &Mark) -> Result<Vec<ApiRequest>> {
+        let mut requests = self.api_requests_of(USER_AGENT, mark).await?;
+        requests.retain(|request| {
+            let kinds = ["deployments", "daemonsets", "statefulsets"];
+            match request.verb.as_str() {
+                "list" | "watch" => !kinds.contains(&request.resource.as_str()),
+                "create" => request.resource != "selfsubjectaccessreviews",
+                _ => true,
+            }
+        });
+        Ok(requests)
+    }
+
+    /// Sees that controllers have touched no value since.
+    ///
+    /// # Errors
+    /// When one has: with the request.
+    pub fn expect_no_value_touched(&self, mark: &Mark) -> Result<()> {
+        let requests = self.vault_requests_since(mark)?;
+        let touching = requests.iter().find(|request| request.touches_a_value());
+        ensure!(touching.is_none(), "{touching:?}");
+        Ok(())
+    }
+}

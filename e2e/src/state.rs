@@ -1,0 +1,108 @@
+//! A workload as the API server has it, and what its fields mean to a test.
+
+use serde_json::Value;
+
+use crate::workload::{Generation, MARK, RECORD};
+
+/// A workload as the API server has it.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// The whole object.
+    pub object: Value,
+}
+
+impl State {
+    /// `metadata.generation`: one more for each change of `spec`.
+    #[must_use]
+    pub fn generation(&self) -> i64 {
+        self.integer("/metadata/generation")
+    }
+
+    /// `metadata.uid`.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        self.text("/metadata/uid").unwrap_or_default()
+    }
+
+    /// `metadata.resourceVersion`.
+    #[must_use]
+    pub fn resource_version(&self) -> &str {
+        self.text("/metadata/resourceVersion").unwrap_or_default()
+    }
+
+    /// The pod template.
+    #[must_use]
+    pub fn template(&self) -> &Value {
+        &self.object["spec"]["template"]
+    }
+
+    /// An annotation of the pod template.
+    #[must_use]
+    pub fn template_annotation(&self, key: &str) -> Option<&str> {
+        self.template()["metadata"]["annotations"][key].as_str()
+    }
+
+    /// An annotation of the workload itself.
+    #[must_use]
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.object["metadata"]["annotations"][key].as_str()
+    }
+
+    /// How often the workload was reloaded, by the count annotation of either generation. None
+    /// where there is none, or no number.
+    #[must_use]
+    pub fn count(&self) -> Option<i64> {
+        [Generation::Current, Generation::Older]
+            .into_iter()
+            .find_map(|generation| self.template_annotation(generation.count())?.parse().ok())
+    }
+
+    /// The mark that the last reload left on the pod template.
+    #[must_use]
+    pub fn mark(&self) -> Option<&str> {
+        self.template_annotation(MARK)
+    }
+
+    /// The record, parsed.
+    #[must_use]
+    pub fn record(&self) -> Option<Value> {
+        serde_json::from_str(self.annotation(RECORD)?).ok()
+    }
+
+    /// Pods that are ready.
+    #[must_use]
+    pub fn ready(&self) -> i64 {
+        self.integer("/status/readyReplicas").max(self.integer("/status/numberReady"))
+    }
+
+    /// Whether every pod has the current template and is available.
+    #[must_use]
+    pub fn is_rolled_out(&self) -> bool {
+        if self.integer("/status/observedGeneration") < self.generation() {
+            return false;
+        }
+        let is = |fields: &[&str], wanted: i64| {
+            fields.iter().all(|field| self.integer(&format!("/status/{field}")) == wanted)
+        };
+        let desired = self.integer("/spec/replicas");
+        match self.text("/kind") {
+            Some("DaemonSet") => is(
+                &["updatedNumberScheduled", "numberAvailable", "currentNumberScheduled"],
+                self.integer("/status/desiredNumberScheduled"),
+            ),
+            Some("StatefulSet") => {
+                is(&["updatedReplicas", "availableReplicas", "replicas"], desired)
+                    && self.text("/status/currentRevision") == self.text("/status/updateRevision")
+            }
+            _ => is(&["updatedReplicas", "availableReplicas", "replicas"], desired),
+        }
+    }
+
+    fn integer(&self, pointer: &str) -> i64 {
+        self.object.pointer(pointer).and_then(Value::as_i64).unwrap_or_default()
+    }
+
+    fn text(&self, pointer: &str) -> Option<&str> {
+        self.object.pointer(pointer)?.as_str()
+    }
+}

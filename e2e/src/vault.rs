@@ -1,0 +1,284 @@
+//! The bed's Vault server as its administrator sees it: secrets, mounts, namespaces, sealing.
+//!
+//! Tokens, policies and ways to log in are in [`crate::vault_access`]. Works against `OpenBao` and
+//! `HashiCorp` Vault alike; what only one of them has says so.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::command_lines::VaultFlavour;
+use crate::wait::{eventually, locked};
+
+pub use crate::vault_access::TokenRequest;
+
+/// A paused server never answers; a test must not wait for it for ever.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// A client with the root token.
+#[derive(Debug, Clone)]
+pub struct Vault {
+    http: reqwest::Client,
+    address: String,
+    flavour: VaultFlavour,
+    audit_log: String,
+    namespace: Option<String>,
+    keys: Arc<Mutex<Keys>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Keys {
+    root_token: String,
+    unseal_key: String,
+}
+
+/// What the server says a version of a secret is.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Version {
+    /// Its number.
+    pub version: u64,
+    /// When it was written, by the server's clock, RFC 3339 with nanoseconds.
+    pub created_time: String,
+}
+
+impl Vault {
+    pub(crate) fn new(port: u16, flavour: VaultFlavour, audit_log: String) -> Result<Self> {
+        Ok(Self {
+            http: reqwest::Client::builder().timeout(ANSWER_WITHIN).no_proxy().build()?,
+            address: format!("http://127.0.0.1:{port}"),
+            flavour,
+            audit_log,
+            namespace: None,
+            keys: Arc::default(),
+        })
+    }
+
+    /// The server's address, as in `VAULT_ADDR`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// A token that may do everything. Another one after a start with empty storage.
+    #[must_use]
+    pub fn root_token(&self) -> String {
+        locked(&self.keys).root_token.clone()
+    }
+
+    /// The same client, within a namespace.
+    #[must_use]
+    pub fn in_namespace(&self, namespace: &str) -> Self {
+        Self { namespace: Some(namespace.to_owned()), ..self.clone() }
+    }
+
+    /// Makes a namespace (`OpenBao`, or Vault Enterprise).
+    pub async fn create_namespace(&self, name: &str) -> Result<()> {
+        self.ask(Method::POST, &format!("sys/namespaces/{name}"), Some(json!({}))).await.map(drop)
+    }
+
+    /// Sealed, as an operator or a crash leaves it: every request is answered 503.
+    pub async fn seal(&self) -> Result<()> {
+        self.ask(Method::PUT, "sys/seal", None).await.map(drop)
+    }
+
+    /// Unseals, and waits until the server does its work again.
+    pub async fn unseal(&self) -> Result<()> {
+        eventually("Vault to be unsealed", Duration::from_secs(30), || async {
+            Ok(self.make_ready().await?.then_some(()))
+        })
+        .await
+    }
+
+    /// One step towards a server that does its work: initialised, unsealed, active.
+    pub(crate) async fn make_ready(&self) -> Result<bool> {
+        let health = self.http.get(format!("{}/v1/sys/health", self.address)).send().await?;
+        match health.status().as_u16() {
+            200 => Ok(true),
+            501 => {
+                let one_key = json!({"secret_shares": 1, "secret_threshold": 1});
+                let made = self.ask(Method::PUT, "sys/init", Some(one_key)).await?;
+                *locked(&self.keys) = Keys {
+                    root_token: text(&made, "/root_token")?,
+                    unseal_key: text(&made, "/keys/0")?,
+                };
+                Ok(false)
+            }
+            503 => {
+                let key = json!({"key": locked(&self.keys).unseal_key});
+                self.ask(Method::PUT, "sys/unseal", Some(key)).await?;
+                Ok(false)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// What every bed has: the audit log, KV v2 at `secret/`, and the controller's policy.
+    pub(crate) async fn prepare(&self) -> Result<()> {
+        if self.flavour == VaultFlavour::Vault {
+            let options = json!({"file_path": self.audit_log, "log_raw": "true"});
+            let device = json!({"type": "file", "options": options});
+            self.ask(Method::PUT, "sys/audit/tofile", Some(device)).await?;
+        }
+        self.enable_kv2("secret").await?;
+        self.put_policy(crate::vault_access::RELOADER_POLICY, &Self::reloader_rules("secret")).await
+    }
+
+    /// Mounts KV version 2.
+    pub async fn enable_kv2(&self, mount: &str) -> Result<()> {
+        self.enable(mount, json!({"type": "kv", "options": {"version": "2"}})).await?;
+        let config = format!("{mount}/config");
+        // A new mount refuses requests while it prepares its storage.
+        eventually("the KV mount to be prepared", ANSWER_WITHIN, || async {
+            self.ask(Method::GET, &config, None).await.map(Some)
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Mounts KV version 1, which has no versions.
+    pub async fn enable_kv1(&self, mount: &str) -> Result<()> {
+        self.enable(mount, json!({"type": "kv", "options": {"version": "1"}})).await
+    }
+
+    /// Mounts any secrets engine; `body` as in the API, such as `{"type": "transit"}`.
+    pub async fn enable(&self, mount: &str, body: Value) -> Result<()> {
+        self.ask(Method::POST, &format!("sys/mounts/{mount}"), Some(body)).await.map(drop)
+    }
+
+    /// Takes a mount away, with all that is in it.
+    pub async fn disable(&self, mount: &str) -> Result<()> {
+        self.ask(Method::DELETE, &format!("sys/mounts/{mount}"), None).await.map(drop)
+    }
+
+    /// The secrets of a KV v2 mount.
+    #[must_use]
+    pub fn kv(&self, mount: &str) -> Kv {
+        Kv { vault: self.clone(), mount: mount.to_owned() }
+    }
+
+    /// Any request of the API, with the root token; `path` without `/v1/`. `Null` for an empty
+    /// answer.
+    ///
+    /// # Errors
+    /// For an answer that is no success, with its status and text.
+    pub async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+        let token = self.root_token();
+        self.ask_as(&token, method, path, body).await
+    }
+
+    /// As [`Self::ask`], with another token.
+    pub async fn ask_as(
+        &self,
+        token: &str,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value> {
+        let text = self.text_of(token, method.clone(), path, body).await?;
+        if text.trim().is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&text).with_context(|| format!("{method} {path}: {text}"))
+    }
+
+    /// As a GET by [`Self::ask`], for an answer that is not JSON.
+    pub(crate) async fn ask_text(&self, path: &str) -> Result<String> {
+        self.text_of(&self.root_token(), Method::GET, path, None).await
+    }
+
+    async fn text_of(
+        &self,
+        token: &str,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<String> {
+        let url = format!("{}/v1/{path}", self.address);
+        let mut request = self.http.request(method.clone(), url);
+        if !token.is_empty() {
+            request = request.header("X-Vault-Token", token);
+        }
+        if let Some(namespace) = &self.namespace {
+            request = request.header("X-Vault-Namespace", namespace);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.with_context(|| format!("{method} {path}"))?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        if !status.is_success() {
+            bail!("{method} {path}: {status} {text}");
+        }
+        Ok(text)
+    }
+}
+
+/// The secrets of one KV v2 mount. A path is within the mount, without `data/`.
+#[derive(Debug, Clone)]
+pub struct Kv {
+    vault: Vault,
+    mount: String,
+}
+
+impl Kv {
+    /// Writes a new version: this is how a test rotates a secret.
+    pub async fn put(&self, path: &str, data: Value) -> Result<Version> {
+        let body = json!({ "data": data });
+        let answer = self.ask(Method::POST, "data", path, Some(body)).await?;
+        Ok(serde_json::from_value(answer["data"].clone())?)
+    }
+
+    /// Deletes the latest version, as `kv delete` does; it can be undeleted.
+    pub async fn delete_latest(&self, path: &str) -> Result<()> {
+        self.ask(Method::DELETE, "data", path, None).await.map(drop)
+    }
+
+    /// Brings deleted versions back.
+    pub async fn undelete(&self, path: &str, versions: &[u64]) -> Result<()> {
+        let body = json!({ "versions": versions });
+        self.ask(Method::PUT, "undelete", path, Some(body)).await.map(drop)
+    }
+
+    /// Removes the data of versions for good.
+    pub async fn destroy(&self, path: &str, versions: &[u64]) -> Result<()> {
+        let body = json!({ "versions": versions });
+        self.ask(Method::PUT, "destroy", path, Some(body)).await.map(drop)
+    }
+
+    /// Removes the secret with all versions: afterwards its path is "not found".
+    pub async fn delete_metadata(&self, path: &str) -> Result<()> {
+        self.ask(Method::DELETE, "metadata", path, None).await.map(drop)
+    }
+
+    /// Edits the metadata, for example `{"delete_version_after": "1h"}`; makes no version.
+    pub async fn put_metadata(&self, path: &str, metadata: Value) -> Result<()> {
+        self.ask(Method::POST, "metadata", path, Some(metadata)).await.map(drop)
+    }
+
+    /// The metadata, with all versions.
+    pub async fn metadata(&self, path: &str) -> Result<Value> {
+        let mut answer = self.ask(Method::GET, "metadata", path, None).await?;
+        Ok(answer["data"].take())
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        part: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value> {
+        self.vault.ask(method, &format!("{}/{part}/{path}", self.mount), body).await
+    }
+}
+
+/// The text at a JSON pointer of an answer.
+pub(crate) fn text(value: &Value, pointer: &str) -> Result<String> {
+    let found = value.pointer(pointer).and_then(Value::as_str);
+    Ok(found.with_context(|| format!("no text at {pointer} of {value}"))?.to_owned())
+}

@@ -1,0 +1,214 @@
+//! Who may do what on the bed's Vault server: policies, tokens, login by `auth/kubernetes`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Result;
+use reqwest::Method;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::vault::{Vault, text};
+
+/// The policy of least privilege for the controller; every bed has it, for the mount `secret`.
+pub const RELOADER_POLICY: &str = "reloader";
+
+/// A token to be made. The default: the policy [`RELOADER_POLICY`], a day, renewable.
+#[derive(Debug, Clone, Serialize)]
+pub struct TokenRequest {
+    /// The policies.
+    pub policies: Vec<String>,
+    /// How long it lives, such as `1h`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<String>,
+    /// How long it lives at most, however often it is renewed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explicit_max_ttl: Option<String>,
+    /// The period of a periodic token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub period: Option<String>,
+    /// Whether it can be renewed.
+    pub renewable: bool,
+    /// How many requests it is good for; 0 for any number.
+    pub num_uses: u32,
+    /// `service` or `batch`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// A name that audit lines show.
+    pub display_name: String,
+    /// Whether the policy `default` is left out.
+    pub no_default_policy: bool,
+}
+
+impl Default for TokenRequest {
+    fn default() -> Self {
+        Self {
+            policies: vec![RELOADER_POLICY.to_owned()],
+            ttl: Some("24h".to_owned()),
+            explicit_max_ttl: None,
+            period: None,
+            renewable: true,
+            num_uses: 0,
+            kind: "service",
+            display_name: "reloader".to_owned(),
+            no_default_policy: false,
+        }
+    }
+}
+
+/// A token and how to name it without showing it.
+#[derive(Debug, Clone)]
+pub struct Token {
+    /// The token itself.
+    pub token: String,
+    /// Its accessor; empty for a batch token, which has none.
+    pub accessor: String,
+}
+
+/// A role of `auth/kubernetes`: which `ServiceAccount` may log in, for what.
+#[derive(Debug, Clone)]
+pub struct KubernetesRole {
+    /// The role's name, as in `VAULT_ROLE`.
+    pub name: String,
+    /// The namespace of the `ServiceAccount`.
+    pub namespace: String,
+    /// The name of the `ServiceAccount`.
+    pub service_account: String,
+    /// The policies that its tokens have.
+    pub policies: Vec<String>,
+    /// How long its tokens live, such as `60s`.
+    pub token_ttl: String,
+    /// How long they live at most, however often they are renewed; `0` for the server's bound.
+    pub token_max_ttl: String,
+}
+
+impl KubernetesRole {
+    /// A role with the controller's policy and tokens of an hour.
+    #[must_use]
+    pub fn new(name: &str, namespace: &str, service_account: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            service_account: service_account.to_owned(),
+            policies: vec![RELOADER_POLICY.to_owned()],
+            token_ttl: "1h".to_owned(),
+            token_max_ttl: "0".to_owned(),
+        }
+    }
+}
+
+impl Vault {
+    /// The rules of least privilege for the controller on one KV v2 mount.
+    #[must_use]
+    pub fn reloader_rules(mount: &str) -> String {
+        format!(
+            "path \"{mount}/metadata/*\" {{ capabilities = [\"read\", \"list\"] }}\n\
+             path \"{mount}/detailed-metadata/*\" {{ capabilities = [\"list\"] }}\n"
+        )
+    }
+
+    /// Writes a policy; tokens that have it feel it at once.
+    pub async fn put_policy(&self, name: &str, rules: &str) -> Result<()> {
+        let body = json!({ "policy": rules });
+        self.ask(Method::PUT, &format!("sys/policies/acl/{name}"), Some(body)).await.map(drop)
+    }
+
+    /// Makes a token.
+    pub async fn create_token(&self, request: &TokenRequest) -> Result<Token> {
+        let body = serde_json::to_value(request)?;
+        let answer = self.ask(Method::POST, "auth/token/create", Some(body)).await?;
+        Ok(Token {
+            token: text(&answer, "/auth/client_token")?,
+            accessor: text(&answer, "/auth/accessor").unwrap_or_default(),
+        })
+    }
+
+    /// Revokes a token, and all that was made with it.
+    pub async fn revoke(&self, token: &str) -> Result<()> {
+        let body = json!({ "token": token });
+        self.ask(Method::POST, "auth/token/revoke", Some(body)).await.map(drop)
+    }
+
+    /// Revokes the token that has this accessor.
+    pub async fn revoke_accessor(&self, accessor: &str) -> Result<()> {
+        let body = json!({ "accessor": accessor });
+        self.ask(Method::POST, "auth/token/revoke-accessor", Some(body)).await.map(drop)
+    }
+
+    /// Revokes all tokens that came from a way to log in, such as `auth/kubernetes/login`.
+    pub async fn revoke_prefix(&self, prefix: &str) -> Result<()> {
+        self.ask(Method::PUT, &format!("sys/leases/revoke-prefix/{prefix}"), None).await.map(drop)
+    }
+
+    /// What the server knows of a token: `ttl`, `policies`, `num_uses`.
+    ///
+    /// # Errors
+    /// Also when the token is not valid: revoked, expired, or never made.
+    pub async fn lookup(&self, token: &str) -> Result<Value> {
+        let body = json!({ "token": token });
+        let mut answer = self.ask(Method::POST, "auth/token/lookup", Some(body)).await?;
+        Ok(answer["data"].take())
+    }
+
+    /// The accessors of all tokens that live: how many a controller left behind.
+    pub async fn accessors(&self) -> Result<Vec<String>> {
+        let answer = self.ask(Method::GET, "auth/token/accessors?list=true", None).await?;
+        Ok(serde_json::from_value(answer["data"]["keys"].clone())?)
+    }
+
+    /// The number of tokens made by each auth method since the server started, `token` included.
+    pub async fn tokens_created(&self) -> Result<BTreeMap<String, u64>> {
+        let metrics = self.ask_text("sys/metrics?format=prometheus").await?;
+        let mut made = BTreeMap::new();
+        for line in metrics.lines().filter(|line| line.starts_with("vault_token_creation{")) {
+            let method =
+                line.split("auth_method=\"").nth(1).and_then(|rest| rest.split('"').next());
+            let count = line.rsplit(' ').next().and_then(|count| count.parse::<u64>().ok());
+            if let (Some(method), Some(count)) = (method, count) {
+                *made.entry(method.to_owned()).or_default() += count;
+            }
+        }
+        Ok(made)
+    }
+
+    /// Enables `auth/kubernetes` at `mount` against the bed's API server: each login there is a
+    /// real `TokenReview`, by the `ServiceAccount` `vault` in the namespace `vault`.
+    pub async fn enable_kubernetes_auth(&self, cluster: &Cluster, mount: &str) -> Result<()> {
+        let reviewer = cluster.token_reviewer().await?;
+        self.ask(Method::POST, &format!("sys/auth/{mount}"), Some(json!({"type": "kubernetes"})))
+            .await?;
+        let config = json!({
+            "kubernetes_host": cluster.address(),
+            "kubernetes_ca_cert": cluster.ca(),
+            "token_reviewer_jwt": reviewer,
+            "disable_local_ca_jwt": true,
+        });
+        self.ask(Method::POST, &format!("auth/{mount}/config"), Some(config)).await.map(drop)
+    }
+
+    /// Whether a way to log in is enabled at `mount`.
+    pub async fn is_auth_enabled(&self, mount: &str) -> Result<bool> {
+        let enabled = self.ask(Method::GET, "sys/auth", None).await?;
+        Ok(enabled["data"].get(format!("{mount}/")).is_some())
+    }
+
+    /// Writes a role of `auth/kubernetes` at `mount`.
+    pub async fn put_kubernetes_role(&self, mount: &str, role: &KubernetesRole) -> Result<()> {
+        let body = json!({
+            "bound_service_account_names": [role.service_account],
+            "bound_service_account_namespaces": [role.namespace],
+            "token_policies": role.policies,
+            "token_ttl": role.token_ttl,
+            "token_max_ttl": role.token_max_ttl,
+        });
+        let path = format!("auth/{mount}/role/{}", role.name);
+        self.ask(Method::POST, &path, Some(body)).await.map(drop)
+    }
+
+    /// How long a token lives yet.
+    pub async fn ttl(&self, token: &str) -> Result<Duration> {
+        let seconds = self.lookup(token).await?["ttl"].as_u64().unwrap_or_default();
+        Ok(Duration::from_secs(seconds))
+    }
+}

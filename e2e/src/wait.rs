@@ -1,0 +1,45 @@
+//! Waiting for a condition with a deadline: what tests do instead of sleeping.
+
+use std::future::Future;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// How often a condition is looked at. Short, so that a test is not slower than what it tests.
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+
+/// Calls `look` until it finds something, and returns that.
+///
+/// An error of `look` counts as "not yet", since servers are stopped and paused under tests; the
+/// last one is part of the error. `what` completes the sentence "waited 5s for ...".
+///
+/// # Errors
+/// When nothing was found `within` the time.
+pub async fn eventually<T, Look, Found>(what: &str, within: Duration, mut look: Look) -> Result<T>
+where
+    Look: FnMut() -> Found,
+    Found: Future<Output = Result<Option<T>>>,
+{
+    let deadline = Instant::now() + within;
+    let mut last = None;
+    loop {
+        match timeout_at(deadline, look()).await {
+            Ok(Ok(Some(found))) => return Ok(found),
+            Ok(Ok(None)) => last = None,
+            Ok(Err(error)) => last = Some(error),
+            Err(_) => {}
+        }
+        if Instant::now() >= deadline {
+            let cause = last.map_or_else(String::new, |error| format!("; last error: {error:#}"));
+            return Err(anyhow!("waited {within:?} for {what}{cause}"));
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Locks, also after a panic of another holder: what the beds keep under locks stays usable.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

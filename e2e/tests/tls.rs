@@ -1,0 +1,137 @@
+//! TLS: the CA of the server from a file, from a variable, from a Kubernetes Secret; and without it
+//! no connection, and no rotation missed.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the rules of the controller's architecture; a test starts a server of its own"
+)]
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::Result;
+use e2e::ports::Port;
+use e2e::scenario::{HEARTBEAT, SOON, next_second, polling_fast};
+use e2e::{Bed, Controller, ControllerOptions, Options, Workload, eventually};
+use reqwest::Client;
+use serde_json::json;
+
+const ROOT: &str = "root-of-the-server-with-tls";
+
+/// A server of the Vault API that listens with TLS, beside the one of the bed.
+struct ServerWithTls {
+    address: String,
+    ca: PathBuf,
+    _port: Port,
+}
+
+impl ServerWithTls {
+    /// It makes its own CA; it ends with the bed, as all processes of its group do.
+    async fn start(bed: &Bed) -> Result<Self> {
+        let port = Port::any()?;
+        let folder = bed.folder().join("tls");
+        std::fs::create_dir_all(&folder)?;
+        let listen = format!("127.0.0.1:{}", port.number());
+        let mut command = Command::new(bed.binaries().vault());
+        command
+            .args(["server", "-dev", "-dev-tls", "-dev-no-store-token"])
+            .arg(format!("-dev-tls-cert-dir={}", folder.display()))
+            .arg(format!("-dev-root-token-id={ROOT}"))
+            .arg(format!("-dev-listen-address={listen}"))
+            .stdin(Stdio::null())
+            .stdout(std::fs::File::create(folder.join("log"))?)
+            .stderr(Stdio::null());
+        bed.group().join(&mut command);
+        command.spawn()?;
+        let server = Self {
+            address: format!("https://{listen}"),
+            ca: folder.join("vault-ca.pem"),
+            _port: port,
+        };
+        eventually("the server with TLS", SOON, || async {
+            Ok((server.ca.is_file() && server.put("ready").await.is_ok()).then_some(()))
+        })
+        .await?;
+        Ok(server)
+    }
+
+    async fn put(&self, secret: &str) -> Result<()> {
+        let client = Client::builder().tls_danger_accept_invalid_certs(true).build()?;
+        let value = format!("{:032x}", fastrand::u128(..));
+        client
+            .post(format!("{}/v1/secret/data/{secret}", self.address))
+            .header("X-Vault-Token", ROOT)
+            .json(&json!({ "data": { "k": value } }))
+            .send()
+            .await?
+            .error_for_status()?;
+        Ok(())
+    }
+
+    fn options(&self) -> ControllerOptions {
+        polling_fast().vault_token(ROOT).env("VAULT_ADDR", self.address.as_str())
+    }
+}
+
+#[tokio::test]
+async fn the_ca_comes_from_a_file_a_variable_or_a_secret() -> Result<()> {
+    let bed = Bed::start(Options::new().without_pods()).await?;
+    let server = ServerWithTls::start(&bed).await?;
+    server.put("tls").await?;
+    next_second().await?;
+    let web = Workload::deployment("default", "web")
+        .replicas(0)
+        .opted_in()
+        .env("A", "vault:secret/data/tls#k");
+    bed.deploy_all(&[&web]).await?;
+
+    let pem = std::fs::read_to_string(&server.ca)?;
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": { "name": "vault-tls", "namespace": "default" },
+        "stringData": { "ca.crt": pem },
+    });
+    bed.cluster.create_object(&secret, "secrets").await?;
+    let ways = [
+        server.options().env("VAULT_CACERT", server.ca.as_os_str()),
+        server.options().env("VAULT_CACERT_BYTES", pem.as_str()),
+        server.options().env("VAULT_CAPATH", server.ca.parent().unwrap_or(&server.ca).as_os_str()),
+        server
+            .options()
+            .env("VAULT_TLS_SECRET", "vault-tls")
+            .env("KUBECONFIG", bed.cluster.kubeconfig().as_os_str()),
+        server.options().env("VAULT_SKIP_VERIFY", "true"),
+    ];
+    for (number, way) in ways.iter().enumerate() {
+        let mut controller = Controller::start(&bed, way).await?;
+        controller.wait_for(HEARTBEAT, SOON).await?;
+        server.put("tls").await?;
+        let count = i64::try_from(number)? + 1;
+        bed.cluster.wait_for_count(&web, count, SOON).await?;
+        assert!(controller.lines_with("failed to get secret version").is_empty(), "way {number}");
+        let warned = controller.lines_with("VAULT_SKIP_VERIFY").len();
+        assert_eq!(warned, usize::from(number == 4), "way {number}");
+        controller.terminate().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_vouches_for_is_refused() -> Result<()> {
+    let bed = Bed::start(Options::new().without_pods()).await?;
+    let server = ServerWithTls::start(&bed).await?;
+    let web = Workload::deployment("default", "web").opted_in().env("A", "vault:secret/data/tls#k");
+    bed.cluster.apply(&web).await?;
+    let controller = Controller::start(&bed, &server.options()).await?;
+    let line = controller.wait_for("failed to get secret version", SOON).await?;
+    assert!(line.text.contains("certificate"), "{line:?}");
+
+    let mut missing =
+        Controller::spawn(&bed, &server.options().env("VAULT_TLS_SECRET", "no-such")).await?;
+    let status = missing.wait_for_end(Duration::from_secs(15)).await?;
+    assert!(!status.success());
+    let said = missing.lines_with("VAULT_TLS_SECRET");
+    assert!(said.iter().any(|line| line.text.contains("default/no-such")), "{said:?}");
+    Ok(())
+}
