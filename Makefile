@@ -89,6 +89,7 @@ lint: need-cargo need-python3 ## Formatting, clippy, the chart, the licences of 
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	@$(FIND_SERVERS) && deploy/charts/check.sh "$$servers/helm"
+	@# Without advisories: their database is not in a package registry.
 	@if command -v cargo-deny >/dev/null; then cargo-deny --locked check bans licenses sources; \
 	    else echo "skipped: cargo-deny is not installed (cargo install cargo-deny --locked)"; fi
 

@@ -68,8 +68,10 @@ pub struct Past {
     pub answered: bool,
     /// How often in a row the same was found missing again.
     pub stripped: u32,
-    /// No PATCH before this, after one that failed or was stripped.
-    pub not_before: Option<Timestamp>,
+    /// While what was written is stripped again and again: no PATCH of the same versions before this.
+    pub stripped_until: Option<Timestamp>,
+    /// After a PATCH that failed: none before this.
+    pub retry_at: Option<Timestamp>,
 }
 
 /// What is at hand of one workload.
@@ -220,7 +222,7 @@ pub struct Decision {
 /// Decides about a workload, given what was seen of each of its secrets.
 ///
 /// `found_budget` is how many more reloads that nothing but the clock speaks for may start; `now` is
-/// the present by the clock that [`Past::not_before`] was read from.
+/// the present by the clock that the times in [`Past`] were read from.
 pub fn decide(
     case: &Case<'_>,
     sighting: impl Fn(&Arc<SecretId>) -> Sighting,
@@ -260,14 +262,15 @@ pub fn decide(
         }
     }
     let missing = !decision.gone.is_empty() && !workload.ignore_missing && !rules.ignore_missing;
-    let held_back = past.not_before.is_some_and(|time| now < time);
+    let is_ahead = |time: Option<Timestamp>| time.is_some_and(|time| now < time);
+    let is_stripped = all_patched && (past.answered || is_ahead(past.stripped_until));
     decision.action = match cause {
         // While a secret is gone nothing is rolled, so nobody need know what the revision says.
         None if ask && !missing => Action::AskRevision,
         None => Action::Leave,
         Some(_) if missing => Action::Hold(Hold::SecretGone),
-        Some(_) if all_patched && (held_back || past.answered) => Action::Hold(Hold::Stripped),
-        Some(_) if held_back => Action::Hold(Hold::BackOff),
+        Some(_) if is_stripped => Action::Hold(Hold::Stripped),
+        Some(_) if is_ahead(past.retry_at) => Action::Hold(Hold::BackOff),
         Some(Cause::Found) if found_budget == 0 => Action::Hold(Hold::Budget),
         Some(cause) => Action::Roll(cause),
     };
@@ -282,7 +285,8 @@ impl Past {
         }
         self.patched = versions;
         self.answered = true;
-        self.not_before = None;
+        self.stripped_until = None;
+        self.retry_at = None;
     }
 
     /// Notes that what was written has been stripped, and for how long to leave the workload alone.
@@ -291,7 +295,7 @@ impl Past {
         self.stripped = self.stripped.saturating_add(1);
         self.answered = false;
         let hold = (FIRST_STRIPPED_HOLD * (1 << doublings)).min(LONGEST_STRIPPED_HOLD);
-        self.not_before = now.checked_add(hold).ok();
+        self.stripped_until = now.checked_add(hold).ok();
         hold
     }
 }

@@ -161,12 +161,14 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             }
             Outcome::NotNeeded => {
                 debug!(worker = WORKER, "{id} needs no reload any more");
+                memory.failures = 0;
+                memory.said.error = None;
                 left.workloads.insert(id.clone());
             }
             Outcome::Failed(error) => {
                 let delay = backoff(memory.failures);
                 memory.failures = memory.failures.saturating_add(1);
-                memory.past.not_before = Timestamp::now().checked_add(delay).ok();
+                memory.past.retry_at = Timestamp::now().checked_add(delay).ok();
                 left.workloads.insert(id.clone());
                 if memory.said.error.as_ref() == Some(&error) {
                     debug!(worker = WORKER, "failed reloading workload: {id}: {error}");

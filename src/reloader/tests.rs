@@ -299,7 +299,7 @@ async fn a_refused_patch_waits_and_the_others_go_on() {
     assert_eq!((left.workloads.len(), left.retry_in), (1, Some(Duration::from_secs(2))));
     // Its time comes.
     for memory in bench.reloader.memories.values_mut() {
-        memory.past.not_before = memory.past.not_before.map(|_| second(0));
+        memory.past.retry_at = memory.past.retry_at.map(|_| second(0));
     }
     bench.poll().await;
     assert_eq!(bench.fake.count("web") + bench.fake.count("api"), 2);

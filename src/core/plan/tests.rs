@@ -244,7 +244,8 @@ fn what_is_stripped_again_is_not_fought() {
         assert_eq!(at(&past, now), Action::Roll(Cause::Witnessed));
         past.patched(reloaded.record.versions.clone());
     }
-    // A version that was not PATCHed before is a change like any other.
+    // A version that was not PATCHed before is a change like any other, also during a hold.
+    past.stripped(second(1_000));
     let decision = decided(&web, [witnessed(3), witnessed(2)], &past, 1);
     assert_eq!(decision.action, Action::Roll(Cause::Witnessed));
 }
@@ -252,10 +253,10 @@ fn what_is_stripped_again_is_not_fought() {
 #[test]
 fn after_a_failed_patch_the_next_waits() {
     let web = workload("web", &["a", "b"]);
-    let past = Past { not_before: Some(second(1_001)), ..Past::default() };
+    let past = Past { retry_at: Some(second(1_001)), ..Past::default() };
     let seen = [witnessed(2), same()];
     assert_eq!(decided(&web, seen, &past, 1).action, Action::Hold(Hold::BackOff));
-    let past = Past { not_before: Some(second(1_000)), ..Past::default() };
+    let past = Past { retry_at: Some(second(1_000)), ..Past::default() };
     assert_eq!(decided(&web, seen, &past, 1).action, Action::Roll(Cause::Witnessed));
 }
 
