@@ -254,35 +254,12 @@ fn is_older(version: &str, than: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::annotation::OptIn;
+    use super::super::fixtures;
     use super::*;
 
     fn workload(name: &str, resource_version: u64, template: u64, paths: &[&str]) -> Workload {
-        Workload {
-            id: WorkloadId { kind: Kind::Deployment, namespace: "shop".into(), name: name.into() },
-            uid: "u".into(),
-            resource_version: resource_version.to_string().into(),
-            created: jiff::Timestamp::UNIX_EPOCH,
-            deleting: false,
-            observed: true,
-            template,
-            opt_in: OptIn::Current,
-            count: 0,
-            mark: None,
-            ignore_missing: false,
-            update_revision: None,
-            recorded: None,
-            secrets: paths
-                .iter()
-                .map(|path| {
-                    Arc::new(SecretId {
-                        connection: "default".into(),
-                        namespace: None,
-                        path: (*path).into(),
-                    })
-                })
-                .collect(),
-        }
+        let resource_version = resource_version.to_string().into();
+        Workload { resource_version, template, ..fixtures::workload(name, paths) }
     }
 
     #[test]

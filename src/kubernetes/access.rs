@@ -6,7 +6,7 @@ use k8s_openapi::api::authorization::v1::{
 use kube::api::PostParams;
 use kube::{Api, Client};
 
-use super::client::REQUEST_TIMEOUT;
+use super::client::in_time;
 use crate::core::workload::Kind;
 
 /// The permissions that the controller needs, as (verb, resource in the group `apps`).
@@ -37,8 +37,7 @@ pub async fn lacking(client: &Client) -> Vec<String> {
             ..SelfSubjectAccessReview::default()
         };
         let params = PostParams::default();
-        let answer = tokio::time::timeout(REQUEST_TIMEOUT, api.create(&params, &review)).await;
-        let Ok(Ok(answer)) = answer else { continue };
+        let Ok(answer) = in_time(api.create(&params, &review)).await else { continue };
         if answer.status.is_some_and(|status| !status.allowed) {
             lacking.push(format!("{verb} {resource}.apps"));
         }

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 
-use super::client::REQUEST_TIMEOUT;
+use super::client::in_time;
 
 /// The key that holds the CA, by the convention of `kubernetes.io/tls` Secrets.
 const KEY: &str = "ca.crt";
@@ -42,13 +42,7 @@ pub async fn read(client: Client, namespace: &str, name: &str) -> Result<Vec<u8>
         message,
     };
     let api: Api<Secret> = Api::namespaced(client, namespace);
-    let secret = match tokio::time::timeout(REQUEST_TIMEOUT, api.get(name)).await {
-        Ok(Ok(secret)) => secret,
-        Ok(Err(error)) => return Err(unreadable(error.to_string())),
-        Err(_) => {
-            return Err(unreadable("the API server did not answer in time".to_owned()));
-        }
-    };
+    let secret = in_time(api.get(name)).await.map_err(|error| unreadable(error.to_string()))?;
     let ca = secret.data.and_then(|mut data| data.remove(KEY)).map(|bytes| bytes.0);
     ca.filter(|ca| !ca.is_empty()).ok_or_else(|| CaSecretError::NoCa {
         namespace: namespace.to_owned(),

@@ -13,7 +13,7 @@ use crate::core::clock::ServerClock;
 
 /// How long a single request may take. A healthy API server answers in milliseconds; a page of a
 /// list may take seconds under load.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest silence on a connection. A watch is ended by the server after at most 290 s, so this
 /// only ends connections whose server is gone.
@@ -30,6 +30,35 @@ pub enum ConnectError {
     /// The configuration cannot be used.
     #[error("the configuration of the Kubernetes client cannot be used: {0}")]
     Client(String),
+}
+
+/// A request that brought no answer, or a refusal.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RequestError {
+    /// The API server refused, or could not be reached.
+    #[error("{}", said(.0))]
+    Kube(#[from] kube::Error),
+    /// It did not answer in time.
+    #[error("no answer within {} s", REQUEST_TIMEOUT.as_secs())]
+    Timeout,
+}
+
+/// What the API server said, without the dump of the status that `kube` puts behind it.
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} (status {})", status.message, status.code),
+        error => error.to_string(),
+    }
+}
+
+/// Awaits a single request, but not for ever.
+pub(super) async fn in_time<T>(
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<T, RequestError> {
+    match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(RequestError::Timeout),
+    }
 }
 
 /// Makes a client from `KUBECONFIG`, `~/.kube/config` or the pod's service account. The `Date` of

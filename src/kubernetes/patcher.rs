@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
@@ -11,7 +10,7 @@ use kube::core::{DynamicResourceScope, PartialObjectMeta};
 use kube::{Api, Client, Resource};
 use serde_json::{Value, json};
 
-use super::client::REQUEST_TIMEOUT;
+use super::client::{RequestError, in_time};
 use super::object::Object;
 use super::revisions::Revisions;
 use crate::core::annotation::{MARK, RECORD};
@@ -73,13 +72,15 @@ impl Cluster for Patcher {
         let params =
             PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let api: Api<Object> = self.api(&workload.id);
-        let object = in_time(api.patch(&workload.id.name, &params, &Patch::Merge(&patch))).await?;
+        let object = in_time(api.patch(&workload.id.name, &params, &Patch::Merge(&patch)))
+            .await
+            .map_err(|error| write_error(&error))?;
         Ok(object.into_manifest())
     }
 
     async fn get(&self, id: &WorkloadId) -> Result<Manifest, WriteError> {
         let api: Api<Object> = self.api(id);
-        Ok(in_time(api.get(&id.name)).await?.into_manifest())
+        Ok(in_time(api.get(&id.name)).await.map_err(|error| write_error(&error))?.into_manifest())
     }
 
     async fn last_writer(&self, id: &WorkloadId) -> Option<String> {
@@ -98,28 +99,17 @@ fn last_writer(entries: Vec<ManagedFieldsEntry>) -> Option<String> {
         .and_then(|entry| entry.manager)
 }
 
-async fn in_time<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, WriteError> {
-    // A PATCH that is applied after its time is no harm: the next decision meets its record.
-    match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(write_error(&error)),
-        Err(_) => Err(WriteError::Failed(no_answer(REQUEST_TIMEOUT))),
-    }
-}
-
-pub(super) fn no_answer(after: Duration) -> String {
-    format!("no answer within {} s", after.as_secs())
-}
-
-fn write_error(error: &kube::Error) -> WriteError {
-    match error {
-        kube::Error::Api(status) => match status.code {
-            404 => WriteError::NotFound,
-            409 => WriteError::Conflict,
-            400 | 401 | 403 | 422 => WriteError::Refused(status.message.clone()),
-            code => WriteError::Failed(format!("{code} {}", status.message)),
-        },
-        error => WriteError::Failed(error.to_string()),
+/// A PATCH that is applied after its time is no harm: the next decision meets its record.
+fn write_error(error: &RequestError) -> WriteError {
+    let code = match error {
+        RequestError::Kube(kube::Error::Api(status)) => status.code,
+        RequestError::Kube(_) | RequestError::Timeout => 0,
+    };
+    match code {
+        404 => WriteError::NotFound,
+        409 => WriteError::Conflict,
+        400 | 401 | 403 | 422 => WriteError::Refused(error.to_string()),
+        _ => WriteError::Failed(error.to_string()),
     }
 }
 
@@ -156,7 +146,7 @@ mod tests {
     fn what_the_api_server_says_is_told_apart() {
         let error = |code| {
             let status = json!({ "code": code, "message": "so it is" });
-            write_error(&kube::Error::Api(serde_json::from_value(status).unwrap())).reason()
+            write_error(&kube::Error::Api(serde_json::from_value(status).unwrap()).into()).reason()
         };
         let table = [
             (404, "not_found"),

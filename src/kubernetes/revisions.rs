@@ -3,7 +3,7 @@
 //! They are asked for only where an answer hangs on them, by a LIST of one namespace that serves
 //! all of its workloads, or of the whole cluster where many namespaces are concerned.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
@@ -13,9 +13,7 @@ use kube::api::{ListParams, Request};
 use serde::Deserialize;
 use tracing::debug;
 
-use super::client::REQUEST_TIMEOUT;
-use super::patcher::no_answer;
-use crate::core::annotation::RECORD;
+use super::client::in_time;
 use crate::core::plan::Revision;
 use crate::core::record::Record;
 use crate::core::secret::Version;
@@ -29,9 +27,6 @@ const MANY_NAMESPACES: usize = 16;
 
 /// Namespaces that are listed at a time.
 const AT_A_TIME: usize = 4;
-
-/// The annotation by which a Deployment's controller numbers its ReplicaSets.
-const DEPLOYMENT_REVISION: &str = "deployment.kubernetes.io/revision";
 
 /// Looks up revisions.
 #[derive(Clone)]
@@ -73,65 +68,56 @@ impl Revisions {
     pub async fn of(&self, workloads: &[Arc<Workload>]) -> HashMap<Box<str>, Revision> {
         let mut found = HashMap::new();
         for resource in [Resource::ReplicaSets, Resource::ControllerRevisions] {
-            let wanted: Vec<_> =
-                workloads.iter().filter(|w| Resource::of(w.id.kind) == resource).collect();
-            if wanted.is_empty() {
-                continue;
+            let mut namespaces: HashMap<&str, Vec<&Workload>> = HashMap::new();
+            for workload in workloads.iter().filter(|w| Resource::of(w.id.kind) == resource) {
+                namespaces.entry(&workload.id.namespace).or_default().push(workload);
             }
-            let mut candidates: HashMap<&str, Candidate> =
-                wanted.iter().map(|w| (&*w.uid, Candidate::of(w))).collect();
-            for object in self.list(resource, &wanted).await {
+            let lists: Vec<_> = if namespaces.len() > MANY_NAMESPACES {
+                let all = namespaces.into_values().flatten().collect();
+                vec![self.list(resource, None, all)]
+            } else {
+                let lists = namespaces.into_iter();
+                lists.map(|(name, wanted)| self.list(resource, Some(name), wanted)).collect()
+            };
+            found.extend(stream::iter(lists).buffer_unordered(AT_A_TIME).concat().await);
+        }
+        found
+    }
+
+    /// The revisions of workloads of one namespace, or of any. They are picked out page by page, so
+    /// that a cluster with many old ReplicaSets takes no more memory than one page of them.
+    async fn list(
+        &self,
+        resource: Resource,
+        namespace: Option<&str>,
+        wanted: Vec<&Workload>,
+    ) -> Vec<(Box<str>, Revision)> {
+        let scope = namespace.map(|name| format!("namespaces/{name}/")).unwrap_or_default();
+        let request = Request::new(format!("/apis/apps/v1/{scope}{}", resource.plural()));
+        let mut params = ListParams::default().limit(PAGE);
+        let mut candidates: HashMap<&str, Candidate> =
+            wanted.into_iter().map(|w| (&*w.uid, Candidate::of(w))).collect();
+        loop {
+            let page = match self.page(resource, &request, &params).await {
+                Ok(page) => page,
+                Err(message) => {
+                    // What came before counts for nothing: a later page may hold a newer revision.
+                    debug!(worker = "reloader", "Cannot list {}: {message}", resource.plural());
+                    return Vec::new();
+                }
+            };
+            for object in page.items {
                 let owner = object.metadata.owner_references.iter().find(|owner| owner.controller);
                 if let Some(candidate) = owner.and_then(|o| candidates.get_mut(o.uid.as_str())) {
                     candidate.take(object);
                 }
             }
-            found.extend(candidates.into_iter().filter_map(|(uid, candidate)| {
-                candidate.into_revision().map(|revision| (uid.into(), revision))
-            }));
-        }
-        found
-    }
-
-    async fn list(&self, resource: Resource, wanted: &[&Arc<Workload>]) -> Vec<RevisionObject> {
-        let uids: HashSet<&str> = wanted.iter().map(|w| &*w.uid).collect();
-        let namespaces: HashSet<&str> = wanted.iter().map(|w| &*w.id.namespace).collect();
-        if namespaces.len() > MANY_NAMESPACES {
-            return self.list_in(resource, None, &uids).await;
-        }
-        let lists: Vec<_> =
-            namespaces.into_iter().map(|name| self.list_in(resource, Some(name), &uids)).collect();
-        stream::iter(lists).buffer_unordered(AT_A_TIME).concat().await
-    }
-
-    /// All objects of a namespace, or of the cluster, whose owner is among `uids`. A list that
-    /// fails halfway counts for nothing, since a later page may hold a newer revision.
-    async fn list_in(
-        &self,
-        resource: Resource,
-        namespace: Option<&str>,
-        uids: &HashSet<&str>,
-    ) -> Vec<RevisionObject> {
-        let scope = namespace.map(|name| format!("namespaces/{name}/")).unwrap_or_default();
-        let request = Request::new(format!("/apis/apps/v1/{scope}{}", resource.plural()));
-        let mut params = ListParams::default().limit(PAGE);
-        let mut found = Vec::new();
-        loop {
-            match self.page(resource, &request, &params).await {
-                Ok(page) => {
-                    found.extend(page.items.into_iter().filter(|object| {
-                        let owners = &object.metadata.owner_references;
-                        owners.iter().any(|o| o.controller && uids.contains(o.uid.as_str()))
-                    }));
-                    params.continue_token = page.metadata.next.filter(|token| !token.is_empty());
-                    if params.continue_token.is_none() {
-                        return found;
-                    }
-                }
-                Err(message) => {
-                    debug!(worker = "reloader", "Cannot list {}: {message}", resource.plural());
-                    return Vec::new();
-                }
+            params.continue_token = page.metadata.next.filter(|token| !token.is_empty());
+            if params.continue_token.is_none() {
+                let found = candidates.into_iter().filter_map(|(uid, candidate)| {
+                    candidate.into_revision().map(|revision| (uid.into(), revision))
+                });
+                return found.collect();
             }
         }
     }
@@ -148,10 +134,7 @@ impl Revisions {
             Resource::ControllerRevisions => request.list(params),
         };
         let request = request.map_err(|error| error.to_string())?;
-        match tokio::time::timeout(REQUEST_TIMEOUT, self.client.request::<Page>(request)).await {
-            Ok(answer) => answer.map_err(|error| error.to_string()),
-            Err(_) => Err(no_answer(REQUEST_TIMEOUT)),
-        }
+        in_time(self.client.request::<Page>(request)).await.map_err(|error| error.to_string())
     }
 }
 
@@ -169,7 +152,8 @@ impl<'a> Candidate<'a> {
     }
 
     fn take(&mut self, object: RevisionObject) {
-        let Meta { name, creation_timestamp, mut annotations, .. } = object.metadata;
+        let Meta { name, creation_timestamp, annotations, .. } = object.metadata;
+        let Annotations { number, record } = annotations.unwrap_or_default();
         let number = match self.workload.id.kind {
             Kind::Deployment => annotations
                 .get(DEPLOYMENT_REVISION)
@@ -185,7 +169,7 @@ impl<'a> Candidate<'a> {
             self.number = number;
             self.created = creation_timestamp.and_then(|time| time.parse().ok());
         }
-        let record = annotations.remove(RECORD).and_then(|text| Record::parse(&text).ok());
+        let record = record.and_then(|text| Record::parse(&text).ok());
         if let Some(recorded) = record.and_then(|record| record.of(&self.workload.uid, None)) {
             let hashes: HashSet<u64> = self.workload.secrets.iter().map(|s| s.hash64()).collect();
             self.copies.extend(recorded.versions.iter().filter(|(hash, _)| hashes.contains(hash)));
@@ -230,8 +214,18 @@ struct Meta {
     creation_timestamp: Option<String>,
     #[serde(default)]
     owner_references: Vec<Owner>,
-    #[serde(default)]
-    annotations: BTreeMap<String, String>,
+    annotations: Option<Annotations>,
+}
+
+/// The annotations that count; the others are skipped while they are read.
+#[derive(Default, Deserialize)]
+struct Annotations {
+    /// By which a Deployment's controller numbers its ReplicaSets.
+    #[serde(rename = "deployment.kubernetes.io/revision")]
+    number: Option<String>,
+    /// A copy of the record: [`crate::core::annotation::RECORD`].
+    #[serde(rename = "secrets-reloader.security.bank-vaults.io/reload-record")]
+    record: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -247,6 +241,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::core::annotation::RECORD;
     use crate::core::fixtures::{secret, version, workload};
 
     fn revision_of(workload: &Workload, objects: &[Value]) -> Option<Revision> {
@@ -261,7 +256,7 @@ mod tests {
         json!({ "metadata": {
             "name": format!("web-{number}"),
             "creationTimestamp": created,
-            "annotations": { DEPLOYMENT_REVISION: number, RECORD: record },
+            "annotations": { "deployment.kubernetes.io/revision": number, RECORD: record, "a": "b" },
         } })
     }
 

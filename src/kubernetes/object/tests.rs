@@ -1,0 +1,150 @@
+//! What is kept of an object, and that any JSON will do.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn deployment() -> Value {
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": "web",
+            "namespace": "shop",
+            "uid": "u1",
+            "resourceVersion": "12",
+            "generation": 3,
+            "creationTimestamp": "2026-11-22T05:51:00Z",
+            "annotations": { "a": "b", annotation::RECORD: "{}" },
+            "managedFields": [{ "fieldsV1": { "f:spec": {} } }],
+        },
+        "spec": {
+            "replicas": 2,
+            "template": {
+                "metadata": { "annotations": { annotation::MARK: "m", "other": "x" } },
+                "spec": {
+                    "initContainers": [{
+                        "env": [{ "name": "I", "value": "vault:secret/data/i#k" }],
+                        "name": "init",
+                    }],
+                    "containers": [{
+                        "name": "app",
+                        "image": "app:1",
+                        "env": [
+                            { "name": "PLAIN", "value": "x" },
+                            { "value": "vault:secret/data/a#k", "name": "A" },
+                            { "name": "NONE", "valueFrom": { "fieldRef": { "fieldPath": "x" } } },
+                        ],
+                    }],
+                },
+            },
+        },
+        "status": { "observedGeneration": 2, "updateRevision": "web-1" },
+    })
+}
+
+fn read(value: &Value) -> Manifest {
+    serde_json::from_str::<Object>(&value.to_string()).unwrap().into_manifest()
+}
+
+#[test]
+fn what_is_needed_is_kept_in_any_order_of_the_fields() {
+    let manifest = read(&deployment());
+    let variable = |container: &str, name: &str, value: &str| EnvVar {
+        container: container.to_owned(),
+        name: name.to_owned(),
+        value: value.to_owned(),
+    };
+    assert_ne!(manifest.template, 0);
+    let mut variables = manifest.variables.clone();
+    variables.sort_by(|a, b| a.name.cmp(&b.name));
+    assert_eq!(
+        Manifest { template: 0, variables, ..manifest },
+        Manifest {
+            namespace: "shop".to_owned(),
+            name: "web".to_owned(),
+            uid: "u1".to_owned(),
+            resource_version: "12".to_owned(),
+            generation: 3,
+            created: "2026-11-22T05:51:00Z".parse().unwrap(),
+            deleting: false,
+            record: Some("{}".to_owned()),
+            observed_generation: 2,
+            update_revision: Some("web-1".to_owned()),
+            template: 0,
+            annotations: [(annotation::MARK, "m")].into_iter().collect(),
+            variables: vec![
+                variable("app", "A", "vault:secret/data/a#k"),
+                variable("init", "I", "vault:secret/data/i#k"),
+            ],
+        }
+    );
+}
+
+#[test]
+fn the_digest_changes_with_the_template_and_with_nothing_else() {
+    let digest = |pointer: &str, value: Value| {
+        let mut object = deployment();
+        *object.pointer_mut(pointer).unwrap() = value;
+        read(&object).template
+    };
+    let same = read(&deployment()).template;
+    assert_eq!(digest("/spec/replicas", json!(5)), same);
+    assert_eq!(digest("/metadata/resourceVersion", json!("13")), same);
+    assert_eq!(digest("/status", json!({})), same);
+    let containers = "/spec/template/spec/containers/0";
+    assert_ne!(digest(&format!("{containers}/image"), json!("app:2")), same);
+    assert_ne!(digest(&format!("{containers}/env/0/value"), json!("y")), same);
+    assert_ne!(digest(&format!("{containers}/env/2"), json!(null)), same);
+    assert_ne!(digest("/spec/template/metadata/annotations/other", json!("y")), same);
+}
+
+#[test]
+fn fields_of_any_type_are_read_as_absent_and_never_fail() {
+    let odd = [
+        json!(null),
+        json!(true),
+        json!(-1),
+        json!(1.5),
+        json!("x"),
+        json!([[1]]),
+        json!({"a": {"name": []}}),
+    ];
+    let pointers = [
+        "/metadata",
+        "/metadata/name",
+        "/metadata/generation",
+        "/metadata/creationTimestamp",
+        "/metadata/annotations",
+        "/spec",
+        "/spec/template",
+        "/spec/template/metadata/annotations",
+        "/spec/template/spec/containers",
+        "/spec/template/spec/containers/0",
+        "/spec/template/spec/containers/0/env",
+        "/spec/template/spec/containers/0/env/1",
+        "/spec/template/spec/containers/0/env/1/value",
+        "/status",
+    ];
+    for pointer in pointers {
+        for value in &odd {
+            let mut object = deployment();
+            *object.pointer_mut(pointer).unwrap() = value.clone();
+            read(&object);
+        }
+    }
+    for value in &odd {
+        read(value);
+    }
+}
+
+#[test]
+fn objects_are_read_from_lists_and_from_watch_events() {
+    let list = json!({ "kind": "DeploymentList", "apiVersion": "apps/v1", "metadata": {}, "items": [deployment()] });
+    let list: kube::core::ObjectList<Object> = serde_json::from_str(&list.to_string()).unwrap();
+    assert_eq!(list.items[0].clone().into_manifest(), read(&deployment()));
+    let event = format!(r#"{{"object":{},"type":"ADDED"}}"#, deployment());
+    let event: kube::api::WatchEvent<Object> = serde_json::from_str(&event).unwrap();
+    let kube::api::WatchEvent::Added(object) = event else { panic!("an addition") };
+    assert_eq!(object.into_manifest(), read(&deployment()));
+}
