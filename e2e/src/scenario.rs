@@ -33,6 +33,13 @@ pub fn polling_fast() -> ControllerOptions {
     ControllerOptions::new().flag("--reloader-run-period", "500ms")
 }
 
+/// The defaults, with four polls a second: for scenarios that wait for many polls, and in which it
+/// does not matter how many changes come between two.
+#[must_use]
+pub fn polling_faster() -> ControllerOptions {
+    ControllerOptions::new().flag("--reloader-run-period", "250ms")
+}
+
 /// Waits until the clock's second is over, and a hundredth more: what happened before is then
 /// older, also by times of whole seconds.
 pub async fn next_second() -> Result<()> {

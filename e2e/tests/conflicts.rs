@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use e2e::scenario::{SOON, polling_fast};
+use e2e::scenario::{SOON, polling_faster};
 use e2e::{ApiRequest, Bed, Cluster, Controller, Mark, Workload, eventually};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -44,7 +44,7 @@ async fn workloads_that_others_write_all_the_time_roll_once() -> Result<()> {
         .map(|number| using("written", &format!("w-{number}"), "written/a"))
         .collect();
     bed.deploy_all(&workloads.iter().collect::<Vec<_>>()).await?;
-    let controller = Controller::start(&bed, &polling_fast()).await?;
+    let controller = Controller::start(&bed, &polling_faster()).await?;
     let nobody: Vec<_> = workloads.iter().map(|workload| (workload, None)).collect();
     bed.expect_no_roll(&controller, &nobody).await?;
 
@@ -115,7 +115,7 @@ async fn a_refused_workload_is_named_and_tried_again_and_the_others_roll() -> Re
         (0..5).map(|number| using("refused", &format!("free-{number}"), "refused/a")).collect();
     let all: Vec<&Workload> = others.iter().chain([&frozen]).collect();
     bed.deploy_all(&all).await?;
-    let controller = Controller::start(&bed, &polling_fast()).await?;
+    let controller = Controller::start(&bed, &polling_faster()).await?;
     let nobody: Vec<_> = all.iter().map(|workload| (*workload, None)).collect();
     bed.expect_no_roll(&controller, &nobody).await?;
 

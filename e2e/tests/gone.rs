@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use e2e::controller_log::Stream;
-use e2e::scenario::{SOON, polling_fast};
+use e2e::scenario::{SOON, polling_faster};
 use e2e::{Bed, Controller, Workload};
 use serde_json::json;
 
@@ -70,7 +70,7 @@ async fn a_gone_secret_holds_its_workloads_until_it_is_back() -> Result<()> {
         .collect();
     let all: Vec<&Workload> = held.values().chain([&free, &alone]).collect();
     bed.deploy_all(&all).await?;
-    let controller = Controller::start(&bed, &polling_fast()).await?;
+    let controller = Controller::start(&bed, &polling_faster()).await?;
     let nobody: Vec<_> = all.iter().map(|workload| (*workload, None)).collect();
     bed.expect_no_roll(&controller, &nobody).await?;
 
@@ -130,7 +130,7 @@ async fn an_undeleted_version_is_the_one_that_the_pods_have() -> Result<()> {
     bed.write_secrets(&["undeleted/a"]).await?;
     let workload = using("undeleted", &["undeleted/a"]);
     bed.deploy_all(&[&workload]).await?;
-    let mut controller = Controller::start(&bed, &polling_fast()).await?;
+    let mut controller = Controller::start(&bed, &polling_faster()).await?;
     bed.rotate("undeleted/a").await?;
     bed.cluster.wait_for_count(&workload, 1, SOON).await?;
 
@@ -163,7 +163,7 @@ async fn a_version_that_will_expire_is_live_until_then() -> Result<()> {
     let workload = using("expiring", &["expiring/a"]);
     let soon = using("expiring-soon", &["expiring/b"]);
     bed.deploy_all(&[&workload, &soon]).await?;
-    let controller = Controller::start(&bed, &polling_fast()).await?;
+    let controller = Controller::start(&bed, &polling_faster()).await?;
     bed.expect_no_roll(&controller, &[(&workload, None), (&soon, None)]).await?;
 
     bed.rotate("expiring/a").await?;
@@ -189,7 +189,7 @@ async fn missing_secrets_hold_nothing_where_they_are_ignored() -> Result<()> {
     let by_operator = using("by-operator", &["ignored/a", "ignored/missing"]);
     let by_tenant = by_tenant();
     bed.deploy_all(&[&by_operator, &by_tenant]).await?;
-    let mut controller = Controller::start(&bed, &polling_fast()).await?;
+    let mut controller = Controller::start(&bed, &polling_faster()).await?;
     let error = controller.wait_for("secret/data/ignored/missing not found", SOON).await?;
     assert!(error.text.contains("level=error"), "{}", error.text);
     let warning = controller.wait_for("secret/data/ignored/optional not found", SOON).await?;
@@ -199,7 +199,7 @@ async fn missing_secrets_hold_nothing_where_they_are_ignored() -> Result<()> {
     bed.expect_no_roll(&controller, &[(&by_operator, None), (&by_tenant, Some(1))]).await?;
 
     controller.terminate().await?;
-    let options = polling_fast().env("VAULT_IGNORE_MISSING_SECRETS", "true");
+    let options = polling_faster().env("VAULT_IGNORE_MISSING_SECRETS", "true");
     let controller = Controller::start(&bed, &options).await?;
     bed.cluster.wait_for_count(&by_operator, 1, SOON).await?;
     bed.rotate("ignored/a").await?;

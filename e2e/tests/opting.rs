@@ -1,7 +1,7 @@
 //! Who is reloaded: opting in and out, and every place where a reference may stand.
 
 use anyhow::Result;
-use e2e::scenario::{SOON, next_second, polling_fast};
+use e2e::scenario::{SOON, next_second, polling_faster};
 use e2e::{Bed, Controller, Generation, TokenRequest, Vault, Workload};
 use serde_json::json;
 
@@ -39,7 +39,7 @@ async fn the_count_is_of_the_generation_that_opted_in() -> Result<()> {
             .template_annotation(Generation::Current.opt_in(), "True"),
     );
     bed.deploy_all(&[&current, &older, &both, &mixed, &not]).await?;
-    let controller = Controller::start(&bed, &polling_fast()).await?;
+    let controller = Controller::start(&bed, &polling_faster()).await?;
     let nobody = [(&current, None), (&older, None), (&both, Some(7)), (&mixed, Some(41))];
     bed.expect_no_roll(&controller, &nobody).await?;
 
@@ -78,7 +78,7 @@ async fn opting_out_and_in_counts_at_once() -> Result<()> {
     let stays = base("stays");
     let all = [&leaves, &loses, &skipped, &comes, &stays];
     bed.deploy_all(&all).await?;
-    let controller = Controller::start(&bed, &polling_fast()).await?;
+    let controller = Controller::start(&bed, &polling_faster()).await?;
     bed.expect_no_roll(&controller, &all.map(|workload| (workload, None))).await?;
     assert!(controller.lines_with("Collected secrets from Deployment opting/comes").is_empty());
 
@@ -125,7 +125,7 @@ async fn a_deleted_workload_and_its_secret_are_forgotten() -> Result<()> {
     };
     let (leaves, stays) = (base("leaves", "deleted/a"), base("stays", "deleted/b"));
     bed.deploy_all(&[&leaves, &stays]).await?;
-    let controller = Controller::start(&bed, &polling_fast()).await?;
+    let controller = Controller::start(&bed, &polling_faster()).await?;
     bed.expect_no_roll(&controller, &[(&leaves, None), (&stays, None)]).await?;
 
     bed.cluster.delete(&leaves).await?;
@@ -194,7 +194,7 @@ async fn a_reference_counts_wherever_it_stands_unless_it_is_pinned() -> Result<(
     ];
     let all: Vec<&Workload> = rolled.iter().chain(&left).collect();
     bed.deploy_all(&all).await?;
-    let controller = Controller::start(&bed, &polling_fast()).await?;
+    let controller = Controller::start(&bed, &polling_faster()).await?;
     let nobody: Vec<_> = all.iter().map(|workload| (*workload, None)).collect();
     bed.expect_no_roll(&controller, &nobody).await?;
 
@@ -250,7 +250,7 @@ async fn a_path_of_a_vault_namespace_is_another_secret() -> Result<()> {
     let nowhere =
         uses("nowhere").template_annotation(&format!("{WEBHOOK}vault-namespace"), "no-such");
     bed.deploy_all(&[&of_root, &of_team, &of_team_older, &nowhere]).await?;
-    let controller = Controller::start(&bed, &polling_fast().vault_token(&token)).await?;
+    let controller = Controller::start(&bed, &polling_faster().vault_token(&token)).await?;
     let all = [&of_root, &of_team, &of_team_older, &nowhere].map(|workload| (workload, None));
     bed.expect_no_roll(&controller, &all).await?;
 

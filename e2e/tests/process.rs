@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use e2e::binaries::controller;
 use e2e::controller_log::Stream;
-use e2e::scenario::{SOON, polling_fast};
+use e2e::scenario::{SOON, polling_faster};
 use e2e::vault_access::KubernetesRole;
 use e2e::{Bed, Controller, ControllerOptions, Workload, eventually};
 use rustix::process::{Pid, Signal, kill_process};
@@ -192,7 +192,7 @@ async fn log_lines_have_the_keys_that_people_grep_for() -> Result<()> {
         .env("B", "vault:no-key");
     bed.deploy_all(&[&good, &bad]).await?;
     let parsers: [(ControllerOptions, Parse); 2] =
-        [(polling_fast(), logfmt), (polling_fast().switch("--enable-json-log"), json_line)];
+        [(polling_faster(), logfmt), (polling_faster().switch("--enable-json-log"), json_line)];
     for (count, (options, parse)) in (1..).zip(parsers) {
         let mut controller = Controller::start(&bed, &options).await?;
         bed.expect_no_roll(&controller, &[(&bad, None)]).await?;
@@ -240,7 +240,7 @@ async fn an_unknown_level_is_info_and_info_says_one_line_a_poll() -> Result<()> 
         Workload::deployment("lines", "b").opted_in().env("A", "vault:secret/data/lines/b#k");
     bed.deploy_all(&[&workload]).await?;
     let controller =
-        Controller::start(&bed, &polling_fast().flag("--log-level", "verbose")).await?;
+        Controller::start(&bed, &polling_faster().flag("--log-level", "verbose")).await?;
     let heartbeats = || controller.lines_with("No workloads to reload").len();
     eventually("three polls", SOON, || async { Ok((heartbeats() >= 3).then_some(())) }).await?;
     assert!(controller.lines_with("level=debug").is_empty());
@@ -261,7 +261,7 @@ async fn it_is_ready_once_the_workloads_are_known_whatever_vault_does() -> Resul
         } else {
             bed.api_server.pause()?;
         }
-        let mut controller = Controller::spawn(&bed, &polling_fast()).await?;
+        let mut controller = Controller::spawn(&bed, &polling_faster()).await?;
         eventually("it to listen", SOON, || async { controller.probe("/").await.map(Some) })
             .await?;
         let root = controller.probe("/").await?;
@@ -307,7 +307,7 @@ async fn signals_end_it_in_every_state() -> Result<()> {
     let workload =
         Workload::deployment("signals", "a").opted_in().env("A", "vault:secret/data/signals/a#k");
     bed.deploy_all(&[&workload]).await?;
-    let start = async || Controller::start(&bed, &polling_fast()).await;
+    let start = async || Controller::start(&bed, &polling_faster()).await;
 
     let mut idle = start().await?;
     idle.wait_for_polls(1, SOON).await?;
@@ -328,7 +328,7 @@ async fn signals_end_it_in_every_state() -> Result<()> {
     bed.rotate("signals/a").await?;
     watching.wait_for("Reloading workload: signals/Deployment/a", SOON).await?;
     let ended = end_by(&mut watching, Signal::TERM, "while a PATCH is not answered").await;
-    let mut starting = Controller::spawn(&bed, &polling_fast()).await?;
+    let mut starting = Controller::spawn(&bed, &polling_faster()).await?;
     let up =
         eventually("it to listen", SOON, || async { starting.probe("/").await.map(Some) }).await;
     let ended_too =
@@ -355,7 +355,7 @@ async fn no_token_and_no_value_is_in_any_line() -> Result<()> {
         Workload::deployment("hidden", "a").opted_in().env("A", "vault:secret/data/hidden/a#k");
     bed.deploy_all(&[&workload]).await?;
     let mark = bed.mark().await?;
-    let options = polling_fast().kubernetes_login("hidden", &file);
+    let options = polling_faster().kubernetes_login("hidden", &file);
     let mut controller = Controller::start(&bed, &options).await?;
     bed.expect_no_roll(&controller, &[(&workload, None)]).await?;
     bed.vault.kv("secret").put("hidden/a", json!({"k": value})).await?;

@@ -1,11 +1,11 @@
 //! Reloads that others take back, and workloads that others copy, redeploy and scale.
 
 use anyhow::{Context as _, Result};
-use e2e::scenario::{SOON, next_second, polling_fast};
+use e2e::scenario::{SOON, next_second, polling_faster};
 use e2e::workload::{MARK, RECORD};
 use e2e::{Bed, Cluster, Controller, Generation, Kind, Mark, Workload, WorkloadName};
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 const KINDS: [Kind; 3] = [Kind::Deployment, Kind::DaemonSet, Kind::StatefulSet];
 
@@ -29,7 +29,7 @@ async fn a_rollout_that_was_undone_is_reported_and_left() -> Result<()> {
     let workloads =
         KINDS.map(|kind| using(kind, "undone", &format!("a-{kind}").to_lowercase(), "undone/a"));
     bed.deploy_all(&workloads.each_ref()).await?;
-    let mut controller = Controller::start(&bed, &polling_fast()).await?;
+    let mut controller = Controller::start(&bed, &polling_faster()).await?;
     bed.expect_no_roll(&controller, &workloads.each_ref().map(|workload| (workload, None))).await?;
     bed.rotate("undone/a").await?;
     for workload in &workloads {
@@ -72,28 +72,19 @@ enum Strips {
     Everything,
 }
 
-/// A controller of a test that keeps workloads as it wants them, until it is dropped.
-struct Owner(JoinHandle<()>);
-
-impl Owner {
-    fn of(cluster: &Cluster, owned: &[(Workload, Strips)]) -> Self {
-        let (cluster, owned) = (cluster.clone(), owned.to_vec());
-        Self(tokio::spawn(async move {
-            loop {
-                for (workload, strips) in &owned {
-                    // What fails is done the next time.
-                    _ = strip(&cluster, workload.name(), *strips).await;
-                }
-                tokio::task::yield_now().await;
+/// A controller of a test that keeps workloads as it wants them, until what it returns is dropped.
+fn owner_of(cluster: &Cluster, owned: &[(Workload, Strips)]) -> JoinSet<()> {
+    let (cluster, owned) = (cluster.clone(), owned.to_vec());
+    let mut owner = JoinSet::new();
+    owner.spawn(async move {
+        loop {
+            for (workload, strips) in &owned {
+                // What fails is done the next time.
+                _ = strip(&cluster, workload.name(), *strips).await;
             }
-        }))
-    }
-}
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+        }
+    });
+    owner
 }
 
 async fn strip(cluster: &Cluster, workload: &WorkloadName, strips: Strips) -> Result<()> {
@@ -136,11 +127,11 @@ async fn an_owner_that_strips_what_was_written_is_not_fought() -> Result<()> {
         .collect();
     let workloads: Vec<&Workload> = owned.iter().map(|(workload, _)| workload).collect();
     bed.deploy_all(&workloads).await?;
-    let mut controller = Controller::start(&bed, &polling_fast()).await?;
+    let mut controller = Controller::start(&bed, &polling_faster()).await?;
     let nobody: Vec<_> = workloads.iter().map(|workload| (*workload, None)).collect();
     bed.expect_no_roll(&controller, &nobody).await?;
 
-    let owner = Owner::of(&bed.cluster, &owned);
+    let owner = owner_of(&bed.cluster, &owned);
     let mark = bed.mark().await?;
     bed.rotate("stripped/a").await?;
     for (start, most) in [("first", 1), ("second", 2)] {
@@ -185,7 +176,7 @@ async fn a_new_version_is_rolled_where_the_one_before_was_stripped_unseen() -> R
     bed.write_secrets(&["unseen/a"]).await?;
     let workload = using(Kind::Deployment, "unseen", "a", "unseen/a");
     bed.deploy_all(&[&workload]).await?;
-    let controller = Controller::start(&bed, &polling_fast()).await?;
+    let controller = Controller::start(&bed, &polling_faster()).await?;
     bed.expect_no_roll(&controller, &[(&workload, None)]).await?;
 
     // Stripped before the workload's controller sees it, a reload leaves no trace at all.
@@ -222,7 +213,7 @@ async fn a_newer_canary_with_the_same_labels_hides_nothing() -> Result<()> {
     next_second().await?;
     bed.deploy_all(&[&canary]).await?;
 
-    let mut controller = Controller::start(&bed, &polling_fast()).await?;
+    let mut controller = Controller::start(&bed, &polling_faster()).await?;
     bed.cluster.wait_for_count(&stable, 1, SOON).await?;
     let expected = [(&stable, Some(1)), (&canary, None)];
     bed.expect_no_roll(&controller, &expected).await?;
@@ -237,7 +228,7 @@ async fn the_record_of_another_workload_counts_as_none() -> Result<()> {
     bed.write_secrets(&["cloned/a"]).await?;
     let original = using(Kind::Deployment, "cloned", "original", "cloned/a");
     bed.deploy_all(&[&original]).await?;
-    let mut controller = Controller::start(&bed, &polling_fast()).await?;
+    let mut controller = Controller::start(&bed, &polling_faster()).await?;
     bed.expect_no_roll(&controller, &[(&original, None)]).await?;
     bed.rotate("cloned/a").await?;
     bed.cluster.wait_for_count(&original, 1, SOON).await?;
@@ -298,7 +289,7 @@ async fn who_redeploys_or_scales_after_a_reload_is_left_alone() -> Result<()> {
     let stateful_set = using(Kind::StatefulSet, "redeployed", "db", "redeployed/a");
     let workloads = [&deployment, &stateful_set];
     bed.deploy_all(&workloads).await?;
-    let mut controller = Controller::start(&bed, &polling_fast()).await?;
+    let mut controller = Controller::start(&bed, &polling_faster()).await?;
     bed.expect_no_roll(&controller, &workloads.map(|workload| (workload, None))).await?;
     bed.rotate("redeployed/a").await?;
     for workload in workloads {

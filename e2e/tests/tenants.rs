@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use e2e::scenario::{SOON, polling_fast};
+use e2e::scenario::{SOON, polling_faster};
 use e2e::workload::RECORD;
 use e2e::{Bed, Controller, Generation, Workload};
 use futures::future::try_join_all;
@@ -119,7 +119,7 @@ async fn absurd_values_are_named_and_never_shown() -> Result<()> {
         });
     workloads.extend([unicode.clone(), steering]);
     let mark = bed.mark().await?;
-    let mut controller = Controller::start(&bed, &polling_fast()).await?;
+    let mut controller = Controller::start(&bed, &polling_faster()).await?;
     for workload in &workloads {
         bed.cluster.apply(workload).await.with_context(|| workload.name().to_string())?;
     }
@@ -232,7 +232,7 @@ async fn absurd_records_and_counts_are_as_good_as_none() -> Result<()> {
         .collect();
     let all: Vec<&Workload> = with_records.iter().chain(&with_counts).collect();
     bed.deploy_all(&all).await?;
-    let controller = Controller::start(&bed, &polling_fast()).await?;
+    let controller = Controller::start(&bed, &polling_faster()).await?;
     controller.wait_for_polls(2, SOON).await?;
     for workload in &all {
         assert_eq!(bed.cluster.get(*workload).await?.mark(), None, "{}", workload.name());
@@ -286,7 +286,7 @@ async fn a_thousand_references_are_one_workload() -> Result<()> {
     });
     let neighbour = healthy("neighbour");
     bed.deploy_all(&[&many, &neighbour]).await?;
-    let controller = Controller::start(&bed, &polling_fast()).await?;
+    let controller = Controller::start(&bed, &polling_faster()).await?;
     bed.expect_no_roll(&controller, &[(&many, None), (&neighbour, None)]).await?;
 
     bed.rotate("tenants/healthy").await?;

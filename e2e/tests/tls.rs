@@ -1,11 +1,6 @@
 //! TLS: the CA of the server from a file, from a variable, from a Kubernetes Secret; and without it
 //! no connection, and no rotation missed.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the rules of the controller's architecture; a test starts a server of its own"
-)]
-
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;

@@ -23,6 +23,10 @@ use regex::Regex;
 
 use super::annotation::{Annotations, Webhook};
 
+/// The longest path that is watched, in bytes. No storage of Vault keeps a longer one, and it must
+/// fit into the request line of any proxy, where a byte can take three.
+const LONGEST_PATH: usize = 2048;
+
 /// Why a reference is not watched, or is watched but looks like a mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
@@ -40,7 +44,8 @@ pub enum Reason {
     NoKey,
     /// Its path is empty.
     NoPath,
-    /// Its path leaves the API by `..`, or holds control characters.
+    /// Its path leaves the API by `..`, holds control characters, or is longer than any storage
+    /// keeps.
     BadPath,
     /// Its version is not a number, and the pod would fail.
     BadVersion,
@@ -76,7 +81,9 @@ impl Reason {
             Self::OtherProvider => "the workload uses another secret provider",
             Self::NoKey => "no key: write it as vault:PATH#KEY",
             Self::NoPath => "no path: write it as vault:PATH#KEY",
-            Self::BadPath => "the path leaves the API or holds control characters: correct it",
+            Self::BadPath => {
+                "the path leaves the API, holds control characters or is too long: correct it"
+            }
             Self::BadVersion => {
                 "the version is not a number, the pod would fail: correct or remove it"
             }
@@ -300,7 +307,7 @@ fn read_latest(path: &str, version: &str) -> Reading {
 /// Cleans a path as the injectors' client library does before it asks: empty segments and `.` are
 /// dropped, `..` takes one segment away.
 fn clean_path(path: &str) -> Result<String, Reason> {
-    if path.chars().any(char::is_control) {
+    if path.len() > LONGEST_PATH || path.chars().any(char::is_control) {
         return Err(Reason::BadPath);
     }
     let mut segments = Vec::new();
@@ -406,6 +413,13 @@ mod tests {
         for (value, expected) in cases {
             assert_eq!(read_value("URL", value), expected, "{value:?}");
         }
+    }
+
+    #[test]
+    fn a_path_has_an_end() {
+        let value = |length: usize| format!("vault:{}#k", "a".repeat(length));
+        assert_eq!(read_value("X", &value(LONGEST_PATH)), watch(&"a".repeat(LONGEST_PATH)));
+        assert_eq!(read_value("X", &value(LONGEST_PATH + 1)), skip(Reason::BadPath));
     }
 
     #[test]

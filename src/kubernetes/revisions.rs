@@ -155,10 +155,7 @@ impl<'a> Candidate<'a> {
         let Meta { name, creation_timestamp, annotations, .. } = object.metadata;
         let Annotations { number, record } = annotations.unwrap_or_default();
         let number = match self.workload.id.kind {
-            Kind::Deployment => annotations
-                .get(DEPLOYMENT_REVISION)
-                .and_then(|number| number.parse().ok())
-                .unwrap_or(0),
+            Kind::Deployment => number.and_then(|number| number.parse().ok()).unwrap_or(0),
             // The one that a StatefulSet says it is moving to, whatever the numbers say.
             Kind::StatefulSet if self.workload.update_revision.as_deref() == Some(&name) => {
                 i64::MAX

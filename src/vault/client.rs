@@ -114,6 +114,9 @@ pub enum Failure {
     /// A redirect, which is not followed: the token would go along.
     #[error("redirects to {0}, which is not followed; configure that address if it is right")]
     Redirected(String),
+    /// The request cannot even be made: it says nothing of the server.
+    #[error("cannot be asked for this: {0}")]
+    Unaskable(String),
     /// An answer that is none of this API.
     #[error("gave an answer that cannot be read: {0}")]
     BadAnswer(String),
@@ -133,6 +136,7 @@ impl Failure {
             | Self::Server(_)
             | Self::Denied
             | Self::Refused { .. }
+            | Self::Unaskable(_)
             | Self::BadAnswer(_) => false,
         }
     }
@@ -150,6 +154,7 @@ impl Failure {
             Self::Denied => "denied",
             Self::Refused { .. } => "refused",
             Self::Redirected(_) => "redirected",
+            Self::Unaskable(_) => "unaskable",
             Self::BadAnswer(_) => "bad_answer",
         }
     }
@@ -243,8 +248,13 @@ impl Server {
             Some(value)
         };
         headers.extend(secret(token.expose_secret()).map(|t| (header("x-vault-token"), t)));
-        let namespace = namespace.and_then(|name| HeaderValue::from_str(name).ok());
-        headers.extend(namespace.map(|name| (header("x-vault-namespace"), name)));
+        if let Some(namespace) = namespace {
+            // Left out, the same path of another namespace would be read.
+            let value = HeaderValue::from_str(namespace).map_err(|_| {
+                Failure::Unaskable("the namespace is no text of a header".to_owned())
+            })?;
+            headers.insert("x-vault-namespace", value);
+        }
         if let Some(index) = index {
             headers.insert(INDEX, index.clone());
             headers.insert("x-vault-inconsistent", HeaderValue::from_static("forward-active-node"));
@@ -354,7 +364,13 @@ pub(super) fn said(body: &[u8]) -> String {
 
 /// Maps an error of the HTTP client. Its text can hold the address, never a header.
 fn transport(error: &reqwest::Error) -> Failure {
-    if error.is_timeout() { Failure::Timeout } else { Failure::Unreachable(cause_of(error)) }
+    if error.is_timeout() {
+        Failure::Timeout
+    } else if error.is_builder() {
+        Failure::Unaskable(cause_of(error))
+    } else {
+        Failure::Unreachable(cause_of(error))
+    }
 }
 
 /// The innermost cause: "connection refused" rather than "error sending request".

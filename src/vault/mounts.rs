@@ -92,7 +92,8 @@ impl Mounts {
 
 impl Mount {
     fn covers(&self, namespace: Option<&str>, path: &str) -> bool {
-        self.namespace.as_deref() == namespace && path.starts_with(&self.path)
+        let is_within = path.starts_with(&self.path) || self.path.strip_suffix('/') == Some(path);
+        is_within && self.namespace.as_deref() == namespace
     }
 
     fn classify(&self, path: &str) -> Classified {
@@ -170,7 +171,7 @@ mod tests {
             ("kv1/data/a", Some(Classified::NotKvV2(Engine::KvV1))),
             ("database/data/r", Some(Classified::NotKvV2(Engine::Other("database".to_owned())))),
             ("secrets/data/a", None),
-            ("secret", None),
+            ("secret", correct("secret/data/")),
         ];
         for (path, expected) in table {
             assert_eq!(mounts.classify(None, path), expected, "{path}");

@@ -274,8 +274,8 @@ impl Poller {
             ),
             Trouble::NotKvV2(Engine::Other(engine)) => warn!(
                 worker = WORKER,
-                "{secret} is not watched: the secrets engine {engine} has no versions, and each read \
-                 can make a new secret; it is never called"
+                "{secret} is not watched: it belongs to an engine that has no versions ({engine}), and \
+                 is never called, since a read of some engines makes a new secret"
             ),
             Trouble::NotKvV2(_) => {
                 warn!(worker = WORKER, "{secret} is not watched: KV v1 has no versions");
@@ -337,7 +337,8 @@ impl Reads<'_> {
             Some(Classified::Metadata(path)) => Ok(path),
             Some(Classified::NoDataPrefix { correct }) => Err(Trouble::NoDataPrefix { correct }),
             Some(Classified::NotKvV2(engine)) => Err(Trouble::NotKvV2(engine)),
-            None => Err(Trouble::NoDataPrefix { correct: format!("{path}/data/NAME") }),
+            // Auth methods and the like, which the server reports by other paths.
+            None => Err(Trouble::NotKvV2(Engine::Other("unknown".to_owned()))),
         }
     }
 
