@@ -34,7 +34,7 @@ const WITHOUT_EFFECT: [&str; 5] =
 /// The connection to Vault is configured by environment variables: VAULT_ADDR, VAULT_ROLE,
 /// VAULT_PATH and others, or the same with the prefix BAO_; see the README.
 #[derive(Debug, Parser)]
-#[command(name = "vault-secrets-reloader", version)]
+#[command(name = "vault-secrets-reloader", version, args_override_self = true)]
 #[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
 pub struct Flags {
     /// How often all workloads are read anew, as a safety net beside the watches
@@ -275,7 +275,13 @@ fn server(
                 .to_owned(),
         );
     }
-    let namespace = env.text("NAMESPACE").map(|name| name.trim_matches('/').to_owned());
+    let namespace = match env.get("NAMESPACE") {
+        Some((name, text)) if !text.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            return Err(error(&name, &text, "not a namespace: printable ASCII is expected"));
+        }
+        Some((_, text)) => Some(text.trim_matches('/').to_owned()),
+        None => None,
+    };
     Ok(ServerSettings {
         address: url(&name, &address)?,
         namespace: namespace.filter(|name| !name.is_empty()).map(Arc::from),
@@ -292,16 +298,15 @@ fn method(
     if let Some((name, token)) = env.get("TOKEN") {
         let token = token.trim();
         if !login::is_token(token) {
-            return Err(ConfigError {
-                name,
-                value: None,
-                problem: "not a token: one line of printable characters is expected".to_owned(),
-            });
+            return Err(unspoken(
+                &name,
+                "not a token: one line of printable characters is expected",
+            ));
         }
         return Ok(Method::Token(SecretString::from(token)));
     }
-    if let Some(file) = env.text("TOKEN_PATH") {
-        return Ok(Method::TokenFile(file.into()));
+    if let Some((name, file)) = env.get("TOKEN_PATH") {
+        return Ok(Method::TokenFile(file_path(&name, &file)?.into()));
     }
     if let Some((name, method)) = env.get("AUTH_METHOD")
         && !["jwt", "kubernetes"].contains(&method.as_str())
@@ -333,10 +338,12 @@ fn method(
             "not the path of an auth method; the usual one is kubernetes",
         ));
     }
-    let file = environment("KUBERNETES_SERVICE_ACCOUNT_TOKEN")
+    let (name, file) = environment("KUBERNETES_SERVICE_ACCOUNT_TOKEN")
         .filter(|file| !file.is_empty())
-        .or_else(|| env.text("JWT_FILE"))
-        .map_or_else(|| PathBuf::from(POD_TOKEN), PathBuf::from);
+        .map(|file| ("KUBERNETES_SERVICE_ACCOUNT_TOKEN".to_owned(), file))
+        .or_else(|| env.get("JWT_FILE"))
+        .unwrap_or_else(|| ("VAULT_JWT_FILE".to_owned(), POD_TOKEN.to_owned()));
+    let file = PathBuf::from(file_path(&name, &file)?);
     Ok(Method::Jwt { mount: mount.to_owned(), role, file })
 }
 
@@ -373,28 +380,35 @@ fn identity(env: &Environment<'_>) -> Result<Option<Vec<u8>>, ConfigError> {
             pem.extend(read(&key_name, &key)?);
             Ok(Some(pem))
         }
-        (Some((name, value)), None) => Err(error(&name, &value, "VAULT_CLIENT_KEY is missing")),
-        (None, Some((name, value))) => Err(error(&name, &value, "VAULT_CLIENT_CERT is missing")),
+        (Some((name, _)), None) => Err(unspoken(&name, "VAULT_CLIENT_KEY is missing")),
+        (None, Some((name, _))) => Err(unspoken(&name, "VAULT_CLIENT_CERT is missing")),
     }
 }
 
+/// The path of a file. Where its content was given instead, that is not repeated.
+fn file_path<'a>(name: &str, text: &'a str) -> Result<&'a str, ConfigError> {
+    let is_content = text.contains('\n')
+        || text.len() > 1024
+        || ["eyJ", "hvs.", "hvb.", "s.", "-----BEGIN"].iter().any(|start| text.starts_with(start));
+    if is_content {
+        return Err(unspoken(name, "holds what looks like a secret; give the path of a file"));
+    }
+    Ok(text)
+}
+
 fn read(name: &str, file: &str) -> Result<Vec<u8>, ConfigError> {
-    std::fs::read(file)
+    std::fs::read(file_path(name, file)?)
         .map_err(|message| error(name, file, &format!("the file cannot be read: {message}")))
 }
 
 fn url(name: &str, text: &str) -> Result<Url, ConfigError> {
+    if text.contains('@') {
+        return Err(unspoken(name, "holds a user or a password; remove them"));
+    }
     let url = Url::parse(text)
         .map_err(|_| error(name, text, "not an address; write https://HOST:PORT"))?;
     if !["http", "https"].contains(&url.scheme()) || !url.has_host() {
         return Err(error(name, text, "not an address of HTTP; write https://HOST:PORT"));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(ConfigError {
-            name: name.to_owned(),
-            value: None,
-            problem: "holds a user or a password; remove them".to_owned(),
-        });
     }
     if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
         return Err(error(
@@ -441,6 +455,11 @@ fn count(name: &str, text: &str) -> Result<u32, ConfigError> {
         Ok(count) if count > 0 => Ok(count),
         _ => Err(error(name, text, "not a whole number above zero")),
     }
+}
+
+/// Of a value that may be a secret.
+fn unspoken(name: &str, problem: &str) -> ConfigError {
+    ConfigError { name: name.to_owned(), value: None, problem: problem.to_owned() }
 }
 
 fn error(name: &str, value: &str, problem: &str) -> ConfigError {

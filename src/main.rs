@@ -37,5 +37,8 @@ fn start(flags: Flags) -> anyhow::Result<()> {
     // Two, however many cores there are: it waits more than it works, and each thread keeps memory.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(run::run(config))
+    let result = runtime.block_on(run::run(config));
+    // A look-up of a name, or a file on a mount that hangs, must not hold the end up.
+    runtime.shutdown_background();
+    result
 }

@@ -44,6 +44,9 @@ fn flags_are_taken_as_go_programs_take_them() {
         assert!(config.log.json, "{args:?}");
         assert_eq!(config.log.level, telemetry::Level::Debug, "{args:?}");
     }
+    // The last one wins.
+    let twice = load(&["-log-level=debug", "-log-level=warn"], &[ROLE]).unwrap();
+    assert_eq!(twice.log.level, telemetry::Level::Warn);
     let config = load(&["-collector-sync-period=500ms"], &[ROLE]).unwrap();
     assert_eq!(config.collector_sync_period, Duration::from_millis(500));
 }
@@ -141,6 +144,7 @@ fn what_cannot_be_used_is_refused_with_its_name_and_the_remedy() {
         (&[], &[ROLE, ("VAULT_CLIENT_TIMEOUT", "0")], "VAULT_CLIENT_TIMEOUT=\"0\""),
         (&[], &[ROLE, ("VAULT_CACERT", "/no/such")], "VAULT_CACERT=\"/no/such\": the file cannot"),
         (&[], &[ROLE, ("VAULT_CLIENT_CERT", "/x")], "VAULT_CLIENT_KEY is missing"),
+        (&[], &[ROLE, ("VAULT_NAMESPACE", "tëam")], "VAULT_NAMESPACE=\"tëam\""),
         (&[], &[ROLE, ("LISTEN_ADDRESS", "8080")], "LISTEN_ADDRESS=\"8080\""),
     ];
     for (args, variables, expected) in table {
@@ -151,9 +155,15 @@ fn what_cannot_be_used_is_refused_with_its_name_and_the_remedy() {
 
 #[test]
 fn an_error_never_repeats_a_secret() {
-    for (name, value) in
-        [("VAULT_TOKEN", "hvs SECRET"), ("VAULT_ADDR", "https://user:SECRET@vault:8200")]
-    {
+    for (name, value) in [
+        ("VAULT_TOKEN", "hvs SECRET"),
+        ("VAULT_ADDR", "https://user:SECRET@vault:8200"),
+        ("VAULT_PROXY_ADDR", "socks9://user:SECRET@proxy"),
+        ("VAULT_CLIENT_KEY", "-----BEGIN PRIVATE KEY-----SECRET"),
+        ("VAULT_TOKEN_PATH", "hvs.SECRET"),
+        ("KUBERNETES_SERVICE_ACCOUNT_TOKEN", "eyJSECRET"),
+        ("VAULT_CACERT", "-----BEGIN CERTIFICATE-----\nSECRET"),
+    ] {
         let error = load(&[], &[ROLE, (name, value)]).unwrap_err();
         assert!(error.starts_with(name) && !error.contains("SECRET"), "{error}");
     }

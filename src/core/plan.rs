@@ -217,6 +217,8 @@ pub struct Decision {
     pub changed: Vec<Arc<SecretId>>,
     /// Whether a part of the answer must wait for the workload's controller.
     pub waiting: bool,
+    /// Whether nothing is known of one of its secrets at present.
+    pub unknown: bool,
 }
 
 /// Decides about a workload, given what was seen of each of its secrets.
@@ -237,6 +239,7 @@ pub fn decide(
         reverted: Vec::new(),
         changed: Vec::new(),
         waiting: false,
+        unknown: false,
     };
     if workload.deleting {
         return decision;
@@ -248,7 +251,8 @@ pub fn decide(
     for secret in &workload.secrets {
         let seen = sighting(secret);
         match verdict(case, secret, seen, rules) {
-            Verdict::Keep | Verdict::Same => {}
+            Verdict::Same => {}
+            Verdict::Keep => decision.unknown = true,
             Verdict::Gone => decision.gone.push(Arc::clone(secret)),
             Verdict::Reverted => decision.reverted.push(Arc::clone(secret)),
             Verdict::Wait => decision.waiting = true,
@@ -262,7 +266,10 @@ pub fn decide(
         }
     }
     let missing = !decision.gone.is_empty() && !workload.ignore_missing && !rules.ignore_missing;
-    let is_ahead = |time: Option<Timestamp>| time.is_some_and(|time| now < time);
+    // A time further ahead than any hold is long was set by a clock that was wrong.
+    let is_ahead = |time: Option<Timestamp>| {
+        time.is_some_and(|time| now < time && time.duration_since(now) <= LONGEST_STRIPPED_HOLD)
+    };
     let is_stripped = all_patched && (past.answered || is_ahead(past.stripped_until));
     decision.action = match cause {
         // While a secret is gone nothing is rolled, so nobody need know what the revision says.

@@ -118,6 +118,8 @@ impl Store {
         for id in &lost {
             state.remove(id);
         }
+        // What only this set still holds is the namespace of no workload any more.
+        state.namespaces.retain(|namespace| Arc::strong_count(namespace) > 1);
         lost
     }
 
@@ -144,8 +146,8 @@ impl Store {
     }
 
     /// One workload, as it is now.
-    #[must_use]
-    pub fn get(&self, id: &WorkloadId) -> Option<Stored> {
+    #[cfg(test)]
+    pub(crate) fn get(&self, id: &WorkloadId) -> Option<Stored> {
         self.state().workloads.get(id).map(|entry| entry.stored.clone())
     }
 

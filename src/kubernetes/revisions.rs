@@ -5,13 +5,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::stream::{self, StreamExt};
 use jiff::Timestamp;
 use kube::Client;
 use kube::api::{ListParams, Request};
 use serde::Deserialize;
-use tracing::debug;
+use tracing::error;
 
 use super::client::in_time;
 use crate::core::plan::Revision;
@@ -32,6 +33,8 @@ const AT_A_TIME: usize = 4;
 #[derive(Clone)]
 pub struct Revisions {
     client: Client,
+    /// Whether a list has failed since the last that did not; said once a change.
+    is_failing: Arc<AtomicBool>,
 }
 
 /// What a resource of revisions is called, and how it is listed.
@@ -61,7 +64,7 @@ impl Revisions {
     /// A look-up that uses `client`.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self { client, is_failing: Arc::default() }
     }
 
     /// The revisions of workloads, by uid. One that cannot be had is not among them.
@@ -102,7 +105,14 @@ impl Revisions {
                 Ok(page) => page,
                 Err(message) => {
                     // What came before counts for nothing: a later page may hold a newer revision.
-                    debug!(worker = "reloader", "Cannot list {}: {message}", resource.plural());
+                    if !self.is_failing.swap(true, Ordering::Relaxed) {
+                        error!(
+                            worker = "reloader",
+                            "Cannot list {}: {message}. Workloads whose secret may have changed while \
+                             nobody watched wait for it; retrying",
+                            resource.plural()
+                        );
+                    }
                     return Vec::new();
                 }
             };
@@ -114,6 +124,7 @@ impl Revisions {
             }
             params.continue_token = page.metadata.next.filter(|token| !token.is_empty());
             if params.continue_token.is_none() {
+                self.is_failing.store(false, Ordering::Relaxed);
                 let found = candidates.into_iter().filter_map(|(uid, candidate)| {
                     candidate.into_revision().map(|revision| (uid.into(), revision))
                 });

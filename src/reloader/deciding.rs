@@ -13,6 +13,10 @@ use crate::core::plan::{self, Action, Case, Cause, Decision, Hold, Lookup, Past,
 use crate::core::secret::SecretId;
 use crate::core::store::Stored;
 
+/// How often in a row a workload may wait for its controller before that is reported, and before it
+/// is left to the polls of everything.
+const PATIENCE: u32 = 6;
+
 /// A workload that is about to be reloaded.
 pub(super) struct Due {
     pub(super) stored: Stored,
@@ -69,7 +73,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             let workload = &stored.workload;
             if let Some(revision) = found.remove(&workload.uid) {
                 let memory = self.memories.entry(workload.uid.clone()).or_default();
-                memory.revision = Some((workload.template, revision));
+                memory.revision = Some((stored.entered, revision));
             }
             let decision = self.decide_one(stored, sightings, rules, Asked::Yes, now);
             due.extend(self.conclude(stored, decision, now, left).await);
@@ -89,7 +93,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         let memory = self.memories.get(&stored.workload.uid);
         let revision = memory
             .and_then(|memory| memory.revision.as_ref())
-            .filter(|(template, _)| *template == stored.workload.template)
+            .filter(|(entered, _)| *entered == stored.entered)
             .map(|(_, revision)| revision);
         let case = Case {
             workload: &stored.workload,
@@ -108,20 +112,35 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         now: Timestamp,
         left: &mut Unfinished,
     ) -> Option<Due> {
-        let Decision { action, gone, reverted, changed, waiting } = decision;
+        let Decision { action, gone, reverted, changed, waiting, unknown } = decision;
         let workload = &stored.workload;
         let id = &workload.id;
-        if waiting {
-            debug!(worker = WORKER, "{id} waits for its controller to make a revision");
-            left.workloads.insert(id.clone());
-        }
-        let idle = matches!(action, Action::Leave) && reverted.is_empty();
+        let idle = matches!(action, Action::Leave) && reverted.is_empty() && !waiting;
         if idle && !self.memories.contains_key(&workload.uid) {
             return None;
         }
         let memory = self.memories.entry(workload.uid.clone()).or_default();
+        if waiting {
+            debug!(worker = WORKER, "{id} waits for its controller to make a revision");
+            memory.waits = memory.waits.saturating_add(1);
+            match memory.waits {
+                // Controllers take a moment; whoever takes longer is asked for with all others.
+                ..PATIENCE => drop(left.workloads.insert(id.clone())),
+                PATIENCE => warn!(
+                    worker = WORKER,
+                    "{id} waits: a secret may have changed since it was deployed, and there is no \
+                     revision of its present template to tell. Is it paused, or its controller not \
+                     running?"
+                ),
+                _ => {}
+            }
+        } else {
+            memory.waits = 0;
+        }
         let hold = match &action {
             Action::Hold(hold) => Some(*hold),
+            // While a secret is unknown, what was said still stands.
+            Action::Leave if unknown => return None,
             Action::Leave | Action::Roll(_) | Action::AskRevision => None,
         };
         if !reverted.is_empty() && memory.said.reverted != reverted {
@@ -170,8 +189,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         if cause == Cause::Found {
             self.budget.take();
         }
-        let revision =
-            memory.revision.as_ref().filter(|(template, _)| *template == workload.template);
+        let revision = memory.revision.as_ref().filter(|(entered, _)| *entered == stored.entered);
         Some(Due {
             stored: stored.clone(),
             past: memory.past.clone(),

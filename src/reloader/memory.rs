@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::core::observation::Poll;
 use crate::core::plan::{Hold, Past, Revision};
 use crate::core::secret::SecretId;
 
@@ -13,8 +14,11 @@ use super::ports::WriteError;
 pub(super) struct Memory {
     pub(super) past: Past,
     pub(super) failures: u32,
-    /// The revision that the template had.
-    pub(super) revision: Option<(u64, Revision)>,
+    /// How often in a row it waited for its controller.
+    pub(super) waits: u32,
+    /// Its revision, with the poll that its template entered the store before: a template that was
+    /// replaced and put back is another.
+    pub(super) revision: Option<(Poll, Revision)>,
     /// What was said of it.
     pub(super) said: Said,
 }

@@ -101,6 +101,11 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 Ok(None) => return Outcome::NotNeeded,
                 Err(error) => return Outcome::Failed(error),
             }
+            if stored.workload.mark != workload.mark {
+                // Another controller reloaded it, or somebody took a reload back. What that one saw
+                // may be newer than what was seen here: the next poll decides.
+                return Outcome::NotNeeded;
+            }
             if stored.workload.template != workload.template {
                 revision = None;
             }

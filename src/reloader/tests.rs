@@ -353,9 +353,11 @@ async fn what_was_written_and_stripped_is_left_alone() {
         }
         bench.watch();
         let uid: Box<str> = "uid-of-web".into();
+        let kind = Kind::Deployment;
+        let id = WorkloadId { kind, namespace: "shop".into(), name: "web".into() };
         let memory = bench.reloader.memories.get_mut(&uid).unwrap();
         let revision = Revision { created: second(1_000_001), copies: Arc::new([]) };
-        memory.revision = Some((100, revision));
+        memory.revision = Some((bench.store.get(&id).unwrap().entered, revision));
         bench.poll().await;
     }
     assert_eq!(bench.fake.world().patches, 1);

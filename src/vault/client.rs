@@ -123,24 +123,6 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Whether it concerns the server as a whole, so that asking on is of no use.
-    #[must_use]
-    pub fn is_outage(&self) -> bool {
-        match self {
-            Self::Unreachable(_)
-            | Self::Timeout
-            | Self::Sealed
-            | Self::TokenEnded
-            | Self::Redirected(_) => true,
-            Self::RateLimited
-            | Self::Server(_)
-            | Self::Denied
-            | Self::Refused { .. }
-            | Self::Unaskable(_)
-            | Self::BadAnswer(_) => false,
-        }
-    }
-
     /// A short name for metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {

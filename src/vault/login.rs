@@ -66,17 +66,6 @@ pub enum LoginError {
     Server(Failure),
 }
 
-impl LoginError {
-    /// Whether the server as a whole is out of reach.
-    #[must_use]
-    pub fn is_outage(&self) -> bool {
-        match self {
-            Self::Refused { failure, .. } | Self::Server(failure) => failure.is_outage(),
-            Self::File { .. } | Self::NotAToken { .. } | Self::GivenTokenEnded => false,
-        }
-    }
-}
-
 /// A token with what was granted.
 pub(super) struct Login {
     pub(super) token: SecretString,

@@ -8,5 +8,6 @@ pub mod login;
 pub mod metadata;
 pub mod mounts;
 pub mod poller;
+mod reads;
 pub mod session;
 pub mod token;

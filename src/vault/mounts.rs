@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use secrecy::SecretString;
+use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::client::{Failure, Server, failure_of};
+use super::client::{Answer, Failure, failure_of};
 
 /// How long an answer is kept: mounts can be replaced, and one small request in this time is
 /// nothing beside the reads.
@@ -70,23 +70,28 @@ impl Mounts {
         Some(mount.classify(path))
     }
 
-    /// Asks for the mount of a path.
-    pub(super) async fn ask(
-        &mut self,
-        server: &Server,
-        token: &SecretString,
-        namespace: Option<&str>,
-        path: &str,
-    ) -> Result<(), Failure> {
-        let answer =
-            server.get(&format!("sys/internal/ui/mounts/{path}"), namespace, token, None).await?;
-        if let Some(failure) = failure_of(answer.status, &answer.body) {
-            return Err(failure);
+    /// The API path that tells of the mount of a path.
+    pub(super) fn question(path: &str) -> String {
+        format!("sys/internal/ui/mounts/{path}")
+    }
+
+    /// Reads the answer to the [`Self::question`].
+    pub(super) fn read(answer: &Answer, _: Timestamp) -> Result<(String, Engine), Failure> {
+        match failure_of(answer.status, &answer.body) {
+            Some(failure) => Err(failure),
+            None => read(&answer.body),
         }
-        let (path, engine) = read(&answer.body)?;
+    }
+
+    /// Takes in what was answered for a path. A mount that does not cover it is another thing than
+    /// it seems: those of auth methods are told of without their `auth/`.
+    pub(super) fn learn(&mut self, namespace: Option<&str>, path: &str, answer: (String, Engine)) {
+        let (mount, engine) = answer;
         let namespace = namespace.map(str::to_owned);
-        self.known.push(Mount { namespace, path, engine, asked: Instant::now() });
-        Ok(())
+        let mount = Mount { namespace, path: mount, engine, asked: Instant::now() };
+        if mount.covers(mount.namespace.as_deref(), path) {
+            self.known.push(mount);
+        }
     }
 }
 
@@ -197,5 +202,18 @@ mod tests {
         for body in ["", "{}", r#"{"data":{"path":"/","type":"kv"}}"#] {
             assert_eq!(read(body.as_bytes()).unwrap_err().reason(), "bad_answer", "{body}");
         }
+    }
+
+    #[test]
+    fn a_mount_that_does_not_cover_what_was_asked_for_is_not_learnt() {
+        let mut mounts = Mounts::default();
+        mounts.learn(
+            None,
+            "auth/secret/x",
+            ("secret/".to_owned(), Engine::Other("jwt".to_owned())),
+        );
+        assert_eq!(mounts.classify(None, "secret/data/x"), None);
+        mounts.learn(None, "secret/data/x", ("secret/".to_owned(), Engine::KvV2));
+        assert!(mounts.classify(None, "secret/data/x").is_some());
     }
 }

@@ -3,47 +3,24 @@
 //! Architecture Invariant: whatever the server answers, the poll ends, and what is not certain is
 //! unknown. A server that is sealed or out of reach costs one request a poll, not one a secret.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
 use http::header::HeaderValue;
-use jiff::Timestamp;
-use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
-use super::client::{Answer, Failure, Server};
+use super::client::{Failure, Server};
 use super::login::Method;
-use super::metadata::{self, Metadata};
-use super::mounts::{Classified, Engine, Mounts};
-use super::session::{Doubt, Pass, Session};
+use super::mounts::{Engine, Mounts};
+use super::reads::{Outcome, Reads, Trouble};
+use super::session::Session;
 use crate::core::observation::{Ask, Observation, Polled};
 use crate::core::secret::{SecretId, Version};
 use crate::reloader::Vault;
 
 /// The worker that log lines name.
 const WORKER: &str = "reloader";
-
-/// Requests under way at once: enough to read thousands of secrets in a second, and few enough to
-/// be no burst to a server.
-const CONCURRENCY: usize = 8;
-
-/// How often a read is asked again: after a rate limit, which says when, after an error, and after a
-/// denial for which there is another token.
-const RATE_LIMIT_RETRIES: u32 = 6;
-const ERROR_RETRIES: u32 = 2;
-const DENIAL_RETRIES: u32 = 2;
-const ERROR_PAUSE: Duration = Duration::from_millis(250);
-
-/// The longest that a server may make us wait by `Retry-After`, and the wait where it says nothing.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(1);
-const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(1);
-
-/// A standby lags behind by up to about 90 ms: an answer that is older than what is known is asked
-/// for again so often, with this pause, before it is believed.
-const STALE_RETRIES: u32 = 3;
-const STALE_PAUSE: Duration = Duration::from_millis(150);
 
 /// After a poll in which something failed: a random time up to the first, doubled up to the last.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
@@ -55,39 +32,17 @@ pub struct Poller {
     mounts: Mounts,
     /// What is wrong with each secret, said once a change.
     troubles: HashMap<Arc<SecretId>, Trouble>,
-    /// Why the server as a whole is out of reach, said once a change.
-    outage: Option<String>,
+    /// Versions that are older than what was known, and seen once: a restored storage is believed
+    /// when it is seen twice.
+    suspects: HashMap<Arc<SecretId>, Version>,
+    /// The state of the storage that was seen last.
+    index: Option<HeaderValue>,
+    /// Why the server, or a Vault namespace, is out of reach, said once a change.
+    outages: BTreeSet<String>,
+    /// Whether the last poll had too little time.
+    was_late: bool,
     failed_polls: u32,
     ignore_missing: bool,
-}
-
-/// What is wrong with a secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Trouble {
-    Missing,
-    Deleted,
-    Destroyed,
-    Denied { metadata: String },
-    NoDataPrefix { correct: String },
-    NotKvV2(Engine),
-    Failed(Failure),
-}
-
-/// What is shared by the reads of one poll.
-struct Reads<'a> {
-    server: &'a Server,
-    session: &'a Session,
-    pass: Mutex<Pass>,
-    /// All requests wait until then, after a rate limit.
-    resume_at: Mutex<Option<Instant>>,
-    /// Set by the first failure that concerns the whole server.
-    outage: Mutex<Option<Failure>>,
-}
-
-/// One secret to read.
-struct Read<'a> {
-    ask: &'a Ask,
-    metadata: String,
 }
 
 impl Poller {
@@ -107,7 +62,10 @@ impl Poller {
             session,
             mounts: Mounts::default(),
             troubles: HashMap::new(),
-            outage: None,
+            suspects: HashMap::new(),
+            index: None,
+            outages: BTreeSet::new(),
+            was_late: false,
             failed_polls: 0,
             ignore_missing,
         }
@@ -120,7 +78,7 @@ impl Poller {
         let pass = match self.session.before_poll().await {
             Ok(pass) => pass,
             Err(refused) => {
-                self.report_outage(&refused.error.to_string());
+                self.report_outages(BTreeSet::from([refused.error.to_string()]));
                 return Polled {
                     observations: HashMap::new(),
                     failed: asks.iter().map(|ask| Arc::clone(&ask.secret)).collect(),
@@ -128,87 +86,55 @@ impl Poller {
                 };
             }
         };
-        let results = self.read_all(pass, asks).await;
-        self.session.after_poll().await;
-        self.conclude(asks, results)
-    }
-
-    async fn read_all(
-        &mut self,
-        pass: Pass,
-        asks: &[Ask],
-    ) -> Vec<(Arc<SecretId>, Result<Version, Trouble>)> {
+        // Where the poll is given up halfway, the mounts are asked for anew.
         let mut mounts = std::mem::take(&mut self.mounts);
-        let reads = Reads {
-            server: &self.server,
-            session: &self.session,
-            pass: Mutex::new(pass),
-            resume_at: Mutex::default(),
-            outage: Mutex::default(),
-        };
-        let mut results = Vec::with_capacity(asks.len());
-        let mut readable = Vec::with_capacity(asks.len());
-        mounts.expire();
-        for ask in asks {
-            match reads.classify(&mut mounts, ask).await {
-                Ok(metadata) => readable.push(Read { ask, metadata }),
-                Err(trouble) => results.push((Arc::clone(&ask.secret), Err(trouble))),
-            }
-        }
-        // Where a limit lets only a part of them through, it is another part each time.
-        fastrand::shuffle(&mut readable);
-        // The first goes alone: if the server is out of reach, one request is enough to know.
-        if let Some(first) = readable.pop() {
-            results.push((Arc::clone(&first.ask.secret), reads.read(&first).await));
-        }
-        let queue = Mutex::new(readable.into_iter());
-        let workers: Vec<_> = (0..CONCURRENCY).map(|_| reads.work(&queue)).collect();
-        let read = join_all(workers).await.into_iter().flatten();
-        results.extend(read);
-        for (secret, result) in &results {
-            if let Err(Trouble::Failed(Failure::Refused { .. })) = result {
-                // As no KV v2 engine answers: the mount may have been replaced.
-                mounts.forget(secret.namespace.as_deref(), &secret.path);
-            }
-        }
+        let reads = Reads::new(&self.server, &self.session, pass, self.index.take());
+        let outcomes = reads.read_all(&mut mounts, asks).await;
+        self.index = reads.into_index();
         self.mounts = mounts;
-        results
+        self.session.after_poll().await;
+        self.conclude(asks, outcomes)
     }
 
-    /// Turns results into observations, and says what changed for the worse or the better.
-    fn conclude(
-        &mut self,
-        asks: &[Ask],
-        results: Vec<(Arc<SecretId>, Result<Version, Trouble>)>,
-    ) -> Polled {
+    /// Turns outcomes into observations, and says what changed for the worse or the better.
+    fn conclude(&mut self, asks: &[Ask], outcomes: Vec<Outcome>) -> Polled {
         let may_be_missing: HashMap<&SecretId, bool> =
             asks.iter().map(|ask| (&*ask.secret, ask.may_be_missing)).collect();
         let mut polled = Polled::default();
-        let mut outage = None;
-        for (secret, result) in results {
-            let observation = match &result {
+        let mut outages = BTreeSet::new();
+        let mut late = 0_usize;
+        for (secret, outcome) in outcomes {
+            let outcome = self.believe(&secret, outcome);
+            let observation = match &outcome {
                 Ok(version) => Observation::Live(*version),
                 Err(Trouble::Missing | Trouble::Deleted | Trouble::Destroyed) => Observation::Gone,
-                Err(Trouble::Failed(failure)) => {
-                    if failure.is_outage() {
-                        outage = Some(failure.to_string());
-                    }
-                    polled.failed.push(Arc::clone(&secret));
-                    Observation::Unknown
-                }
                 Err(_) => Observation::Unknown,
             };
+            match &outcome {
+                Err(Trouble::Out(failure)) => {
+                    let namespace = secret.namespace.as_deref();
+                    let within = namespace.map(|name| format!(", Vault namespace {name},"));
+                    outages.insert(format!("Vault{} {failure}", within.unwrap_or_default()));
+                }
+                Err(Trouble::Late) => late += 1,
+                _ => {}
+            }
+            if outcome.as_ref().is_err_and(may_pass) {
+                polled.failed.push(Arc::clone(&secret));
+            }
             let missing_is_fine = may_be_missing.get(&*secret).copied().unwrap_or_default();
-            self.report(&secret, result.err(), missing_is_fine);
+            self.report(&secret, outcome.err(), missing_is_fine);
             polled.observations.insert(secret, observation);
         }
-        match outage {
-            Some(outage) => self.report_outage(&format!("Vault {outage}")),
-            None if self.outage.take().is_some() => {
-                info!(worker = WORKER, "Vault at {} answers again", self.server.address());
-            }
-            None => {}
+        self.report_outages(outages);
+        if late > 0 && !self.was_late {
+            warn!(
+                worker = WORKER,
+                "There was no time to ask for {late} of {} secrets; they are next",
+                asks.len()
+            );
         }
+        self.was_late = late > 0;
         if polled.failed.is_empty() {
             self.failed_polls = 0;
         } else {
@@ -220,15 +146,42 @@ impl Poller {
         polled
     }
 
-    fn report_outage(&mut self, why: &str) {
-        if self.outage.as_deref() != Some(why) {
+    /// An answer that is older than what is known is believed when two polls have seen it.
+    fn believe(
+        &mut self,
+        secret: &Arc<SecretId>,
+        outcome: Result<Version, Trouble>,
+    ) -> Result<Version, Trouble> {
+        match outcome {
+            Err(Trouble::Stale(version)) => {
+                if self.suspects.insert(Arc::clone(secret), version) == Some(version) {
+                    self.suspects.remove(secret);
+                    return Ok(version);
+                }
+                debug!(worker = WORKER, "{secret}: version {version} is older than what is known");
+                Err(Trouble::Stale(version))
+            }
+            outcome => {
+                if outcome.is_ok() {
+                    self.suspects.remove(secret);
+                }
+                outcome
+            }
+        }
+    }
+
+    fn report_outages(&mut self, outages: BTreeSet<String>) {
+        for why in outages.difference(&self.outages) {
             error!(
                 worker = WORKER,
                 "failed to get secret version: {}: {why}. Nothing is lost; retrying",
                 self.server.address()
             );
-            self.outage = Some(why.to_owned());
         }
+        if outages.is_empty() && !self.outages.is_empty() {
+            info!(worker = WORKER, "Vault at {} answers again", self.server.address());
+        }
+        self.outages = outages;
     }
 
     fn report(&mut self, secret: &Arc<SecretId>, trouble: Option<Trouble>, missing_is_fine: bool) {
@@ -238,11 +191,9 @@ impl Poller {
             }
             return;
         };
-        if let Trouble::Failed(failure) = &trouble {
+        if let Trouble::Out(_) | Trouble::Late | Trouble::Stale(_) = trouble {
             // Said of the server as a whole; what was said of the secret still stands.
-            if failure.is_outage() {
-                return;
-            }
+            return;
         }
         if self.troubles.get(secret) == Some(&trouble) {
             return;
@@ -254,19 +205,22 @@ impl Poller {
                     Trouble::Destroyed => ": its latest version is destroyed",
                     _ => "",
                 };
+                // The words that people grep for; the namespace goes beside them.
+                let SecretId { path, namespace, .. } = &**secret;
+                let namespace = namespace.as_deref();
                 if self.ignore_missing || missing_is_fine {
                     warn!(
                         worker = WORKER,
-                        "Vault secret path {secret} not found{why}; it may be missing"
+                        namespace, "Vault secret path {path} not found{why}; it may be missing"
                     );
                 } else {
-                    error!(worker = WORKER, "Vault secret path {secret} not found{why}");
+                    error!(worker = WORKER, namespace, "Vault secret path {path} not found{why}");
                 }
             }
             Trouble::Denied { metadata } => error!(
                 worker = WORKER,
-                "failed to get secret version: {secret}: permission denied. Add to the policy: \
-                 path \"{metadata}\" {{ capabilities = [\"read\"] }}"
+                "failed to get secret version: {secret}: permission denied. {}",
+                missing_rule(metadata)
             ),
             Trouble::NoDataPrefix { correct } => warn!(
                 worker = WORKER,
@@ -283,6 +237,7 @@ impl Poller {
             Trouble::Failed(failure) => {
                 error!(worker = WORKER, "failed to get secret version: {secret}: Vault {failure}");
             }
+            Trouble::Out(_) | Trouble::Late | Trouble::Stale(_) => {}
         }
         self.troubles.insert(Arc::clone(secret), trouble);
     }
@@ -295,6 +250,7 @@ impl Vault for Poller {
 
     fn forget(&mut self, is_used: impl Fn(&SecretId) -> bool) {
         self.troubles.retain(|secret, _| is_used(secret));
+        self.suspects.retain(|secret, _| is_used(secret));
     }
 
     async fn close(&mut self) {
@@ -302,161 +258,45 @@ impl Vault for Poller {
     }
 }
 
-impl Reads<'_> {
-    /// The path of a secret's metadata, once its mount is known to be KV v2.
-    async fn classify(&self, mounts: &mut Mounts, ask: &Ask) -> Result<String, Trouble> {
-        let SecretId { namespace, path, .. } = &*ask.secret;
-        let namespace = namespace.as_deref();
-        if mounts.classify(namespace, path).is_none() {
-            if let Some(failure) = self.outage() {
-                return Err(Trouble::Failed(failure));
-            }
-            let pass = self.pass();
-            let mut asked = mounts.ask(self.server, &pass.token, namespace, path).await;
-            if let Some(doubt) = asked.as_ref().err().and_then(doubt_of)
-                && let Some(anew) = self.session.after_denial(pass.number, doubt).await
-            {
-                asked = mounts.ask(self.server, &anew.token, namespace, path).await;
-                *lock(&self.pass) = anew;
-            }
-            match asked {
-                Ok(()) => {}
-                Err(Failure::Denied) => {
-                    return Err(Trouble::Denied {
-                        metadata: path.replacen("/data/", "/metadata/", 1),
-                    });
-                }
-                Err(failure) => {
-                    // Before the first read this is the probe: without mounts nothing can be read.
-                    self.note_outage(&failure);
-                    return Err(Trouble::Failed(failure));
-                }
-            }
+/// Whether it makes sense to ask again before the next poll of everything.
+fn may_pass(trouble: &Trouble) -> bool {
+    match trouble {
+        Trouble::Failed(failure) => {
+            !matches!(failure, Failure::Refused { .. } | Failure::Unaskable(_))
         }
-        match mounts.classify(namespace, path) {
-            Some(Classified::Metadata(path)) => Ok(path),
-            Some(Classified::NoDataPrefix { correct }) => Err(Trouble::NoDataPrefix { correct }),
-            Some(Classified::NotKvV2(engine)) => Err(Trouble::NotKvV2(engine)),
-            // Auth methods and the like, which the server reports by other paths.
-            None => Err(Trouble::NotKvV2(Engine::Other("unknown".to_owned()))),
-        }
-    }
-
-    /// Reads one secret after the other, until there is none left.
-    async fn work(
-        &self,
-        queue: &Mutex<std::vec::IntoIter<Read<'_>>>,
-    ) -> Vec<(Arc<SecretId>, Result<Version, Trouble>)> {
-        let mut results = Vec::new();
-        loop {
-            let next = lock(queue).next();
-            let Some(read) = next else { return results };
-            results.push((Arc::clone(&read.ask.secret), self.read(&read).await));
-        }
-    }
-
-    async fn read(&self, read: &Read<'_>) -> Result<Version, Trouble> {
-        let mut stale_retries = 0;
-        let mut index = None;
-        loop {
-            let (answer, seen) = self.answer(read, index.as_ref()).await?;
-            let version = match seen {
-                Metadata::Live(version) => version,
-                Metadata::Missing => return Err(Trouble::Missing),
-                Metadata::Deleted => return Err(Trouble::Deleted),
-                Metadata::Destroyed => return Err(Trouble::Destroyed),
-            };
-            let is_old = read.ask.known != Some(version)
-                && read.ask.not_before.is_some_and(|time| version.created < time);
-            if !is_old || stale_retries == STALE_RETRIES {
-                return Ok(version);
-            }
-            stale_retries += 1;
-            index = answer.index;
-            sleep(STALE_PAUSE).await;
-        }
-    }
-
-    /// Asks until there is an answer that says something of the secret, or no more sense in asking.
-    async fn answer(
-        &self,
-        read: &Read<'_>,
-        index: Option<&HeaderValue>,
-    ) -> Result<(Answer, Metadata), Trouble> {
-        let (mut rate_limits, mut errors, mut denials) = (0, 0, 0);
-        loop {
-            if let Some(failure) = self.outage() {
-                return Err(Trouble::Failed(failure));
-            }
-            let resume_at = *lock(&self.resume_at);
-            if let Some(time) = resume_at {
-                sleep_until(time).await;
-            }
-            let pass = self.pass();
-            let namespace = read.ask.secret.namespace.as_deref();
-            let got = self.server.get(&read.metadata, namespace, &pass.token, index).await;
-            let retry_after = got.as_ref().ok().and_then(|answer| answer.retry_after);
-            let now = self.server.clock().at(Timestamp::now());
-            let failure = match got.and_then(|answer| Ok((metadata::read(&answer, now)?, answer))) {
-                Ok((seen, answer)) => return Ok((answer, seen)),
-                Err(failure) => failure,
-            };
-            if let Some(doubt) = doubt_of(&failure)
-                && denials < DENIAL_RETRIES
-                && let Some(anew) = self.session.after_denial(pass.number, doubt).await
-            {
-                denials += 1;
-                *lock(&self.pass) = anew;
-                continue;
-            }
-            match failure {
-                Failure::Denied => {
-                    return Err(Trouble::Denied { metadata: read.metadata.clone() });
-                }
-                Failure::RateLimited if rate_limits < RATE_LIMIT_RETRIES => {
-                    rate_limits += 1;
-                    let pause = retry_after.unwrap_or(RATE_LIMIT_PAUSE).min(LONGEST_RETRY_AFTER);
-                    // For all requests to this server, not just this one; spread a little, so that
-                    // they do not come back as one.
-                    *lock(&self.resume_at) = Some(Instant::now() + pause);
-                    sleep(RATE_LIMIT_PAUSE.mul_f64(fastrand::f64() / 2.0)).await;
-                }
-                Failure::Server(_) | Failure::BadAnswer(_) if errors < ERROR_RETRIES => {
-                    errors += 1;
-                    sleep(ERROR_PAUSE).await;
-                }
-                failure => {
-                    self.note_outage(&failure);
-                    return Err(Trouble::Failed(failure));
-                }
-            }
-        }
-    }
-
-    fn pass(&self) -> Pass {
-        lock(&self.pass).clone()
-    }
-
-    fn outage(&self) -> Option<Failure> {
-        lock(&self.outage).clone()
-    }
-
-    fn note_outage(&self, failure: &Failure) {
-        if failure.is_outage() {
-            lock(&self.outage).get_or_insert_with(|| failure.clone());
-        }
+        Trouble::Out(_) | Trouble::Late | Trouble::Stale(_) => true,
+        Trouble::Missing
+        | Trouble::Deleted
+        | Trouble::Destroyed
+        | Trouble::Denied { .. }
+        | Trouble::NoDataPrefix { .. }
+        | Trouble::NotKvV2(_) => false,
     }
 }
 
-/// Whether a failure casts doubt on the token.
-fn doubt_of(failure: &Failure) -> Option<Doubt> {
-    match failure {
-        Failure::TokenEnded => Some(Doubt::Ended),
-        Failure::Denied => Some(Doubt::Forbidden),
-        _ => None,
+/// The rule that a policy lacks, ready to paste. A path is written by a tenant: one that means more
+/// than itself in a policy is not put into one.
+fn missing_rule(metadata: &str) -> String {
+    if metadata.contains(['"', '*', '+', '{', '}', '\\']) {
+        return "The policy needs read on its metadata; its path holds characters that mean \
+                something else in a policy"
+            .to_owned();
     }
+    format!("Add to the policy: path \"{metadata}\" {{ capabilities = [\"read\"] }}")
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_to_paste_grants_nothing_but_what_it_names() {
+        assert_eq!(
+            missing_rule("secret/metadata/mysql"),
+            r#"Add to the policy: path "secret/metadata/mysql" { capabilities = ["read"] }"#
+        );
+        for path in ["a\" { capabilities = [\"sudo\"] } path \"b", "secret/metadata/*", "a/+/b"] {
+            assert!(!missing_rule(path).contains(path), "{path}");
+        }
+    }
 }

@@ -19,8 +19,9 @@ const WORKER: &str = "reloader";
 /// five wrong logins in a row lock the role for everybody.
 const LOGIN_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
 
-/// A token that a policy forbids something to is replaced only if it is older than this: its role may
-/// have got another policy. A path that stays forbidden must not cost a login a poll.
+/// A token that a policy forbids something to is replaced only if it is older than this, and than
+/// four periods, doubled with each login in a row that did not help: its role may have got another
+/// policy. A path that stays forbidden must not cost a login a poll.
 const LOGIN_FOR_FORBIDDEN: Duration = Duration::from_mins(15);
 
 /// A token that the server says it does not know is replaced only if it is older than this, doubled
@@ -75,6 +76,10 @@ struct State {
     logins_for_ended: u32,
     /// Whether it said so during this poll.
     was_ended: bool,
+    /// Logins in a row because a policy forbade something.
+    logins_for_forbidden: u32,
+    /// Whether one did during this poll.
+    was_forbidden: bool,
 }
 
 struct Held {
@@ -108,10 +113,16 @@ impl Session {
         }
         let now = Instant::now();
         let step = state.held.as_ref().map_or(Step::Login, |h| h.lease.step(now, self.threshold));
-        match step {
-            Step::Use => {}
-            Step::Renew => self.renew(&mut state).await?,
-            Step::Login => self.login(&mut state).await?,
+        let renewed = match step {
+            Step::Use => Ok(()),
+            Step::Renew => self.renew(&mut state).await,
+            Step::Login => self.login(&mut state).await,
+        };
+        // While the token lives, a login that fails is no reason not to poll.
+        if let Err(refused) = renewed
+            && state.held.as_ref().is_none_or(|held| held.lease.has_ended(Instant::now()))
+        {
+            return Err(refused);
         }
         state.pass().ok_or_else(|| state.refusal(LoginError::GivenTokenEnded))
     }
@@ -124,7 +135,11 @@ impl Session {
             return state.pass();
         }
         let pause = match doubt {
-            Doubt::Forbidden => LOGIN_FOR_FORBIDDEN,
+            Doubt::Forbidden => {
+                state.was_forbidden = true;
+                let doubled = LOGIN_FOR_FORBIDDEN * (1 << state.logins_for_forbidden.min(7));
+                doubled.max(self.period * 4)
+            }
             Doubt::Ended => {
                 state.was_ended = true;
                 let doubled = LOGIN_FOR_ENDED * (1 << state.logins_for_ended.min(8));
@@ -136,8 +151,11 @@ impl Session {
         if is_young || matches!(self.method, Method::Token(_)) {
             return None;
         }
-        if doubt == Doubt::Ended {
-            state.logins_for_ended = state.logins_for_ended.saturating_add(1);
+        match doubt {
+            Doubt::Ended => state.logins_for_ended = state.logins_for_ended.saturating_add(1),
+            Doubt::Forbidden => {
+                state.logins_for_forbidden = state.logins_for_forbidden.saturating_add(1);
+            }
         }
         debug!(worker = WORKER, "Vault denied a request; logging in anew, once");
         match self.login(&mut state).await {
@@ -151,6 +169,9 @@ impl Session {
         let mut state = self.state.lock().await;
         if !std::mem::take(&mut state.was_ended) {
             state.logins_for_ended = 0;
+        }
+        if !std::mem::take(&mut state.was_forbidden) {
+            state.logins_for_forbidden = 0;
         }
         if state.held.as_ref().is_some_and(|h| h.ours && h.lease.outlived_by(self.period)) {
             self.revoke(&mut state).await;
@@ -179,10 +200,14 @@ impl Session {
                 }
                 Ok(())
             }
-            Err(failure) if failure.is_outage() => Err(state.refusal(LoginError::Server(failure))),
-            Err(failure) => {
+            Err(failure @ (Failure::TokenEnded | Failure::Denied | Failure::Refused { .. })) => {
                 debug!(worker = WORKER, "The Vault token cannot be renewed: Vault {failure}");
                 self.login(state).await
+            }
+            Err(failure) => {
+                // It lives on for a while; whether the server answers at all, the poll will tell.
+                debug!(worker = WORKER, "The Vault token is renewed later: Vault {failure}");
+                Ok(())
             }
         }
     }

@@ -69,6 +69,12 @@ impl Lease {
         }
     }
 
+    /// Whether its time is over.
+    #[must_use]
+    pub fn has_ended(&self, now: Instant) -> bool {
+        self.ends.is_some_and(|ends| ends <= now)
+    }
+
     /// Whether the token will have ended `period` from `now`, renewed or not: it is of no use to the
     /// next poll, and is better revoked than left behind.
     #[must_use]

@@ -256,6 +256,9 @@ fn after_a_failed_patch_the_next_waits() {
     let past = Past { retry_at: Some(second(1_001)), ..Past::default() };
     let seen = [witnessed(2), same()];
     assert_eq!(decided(&web, seen, &past, 1).action, Action::Hold(Hold::BackOff));
+    // A clock that was a day ahead has been set back.
+    let past = Past { retry_at: Some(second(1_000 + 24 * 3600 + 1)), ..Past::default() };
+    assert_eq!(decided(&web, seen, &past, 1).action, Action::Roll(Cause::Witnessed));
     let past = Past { retry_at: Some(second(1_000)), ..Past::default() };
     assert_eq!(decided(&web, seen, &past, 1).action, Action::Roll(Cause::Witnessed));
 }
