@@ -193,6 +193,30 @@ async fn a_ttl_below_the_threshold_is_renewed_at_most_once_a_poll() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_was_revoked_is_replaced_when_its_renewal_fails() -> Result<()> {
+    let logins = Logins::new().await?;
+    let bed = &logins.bed;
+    logins.role("renewing", "1h").await?;
+    bed.write_secrets(&["renewing/a"]).await?;
+    let a = deployment("a", "renewing/a");
+    bed.deploy_all(&[&a]).await?;
+    let start = bed.mark().await?;
+    // Each poll begins with a renewal, and no read comes before it.
+    let options = logins.options("renewing").flag("--vault-token-renew-threshold", "2h");
+    let controller = Controller::start(bed, &options).await?;
+    controller.wait_for_polls(3, SOON).await?;
+    let accessor = logins.requests(&start)?.accessor()?.to_owned();
+    just_after_a_poll(&controller).await?;
+    let before = bed.mark().await?;
+    bed.vault.revoke_accessor(&accessor).await?;
+    bed.rotate("renewing/a").await?;
+    bed.expect_rolls(&controller, &[&a], 1).await?;
+    assert_eq!(logins.requests(&before)?.logins(), 1);
+    assert!(controller.lines_with("level=error").is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_renewed_at_the_threshold_and_not_before() -> Result<()> {
     let logins = Logins::new().await?;
     let bed = &logins.bed;

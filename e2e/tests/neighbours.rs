@@ -1,0 +1,56 @@
+//! Neighbours: what is wrong with the Vault namespace of one tenant stands in no other's way.
+
+use anyhow::Result;
+use e2e::scenario::{SOON, polling_fast};
+use e2e::{Bed, Controller, Options, TokenRequest, Vault, Workload};
+use reqwest::Method;
+use serde_json::json;
+
+const NAMESPACE: &str = "secrets-webhook.security.bank-vaults.io/vault-namespace";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_namespace_stands_in_nobodys_way() -> Result<()> {
+    let bed = Bed::start(Options::new().without_pods()).await?;
+    bed.vault.create_namespace("team").await?;
+    let team = bed.vault.in_namespace("team");
+    team.enable_kv2("secret").await?;
+    let put = async || team.kv("secret").put("a", json!({ "k": fastrand::u64(..) })).await;
+    put().await?;
+    bed.vault.put_policy("reloader-team", &Vault::reloader_rules("team/secret")).await?;
+    let policies = ["reloader", "reloader-team"].map(str::to_owned).to_vec();
+    let request = TokenRequest { policies, ..TokenRequest::default() };
+    let token = bed.vault.create_token(&request).await?.token;
+    bed.write_secrets(&["a", "b"]).await?;
+
+    let uses = |name: &str, secret: &str| {
+        Workload::deployment("default", name)
+            .replicas(0)
+            .opted_in()
+            .env("A", &format!("vault:secret/data/{secret}#k"))
+    };
+    let (locked, a, b) = (
+        uses("locked", "a").template_annotation(NAMESPACE, "team"),
+        uses("a", "a"),
+        uses("b", "b"),
+    );
+    bed.deploy_all(&[&locked, &a, &b]).await?;
+    let lock = bed.vault.ask(Method::POST, "sys/namespaces/api-lock/lock/team", None).await?;
+
+    // It starts while the namespace is locked, so that not even its mounts are known.
+    let controller = Controller::start(&bed, &polling_fast().vault_token(&token)).await?;
+    controller.wait_for("Vault, Vault namespace team,", SOON).await?;
+    for secret in ["a", "b"] {
+        bed.rotate(secret).await?;
+    }
+    bed.expect_rolls(&controller, &[&a, &b], 1).await?;
+    bed.expect_no_roll(&controller, &[(&locked, None)]).await?;
+    let said = controller.lines_with("failed to get secret version");
+    assert_eq!(said.len(), 1, "{said:#?}");
+
+    let key = json!({ "unlock_key": lock["data"]["unlock_key"] });
+    bed.vault.ask(Method::POST, "sys/namespaces/api-lock/unlock/team", Some(key)).await?;
+    controller.wait_for("answers again", SOON).await?;
+    put().await?;
+    bed.expect_rolls(&controller, &[&locked, &a, &b], 1).await?;
+    Ok(())
+}
