@@ -4,7 +4,7 @@
 //! stands in the way of another.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -83,6 +83,8 @@ pub(super) struct Reads<'a> {
     outages: Mutex<Outages>,
     /// Whether the server has answered anything sensible in this poll.
     has_answered: AtomicBool,
+    /// How many secrets, or mounts, brought nothing but errors before that.
+    errors: AtomicU32,
     deadline: Instant,
 }
 
@@ -114,6 +116,7 @@ impl<'a> Reads<'a> {
             resume_at: Mutex::default(),
             outages: Mutex::default(),
             has_answered: AtomicBool::new(false),
+            errors: AtomicU32::new(0),
             deadline: Instant::now() + LONGEST_POLL,
         }
     }
@@ -298,9 +301,11 @@ impl<'a> Reads<'a> {
                 outages.namespaces.entry(namespace.cloned()).or_insert_with(|| failure.clone());
                 Trouble::Out(failure)
             }
-            // A load balancer before a server that is gone answers so to everything.
+            // A load balancer before a server that is gone answers so to everything. One alone may
+            // be a secret that the server fails on.
             Failure::Server(_) | Failure::BadAnswer(_)
-                if !self.has_answered.load(Ordering::Relaxed) =>
+                if !self.has_answered.load(Ordering::Relaxed)
+                    && self.errors.fetch_add(1, Ordering::Relaxed) > 0 =>
             {
                 outages.namespaces.entry(namespace.cloned()).or_insert_with(|| failure.clone());
                 Trouble::Out(failure)
