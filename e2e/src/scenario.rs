@@ -40,6 +40,16 @@ pub fn polling_faster() -> ControllerOptions {
     ControllerOptions::new().flag("--reloader-run-period", "250ms")
 }
 
+/// A Deployment without pods that opted in and refers to the key `k` of a secret of the mount
+/// `secret`: for scenarios that are not about pods.
+#[must_use]
+pub fn deployment_without_pods(name: &str, secret: &str) -> Workload {
+    Workload::deployment("default", name)
+        .replicas(0)
+        .opted_in()
+        .env("A", &format!("vault:secret/data/{secret}#k"))
+}
+
 /// Waits until the clock's second is over, and a hundredth more: what happened before is then
 /// older, also by times of whole seconds.
 pub async fn next_second() -> Result<()> {

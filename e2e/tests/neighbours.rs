@@ -1,8 +1,8 @@
 //! Neighbours: what is wrong with the Vault namespace of one tenant stands in no other's way.
 
 use anyhow::Result;
-use e2e::scenario::{SOON, polling_fast};
-use e2e::{Bed, Controller, Options, TokenRequest, Vault, Workload};
+use e2e::scenario::{SOON, deployment_without_pods as deployment, polling_fast};
+use e2e::{Bed, Controller, Options, TokenRequest, Vault};
 use reqwest::Method;
 use serde_json::json;
 
@@ -22,16 +22,10 @@ async fn a_locked_namespace_stands_in_nobodys_way() -> Result<()> {
     let token = bed.vault.create_token(&request).await?.token;
     bed.write_secrets(&["a", "b"]).await?;
 
-    let uses = |name: &str, secret: &str| {
-        Workload::deployment("default", name)
-            .replicas(0)
-            .opted_in()
-            .env("A", &format!("vault:secret/data/{secret}#k"))
-    };
     let (locked, a, b) = (
-        uses("locked", "a").template_annotation(NAMESPACE, "team"),
-        uses("a", "a"),
-        uses("b", "b"),
+        deployment("locked", "a").template_annotation(NAMESPACE, "team"),
+        deployment("a", "a"),
+        deployment("b", "b"),
     );
     bed.deploy_all(&[&locked, &a, &b]).await?;
     let lock = bed.vault.ask(Method::POST, "sys/namespaces/api-lock/lock/team", None).await?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use e2e::proxy::Proxy;
-use e2e::scenario::{SOON, just_after_a_poll, polling_fast};
+use e2e::scenario::{SOON, deployment_without_pods as deployment, just_after_a_poll, polling_fast};
 use e2e::{Bed, Controller, Workload, eventually};
 
 /// How long the controller may take to end, whatever hangs.
@@ -13,13 +13,6 @@ const END_WITHIN: Duration = Duration::from_secs(2);
 
 /// How the line begins that an outage of Vault is said by.
 const OUTAGE: &str = "level=error msg=\"failed to get secret version: ";
-
-fn deployment(name: &str, secret: &str) -> Workload {
-    Workload::deployment("default", name)
-        .replicas(0)
-        .opted_in()
-        .env("A", &format!("vault:secret/data/{secret}#k"))
-}
 
 /// The controller lives and does not ask to be restarted.
 async fn assert_healthy(controller: &Controller) -> Result<()> {

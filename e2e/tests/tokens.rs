@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use e2e::deploy::allow_login;
-use e2e::scenario::{SOON, just_after_a_poll, polling_fast};
+use e2e::scenario::{SOON, deployment_without_pods as deployment, just_after_a_poll, polling_fast};
 use e2e::shared::SharedBed;
 use e2e::vault_access::KubernetesRole;
 use e2e::{
@@ -17,13 +17,6 @@ use e2e::{
 const RENEW: &str = "auth/token/renew-self";
 const REVOKE: &str = "auth/token/revoke-self";
 const LOOK_UP: &str = "auth/token/lookup-self";
-
-fn deployment(name: &str, secret: &str) -> Workload {
-    Workload::deployment("default", name)
-        .replicas(0)
-        .opted_in()
-        .env("A", &format!("vault:secret/data/{secret}#k"))
-}
 
 /// A bed whose Vault lets the `ServiceAccount` `default` log in, and that account's token.
 struct Logins {
