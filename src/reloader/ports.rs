@@ -62,7 +62,7 @@ pub enum WriteError {
 }
 
 impl WriteError {
-    /// A short name for metrics.
+    /// A short name of its kind.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {

@@ -123,7 +123,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// A short name for metrics.
+    /// A short name of its kind.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
