@@ -34,6 +34,7 @@ pub(crate) fn workload(name: &str, paths: &[&str]) -> Workload {
         deleting: false,
         observed: true,
         template: 1,
+        generation: 1,
         opt_in: OptIn::Current,
         count: 0,
         mark: None,

@@ -109,6 +109,7 @@ impl Manifest {
             deleting: self.deleting,
             observed: self.observed_generation >= self.generation,
             template: self.template,
+            generation: self.generation,
             opt_in,
             count: count.unwrap_or(0),
             mark: self.annotations.get(MARK).map(Into::into),

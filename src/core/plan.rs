@@ -45,7 +45,19 @@ pub struct Revision {
     /// When its ReplicaSet or ControllerRevision was created.
     pub created: Timestamp,
     /// What the copies of the workload's own record on all its revisions say.
-    pub copies: Arc<[(u64, Version)]>,
+    pub copies: Arc<[Copied]>,
+}
+
+/// An entry of a copy of the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Copied {
+    /// The secret, by [`SecretId::hash64`].
+    pub secret: u64,
+    /// Its version.
+    pub version: Version,
+    /// Whether the revision that has the copy was made after the present one: whoever put the
+    /// present template back did so after that reload.
+    pub is_later: bool,
 }
 
 /// What is at hand of a workload's revision.
@@ -147,19 +159,19 @@ pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &R
     if entry == Some(live) && recorded.is_some_and(|recorded| recorded.of_this_template) {
         return Verdict::Same;
     }
-    if entry.is_some_and(|entry| live.created < entry.created) {
-        return Verdict::Changed(Cause::Restored);
-    }
     if sighting.other_seen >= case.entered {
         return Verdict::Changed(Cause::Witnessed);
     }
-    if entry.is_none() && rules.ignore_versions_before.is_some_and(|time| live.created < time) {
-        return Verdict::Same;
-    }
     // Out of range only for times that no clock shows; then it is simply not older.
     let created = live.created.checked_add(rules.skew).unwrap_or(live.created);
-    if created.checked_add(SURELY_OLDER).is_ok_and(|time| time < workload.created) {
-        return Verdict::Same;
+    let is_restored = entry.is_some_and(|entry| live.created < entry.created);
+    if !is_restored {
+        if entry.is_none() && rules.ignore_versions_before.is_some_and(|time| live.created < time) {
+            return Verdict::Same;
+        }
+        if created.checked_add(SURELY_OLDER).is_ok_and(|time| time < workload.created) {
+            return Verdict::Same;
+        }
     }
     if !workload.observed {
         return Verdict::Wait;
@@ -169,9 +181,20 @@ pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &R
         Lookup::Unavailable => return Verdict::Wait,
         Lookup::Found(revision) => revision,
     };
-    if created < revision.created {
+    let mut copies = revision.copies.iter();
+    let mut has_copy = |of: fn(&Copied) -> bool| {
+        copies.any(|copy| copy.secret == hash && copy.version == live && of(copy))
+    };
+    if is_restored {
+        // The same version may have been live, and rolled out, before the newer one as well.
+        if has_copy(|copy| copy.is_later) {
+            Verdict::Reverted
+        } else {
+            Verdict::Changed(Cause::Restored)
+        }
+    } else if created < revision.created {
         Verdict::Same
-    } else if entry == Some(live) || revision.copies.contains(&(hash, live)) {
+    } else if entry == Some(live) || has_copy(|_| true) {
         Verdict::Reverted
     } else {
         Verdict::Changed(Cause::Found)
@@ -272,8 +295,7 @@ pub fn decide(
     };
     let is_stripped = all_patched && (past.answered || is_ahead(past.stripped_until));
     decision.action = match cause {
-        // While a secret is gone nothing is rolled, so nobody need know what the revision says.
-        None if ask && !missing => Action::AskRevision,
+        None if ask => Action::AskRevision,
         None => Action::Leave,
         Some(_) if missing => Action::Hold(Hold::SecretGone),
         Some(_) if is_stripped => Action::Hold(Hold::Stripped),

@@ -194,9 +194,10 @@ impl State {
             _ => Change::Collected,
         };
         let entered = match &old {
+            // A watch shows every template. Between two lists, one may have come and gone.
             Some(old)
-                if old.workload.template == workload.template
-                    && old.workload.uid == workload.uid =>
+                if old.workload.kept_its_template(&workload)
+                    || (!listing && old.workload.has_template_of(&workload)) =>
             {
                 old.entered
             }
@@ -297,6 +298,26 @@ mod tests {
         assert_eq!(store.begin_poll().poll, 2);
         store.apply(anew);
         assert_eq!(entered(), 3);
+    }
+
+    #[test]
+    fn a_template_that_may_have_been_replaced_and_put_back_between_two_lists_enters_anew() {
+        let store = Store::default();
+        let read = |resource_version, generation| Workload {
+            generation,
+            ..workload("a", resource_version, 7, &["x"])
+        };
+        let entered = || store.get(&workload("a", 0, 0, &[]).id).unwrap().entered;
+        store.apply(read(1, 1));
+        assert_eq!(store.begin_poll().poll, 1);
+        // A watch would have shown the other template; this is an autoscaler.
+        store.apply(read(5, 4));
+        assert_eq!(entered(), 1);
+        store.begin_list(Kind::Deployment);
+        store.apply(read(6, 5));
+        assert_eq!(entered(), 1, "one change of the spec replaces a template, or nothing");
+        store.apply(read(9, 7));
+        assert_eq!(entered(), 2);
     }
 
     #[test]

@@ -85,6 +85,8 @@ pub struct Workload {
     pub observed: bool,
     /// Tells one pod template from another.
     pub template: u64,
+    /// Counts the changes of its spec.
+    pub generation: u64,
     /// The generation of annotations that it opted in with.
     pub opt_in: OptIn,
     /// The reload count on its template; what is not a number counts as zero.
@@ -99,4 +101,22 @@ pub struct Workload {
     pub recorded: Option<Recorded>,
     /// The secrets that it refers to, each once, in order.
     pub secrets: Box<[Arc<SecretId>]>,
+}
+
+impl Workload {
+    /// Whether it surely still had the present template when it was read again as `later`, by
+    /// somebody who may not have seen all that happened in between.
+    ///
+    /// Equal templates do not suffice: a reload that was taken back at once leaves the one from
+    /// before. That takes two changes of the spec, which its generation counts.
+    #[must_use]
+    pub fn kept_its_template(&self, later: &Self) -> bool {
+        self.has_template_of(later) && later.generation.saturating_sub(self.generation) < 2
+    }
+
+    /// Whether both are the same workload with the same template.
+    #[must_use]
+    pub fn has_template_of(&self, other: &Self) -> bool {
+        self.uid == other.uid && self.template == other.template
+    }
 }

@@ -101,7 +101,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
                 // may be newer than what was seen here: the next poll decides.
                 return Outcome::NotNeeded;
             }
-            if stored.workload.template != workload.template {
+            if !workload.kept_its_template(&stored.workload) {
                 revision = None;
             }
             let now = (self.clocks.now)();
@@ -141,7 +141,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         let fresh = read.workload.filter(|workload| workload.uid == stored.workload.uid);
         Ok(fresh.map(|workload| {
             // No poll has begun after a template that has only just been read.
-            let same = workload.template == stored.workload.template;
+            let same = stored.workload.kept_its_template(&workload);
             let entered = if same { stored.entered } else { u64::MAX };
             Stored { workload: Arc::new(workload), entered }
         }))
