@@ -10,6 +10,7 @@ use super::ports::{Cluster, Vault};
 use super::{Reloader, Unfinished, WORKER, seen};
 use crate::core::observation::Sighting;
 use crate::core::plan::{self, Action, Case, Cause, Decision, Hold, Lookup, Past, Revision, Rules};
+use crate::core::rollout;
 use crate::core::secret::SecretId;
 use crate::core::store::Stored;
 
@@ -148,8 +149,9 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 worker = WORKER,
                 "The reload of {id} was taken back: an older revision was restored, and its pods may \
                  run with an earlier version of {}. This is left as it is; to have the new version, \
-                 roll it out again (kubectl rollout restart)",
-                list(&reverted)
+                 {}",
+                list(&reverted),
+                rollout::how_to_renew(workload.owner.as_deref())
             );
         }
         memory.said.reverted = reverted;
@@ -171,9 +173,9 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 warn!(
                     worker = WORKER,
                     "Not reloading {id} for {}: it was reloaded for this version already, and what \
-                     was written was removed{by}. Next attempt in {hours} h; let its owner keep the \
-                     annotations of this controller",
-                    list(&changed)
+                     was written was removed{by}. Next attempt in {hours} h; {}",
+                    list(&changed),
+                    rollout::how_to_keep(workload.owner.as_deref())
                 );
             }
             Some(Hold::BackOff) => {

@@ -159,6 +159,9 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         match outcome {
             Outcome::Reloaded(reload) => {
                 debug!(worker = WORKER, "Reloaded {id}, count {}", reload.count);
+                if let Some(caveat) = workload.rollout.caveat() {
+                    info!(worker = WORKER, "Reloaded {id}, {caveat}");
+                }
                 memory.past.patched(reload.record.versions);
                 memory.failures = 0;
                 memory.revision = None;
