@@ -181,7 +181,7 @@ pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &R
 /// What is to be done about a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing: nothing changed, or it is being deleted.
+    /// Nothing: nothing changed.
     Leave,
     /// Something changed, and this stands in the way.
     Hold(Hold),
@@ -194,6 +194,8 @@ pub enum Action {
 /// What stands in the way of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hold {
+    /// It is being deleted, and its controller rolls nothing out any more.
+    Deleting,
     /// One of its secrets is gone, and new pods would fail.
     SecretGone,
     /// The same versions were already PATCHed here: somebody strips what is written.
@@ -241,9 +243,6 @@ pub fn decide(
         waiting: false,
         unknown: false,
     };
-    if workload.deleting {
-        return decision;
-    }
     let mut cause = None;
     let mut ask = false;
     // Whether each change is one that an answered PATCH of ours had recorded already.
@@ -264,6 +263,12 @@ pub fn decide(
                 decision.changed.push(Arc::clone(secret));
             }
         }
+    }
+    if workload.deleting {
+        // Nothing else matters any more, and no revision is worth a request.
+        let action = cause.map_or(Action::Leave, |_| Action::Hold(Hold::Deleting));
+        let (gone, reverted) = (Vec::new(), Vec::new());
+        return Decision { action, gone, reverted, waiting: false, ..decision };
     }
     let missing = !decision.gone.is_empty() && !workload.ignore_missing && !rules.ignore_missing;
     // A time further ahead than any hold is long was set by a clock that was wrong.

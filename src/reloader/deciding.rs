@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::ports::{Cluster, Vault};
 use super::{Reloader, Unfinished, WORKER, seen};
@@ -158,6 +158,11 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         let is_new = hold != memory.said.hold;
         memory.said.hold = hold;
         match hold {
+            Some(Hold::Deleting) if is_new => info!(
+                worker = WORKER,
+                "Not reloading {id}, though {} changed: it is being deleted",
+                list(&changed)
+            ),
             Some(Hold::SecretGone) if is_new => warn!(
                 worker = WORKER,
                 "Not reloading {id}, though {} changed: {} is gone, and new pods would fail. It is \
@@ -185,7 +190,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 left.workloads.insert(id.clone());
                 left.over_budget += 1;
             }
-            Some(Hold::SecretGone | Hold::Stripped) | None => {}
+            Some(Hold::Deleting | Hold::SecretGone | Hold::Stripped) | None => {}
         }
         let Action::Roll(cause) = action else { return None };
         if cause == Cause::Found {
