@@ -130,7 +130,8 @@ fn who_owns_it_and_how_it_rolls_out_are_kept_and_not_part_of_the_template() {
     assert_eq!(rollout(json!(false), none()), Rollout::Automatic);
     assert_eq!(rollout(none(), json!({ "type": "OnDelete" })), Rollout::OnDelete);
     assert_eq!(rollout(none(), json!({ "type": "RollingUpdate" })), Rollout::Automatic);
-    let partition = |value| json!({ "type": "RollingUpdate", "rollingUpdate": { "partition": value } });
+    let partition =
+        |value| json!({ "type": "RollingUpdate", "rollingUpdate": { "partition": value } });
     assert_eq!(rollout(none(), partition(0)), Rollout::Automatic);
     assert_eq!(rollout(none(), partition(2)), Rollout::Partition(2));
     // A Deployment's own strategy has nothing of the kind.
