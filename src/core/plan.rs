@@ -219,8 +219,9 @@ pub struct Decision {
     pub changed: Vec<Arc<SecretId>>,
     /// Whether a part of the answer must wait for the workload's controller.
     pub waiting: bool,
-    /// Whether nothing is known of one of its secrets at present.
-    pub unknown: bool,
+    /// The secrets that cannot be judged at present, since nothing is known of them or of the
+    /// revision. What was said of these still stands.
+    pub open: Vec<Arc<SecretId>>,
 }
 
 /// Decides about a workload, given what was seen of each of its secrets.
@@ -241,7 +242,7 @@ pub fn decide(
         reverted: Vec::new(),
         changed: Vec::new(),
         waiting: false,
-        unknown: false,
+        open: Vec::new(),
     };
     let mut cause = None;
     let mut ask = false;
@@ -251,10 +252,13 @@ pub fn decide(
         let seen = sighting(secret);
         match verdict(case, secret, seen, rules) {
             Verdict::Same => {}
-            Verdict::Keep => decision.unknown = true,
+            Verdict::Keep => decision.open.push(Arc::clone(secret)),
             Verdict::Gone => decision.gone.push(Arc::clone(secret)),
             Verdict::Reverted => decision.reverted.push(Arc::clone(secret)),
-            Verdict::Wait => decision.waiting = true,
+            Verdict::Wait => {
+                decision.waiting = true;
+                decision.open.push(Arc::clone(secret));
+            }
             Verdict::AskRevision => ask = true,
             Verdict::Changed(why) => {
                 cause = cause.max(Some(why));

@@ -58,6 +58,8 @@ pub enum Report<'a> {
     Reverted {
         /// For these secrets; for none: not any more.
         secrets: &'a [Arc<SecretId>],
+        /// Whether all of it was told before.
+        again: bool,
         /// The controller that owns the workload.
         owner: Option<&'a str>,
     },
@@ -141,8 +143,8 @@ impl Reporter for Log {
             // A failed PATCH was told of, and so is the budget, for all that wait for it at once.
             Report::Held { hold: Held::For(_), .. }
             | Report::Released
-            | Report::Reverted { secrets: [], .. } => {}
-            Report::Reverted { secrets, owner } => warn!(
+            | Report::Reverted { again: true, .. } => {}
+            Report::Reverted { secrets, again: false, owner } => warn!(
                 worker = WORKER,
                 "The reload of {id} was taken back: an older revision was restored, and its pods may \
                  run with an earlier version of {}. This is left as it is; to have the new version, \
