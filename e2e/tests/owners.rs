@@ -131,16 +131,18 @@ async fn operator(cluster: &Cluster, owned: &[Owned]) -> Result<JoinSet<()>> {
             let api = Api::namespaced_with(cluster.client(), namespace, &resource);
             let config = Config::default().fields(&format!("metadata.name={name}"));
             let mut objects = pin!(watcher(api, config).applied_objects());
+            let mut seen = Value::Null;
             while let Some(object) = objects.next().await {
-                let is_reloaded = |object: &DynamicObject| {
-                    let annotations = &object.data["spec"]["template"]["metadata"]["annotations"];
-                    !annotations[MARK].is_null()
-                };
-                if object.as_ref().is_ok_and(is_reloaded) {
-                    sleep(owned.when.delay()).await;
-                    while restore(&cluster, &owned, &wanted).await.is_err() {
-                        sleep(Duration::from_millis(10)).await;
-                    }
+                let Ok(DynamicObject { data, .. }) = object else { continue };
+                let mark = &data["spec"]["template"]["metadata"]["annotations"][MARK];
+                // What came while it waited for its time is about the same reload.
+                if mark.is_null() || *mark == seen {
+                    continue;
+                }
+                seen = mark.clone();
+                sleep(owned.when.delay()).await;
+                while restore(&cluster, &owned, &wanted).await.is_err() {
+                    sleep(Duration::from_millis(10)).await;
                 }
             }
         });
