@@ -43,7 +43,7 @@ async fn expect_reloaded_once(
     for (workload, text) in cases {
         assert_eq!(bed.reloads_since(mark, *workload).await?, 1, "{}", workload.name());
         let lines = said(controller, seen, workload.name());
-        let [first, rest @ ..] = &lines[..] else { panic!("nothing was said") };
+        let (first, rest) = lines.split_first().context("nothing was said")?;
         assert!(first.contains(RELOADING), "{lines:#?}");
         assert_eq!(rest.len(), text.iter().len(), "{lines:#?}");
         assert!(rest.iter().zip(text).all(|(line, text)| line.contains(text)), "{lines:#?}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use e2e::scenario::{SOON, next_second, polling_faster};
 use e2e::workload::{MARK, RECORD};
-use e2e::{Bed, Cluster, Controller, Kind, Mark, Workload, WorkloadName};
+use e2e::{Bed, Cluster, Controller, Kind, Mark, State, Workload, WorkloadName};
 use futures::StreamExt as _;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::WatchStreamExt as _;
@@ -26,6 +26,8 @@ enum Restores {
     Template,
     /// The pod template, and the record.
     Everything,
+    /// Both as an earlier reload left them, which the operator takes for its own.
+    Earlier,
 }
 
 /// When it does so.
@@ -35,7 +37,8 @@ enum When {
     AtOnce,
     /// Some time within two polls, so that now and then one is under way.
     Anytime,
-    /// Once the workload's controller and some polls have seen the reload, as a GitOps tool does.
+    /// Once the workload's controller and some polls have seen the reload, as a tool does that
+    /// compares with a repository now and then.
     Later,
 }
 
@@ -64,7 +67,12 @@ impl Owned {
 
     /// Whether a reload may leave no trace at all, so that a controller that starts tries once more.
     fn may_leave_no_trace(&self) -> bool {
-        self.restores == Restores::Everything && self.when != When::Later
+        self.restores != Restores::Template && self.when != When::Later
+    }
+
+    /// The reload count that its operator wants.
+    fn count(&self) -> Option<i64> {
+        (self.restores == Restores::Earlier).then_some(1)
     }
 }
 
@@ -80,9 +88,10 @@ fn owned(namespace: &str) -> Vec<Owned> {
         (DaemonSet, When::Later),
     ];
     let each = whens.into_iter().flat_map(|(kind, when)| {
-        [Restores::Template, Restores::Everything].map(|restores| {
+        [Restores::Template, Restores::Everything, Restores::Earlier].map(|restores| {
             let name = format!("{kind}-{when:?}-{restores:?}").to_lowercase();
-            let secret = format!("vault:secret/data/{namespace}/a#k");
+            let path = if restores == Restores::Earlier { "b" } else { "a" };
+            let secret = format!("vault:secret/data/{namespace}/{path}#k");
             let workload = Workload::new(kind, namespace, &name).opted_in().env("A", &secret);
             Owned { workload, restores, when }
         })
@@ -90,10 +99,10 @@ fn owned(namespace: &str) -> Vec<Owned> {
     each.collect()
 }
 
-/// Deploys workloads with an owner that the garbage collector finds, too.
-async fn deploy(bed: &Bed, namespace: &str, owned: &[Owned]) -> Result<()> {
+/// Deploys workloads with an owner that the garbage collector finds, too, and starts a controller.
+async fn deploy(bed: &Bed, namespace: &str, owned: &[Owned]) -> Result<Controller> {
     bed.cluster.create_namespace(namespace).await?;
-    bed.write_secrets(&[&format!("{namespace}/a")]).await?;
+    bed.write_secrets(&[&format!("{namespace}/a"), &format!("{namespace}/b")]).await?;
     let owner = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "orders", "namespace": namespace},
     });
@@ -110,7 +119,20 @@ async fn deploy(bed: &Bed, namespace: &str, owned: &[Owned]) -> Result<()> {
     for Owned { workload, .. } in owned {
         bed.cluster.wait_rolled_out(workload).await?;
     }
-    Ok(())
+    let controller = Controller::start(bed, &polling_faster()).await?;
+    controller.wait_for_polls(2, SOON).await?;
+    bed.rotate(&format!("{namespace}/b")).await?;
+    for owned in owned.iter().filter(|owned| owned.restores == Restores::Earlier) {
+        bed.cluster.wait_for_count(owned.name(), 1, SOON).await?;
+        bed.cluster.wait_rolled_out(owned.name()).await?;
+    }
+    Ok(controller)
+}
+
+/// Rotates the secrets of all.
+async fn rotate(bed: &Bed, namespace: &str) -> Result<()> {
+    bed.rotate(&format!("{namespace}/a")).await?;
+    bed.rotate(&format!("{namespace}/b")).await.map(drop)
 }
 
 /// An operator that keeps workloads as it wants them, until what it returns is dropped.
@@ -118,7 +140,7 @@ async fn operator(cluster: &Cluster, owned: &[Owned]) -> Result<JoinSet<()>> {
     let mut operator = JoinSet::new();
     for owned in owned.iter().cloned() {
         let cluster = cluster.clone();
-        let wanted = cluster.get(owned.name()).await?.template().clone();
+        let wanted = cluster.get(owned.name()).await?;
         operator.spawn(async move {
             let WorkloadName { kind, namespace, name } = owned.name();
             let resource = ApiResource {
@@ -131,12 +153,12 @@ async fn operator(cluster: &Cluster, owned: &[Owned]) -> Result<JoinSet<()>> {
             let api = Api::namespaced_with(cluster.client(), namespace, &resource);
             let config = Config::default().fields(&format!("metadata.name={name}"));
             let mut objects = pin!(watcher(api, config).applied_objects());
-            let mut seen = Value::Null;
+            let mut seen = json!(wanted.mark());
             while let Some(object) = objects.next().await {
                 let Ok(DynamicObject { data, .. }) = object else { continue };
                 let mark = &data["spec"]["template"]["metadata"]["annotations"][MARK];
                 // What came while it waited for its time is about the same reload.
-                if mark.is_null() || *mark == seen {
+                if mark.as_str() == wanted.mark() || *mark == seen {
                     continue;
                 }
                 seen = mark.clone();
@@ -151,18 +173,19 @@ async fn operator(cluster: &Cluster, owned: &[Owned]) -> Result<JoinSet<()>> {
 }
 
 /// Replaces the whole object, as operators do.
-async fn restore(cluster: &Cluster, owned: &Owned, template: &Value) -> Result<()> {
+async fn restore(cluster: &Cluster, owned: &Owned, wanted: &State) -> Result<()> {
     let WorkloadName { kind, namespace, name } = owned.name();
     let state = cluster.get(owned.name()).await?;
-    if state.mark().is_none() {
+    if state.mark() == wanted.mark() {
         return Ok(());
     }
     let mut object = state.object;
-    object["spec"]["template"] = template.clone();
-    if let (Restores::Everything, Some(annotations)) =
-        (owned.restores, object["metadata"]["annotations"].as_object_mut())
+    object["spec"]["template"] = wanted.template().clone();
+    if owned.restores != Restores::Template
+        && let Some(annotations) = object["metadata"]["annotations"].as_object_mut()
     {
         annotations.remove(RECORD);
+        annotations.extend(wanted.annotation(RECORD).map(|text| (RECORD.to_owned(), json!(text))));
     }
     let path = format!("/apis/apps/v1/namespaces/{namespace}/{}/{name}", kind.plural());
     let request = http::Request::put(path)
@@ -210,7 +233,8 @@ async fn expect_tried_and_reported_once(
         let is_named =
             lines.iter().all(|line| is_report(line) && line.contains("ConfigMap/orders"));
         let count = bed.cluster.get(owned.name()).await?.count();
-        if !times(owned).contains(&done) || lines.len() != 1 || !is_named || count.is_some() {
+        if !times(owned).contains(&done) || lines.len() != 1 || !is_named || count != owned.count()
+        {
             wrong.push(format!("{}: {done} reloads, count {count:?}, {lines:#?}", owned.name()));
         }
     }
@@ -222,14 +246,12 @@ async fn expect_tried_and_reported_once(
 async fn what_its_owner_puts_back_is_tried_once_a_rotation_and_reported_once() -> Result<()> {
     let bed = Bed::shared().await?;
     let owned = owned("owners");
-    deploy(&bed, "owners", &owned).await?;
-    let mut controller = Controller::start(&bed, &polling_faster()).await?;
-    controller.wait_for_polls(2, SOON).await?;
+    let mut controller = deploy(&bed, "owners", &owned).await?;
     let operator = operator(&bed.cluster, &owned).await?;
 
     for rotation in ["first", "second"] {
         let now = (&bed.mark().await?, controller.lines().len());
-        bed.rotate("owners/a").await?;
+        rotate(&bed, "owners").await?;
         expect_tried_and_reported_once(&bed, &controller, now, &owned, |_| 1..=1)
             .await
             .with_context(|| format!("the {rotation} rotation"))?;
@@ -245,7 +267,7 @@ async fn what_its_owner_puts_back_is_tried_once_a_rotation_and_reported_once() -
     controller.terminate().await?;
     next_second().await?;
     let mark = bed.mark().await?;
-    bed.rotate("owners/a").await?;
+    rotate(&bed, "owners").await?;
     controller.restart().await?;
     expect_tried_and_reported_once(&bed, &controller, (&mark, 0), &owned, |_| 1..=1)
         .await
@@ -253,11 +275,17 @@ async fn what_its_owner_puts_back_is_tried_once_a_rotation_and_reported_once() -
 
     // An owner that lets it be.
     drop(operator);
-    let workloads: Vec<&Workload> = owned.iter().map(|owned| &owned.workload).collect();
-    bed.rotate("owners/a").await?;
-    bed.expect_rolls(&controller, &workloads, 1).await?;
-    controller.restart().await?;
-    bed.expect_rolls(&controller, &workloads, 1).await
+    rotate(&bed, "owners").await?;
+    for start in ["third", "fourth"] {
+        for count in [1, 2] {
+            let had = (count > 1).then_some(count - 1);
+            let those = owned.iter().filter(|owned| owned.count() == had);
+            let those: Vec<&Workload> = those.map(|owned| &owned.workload).collect();
+            bed.expect_rolls(&controller, &those, count).await.context(start)?;
+        }
+        controller.restart().await?;
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,13 +293,11 @@ async fn rotations_close_to_each_other_are_no_loop_either() -> Result<()> {
     const ROTATIONS: usize = 6;
     let bed = Bed::shared().await?;
     let owned = owned("often");
-    deploy(&bed, "often", &owned).await?;
-    let controller = Controller::start(&bed, &polling_faster()).await?;
-    controller.wait_for_polls(2, SOON).await?;
+    let controller = deploy(&bed, "often", &owned).await?;
     let _operator = operator(&bed.cluster, &owned).await?;
     let mark = bed.mark().await?;
     for _ in 0..ROTATIONS {
-        bed.rotate("often/a").await?;
+        rotate(&bed, "often").await?;
         controller.wait_for_polls(fastrand::usize(..4), SOON).await?;
     }
     controller.wait_for_polls(POLLS, SOON).await?;
@@ -280,8 +306,7 @@ async fn rotations_close_to_each_other_are_no_loop_either() -> Result<()> {
         assert!((1..=ROTATIONS).contains(&done), "{}: {done} reloads", owned.name());
         let said = warnings(&controller, 0, owned.name());
         assert!(said.len() <= done, "{done} reloads, and {said:#?}");
-        let state = bed.cluster.get(owned.name()).await?;
-        assert_eq!(state.template_annotation(MARK), None);
+        assert_eq!(bed.cluster.get(owned.name()).await?.count(), owned.count());
     }
     Ok(())
 }
