@@ -325,7 +325,7 @@ async fn what_is_being_deleted_is_left_alone_and_that_is_said_once() -> Result<(
             let lines = said(&controller, 0, workload.name());
             // Who comes later knows only that it is to be let alone.
             assert_eq!(lines.len(), usize::from(is_seen), "rotation {count}: {lines:#?}");
-            assert!(lines.iter().all(|line| line.contains("it is being deleted")), "{lines:#?}");
+            assert!(lines.iter().all(|line| line.contains("is being deleted")), "{lines:#?}");
         }
     }
     let none = json!({"metadata": {"finalizers": null}});

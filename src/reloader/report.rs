@@ -120,7 +120,7 @@ impl Reporter for Log {
             }
             Report::Held { hold: Held::For(Hold::Deleting), changed, .. } => info!(
                 worker = WORKER,
-                "Not reloading {id}, though {} changed: it is being deleted",
+                "{id} is being deleted, and not reloaded though {} changed",
                 list(changed)
             ),
             Report::Held { hold: Held::For(Hold::SecretGone), changed, gone } => warn!(

@@ -13,6 +13,7 @@ use crate::core::manifest::Manifest;
 use crate::core::observation::{Observation, Polled};
 use crate::core::plan::{Reload, Revision};
 use crate::core::reference::EnvVar;
+use crate::core::rollout::Rollout;
 use crate::core::secret::Version;
 use crate::core::workload::Kind;
 
@@ -168,6 +169,9 @@ impl Reporter for Fake {
             Report::Reverted { secrets, again: false, .. } if !secrets.is_empty() => {
                 let paths: Vec<_> = secrets.iter().map(|secret| &*secret.path).collect();
                 format!("{} was reverted for {}", id.name, paths.join(" and "))
+            }
+            Report::Reloaded { rollout, .. } if *rollout != Rollout::Automatic => {
+                format!("{} was reloaded: {rollout:?}", id.name)
             }
             Report::Held { hold: Held::For(hold), .. } => format!("{} is held: {hold:?}", id.name),
             Report::Waiting { long: true } => format!("{} waits", id.name),

@@ -79,3 +79,26 @@ async fn who_waits_for_its_controller_is_told_once() {
         assert_eq!(told, expected, "poll {poll}");
     }
 }
+
+#[tokio::test]
+async fn what_becomes_of_a_reload_is_told_as_it_was_when_it_was_written() {
+    let mut bench = Bench::new(&[("web", &["a"])]);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    let pause = Fault::WrittenBefore(|object| object.rollout = Rollout::Paused);
+    bench.fake.world().faults.push_back(pause);
+    assert_eq!(bench.told().await, ["web was reloaded: Paused"]);
+    assert_eq!(bench.told().await, NOTHING);
+}
+
+#[tokio::test]
+async fn what_is_being_deleted_is_told_once_and_never_written() {
+    let mut bench = Bench::new(&[("web", &["a"])]);
+    bench.poll().await;
+    bench.write("web", |object| object.deleting = true);
+    bench.fake.rotate("a", 2);
+    assert_eq!(bench.told().await, ["web is held: Deleting"]);
+    bench.fake.rotate("a", 3);
+    assert_eq!(bench.told().await, NOTHING);
+    assert_eq!(bench.fake.world().patches, 0);
+}
