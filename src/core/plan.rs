@@ -204,7 +204,7 @@ pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &R
 /// What is to be done about a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing: nothing changed, or it is being deleted.
+    /// Nothing: nothing changed.
     Leave,
     /// Something changed, and this stands in the way.
     Hold(Hold),
@@ -217,6 +217,8 @@ pub enum Action {
 /// What stands in the way of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hold {
+    /// It is being deleted, and its controller rolls nothing out any more.
+    Deleting,
     /// One of its secrets is gone, and new pods would fail.
     SecretGone,
     /// The same versions were already PATCHed here: somebody strips what is written.
@@ -240,8 +242,9 @@ pub struct Decision {
     pub changed: Vec<Arc<SecretId>>,
     /// Whether a part of the answer must wait for the workload's controller.
     pub waiting: bool,
-    /// Whether nothing is known of one of its secrets at present.
-    pub unknown: bool,
+    /// The secrets that cannot be judged at present, since nothing is known of them or of the
+    /// revision. What was said of these still stands.
+    pub open: Vec<Arc<SecretId>>,
 }
 
 /// Decides about a workload, given what was seen of each of its secrets.
@@ -262,11 +265,8 @@ pub fn decide(
         reverted: Vec::new(),
         changed: Vec::new(),
         waiting: false,
-        unknown: false,
+        open: Vec::new(),
     };
-    if workload.deleting {
-        return decision;
-    }
     let mut cause = None;
     let mut ask = false;
     // Whether each change is one that an answered PATCH of ours had recorded already.
@@ -275,10 +275,13 @@ pub fn decide(
         let seen = sighting(secret);
         match verdict(case, secret, seen, rules) {
             Verdict::Same => {}
-            Verdict::Keep => decision.unknown = true,
+            Verdict::Keep => decision.open.push(Arc::clone(secret)),
             Verdict::Gone => decision.gone.push(Arc::clone(secret)),
             Verdict::Reverted => decision.reverted.push(Arc::clone(secret)),
-            Verdict::Wait => decision.waiting = true,
+            Verdict::Wait => {
+                decision.waiting = true;
+                decision.open.push(Arc::clone(secret));
+            }
             Verdict::AskRevision => ask = true,
             Verdict::Changed(why) => {
                 cause = cause.max(Some(why));
@@ -287,6 +290,12 @@ pub fn decide(
                 decision.changed.push(Arc::clone(secret));
             }
         }
+    }
+    if workload.deleting {
+        // Nothing else matters any more, and no revision is worth a request.
+        let action = cause.map_or(Action::Leave, |_| Action::Hold(Hold::Deleting));
+        let (gone, reverted) = (Vec::new(), Vec::new());
+        return Decision { action, gone, reverted, waiting: false, ..decision };
     }
     let missing = !decision.gone.is_empty() && !workload.ignore_missing && !rules.ignore_missing;
     // A time further ahead than any hold is long was set by a clock that was wrong.

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::annotation::OptIn;
 use super::record::Recorded;
+use super::rollout::Rollout;
 use super::secret::SecretId;
 
 /// The kinds that are watched.
@@ -81,6 +82,10 @@ pub struct Workload {
     pub created: Timestamp,
     /// Whether it is being deleted.
     pub deleting: bool,
+    /// The controller that owns it, as `Kind/name`: an operator's resource, mostly.
+    pub owner: Option<Box<str>>,
+    /// What its controller does with a new template.
+    pub rollout: Rollout,
     /// Whether its controller has seen its current template.
     pub observed: bool,
     /// Tells one pod template from another.

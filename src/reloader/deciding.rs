@@ -113,7 +113,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         now: Timestamp,
         left: &mut Unfinished,
     ) -> Option<Due> {
-        let Decision { action, gone, reverted, changed, waiting, unknown } = decision;
+        let Decision { action, gone, mut reverted, changed, waiting, open } = decision;
         let workload = &stored.workload;
         let id = &workload.id;
         let idle = matches!(action, Action::Leave) && reverted.is_empty() && !waiting;
@@ -130,33 +130,38 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             if memory.waits <= PATIENCE {
                 self.reporter.report(id, &Report::Waiting { long: memory.waits == PATIENCE });
             }
-        } else {
+        } else if open.len() < workload.secrets.len() {
             memory.waits = 0;
+        }
+        let said = &mut memory.said.reverted;
+        let again = reverted.iter().all(|secret| said.contains(secret));
+        reverted.extend(said.iter().filter(|secret| open.contains(secret)).cloned());
+        reverted.sort_unstable();
+        if *said != reverted {
+            let owner = workload.owner.as_deref();
+            self.reporter.report(id, &Report::Reverted { secrets: &reverted, again, owner });
+            *said = reverted;
         }
         let hold = match &action {
             Action::Hold(hold) => Some(*hold),
-            // While a secret is unknown, what was said still stands.
-            Action::Leave if unknown => return None,
+            Action::Leave if !open.is_empty() => return None,
             Action::Leave | Action::Roll(_) | Action::AskRevision => None,
         };
-        if memory.said.reverted != reverted {
-            self.reporter.report(id, &Report::Reverted(&reverted));
-            memory.said.reverted = reverted;
-        }
         match hold {
             Some(Hold::BackOff) => drop(left.workloads.insert(id.clone())),
             Some(Hold::Budget) => {
                 left.workloads.insert(id.clone());
                 left.over_budget += 1;
             }
-            Some(Hold::SecretGone | Hold::Stripped) | None => {}
+            Some(Hold::Deleting | Hold::SecretGone | Hold::Stripped) | None => {}
         }
         let is_new = hold != memory.said.hold;
         memory.said.hold = hold;
         let held = match hold {
             Some(Hold::Stripped) if memory.past.answered => {
                 let hours = memory.past.stripped(now).as_hours();
-                Some(Held::Stripped { hours, by: self.cluster.last_writer(id).await })
+                let by = self.cluster.last_writer(id).await;
+                Some(Held::Stripped { hours, by, owner: workload.owner.as_deref() })
             }
             Some(hold) if is_new && hold != Hold::Stripped => Some(Held::For(hold)),
             _ => None,

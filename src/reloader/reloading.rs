@@ -13,6 +13,7 @@ use super::report::{Report, Reporter};
 use super::{Reloader, Unfinished, WORKER, backoff, seen};
 use crate::core::observation::Sighting;
 use crate::core::plan::{self, Action, Case, Reload, Rules};
+use crate::core::rollout::Rollout;
 use crate::core::secret::SecretId;
 use crate::core::store::Stored;
 
@@ -26,7 +27,7 @@ const CONFLICT_RETRIES: u32 = 5;
 /// How a reload ended.
 enum Outcome {
     /// The PATCH was answered.
-    Reloaded(Reload),
+    Reloaded(Reload, Rollout),
     /// Read anew, there was nothing to do any more.
     NotNeeded,
     /// It did not work.
@@ -80,11 +81,12 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             let reload = plan::reload(&workload, seen(sightings), new_mark());
             match self.cluster.patch(&workload, &reload).await {
                 Ok(manifest) => {
+                    let rollout = manifest.rollout;
                     let read = manifest.read(id.kind, self.settings.vault_namespace.as_ref());
                     if let Some(workload) = read.workload {
                         self.store.refresh(workload);
                     }
-                    return Outcome::Reloaded(reload);
+                    return Outcome::Reloaded(reload, rollout);
                 }
                 Err(WriteError::Conflict) => {}
                 Err(WriteError::NotFound) => return Outcome::NotNeeded,
@@ -152,8 +154,8 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         let id = &workload.id;
         let memory = self.memories.entry(workload.uid.clone()).or_default();
         match outcome {
-            Outcome::Reloaded(reload) => {
-                self.reporter.report(id, &Report::Reloaded { count: reload.count });
+            Outcome::Reloaded(reload, rollout) => {
+                self.reporter.report(id, &Report::Reloaded { count: reload.count, rollout });
                 memory.past.patched(reload.record.versions);
                 memory.failures = 0;
                 memory.revision = None;

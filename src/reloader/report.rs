@@ -13,6 +13,7 @@ use tracing::{debug, error, info, warn};
 use super::WORKER;
 use super::ports::WriteError;
 use crate::core::plan::{Cause, Hold};
+use crate::core::rollout::{self, Rollout};
 use crate::core::secret::SecretId;
 use crate::core::workload::WorkloadId;
 
@@ -30,6 +31,8 @@ pub enum Report<'a> {
     Reloaded {
         /// The reload count that it wrote.
         count: u64,
+        /// What the workload's controller does with it.
+        rollout: Rollout,
     },
     /// Read anew after a conflict, there was nothing to reload any more.
     NotNeeded,
@@ -43,7 +46,7 @@ pub enum Report<'a> {
     /// Something changed, and this stands in the way.
     Held {
         /// What.
-        hold: Held,
+        hold: Held<'a>,
         /// The secrets that changed.
         changed: &'a [Arc<SecretId>],
         /// The secrets that are gone.
@@ -51,8 +54,15 @@ pub enum Report<'a> {
     },
     /// What stood in the way does so no more.
     Released,
-    /// A reload was taken back by somebody, for these secrets; for none: not any more.
-    Reverted(&'a [Arc<SecretId>]),
+    /// A reload was taken back by somebody.
+    Reverted {
+        /// For these secrets; for none: not any more.
+        secrets: &'a [Arc<SecretId>],
+        /// Whether all of it was told before.
+        again: bool,
+        /// The controller that owns the workload.
+        owner: Option<&'a str>,
+    },
     /// A secret may have changed, and its controller has yet to make a revision that tells.
     Waiting {
         /// Whether it has waited for so long that somebody should look.
@@ -62,13 +72,15 @@ pub enum Report<'a> {
 
 /// What stands in the way of a reload, with what there is to say of it.
 #[derive(Debug)]
-pub enum Held {
+pub enum Held<'a> {
     /// See [`Hold::Stripped`].
     Stripped {
         /// How long until the next attempt, in hours.
         hours: i64,
         /// Who wrote the workload last.
         by: Option<String>,
+        /// The controller that owns the workload.
+        owner: Option<&'a str>,
     },
     /// Another hold.
     For(Hold),
@@ -93,7 +105,12 @@ impl Reporter for Log {
                 cause = cause.name(),
                 "Reloading workload: {id}"
             ),
-            Report::Reloaded { count } => debug!(worker = WORKER, "Reloaded {id}, count {count}"),
+            Report::Reloaded { count, rollout } => {
+                debug!(worker = WORKER, "Reloaded {id}, count {count}");
+                if let Some(caveat) = rollout.caveat() {
+                    info!(worker = WORKER, "Reloaded {id}, {caveat}");
+                }
+            }
             Report::NotNeeded => debug!(worker = WORKER, "{id} needs no reload any more"),
             Report::Failed { error, again: true } => {
                 debug!(worker = WORKER, "failed reloading workload: {id}: {error}");
@@ -101,6 +118,11 @@ impl Reporter for Log {
             Report::Failed { error, again: false } => {
                 error!(worker = WORKER, "failed reloading workload: {id}: {error}. Retrying");
             }
+            Report::Held { hold: Held::For(Hold::Deleting), changed, .. } => info!(
+                worker = WORKER,
+                "{id} is being deleted, and not reloaded though {} changed",
+                list(changed)
+            ),
             Report::Held { hold: Held::For(Hold::SecretGone), changed, gone } => warn!(
                 worker = WORKER,
                 "Not reloading {id}, though {} changed: {} is gone, and new pods would fail. It is \
@@ -108,24 +130,27 @@ impl Reporter for Log {
                 list(changed),
                 list(gone)
             ),
-            Report::Held { hold: Held::Stripped { hours, by }, changed, .. } => {
+            Report::Held { hold: Held::Stripped { hours, by, owner }, changed, .. } => {
                 let by = by.as_deref().map(|name| format!(" by {name}")).unwrap_or_default();
                 warn!(
                     worker = WORKER,
                     "Not reloading {id} for {}: it was reloaded for this version already, and what \
-                     was written was removed{by}. Next attempt in {hours} h; let its owner keep the \
-                     annotations of this controller",
-                    list(changed)
+                     was written was removed{by}. Next attempt in {hours} h; {}",
+                    list(changed),
+                    rollout::how_to_keep(*owner)
                 );
             }
             // A failed PATCH was told of, and so is the budget, for all that wait for it at once.
-            Report::Held { hold: Held::For(_), .. } | Report::Released | Report::Reverted([]) => {}
-            Report::Reverted(secrets) => warn!(
+            Report::Held { hold: Held::For(_), .. }
+            | Report::Released
+            | Report::Reverted { again: true, .. } => {}
+            Report::Reverted { secrets, again: false, owner } => warn!(
                 worker = WORKER,
                 "The reload of {id} was taken back: an older revision was restored, and its pods may \
                  run with an earlier version of {}. This is left as it is; to have the new version, \
-                 roll it out again (kubectl rollout restart)",
-                list(secrets)
+                 {}",
+                list(secrets),
+                rollout::how_to_renew(*owner)
             ),
             Report::Waiting { long: false } => {
                 debug!(worker = WORKER, "{id} waits for its controller to make a revision");

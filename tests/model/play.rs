@@ -186,7 +186,7 @@ impl Play {
                 let is_held = match hold {
                     Some(Hold::SecretGone) => !gone.is_empty(),
                     Some(Hold::Stripped) => tampered,
-                    Some(Hold::BackOff | Hold::Budget) | None => false,
+                    Some(Hold::Deleting | Hold::BackOff | Hold::Budget) | None => false,
                 };
                 let missed: Vec<_> = lacking
                     .iter()

@@ -227,7 +227,7 @@ impl Reporter for Recorder {
                 standing.hold = Some(Hold::Stripped);
             }
             Report::Released => standing.hold = None,
-            Report::Reverted(secrets) => {
+            Report::Reverted { secrets, .. } => {
                 standing.reverted = secrets.iter().map(|secret| secret_of(secret)).collect();
             }
             Report::Reloading { .. }
@@ -239,7 +239,7 @@ impl Reporter for Recorder {
         world.say(|| format!("{id}: process {} reports {report:?}", self.life));
         let is_again = match report {
             Report::Held { hold: Held::For(hold), .. } => before.hold == Some(*hold),
-            Report::Reverted(_) => before.reverted == standing.reverted,
+            Report::Reverted { .. } => before.reverted == standing.reverted,
             _ => false,
         };
         if is_again {

@@ -208,8 +208,11 @@ fn what_to_do() {
         assert_eq!(decision.action, expected, "{seen:?}");
     }
     let deleting = Workload { deleting: true, ..web.clone() };
-    let seen = [witnessed(2), same()];
-    assert_eq!(decided(&deleting, seen, &Past::default(), 1).action, Action::Leave);
+    let decision = decided(&deleting, [witnessed(2), gone], &Past::default(), 1);
+    assert_eq!(decision.action, Action::Hold(Hold::Deleting));
+    assert_eq!((decision.changed, decision.gone), (vec![secret("a")], vec![]));
+    let decision = decided(&deleting, [same(), gone], &Past::default(), 1);
+    assert_eq!((decision.action, decision.gone), (Action::Leave, vec![]));
     let lenient = Workload { ignore_missing: true, ..web };
     let decision = decided(&lenient, [witnessed(2), gone], &Past::default(), 1);
     assert_eq!(decision.action, Action::Roll(Cause::Witnessed));
@@ -231,6 +234,9 @@ fn nobody_asks_for_a_revision_that_cannot_matter() {
     // Whether it is held back must be known, or nobody would hear of it.
     assert_eq!(action([found, saw(Observation::Gone)]), Action::AskRevision);
     assert_eq!(action([witnessed(2), saw(Observation::Gone)]), Action::Hold(Hold::SecretGone));
+    let deleting = Workload { deleting: true, ..web.clone() };
+    let case = Case { workload: &deleting, ..case };
+    assert_eq!(decide(&case, |_| found, &Rules::default(), 1, second(0)).action, Action::Leave);
 }
 
 #[test]
