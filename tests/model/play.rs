@@ -22,7 +22,7 @@ use crate::world::{Seen, World};
 const PERIOD: Duration = Duration::from_mins(1);
 
 /// After the last step and the end of all faults: some polls, and the longest back-off.
-const QUIET: Duration = Duration::from_mins(16);
+const QUIET: Duration = Duration::from_mins(12);
 
 /// Whoever was killed is started again after this.
 const RESTART: Duration = Duration::from_secs(3);
@@ -181,9 +181,7 @@ impl Play {
             for Process { recorder, .. } in self.processes.values() {
                 let standing = lock(&recorder.standings).get(&id).cloned();
                 let uid = world.identity(&id).map(|(uid, _)| uid);
-                let standing = standing
-                    .filter(|standing| standing.of.as_ref().map(|(uid, _)| uid) == uid.as_ref())
-                    .unwrap_or_default();
+                let standing = standing.filter(|standing| standing.uid == uid).unwrap_or_default();
                 let Standing { hold, reverted, .. } = &standing;
                 let is_held = match hold {
                     Some(Hold::SecretGone) => !gone.is_empty(),

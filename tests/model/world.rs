@@ -109,10 +109,10 @@ pub(crate) struct Object {
     was_tampered_with: bool,
     /// The versions that applied PATCHes have recorded since they became live.
     covered: HashSet<(usize, u64, Timestamp)>,
-    /// How often it was no longer to be watched: who comes back is told of anew.
-    left: u32,
-    /// When and by which life of a process it was last reloaded, if that got an answer.
-    reloaded: Option<(Instant, u64)>,
+    /// Whether it was there, and to be watched, all the time.
+    is_stayer: bool,
+    /// When, by which life of a process and with what it was last reloaded, if that got an answer.
+    reloaded: Option<(Instant, u64, Versions)>,
 }
 
 /// What is to happen in the cluster by itself.
@@ -181,8 +181,9 @@ pub(crate) struct World {
     reads: u64,
 }
 
-/// The part of a duration that `Date` headers leave open on both sides, where clocks differ.
-const CLOCK_ERROR: SignedDuration = SignedDuration::from_secs(2);
+/// What the `Date` headers of both servers leave open where clocks differ: a second each, and the time
+/// that their answers may take.
+const CLOCK_ERROR: SignedDuration = SignedDuration::from_secs(8);
 
 impl World {
     pub(crate) fn new(setup: &Setup, is_told: bool) -> Self {
@@ -332,7 +333,7 @@ impl World {
             reaction: Reaction::None,
             was_tampered_with: false,
             covered: HashSet::new(),
-            left: 0,
+            is_stayer: true,
             reloaded: None,
         }
     }
@@ -368,7 +369,7 @@ impl World {
             return;
         }
         let is_watched = |template: &Template| template.opted_in && !template.refs.is_empty();
-        object.left += u32::from(is_watched(&before) && !is_watched(&object.template));
+        object.is_stayer &= is_watched(&object.template);
         object.generation += 1;
         object.deployed = time::floor(time::now());
         let uid = object.uid.clone();
@@ -397,7 +398,11 @@ impl World {
         {
             match entry.remove() {
                 Job::MakeRevision(slot, uid) => self.make_revision(slot, &uid),
-                Job::StartPods(slot, uid) => self.start_pods(slot, &uid),
+                Job::StartPods(slot, uid) => {
+                    if self.is(slot, &uid) {
+                        self.make_pods(slot, false);
+                    }
+                }
                 Job::React(slot, uid, reaction) => {
                     if self.is(slot, &uid) {
                         self.take_back(slot, reaction);
@@ -450,28 +455,23 @@ impl World {
         self.later(delay, Job::StartPods(slot, uid.to_owned()));
     }
 
-    /// Pods of the present template are made, once all that they refer to can be read.
-    fn start_pods(&mut self, slot: usize, uid: &str) {
-        if !self.is(slot, uid) {
+    /// Pods of the present revision are made, once all that they refer to can be read. Those that are
+    /// there already are made anew if that `is_forced`.
+    fn make_pods(&mut self, slot: usize, is_forced: bool) {
+        let Some(object) = &self.objects[slot] else { return };
+        let present = object.revisions.iter().max_by_key(|rev| rev.number);
+        let Some(template) = present.map(|rev| rev.template.clone()) else { return };
+        if object.pods.template == template && !is_forced {
             return;
         }
-        let Some(object) = &self.objects[slot] else { return };
-        if object.pods.template == object.template {
-            return;
-        }
-        self.renew_pods(slot);
-    }
-
-    fn renew_pods(&mut self, slot: usize) {
-        let Some(object) = &self.objects[slot] else { return };
-        let have = self.live_of(&object.template);
+        let have = self.live_of(&template);
         let uid = object.uid.clone();
-        if have.len() < object.template.refs.len() && !self.setup.may_be_missing {
+        if have.len() < template.refs.len() && !self.setup.may_be_missing {
             // They fail, and are tried again.
             return self.later(7_000, Job::StartPods(slot, uid));
         }
         let Some(object) = &mut self.objects[slot] else { return };
-        object.pods = Pods { template: object.template.clone(), have };
+        object.pods = Pods { template, have };
         self.say(|| format!("w{slot}: its pods are made"));
     }
 
@@ -516,7 +516,8 @@ impl World {
         if let Some(old) = &old {
             self.tell(&Seen::Deleted(old.id()));
         }
-        let object = self.fresh(slot, old.as_ref().filter(|_| is_clone));
+        let mut object = self.fresh(slot, old.as_ref().filter(|_| is_clone));
+        object.is_stayer = false;
         self.say(|| format!("w{slot}: made anew as {}", object.uid));
         self.objects[slot] = Some(object);
         self.written(slot);
@@ -604,12 +605,16 @@ impl World {
                 let slot = self.slot(w);
                 if let Some(object) = &mut self.objects[slot] {
                     let last = object.revisions.iter().map(|rev| rev.number).max();
-                    object.revisions.retain(|rev| Some(rev.number) == last);
+                    // One that has pods is never cleaned up.
+                    let pods = &object.pods.template;
+                    object
+                        .revisions
+                        .retain(|rev| Some(rev.number) == last || rev.template == *pods);
                 }
                 self.say(|| format!("w{slot}: its old revisions are removed"));
             }
             Event::Touch(w) => self.written(self.slot(w)),
-            Event::RenewPods(w) => self.renew_pods(self.slot(w)),
+            Event::RenewPods(w) => self.make_pods(self.slot(w), true),
             Event::StartDeletion(w) => {
                 let slot = self.slot(w);
                 if let Some(object) = &mut self.objects[slot] {
@@ -712,7 +717,8 @@ impl World {
             let secrets = (0..self.setup.secrets).filter(|s| secret_id(*s).hash64() == hash);
             object.covered.extend(secrets.map(|s| (s, version.number, version.created)));
         }
-        object.reloaded = is_answered.then(|| (Instant::now(), life));
+        object.reloaded =
+            is_answered.then(|| (Instant::now(), life, reload.record.versions.clone()));
         let (reaction, uid) = (object.reaction, object.uid.clone());
         object.reaction = Reaction::None;
         self.say(|| format!("w{slot}: reloaded by process {life}, {:?}", reload.record.versions));
@@ -816,14 +822,26 @@ impl World {
             return false;
         }
         let hash = secret_id(secret).hash64();
-        let has_trace = object.entry(secret) == Some(live)
-            || object
-                .revisions
-                .iter()
-                .filter_map(|rev| rev.versions(&object.uid))
-                .any(|versions| versions.get(hash) == Some(live));
+        let entry = object.entry(secret);
+        // Where the record that is there says that the storage was restored since, only a copy that
+        // is younger than the present revision proves that a reload for that was taken back.
+        let is_restored = entry.is_some_and(|entry| live.created < entry.created);
+        let present = object.revisions.iter().max_by_key(|rev| rev.number);
+        let counts = |rev: &&Rev| {
+            !is_restored || present.is_some_and(|present| rev.created > present.created)
+        };
+        let mut copies = object.revisions.iter().filter(counts);
+        let has_trace = entry == Some(live)
+            || copies.any(|rev| {
+                rev.versions(&object.uid).and_then(|versions| versions.get(hash)) == Some(live)
+            });
         let hour = Duration::from_hours(1);
-        has_trace || object.reloaded.is_some_and(|(time, by)| by == life && time.elapsed() < hour)
+        // Whoever leaves is forgotten.
+        let is_remembered = object.is_stayer
+            && object.reloaded.as_ref().is_some_and(|(time, by, versions)| {
+                *by == life && time.elapsed() < hour && versions.get(hash) == Some(live)
+            });
+        has_trace || is_remembered
     }
 
     /// What the pods have of a secret, once those that are to be made are made: they wait for what is
@@ -871,10 +889,10 @@ impl World {
         self.objects[slot].as_ref().is_some_and(|object| object.was_tampered_with)
     }
 
-    /// Which workload it is to whoever watches it.
-    pub(crate) fn identity(&self, id: &WorkloadId) -> Option<(String, u32)> {
+    /// Which workload it is, and whether it was there all the time.
+    pub(crate) fn identity(&self, id: &WorkloadId) -> Option<(String, bool)> {
         let object = self.objects[self.find(id)?].as_ref()?;
-        Some((object.uid.clone(), object.left))
+        Some((object.uid.clone(), object.is_stayer))
     }
 
     pub(crate) fn id(&self, slot: usize) -> Option<WorkloadId> {
