@@ -15,4 +15,5 @@ pub mod record;
 pub mod reference;
 pub mod secret;
 pub mod store;
+pub mod words;
 pub mod workload;

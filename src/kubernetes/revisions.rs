@@ -6,22 +6,35 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use jiff::Timestamp;
 use kube::Client;
 use kube::api::{ListParams, Request};
 use serde::Deserialize;
+use tokio::time::{Instant, timeout_at};
 use tracing::error;
 
-use super::client::in_time;
+use super::bounds::is_too_long;
+use super::client::{RequestError, in_time};
 use crate::core::plan::Revision;
 use crate::core::record::Record;
 use crate::core::secret::Version;
 use crate::core::workload::{Kind, Workload};
 
-/// Objects a page: metadata of ReplicaSets is about 2 kB each.
+/// Objects a page: metadata of ReplicaSets is about 2 kB each. Where a page is too long for the
+/// client, it is asked for again with a quarter of them, down to one, which always fits.
 const PAGE: u32 = 250;
+
+/// The longest list. Ten thousand ReplicaSets take a few seconds; this is for a list that has no end.
+/// What is not known by then is asked for again at the next poll.
+const LONGEST_LIST: Duration = Duration::from_mins(1);
+
+/// How many entries of copies of the record are kept a workload. A thousand secrets and the ten old
+/// ReplicaSets that are kept by default make as many. Copies beyond that count for nothing: a reload
+/// that was taken back may then be done once more.
+const MOST_COPIES: usize = 10_000;
 
 /// With more namespaces than these, one LIST of the cluster is less work for everybody.
 const MANY_NAMESPACES: usize = 16;
@@ -97,39 +110,50 @@ impl Revisions {
     ) -> Vec<(Box<str>, Revision)> {
         let scope = namespace.map(|name| format!("namespaces/{name}/")).unwrap_or_default();
         let request = Request::new(format!("/apis/apps/v1/{scope}{}", resource.plural()));
-        let mut params = ListParams::default().limit(PAGE);
-        let mut candidates: HashMap<&str, Candidate> =
-            wanted.into_iter().map(|w| (&*w.uid, Candidate::of(w))).collect();
-        loop {
-            let page = match self.page(resource, &request, &params).await {
-                Ok(page) => page,
-                Err(message) => {
-                    // What came before counts for nothing: a later page may hold a newer revision.
-                    if !self.is_failing.swap(true, Ordering::Relaxed) {
-                        error!(
-                            worker = "reloader",
-                            "Cannot list {}: {message}. Workloads whose secret may have changed while \
-                             nobody watched wait for it; retrying",
-                            resource.plural()
-                        );
-                    }
-                    return Vec::new();
-                }
-            };
-            for object in page.items {
-                let owner = object.metadata.owner_references.iter().find(|owner| owner.controller);
-                if let Some(candidate) = owner.and_then(|o| candidates.get_mut(o.uid.as_str())) {
-                    candidate.take(object);
-                }
-            }
-            params.continue_token = page.metadata.next.filter(|token| !token.is_empty());
-            if params.continue_token.is_none() {
+        let mut candidates = Candidates::new(wanted);
+        let listing = self.read_pages(resource, &request, &mut candidates);
+        match timeout_at(Instant::now() + LONGEST_LIST, listing).await {
+            Ok(Ok(())) => {
                 self.is_failing.store(false, Ordering::Relaxed);
-                let found = candidates.into_iter().filter_map(|(uid, candidate)| {
-                    candidate.into_revision().map(|revision| (uid.into(), revision))
-                });
-                return found.collect();
+                return candidates.into_revisions();
             }
+            // What was found so far counts for nothing: a later page may hold a newer revision.
+            Ok(Err(error)) => self.failed(resource, &error),
+            Err(_) => self.failed(resource, &"the list has no end"),
+        }
+        Vec::new()
+    }
+
+    async fn read_pages(
+        &self,
+        resource: Resource,
+        request: &Request,
+        candidates: &mut Candidates<'_>,
+    ) -> Result<(), RequestError> {
+        let mut limit = PAGE;
+        let mut next = None;
+        loop {
+            let params =
+                ListParams { continue_token: next.clone(), ..ListParams::default().limit(limit) };
+            match self.page(resource, request, &params).await {
+                Ok(page) => match candidates.take(page) {
+                    Some(token) => next = Some(token),
+                    None => return Ok(()),
+                },
+                Err(error) if limit > 1 && is_too_long(&error) => limit = (limit / 4).max(1),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn failed(&self, resource: Resource, message: &dyn std::fmt::Display) {
+        if !self.is_failing.swap(true, Ordering::Relaxed) {
+            error!(
+                worker = "reloader",
+                "Cannot list {}: {message}. Workloads whose secret may have changed while nobody \
+                 watched wait for it; retrying",
+                resource.plural()
+            );
         }
     }
 
@@ -138,14 +162,42 @@ impl Revisions {
         resource: Resource,
         request: &Request,
         params: &ListParams,
-    ) -> Result<Page, String> {
+    ) -> Result<Page, RequestError> {
         // The number of a ControllerRevision is not part of its metadata.
         let request = match resource {
             Resource::ReplicaSets => request.list_metadata(params),
             Resource::ControllerRevisions => request.list(params),
         };
-        let request = request.map_err(|error| error.to_string())?;
-        in_time(self.client.request::<Page>(request)).await.map_err(|error| error.to_string())
+        in_time(self.client.request::<Page>(request.map_err(kube::Error::BuildRequest)?)).await
+    }
+}
+
+/// The present revisions of some workloads, as far as pages of a list have shown them. In which order
+/// the pages come does not matter.
+pub struct Candidates<'a>(HashMap<&'a str, Candidate<'a>>);
+
+impl<'a> Candidates<'a> {
+    /// Of workloads whose revisions are of one resource.
+    pub fn new(workloads: impl IntoIterator<Item = &'a Workload>) -> Self {
+        Self(workloads.into_iter().map(|w| (&*w.uid, Candidate::of(w))).collect())
+    }
+
+    /// Takes in a page. Answers where the next one begins, if there is one.
+    pub fn take(&mut self, page: Page) -> Option<String> {
+        for object in page.items {
+            let owner = object.metadata.owner_references.iter().find(|owner| owner.controller);
+            if let Some(candidate) = owner.and_then(|o| self.0.get_mut(o.uid.as_str())) {
+                candidate.take(object);
+            }
+        }
+        page.metadata.next.filter(|token| !token.is_empty())
+    }
+
+    /// The revisions that were found, by the uid of their workloads.
+    #[must_use]
+    pub fn into_revisions(self) -> Vec<(Box<str>, Revision)> {
+        let found = self.0.into_iter();
+        found.filter_map(|(uid, found)| Some((uid.into(), found.into_revision()?))).collect()
     }
 }
 
@@ -154,12 +206,12 @@ struct Candidate<'a> {
     workload: &'a Workload,
     number: i64,
     created: Option<Timestamp>,
-    copies: Vec<(u64, Version)>,
+    copies: HashSet<(u64, Version)>,
 }
 
 impl<'a> Candidate<'a> {
     fn of(workload: &'a Workload) -> Self {
-        Self { workload, number: i64::MIN, created: None, copies: Vec::new() }
+        Self { workload, number: i64::MIN, created: None, copies: HashSet::new() }
     }
 
     fn take(&mut self, object: RevisionObject) {
@@ -180,20 +232,22 @@ impl<'a> Candidate<'a> {
         let record = record.and_then(|text| Record::parse(&text).ok());
         if let Some(recorded) = record.and_then(|record| record.of(&self.workload.uid, None)) {
             let hashes: HashSet<u64> = self.workload.secrets.iter().map(|s| s.hash64()).collect();
-            self.copies.extend(recorded.versions.iter().filter(|(hash, _)| hashes.contains(hash)));
+            let room = MOST_COPIES.saturating_sub(self.copies.len());
+            let of_its_secrets = recorded.versions.iter().filter(|(hash, _)| hashes.contains(hash));
+            self.copies.extend(of_its_secrets.take(room));
         }
     }
 
-    fn into_revision(mut self) -> Option<Revision> {
-        self.copies
-            .sort_unstable_by_key(|(hash, version)| (*hash, version.number, version.created));
-        self.copies.dedup();
-        Some(Revision { created: self.created?, copies: self.copies.into() })
+    fn into_revision(self) -> Option<Revision> {
+        let mut copies: Vec<_> = self.copies.into_iter().collect();
+        copies.sort_unstable_by_key(|(hash, version)| (*hash, version.number, version.created));
+        Some(Revision { created: self.created?, copies: copies.into() })
     }
 }
 
+/// A page of a list, as far as it is decoded.
 #[derive(Deserialize)]
-struct Page {
+pub struct Page {
     #[serde(default)]
     metadata: ListMeta,
     #[serde(default)]

@@ -7,12 +7,13 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
-use super::client::{Answer, Failure, failure_of, said};
+use super::answer::{Answer, failure_of, said};
+use super::client::Failure;
 use crate::core::secret::Version;
 
 /// What the metadata of a secret say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Metadata {
+pub enum Metadata {
     /// The latest version can be read.
     Live(Version),
     /// There is no such secret, or it has no version.
@@ -24,7 +25,7 @@ pub(super) enum Metadata {
 }
 
 /// Reads the answer to `GET <mount>/metadata/<path>`. `now` is the present by the server's clock.
-pub(super) fn read(answer: &Answer, now: Timestamp) -> Result<Metadata, Failure> {
+pub fn read(answer: &Answer, now: Timestamp) -> Result<Metadata, Failure> {
     if answer.status == 404 && is_bare_not_found(&answer.body) {
         return Ok(Metadata::Missing);
     }
@@ -138,7 +139,7 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, body: &str) -> Answer {
-        Answer { status, body: body.into(), retry_after: None, index: None }
+        Answer::new(status, body.into())
     }
 
     fn observe(body: &str) -> Result<Metadata, Failure> {

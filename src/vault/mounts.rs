@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::client::{Answer, Failure, failure_of};
+use super::answer::{Answer, failure_of};
+use super::client::Failure;
 
 /// How long an answer is kept: mounts can be replaced, and one small request in this time is
 /// nothing beside the reads.
@@ -14,7 +15,7 @@ const KEPT_FOR: Duration = Duration::from_mins(5);
 
 /// The engine of a mount, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Engine {
+pub enum Engine {
     /// The one whose metadata are read.
     KvV2,
     /// KV without versions.
@@ -25,7 +26,7 @@ pub(super) enum Engine {
 
 /// What a path is on its mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Classified {
+pub enum Classified {
     /// A secret, whose metadata are at this path.
     Metadata(String),
     /// On a KV v2 mount, but without the `data/` that the API asks for.
@@ -48,35 +49,35 @@ struct Mount {
 
 /// The mounts that the server told of.
 #[derive(Debug, Default)]
-pub(super) struct Mounts {
+pub struct Mounts {
     known: Vec<Mount>,
 }
 
 impl Mounts {
     /// Forgets what was told too long ago.
-    pub(super) fn expire(&mut self) {
+    pub fn expire(&mut self) {
         self.known.retain(|mount| mount.asked.elapsed() < KEPT_FOR);
     }
 
     /// Forgets the mount of a path, because the server answered as no KV v2 engine does.
-    pub(super) fn forget(&mut self, namespace: Option<&str>, path: &str) {
+    pub fn forget(&mut self, namespace: Option<&str>, path: &str) {
         self.known.retain(|mount| !mount.covers(namespace, path));
     }
 
     /// What a path is, if its mount is known. Mounts do not lie within each other, so the first
     /// that covers it is the one.
-    pub(super) fn classify(&self, namespace: Option<&str>, path: &str) -> Option<Classified> {
+    pub fn classify(&self, namespace: Option<&str>, path: &str) -> Option<Classified> {
         let mount = self.known.iter().find(|mount| mount.covers(namespace, path))?;
         Some(mount.classify(path))
     }
 
     /// The API path that tells of the mount of a path.
-    pub(super) fn question(path: &str) -> String {
+    pub fn question(path: &str) -> String {
         format!("sys/internal/ui/mounts/{path}")
     }
 
     /// Reads the answer to the [`Self::question`].
-    pub(super) fn read(answer: &Answer, _: Timestamp) -> Result<(String, Engine), Failure> {
+    pub fn read(answer: &Answer, _: Timestamp) -> Result<(String, Engine), Failure> {
         match failure_of(answer.status, &answer.body) {
             Some(failure) => Err(failure),
             None => read(&answer.body),
@@ -85,7 +86,7 @@ impl Mounts {
 
     /// Takes in what was answered for a path. A mount that does not cover it is another thing than
     /// it seems: those of auth methods are told of without their `auth/`.
-    pub(super) fn learn(&mut self, namespace: Option<&str>, path: &str, answer: (String, Engine)) {
+    pub fn learn(&mut self, namespace: Option<&str>, path: &str, answer: (String, Engine)) {
         let (mount, engine) = answer;
         let namespace = namespace.map(str::to_owned);
         let mount = Mount { namespace, path: mount, engine, asked: Instant::now() };

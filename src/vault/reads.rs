@@ -13,7 +13,8 @@ use http::header::HeaderValue;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::client::{Answer, Failure, Server};
+use super::answer::Answer;
+use super::client::{Failure, Server};
 use super::metadata::{self, Metadata};
 use super::mounts::{Classified, Engine, Mounts};
 use super::session::{Doubt, Pass, Session};
@@ -303,7 +304,7 @@ impl<'a> Reads<'a> {
             }
             // A load balancer before a server that is gone answers so to everything. One alone may
             // be a secret that the server fails on.
-            Failure::Server(_) | Failure::BadAnswer(_)
+            Failure::Server(_) | Failure::BadAnswer(_) | Failure::Endless
                 if !self.has_answered.load(Ordering::Relaxed)
                     && self.errors.fetch_add(1, Ordering::Relaxed) > 0 =>
             {
