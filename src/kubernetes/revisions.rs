@@ -372,4 +372,65 @@ mod tests {
         let revision = revision_of(&web, &objects).unwrap();
         assert_eq!(*revision.copies, [(secret("a").hash64(), version(1, 1))]);
     }
+
+    /// A look-up whose server answers each request by a script, after a second.
+    fn revisions_from(
+        script: impl Fn(&str) -> axum::body::Body + Clone + Send + Sync + 'static,
+    ) -> Revisions {
+        let server = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let script = script.clone();
+            async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let query = request.uri().query().unwrap_or_default();
+                Ok::<_, tower::BoxError>(http::Response::new(script(query)))
+            }
+        });
+        let server = tower::Layer::layer(&super::super::bounds::BoundsLayer, server);
+        Revisions::new(Client::new(server, "default"))
+    }
+
+    fn page(next: &str, objects: &[Value]) -> axum::body::Body {
+        let owners = json!([{ "uid": "uid-of-web", "controller": true }]);
+        let owned = objects.iter().cloned().map(|mut object| {
+            object["metadata"]["ownerReferences"] = owners.clone();
+            object
+        });
+        let items: Vec<Value> = owned.collect();
+        json!({ "metadata": { "continue": next }, "items": items }).to_string().into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_without_an_end_is_given_up_and_known_of_nobody() {
+        let endless = revisions_from(|_| page("more", &[replica_set("1", EARLY, "")]));
+        let began = Instant::now();
+        assert!(endless.of(&[Arc::new(workload("web", &["a"]))]).await.is_empty());
+        assert_eq!(began.elapsed(), LONGEST_LIST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_that_is_too_long_is_asked_for_in_parts() {
+        let server = revisions_from(|query| {
+            if query.contains("limit=250") || query.contains("limit=62&continue=next") {
+                return "x".repeat(17 << 20).into();
+            }
+            let next = if query.contains("continue") { "" } else { "next" };
+            page(next, &[replica_set("1", EARLY, "")])
+        });
+        let found = server.of(&[Arc::new(workload("web", &["a"]))]).await;
+        assert_eq!(found.len(), 1);
+    }
+
+    #[test]
+    fn copies_of_the_record_have_an_end() {
+        let web = workload("web", &["a"]);
+        let objects: Vec<Value> = (0..20_000)
+            .map(|number| {
+                let versions = [(secret("a").hash64(), version(number, 1))].into_iter().collect();
+                let record =
+                    Record { uid: "uid-of-web".to_owned(), mark: "m".to_owned(), versions };
+                replica_set("1", EARLY, &record.encode())
+            })
+            .collect();
+        assert_eq!(revision_of(&web, &objects).unwrap().copies.len(), MOST_COPIES);
+    }
 }

@@ -64,6 +64,18 @@ impl Mounts {
         self.known.retain(|mount| !mount.covers(namespace, path));
     }
 
+    /// How many mounts are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether no mount is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
     /// What a path is, if its mount is known. Mounts do not lie within each other, so the first
     /// that covers it is the one.
     pub fn classify(&self, namespace: Option<&str>, path: &str) -> Option<Classified> {
