@@ -453,6 +453,41 @@ mod tests {
         assert_eq!(lines.iter().filter(|line| **line == more).count(), 1);
     }
 
+    #[tokio::test]
+    async fn what_is_kept_of_workloads_goes_with_them() {
+        let (mut collector, store) = collector(|_| Answer::empty());
+        let object = |name: String| -> Object {
+            let env = json!([
+                { "name": "A", "value": "vault:secret/data/a#k" },
+                { "name": "ODD", "value": "vault:secret/data/a" },
+            ]);
+            let annotation = "secrets-reloader.security.bank-vaults.io/reload-on-secret-change";
+            serde_json::from_value(json!({
+                "metadata": { "namespace": name, "name": name, "uid": name },
+                "spec": { "template": {
+                    "metadata": { "annotations": { annotation: "true" } },
+                    "spec": { "containers": [{ "name": "app", "env": env }] },
+                } },
+            }))
+            .unwrap()
+        };
+        collector.handle(Event::Init);
+        collector.handle(Event::InitDone);
+        for day in 0..30 {
+            for number in 0..100 {
+                collector.handle(Event::Apply(object(format!("a{day}-{number}"))));
+                if number % 2 == 0 {
+                    collector.handle(Event::Delete(object(format!("a{day}-{number}"))));
+                }
+            }
+            // What was deleted while nobody watched is not in the next list.
+            collector.handle(Event::Init);
+            collector.handle(Event::InitApply(object("stays".to_owned())));
+            collector.handle(Event::InitDone);
+            assert_eq!((collector.noted.len(), store.len()), (1, (1, 1)));
+        }
+    }
+
     /// Keeps the messages of all lines.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<String>>>);

@@ -225,9 +225,14 @@ impl<'a> Candidate<'a> {
             }
             Kind::DaemonSet | Kind::StatefulSet => object.revision,
         };
-        if number > self.number || self.created.is_none() {
-            self.number = number;
-            self.created = creation_timestamp.and_then(|time| time.parse().ok());
+        let created = creation_timestamp.and_then(|time| time.parse().ok());
+        match number.cmp(&self.number) {
+            std::cmp::Ordering::Greater => (self.number, self.created) = (number, created),
+            // Numbers are given once. If not, the earlier one makes nobody miss a change.
+            std::cmp::Ordering::Equal => {
+                self.created = self.created.into_iter().chain(created).min();
+            }
+            std::cmp::Ordering::Less => {}
         }
         let record = record.and_then(|text| Record::parse(&text).ok());
         if let Some(recorded) = record.and_then(|record| record.of(&self.workload.uid, None)) {
@@ -341,6 +346,22 @@ mod tests {
     }
 
     #[test]
+    fn in_which_order_they_are_listed_does_not_matter() {
+        let web = workload("web", &["a"]);
+        let highest_without_a_time = [replica_set("2", "no time", ""), replica_set("1", EARLY, "")];
+        let twice = [replica_set("2", LATE, ""), replica_set("2", EARLY, "")];
+        for (mut objects, expected) in
+            [(highest_without_a_time, None), (twice, Some(EARLY.parse().unwrap()))]
+        {
+            for _ in 0..2 {
+                let created = revision_of(&web, &objects).map(|revision| revision.created);
+                assert_eq!(created, expected, "{objects:?}");
+                objects.reverse();
+            }
+        }
+    }
+
+    #[test]
     fn a_stateful_set_says_itself_what_it_moves_to() {
         let objects = [controller_revision("db-a", 3, LATE), controller_revision("db-b", 2, EARLY)];
         let kind = |kind, update_revision: Option<&str>| {
@@ -423,7 +444,7 @@ mod tests {
     #[test]
     fn copies_of_the_record_have_an_end() {
         let web = workload("web", &["a"]);
-        let objects: Vec<Value> = (0..20_000)
+        let objects: Vec<Value> = (0..10_500)
             .map(|number| {
                 let versions = [(secret("a").hash64(), version(number, 1))].into_iter().collect();
                 let record =

@@ -5,11 +5,12 @@ use std::fmt;
 
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use super::answer::{Answer, failure_of, said};
+use super::answer::{Answer, failure_of};
 use super::client::Failure;
 use crate::core::secret::Version;
+use crate::core::words::in_short;
 
 /// What the metadata of a secret say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +34,8 @@ pub fn read(answer: &Answer, now: Timestamp) -> Result<Metadata, Failure> {
         return Err(failure);
     }
     let Envelope { data } = serde_json::from_slice(&answer.body)
-        .map_err(|error| Failure::BadAnswer(format!("metadata: {error}")))?;
+        // What the decoder says can hold a part of the answer, of any length.
+        .map_err(|error| Failure::BadAnswer(in_short(&format!("metadata: {error}"))))?;
     data.observe(now)
 }
 
@@ -42,10 +44,13 @@ pub fn read(answer: &Answer, now: Timestamp) -> Result<Metadata, Failure> {
 fn is_bare_not_found(body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct NotFound {
-        errors: Vec<serde_json::Value>,
+        errors: Vec<IgnoredAny>,
+        #[serde(default)]
+        warnings: Option<Vec<IgnoredAny>>,
     }
-    serde_json::from_slice::<NotFound>(body).is_ok_and(|body| body.errors.is_empty())
-        && said(body).is_empty()
+    serde_json::from_slice::<NotFound>(body).is_ok_and(|NotFound { errors, warnings }| {
+        errors.is_empty() && warnings.unwrap_or_default().is_empty()
+    })
 }
 
 #[derive(Deserialize)]
@@ -57,7 +62,7 @@ struct Envelope<'a> {
 #[derive(Deserialize)]
 struct Data<'a> {
     current_version: u64,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     versions: Latest<'a>,
 }
 
@@ -122,6 +127,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Latest<'a> {
                 let mut latest: Option<(u64, Entry<'de>)> = None;
                 while let Some(key) = map.next_key::<Cow<'de, str>>()? {
                     let number = key.parse().map_err(serde::de::Error::custom)?;
+                    // Counted from 1, and spelt in one way.
+                    if number == 0 || key.starts_with(['+', '0']) {
+                        return Err(serde::de::Error::custom("no number of a version"));
+                    }
                     let entry = map.next_value()?;
                     if latest.as_ref().is_none_or(|(highest, _)| number > *highest) {
                         latest = Some((number, entry));
@@ -196,6 +205,8 @@ mod tests {
             r#"{"errors":null}"#,
             r#"{"errors":["no handler for route"]}"#,
             r#"{"errors":[],"warnings":["Invalid path for a versioned K/V secrets engine"]}"#,
+            r#"{"errors":[],"warnings":"Invalid path for a versioned K/V secrets engine"}"#,
+            r#"{"errors":[],"warnings":[1]}"#,
         ] {
             let failure = read(&answer(404, body), Timestamp::UNIX_EPOCH).unwrap_err();
             assert_eq!(failure.reason(), "refused", "{body:?}");
@@ -215,9 +226,19 @@ mod tests {
             &versions(1, r#""1":{"created_time":"2026-11-22T05:51:00Z","deletion_time":"soon"}"#),
             &versions(1, r#""one":{"created_time":"2026-11-22T05:51:00Z"}"#),
             &versions(1, r#""1":null"#),
+            r#"{"data":{"current_version":0}}"#,
+            &versions(0, &format!(r#""0":{LIVE}"#)),
+            &versions(1, &format!(r#""+1":{LIVE}"#)),
+            &versions(1, &format!(r#""01":{LIVE}"#)),
         ] {
             assert_eq!(observe(body).unwrap_err().reason(), "bad_answer", "{body:?}");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_an_odd_answer_has_an_end() {
+        let odd = format!(r#"{{"data":{{"current_version":"{}"}}}}"#, "x".repeat(1 << 20));
+        assert!(observe(&odd).unwrap_err().to_string().len() < 1000);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::answer::{Answer, failure_of};
 use super::client::Failure;
+use crate::core::words::in_short;
 
 /// How long an answer is kept: mounts can be replaced, and one small request in this time is
 /// nothing beside the reads.
@@ -47,7 +48,8 @@ struct Mount {
     asked: Instant,
 }
 
-/// The mounts that the server told of.
+/// The mounts that the server told of, each once. There are never more than secrets that are referred
+/// to, since each covers one of those, and is forgotten after a while.
 #[derive(Debug, Default)]
 pub struct Mounts {
     known: Vec<Mount>,
@@ -103,6 +105,9 @@ impl Mounts {
         let namespace = namespace.map(str::to_owned);
         let mount = Mount { namespace, path: mount, engine, asked: Instant::now() };
         if mount.covers(mount.namespace.as_deref(), path) {
+            self.known.retain(|known| {
+                (&known.namespace, &known.path) != (&mount.namespace, &mount.path)
+            });
             self.known.push(mount);
         }
     }
@@ -146,12 +151,12 @@ fn read(body: &[u8]) -> Result<(String, Engine), Failure> {
         version: Option<String>,
     }
     let Envelope { data } = serde_json::from_slice(body)
-        .map_err(|error| Failure::BadAnswer(format!("mount: {error}")))?;
+        .map_err(|error| Failure::BadAnswer(in_short(&format!("mount: {error}"))))?;
     let version = data.options.unwrap_or_default().version;
     let engine = match (data.engine.as_str(), version.as_deref()) {
         ("kv", Some("2")) => Engine::KvV2,
         ("kv" | "generic", _) => Engine::KvV1,
-        _ => Engine::Other(data.engine),
+        _ => Engine::Other(in_short(&data.engine)),
     };
     if data.path.trim_end_matches('/').is_empty() {
         return Err(Failure::BadAnswer("mount: it has no path".to_owned()));
@@ -228,5 +233,24 @@ mod tests {
         assert_eq!(mounts.classify(None, "secret/data/x"), None);
         mounts.learn(None, "secret/data/x", ("secret/".to_owned(), Engine::KvV2));
         assert!(mounts.classify(None, "secret/data/x").is_some());
+    }
+
+    #[test]
+    fn a_mount_that_is_told_of_again_takes_the_place_of_what_was_told() {
+        let mut mounts = Mounts::default();
+        for engine in [Engine::KvV1, Engine::KvV2] {
+            mounts.learn(None, "secret/data/x", ("secret/".to_owned(), engine));
+            mounts.learn(Some("team"), "secret/data/x", ("secret/".to_owned(), Engine::KvV1));
+        }
+        assert_eq!(mounts.len(), 2);
+        let metadata = Classified::Metadata("secret/metadata/x".to_owned());
+        assert_eq!(mounts.classify(None, "secret/data/x"), Some(metadata));
+    }
+
+    #[test]
+    fn the_name_of_an_engine_has_an_end() {
+        let body = format!(r#"{{"data":{{"path":"x/","type":"{}"}}}}"#, "x".repeat(1 << 20));
+        let Ok((_, Engine::Other(name))) = read(body.as_bytes()) else { panic!("another engine") };
+        assert!(name.len() < 500);
     }
 }
