@@ -94,7 +94,8 @@ impl Cluster {
 
     /// Writes a kubeconfig file for a token at another address, such as that of a gateway.
     pub fn kubeconfig_at(&self, address: &str, user: &str, token: &str) -> Result<PathBuf> {
-        let path = self.folder.join(format!("kubeconfig-{user}-{}", address.replace([':', '/'], "-")));
+        let path =
+            self.folder.join(format!("kubeconfig-{user}-{}", address.replace([':', '/'], "-")));
         let text = kubeconfig_text(self.port, &self.ca, user, &inline(token));
         std::fs::write(&path, text.replace(&self.address(), address))?;
         Ok(path)

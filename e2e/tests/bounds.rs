@@ -109,10 +109,12 @@ async fn annotations_as_large_as_they_may_be_stop_nobody() -> Result<()> {
     const LIMIT: usize = 256 << 10;
     let bed = Bed::shared().await?;
     bed.write_secrets(&["large", "full", "beside"]).await?;
-    let with = |name: &str, bytes: usize| deployment(name, name).annotation("x/filler", &"x".repeat(bytes));
+    let with = |name: &str, bytes: usize| {
+        deployment(name, name).annotation("x/filler", &"x".repeat(bytes))
+    };
     let large = with("large", 250 << 10);
-    // The record does not fit beside this.
-    let full = with("full", LIMIT - 100);
+    // Its ReplicaSet's three short annotations fit beside this, and the record does not.
+    let full = with("full", LIMIT - 200);
     let beside = deployment("beside", "beside");
     // A page of these is longer than any answer that is read.
     let crowd: Vec<Workload> =
@@ -142,9 +144,8 @@ async fn a_vault_that_streams_for_ever_holds_up_nobody() -> Result<()> {
     bed.deploy_all(&workloads.each_ref()).await?;
     let [endless, trickle, beside] = &workloads;
     let gateway = Gateway::before(bed.vault.address(), None).await?;
-    let options = polling_fast()
-        .env("VAULT_ADDR", gateway.address())
-        .env("VAULT_CLIENT_TIMEOUT", "2s");
+    let options =
+        polling_fast().env("VAULT_ADDR", gateway.address()).env("VAULT_CLIENT_TIMEOUT", "2s");
     let controller = Controller::start(&bed, &options).await?;
     just_after_a_poll(&controller).await?;
 
@@ -225,7 +226,9 @@ async fn an_api_server_that_streams_for_ever_holds_up_nobody() -> Result<()> {
         bed.cluster.wait_for_count(&endless, times, SOON).await?;
         assert_memory(&controller, MOST)?;
         gateway.mend();
-        controller.wait_for_after(seen, "Watching deployments again", Duration::from_mins(1)).await?;
+        controller
+            .wait_for_after(seen, "Watching deployments again", Duration::from_mins(1))
+            .await?;
     }
     Ok(())
 }

@@ -54,8 +54,7 @@ fn check_against_slow_reading(manifest: &Manifest, value: &Value) {
     }
     variables.sort_unstable();
     let read = manifest.variables.iter();
-    let mut read: Vec<_> =
-        read.map(|read| (&*read.container, &*read.name, &*read.value)).collect();
+    let mut read: Vec<_> = read.map(|read| (&*read.container, &*read.name, &*read.value)).collect();
     read.sort_unstable();
     assert_eq!(read, variables);
 }

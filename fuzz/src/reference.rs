@@ -47,7 +47,8 @@ fn check_that_text_around_does_not_matter(variable: &str, body: &str) {
     for scheme in ["vault:", "bao:"] {
         let alone = read_value(variable, &format!("{scheme}{body}"));
         assert_eq!(alone.len(), 1, "{body:?}");
-        for (before, behind) in [("", ""), ("x", "y"), ("vault:a#", "#b"), ("\n>>", "\n${"), ("{", "#")]
+        for (before, behind) in
+            [("", ""), ("x", "y"), ("vault:a#", "#b"), ("\n>>", "\n${"), ("{", "#")]
         {
             let inline = read_value(variable, &format!("{before}${{{scheme}{body}}}{behind}"));
             assert_eq!(inline, alone, "{body:?} between {before:?} and {behind:?}");
@@ -71,7 +72,6 @@ fn check_extraction(variable: String, value: String, readings: &[Reading]) {
     assert!(listed.paths.len() + listed.notes.len() <= value.split(',').count());
 
     let provider = "secrets-webhook.security.bank-vaults.io/provider";
-    let other: Annotations =
-        [(list, value), (provider, "aws".to_owned())].into_iter().collect();
+    let other: Annotations = [(list, value), (provider, "aws".to_owned())].into_iter().collect();
     assert!(extract(&other, &variables).paths.is_empty());
 }

@@ -78,7 +78,8 @@ impl Manifest {
             Some(name) if name.len() > LONGEST_NAMESPACE || name.contains(char::is_control) => {
                 // Left out, the same paths of another namespace would be read.
                 found.paths.clear();
-                found.notes = vec![Note { origin: Origin::Namespace, reason: Reason::BadNamespace }];
+                found.notes =
+                    vec![Note { origin: Origin::Namespace, reason: Reason::BadNamespace }];
                 None
             }
             Some(name) => Some(name.into()),

@@ -127,7 +127,9 @@ impl Collector {
                         (Event::Init, list) => *list = Some(ListSoFar::begin()),
                         (Event::InitApply(_), Some(list)) => list.objects += 1,
                         (Event::InitApply(_), None) => {}
-                        (Event::InitDone | Event::Apply(_) | Event::Delete(_), list) => *list = None,
+                        (Event::InitDone | Event::Apply(_) | Event::Delete(_), list) => {
+                            *list = None
+                        }
                     }
                     if list.as_ref().is_some_and(ListSoFar::is_too_long) {
                         self.failed("the list has no end");
@@ -364,9 +366,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_list_whose_pages_go_on_for_ever_is_given_up() {
         let token = Arc::new(AtomicU32::new(0));
-        let endless = move |_: &str| {
-            page(&["web"], &token.fetch_add(1, Ordering::Relaxed).to_string())
-        };
+        let endless =
+            move |_: &str| page(&["web"], &token.fetch_add(1, Ordering::Relaxed).to_string());
         let (mut collector, store) = collector(endless);
         let began = Instant::now();
         collector.list_and_watch().await;
@@ -430,11 +431,8 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let (mut collector, _) = runtime.block_on(async { collector(|_| Answer::empty()) });
-            let id = WorkloadId {
-                kind: Kind::Deployment,
-                namespace: "shop".into(),
-                name: "web".into(),
-            };
+            let id =
+                WorkloadId { kind: Kind::Deployment, namespace: "shop".into(), name: "web".into() };
             let note = |number: usize, reason| Note {
                 origin: Origin::Env { container: "x".repeat(9999), name: number.to_string() },
                 reason,
@@ -508,7 +506,11 @@ mod tests {
         fn event(&self, event: &tracing::Event<'_>) {
             struct Message(String);
             impl tracing::field::Visit for Message {
-                fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                fn record_debug(
+                    &mut self,
+                    field: &tracing::field::Field,
+                    value: &dyn std::fmt::Debug,
+                ) {
                     if field.name() == "message" {
                         self.0 = format!("{value:?}");
                     }

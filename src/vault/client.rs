@@ -262,10 +262,10 @@ impl Server {
             namespace: self.settings.namespace.as_deref().map(str::to_owned),
         };
         let request = endpoint.with_middleware(&middleware).request(self.settings.address.as_str());
-        let request = request
-            .map_err(|_| Failure::Unaskable("the request cannot be made of its parts".to_owned()))?;
-        let mut request =
-            reqwest::Request::try_from(request).map_err(|error| transport(&error))?;
+        let request = request.map_err(|_| {
+            Failure::Unaskable("the request cannot be made of its parts".to_owned())
+        })?;
+        let mut request = reqwest::Request::try_from(request).map_err(|error| transport(&error))?;
         if let Some(token) = request.headers_mut().get_mut("x-vault-token") {
             token.set_sensitive(true);
         }

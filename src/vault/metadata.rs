@@ -27,13 +27,15 @@ pub enum Metadata {
 
 /// Reads the answer to `GET <mount>/metadata/<path>`. `now` is the present by the server's clock.
 pub fn read(answer: &Answer, now: Timestamp) -> Result<Metadata, Failure> {
-    if answer.status == 404 && is_bare_not_found(&answer.body) {
+    // What the decoder skips it does not look at: all of it is to be text.
+    let text = std::str::from_utf8(&answer.body).unwrap_or_default();
+    if answer.status == 404 && is_bare_not_found(text) {
         return Ok(Metadata::Missing);
     }
     if let Some(failure) = failure_of(answer.status, &answer.body) {
         return Err(failure);
     }
-    let Envelope { data } = serde_json::from_slice(&answer.body)
+    let Envelope { data } = serde_json::from_str(text)
         // What the decoder says can hold a part of the answer, of any length.
         .map_err(|error| Failure::BadAnswer(in_short(&format!("metadata: {error}"))))?;
     data.observe(now)
@@ -41,14 +43,14 @@ pub fn read(answer: &Answer, now: Timestamp) -> Result<Metadata, Failure> {
 
 /// A secret that is missing is `{"errors":[]}` and nothing else. With a word in it, the mount is
 /// missing, the path is none of KV v2, or the namespace is wrong: nothing that says "gone".
-fn is_bare_not_found(body: &[u8]) -> bool {
+fn is_bare_not_found(body: &str) -> bool {
     #[derive(Deserialize)]
     struct NotFound {
         errors: Vec<IgnoredAny>,
         #[serde(default)]
         warnings: Option<Vec<IgnoredAny>>,
     }
-    serde_json::from_slice::<NotFound>(body).is_ok_and(|NotFound { errors, warnings }| {
+    serde_json::from_str::<NotFound>(body).is_ok_and(|NotFound { errors, warnings }| {
         errors.is_empty() && warnings.unwrap_or_default().is_empty()
     })
 }
@@ -233,6 +235,21 @@ mod tests {
         ] {
             assert_eq!(observe(body).unwrap_err().reason(), "bad_answer", "{body:?}");
         }
+    }
+
+    #[test]
+    fn what_is_no_text_is_no_answer() {
+        let broken = |text: &str| {
+            let mut body = text.as_bytes().to_vec();
+            let place = body.iter().position(|byte| *byte == b'~').unwrap();
+            body[place] = 0xff;
+            body
+        };
+        let missing = broken(r#"{"errors":[],"x":"~"}"#);
+        assert!(read(&Answer::new(404, missing), Timestamp::UNIX_EPOCH).is_err());
+        let live =
+            versions(1, &format!(r#""1":{LIVE}"#)).replace(r#"{"data""#, r#"{"x":"~","data""#);
+        assert!(read(&Answer::new(200, broken(&live)), Timestamp::UNIX_EPOCH).is_err());
     }
 
     #[test]

@@ -105,9 +105,8 @@ impl Mounts {
         let namespace = namespace.map(str::to_owned);
         let mount = Mount { namespace, path: mount, engine, asked: Instant::now() };
         if mount.covers(mount.namespace.as_deref(), path) {
-            self.known.retain(|known| {
-                (&known.namespace, &known.path) != (&mount.namespace, &mount.path)
-            });
+            self.known
+                .retain(|known| (&known.namespace, &known.path) != (&mount.namespace, &mount.path));
             self.known.push(mount);
         }
     }
@@ -150,7 +149,9 @@ fn read(body: &[u8]) -> Result<(String, Engine), Failure> {
     struct Options {
         version: Option<String>,
     }
-    let Envelope { data } = serde_json::from_slice(body)
+    // What the decoder skips it does not look at: all of it is to be text.
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    let Envelope { data } = serde_json::from_str(text)
         .map_err(|error| Failure::BadAnswer(in_short(&format!("mount: {error}"))))?;
     let version = data.options.unwrap_or_default().version;
     let engine = match (data.engine.as_str(), version.as_deref()) {

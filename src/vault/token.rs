@@ -40,7 +40,8 @@ impl Lease {
     #[must_use]
     pub fn new(grant: Grant, now: Instant) -> Self {
         // A time that no clock will show is never, too.
-        let ends = Some(grant.ttl).filter(|ttl| !ttl.is_zero()).and_then(|ttl| now.checked_add(ttl));
+        let ends =
+            Some(grant.ttl).filter(|ttl| !ttl.is_zero()).and_then(|ttl| now.checked_add(ttl));
         Self { full: grant.ttl, ends, renewable: grant.renewable }
     }
 
