@@ -152,7 +152,7 @@ async fn serve(
     let mut head = format!("HTTP/1.1 {}\r\n", answer.status());
     for (name, value) in answer.headers() {
         if !["connection", "transfer-encoding"].contains(&name.as_str()) {
-            head.push_str(&format!("{name}: {}\r\n", value.to_str().context("a header")?));
+            head.extend([name.as_str(), ": ", value.to_str().context("a header")?, "\r\n"]);
         }
     }
     head.push_str("connection: close\r\n\r\n");

@@ -41,5 +41,5 @@ fn check_grant(grant: Grant) {
             assert!(step != Step::Renew || grant.renewable);
         }
     }
-    assert_eq!(lease.has_ended(epoch), false, "a token lives for a second at least");
+    assert!(!lease.has_ended(epoch), "a token lives for a second at least");
 }

@@ -14,7 +14,8 @@ fn replay(kept: &str) -> usize {
     for (target, check) in TARGETS {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(kept).join(target);
         let before = files;
-        for entry in fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
+        assert!(folder.is_dir(), "{} is missing", folder.display());
+        for entry in fs::read_dir(&folder).unwrap() {
             let file = entry.unwrap().path();
             let data = fs::read(&file).unwrap();
             let outcome = catch_unwind(|| check(&data));

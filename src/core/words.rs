@@ -12,10 +12,14 @@ pub fn in_short(text: &str) -> String {
         if word.is_empty() {
             continue;
         }
-        if !short.is_empty() {
+        let gap = usize::from(!short.is_empty());
+        let Some(room) = LONGEST.checked_sub(short.len() + gap) else {
+            short.push('…');
+            break;
+        };
+        if gap > 0 {
             short.push(' ');
         }
-        let room = LONGEST.saturating_sub(short.len());
         if word.len() > room {
             short.push_str(&word[..word.floor_char_boundary(room)]);
             short.push('…');
@@ -40,5 +44,8 @@ mod tests {
             assert!(short.len() <= LONGEST + '…'.len_utf8(), "{} bytes", short.len());
             assert!(short.len() >= LONGEST - 4 && short.ends_with('…'), "{short}");
         }
+        let full = "x".repeat(LONGEST);
+        assert_eq!(in_short(&full), full);
+        assert_eq!(in_short(&format!("{full} y")), format!("{full}…"));
     }
 }

@@ -170,7 +170,7 @@ mod tests {
         let mut length = 0;
         while let Some(frame) = std::future::poll_fn(|c| Pin::new(&mut body).poll_frame(c)).await {
             match frame {
-                Ok(frame) => length += frame.data_ref().map_or(0, |data| data.len()),
+                Ok(frame) => length += frame.data_ref().map_or(0, axum::body::Bytes::len),
                 Err(error) => return (Err(error), began.elapsed()),
             }
         }

@@ -80,12 +80,14 @@ impl Mounts {
 
     /// What a path is, if its mount is known. Mounts do not lie within each other, so the first
     /// that covers it is the one.
+    #[must_use]
     pub fn classify(&self, namespace: Option<&str>, path: &str) -> Option<Classified> {
         let mount = self.known.iter().find(|mount| mount.covers(namespace, path))?;
         Some(mount.classify(path))
     }
 
     /// The API path that tells of the mount of a path.
+    #[must_use]
     pub fn question(path: &str) -> String {
         format!("sys/internal/ui/mounts/{path}")
     }
