@@ -244,12 +244,19 @@ async fn an_answer_that_does_not_end_concerns_one_secret_whenever_it_is_read() {
         path.ends_with("metadata/1").then(|| Response::new(body))
     };
     let cut: Script = |_, path| {
-        let begin = futures::stream::iter([Ok("{"), Err(std::io::Error::other("cut"))]);
-        path.ends_with("metadata/1").then(|| Response::new(Body::from_stream(begin)))
+        let begin = futures::stream::iter([Ok("{")]);
+        // Later than the head of the answer, which would not be sent otherwise.
+        let cut = futures::stream::once(async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            Err(std::io::Error::other("cut"))
+        });
+        let body = Body::from_stream(begin.chain(cut));
+        path.ends_with("metadata/1").then(|| Response::new(body))
     };
-    for script in [trickle, cut] {
-        let mut bench = Bench::with_timeout(script, Duration::from_secs(1)).await;
-        for _ in 0..6 {
+    // Long enough for a busy machine to answer the others.
+    for (script, timeout, polls) in [(trickle, 3, 3), (cut, 30, 4)] {
+        let mut bench = Bench::with_timeout(script, Duration::from_secs(timeout)).await;
+        for _ in 0..polls {
             let polled = bench.poll(3, None).await;
             assert_eq!(count(&polled), HashMap::from([("live", 2), ("unknown", 1)]));
             assert_eq!(polled.failed.len(), 1, "it is asked for again");
@@ -274,13 +281,13 @@ async fn paths_of_no_mount_come_after_those_that_can_be_read() {
 
 #[tokio::test]
 async fn long_answers_take_turns_and_all_are_read() {
-    let mut bench = Bench::new(|_, path| {
+    let long: Script = |_, path| {
         let version = json!({ "created_time": "2026-11-22T06:00:00Z" });
         let data = json!({ "current_version": 1, "versions": { "1": version } });
-        let answer = json!({ "data": data, "filler": "x".repeat(2 << 20) });
+        let answer = json!({ "data": data, "filler": "x".repeat(3 << 20) });
         path.contains("metadata").then(|| json_of(200, &answer))
-    })
-    .await;
-    let polled = bench.poll(16, None).await;
-    assert_eq!(count(&polled), HashMap::from([("live", 16)]));
+    };
+    let mut bench = Bench::with_timeout(long, Duration::from_secs(30)).await;
+    let polled = bench.poll(12, None).await;
+    assert_eq!(count(&polled), HashMap::from([("live", 12)]));
 }

@@ -241,19 +241,11 @@ impl Collector {
         // The warnings first, so that what is merely not watched does not hide them.
         let (warnings, others): (Vec<_>, Vec<_>) =
             notes.iter().partition(|note| note.reason.is_warning());
-        for Note { origin, reason } in warnings.iter().take(MOST_LINES) {
-            let origin = in_short(&origin.to_string());
-            warn!(worker = WORKER, "{id}: {origin}: {}", reason.advice());
+        for line in lines(&warnings, "look odd") {
+            warn!(worker = WORKER, "{id}: {line}");
         }
-        if let Some(more) = warnings.len().checked_sub(MOST_LINES).filter(|more| *more > 0) {
-            warn!(worker = WORKER, "{id}: and {more} more references that look odd");
-        }
-        for Note { origin, reason } in others.iter().take(MOST_LINES) {
-            let origin = in_short(&origin.to_string());
-            debug!(worker = WORKER, "{id}: {origin} is not watched: {}", reason.advice());
-        }
-        if let Some(more) = others.len().checked_sub(MOST_LINES).filter(|more| *more > 0) {
-            debug!(worker = WORKER, "{id}: and {more} more references are not watched");
+        for line in lines(&others, "are not watched") {
+            debug!(worker = WORKER, "{id}: {line}");
         }
     }
 
@@ -303,6 +295,22 @@ impl ListSoFar {
     fn is_too_long(&self) -> bool {
         self.objects > MOST_OBJECTS || Instant::now() >= self.ends
     }
+}
+
+/// What there is to say of some notes on a workload, with an end; `so` is what its references are.
+fn lines(notes: &[&Note], so: &str) -> Vec<String> {
+    let mut lines: Vec<String> = notes
+        .iter()
+        .take(MOST_LINES)
+        .map(|Note { origin, reason }| {
+            format!("{}: {}", in_short(&origin.to_string()), reason.advice())
+        })
+        .collect();
+    let more = notes.len() - lines.len();
+    if more > 0 {
+        lines.push(format!("and {more} more references {so}"));
+    }
+    lines
 }
 
 fn say_removed(id: &WorkloadId) {

@@ -22,9 +22,9 @@ use crate::core::words::in_short;
 /// nobody keeps five times as many.
 const LONGEST_ANSWER: usize = 8 << 20;
 
-/// Answers that are longer than this are read one at a time, so that all requests under way together
-/// never hold more than one of the longest. A secret with 1,000 versions is shorter.
-const LONG_ANSWER: usize = 256 << 10;
+/// Answers that are longer than this, and so none of a secret that anybody keeps, are read one at a
+/// time: all requests under way together never hold more than one of the longest.
+const LONG_ANSWER: usize = 2 << 20;
 
 /// The longest time to set up a connection, where the time-out of a request is not shorter still.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
