@@ -9,9 +9,11 @@ WORKDIR /src
 # Without rust-toolchain.toml: the image's own toolchain builds, and rustfmt and clippy are not fetched.
 COPY Cargo.toml Cargo.lock ./
 COPY src src
-# Only named by the workspace; it is not built.
+# Only named by the workspace; they are not built.
 COPY e2e/Cargo.toml e2e/
 COPY e2e/src e2e/src
+COPY fuzz/Cargo.toml fuzz/
+COPY fuzz/src fuzz/src
 # aws-lc, the crypto library, is compiled by the image's C compiler; it needs no CMake on Linux.
 # The target folder is a cache that is gone after the step, so the binary is copied out of it.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \

@@ -13,6 +13,7 @@ CONTROLLER := target/release/vault-secrets-reloader
 BED := target/debug/bed
 # Beds at once in tests: each takes up to 1 GB and some seconds of two cores to start.
 TEST_THREADS ?= 2
+FUZZ_TIME ?= 60
 
 # Sets $$servers to the folder of the servers, in a recipe; builds them when they are missing.
 FIND_SERVERS = servers=$$($(PYTHON) e2e/servers/servers.py) && servers=$$(echo "$$servers" | tail -n 1)
@@ -96,6 +97,10 @@ lint: need-cargo need-python3 ## Formatting, clippy, the chart, the licences of 
 .PHONY: bench
 bench: need-cargo need-python3 say-servers say-build bed ## Measure the controller beside 10,000 workloads; ARGS= for others
 	@$(BED) scale $(ARGS)
+
+.PHONY: fuzz
+fuzz: need-cargo ## Fuzz what is decoded of others: FUZZ_TIME= seconds a target, TARGET= names one
+	@FUZZ_TIME=$(FUZZ_TIME) TARGET=$(TARGET) KEEP=$(KEEP) fuzz/run
 
 .PHONY: fmt
 fmt: need-cargo ## Format the sources

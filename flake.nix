@@ -26,9 +26,11 @@
               ./Cargo.toml
               ./Cargo.lock
               ./src
-              # Only named by the workspace; it is not built.
+              # Only named by the workspace; they are not built.
               ./e2e/Cargo.toml
               ./e2e/src
+              ./fuzz/Cargo.toml
+              ./fuzz/src
             ];
           };
           cargoLock.lockFile = ./Cargo.lock;

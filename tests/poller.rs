@@ -10,6 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Request, Response};
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde_json::json;
@@ -43,6 +44,10 @@ struct Bench {
 
 impl Bench {
     async fn new(script: Script) -> Self {
+        Self::with_timeout(script, Duration::from_secs(5)).await
+    }
+
+    async fn with_timeout(script: Script, timeout: Duration) -> Self {
         let fake = Fake {
             script,
             asked: Arc::default(),
@@ -56,7 +61,7 @@ impl Bench {
         let settings = ServerSettings {
             address: address.parse().unwrap(),
             namespace: None,
-            timeout: Duration::from_secs(5),
+            timeout,
             proxy: None,
             tls: Tls::default(),
         };
@@ -68,12 +73,20 @@ impl Bench {
     }
 
     async fn poll(&mut self, secrets: usize, known: Option<Version>) -> Polled {
-        let asks: Vec<Ask> = (0..secrets)
-            .map(|number| Ask {
+        self.poll_paths((0..secrets).map(|number| format!("secret/data/{number}")), known).await
+    }
+
+    async fn poll_paths(
+        &mut self,
+        paths: impl Iterator<Item = String>,
+        known: Option<Version>,
+    ) -> Polled {
+        let asks: Vec<Ask> = paths
+            .map(|path| Ask {
                 secret: Arc::new(SecretId {
                     connection: "default".into(),
                     namespace: None,
-                    path: format!("secret/data/{number}").into(),
+                    path: path.into(),
                 }),
                 known,
                 not_before: known.map(|version| version.created),
@@ -220,4 +233,60 @@ async fn a_redirect_is_not_followed_and_an_answer_has_an_end() {
         let polled = bench.poll(3, None).await;
         assert_eq!(count(&polled), HashMap::from([("unknown", 3)]));
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_end_concerns_one_secret_whenever_it_is_read() {
+    let trickle: Script = |_, path| {
+        let begin = futures::stream::iter([Ok::<_, std::convert::Infallible>("{")]);
+        let body = Body::from_stream(begin.chain(futures::stream::pending()));
+        path.ends_with("metadata/1").then(|| Response::new(body))
+    };
+    let cut: Script = |_, path| {
+        let begin = futures::stream::iter([Ok("{")]);
+        // Later than the head of the answer, which would not be sent otherwise.
+        let cut = futures::stream::once(async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            Err(std::io::Error::other("cut"))
+        });
+        let body = Body::from_stream(begin.chain(cut));
+        path.ends_with("metadata/1").then(|| Response::new(body))
+    };
+    // Long enough for a busy machine to answer the others.
+    for (script, timeout, polls) in [(trickle, 3, 3), (cut, 30, 4)] {
+        let mut bench = Bench::with_timeout(script, Duration::from_secs(timeout)).await;
+        for _ in 0..polls {
+            let polled = bench.poll(3, None).await;
+            assert_eq!(count(&polled), HashMap::from([("live", 2), ("unknown", 1)]));
+            assert_eq!(polled.failed.len(), 1, "it is asked for again");
+        }
+    }
+}
+
+#[tokio::test]
+async fn paths_of_no_mount_come_after_those_that_can_be_read() {
+    let mut bench = Bench::new(|_, path| {
+        path.contains("mounts/made-up").then(|| json_of(403, &json!({ "errors": ["no"] })))
+    })
+    .await;
+    bench.poll(2, None).await;
+    let made_up = (0..100).map(|number| format!("made-up/{number}"));
+    let paths = made_up.chain(["secret/data/0".to_owned(), "secret/data/1".to_owned()]);
+    let polled = bench.poll_paths(paths, None).await;
+    assert_eq!(count(&polled), HashMap::from([("live", 2), ("unknown", 100)]));
+    let asked = bench.fake.asked.lock().unwrap();
+    assert!(asked[..2].iter().all(|path| path.contains("metadata")), "{:?}", &asked[..3]);
+}
+
+#[tokio::test]
+async fn long_answers_take_turns_and_all_are_read() {
+    let long: Script = |_, path| {
+        let version = json!({ "created_time": "2026-11-22T06:00:00Z" });
+        let data = json!({ "current_version": 1, "versions": { "1": version } });
+        let answer = json!({ "data": data, "filler": "x".repeat(3 << 20) });
+        path.contains("metadata").then(|| json_of(200, &answer))
+    };
+    let mut bench = Bench::with_timeout(long, Duration::from_secs(30)).await;
+    let polled = bench.poll(12, None).await;
+    assert_eq!(count(&polled), HashMap::from([("live", 12)]));
 }

@@ -181,6 +181,11 @@ impl Bed {
         self.cluster.kubeconfig_for(RELOADER_USER, RELOADER_TOKEN)
     }
 
+    /// As [`Self::reloader_kubeconfig`], with another address of the API server.
+    pub fn reloader_kubeconfig_at(&self, address: &str) -> Result<PathBuf> {
+        self.cluster.kubeconfig_at(address, RELOADER_USER, RELOADER_TOKEN)
+    }
+
     /// This moment in both audit logs, to count from.
     pub async fn mark(&self) -> Result<Mark> {
         self.settle_api_log().await?;

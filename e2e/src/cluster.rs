@@ -92,6 +92,15 @@ impl Cluster {
         self.write_kubeconfig(user, &format!("tokenFile: {}", token_file.display()))
     }
 
+    /// Writes a kubeconfig file for a token at another address, such as that of a gateway.
+    pub fn kubeconfig_at(&self, address: &str, user: &str, token: &str) -> Result<PathBuf> {
+        let path =
+            self.folder.join(format!("kubeconfig-{user}-{}", address.replace([':', '/'], "-")));
+        let text = kubeconfig_text(self.port, &self.ca, user, &inline(token));
+        std::fs::write(&path, text.replace(&self.address(), address))?;
+        Ok(path)
+    }
+
     fn write_kubeconfig(&self, user: &str, credential: &str) -> Result<PathBuf> {
         let path = self.folder.join(format!("kubeconfig-{}", user.replace([':', '/'], "-")));
         std::fs::write(&path, kubeconfig_text(self.port, &self.ca, user, credential))?;

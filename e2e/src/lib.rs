@@ -5,7 +5,8 @@
 //! - how does a bed start, and what is in it? [`bed`], with [`options`]
 //! - how do tests share one? [`shared`]
 //! - which program runs with which flags? [`command_lines`], and [`binaries`] for where they are
-//! - how is a server stopped, paused, started again? [`server`]
+//! - how is a server stopped, paused, started again? [`server`]; cut off, counted at, or made to
+//!   stream for ever? [`proxy`], [`gateway`]
 //! - why does no process outlive its bed? [`group`]
 //! - what did the controller ask the API server and Vault? [`counts`]
 //! - how does a test rotate a secret or revoke a token? [`vault`], [`vault_access`]
@@ -32,6 +33,7 @@ pub mod controller;
 pub mod controller_log;
 pub mod counts;
 pub mod deploy;
+pub mod gateway;
 pub mod group;
 pub mod helm;
 pub mod kubelet;

@@ -6,10 +6,14 @@ use jiff::Timestamp;
 
 use super::annotation::{Annotations, MARK, OptIn, Webhook};
 use super::record::{Record, RecordError, Recorded};
-use super::reference::{self, EnvVar, Note};
+use super::reference::{self, EnvVar, Note, Origin, Reason};
 use super::rollout::Rollout;
 use super::secret::{DEFAULT_CONNECTION, SecretId};
 use super::workload::{Kind, Workload, WorkloadId};
+
+/// The longest name of a Vault namespace, in bytes. It goes into a header of each request and into
+/// each line about one of its secrets; no server of the API takes a longer one.
+const LONGEST_NAMESPACE: usize = 1024;
 
 /// What is decoded of a Deployment, DaemonSet or StatefulSet; all else is never kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,14 +78,18 @@ impl Manifest {
         let Some(opt_in) = self.annotations.opt_in().filter(|_| !left_alone) else {
             return Read { id, workload: None, notes: Vec::new(), record_error: None };
         };
-        let found = reference::extract(&self.annotations, &self.variables);
-        let mark = self.annotations.get(MARK);
-        let (recorded, record_error) = match self.record.as_deref().map(Record::parse) {
-            None => (None, None),
-            Some(Ok(record)) => (record.of(&self.uid, mark), None),
-            Some(Err(error)) => (None, Some(error)),
+        let mut found = reference::extract(&self.annotations, &self.variables);
+        let namespace = match self.vault_namespace() {
+            Some(name) if name.len() > LONGEST_NAMESPACE || name.contains(char::is_control) => {
+                // Left out, the same paths of another namespace would be read.
+                found.paths.clear();
+                found.notes =
+                    vec![Note { origin: Origin::Namespace, reason: Reason::BadNamespace }];
+                None
+            }
+            Some(name) => Some(name.into()),
+            None => namespace.cloned(),
         };
-        let namespace = self.vault_namespace().or_else(|| namespace.cloned());
         let secrets: Box<[_]> = found
             .paths
             .into_iter()
@@ -93,6 +101,17 @@ impl Manifest {
                 })
             })
             .collect();
+        let mark = self.annotations.get(MARK);
+        let (mut recorded, record_error) = match self.record.as_deref().map(Record::parse) {
+            None => (None, None),
+            Some(Ok(record)) => (record.of(&self.uid, mark), None),
+            Some(Err(error)) => (None, Some(error)),
+        };
+        if let Some(recorded) = &mut recorded {
+            // Anybody who may edit a workload can write tens of thousands of entries; kept are those
+            // that can count.
+            recorded.versions.retain(secrets.iter().map(|secret| secret.hash64()));
+        }
         let workload =
             (!secrets.is_empty()).then(|| self.workload(id.clone(), opt_in, recorded, secrets));
         Read { id, workload, notes: found.notes, record_error }
@@ -128,9 +147,9 @@ impl Manifest {
     }
 
     /// The Vault namespace that the workload names; an empty annotation names none.
-    fn vault_namespace(&self) -> Option<Arc<str>> {
+    fn vault_namespace(&self) -> Option<&str> {
         let name = self.annotations.webhook(Webhook::VaultNamespace)?.trim_matches('/');
-        (!name.is_empty()).then(|| name.into())
+        (!name.is_empty()).then_some(name)
     }
 }
 
@@ -186,6 +205,40 @@ mod tests {
         };
         assert_eq!(&*namespace(&[OPT_IN]), "team");
         assert_eq!(&*namespace(&[OPT_IN, named]), "other");
+    }
+
+    #[test]
+    fn a_namespace_that_no_header_can_hold_is_not_another_one() {
+        let configured: Arc<str> = "team".into();
+        let key = "secrets-webhook.security.bank-vaults.io/vault-namespace";
+        for name in ["a\nb", "a\u{0}b", &"x".repeat(LONGEST_NAMESPACE + 1)] {
+            let read = manifest(&[OPT_IN, (key, name)], &["vault:secret/data/a#k"])
+                .read(Kind::Deployment, Some(&configured));
+            assert_eq!(read.workload, None, "{name:?}");
+            assert_eq!(read.notes.len(), 1);
+            assert!(read.notes[0].reason.is_warning());
+        }
+    }
+
+    #[test]
+    fn of_a_hostile_record_only_what_can_count_is_kept() {
+        let entry = |n: u64| format!(r#""{n:x}":"1@1""#);
+        let secret = SecretId {
+            connection: DEFAULT_CONNECTION.into(),
+            namespace: None,
+            path: "secret/data/a".into(),
+        };
+        let hash = super::super::secret::to_base36(u128::from(secret.hash64()));
+        let entries: Vec<_> = (0..10_000).map(entry).collect();
+        let mut hostile = manifest(&[OPT_IN], &["vault:secret/data/a#k", "vault:secret/data/b#k"]);
+        hostile.record = Some(format!(
+            r#"{{"v":1,"uid":"u1","mark":"m","secrets":{{{},"{hash}":"7@1"}}}}"#,
+            entries.join(",")
+        ));
+        let workload = hostile.read(Kind::Deployment, None).workload.unwrap();
+        let kept: Vec<_> = workload.recorded.unwrap().versions.iter().collect();
+        assert_eq!(kept.len(), 1);
+        assert_eq!((kept[0].0, kept[0].1.number), (secret.hash64(), 7));
     }
 
     #[test]

@@ -16,4 +16,5 @@ pub mod reference;
 pub mod rollout;
 pub mod secret;
 pub mod store;
+pub mod words;
 pub mod workload;

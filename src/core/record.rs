@@ -39,6 +39,11 @@ impl Versions {
         self.0.get(index).map(|(_, version)| *version)
     }
 
+    /// Keeps those of some secrets, and forgets the others.
+    pub fn retain(&mut self, secrets: impl IntoIterator<Item = u64>) {
+        *self = secrets.into_iter().filter_map(|hash| Some((hash, self.get(hash)?))).collect();
+    }
+
     /// All of them, in order of the hash.
     pub fn iter(&self) -> impl Iterator<Item = (u64, Version)> + '_ {
         self.0.iter().copied()
@@ -61,7 +66,7 @@ pub struct Recorded {
 }
 
 /// Why a record cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum RecordError {
     /// It is not in the form that this controller writes.
     #[error("it is not a record of this controller")]

@@ -53,6 +53,8 @@ pub enum Reason {
     SingleArrow,
     /// A brace behind an inline reference is read as part of its key. It is watched all the same.
     BraceInKey,
+    /// The Vault namespace of the workload is none that a request could name.
+    BadNamespace,
 }
 
 impl Reason {
@@ -66,7 +68,8 @@ impl Reason {
             | Self::BadPath
             | Self::BadVersion
             | Self::SingleArrow
-            | Self::BraceInKey => true,
+            | Self::BraceInKey
+            | Self::BadNamespace => true,
         }
     }
 
@@ -94,6 +97,10 @@ impl Reason {
                 "watched, but the brace behind the reference is read as part of its key: \
                  put a space between the braces"
             }
+            Self::BadNamespace => {
+                "the name is too long or holds control characters, so nothing of this workload is \
+                 watched: correct it"
+            }
         }
     }
 }
@@ -110,6 +117,8 @@ pub enum Origin {
     },
     /// One of the annotations that list paths.
     FromPath(PathList),
+    /// The annotation that names the Vault namespace.
+    Namespace,
 }
 
 /// An annotation that lists paths.
@@ -127,6 +136,7 @@ impl fmt::Display for Origin {
             Self::Env { container, name } => write!(f, "variable {name} of container {container}"),
             Self::FromPath(PathList::Vault) => f.write_str("annotation vault-from-path"),
             Self::FromPath(PathList::Bao) => f.write_str("annotation bao-from-path"),
+            Self::Namespace => f.write_str("annotation vault-namespace"),
         }
     }
 }

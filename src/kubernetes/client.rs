@@ -1,4 +1,4 @@
-//! The client of the API server: time-outs, no hidden retries, and the server's clock.
+//! The client of the API server: time-outs, no hidden retries, bounds, and the server's clock.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,8 +7,10 @@ use http::header::{HeaderValue, USER_AGENT};
 use kube::client::ClientBuilder;
 use kube::{Client, Config};
 
+use super::bounds::BoundsLayer;
 use super::clocked::ClockedLayer;
 use crate::core::clock::ServerClock;
+use crate::core::words::in_short;
 
 /// How long a single request may take. A healthy API server answers in milliseconds; a page of a
 /// list may take seconds under load.
@@ -45,8 +47,10 @@ pub(super) enum RequestError {
 /// What the API server said, without the dump of the status that `kube` puts behind it.
 fn said(error: &kube::Error) -> String {
     match error {
-        kube::Error::Api(status) => format!("{} (status {})", status.message, status.code),
-        error => error.to_string(),
+        kube::Error::Api(status) => {
+            format!("{} (status {})", in_short(&status.message), status.code)
+        }
+        error => in_short(&error.to_string()),
     }
 }
 
@@ -74,5 +78,5 @@ pub async fn connect(clock: Arc<ServerClock>) -> Result<Client, ConnectError> {
     config.headers.push((USER_AGENT, agent));
     let builder = ClientBuilder::try_from(config);
     let builder = builder.map_err(|error| ConnectError::Client(error.to_string()))?;
-    Ok(builder.with_layer(&ClockedLayer(clock)).build())
+    Ok(builder.with_layer(&ClockedLayer(clock)).with_layer(&BoundsLayer).build())
 }

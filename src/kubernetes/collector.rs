@@ -17,23 +17,40 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::bounds::is_too_long;
 use super::object::Object;
 use crate::core::manifest::Read;
+use crate::core::record::RecordError;
 use crate::core::reference::Note;
 use crate::core::store::{Change, Store};
+use crate::core::words::in_short;
 use crate::core::workload::{Kind, WorkloadId};
 
 /// The worker that log lines name.
 const WORKER: &str = "collector";
 
-/// Objects a page of a list. A page is held in memory as a whole, at about 3 kB an object.
+/// Objects a page of a list. A page is held in memory as a whole, at about 3 kB an object. Where it is
+/// too long for the client, the list is begun anew with a quarter of them, down to one, which always
+/// fits; each list that ends makes it four times as many again, up to this.
 const PAGE: u32 = 250;
 
 /// A list that shows nothing for so long is begun anew: its server is gone, or hangs.
 const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 
+/// The longest list, in time and in objects: one that goes on is given up, and begun anew later. Ten
+/// thousand workloads take seconds, and Kubernetes is made for clusters of 150,000 pods.
+const LONGEST_LIST: Duration = Duration::from_mins(10);
+const MOST_OBJECTS: u32 = 200_000;
+
 /// Between two attempts, after an error: doubled from the first to the last of these.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// After so long without an error the next one is the first again.
+const QUIET: Duration = Duration::from_mins(1);
+
+/// Lines about one workload, each time that something about it changes. A manifest of a tenant can
+/// hold tens of thousands of odd references, and the first few tell what is wrong.
+const MOST_LINES: usize = 20;
 
 /// Watches one kind.
 pub struct Collector {
@@ -47,7 +64,10 @@ pub struct Collector {
     /// goes the number of the list that last contained the workload.
     noted: HashMap<WorkloadId, (u64, u64)>,
     lists: u64,
+    page: u32,
+    is_failing: bool,
     failures: u32,
+    last_failure: Option<Instant>,
 }
 
 impl Collector {
@@ -74,7 +94,10 @@ impl Collector {
             sync_period,
             noted,
             lists: 0,
+            page: PAGE,
+            is_failing: false,
             failures: 0,
+            last_failure: None,
         }
     }
 
@@ -91,25 +114,40 @@ impl Collector {
     /// Lists and watches until everything is to be read anew, or the server hangs.
     async fn list_and_watch(&mut self) {
         let api: Api<Object> = Api::all_with(self.client.clone(), &self.kind);
-        let mut events = pin!(watcher(api, watcher::Config::default().page_size(PAGE)));
+        let mut events = pin!(watcher(api, watcher::Config::default().page_size(self.page)));
         // Up to a tenth later, so that the lists of the kinds do not stay together.
         let end = Instant::now() + self.sync_period.mul_f64(1.0 + fastrand::f64() / 10.0);
-        let mut is_listing = true;
+        let mut list = Some(ListSoFar::begin());
         loop {
-            let limit = if is_listing { Instant::now() + LONGEST_SILENCE } else { end };
+            let silence = Instant::now() + LONGEST_SILENCE;
+            let limit = list.as_ref().map_or(end, |list| silence.min(list.ends));
             match timeout_at(limit, events.next()).await {
                 Ok(Some(Ok(event))) => {
-                    is_listing = match event {
-                        Event::Init | Event::InitApply(_) => true,
-                        Event::InitDone | Event::Apply(_) | Event::Delete(_) => false,
-                    };
+                    match (&event, &mut list) {
+                        (Event::Init, list) => *list = Some(ListSoFar::begin()),
+                        (Event::InitApply(_), Some(list)) => list.objects += 1,
+                        (Event::InitApply(_), None) => {}
+                        (Event::InitDone | Event::Apply(_) | Event::Delete(_), list) => {
+                            *list = None;
+                        }
+                    }
+                    if list.as_ref().is_some_and(ListSoFar::is_too_long) {
+                        self.failed("the list has no end");
+                        sleep(self.retry_delay()).await;
+                        return;
+                    }
                     self.handle(event);
                 }
                 Ok(Some(Err(error))) => {
+                    if list.is_some() && self.page > 1 && is_too_long(&error) {
+                        self.page = (self.page / 4).max(1);
+                        debug!(worker = WORKER, "Listing {} by {}", self.kind.plural(), self.page);
+                        return;
+                    }
                     self.failed(&error.to_string());
                     sleep(self.retry_delay()).await;
                 }
-                Err(_) if is_listing => {
+                Err(_) if list.is_some() => {
                     self.failed("the API server does not answer");
                     return;
                 }
@@ -130,6 +168,7 @@ impl Collector {
             Event::InitApply(object) => self.apply(object),
             Event::InitDone => {
                 self.recovered();
+                self.page = (self.page * 4).min(PAGE);
                 let first = !self.store.is_listed(self.kind);
                 for id in self.store.end_list(self.kind) {
                     say_removed(&id);
@@ -163,21 +202,14 @@ impl Collector {
     fn apply(&mut self, object: Object) {
         let Read { id, workload, notes, record_error } =
             object.into_manifest().read(self.kind, self.vault_namespace.as_ref());
-        self.report(&id, &notes);
+        self.report(&id, &notes, record_error.as_ref());
         let Some(workload) = workload else {
             if self.store.remove(&id) == Change::Removed {
                 say_removed(&id);
             }
             return;
         };
-        let change = self.store.apply(workload);
-        if change == Change::Collected {
-            if let Some(error) = record_error {
-                warn!(
-                    worker = WORKER,
-                    "The record on {id} is ignored: {error}. What its pods run with is judged by their age"
-                );
-            }
+        if self.store.apply(workload) == Change::Collected {
             let WorkloadId { kind, namespace, name } = &id;
             if self.store.is_listed(self.kind) {
                 info!(worker = WORKER, "Collected secrets from {kind} {namespace}/{name}");
@@ -188,42 +220,57 @@ impl Collector {
     }
 
     /// Says once what is not watched, or looks odd.
-    fn report(&mut self, id: &WorkloadId, notes: &[Note]) {
-        if notes.is_empty() {
+    fn report(&mut self, id: &WorkloadId, notes: &[Note], record_error: Option<&RecordError>) {
+        if notes.is_empty() && record_error.is_none() {
             self.noted.remove(id);
             return;
         }
         let mut hasher = DefaultHasher::new();
-        notes.hash(&mut hasher);
+        (notes, record_error).hash(&mut hasher);
         let digest = hasher.finish();
         let before = self.noted.insert(id.clone(), (digest, self.lists));
         if before.is_some_and(|(before, _)| before == digest) {
             return;
         }
-        for Note { origin, reason } in notes {
-            if reason.is_warning() {
-                warn!(worker = WORKER, "{id}: {origin}: {}", reason.advice());
-            } else {
-                debug!(worker = WORKER, "{id}: {origin} is not watched: {}", reason.advice());
-            }
+        if let Some(error) = record_error {
+            warn!(
+                worker = WORKER,
+                "The record on {id} is ignored: {error}. What its pods run with is judged by their age"
+            );
+        }
+        // The warnings first, so that what is merely not watched does not hide them.
+        let (warnings, others): (Vec<_>, Vec<_>) =
+            notes.iter().partition(|note| note.reason.is_warning());
+        for line in lines(&warnings, "look odd") {
+            warn!(worker = WORKER, "{id}: {line}");
+        }
+        for line in lines(&others, "are not watched") {
+            debug!(worker = WORKER, "{id}: {line}");
         }
     }
 
     fn failed(&mut self, message: &str) {
-        if self.failures == 0 {
+        if !self.is_failing {
             error!(
                 worker = WORKER,
-                "Cannot watch {}: {message}. What is known is kept; retrying",
-                self.kind.plural()
+                "Cannot watch {}: {}. What is known is kept; retrying",
+                self.kind.plural(),
+                in_short(message)
             );
         }
+        self.is_failing = true;
+        // A server whose lists work and whose watches do not is no reason to list without a pause.
+        if self.last_failure.is_none_or(|time| time.elapsed() > QUIET) {
+            self.failures = 0;
+        }
+        self.last_failure = Some(Instant::now());
         self.failures = self.failures.saturating_add(1);
     }
 
     fn recovered(&mut self) {
-        if self.failures > 0 {
+        if self.is_failing {
             info!(worker = WORKER, "Watching {} again", self.kind.plural());
-            self.failures = 0;
+            self.is_failing = false;
         }
     }
 
@@ -234,7 +281,42 @@ impl Collector {
     }
 }
 
+/// A list that is under way.
+struct ListSoFar {
+    ends: Instant,
+    objects: u32,
+}
+
+impl ListSoFar {
+    fn begin() -> Self {
+        Self { ends: Instant::now() + LONGEST_LIST, objects: 0 }
+    }
+
+    fn is_too_long(&self) -> bool {
+        self.objects > MOST_OBJECTS || Instant::now() >= self.ends
+    }
+}
+
+/// What there is to say of some notes on a workload, with an end; `so` is what its references are.
+fn lines(notes: &[&Note], so: &str) -> Vec<String> {
+    let mut lines: Vec<String> = notes
+        .iter()
+        .take(MOST_LINES)
+        .map(|Note { origin, reason }| {
+            format!("{}: {}", in_short(&origin.to_string()), reason.advice())
+        })
+        .collect();
+    let more = notes.len() - lines.len();
+    if more > 0 {
+        lines.push(format!("and {more} more references {so}"));
+    }
+    lines
+}
+
 fn say_removed(id: &WorkloadId) {
     let WorkloadId { kind, namespace, name } = id;
     info!(worker = WORKER, "Stopped watching {kind} {namespace}/{name}");
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 //! Architecture Invariant: only this module names `kube`, and it knows nothing of Vault's API.
 
 pub mod access;
+mod bounds;
 pub mod ca_secret;
 pub mod client;
 mod clocked;

@@ -90,7 +90,9 @@ impl Cluster for Patcher {
     }
 }
 
-fn last_writer(entries: Vec<ManagedFieldsEntry>) -> Option<String> {
+/// Who wrote last, of the entries that the API server keeps: neither this controller nor a status.
+#[must_use]
+pub fn last_writer(entries: Vec<ManagedFieldsEntry>) -> Option<String> {
     entries
         .into_iter()
         .filter(|entry| entry.subresource.as_deref().unwrap_or_default().is_empty())

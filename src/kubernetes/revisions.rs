@@ -6,22 +6,35 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use jiff::Timestamp;
 use kube::Client;
 use kube::api::{ListParams, Request};
 use serde::Deserialize;
+use tokio::time::{Instant, timeout_at};
 use tracing::error;
 
-use super::client::in_time;
+use super::bounds::is_too_long;
+use super::client::{RequestError, in_time};
 use crate::core::plan::{Copied, Revision};
 use crate::core::record::Record;
 use crate::core::secret::Version;
 use crate::core::workload::{Kind, Workload};
 
-/// Objects a page: metadata of ReplicaSets is about 2 kB each.
+/// Objects a page: metadata of ReplicaSets is about 2 kB each. Where a page is too long for the
+/// client, it is asked for again with a quarter of them, down to one, which always fits.
 const PAGE: u32 = 250;
+
+/// The longest list. Ten thousand ReplicaSets take a few seconds; this is for a list that has no end.
+/// What is not known by then is asked for again at the next poll.
+const LONGEST_LIST: Duration = Duration::from_mins(1);
+
+/// How many entries of copies of the record are kept a workload. A thousand secrets and the ten old
+/// ReplicaSets that are kept by default make as many. Copies beyond that count for nothing: a reload
+/// that was taken back may then be done once more.
+const MOST_COPIES: usize = 10_000;
 
 /// With more namespaces than these, one LIST of the cluster is less work for everybody.
 const MANY_NAMESPACES: usize = 16;
@@ -97,39 +110,50 @@ impl Revisions {
     ) -> Vec<(Box<str>, Revision)> {
         let scope = namespace.map(|name| format!("namespaces/{name}/")).unwrap_or_default();
         let request = Request::new(format!("/apis/apps/v1/{scope}{}", resource.plural()));
-        let mut params = ListParams::default().limit(PAGE);
-        let mut candidates: HashMap<&str, Candidate> =
-            wanted.into_iter().map(|w| (&*w.uid, Candidate::of(w))).collect();
-        loop {
-            let page = match self.page(resource, &request, &params).await {
-                Ok(page) => page,
-                Err(message) => {
-                    // What came before counts for nothing: a later page may hold a newer revision.
-                    if !self.is_failing.swap(true, Ordering::Relaxed) {
-                        error!(
-                            worker = "reloader",
-                            "Cannot list {}: {message}. Workloads whose secret may have changed while \
-                             nobody watched wait for it; retrying",
-                            resource.plural()
-                        );
-                    }
-                    return Vec::new();
-                }
-            };
-            for object in page.items {
-                let owner = object.metadata.owner_references.iter().find(|owner| owner.controller);
-                if let Some(candidate) = owner.and_then(|o| candidates.get_mut(o.uid.as_str())) {
-                    candidate.take(object);
-                }
-            }
-            params.continue_token = page.metadata.next.filter(|token| !token.is_empty());
-            if params.continue_token.is_none() {
+        let mut candidates = Candidates::new(wanted);
+        let listing = self.read_pages(resource, &request, &mut candidates);
+        match timeout_at(Instant::now() + LONGEST_LIST, listing).await {
+            Ok(Ok(())) => {
                 self.is_failing.store(false, Ordering::Relaxed);
-                let found = candidates.into_iter().filter_map(|(uid, candidate)| {
-                    candidate.into_revision().map(|revision| (uid.into(), revision))
-                });
-                return found.collect();
+                return candidates.into_revisions();
             }
+            // What was found so far counts for nothing: a later page may hold a newer revision.
+            Ok(Err(error)) => self.failed(resource, &error),
+            Err(_) => self.failed(resource, &"the list has no end"),
+        }
+        Vec::new()
+    }
+
+    async fn read_pages(
+        &self,
+        resource: Resource,
+        request: &Request,
+        candidates: &mut Candidates<'_>,
+    ) -> Result<(), RequestError> {
+        let mut limit = PAGE;
+        let mut next = None;
+        loop {
+            let params =
+                ListParams { continue_token: next.clone(), ..ListParams::default().limit(limit) };
+            match self.page(resource, request, &params).await {
+                Ok(page) => match candidates.take(page) {
+                    Some(token) => next = Some(token),
+                    None => return Ok(()),
+                },
+                Err(error) if limit > 1 && is_too_long(&error) => limit = (limit / 4).max(1),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn failed(&self, resource: Resource, message: &dyn std::fmt::Display) {
+        if !self.is_failing.swap(true, Ordering::Relaxed) {
+            error!(
+                worker = "reloader",
+                "Cannot list {}: {message}. Workloads whose secret may have changed while nobody \
+                 watched wait for it; retrying",
+                resource.plural()
+            );
         }
     }
 
@@ -138,14 +162,42 @@ impl Revisions {
         resource: Resource,
         request: &Request,
         params: &ListParams,
-    ) -> Result<Page, String> {
+    ) -> Result<Page, RequestError> {
         // The number of a ControllerRevision is not part of its metadata.
         let request = match resource {
             Resource::ReplicaSets => request.list_metadata(params),
             Resource::ControllerRevisions => request.list(params),
         };
-        let request = request.map_err(|error| error.to_string())?;
-        in_time(self.client.request::<Page>(request)).await.map_err(|error| error.to_string())
+        in_time(self.client.request::<Page>(request.map_err(kube::Error::BuildRequest)?)).await
+    }
+}
+
+/// The present revisions of some workloads, as far as pages of a list have shown them. In which order
+/// the pages come does not matter.
+pub struct Candidates<'a>(HashMap<&'a str, Candidate<'a>>);
+
+impl<'a> Candidates<'a> {
+    /// Of workloads whose revisions are of one resource.
+    pub fn new(workloads: impl IntoIterator<Item = &'a Workload>) -> Self {
+        Self(workloads.into_iter().map(|w| (&*w.uid, Candidate::of(w))).collect())
+    }
+
+    /// Takes in a page. Answers where the next one begins, if there is one.
+    pub fn take(&mut self, page: Page) -> Option<String> {
+        for object in page.items {
+            let owner = object.metadata.owner_references.iter().find(|owner| owner.controller);
+            if let Some(candidate) = owner.and_then(|o| self.0.get_mut(o.uid.as_str())) {
+                candidate.take(object);
+            }
+        }
+        page.metadata.next.filter(|token| !token.is_empty())
+    }
+
+    /// The revisions that were found, by the uid of their workloads.
+    #[must_use]
+    pub fn into_revisions(self) -> Vec<(Box<str>, Revision)> {
+        let found = self.0.into_iter();
+        found.filter_map(|(uid, found)| Some((uid.into(), found.into_revision()?))).collect()
     }
 }
 
@@ -155,12 +207,12 @@ struct Candidate<'a> {
     number: i64,
     created: Option<Timestamp>,
     /// What the copies of its record say, and when the revisions that have them were made.
-    copies: Vec<(u64, Version, Option<Timestamp>)>,
+    copies: BTreeSet<(u64, Version, Option<Timestamp>)>,
 }
 
 impl<'a> Candidate<'a> {
     fn of(workload: &'a Workload) -> Self {
-        Self { workload, number: i64::MIN, created: None, copies: Vec::new() }
+        Self { workload, number: i64::MIN, created: None, copies: BTreeSet::new() }
     }
 
     fn take(&mut self, object: RevisionObject) {
@@ -175,15 +227,21 @@ impl<'a> Candidate<'a> {
             Kind::DaemonSet | Kind::StatefulSet => object.revision,
         };
         let created = creation_timestamp.and_then(|time| time.parse().ok());
-        if number > self.number || self.created.is_none() {
-            self.number = number;
-            self.created = created;
+        match number.cmp(&self.number) {
+            std::cmp::Ordering::Greater => (self.number, self.created) = (number, created),
+            // Numbers are given once. If not, the earlier one makes nobody miss a change.
+            std::cmp::Ordering::Equal => {
+                self.created = self.created.into_iter().chain(created).min();
+            }
+            std::cmp::Ordering::Less => {}
         }
         let record = record.and_then(|text| Record::parse(&text).ok());
         if let Some(recorded) = record.and_then(|record| record.of(&self.workload.uid, None)) {
             let hashes: HashSet<u64> = self.workload.secrets.iter().map(|s| s.hash64()).collect();
-            let entries = recorded.versions.iter().filter(|(hash, _)| hashes.contains(hash));
-            self.copies.extend(entries.map(|(hash, version)| (hash, version, created)));
+            let room = MOST_COPIES.saturating_sub(self.copies.len());
+            let of_its_secrets = recorded.versions.iter().filter(|(hash, _)| hashes.contains(hash));
+            let entries = of_its_secrets.map(|(hash, version)| (hash, version, created));
+            self.copies.extend(entries.take(room));
         }
     }
 
@@ -201,8 +259,9 @@ impl<'a> Candidate<'a> {
     }
 }
 
+/// A page of a list, as far as it is decoded.
 #[derive(Deserialize)]
-struct Page {
+pub struct Page {
     #[serde(default)]
     metadata: ListMeta,
     #[serde(default)]
@@ -296,6 +355,22 @@ mod tests {
     }
 
     #[test]
+    fn in_which_order_they_are_listed_does_not_matter() {
+        let web = workload("web", &["a"]);
+        let highest_without_a_time = [replica_set("2", "no time", ""), replica_set("1", EARLY, "")];
+        let twice = [replica_set("2", LATE, ""), replica_set("2", EARLY, "")];
+        for (mut objects, expected) in
+            [(highest_without_a_time, None), (twice, Some(EARLY.parse().unwrap()))]
+        {
+            for _ in 0..2 {
+                let created = revision_of(&web, &objects).map(|revision| revision.created);
+                assert_eq!(created, expected, "{objects:?}");
+                objects.reverse();
+            }
+        }
+    }
+
+    #[test]
     fn a_stateful_set_says_itself_what_it_moves_to() {
         let objects = [controller_revision("db-a", 3, LATE), controller_revision("db-b", 2, EARLY)];
         let kind = |kind, update_revision: Option<&str>| {
@@ -335,5 +410,66 @@ mod tests {
         ];
         let revision = revision_of(&web, &objects).unwrap();
         assert_eq!(*revision.copies, [copy, Copied { is_later: true, ..copy }]);
+    }
+
+    /// A look-up whose server answers each request by a script, after a second.
+    fn revisions_from(
+        script: impl Fn(&str) -> axum::body::Body + Clone + Send + Sync + 'static,
+    ) -> Revisions {
+        let server = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let script = script.clone();
+            async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let query = request.uri().query().unwrap_or_default();
+                Ok::<_, tower::BoxError>(http::Response::new(script(query)))
+            }
+        });
+        let server = tower::Layer::layer(&super::super::bounds::BoundsLayer, server);
+        Revisions::new(Client::new(server, "default"))
+    }
+
+    fn page(next: &str, objects: &[Value]) -> axum::body::Body {
+        let owners = json!([{ "uid": "uid-of-web", "controller": true }]);
+        let owned = objects.iter().cloned().map(|mut object| {
+            object["metadata"]["ownerReferences"] = owners.clone();
+            object
+        });
+        let items: Vec<Value> = owned.collect();
+        json!({ "metadata": { "continue": next }, "items": items }).to_string().into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_without_an_end_is_given_up_and_known_of_nobody() {
+        let endless = revisions_from(|_| page("more", &[replica_set("1", EARLY, "")]));
+        let began = Instant::now();
+        assert!(endless.of(&[Arc::new(workload("web", &["a"]))]).await.is_empty());
+        assert_eq!(began.elapsed(), LONGEST_LIST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_that_is_too_long_is_asked_for_in_parts() {
+        let server = revisions_from(|query| {
+            if query.contains("limit=250") || query.contains("limit=62&continue=next") {
+                return "x".repeat(17 << 20).into();
+            }
+            let next = if query.contains("continue") { "" } else { "next" };
+            page(next, &[replica_set("1", EARLY, "")])
+        });
+        let found = server.of(&[Arc::new(workload("web", &["a"]))]).await;
+        assert_eq!(found.len(), 1);
+    }
+
+    #[test]
+    fn copies_of_the_record_have_an_end() {
+        let web = workload("web", &["a"]);
+        let objects: Vec<Value> = (0..10_500)
+            .map(|number| {
+                let versions = [(secret("a").hash64(), version(number, 1))].into_iter().collect();
+                let record =
+                    Record { uid: "uid-of-web".to_owned(), mark: "m".to_owned(), versions };
+                replica_set("1", EARLY, &record.encode())
+            })
+            .collect();
+        assert_eq!(revision_of(&web, &objects).unwrap().copies.len(), MOST_COPIES);
     }
 }

@@ -8,15 +8,23 @@ use std::time::Duration;
 use http::header::{DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use jiff::Timestamp;
 use reqwest::{Certificate, Identity, Proxy, Url, redirect};
+use rustify::endpoint::Endpoint;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use vaultrs::api::EndpointMiddleware;
-use vaultrs::client::{VaultClient, VaultClientSettingsBuilder};
-use vaultrs::error::ClientError;
 
+use super::answer::{Answer, failure_of, retry_after};
 use crate::core::clock::ServerClock;
+use crate::core::words::in_short;
 
-/// The longest answer that is read. Metadata of a secret with 10,000 versions is about 1.5 MB.
+/// The longest answer that is read. Metadata of a secret with 10,000 versions is about 1.5 MB, and
+/// nobody keeps five times as many.
 const LONGEST_ANSWER: usize = 8 << 20;
+
+/// Answers that are longer than this, and so none of a secret that anybody keeps, are read one at a
+/// time: all requests under way together never hold more than one of the longest.
+const LONG_ANSWER: usize = 2 << 20;
 
 /// The longest time to set up a connection, where the time-out of a request is not shorter still.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -120,6 +128,9 @@ pub enum Failure {
     /// An answer that is none of this API.
     #[error("gave an answer that cannot be read: {0}")]
     BadAnswer(String),
+    /// An answer that began, and was not over in time or after more bytes than any has.
+    #[error("gives an answer that does not end")]
+    Endless,
 }
 
 impl Failure {
@@ -138,21 +149,9 @@ impl Failure {
             Self::Redirected(_) => "redirected",
             Self::Unaskable(_) => "unaskable",
             Self::BadAnswer(_) => "bad_answer",
+            Self::Endless => "endless",
         }
     }
-}
-
-/// An answer, whatever its status.
-#[derive(Debug)]
-pub struct Answer {
-    /// The HTTP status.
-    pub status: u16,
-    /// The body.
-    pub body: Vec<u8>,
-    /// How long the server asks to wait.
-    pub retry_after: Option<Duration>,
-    /// The state of the storage that the answer was read from.
-    pub index: Option<HeaderValue>,
 }
 
 /// A server of the Vault API.
@@ -160,6 +159,8 @@ pub struct Server {
     http: reqwest::Client,
     settings: ServerSettings,
     clock: Arc<ServerClock>,
+    /// The turn to read a long answer.
+    long_answers: Arc<Semaphore>,
 }
 
 impl Server {
@@ -195,7 +196,7 @@ impl Server {
             http = http.proxy(proxy);
         }
         let http = http.build().map_err(|e| ClientSetupError::Other(cause_of(&e)))?;
-        Ok(Self { http, settings, clock })
+        Ok(Self { http, settings, clock, long_answers: Arc::new(Semaphore::new(1)) })
     }
 
     /// The address, for log lines.
@@ -246,6 +247,38 @@ impl Server {
         self.read(answer.map_err(|error| transport(&error))?, sent).await
     }
 
+    /// Sends a request of `vaultrs`, with a token that [`super::login::is_token`], or an empty one
+    /// for none. The answer is a success.
+    ///
+    /// The client of `vaultrs` is not used: it reads an answer of any length.
+    pub(super) async fn execute(
+        &self,
+        endpoint: impl Endpoint,
+        token: &str,
+    ) -> Result<Answer, Failure> {
+        let middleware = EndpointMiddleware {
+            token: token.to_owned(),
+            version: "v1".to_owned(),
+            wrap: None,
+            namespace: self.settings.namespace.as_deref().map(str::to_owned),
+        };
+        let request = endpoint.with_middleware(&middleware).request(self.settings.address.as_str());
+        let request = request.map_err(|_| {
+            Failure::Unaskable("the request cannot be made of its parts".to_owned())
+        })?;
+        let mut request = reqwest::Request::try_from(request).map_err(|error| transport(&error))?;
+        if let Some(token) = request.headers_mut().get_mut("x-vault-token") {
+            token.set_sensitive(true);
+        }
+        let sent = Timestamp::now();
+        let answer = self.http.execute(request).await;
+        let answer = self.read(answer.map_err(|error| transport(&error))?, sent).await?;
+        match failure_of(answer.status, &answer.body) {
+            Some(failure) => Err(failure),
+            None => Ok(answer),
+        }
+    }
+
     async fn read(
         &self,
         mut response: reqwest::Response,
@@ -258,95 +291,29 @@ impl Server {
             self.clock.observe(date, sent, Timestamp::now());
         }
         if status.is_redirection() {
-            return Err(Failure::Redirected(text(LOCATION).unwrap_or("nowhere").to_owned()));
+            return Err(Failure::Redirected(in_short(text(LOCATION).unwrap_or("nowhere"))));
         }
-        let retry_after =
-            text(RETRY_AFTER).and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
-        let index = headers.get(INDEX).cloned();
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| transport(&error))? {
-            if body.len() + chunk.len() > LONGEST_ANSWER {
-                let limit = format!("longer than {LONGEST_ANSWER} bytes");
-                return Err(Failure::BadAnswer(limit));
+        let mut answer = Answer::new(status.as_u16(), Vec::new());
+        answer.retry_after = text(RETRY_AFTER).and_then(retry_after);
+        answer.index = headers.get(INDEX).cloned();
+        while let Some(chunk) = response.chunk().await.map_err(|error| cut_short(&error))? {
+            let length = answer.body.len() + chunk.len();
+            if length > LONGEST_ANSWER {
+                return Err(Failure::Endless);
             }
-            body.extend_from_slice(&chunk);
+            if length > LONG_ANSWER && answer.turn.is_none() {
+                let turn = Arc::clone(&self.long_answers).acquire_owned();
+                let turn = timeout(self.settings.timeout, turn).await;
+                answer.turn = turn.map_err(|_| Failure::Endless)?.ok();
+            }
+            answer.body.extend_from_slice(&chunk);
         }
-        Ok(Answer { status: status.as_u16(), body, retry_after, index })
-    }
-
-    /// A client of `vaultrs` that uses our HTTP client, for logins and for the token itself. An empty
-    /// token is none.
-    pub(super) fn vaultrs(&self, token: &str) -> Result<VaultClient, Failure> {
-        let namespace = self.settings.namespace.as_deref().map(str::to_owned);
-        let mut settings = VaultClientSettingsBuilder::default();
-        // All that it would otherwise take from the environment is set.
-        settings
-            .address(self.settings.address.as_str())
-            .ca_certs(Vec::new())
-            .identity(None)
-            .timeout(Some(self.settings.timeout))
-            .token(token)
-            .verify(!self.settings.tls.skip_verify)
-            .namespace(namespace.clone());
-        let settings = settings.build().map_err(|_| {
-            Failure::BadAnswer("the settings of the client do not fit together".to_owned())
-        })?;
-        Ok(VaultClient {
-            http: rustify::clients::reqwest::Client::new(
-                self.settings.address.as_str(),
-                self.http.clone(),
-            ),
-            middle: EndpointMiddleware {
-                token: token.to_owned(),
-                version: "v1".to_owned(),
-                wrap: None,
-                namespace,
-            },
-            settings,
-        })
+        Ok(answer)
     }
 }
 
 fn header(name: &'static str) -> http::HeaderName {
     http::HeaderName::from_static(name)
-}
-
-/// The failure that a status stands for; `None` where the answer is to be read.
-pub(super) fn failure_of(status: u16, body: &[u8]) -> Option<Failure> {
-    match status {
-        200..=299 => None,
-        403 => Some(denial_of(body)),
-        429 => Some(Failure::RateLimited),
-        // 472 and 473 are standbys of other kinds.
-        472 | 473 | 503 => Some(Failure::Sealed),
-        500.. => Some(Failure::Server(status)),
-        _ => Some(Failure::Refused { status, message: said(body) }),
-    }
-}
-
-/// A policy that forbids is reported as one of a list of errors, a token that the server does not
-/// know by the bare words, or by name.
-fn denial_of(body: &[u8]) -> Failure {
-    let said = said(body);
-    if said == "permission denied" || said.contains("invalid token") {
-        Failure::TokenEnded
-    } else {
-        Failure::Denied
-    }
-}
-
-/// What the server says in `errors` and `warnings`, on one line.
-pub(super) fn said(body: &[u8]) -> String {
-    #[derive(Default, serde::Deserialize)]
-    struct Said {
-        #[serde(default)]
-        errors: Option<Vec<String>>,
-        #[serde(default)]
-        warnings: Option<Vec<String>>,
-    }
-    let Said { errors, warnings } = serde_json::from_slice(body).unwrap_or_default();
-    let words: Vec<String> = [errors, warnings].into_iter().flatten().flatten().collect();
-    words.join("; ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Maps an error of the HTTP client. Its text can hold the address, never a header.
@@ -360,6 +327,15 @@ fn transport(error: &reqwest::Error) -> Failure {
     }
 }
 
+/// Maps an error while an answer is read. The server is there: it has begun to answer.
+fn cut_short(error: &reqwest::Error) -> Failure {
+    if error.is_timeout() {
+        Failure::Endless
+    } else {
+        Failure::BadAnswer(format!("it was cut short: {}", cause_of(error)))
+    }
+}
+
 /// The innermost cause: "connection refused" rather than "error sending request".
 fn cause_of(error: &reqwest::Error) -> String {
     let mut cause = error.source();
@@ -369,75 +345,9 @@ fn cause_of(error: &reqwest::Error) -> String {
     cause.map_or_else(|| "the connection failed".to_owned(), ToString::to_string)
 }
 
-/// Maps an error of `vaultrs` at once: some of its forms print tokens.
-pub(super) fn vaultrs_failure(error: &ClientError) -> Failure {
-    use rustify::errors::ClientError as Rest;
-    match error {
-        ClientError::APIError { code, errors } => {
-            let body = serde_json::json!({ "errors": errors }).to_string();
-            failure_of(*code, body.as_bytes())
-                .unwrap_or_else(|| Failure::BadAnswer(format!("status {code}")))
-        }
-        ClientError::RestClientError { source: Rest::ServerResponseError { code, .. } } => {
-            failure_of(*code, &[]).unwrap_or_else(|| Failure::BadAnswer(format!("status {code}")))
-        }
-        ClientError::RestClientError { source: Rest::RequestError { source, .. } } => {
-            match source.downcast_ref::<reqwest::Error>() {
-                Some(error) => transport(error),
-                None => Failure::Unreachable("the request failed".to_owned()),
-            }
-        }
-        _ => Failure::BadAnswer("not of the expected form".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_status_has_a_meaning() {
-        let table = [
-            (200, None),
-            (204, None),
-            (403, Some("denied")),
-            (400, Some("refused")),
-            (404, Some("refused")),
-            (429, Some("rate_limited")),
-            (472, Some("sealed")),
-            (503, Some("sealed")),
-            (500, Some("server_error")),
-            (502, Some("server_error")),
-        ];
-        for (status, reason) in table {
-            assert_eq!(failure_of(status, b"").as_ref().map(Failure::reason), reason, "{status}");
-        }
-    }
-
-    #[test]
-    fn a_token_that_is_not_known_is_told_from_a_policy() {
-        let table = [
-            (r#"{"errors":["permission denied"]}"#, Failure::TokenEnded),
-            (
-                r#"{"errors":["2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"]}"#,
-                Failure::TokenEnded,
-            ),
-            (r#"{"errors":["1 error occurred:\n\t* permission denied\n\n"]}"#, Failure::Denied),
-            ("", Failure::Denied),
-        ];
-        for (body, expected) in table {
-            assert_eq!(failure_of(403, body.as_bytes()), Some(expected), "{body}");
-        }
-    }
-
-    #[test]
-    fn what_the_server_says_is_one_line() {
-        let body = br#"{"errors":["1 error occurred:\n\t* bad path\n\n"],"warnings":["and so"]}"#;
-        assert_eq!(said(body), "1 error occurred: * bad path ; and so");
-        for body in ["", "<html>", "[]", r#"{"errors":null}"#] {
-            assert_eq!(said(body.as_bytes()), "", "{body:?}");
-        }
-    }
 
     #[test]
     fn debug_output_holds_no_key() {

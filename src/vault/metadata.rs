@@ -5,14 +5,16 @@ use std::fmt;
 
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use super::client::{Answer, Failure, failure_of, said};
+use super::answer::{Answer, failure_of};
+use super::client::Failure;
 use crate::core::secret::Version;
+use crate::core::words::in_short;
 
 /// What the metadata of a secret say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Metadata {
+pub enum Metadata {
     /// The latest version can be read.
     Live(Version),
     /// There is no such secret, or it has no version.
@@ -24,27 +26,33 @@ pub(super) enum Metadata {
 }
 
 /// Reads the answer to `GET <mount>/metadata/<path>`. `now` is the present by the server's clock.
-pub(super) fn read(answer: &Answer, now: Timestamp) -> Result<Metadata, Failure> {
-    if answer.status == 404 && is_bare_not_found(&answer.body) {
+pub fn read(answer: &Answer, now: Timestamp) -> Result<Metadata, Failure> {
+    // What the decoder skips it does not look at: all of it is to be text.
+    let text = std::str::from_utf8(&answer.body).unwrap_or_default();
+    if answer.status == 404 && is_bare_not_found(text) {
         return Ok(Metadata::Missing);
     }
     if let Some(failure) = failure_of(answer.status, &answer.body) {
         return Err(failure);
     }
-    let Envelope { data } = serde_json::from_slice(&answer.body)
-        .map_err(|error| Failure::BadAnswer(format!("metadata: {error}")))?;
+    let Envelope { data } = serde_json::from_str(text)
+        // What the decoder says can hold a part of the answer, of any length.
+        .map_err(|error| Failure::BadAnswer(in_short(&format!("metadata: {error}"))))?;
     data.observe(now)
 }
 
 /// A secret that is missing is `{"errors":[]}` and nothing else. With a word in it, the mount is
 /// missing, the path is none of KV v2, or the namespace is wrong: nothing that says "gone".
-fn is_bare_not_found(body: &[u8]) -> bool {
+fn is_bare_not_found(body: &str) -> bool {
     #[derive(Deserialize)]
     struct NotFound {
-        errors: Vec<serde_json::Value>,
+        errors: Vec<IgnoredAny>,
+        #[serde(default)]
+        warnings: Option<Vec<IgnoredAny>>,
     }
-    serde_json::from_slice::<NotFound>(body).is_ok_and(|body| body.errors.is_empty())
-        && said(body).is_empty()
+    serde_json::from_str::<NotFound>(body).is_ok_and(|NotFound { errors, warnings }| {
+        errors.is_empty() && warnings.unwrap_or_default().is_empty()
+    })
 }
 
 #[derive(Deserialize)]
@@ -56,7 +64,7 @@ struct Envelope<'a> {
 #[derive(Deserialize)]
 struct Data<'a> {
     current_version: u64,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     versions: Latest<'a>,
 }
 
@@ -121,6 +129,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Latest<'a> {
                 let mut latest: Option<(u64, Entry<'de>)> = None;
                 while let Some(key) = map.next_key::<Cow<'de, str>>()? {
                     let number = key.parse().map_err(serde::de::Error::custom)?;
+                    // Counted from 1, and spelt in one way.
+                    if number == 0 || key.starts_with(['+', '0']) {
+                        return Err(serde::de::Error::custom("no number of a version"));
+                    }
                     let entry = map.next_value()?;
                     if latest.as_ref().is_none_or(|(highest, _)| number > *highest) {
                         latest = Some((number, entry));
@@ -138,7 +150,7 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, body: &str) -> Answer {
-        Answer { status, body: body.into(), retry_after: None, index: None }
+        Answer::new(status, body.into())
     }
 
     fn observe(body: &str) -> Result<Metadata, Failure> {
@@ -195,6 +207,8 @@ mod tests {
             r#"{"errors":null}"#,
             r#"{"errors":["no handler for route"]}"#,
             r#"{"errors":[],"warnings":["Invalid path for a versioned K/V secrets engine"]}"#,
+            r#"{"errors":[],"warnings":"Invalid path for a versioned K/V secrets engine"}"#,
+            r#"{"errors":[],"warnings":[1]}"#,
         ] {
             let failure = read(&answer(404, body), Timestamp::UNIX_EPOCH).unwrap_err();
             assert_eq!(failure.reason(), "refused", "{body:?}");
@@ -214,9 +228,34 @@ mod tests {
             &versions(1, r#""1":{"created_time":"2026-11-22T05:51:00Z","deletion_time":"soon"}"#),
             &versions(1, r#""one":{"created_time":"2026-11-22T05:51:00Z"}"#),
             &versions(1, r#""1":null"#),
+            r#"{"data":{"current_version":0}}"#,
+            &versions(0, &format!(r#""0":{LIVE}"#)),
+            &versions(1, &format!(r#""+1":{LIVE}"#)),
+            &versions(1, &format!(r#""01":{LIVE}"#)),
         ] {
             assert_eq!(observe(body).unwrap_err().reason(), "bad_answer", "{body:?}");
         }
+    }
+
+    #[test]
+    fn what_is_no_text_is_no_answer() {
+        let broken = |text: &str| {
+            let mut body = text.as_bytes().to_vec();
+            let place = body.iter().position(|byte| *byte == b'~').unwrap();
+            body[place] = 0xff;
+            body
+        };
+        let missing = broken(r#"{"errors":[],"x":"~"}"#);
+        assert!(read(&Answer::new(404, missing), Timestamp::UNIX_EPOCH).is_err());
+        let live =
+            versions(1, &format!(r#""1":{LIVE}"#)).replace(r#"{"data""#, r#"{"x":"~","data""#);
+        assert!(read(&Answer::new(200, broken(&live)), Timestamp::UNIX_EPOCH).is_err());
+    }
+
+    #[test]
+    fn what_is_said_of_an_odd_answer_has_an_end() {
+        let odd = format!(r#"{{"data":{{"current_version":"{}"}}}}"#, "x".repeat(1 << 20));
+        assert!(observe(&odd).unwrap_err().to_string().len() < 1000);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Architecture Invariant: only this module names `vaultrs` and `reqwest`, it knows nothing of
 //! Kubernetes, and it never asks for anything but KV v2 metadata, the mounts, and its own token.
 
+pub mod answer;
 pub mod client;
 pub mod login;
 pub mod metadata;

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::client::{Answer, Failure, failure_of};
+use super::answer::{Answer, failure_of};
+use super::client::Failure;
+use crate::core::words::in_short;
 
 /// How long an answer is kept: mounts can be replaced, and one small request in this time is
 /// nothing beside the reads.
@@ -14,7 +16,7 @@ const KEPT_FOR: Duration = Duration::from_mins(5);
 
 /// The engine of a mount, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Engine {
+pub enum Engine {
     /// The one whose metadata are read.
     KvV2,
     /// KV without versions.
@@ -25,7 +27,7 @@ pub(super) enum Engine {
 
 /// What a path is on its mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Classified {
+pub enum Classified {
     /// A secret, whose metadata are at this path.
     Metadata(String),
     /// On a KV v2 mount, but without the `data/` that the API asks for.
@@ -46,37 +48,52 @@ struct Mount {
     asked: Instant,
 }
 
-/// The mounts that the server told of.
+/// The mounts that the server told of, each once. There are never more than secrets that are referred
+/// to, since each covers one of those, and is forgotten after a while.
 #[derive(Debug, Default)]
-pub(super) struct Mounts {
+pub struct Mounts {
     known: Vec<Mount>,
 }
 
 impl Mounts {
     /// Forgets what was told too long ago.
-    pub(super) fn expire(&mut self) {
+    pub fn expire(&mut self) {
         self.known.retain(|mount| mount.asked.elapsed() < KEPT_FOR);
     }
 
     /// Forgets the mount of a path, because the server answered as no KV v2 engine does.
-    pub(super) fn forget(&mut self, namespace: Option<&str>, path: &str) {
+    pub fn forget(&mut self, namespace: Option<&str>, path: &str) {
         self.known.retain(|mount| !mount.covers(namespace, path));
+    }
+
+    /// How many mounts are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether no mount is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
     }
 
     /// What a path is, if its mount is known. Mounts do not lie within each other, so the first
     /// that covers it is the one.
-    pub(super) fn classify(&self, namespace: Option<&str>, path: &str) -> Option<Classified> {
+    #[must_use]
+    pub fn classify(&self, namespace: Option<&str>, path: &str) -> Option<Classified> {
         let mount = self.known.iter().find(|mount| mount.covers(namespace, path))?;
         Some(mount.classify(path))
     }
 
     /// The API path that tells of the mount of a path.
-    pub(super) fn question(path: &str) -> String {
+    #[must_use]
+    pub fn question(path: &str) -> String {
         format!("sys/internal/ui/mounts/{path}")
     }
 
     /// Reads the answer to the [`Self::question`].
-    pub(super) fn read(answer: &Answer, _: Timestamp) -> Result<(String, Engine), Failure> {
+    pub fn read(answer: &Answer, _: Timestamp) -> Result<(String, Engine), Failure> {
         match failure_of(answer.status, &answer.body) {
             Some(failure) => Err(failure),
             None => read(&answer.body),
@@ -85,11 +102,13 @@ impl Mounts {
 
     /// Takes in what was answered for a path. A mount that does not cover it is another thing than
     /// it seems: those of auth methods are told of without their `auth/`.
-    pub(super) fn learn(&mut self, namespace: Option<&str>, path: &str, answer: (String, Engine)) {
+    pub fn learn(&mut self, namespace: Option<&str>, path: &str, answer: (String, Engine)) {
         let (mount, engine) = answer;
         let namespace = namespace.map(str::to_owned);
         let mount = Mount { namespace, path: mount, engine, asked: Instant::now() };
         if mount.covers(mount.namespace.as_deref(), path) {
+            self.known
+                .retain(|known| (&known.namespace, &known.path) != (&mount.namespace, &mount.path));
             self.known.push(mount);
         }
     }
@@ -132,13 +151,15 @@ fn read(body: &[u8]) -> Result<(String, Engine), Failure> {
     struct Options {
         version: Option<String>,
     }
-    let Envelope { data } = serde_json::from_slice(body)
-        .map_err(|error| Failure::BadAnswer(format!("mount: {error}")))?;
+    // What the decoder skips it does not look at: all of it is to be text.
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    let Envelope { data } = serde_json::from_str(text)
+        .map_err(|error| Failure::BadAnswer(in_short(&format!("mount: {error}"))))?;
     let version = data.options.unwrap_or_default().version;
     let engine = match (data.engine.as_str(), version.as_deref()) {
         ("kv", Some("2")) => Engine::KvV2,
         ("kv" | "generic", _) => Engine::KvV1,
-        _ => Engine::Other(data.engine),
+        _ => Engine::Other(in_short(&data.engine)),
     };
     if data.path.trim_end_matches('/').is_empty() {
         return Err(Failure::BadAnswer("mount: it has no path".to_owned()));
@@ -215,5 +236,24 @@ mod tests {
         assert_eq!(mounts.classify(None, "secret/data/x"), None);
         mounts.learn(None, "secret/data/x", ("secret/".to_owned(), Engine::KvV2));
         assert!(mounts.classify(None, "secret/data/x").is_some());
+    }
+
+    #[test]
+    fn a_mount_that_is_told_of_again_takes_the_place_of_what_was_told() {
+        let mut mounts = Mounts::default();
+        for engine in [Engine::KvV1, Engine::KvV2] {
+            mounts.learn(None, "secret/data/x", ("secret/".to_owned(), engine));
+            mounts.learn(Some("team"), "secret/data/x", ("secret/".to_owned(), Engine::KvV1));
+        }
+        assert_eq!(mounts.len(), 2);
+        let metadata = Classified::Metadata("secret/metadata/x".to_owned());
+        assert_eq!(mounts.classify(None, "secret/data/x"), Some(metadata));
+    }
+
+    #[test]
+    fn the_name_of_an_engine_has_an_end() {
+        let body = format!(r#"{{"data":{{"path":"x/","type":"{}"}}}}"#, "x".repeat(1 << 20));
+        let Ok((_, Engine::Other(name))) = read(body.as_bytes()) else { panic!("another engine") };
+        assert!(name.len() < 500);
     }
 }

@@ -13,7 +13,8 @@ use http::header::HeaderValue;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::client::{Answer, Failure, Server};
+use super::answer::Answer;
+use super::client::{Failure, Server};
 use super::metadata::{self, Metadata};
 use super::mounts::{Classified, Engine, Mounts};
 use super::session::{Doubt, Pass, Session};
@@ -120,11 +121,29 @@ impl<'a> Reads<'a> {
         }
     }
 
-    /// Reads each secret once.
+    /// Reads each secret once. Those whose mount is known come first: however many paths a tenant
+    /// makes up that belong to no mount, they take no time from the others.
     pub(super) async fn read_all(&self, mounts: &mut Mounts, asks: &[Ask]) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(asks.len());
-        let mut readable = Vec::with_capacity(asks.len());
         mounts.expire();
+        let (known, unknown): (Vec<_>, Vec<_>) = asks.iter().partition(|ask| {
+            let SecretId { namespace, path, .. } = &*ask.secret;
+            mounts.classify(namespace.as_deref(), path).is_some()
+        });
+        for asks in [known, unknown] {
+            self.read_some(mounts, asks, &mut outcomes).await;
+        }
+        for (secret, outcome) in &outcomes {
+            if let Err(Trouble::Failed(Failure::Refused { .. })) = outcome {
+                // As no KV v2 engine answers: the mount may have been replaced.
+                mounts.forget(secret.namespace.as_deref(), &secret.path);
+            }
+        }
+        outcomes
+    }
+
+    async fn read_some(&self, mounts: &mut Mounts, asks: Vec<&Ask>, outcomes: &mut Vec<Outcome>) {
+        let mut readable = Vec::with_capacity(asks.len());
         for ask in asks {
             match self.classify(mounts, &ask.secret).await {
                 Ok(metadata) => readable.push(Read { ask, metadata }),
@@ -140,13 +159,6 @@ impl<'a> Reads<'a> {
         let queue = Mutex::new(readable.into_iter());
         let workers: Vec<_> = (0..CONCURRENCY).map(|_| self.work(&queue)).collect();
         outcomes.extend(join_all(workers).await.into_iter().flatten());
-        for (secret, outcome) in &outcomes {
-            if let Err(Trouble::Failed(Failure::Refused { .. })) = outcome {
-                // As no KV v2 engine answers: the mount may have been replaced.
-                mounts.forget(secret.namespace.as_deref(), &secret.path);
-            }
-        }
-        outcomes
     }
 
     /// The state of the storage that was seen last.
@@ -299,7 +311,7 @@ impl<'a> Reads<'a> {
             }
             // A load balancer before a server that is gone answers so to everything. One alone may
             // be a secret that the server fails on.
-            Failure::Server(_) | Failure::BadAnswer(_)
+            Failure::Server(_) | Failure::BadAnswer(_) | Failure::Endless
                 if !self.has_answered.load(Ordering::Relaxed)
                     && self.errors.fetch_add(1, Ordering::Relaxed) > 0 =>
             {

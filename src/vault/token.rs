@@ -39,7 +39,9 @@ impl Lease {
     /// The time of a new token.
     #[must_use]
     pub fn new(grant: Grant, now: Instant) -> Self {
-        let ends = (!grant.ttl.is_zero()).then(|| now + grant.ttl);
+        // A time that no clock will show is never, too.
+        let ends =
+            Some(grant.ttl).filter(|ttl| !ttl.is_zero()).and_then(|ttl| now.checked_add(ttl));
         Self { full: grant.ttl, ends, renewable: grant.renewable }
     }
 
@@ -117,6 +119,14 @@ mod tests {
             let step = Lease::new(grant, start).step(start + SECOND * age, THRESHOLD);
             assert_eq!(step, expected, "{grant:?} after {age} s");
         }
+    }
+
+    #[test]
+    fn a_token_that_outlives_all_clocks_never_ends() {
+        let now = Instant::now();
+        let lease = Lease::new(Grant { ttl: Duration::MAX, renewable: true }, now);
+        assert_eq!(lease.step(now + SECOND * 1_000_000, THRESHOLD), Step::Use);
+        assert!(!lease.outlived_by(SECOND));
     }
 
     #[test]

@@ -1,0 +1,175 @@
+//! A gateway before a server, which passes requests on, and answers some itself, without an end.
+//!
+//! Invariant: one request a connection, so that what is streamed to one request holds up no other.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use http::Method;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use crate::wait::locked;
+
+/// An answer without an end.
+#[derive(Debug, Clone)]
+pub struct Endless {
+    /// Its first bytes.
+    pub begin: String,
+    /// What follows, again and again.
+    pub again: String,
+    /// The time between two pieces.
+    pub pause: Duration,
+}
+
+impl Endless {
+    /// As fast as it is read, in pieces of 64 KiB.
+    #[must_use]
+    pub fn fast(begin: &str, again: &str) -> Self {
+        let again = again.repeat((64 << 10) / again.len().max(1) + 1);
+        Self { begin: begin.to_owned(), again, pause: Duration::ZERO }
+    }
+
+    /// A byte now and then.
+    #[must_use]
+    pub fn slow(begin: &str) -> Self {
+        let pause = Duration::from_millis(100);
+        Self { begin: begin.to_owned(), again: " ".to_owned(), pause }
+    }
+}
+
+/// Which requests are answered without an end: those whose target contains a text.
+type Rule = (String, Endless);
+
+/// A running gateway; its connections end when this value is dropped.
+#[derive(Debug)]
+pub struct Gateway {
+    address: String,
+    rules: Arc<Mutex<Vec<Rule>>>,
+    streamed: Arc<AtomicUsize>,
+    accepting: JoinHandle<()>,
+}
+
+impl Gateway {
+    /// Starts a gateway, on a free port of 127.0.0.1, before a server with this address and, where
+    /// it has TLS, this CA.
+    ///
+    /// # Errors
+    /// When no port is to be had, or the CA is none.
+    pub async fn before(server: &str, ca: Option<&str>) -> Result<Self> {
+        let mut client = reqwest::Client::builder().no_proxy();
+        if let Some(ca) = ca {
+            client = client.tls_certs_only([reqwest::Certificate::from_pem(ca.as_bytes())?]);
+        }
+        let client = client.build()?;
+        let server = server.trim_end_matches('/').to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = format!("http://{}", listener.local_addr()?);
+        let rules = Arc::<Mutex<Vec<Rule>>>::default();
+        let streamed = Arc::<AtomicUsize>::default();
+        let (shared, counter) = (Arc::clone(&rules), Arc::clone(&streamed));
+        let accepting = tokio::spawn(async move {
+            // They end with this task.
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (client, server) = (client.clone(), server.clone());
+                let (rules, counter) = (Arc::clone(&shared), Arc::clone(&counter));
+                connections.spawn(async move {
+                    // An error is the end of a connection, which is all there is to it.
+                    drop(serve(stream, &client, &server, &rules, &counter).await);
+                });
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Ok(Self { address, rules, streamed, accepting })
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// From now on, requests whose target contains a text get an answer without an end.
+    pub fn stream(&self, target: &str, answer: Endless) {
+        locked(&self.rules).push((target.to_owned(), answer));
+    }
+
+    /// From now on, all requests are passed on.
+    pub fn mend(&self) {
+        locked(&self.rules).clear();
+    }
+
+    /// How many answers without an end were begun so far.
+    #[must_use]
+    pub fn streamed(&self) -> usize {
+        self.streamed.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn serve(
+    stream: TcpStream,
+    client: &reqwest::Client,
+    server: &str,
+    rules: &Mutex<Vec<Rule>>,
+    counter: &AtomicUsize,
+) -> Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    stream.read_line(&mut line).await?;
+    let mut words = line.split_whitespace();
+    let (Some(method), Some(target)) = (words.next(), words.next()) else { bail!("no request") };
+    let (method, target) = (Method::from_bytes(method.as_bytes())?, target.to_owned());
+    let mut request = client.request(method, format!("{server}{target}"));
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).await?;
+        let Some((name, value)) = line.trim().split_once(':') else { break };
+        match name.to_ascii_lowercase().as_str() {
+            "host" | "connection" => {}
+            "content-length" => length = value.trim().parse()?,
+            _ => request = request.header(name, value.trim()),
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    let endless = locked(rules).iter().find(|(part, _)| target.contains(part)).cloned();
+    if let Some((_, endless)) = endless {
+        counter.fetch_add(1, Ordering::Relaxed);
+        return pour(stream.get_mut(), &endless).await;
+    }
+    let mut answer = request.body(body).send().await?;
+    let mut head = format!("HTTP/1.1 {}\r\n", answer.status());
+    for (name, value) in answer.headers() {
+        if !["connection", "transfer-encoding"].contains(&name.as_str()) {
+            head.extend([name.as_str(), ": ", value.to_str().context("a header")?, "\r\n"]);
+        }
+    }
+    head.push_str("connection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    while let Some(chunk) = answer.chunk().await? {
+        stream.write_all(&chunk).await?;
+    }
+    Ok(stream.shutdown().await?)
+}
+
+/// Writes until the client has had enough.
+async fn pour(stream: &mut TcpStream, endless: &Endless) -> Result<()> {
+    let head =
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n".to_owned();
+    stream.write_all((head + &endless.begin).as_bytes()).await?;
+    loop {
+        stream.write_all(endless.again.as_bytes()).await?;
+        tokio::time::sleep(endless.pause).await;
+    }
+}

@@ -1,0 +1,41 @@
+//! Headers. Input: `Date` of Vault, `Date` of the API server, `Retry-After`, a line each.
+
+use jiff::{SignedDuration, Timestamp};
+use vault_secrets_reloader::core::clock::{Ahead, ServerClock, skew};
+use vault_secrets_reloader::vault::answer::retry_after;
+
+use crate::{first_line, now};
+
+/// Asserts what must hold of any headers.
+pub fn check(data: &[u8]) {
+    let (vault_date, rest) = first_line(data);
+    let (cluster_date, rest) = first_line(rest);
+    let (retry, _) = first_line(rest);
+    let clock = |date: &str| {
+        let clock = ServerClock::default();
+        clock.observe(date, now(), now());
+        clock
+    };
+    let (vault, cluster) = (clock(&vault_date), clock(&cluster_date));
+    for clock in [&vault, &cluster] {
+        for time in [now(), Timestamp::MIN, Timestamp::MAX] {
+            let _ = clock.at(time);
+        }
+        let read = clock.at(now());
+        let ahead = clock.ahead();
+        if let Some(Ahead { least, most }) = ahead {
+            assert_eq!(most - least, SignedDuration::from_secs(1), "what a date leaves open");
+            let by = read.duration_since(now());
+            assert!((least <= by && by <= most) || by == SignedDuration::ZERO);
+        }
+        // What is no date changes nothing.
+        clock.observe("yesterday", Timestamp::MIN, Timestamp::MAX);
+        assert_eq!(clock.ahead(), ahead);
+    }
+    let (there, back) = (skew(&vault, &cluster), skew(&cluster, &vault));
+    // Either way it is the most that it can be.
+    let is_none = there == SignedDuration::ZERO && back == SignedDuration::ZERO;
+    assert!(is_none || there + back == SignedDuration::from_secs(2), "{there} {back}");
+    let wait = retry_after(&retry);
+    assert_eq!(wait.map(|wait| wait.as_secs()), retry.trim().parse().ok());
+}

@@ -1,0 +1,65 @@
+//! What is decoded of others, one module a target: each has a function that takes any bytes and
+//! asserts what must hold of them, which is more than that nothing panics.
+//!
+//! `make fuzz` runs the targets under libFuzzer, each by a file in `fuzz_targets/`; `tests/replay.rs`
+//! runs them, on the stable toolchain and with every `make test`, over the inputs that are kept in
+//! `corpus/` and `regressions/`.
+//!
+//! Invariant: a target does no I/O and reads no clock or randomness, so that an input that fails once
+//! fails always.
+
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::panic,
+    reason = "a target tells that something does not hold by a panic"
+)]
+
+pub mod api;
+pub mod headers;
+pub mod manifest;
+pub mod metadata;
+pub mod mounts;
+pub mod record;
+pub mod reference;
+pub mod revisions;
+pub mod token;
+pub mod words;
+
+use jiff::Timestamp;
+
+/// A target: its name, and what it does with an input.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 10] = [
+    ("api", api::check),
+    ("headers", headers::check),
+    ("manifest", manifest::check),
+    ("metadata", metadata::check),
+    ("mounts", mounts::check),
+    ("record", record::check),
+    ("reference", reference::check),
+    ("revisions", revisions::check),
+    ("token", token::check),
+    ("words", words::check),
+];
+
+/// The present of all targets: 2026-11-22T12:00:00Z.
+fn now() -> Timestamp {
+    Timestamp::from_second(1_795_348_800).unwrap_or_default()
+}
+
+/// The first line of an input, and what follows it.
+fn first_line(data: &[u8]) -> (String, &[u8]) {
+    let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
+    let (line, rest) = data.split_at(end);
+    (String::from_utf8_lossy(line).into_owned(), rest.get(1..).unwrap_or_default())
+}
+
+/// A path as it may go to a server: see `core::reference`.
+fn assert_is_clean(path: &str) {
+    assert!(!path.is_empty() && path.len() <= 2048, "{} bytes", path.len());
+    assert!(!path.chars().any(char::is_control), "{path:?}");
+    assert!(!path.split('/').any(|segment| matches!(segment, "" | "." | "..")), "{path:?}");
+    assert!(!path.contains('#'), "{path:?}");
+}

@@ -1,0 +1,91 @@
+//! An object of the API server, from its JSON to a workload. Input: the JSON.
+
+use serde_json::Value;
+use vault_secrets_reloader::core::annotation::RECORD;
+use vault_secrets_reloader::core::manifest::{Manifest, Read};
+use vault_secrets_reloader::core::reference::may_hold_reference;
+use vault_secrets_reloader::core::workload::Kind;
+use vault_secrets_reloader::kubernetes::object::Object;
+
+use crate::assert_is_clean;
+
+/// Asserts what must hold of any JSON.
+pub fn check(data: &[u8]) {
+    let Some(manifest) = manifest_of(data) else { return };
+    assert_eq!(manifest_of(data), Some(manifest.clone()), "the same bytes are the same");
+    for kind in Kind::ALL {
+        check_read(&manifest, kind);
+    }
+    // Any JSON is an object; without double keys there is only one way to read it.
+    if let Ok(value) = serde_json::from_slice::<Value>(data) {
+        let text = value.to_string();
+        let manifest = manifest_of(text.as_bytes());
+        assert!(manifest.is_some(), "{text}");
+        check_against_slow_reading(&manifest.unwrap_or_default(), &value);
+    }
+}
+
+fn manifest_of(json: &[u8]) -> Option<Manifest> {
+    serde_json::from_slice::<Object>(json).ok().map(Object::into_manifest)
+}
+
+fn check_against_slow_reading(manifest: &Manifest, value: &Value) {
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let metadata = &value["metadata"];
+    assert_eq!(manifest.name, text("/metadata/name"));
+    assert_eq!(manifest.namespace, text("/metadata/namespace"));
+    assert_eq!(manifest.uid, text("/metadata/uid"));
+    assert_eq!(manifest.resource_version, text("/metadata/resourceVersion"));
+    assert_eq!(manifest.generation, metadata["generation"].as_u64().unwrap_or_default());
+    assert_eq!(manifest.deleting, metadata["deletionTimestamp"].is_string());
+    assert_eq!(manifest.record.as_deref(), metadata["annotations"][RECORD].as_str());
+    let template = &value["spec"]["template"];
+    let mut variables = Vec::new();
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
+        for container in template["spec"][list].as_array().into_iter().flatten() {
+            for variable in container["env"].as_array().into_iter().flatten() {
+                let text = |key: &str| variable[key].as_str().unwrap_or_default();
+                if may_hold_reference(text("value")) {
+                    let container = container["name"].as_str().unwrap_or_default();
+                    variables.push((container, text("name"), text("value")));
+                }
+            }
+        }
+    }
+    variables.sort_unstable();
+    let read = manifest.variables.iter();
+    let mut read: Vec<_> = read.map(|read| (&*read.container, &*read.name, &*read.value)).collect();
+    read.sort_unstable();
+    assert_eq!(read, variables);
+}
+
+fn check_read(manifest: &Manifest, kind: Kind) {
+    let namespace = Some("team".into());
+    let read = manifest.clone().read(kind, namespace.as_ref());
+    let Read { id, workload, notes, record_error } = &read;
+    assert_eq!((&*id.namespace, &*id.name), (&*manifest.namespace, &*manifest.name));
+    let is_opted_in = manifest.annotations.opt_in().is_some();
+    assert!(is_opted_in || (workload.is_none() && notes.is_empty() && record_error.is_none()));
+
+    let without = Manifest { record: None, ..manifest.clone() }.read(kind, namespace.as_ref());
+    if record_error.is_some() {
+        // What cannot be read is none, and changes nothing else.
+        assert_eq!(Read { record_error: None, ..read.clone() }, without);
+    }
+    let Some(workload) = workload else { return };
+    assert!(!workload.secrets.is_empty() && workload.secrets.is_sorted_by(|a, b| a < b));
+    let mut hashes = Vec::new();
+    for secret in &workload.secrets {
+        assert_is_clean(&secret.path);
+        let namespace = secret.namespace.as_deref().unwrap_or_default();
+        assert!(namespace.len() <= 1024 && !namespace.chars().any(char::is_control));
+        assert!(!namespace.starts_with('/') && !namespace.ends_with('/'));
+        hashes.push(secret.hash64());
+    }
+    if let Some(recorded) = &workload.recorded {
+        assert!(recorded.versions.iter().all(|(hash, _)| hashes.contains(&hash)));
+    }
+    let another = Manifest { uid: format!("{}x", manifest.uid), ..manifest.clone() };
+    let another = another.read(kind, namespace.as_ref()).workload;
+    assert!(another.is_some_and(|another| another.recorded.is_none()));
+}

@@ -1,0 +1,45 @@
+//! The mounts that the server tells of. Input: the path that was asked for, and after the first
+//! newline the body.
+
+use serde_json::Value;
+use vault_secrets_reloader::vault::answer::Answer;
+use vault_secrets_reloader::vault::mounts::{Classified, Engine, Mounts};
+
+use crate::{first_line, now};
+
+/// Asserts what must hold of any answer.
+pub fn check(data: &[u8]) {
+    let (path, body) = first_line(data);
+    let read = Mounts::read(&Answer::new(200, body.to_vec()), now());
+    assert!(Mounts::read(&Answer::new(403, body.to_vec()), now()).is_err());
+    let Ok((mount, engine)) = read else { return };
+    assert!(mount.len() > 1 && mount.ends_with('/'), "{mount:?}");
+    if let Ok(Value::Object(body)) = serde_json::from_slice(body) {
+        let data = &body["data"];
+        let is_kv2 = data["type"] == "kv" && data["options"]["version"] == "2";
+        assert_eq!(engine == Engine::KvV2, is_kv2, "{data}");
+    }
+    if let Engine::Other(name) = &engine {
+        assert!(name.len() <= 500);
+    }
+
+    let mut mounts = Mounts::default();
+    for _ in 0..3 {
+        mounts.learn(Some("team"), &path, (mount.clone(), engine.clone()));
+    }
+    assert!(mounts.len() <= 1, "told thrice, kept once");
+    assert_eq!(mounts.classify(None, &path), None, "another namespace");
+    match mounts.classify(Some("team"), &path) {
+        Some(Classified::Metadata(metadata)) => {
+            assert_eq!(engine, Engine::KvV2);
+            let secret = metadata.strip_prefix(&format!("{mount}metadata/"));
+            assert!(secret.is_some_and(|secret| path == format!("{mount}data/{secret}")));
+        }
+        Some(Classified::NoDataPrefix { correct }) => {
+            assert_eq!(engine, Engine::KvV2);
+            assert!(correct.starts_with(&format!("{mount}data/")));
+        }
+        Some(Classified::NotKvV2(other)) => assert!(other == engine && engine != Engine::KvV2),
+        None => assert!(!path.starts_with(&mount), "{path:?} is within {mount:?}"),
+    }
+}

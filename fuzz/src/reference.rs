@@ -1,0 +1,77 @@
+//! The references in a value. Input: the variable's name, and after the first newline its value.
+
+use vault_secrets_reloader::core::annotation::Annotations;
+use vault_secrets_reloader::core::reference::{
+    EnvVar, Reading, Reason, extract, may_hold_reference, read_value,
+};
+
+use crate::{assert_is_clean, first_line};
+
+/// Asserts what must hold of any value.
+pub fn check(data: &[u8]) {
+    let (variable, value) = first_line(data);
+    let value = String::from_utf8_lossy(value).into_owned();
+    let readings = read_value(&variable, &value);
+    assert!(readings.is_empty() || may_hold_reference(&value));
+    for reading in &readings {
+        check_reading(reading);
+    }
+    check_that_text_around_does_not_matter(&variable, &value);
+    check_extraction(variable, value, &readings);
+}
+
+fn check_reading(reading: &Reading) {
+    let path = match reading {
+        Reading::Watch(path) => path,
+        Reading::WatchOdd(path, reason) => {
+            assert!(reason.is_warning());
+            path
+        }
+        Reading::Skip(reason) => {
+            assert!(!reason.advice().is_empty());
+            return;
+        }
+    };
+    assert_is_clean(path);
+    // Cleaning a clean path is itself, unless it now looks like a ciphertext.
+    let again = read_value("X", &format!("vault:{path}#k"));
+    let transit = vec![Reading::Skip(Reason::Transit)];
+    assert!(again == [Reading::Watch(path.clone())] || again == transit, "{path:?}: {again:?}");
+}
+
+/// The value as the body of a reference: the same alone, and inline with text around it.
+fn check_that_text_around_does_not_matter(variable: &str, body: &str) {
+    if body.contains(['{', '}', '$', '\n']) {
+        return;
+    }
+    for scheme in ["vault:", "bao:"] {
+        let alone = read_value(variable, &format!("{scheme}{body}"));
+        assert_eq!(alone.len(), 1, "{body:?}");
+        for (before, behind) in
+            [("", ""), ("x", "y"), ("vault:a#", "#b"), ("\n>>", "\n${"), ("{", "#")]
+        {
+            let inline = read_value(variable, &format!("{before}${{{scheme}{body}}}{behind}"));
+            assert_eq!(inline, alone, "{body:?} between {before:?} and {behind:?}");
+        }
+        let twice = read_value(variable, &format!("${{{scheme}{body}}}@${{{scheme}{body}}}"));
+        assert_eq!(twice, [alone.clone(), alone].concat(), "{body:?}");
+    }
+}
+
+fn check_extraction(variable: String, value: String, readings: &[Reading]) {
+    let variables = [EnvVar { container: "app".to_owned(), name: variable, value: value.clone() }];
+    let found = extract(&Annotations::default(), &variables);
+    assert!(found.paths.len() <= readings.len());
+    let odd = readings.iter().filter(|reading| !matches!(reading, Reading::Watch(_))).count();
+    assert_eq!(found.notes.len(), odd);
+
+    let list = "secrets-webhook.security.bank-vaults.io/vault-from-path";
+    let annotations: Annotations = [(list, value.clone())].into_iter().collect();
+    let listed = extract(&annotations, []);
+    listed.paths.iter().for_each(|path| assert_is_clean(path));
+    assert!(listed.paths.len() + listed.notes.len() <= value.split(',').count());
+
+    let provider = "secrets-webhook.security.bank-vaults.io/provider";
+    let other: Annotations = [(list, value), (provider, "aws".to_owned())].into_iter().collect();
+    assert!(extract(&other, &variables).paths.is_empty());
+}

@@ -1,0 +1,69 @@
+//! Pages of ReplicaSets and ControllerRevisions. Input: a page a line.
+
+use jiff::Timestamp;
+use vault_secrets_reloader::core::annotation::OptIn;
+use vault_secrets_reloader::core::plan::Revision;
+use vault_secrets_reloader::core::rollout::Rollout;
+use vault_secrets_reloader::core::secret::{DEFAULT_CONNECTION, SecretId};
+use vault_secrets_reloader::core::workload::{Kind, Workload, WorkloadId};
+use vault_secrets_reloader::kubernetes::revisions::{Candidates, Page};
+
+/// Asserts what must hold of any pages.
+pub fn check(data: &[u8]) {
+    let workloads = [
+        workload(Kind::Deployment, "u1", None),
+        workload(Kind::StatefulSet, "u2", Some("db-2")),
+        workload(Kind::DaemonSet, "u3", None),
+    ];
+    let lines: Vec<&[u8]> = data.split(|byte| *byte == b'\n').collect();
+    let found = read(&workloads, lines.iter().copied());
+    assert_eq!(found, read(&workloads, lines.iter().copied().rev()), "the order of the pages");
+    for (uid, revision) in found {
+        assert!(["u1", "u2", "u3"].contains(&&*uid));
+        let hash = secret().hash64();
+        assert!(revision.copies.iter().all(|copied| copied.secret == hash));
+        assert!(revision.copies.len() <= 10_000);
+    }
+}
+
+fn read<'a>(
+    workloads: &[Workload],
+    pages: impl Iterator<Item = &'a [u8]>,
+) -> Vec<(Box<str>, Revision)> {
+    let mut candidates = Candidates::new(workloads);
+    for page in pages {
+        if let Ok(page) = serde_json::from_slice::<Page>(page) {
+            assert!(candidates.take(page).is_none_or(|next| !next.is_empty()));
+        }
+    }
+    let mut found = candidates.into_revisions();
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found
+}
+
+fn secret() -> SecretId {
+    let path = "secret/data/a".into();
+    SecretId { connection: DEFAULT_CONNECTION.into(), namespace: None, path }
+}
+
+fn workload(kind: Kind, uid: &str, update_revision: Option<&str>) -> Workload {
+    Workload {
+        id: WorkloadId { kind, namespace: "shop".into(), name: uid.into() },
+        uid: uid.into(),
+        resource_version: "1".into(),
+        created: Timestamp::UNIX_EPOCH,
+        deleting: false,
+        owner: None,
+        rollout: Rollout::Automatic,
+        observed: true,
+        template: 1,
+        generation: 1,
+        opt_in: OptIn::Current,
+        count: 0,
+        mark: None,
+        ignore_missing: false,
+        update_revision: update_revision.map(Into::into),
+        recorded: None,
+        secrets: [secret().into()].into_iter().collect(),
+    }
+}

@@ -1,0 +1,45 @@
+//! The answers to logins, renewals and look-ups. Input: the body.
+
+use std::time::{Duration, Instant};
+
+use secrecy::ExposeSecret as _;
+use serde_json::Value;
+use vault_secrets_reloader::vault::client::Failure;
+use vault_secrets_reloader::vault::login::{logged_in, looked_up, renewed};
+use vault_secrets_reloader::vault::token::{Grant, Lease, Step};
+
+/// Asserts what must hold of any answer.
+pub fn check(data: &[u8]) {
+    let value = serde_json::from_slice::<Value>(data).unwrap_or_default();
+    let token = value.pointer("/auth/client_token").and_then(Value::as_str).unwrap_or_default();
+    let login = logged_in(data);
+    if let Ok((granted, grant)) = &login {
+        let granted = granted.expose_secret();
+        assert!(!granted.is_empty() && granted.len() <= 64 << 10);
+        assert!(granted.bytes().all(|byte| byte.is_ascii_graphic()));
+        check_grant(*grant);
+        assert_eq!(renewed(data).as_ref(), Ok(grant));
+    }
+    for failure in [login.err(), renewed(data).err(), looked_up(data).err()].into_iter().flatten() {
+        assert!(matches!(failure, Failure::BadAnswer(_)));
+        let said = format!("{failure} {failure:?}");
+        assert!(token.len() < 8 || !said.contains(token), "a token in {said:?}");
+    }
+    if let Ok(grant) = looked_up(data) {
+        check_grant(grant);
+    }
+}
+
+fn check_grant(grant: Grant) {
+    let epoch = Instant::now();
+    let hour = Duration::from_hours(1);
+    let lease = Lease::new(grant, epoch);
+    for lease in [lease, lease.renewed(grant, epoch + hour)] {
+        for now in [epoch, epoch + hour, epoch + hour * 24 * 365] {
+            let step = lease.step(now, hour);
+            assert!(!lease.has_ended(now) || step == Step::Login);
+            assert!(step != Step::Renew || grant.renewable);
+        }
+    }
+    assert!(!lease.has_ended(epoch), "a token lives for a second at least");
+}

@@ -1,0 +1,51 @@
+//! Words of others, made fit for a log line: what servers and tenants write has no end of its own.
+
+/// The longest text that is kept or logged of what somebody else wrote, in bytes. What a server says
+/// of an error is a sentence or two; more would only fill memory and logs, once for each secret.
+const LONGEST: usize = 400;
+
+/// A text on one line, cut where it is too long.
+#[must_use]
+pub fn in_short(text: &str) -> String {
+    let mut short = String::new();
+    for word in text.split(|c: char| c.is_whitespace() || c.is_control()) {
+        if word.is_empty() {
+            continue;
+        }
+        let gap = usize::from(!short.is_empty());
+        let Some(room) = LONGEST.checked_sub(short.len() + gap) else {
+            short.push('…');
+            break;
+        };
+        if gap > 0 {
+            short.push(' ');
+        }
+        if word.len() > room {
+            short.push_str(&word[..word.floor_char_boundary(room)]);
+            short.push('…');
+            break;
+        }
+        short.push_str(word);
+    }
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_on_one_line_and_has_an_end() {
+        assert_eq!(in_short("1 error occurred:\n\t* bad path\n\n"), "1 error occurred: * bad path");
+        assert_eq!(in_short("a\u{0}\u{1b}b"), "a b");
+        assert_eq!(in_short(""), "");
+        for text in ["x".repeat(1 << 20), "ä ".repeat(1 << 20), "€".repeat(1 << 20)] {
+            let short = in_short(&text);
+            assert!(short.len() <= LONGEST + '…'.len_utf8(), "{} bytes", short.len());
+            assert!(short.len() >= LONGEST - 4 && short.ends_with('…'), "{short}");
+        }
+        let full = "x".repeat(LONGEST);
+        assert_eq!(in_short(&full), full);
+        assert_eq!(in_short(&format!("{full} y")), format!("{full}…"));
+    }
+}

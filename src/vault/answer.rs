@@ -1,0 +1,133 @@
+//! Answers of the server: what a status stands for, and what the server says beside it.
+
+use std::time::Duration;
+
+use http::header::HeaderValue;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::client::Failure;
+use crate::core::words::in_short;
+
+/// An answer, whatever its status.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: Vec<u8>,
+    /// How long the server asks to wait.
+    pub retry_after: Option<Duration>,
+    /// The state of the storage that the answer was read from.
+    pub index: Option<HeaderValue>,
+    /// The turn to hold a long body, given back with it.
+    pub(super) turn: Option<OwnedSemaphorePermit>,
+}
+
+impl Answer {
+    /// An answer without headers.
+    #[must_use]
+    pub fn new(status: u16, body: Vec<u8>) -> Self {
+        Self { status, body, retry_after: None, index: None, turn: None }
+    }
+}
+
+/// Reads `Retry-After`. The server may also give a date there; no server of this API does.
+#[must_use]
+pub fn retry_after(text: &str) -> Option<Duration> {
+    text.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// The failure that a status stands for; `None` where the answer is to be read.
+#[must_use]
+pub fn failure_of(status: u16, body: &[u8]) -> Option<Failure> {
+    match status {
+        200..=299 => None,
+        403 => Some(denial_of(body)),
+        429 => Some(Failure::RateLimited),
+        // 472 and 473 are standbys of other kinds.
+        472 | 473 | 503 => Some(Failure::Sealed),
+        500.. => Some(Failure::Server(status)),
+        _ => Some(Failure::Refused { status, message: said(body) }),
+    }
+}
+
+/// A policy that forbids is reported as one of a list of errors, a token that the server does not
+/// know by the bare words, or by name.
+fn denial_of(body: &[u8]) -> Failure {
+    let said = said(body);
+    if said == "permission denied" || said.contains("invalid token") {
+        Failure::TokenEnded
+    } else {
+        Failure::Denied
+    }
+}
+
+/// What the server says in `errors` and `warnings`, on one line.
+#[must_use]
+pub fn said(body: &[u8]) -> String {
+    #[derive(Default, serde::Deserialize)]
+    struct Said {
+        #[serde(default)]
+        errors: Option<Vec<String>>,
+        #[serde(default)]
+        warnings: Option<Vec<String>>,
+    }
+    let Said { errors, warnings } = serde_json::from_slice(body).unwrap_or_default();
+    let words: Vec<String> = [errors, warnings].into_iter().flatten().flatten().collect();
+    in_short(&words.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_a_meaning() {
+        let table = [
+            (200, None),
+            (204, None),
+            (403, Some("denied")),
+            (400, Some("refused")),
+            (404, Some("refused")),
+            (429, Some("rate_limited")),
+            (472, Some("sealed")),
+            (503, Some("sealed")),
+            (500, Some("server_error")),
+            (502, Some("server_error")),
+        ];
+        for (status, reason) in table {
+            assert_eq!(failure_of(status, b"").as_ref().map(Failure::reason), reason, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_not_known_is_told_from_a_policy() {
+        let table = [
+            (r#"{"errors":["permission denied"]}"#, Failure::TokenEnded),
+            (
+                r#"{"errors":["2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"]}"#,
+                Failure::TokenEnded,
+            ),
+            (r#"{"errors":["1 error occurred:\n\t* permission denied\n\n"]}"#, Failure::Denied),
+            ("", Failure::Denied),
+        ];
+        for (body, expected) in table {
+            assert_eq!(failure_of(403, body.as_bytes()), Some(expected), "{body}");
+        }
+    }
+
+    #[test]
+    fn what_the_server_says_is_one_line() {
+        let body = br#"{"errors":["1 error occurred:\n\t* bad path\n\n"],"warnings":["and so"]}"#;
+        assert_eq!(said(body), "1 error occurred: * bad path ; and so");
+        for body in ["", "<html>", "[]", r#"{"errors":null}"#] {
+            assert_eq!(said(body.as_bytes()), "", "{body:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_server_says_has_an_end() {
+        let body = serde_json::json!({ "errors": ["x".repeat(1 << 20)] }).to_string();
+        assert!(said(body.as_bytes()).len() < 500);
+    }
+}
