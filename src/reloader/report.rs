@@ -165,8 +165,29 @@ impl Reporter for Log {
     }
 }
 
+/// The most secrets that a line names: a workload may refer to thousands.
+const MOST_NAMES: usize = 10;
+
 /// Secrets for a log line.
 fn list(secrets: &[Arc<SecretId>]) -> String {
-    let names: Vec<_> = secrets.iter().map(ToString::to_string).collect();
-    names.join(", ")
+    let names: Vec<_> = secrets.iter().take(MOST_NAMES).map(ToString::to_string).collect();
+    let names = names.join(", ");
+    match secrets.len().saturating_sub(MOST_NAMES) {
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::fixtures::secret;
+
+    #[test]
+    fn a_line_names_a_few_secrets_and_counts_the_others() {
+        let secrets: Vec<_> = (0..12).map(|number| secret(&format!("s{number}"))).collect();
+        assert_eq!(list(&secrets[..2]), "s0, s1");
+        assert_eq!(list(&secrets[..10]), "s0, s1, s2, s3, s4, s5, s6, s7, s8, s9");
+        assert_eq!(list(&secrets), "s0, s1, s2, s3, s4, s5, s6, s7, s8, s9 and 2 more");
+    }
 }

@@ -25,6 +25,9 @@ const WORKER: &str = "reloader";
 /// After a poll in which something failed: a random time up to the first, doubled up to the last.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
 
+/// The most lines about outages in one poll: each is of a Vault namespace, which a tenant may name.
+const MOST_OUTAGES: usize = 20;
+
 /// Polls one server.
 pub struct Poller {
     server: Arc<Server>,
@@ -142,11 +145,18 @@ impl Poller {
     }
 
     fn report_outages(&mut self, outages: BTreeSet<String>) {
-        for why in outages.difference(&self.outages) {
+        let new: Vec<_> = outages.difference(&self.outages).collect();
+        for why in new.iter().take(MOST_OUTAGES) {
             error!(
                 worker = WORKER,
                 "failed to get secret version: {}: {why}. Nothing is lost; retrying",
                 self.server.address()
+            );
+        }
+        if let more @ 1.. = new.len().saturating_sub(MOST_OUTAGES) {
+            error!(
+                worker = WORKER,
+                "failed to get secret version: and {more} more Vault namespaces"
             );
         }
         if outages.is_empty() && !self.outages.is_empty() {
