@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use reqwest::Url;
 use secrecy::SecretString;
 
+use crate::core::lease::Terms;
 use crate::reloader;
 use crate::telemetry;
 use crate::vault::client::{ServerSettings, Tls};
@@ -24,6 +25,15 @@ const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /// The renewal threshold, where none is set, in reload periods.
 const THRESHOLD_PERIODS: u32 = 3;
+
+/// Nobody else leads for so long after a crash: who asks for more has mistaken the unit.
+const LONGEST_LEASE: Duration = Duration::from_hours(1);
+
+/// A lease that is renewed more often than this costs the API server more than it is worth.
+const SHORTEST_RETRY: Duration = Duration::from_millis(100);
+
+/// Where Linux has the name of the machine, in a container that of the pod.
+const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 
 /// Variables of the official client that have no effect here; whoever sets one should know.
 const WITHOUT_EFFECT: [&str; 5] =
@@ -70,6 +80,32 @@ pub struct Flags {
     /// How many more of these may be reloaded each minute
     #[arg(long, value_name = "COUNT", default_value = "120")]
     found_reload_rate: String,
+    /// Let one of several replicas lead, by a Lease; the others wait. Without it, each does all the
+    /// work
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "true",
+        default_missing_value = "true"
+    )]
+    leader_elect: String,
+    /// How long the others wait for a leader that does not renew its lease, in whole seconds
+    #[arg(long, value_name = "DURATION", default_value = "15s")]
+    leader_elect_lease_duration: String,
+    /// How long a leader that cannot renew its lease goes on leading
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    leader_elect_renew_deadline: String,
+    /// How often the leader renews its lease
+    #[arg(long, value_name = "DURATION", default_value = "2s")]
+    leader_elect_retry_period: String,
+    /// The name of the Lease
+    #[arg(long, value_name = "NAME", default_value = "vault-secrets-reloader")]
+    leader_elect_resource_name: String,
+    /// The namespace of the Lease; that of the pod unless set here or by POD_NAMESPACE
+    #[arg(long, value_name = "NAMESPACE")]
+    leader_elect_resource_namespace: Option<String>,
 }
 
 /// The configuration.
@@ -91,6 +127,8 @@ pub struct Config {
     pub threshold: Duration,
     /// A Kubernetes Secret that holds the CA of the server.
     pub ca_secret: Option<CaSecret>,
+    /// How replicas agree on who leads; `None` if they do not.
+    pub leader_election: Option<LeaderElection>,
     /// What an operator should know of the configuration, though it can be used.
     pub warnings: Vec<String>,
 }
@@ -111,6 +149,19 @@ pub struct CaSecret {
     pub namespace: String,
     /// Its name.
     pub name: String,
+}
+
+/// How replicas agree on who leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaderElection {
+    /// How long things take.
+    pub terms: Terms,
+    /// The name of the Lease.
+    pub name: String,
+    /// Its namespace; `None` means that of the client's configuration.
+    pub namespace: Option<String>,
+    /// The name of this replica; it may not be the only one of that name.
+    pub replica: String,
 }
 
 /// A setting that cannot be used.
@@ -169,6 +220,12 @@ impl Config {
             ignore_versions_before,
             found_reload_burst,
             found_reload_rate,
+            leader_elect,
+            leader_elect_lease_duration,
+            leader_elect_renew_deadline,
+            leader_elect_retry_period,
+            leader_elect_resource_name,
+            leader_elect_resource_namespace,
         } = flags;
         let env = Environment(&environment);
         let mut warnings = Vec::new();
@@ -205,6 +262,18 @@ impl Config {
             }
         }
         let server = server(&env, &mut warnings)?;
+        let terms = terms(
+            &leader_elect_lease_duration,
+            &leader_elect_renew_deadline,
+            &leader_elect_retry_period,
+        )?;
+        let leader_election = LeaderElection {
+            terms,
+            name: object_name("--leader-elect-resource-name", leader_elect_resource_name)?,
+            namespace: lease_namespace(leader_elect_resource_namespace, &environment)?,
+            replica: replica(&environment),
+        };
+        let is_elected = boolean("--leader-elect", &leader_elect)?;
         Ok(Self {
             collector_sync_period: duration("--collector-sync-period", &collector_sync_period)?,
             reloader: reloader::Settings {
@@ -224,6 +293,7 @@ impl Config {
                 namespace: env.text("TLS_SECRET_NS").unwrap_or_else(|| "default".to_owned()),
                 name,
             }),
+            leader_election: is_elected.then_some(leader_election),
             warnings,
         })
     }
@@ -289,6 +359,71 @@ fn server(
         proxy,
         tls: Tls { ca: ca(env)?, identity: identity(env)?, skip_verify },
     })
+}
+
+/// The times of the leader election, which only work in this order.
+fn terms(duration: &str, deadline: &str, retry: &str) -> Result<Terms, ConfigError> {
+    let names = [
+        "--leader-elect-lease-duration",
+        "--leader-elect-renew-deadline",
+        "--leader-elect-retry-period",
+    ];
+    let lease = self::duration(names[0], duration)?;
+    if !(Duration::from_secs(1)..=LONGEST_LEASE).contains(&lease) {
+        return Err(error(names[0], duration, "must be between 1s and 1h"));
+    }
+    let terms = Terms {
+        // What the object holds is whole seconds.
+        duration: Duration::from_secs(lease.as_secs() + u64::from(lease.subsec_nanos() > 0)),
+        renew_deadline: self::duration(names[1], deadline)?,
+        retry_period: self::duration(names[2], retry)?,
+    };
+    if terms.retry_period < SHORTEST_RETRY {
+        return Err(error(names[2], retry, "must be at least 100ms"));
+    }
+    if terms.renew_deadline <= terms.retry_period {
+        let problem = format!("must be longer than {}={retry}", names[2]);
+        return Err(error(names[1], deadline, &problem));
+    }
+    if terms.duration <= terms.renew_deadline {
+        let problem = format!("must be longer than {}={deadline}", names[1]);
+        return Err(error(names[0], duration, &problem));
+    }
+    Ok(terms)
+}
+
+/// A name that the API server takes for a Lease or a namespace.
+fn object_name(name: &str, text: String) -> Result<String, ConfigError> {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    let ends_well = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    let is_name = text.len() <= 253
+        && text.chars().all(is_plain)
+        && ends_well(text.chars().next())
+        && ends_well(text.chars().next_back());
+    if is_name {
+        return Ok(text);
+    }
+    Err(error(name, &text, "not a name of an object: lower case letters, digits, - and . are"))
+}
+
+fn lease_namespace(
+    flag: Option<String>,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<String>, ConfigError> {
+    let by_flag = flag.map(|text| ("--leader-elect-resource-namespace", text));
+    let set = by_flag.or_else(|| {
+        let text = environment("POD_NAMESPACE").filter(|text| !text.is_empty())?;
+        Some(("POD_NAMESPACE", text))
+    });
+    set.map(|(name, text)| object_name(name, text)).transpose()
+}
+
+/// The pod's name; outside a cluster, the machine's.
+fn replica(environment: &dyn Fn(&str) -> Option<String>) -> String {
+    let machine = || std::fs::read_to_string(HOST_NAME).ok().or_else(|| environment("HOSTNAME"));
+    let name = environment("POD_NAME").filter(|name| !name.trim().is_empty()).or_else(machine);
+    let name = name.as_deref().map(str::trim).filter(|name| !name.is_empty());
+    name.unwrap_or("vault-secrets-reloader").to_owned()
 }
 
 fn method(

@@ -6,6 +6,7 @@ pub mod access;
 pub mod ca_secret;
 pub mod client;
 pub mod collector;
+pub mod leader;
 pub mod object;
 pub mod patcher;
 pub mod revisions;

@@ -14,6 +14,8 @@ use crate::core::reference::EnvVar;
 use crate::core::secret::Version;
 use crate::core::workload::Kind;
 
+mod leading;
+
 /// What both fakes share with the test.
 #[derive(Default)]
 struct World {
