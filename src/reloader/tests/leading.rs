@@ -2,8 +2,6 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use tokio::task::JoinHandle;
-
 use super::*;
 
 /// How often Vault was polled, and how often the session was closed.
@@ -33,9 +31,8 @@ impl Counted {
     }
 }
 
-/// Runs a reloader with these workloads, which polls once a minute.
-#[expect(clippy::disallowed_methods, reason = "a test spawns what it looks at")]
-fn run(bench: Bench, leadership: Leadership) -> (Counted, CancellationToken, JoinHandle<()>) {
+/// Runs a reloader, which polls once a minute, beside what the test does, and to its end.
+async fn run(bench: Bench, leadership: Leadership, test: impl AsyncFnOnce(Counted)) -> Counted {
     let Bench { fake, store, reloader, shutdown } = bench;
     for kind in Kind::ALL {
         store.begin_list(kind);
@@ -47,51 +44,53 @@ fn run(bench: Bench, leadership: Leadership) -> (Counted, CancellationToken, Joi
     let counted = Counted { fake: fake.clone(), ..Counted::default() };
     let Reloader { clocks, settings, .. } = reloader;
     let reloader = Reloader::new(store, counted.clone(), fake, clocks, settings);
-    let running = tokio::spawn(reloader.run(Arc::default(), leadership, shutdown.clone()));
-    (counted, shutdown, running)
+    let ending = shutdown.clone();
+    let test = async {
+        test(counted.clone()).await;
+        shutdown.cancel();
+    };
+    tokio::join!(reloader.run(Arc::default(), leadership, ending), test);
+    counted
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_does_not_lead_asks_nothing_and_who_leads_polls_at_once() {
     let (candidacy, leadership) = contended();
-    let (counted, shutdown, running) = run(Bench::new(&[("web", &["a"])]), leadership);
-    candidacy.stands().await;
-    sleep(Duration::from_secs(3600)).await;
-    assert_eq!(counted.counts(), (0, 0));
+    let lead = || candidacy.say(Claim::Until(Instant::now() + Duration::from_secs(10)));
+    let soon = || sleep(Duration::from_millis(10));
+    run(Bench::new(&[("web", &["a"])]), leadership, async |counted| {
+        candidacy.stands().await;
+        sleep(Duration::from_hours(1)).await;
+        assert_eq!(counted.counts(), (0, 0));
 
-    let lead = |seconds| {
-        candidacy.say(Claim::Until(Instant::now() + Duration::from_secs(seconds)));
-    };
-    lead(10);
-    sleep(Duration::from_millis(10)).await;
-    assert_eq!(counted.counts(), (1, 0));
-    // Renewed for two minutes and a half, at the end of which nobody says anything.
-    for _ in 0..30 {
-        sleep(Duration::from_secs(5)).await;
-        lead(10);
-    }
-    assert_eq!(counted.counts(), (3, 0));
-    sleep(Duration::from_secs(600)).await;
-    assert_eq!(counted.counts(), (3, 1), "no poll any more, and no token kept");
+        lead();
+        soon().await;
+        assert_eq!(counted.counts(), (1, 0));
+        // Renewed for two minutes and a half, at the end of which nobody says anything.
+        for _ in 0..30 {
+            sleep(Duration::from_secs(5)).await;
+            lead();
+        }
+        assert_eq!(counted.counts(), (3, 0));
+        sleep(Duration::from_mins(10)).await;
+        assert_eq!(counted.counts(), (3, 1), "no poll any more, and no token kept");
 
-    lead(10);
-    sleep(Duration::from_millis(10)).await;
-    assert_eq!(counted.counts(), (4, 1), "it polls at once");
-    candidacy.say(Claim::No);
-    sleep(Duration::from_millis(10)).await;
-    assert_eq!(counted.counts(), (4, 2));
-    shutdown.cancel();
-    running.await.unwrap();
+        lead();
+        soon().await;
+        assert_eq!(counted.counts(), (4, 1), "it polls at once");
+        candidacy.say(Claim::No);
+        soon().await;
+        assert_eq!(counted.counts(), (4, 2));
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_end_ends_it_whether_it_leads_or_not() {
     for leadership in [Leadership::always(), contended().1] {
         let leads = leadership.holds();
-        let (counted, shutdown, running) = run(Bench::new(&[("web", &["a"])]), leadership);
-        sleep(Duration::from_millis(10)).await;
-        shutdown.cancel();
-        running.await.unwrap();
+        let soon = async |_| sleep(Duration::from_millis(10)).await;
+        let counted = run(Bench::new(&[("web", &["a"])]), leadership, soon).await;
         assert_eq!(counted.counts(), if leads { (1, 1) } else { (0, 0) });
     }
 }
