@@ -160,7 +160,7 @@ async fn after_a_kill_another_takes_over_within_a_lease_and_a_retry_period() -> 
     for name in ["killed-a", "killed-b", "killed-c"] {
         all.push(Controller::start(&bed, &replica("killed", name)).await?);
     }
-    for rotations in 1..=3 {
+    for rotations in 1..=2 {
         let leader = leader_of(&all).await?;
         bed.expect_no_roll(&all[leader], &[(&workload, (rotations > 1).then_some(rotations - 1))])
             .await?;
@@ -182,7 +182,6 @@ async fn after_a_kill_another_takes_over_within_a_lease_and_a_retry_period() -> 
         let next = rest.iter().copied().find(|index| leads(&all[*index])).context("nobody")?;
         bed.expect_rolls(&all[next], &[&workload], rotations).await?;
         assert_eq!(reloads(&bed, &mark).await?, 1);
-        record("after a kill", took)?;
         all[leader].restart().await?;
     }
     Ok(())
@@ -208,7 +207,7 @@ async fn who_is_told_to_end_hands_over_within_a_second() -> Result<()> {
         all.push(Controller::start(&bed, &options).await?);
     }
     let mark = bed.mark().await?;
-    for turn in 0..6 {
+    for turn in 0..4 {
         let leader = leader_of(&all).await?;
         all[leader].wait_for_polls(1, SOON).await?;
         // Every other time, it is told to while it reloads.
@@ -228,14 +227,13 @@ async fn who_is_told_to_end_hands_over_within_a_second() -> Result<()> {
         assert!(took < Duration::from_secs(1), "turn {turn}: {took:?}");
         let status = all[leader].wait_for_end(SOON).await?;
         assert_eq!(status.code(), Some(0), "{}", all[leader].last_lines());
-        record("after SIGTERM", took)?;
         all[leader].restart().await?;
         if turn % 2 == 1 {
             let next = leader_of(&all).await?;
             bed.expect_rolls(&all[next], &all_of_them, turn / 2 + 1).await?;
         }
     }
-    assert_eq!(reloads(&bed, &mark).await?, 3 * workloads.len(), "each once for each rotation");
+    assert_eq!(reloads(&bed, &mark).await?, 2 * workloads.len(), "each once for each rotation");
     Ok(())
 }
 
@@ -264,7 +262,6 @@ async fn a_leader_without_api_server_stops_in_time_and_leads_again_afterwards() 
         assert!(line.text.contains("level=warn") && line.text.contains("could not be renewed"));
         assert!(took <= TIMES.duration + SLACK / 4, "{took:?}");
         assert!(took >= TIMES.renew_deadline - TIMES.retry_period - SLACK / 4, "{took:?}");
-        record("it stopped leading", took)?;
         let polls = leader.polls();
         bed.rotate("cut-off").await?;
         other.wait_for_polls(4, SOON).await?;
@@ -348,7 +345,7 @@ async fn the_lease_is_written_once_a_retry_period_and_not_by_who_waits() -> Resu
     }
     let mark = bed.mark().await?;
     let began = Instant::now();
-    all[leader].wait_for_polls(40, SOON).await?;
+    all[leader].wait_for_polls(24, SOON).await?;
     let requests = lease_requests(&bed, &mark).await?;
     let periods = began.elapsed().as_secs_f64() / TIMES.retry_period.as_secs_f64();
     let writes: Vec<_> = requests.iter().filter(|request| is_write(request)).collect();
@@ -537,13 +534,4 @@ async fn a_lease_that_others_touch_or_that_is_odd_stops_nobody() -> Result<()> {
     // Nobody renews it, so it comes back.
     let seen = one.lines().len();
     one.wait_for_after(seen, "msg=Leading", SOON).await.map(drop)
-}
-
-/// Notes a time that was measured, for who asks for it by `VSR_MEASURED=FILE`.
-fn record(what: &str, took: Duration) -> Result<()> {
-    use std::io::Write as _;
-    let Some(path) = std::env::var_os("VSR_MEASURED") else { return Ok(()) };
-    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
-    writeln!(file, "{what}: {took:?}")?;
-    Ok(())
 }
