@@ -26,6 +26,9 @@ const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 /// The renewal threshold, where none is set, in reload periods.
 const THRESHOLD_PERIODS: u32 = 3;
 
+/// Times are added to the present, which must not overflow; nobody means more than this.
+const LONGEST: Duration = Duration::from_hours(24 * 365);
+
 /// Nobody else leads for so long after a crash: who asks for more has mistaken the unit.
 const LONGEST_LEASE: Duration = Duration::from_hours(1);
 
@@ -566,12 +569,13 @@ fn listen(text: Option<String>) -> Result<Listen, ConfigError> {
     Ok(Listen { host: (!host.is_empty()).then(|| host.to_owned()), port })
 }
 
-/// A duration as Go writes it, longer than zero.
+/// A duration as Go writes it, longer than zero and shorter than a year.
 fn duration(name: &str, text: &str) -> Result<Duration, ConfigError> {
     let wrong = "not a duration; write 90s, 5m or 1h30m";
     match humantime::parse_duration(text) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        Ok(_) => Err(error(name, text, "must be longer than zero")),
+        Ok(Duration::ZERO) => Err(error(name, text, "must be longer than zero")),
+        Ok(duration) if duration > LONGEST => Err(error(name, text, "must be shorter than a year")),
+        Ok(duration) => Ok(duration),
         Err(_) => Err(error(name, text, wrong)),
     }
 }

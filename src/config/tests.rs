@@ -172,6 +172,7 @@ fn what_cannot_be_used_is_refused_with_its_name_and_the_remedy() {
             "--reloader-run-period=\"often\": not a duration",
         ),
         (&["-reloader-run-period=0s"], &[ROLE], "must be longer than zero"),
+        (&["-reloader-run-period=500000000000y"], &[ROLE], "must be shorter than a year"),
         (&["-reloader-run-period=-5s"], &[ROLE], "not a duration"),
         (&["-enable-json-log=yes"], &[ROLE], "--enable-json-log=\"yes\": write true or false"),
         (&["-found-reload-rate=0"], &[ROLE], "--found-reload-rate=\"0\""),

@@ -168,21 +168,7 @@ impl Leader {
         self.candidacy.say(until.map_or(Claim::No, |end| Claim::Until(Instant::from_std(end))));
         match (self.is_leading, until.is_some()) {
             (false, true) => info!(worker = WORKER, "Leading"),
-            (true, false) => match &rival {
-                Some(name) => warn!(
-                    worker = WORKER,
-                    "Not leading any more: {} has taken {}",
-                    shown(name),
-                    self.lease()
-                ),
-                None => warn!(
-                    worker = WORKER,
-                    "Not leading any more: {} could not be renewed for {} s. What changes meanwhile is \
-                     reloaded by who leads next",
-                    self.lease(),
-                    self.settings.terms.renew_deadline.as_secs_f64()
-                ),
-            },
+            (true, false) => self.say_lost(rival.as_deref()),
             (false, false) if rival != self.rival => {
                 if let Some(name) = &rival {
                     info!(worker = WORKER, "Waiting to lead; {} leads", shown(name));
@@ -192,6 +178,20 @@ impl Leader {
         }
         self.is_leading = until.is_some();
         self.rival = rival;
+    }
+
+    fn say_lost(&self, rival: Option<&str>) {
+        let lease = self.lease();
+        if let Some(name) = rival {
+            warn!(worker = WORKER, "Not leading any more: {} has taken {lease}", shown(name));
+        } else {
+            warn!(
+                worker = WORKER,
+                "Not leading any more: {lease} could not be renewed for {} s. What changes meanwhile is \
+                 reloaded by who leads next",
+                self.settings.terms.renew_deadline.as_secs_f64()
+            );
+        }
     }
 
     async fn look(&mut self) {
@@ -248,17 +248,15 @@ impl Leader {
         let params = PostParams::default();
         let Settings { name, namespace, .. } = &self.settings;
         self.is_unsure = true;
-        let answer = match (step, &self.object) {
-            (Step::Take | Step::Renew, Some(object)) => {
-                let data = written(object.data.clone(), record);
-                let object = DynamicObject { data, ..object.clone() };
-                in_time_of(within, self.api.replace(name, &params, &object)).await
-            }
-            _ => {
-                let object = DynamicObject::new(name, &ApiResource::erase::<Lease>(&()));
-                let object = object.within(namespace).data(written(Value::Null, record));
-                in_time_of(within, self.api.create(&params, &object)).await
-            }
+        let known = self.object.as_ref().filter(|_| *step != Step::Create);
+        let answer = if let Some(object) = known {
+            let data = written(object.data.clone(), record);
+            let object = DynamicObject { data, ..object.clone() };
+            in_time_of(within, self.api.replace(name, &params, &object)).await
+        } else {
+            let object = DynamicObject::new(name, &ApiResource::erase::<Lease>(&()));
+            let object = object.within(namespace).data(written(Value::Null, record));
+            in_time_of(within, self.api.create(&params, &object)).await
         };
         self.is_unsure = matches!(answer, Err(RequestError::Timeout(_)));
         answer

@@ -57,14 +57,8 @@ impl LeaseWatch {
             if let Some(time) = self.not_before {
                 sleep_until(time).await;
             }
-            let events = match &mut self.events {
-                Some(events) => events,
-                None => {
-                    let events = self.open();
-                    self.events.insert(events)
-                }
-            };
-            let event = events.next().await;
+            let events = self.events.take().unwrap_or_else(|| self.open());
+            let event = self.events.insert(events).next().await;
             let event = event.map(|event| match event {
                 Ok(WatchEvent::Error(status)) => Err(kube::Error::Api(status).into()),
                 event => event,
