@@ -22,7 +22,7 @@ use crate::kubernetes::collector::Collector;
 use crate::kubernetes::leader::{self, Leader};
 use crate::kubernetes::patcher::Patcher;
 use crate::kubernetes::{access, ca_secret, client};
-use crate::reloader::{Clocks, Leadership, Reloader, contended};
+use crate::reloader::{Clocks, Leadership, Log, Reloader, contended};
 use crate::vault::client::Server;
 use crate::vault::poller::Poller;
 
@@ -155,7 +155,7 @@ async fn start(
             leadership
         }
     };
-    let reloader = Reloader::new(store, poller, Patcher::new(client), clocks, settings);
+    let reloader = Reloader::new(store, poller, Patcher::new(client), Log, clocks, settings);
     tasks.spawn(async move {
         reloader.run(synced, leadership, shutdown).await;
         reloader_ended.cancel();

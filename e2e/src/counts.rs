@@ -173,20 +173,36 @@ pub(crate) fn vault_requests(log: &Path, from: u64) -> Result<Vec<VaultRequest>>
     Ok(requests)
 }
 
-/// The whole lines after an offset; a line that is being written is left for the next time.
+/// The whole lines after an offset. A line that is being written is left for the next time, and one
+/// that was being written when the offset was taken belongs to what came before.
 fn lines_from(log: &Path, from: u64) -> Result<String> {
     let mut bytes = Vec::new();
     let mut file = File::open(log).with_context(|| format!("cannot read {}", log.display()))?;
-    file.seek(SeekFrom::Start(from))?;
+    file.seek(SeekFrom::Start(from.saturating_sub(1)))?;
     file.read_to_end(&mut bytes)?;
-    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+    let is_newline = |byte: &u8| *byte == b'\n';
+    let end = bytes.iter().rposition(is_newline).map_or(0, |newline| newline + 1);
     bytes.truncate(end);
+    if from > 0 {
+        let begin = bytes.iter().position(is_newline).map_or(0, |newline| newline + 1);
+        bytes.drain(..begin);
+    }
     String::from_utf8(bytes).with_context(|| format!("{} is not text", log.display()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::VaultRequest;
+    use super::{VaultRequest, lines_from};
+
+    #[test]
+    fn only_whole_lines_after_the_offset_count() {
+        let log = std::env::temp_dir().join(format!("counts-{}", std::process::id()));
+        std::fs::write(&log, "one\ntwo\nthr").unwrap();
+        let table = [(0, "one\ntwo\n"), (2, "two\n"), (4, "two\n"), (8, ""), (10, ""), (11, "")];
+        let read: Vec<_> = table.map(|(from, _)| lines_from(&log, from).unwrap()).into();
+        std::fs::remove_file(&log).unwrap();
+        assert_eq!(read, table.map(|(_, wanted)| wanted));
+    }
 
     #[test]
     fn only_metadata_and_questions_about_the_server_touch_no_value() {

@@ -151,6 +151,25 @@ impl Bed {
         Ok(())
     }
 
+    /// How often a workload was reloaded since, whatever was left of it: the PATCHes of controllers
+    /// that the API server took.
+    pub async fn reloads_since(
+        &self,
+        mark: &Mark,
+        workload: impl AsRef<WorkloadName>,
+    ) -> Result<usize> {
+        let workload = workload.as_ref();
+        let requests = self.api_requests_of(USER_AGENT, mark).await?;
+        let is_one = |request: &&ApiRequest| {
+            request.verb == "patch"
+                && request.code == 200
+                && request.resource == workload.kind.plural()
+                && request.namespace == workload.namespace
+                && request.name == workload.name
+        };
+        Ok(requests.iter().filter(is_one).count())
+    }
+
     /// What controllers asked the API server since, without what belongs to each start: the LISTs
     /// and watches of the three kinds, and the look at their own permissions.
     pub async fn requests_beyond_the_start(&self, mark: &Mark) -> Result<Vec<ApiRequest>> {

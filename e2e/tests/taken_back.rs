@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use e2e::scenario::{SOON, next_second, polling_faster};
 use e2e::workload::{MARK, RECORD};
-use e2e::{Bed, Cluster, Controller, Generation, Kind, Mark, Workload, WorkloadName};
+use e2e::{Bed, Cluster, Controller, Generation, Kind, Workload, WorkloadName};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -99,18 +99,6 @@ async fn strip(cluster: &Cluster, workload: &WorkloadName, strips: Strips) -> Re
     cluster.patch(workload, &patch).await.map(drop)
 }
 
-/// How often the controller reloaded a workload since, whatever was left of it.
-async fn reloads(bed: &Bed, since: &Mark, workload: &WorkloadName) -> Result<usize> {
-    let requests = bed.api_requests_of("vault-secrets-reloader/", since).await?;
-    let is_one = |request: &&e2e::ApiRequest| {
-        request.verb == "patch"
-            && request.code == 200
-            && request.resource == workload.kind.plural()
-            && request.name == workload.name
-    };
-    Ok(requests.iter().filter(is_one).count())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_strips_what_was_written_is_not_fought() -> Result<()> {
     let bed = Bed::shared().await?;
@@ -149,7 +137,7 @@ async fn an_owner_that_strips_what_was_written_is_not_fought() -> Result<()> {
         }
         controller.wait_for_polls(4, SOON).await?;
         for workload in &workloads {
-            let done = reloads(&bed, &mark, workload.name()).await?;
+            let done = bed.reloads_since(&mark, workload).await?;
             let name = workload.name();
             assert!((1..=most).contains(&done), "{name} was reloaded {done} times by the {start}");
             let said = warnings(&controller, name);

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::annotation::OptIn;
 use super::record::Recorded;
+use super::rollout::Rollout;
 use super::secret::{DEFAULT_CONNECTION, SecretId, Version};
 use super::workload::{Kind, Workload, WorkloadId};
 
@@ -32,8 +33,11 @@ pub(crate) fn workload(name: &str, paths: &[&str]) -> Workload {
         resource_version: "1".into(),
         created: second(0),
         deleting: false,
+        owner: None,
+        rollout: Rollout::Automatic,
         observed: true,
         template: 1,
+        generation: 1,
         opt_in: OptIn::Current,
         count: 0,
         mark: None,

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::annotation::{Annotations, MARK, OptIn, Webhook};
 use super::record::{Record, RecordError, Recorded};
 use super::reference::{self, EnvVar, Note};
+use super::rollout::Rollout;
 use super::secret::{DEFAULT_CONNECTION, SecretId};
 use super::workload::{Kind, Workload, WorkloadId};
 
@@ -27,6 +28,10 @@ pub struct Manifest {
     pub created: Timestamp,
     /// Whether `metadata.deletionTimestamp` is set.
     pub deleting: bool,
+    /// Kind and name of the controller among `metadata.ownerReferences`, as `Kind/name`.
+    pub owner: Option<String>,
+    /// By `spec.paused` and `spec.updateStrategy`.
+    pub rollout: Rollout,
     /// The record among `metadata.annotations`.
     pub record: Option<String>,
     /// `status.observedGeneration`
@@ -107,8 +112,11 @@ impl Manifest {
             resource_version: self.resource_version.as_str().into(),
             created: self.created,
             deleting: self.deleting,
+            owner: self.owner.as_deref().map(Into::into),
+            rollout: self.rollout,
             observed: self.observed_generation >= self.generation,
             template: self.template,
+            generation: self.generation,
             opt_in,
             count: count.unwrap_or(0),
             mark: self.annotations.get(MARK).map(Into::into),

@@ -14,6 +14,7 @@ pub mod observation;
 pub mod plan;
 pub mod record;
 pub mod reference;
+pub mod rollout;
 pub mod secret;
 pub mod store;
 pub mod workload;

@@ -45,7 +45,19 @@ pub struct Revision {
     /// When its ReplicaSet or ControllerRevision was created.
     pub created: Timestamp,
     /// What the copies of the workload's own record on all its revisions say.
-    pub copies: Arc<[(u64, Version)]>,
+    pub copies: Arc<[Copied]>,
+}
+
+/// An entry of a copy of the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Copied {
+    /// The secret, by [`SecretId::hash64`].
+    pub secret: u64,
+    /// Its version.
+    pub version: Version,
+    /// Whether the revision that has the copy was made after the present one: whoever put the
+    /// present template back did so after that reload.
+    pub is_later: bool,
 }
 
 /// What is at hand of a workload's revision.
@@ -147,19 +159,19 @@ pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &R
     if entry == Some(live) && recorded.is_some_and(|recorded| recorded.of_this_template) {
         return Verdict::Same;
     }
-    if entry.is_some_and(|entry| live.created < entry.created) {
-        return Verdict::Changed(Cause::Restored);
-    }
     if sighting.other_seen >= case.entered {
         return Verdict::Changed(Cause::Witnessed);
     }
-    if entry.is_none() && rules.ignore_versions_before.is_some_and(|time| live.created < time) {
-        return Verdict::Same;
-    }
     // Out of range only for times that no clock shows; then it is simply not older.
     let created = live.created.checked_add(rules.skew).unwrap_or(live.created);
-    if created.checked_add(SURELY_OLDER).is_ok_and(|time| time < workload.created) {
-        return Verdict::Same;
+    let is_restored = entry.is_some_and(|entry| live.created < entry.created);
+    if !is_restored {
+        if entry.is_none() && rules.ignore_versions_before.is_some_and(|time| live.created < time) {
+            return Verdict::Same;
+        }
+        if created.checked_add(SURELY_OLDER).is_ok_and(|time| time < workload.created) {
+            return Verdict::Same;
+        }
     }
     if !workload.observed {
         return Verdict::Wait;
@@ -169,9 +181,20 @@ pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &R
         Lookup::Unavailable => return Verdict::Wait,
         Lookup::Found(revision) => revision,
     };
-    if created < revision.created {
+    let mut copies = revision.copies.iter();
+    let mut has_copy = |of: fn(&Copied) -> bool| {
+        copies.any(|copy| copy.secret == hash && copy.version == live && of(copy))
+    };
+    if is_restored {
+        // The same version may have been live, and rolled out, before the newer one as well.
+        if has_copy(|copy| copy.is_later) {
+            Verdict::Reverted
+        } else {
+            Verdict::Changed(Cause::Restored)
+        }
+    } else if created < revision.created {
         Verdict::Same
-    } else if entry == Some(live) || revision.copies.contains(&(hash, live)) {
+    } else if entry == Some(live) || has_copy(|_| true) {
         Verdict::Reverted
     } else {
         Verdict::Changed(Cause::Found)
@@ -181,7 +204,7 @@ pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &R
 /// What is to be done about a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing: nothing changed, or it is being deleted.
+    /// Nothing: nothing changed.
     Leave,
     /// Something changed, and this stands in the way.
     Hold(Hold),
@@ -194,6 +217,8 @@ pub enum Action {
 /// What stands in the way of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hold {
+    /// It is being deleted, and its controller rolls nothing out any more.
+    Deleting,
     /// One of its secrets is gone, and new pods would fail.
     SecretGone,
     /// The same versions were already PATCHed here: somebody strips what is written.
@@ -217,8 +242,9 @@ pub struct Decision {
     pub changed: Vec<Arc<SecretId>>,
     /// Whether a part of the answer must wait for the workload's controller.
     pub waiting: bool,
-    /// Whether nothing is known of one of its secrets at present.
-    pub unknown: bool,
+    /// The secrets that cannot be judged at present, since nothing is known of them or of the
+    /// revision. What was said of these still stands.
+    pub open: Vec<Arc<SecretId>>,
 }
 
 /// Decides about a workload, given what was seen of each of its secrets.
@@ -239,11 +265,8 @@ pub fn decide(
         reverted: Vec::new(),
         changed: Vec::new(),
         waiting: false,
-        unknown: false,
+        open: Vec::new(),
     };
-    if workload.deleting {
-        return decision;
-    }
     let mut cause = None;
     let mut ask = false;
     // Whether each change is one that an answered PATCH of ours had recorded already.
@@ -252,10 +275,13 @@ pub fn decide(
         let seen = sighting(secret);
         match verdict(case, secret, seen, rules) {
             Verdict::Same => {}
-            Verdict::Keep => decision.unknown = true,
+            Verdict::Keep => decision.open.push(Arc::clone(secret)),
             Verdict::Gone => decision.gone.push(Arc::clone(secret)),
             Verdict::Reverted => decision.reverted.push(Arc::clone(secret)),
-            Verdict::Wait => decision.waiting = true,
+            Verdict::Wait => {
+                decision.waiting = true;
+                decision.open.push(Arc::clone(secret));
+            }
             Verdict::AskRevision => ask = true,
             Verdict::Changed(why) => {
                 cause = cause.max(Some(why));
@@ -265,6 +291,12 @@ pub fn decide(
             }
         }
     }
+    if workload.deleting {
+        // Nothing else matters any more, and no revision is worth a request.
+        let action = cause.map_or(Action::Leave, |_| Action::Hold(Hold::Deleting));
+        let (gone, reverted) = (Vec::new(), Vec::new());
+        return Decision { action, gone, reverted, waiting: false, ..decision };
+    }
     let missing = !decision.gone.is_empty() && !workload.ignore_missing && !rules.ignore_missing;
     // A time further ahead than any hold is long was set by a clock that was wrong.
     let is_ahead = |time: Option<Timestamp>| {
@@ -272,8 +304,7 @@ pub fn decide(
     };
     let is_stripped = all_patched && (past.answered || is_ahead(past.stripped_until));
     decision.action = match cause {
-        // While a secret is gone nothing is rolled, so nobody need know what the revision says.
-        None if ask && !missing => Action::AskRevision,
+        None if ask => Action::AskRevision,
         None => Action::Leave,
         Some(_) if missing => Action::Hold(Hold::SecretGone),
         Some(_) if is_stripped => Action::Hold(Hold::Stripped),

@@ -56,7 +56,7 @@ impl fmt::Display for SecretId {
 ///
 /// The number alone is none: a secret that was deleted and written anew starts at 1 again, and a
 /// restored storage uses numbers a second time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Version {
     /// The version's number, counted from 1.
     pub number: u64,

@@ -6,7 +6,7 @@
 //!
 //! Architecture Invariant: the lock is never held across an await, and nothing in here waits.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::observation::Poll;
@@ -33,7 +33,7 @@ pub struct Stored {
 pub struct Snapshot {
     /// The number of this poll.
     pub poll: Poll,
-    /// All workloads, in no order.
+    /// All workloads, in order of their names.
     pub workloads: Vec<Stored>,
 }
 
@@ -51,7 +51,8 @@ pub enum Change {
 #[derive(Debug, Default)]
 struct State {
     polls: Poll,
-    workloads: HashMap<WorkloadId, Entry>,
+    /// In order, so that what a poll does first does not hang on chance.
+    workloads: BTreeMap<WorkloadId, Entry>,
     /// Each secret with the number of workloads that refer to it. The map is also what makes equal
     /// ids share one allocation.
     secrets: HashMap<Arc<SecretId>, usize>,
@@ -193,9 +194,10 @@ impl State {
             _ => Change::Collected,
         };
         let entered = match &old {
+            // A watch shows every template. Between two lists, one may have come and gone.
             Some(old)
-                if old.workload.template == workload.template
-                    && old.workload.uid == workload.uid =>
+                if old.workload.kept_its_template(&workload)
+                    || (!listing && old.workload.has_template_of(&workload)) =>
             {
                 old.entered
             }
@@ -296,6 +298,26 @@ mod tests {
         assert_eq!(store.begin_poll().poll, 2);
         store.apply(anew);
         assert_eq!(entered(), 3);
+    }
+
+    #[test]
+    fn a_template_that_may_have_been_replaced_and_put_back_between_two_lists_enters_anew() {
+        let store = Store::default();
+        let read = |resource_version, generation| Workload {
+            generation,
+            ..workload("a", resource_version, 7, &["x"])
+        };
+        let entered = || store.get(&workload("a", 0, 0, &[]).id).unwrap().entered;
+        store.apply(read(1, 1));
+        assert_eq!(store.begin_poll().poll, 1);
+        // A watch would have shown the other template; this is an autoscaler.
+        store.apply(read(5, 4));
+        assert_eq!(entered(), 1);
+        store.begin_list(Kind::Deployment);
+        store.apply(read(6, 5));
+        assert_eq!(entered(), 1, "one change of the spec replaces a template, or nothing");
+        store.apply(read(9, 7));
+        assert_eq!(entered(), 2);
     }
 
     #[test]

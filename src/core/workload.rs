@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::annotation::OptIn;
 use super::record::Recorded;
+use super::rollout::Rollout;
 use super::secret::SecretId;
 
 /// The kinds that are watched.
@@ -81,10 +82,16 @@ pub struct Workload {
     pub created: Timestamp,
     /// Whether it is being deleted.
     pub deleting: bool,
+    /// The controller that owns it, as `Kind/name`: an operator's resource, mostly.
+    pub owner: Option<Box<str>>,
+    /// What its controller does with a new template.
+    pub rollout: Rollout,
     /// Whether its controller has seen its current template.
     pub observed: bool,
     /// Tells one pod template from another.
     pub template: u64,
+    /// Counts the changes of its spec.
+    pub generation: u64,
     /// The generation of annotations that it opted in with.
     pub opt_in: OptIn,
     /// The reload count on its template; what is not a number counts as zero.
@@ -99,4 +106,22 @@ pub struct Workload {
     pub recorded: Option<Recorded>,
     /// The secrets that it refers to, each once, in order.
     pub secrets: Box<[Arc<SecretId>]>,
+}
+
+impl Workload {
+    /// Whether it surely still had the present template when it was read again as `later`, by
+    /// somebody who may not have seen all that happened in between.
+    ///
+    /// Equal templates do not suffice: a reload that was taken back at once leaves the one from
+    /// before. That takes two changes of the spec, which its generation counts.
+    #[must_use]
+    pub fn kept_its_template(&self, later: &Self) -> bool {
+        self.has_template_of(later) && later.generation.saturating_sub(self.generation) < 2
+    }
+
+    /// Whether both are the same workload with the same template.
+    #[must_use]
+    pub fn has_template_of(&self, other: &Self) -> bool {
+        self.uid == other.uid && self.template == other.template
+    }
 }

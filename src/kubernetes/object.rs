@@ -18,6 +18,7 @@ use siphasher::sip::SipHasher13;
 use crate::core::annotation;
 use crate::core::manifest::Manifest;
 use crate::core::reference::{self, EnvVar};
+use crate::core::rollout::Rollout;
 use crate::core::workload::Kind;
 
 /// One object of any of the watched kinds, as far as it was decoded.
@@ -89,6 +90,15 @@ struct Draft {
     /// The key of the annotation that is read next.
     annotation: String,
     variable: Option<EnvVar>,
+    owner: Owner,
+}
+
+/// One of an object's owners, as far as it was read.
+#[derive(Default)]
+struct Owner {
+    kind: String,
+    name: String,
+    is_controller: bool,
 }
 
 /// Where in an object the walk is.
@@ -97,7 +107,11 @@ enum Place {
     Object,
     Metadata,
     Annotations,
+    Owners,
+    Owner,
     Spec,
+    UpdateStrategy,
+    RollingUpdate,
     Template,
     TemplateMetadata,
     TemplateAnnotations,
@@ -125,6 +139,12 @@ enum Field {
     CreationTimestamp,
     DeletionTimestamp,
     Record,
+    OwnerKind,
+    OwnerName,
+    OwnerIsController,
+    Paused,
+    StrategyType,
+    Partition,
     ObservedGeneration,
     UpdateRevision,
     TemplateAnnotation,
@@ -141,6 +161,10 @@ impl Place {
             (Self::Object, "spec") => Self::Spec,
             (Self::Object, "status") => Self::Status,
             (Self::Metadata, "annotations") => Self::Annotations,
+            (Self::Metadata, "ownerReferences") => Self::Owners,
+            (Self::Owner, "kind") => Self::Field(Field::OwnerKind),
+            (Self::Owner, "name") => Self::Field(Field::OwnerName),
+            (Self::Owner, "controller") => Self::Field(Field::OwnerIsController),
             (Self::Metadata, "name") => Self::Field(Field::Name),
             (Self::Metadata, "namespace") => Self::Field(Field::Namespace),
             (Self::Metadata, "uid") => Self::Field(Field::Uid),
@@ -151,6 +175,11 @@ impl Place {
             (Self::Annotations, annotation::RECORD) => Self::Field(Field::Record),
             (Self::Status, "observedGeneration") => Self::Field(Field::ObservedGeneration),
             (Self::Status, "updateRevision") => Self::Field(Field::UpdateRevision),
+            (Self::Spec, "paused") => Self::Field(Field::Paused),
+            (Self::Spec, "updateStrategy") => Self::UpdateStrategy,
+            (Self::UpdateStrategy, "type") => Self::Field(Field::StrategyType),
+            (Self::UpdateStrategy, "rollingUpdate") => Self::RollingUpdate,
+            (Self::RollingUpdate, "partition") => Self::Field(Field::Partition),
             (Self::Spec, "template") => Self::Template,
             (Self::Template, "metadata") => Self::TemplateMetadata,
             (Self::Template, "spec") => Self::PodSpec,
@@ -173,6 +202,7 @@ impl Place {
     /// The place of an element of the list at this place.
     fn element(self) -> Self {
         match self {
+            Self::Owners => Self::Owner,
             Self::Containers => Self::Container,
             Self::Env => Self::Variable,
             _ if self.is_in_template() => Self::Digested,
@@ -200,7 +230,11 @@ impl Place {
             Self::Object
             | Self::Metadata
             | Self::Annotations
+            | Self::Owners
+            | Self::Owner
             | Self::Spec
+            | Self::UpdateStrategy
+            | Self::RollingUpdate
             | Self::Status
             | Self::Field(_)
             | Self::Ignored => false,
@@ -234,6 +268,18 @@ impl Walk<'_> {
         match self.place {
             Place::Field(Field::Generation) => manifest.generation = number,
             Place::Field(Field::ObservedGeneration) => manifest.observed_generation = number,
+            Place::Field(Field::Partition) => {
+                manifest.rollout = manifest.rollout.or(Rollout::partition(number));
+            }
+            _ => {}
+        }
+    }
+
+    fn keep_bool(&mut self, value: bool) {
+        let manifest = &mut self.draft.object.manifest;
+        match self.place {
+            Place::Field(Field::Paused) if value => manifest.rollout = Rollout::Paused,
+            Place::Field(Field::OwnerIsController) => self.draft.owner.is_controller = value,
             _ => {}
         }
     }
@@ -251,6 +297,9 @@ impl Walk<'_> {
             Field::CreationTimestamp => manifest.created = text.parse().unwrap_or_default(),
             Field::DeletionTimestamp => manifest.deleting = true,
             Field::Record => manifest.record = Some(text.to_owned()),
+            Field::OwnerKind => text.clone_into(&mut self.draft.owner.kind),
+            Field::OwnerName => text.clone_into(&mut self.draft.owner.name),
+            Field::StrategyType if text == "OnDelete" => manifest.rollout = Rollout::OnDelete,
             Field::UpdateRevision => manifest.update_revision = Some(text.to_owned()),
             Field::ContainerName => text.clone_into(&mut self.draft.container),
             Field::VariableName => {
@@ -269,7 +318,12 @@ impl Walk<'_> {
                 let key = std::mem::take(&mut self.draft.annotation);
                 manifest.annotations.push(key, text.to_owned());
             }
-            Field::Generation | Field::ObservedGeneration => {}
+            Field::Generation
+            | Field::ObservedGeneration
+            | Field::OwnerIsController
+            | Field::Paused
+            | Field::StrategyType
+            | Field::Partition => {}
         }
     }
 }
@@ -294,6 +348,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
 
     fn visit_bool<E>(mut self, value: bool) -> Result<(), E> {
         self.digest(b'b', &[u8::from(value)]);
+        self.keep_bool(value);
         Ok(())
     }
 
@@ -336,6 +391,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         self.digest(b'{', &[]);
         let first = self.draft.object.manifest.variables.len();
         match self.place {
+            Place::Owner => self.draft.owner = Owner::default(),
             Place::Container => self.draft.container.clear(),
             Place::Variable => {
                 self.draft.variable = Some(EnvVar {
@@ -350,6 +406,12 @@ impl<'de> Visitor<'de> for Walk<'_> {
             map.next_value_seed(Walk { draft: self.draft, place })?;
         }
         match self.place {
+            Place::Owner => {
+                let Owner { kind, name, is_controller } = std::mem::take(&mut self.draft.owner);
+                if is_controller && !kind.is_empty() && !name.is_empty() {
+                    self.draft.object.manifest.owner = Some(format!("{kind}/{name}"));
+                }
+            }
             Place::Container => {
                 let container = std::mem::take(&mut self.draft.container);
                 for variable in &mut self.draft.object.manifest.variables[first..] {

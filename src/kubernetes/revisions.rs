@@ -3,7 +3,7 @@
 //! They are asked for only where an answer hangs on them, by a LIST of one namespace that serves
 //! all of its workloads, or of the whole cluster where many namespaces are concerned.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,7 +15,7 @@ use serde::Deserialize;
 use tracing::error;
 
 use super::client::in_time;
-use crate::core::plan::Revision;
+use crate::core::plan::{Copied, Revision};
 use crate::core::record::Record;
 use crate::core::secret::Version;
 use crate::core::workload::{Kind, Workload};
@@ -154,7 +154,8 @@ struct Candidate<'a> {
     workload: &'a Workload,
     number: i64,
     created: Option<Timestamp>,
-    copies: Vec<(u64, Version)>,
+    /// What the copies of its record say, and when the revisions that have them were made.
+    copies: Vec<(u64, Version, Option<Timestamp>)>,
 }
 
 impl<'a> Candidate<'a> {
@@ -173,22 +174,30 @@ impl<'a> Candidate<'a> {
             }
             Kind::DaemonSet | Kind::StatefulSet => object.revision,
         };
+        let created = creation_timestamp.and_then(|time| time.parse().ok());
         if number > self.number || self.created.is_none() {
             self.number = number;
-            self.created = creation_timestamp.and_then(|time| time.parse().ok());
+            self.created = created;
         }
         let record = record.and_then(|text| Record::parse(&text).ok());
         if let Some(recorded) = record.and_then(|record| record.of(&self.workload.uid, None)) {
             let hashes: HashSet<u64> = self.workload.secrets.iter().map(|s| s.hash64()).collect();
-            self.copies.extend(recorded.versions.iter().filter(|(hash, _)| hashes.contains(hash)));
+            let entries = recorded.versions.iter().filter(|(hash, _)| hashes.contains(hash));
+            self.copies.extend(entries.map(|(hash, version)| (hash, version, created)));
         }
     }
 
-    fn into_revision(mut self) -> Option<Revision> {
-        self.copies
-            .sort_unstable_by_key(|(hash, version)| (*hash, version.number, version.created));
-        self.copies.dedup();
-        Some(Revision { created: self.created?, copies: self.copies.into() })
+    fn into_revision(self) -> Option<Revision> {
+        let present = self.created?;
+        let copies = self.copies.into_iter().map(|(secret, version, created)| Copied {
+            secret,
+            version,
+            is_later: created.is_some_and(|time| time > present),
+        });
+        Some(Revision {
+            created: present,
+            copies: copies.collect::<BTreeSet<_>>().into_iter().collect(),
+        })
     }
 }
 
@@ -316,6 +325,15 @@ mod tests {
             replica_set("4", LATE, "nonsense"),
         ];
         let revision = revision_of(&web, &objects).unwrap();
-        assert_eq!(*revision.copies, [(secret("a").hash64(), version(1, 1))]);
+        let copy = Copied { secret: secret("a").hash64(), version: version(1, 1), is_later: false };
+        assert_eq!(*revision.copies, [copy]);
+        // A template that was put back is that of an earlier revision.
+        let objects = [
+            replica_set("9", EARLY, ""),
+            replica_set("8", LATE, &record("uid-of-web")),
+            replica_set("7", EARLY, &record("uid-of-web")),
+        ];
+        let revision = revision_of(&web, &objects).unwrap();
+        assert_eq!(*revision.copies, [copy, Copied { is_later: true, ..copy }]);
     }
 }

@@ -1,8 +1,10 @@
 //! The loop against a Vault and a cluster that do as they are told, for sequences of calls that a
 //! real server cannot be made to produce at will.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard};
+
+use jiff::SignedDuration;
 
 use super::*;
 use crate::core::annotation::{MARK, OptIn};
@@ -11,16 +13,20 @@ use crate::core::manifest::Manifest;
 use crate::core::observation::{Observation, Polled};
 use crate::core::plan::{Reload, Revision};
 use crate::core::reference::EnvVar;
+use crate::core::rollout::Rollout;
 use crate::core::secret::Version;
 use crate::core::workload::Kind;
 
 mod leading;
+mod told;
 
 /// What both fakes share with the test.
 #[derive(Default)]
 struct World {
     /// The live version of each path; a path that is not here is unknown, and its failure passes.
     live: BTreeMap<String, Version>,
+    /// The paths of secrets that were deleted.
+    gone: BTreeSet<String>,
     /// The paths that the last poll asked for.
     asked: Vec<String>,
     /// The workloads as the API server has them.
@@ -30,6 +36,12 @@ struct World {
     patches: u32,
     gets: u32,
     lookups: u32,
+    /// When each revision was made; long after all rotations, unless it is given.
+    revised: Option<Timestamp>,
+    /// Whether there are no revisions at all.
+    without_revisions: bool,
+    /// What was told, of what an operator is to know.
+    told: Vec<String>,
     token: Option<CancellationToken>,
 }
 
@@ -78,7 +90,9 @@ impl Vault for Fake {
         let mut polled = Polled::default();
         for ask in asks {
             let live = world.live.get(&*ask.secret.path);
-            let observation = live.map_or(Observation::Unknown, |v| Observation::Live(*v));
+            let is_gone = world.gone.contains(&*ask.secret.path);
+            let missing = if is_gone { Observation::Gone } else { Observation::Unknown };
+            let observation = live.map_or(missing, |v| Observation::Live(*v));
             polled.observations.insert(Arc::clone(&ask.secret), observation);
             if live.is_none() {
                 polled.failed.push(Arc::clone(&ask.secret));
@@ -95,8 +109,13 @@ impl Vault for Fake {
 
 impl Cluster for Fake {
     async fn revisions(&self, workloads: &[Arc<Workload>]) -> HashMap<Box<str>, Revision> {
-        self.world().lookups += 1;
-        let revision = Revision { created: second(2_000_000), copies: Arc::new([]) };
+        let mut world = self.world();
+        world.lookups += 1;
+        if world.without_revisions {
+            return HashMap::new();
+        }
+        let created = world.revised.unwrap_or(second(2_000_000));
+        let revision = Revision { created, copies: Arc::new([]) };
         workloads.iter().map(|workload| (workload.uid.clone(), revision.clone())).collect()
     }
 
@@ -145,6 +164,24 @@ impl Cluster for Fake {
     }
 }
 
+impl Reporter for Fake {
+    fn report(&self, id: &WorkloadId, report: &Report<'_>) {
+        let told = match report {
+            Report::Reverted { secrets, again: false, .. } if !secrets.is_empty() => {
+                let paths: Vec<_> = secrets.iter().map(|secret| &*secret.path).collect();
+                format!("{} was reverted for {}", id.name, paths.join(" and "))
+            }
+            Report::Reloaded { rollout, .. } if *rollout != Rollout::Automatic => {
+                format!("{} was reloaded: {rollout:?}", id.name)
+            }
+            Report::Held { hold: Held::For(hold), .. } => format!("{} is held: {hold:?}", id.name),
+            Report::Waiting { long: true } => format!("{} waits", id.name),
+            _ => return,
+        };
+        self.world().told.push(told);
+    }
+}
+
 fn touch(object: &mut Manifest) {
     let number: u64 = object.resource_version.parse().unwrap();
     object.resource_version = (number + 1).to_string();
@@ -154,7 +191,7 @@ fn touch(object: &mut Manifest) {
 struct Bench {
     fake: Fake,
     store: Arc<Store>,
-    reloader: Reloader<Fake, Fake>,
+    reloader: Reloader<Fake, Fake, Fake>,
     shutdown: CancellationToken,
 }
 
@@ -195,8 +232,9 @@ impl Bench {
             vault_namespace: None,
         };
         let clocks = Clocks::default();
+        let [vault, cluster, reporter] = std::array::from_fn(|_| fake.clone());
         let reloader =
-            Reloader::new(Arc::clone(&store), fake.clone(), fake.clone(), clocks, settings);
+            Reloader::new(Arc::clone(&store), vault, cluster, reporter, clocks, settings);
         let bench = Self { fake, store, reloader, shutdown };
         bench.watch();
         bench
@@ -211,6 +249,32 @@ impl Bench {
                 None => self.store.remove(&read.id),
             };
         }
+    }
+
+    /// Somebody changes an object.
+    fn write(&self, name: &str, write: impl FnOnce(&mut Manifest)) {
+        let mut world = self.fake.world();
+        let object = world.objects.get_mut(name).unwrap();
+        write(object);
+        touch(object);
+        drop(world);
+        self.watch();
+    }
+
+    /// The owner of an object puts its template back, and leaves the record.
+    fn put_template_back(&self, name: &str) {
+        let between_the_versions = second(1_000_001) + SignedDuration::from_millis(500);
+        self.fake.world().revised = Some(between_the_versions);
+        self.write(name, |object| {
+            object.template = 100;
+            object.annotations = [(OptIn::Current.key(), "true")].into_iter().collect();
+        });
+    }
+
+    /// Polls, and answers what was told of it.
+    async fn told(&mut self) -> Vec<String> {
+        self.poll().await;
+        std::mem::take(&mut self.fake.world().told)
     }
 
     async fn poll(&mut self) -> Unfinished {
@@ -318,6 +382,20 @@ async fn what_could_not_be_read_is_asked_for_alone() {
     let left = bench.reloader.tick(scope, &bench.shutdown).await;
     assert_eq!(bench.fake.world().asked, ["b"]);
     assert!(left.retry_in.is_none());
+}
+
+#[tokio::test]
+async fn a_version_older_than_what_was_seen_rolls_once_a_second_poll_has_seen_it() {
+    let mut bench = Bench::new(&[("web", &["a"])]);
+    bench.fake.rotate("a", 5);
+    bench.poll().await;
+    bench.fake.rotate("a", 4);
+    let left = bench.poll().await;
+    assert_eq!(left.retry_in, Some(Duration::from_secs(1)), "it is asked for again soon");
+    assert_eq!(bench.fake.count("web"), 0);
+    let scope = Scope::Unfinished { workloads: left.workloads, secrets: left.secrets };
+    let left = bench.reloader.tick(scope, &bench.shutdown).await;
+    assert_eq!((bench.fake.count("web"), left.retry_in), (1, None));
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ struct Row {
     other_seen: Poll,
     observed: bool,
     revision: Option<Lookup<'static>>,
-    copies: Vec<(u64, Version)>,
+    copies: Vec<Copied>,
     rules: Rules,
 }
 
@@ -146,13 +146,23 @@ fn a_reload_that_was_taken_back_is_not_fought() {
     // The record is still there, and the template it belongs to is not.
     assert_eq!(Row::live(new()).recorded(false, new()).verdict(), Verdict::Reverted);
     // The record went back with the template; its copy on the newer revision tells.
-    let copies = vec![(secret("a").hash64(), new())];
+    let copy = Copied { secret: secret("a").hash64(), version: new(), is_later: true };
+    let copies = vec![copy];
     let row = Row { copies, ..Row::live(new()) };
     assert_eq!(row.recorded(true, old()).verdict(), Verdict::Reverted);
     // A version after that is a change like any other.
-    let copies = vec![(secret("a").hash64(), new())];
-    let row = Row { copies, ..Row::live(version(3, 1_000_300)) };
+    let row = Row { copies: vec![copy], ..Row::live(version(3, 1_000_300)) };
     assert_eq!(row.verdict(), Verdict::Changed(Cause::Found));
+    // So is the reload for a restored storage.
+    let row = Row { copies: vec![copy], ..Row::live(new()) };
+    assert_eq!(row.recorded(true, version(3, 1_000_300)).verdict(), Verdict::Reverted);
+    // Before the newer version there was this one too, and it was rolled out.
+    let copies = vec![Copied { is_later: false, ..copy }];
+    let row = Row { copies, ..Row::live(new()) };
+    assert_eq!(
+        row.recorded(true, version(3, 1_000_300)).verdict(),
+        Verdict::Changed(Cause::Restored)
+    );
 }
 
 /// A workload of the secrets a and b; what was seen of each is given.
@@ -198,8 +208,11 @@ fn what_to_do() {
         assert_eq!(decision.action, expected, "{seen:?}");
     }
     let deleting = Workload { deleting: true, ..web.clone() };
-    let seen = [witnessed(2), same()];
-    assert_eq!(decided(&deleting, seen, &Past::default(), 1).action, Action::Leave);
+    let decision = decided(&deleting, [witnessed(2), gone], &Past::default(), 1);
+    assert_eq!(decision.action, Action::Hold(Hold::Deleting));
+    assert_eq!((decision.changed, decision.gone), (vec![secret("a")], vec![]));
+    let decision = decided(&deleting, [same(), gone], &Past::default(), 1);
+    assert_eq!((decision.action, decision.gone), (Action::Leave, vec![]));
     let lenient = Workload { ignore_missing: true, ..web };
     let decision = decided(&lenient, [witnessed(2), gone], &Past::default(), 1);
     assert_eq!(decision.action, Action::Roll(Cause::Witnessed));
@@ -218,7 +231,12 @@ fn nobody_asks_for_a_revision_that_cannot_matter() {
     let found = saw(Observation::Live(version(2, 200)));
     assert_eq!(action([found, found]), Action::AskRevision);
     assert_eq!(action([found, witnessed(2)]), Action::Roll(Cause::Witnessed));
-    assert_eq!(action([found, saw(Observation::Gone)]), Action::Leave);
+    // Whether it is held back must be known, or nobody would hear of it.
+    assert_eq!(action([found, saw(Observation::Gone)]), Action::AskRevision);
+    assert_eq!(action([witnessed(2), saw(Observation::Gone)]), Action::Hold(Hold::SecretGone));
+    let deleting = Workload { deleting: true, ..web.clone() };
+    let case = Case { workload: &deleting, ..case };
+    assert_eq!(decide(&case, |_| found, &Rules::default(), 1, second(0)).action, Action::Leave);
 }
 
 #[test]

@@ -68,6 +68,8 @@ fn what_is_needed_is_kept_in_any_order_of_the_fields() {
             generation: 3,
             created: "2026-11-22T05:51:00Z".parse().unwrap(),
             deleting: false,
+            owner: None,
+            rollout: Rollout::Automatic,
             record: Some("{}".to_owned()),
             observed_generation: 2,
             update_revision: Some("web-1".to_owned()),
@@ -99,6 +101,48 @@ fn the_digest_changes_with_the_template_and_with_nothing_else() {
     assert_ne!(digest("/spec/template/metadata/annotations/other", json!("y")), same);
 }
 
+/// A Deployment with whatever makes one odd.
+fn odd_one() -> Value {
+    let mut object = deployment();
+    object["metadata"]["ownerReferences"] = json!([
+        { "kind": "Team", "name": "shop", "uid": "u8" },
+        { "controller": true, "kind": "Database", "name": "orders", "uid": "u9" },
+        { "controller": false, "kind": "Chart", "name": "shop", "uid": "u7" },
+    ]);
+    object["spec"]["paused"] = json!(true);
+    object["spec"]["updateStrategy"] =
+        json!({ "rollingUpdate": { "partition": 2 }, "type": "RollingUpdate" });
+    object
+}
+
+#[test]
+fn who_owns_it_and_how_it_rolls_out_are_kept_and_not_part_of_the_template() {
+    let odd = read(&odd_one());
+    assert_eq!((odd.owner.as_deref(), odd.rollout), (Some("Database/orders"), Rollout::Paused));
+    assert_eq!(odd.template, read(&deployment()).template);
+    let rollout = |paused: Value, strategy: Value| {
+        let mut object = odd_one();
+        object["spec"]["paused"] = paused;
+        object["spec"]["updateStrategy"] = strategy;
+        read(&object).rollout
+    };
+    let none = || json!(null);
+    assert_eq!(rollout(json!(false), none()), Rollout::Automatic);
+    assert_eq!(rollout(none(), json!({ "type": "OnDelete" })), Rollout::OnDelete);
+    assert_eq!(rollout(none(), json!({ "type": "RollingUpdate" })), Rollout::Automatic);
+    let partition =
+        |value| json!({ "type": "RollingUpdate", "rollingUpdate": { "partition": value } });
+    assert_eq!(rollout(none(), partition(0)), Rollout::Automatic);
+    assert_eq!(rollout(none(), partition(2)), Rollout::Partition(2));
+    // A Deployment's own strategy has nothing of the kind.
+    let mut object = deployment();
+    object["spec"]["strategy"] = json!({ "type": "OnDelete" });
+    assert_eq!(read(&object).rollout, Rollout::Automatic);
+    // Owners that control nothing are not the owner.
+    object["metadata"]["ownerReferences"] = json!([{ "kind": "Team", "name": "shop" }]);
+    assert_eq!(read(&object).owner, None);
+}
+
 #[test]
 fn fields_of_any_type_are_read_as_absent_and_never_fail() {
     let odd = [
@@ -116,7 +160,14 @@ fn fields_of_any_type_are_read_as_absent_and_never_fail() {
         "/metadata/generation",
         "/metadata/creationTimestamp",
         "/metadata/annotations",
+        "/metadata/ownerReferences",
+        "/metadata/ownerReferences/1",
+        "/metadata/ownerReferences/1/controller",
         "/spec",
+        "/spec/paused",
+        "/spec/updateStrategy",
+        "/spec/updateStrategy/rollingUpdate",
+        "/spec/updateStrategy/rollingUpdate/partition",
         "/spec/template",
         "/spec/template/metadata/annotations",
         "/spec/template/spec/containers",
@@ -128,7 +179,7 @@ fn fields_of_any_type_are_read_as_absent_and_never_fail() {
     ];
     for pointer in pointers {
         for value in &odd {
-            let mut object = deployment();
+            let mut object = odd_one();
             *object.pointer_mut(pointer).unwrap() = value.clone();
             read(&object);
         }

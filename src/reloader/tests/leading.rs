@@ -43,7 +43,7 @@ async fn run(bench: Bench, leadership: Leadership, test: impl AsyncFnOnce(Counte
     }
     let counted = Counted { fake: fake.clone(), ..Counted::default() };
     let Reloader { clocks, settings, .. } = reloader;
-    let reloader = Reloader::new(store, counted.clone(), fake, clocks, settings);
+    let reloader = Reloader::new(store, counted.clone(), fake.clone(), fake, clocks, settings);
     let ending = shutdown.clone();
     let test = async {
         test(counted.clone()).await;

@@ -1,0 +1,96 @@
+//! The reloader in a simulated world: random histories of secrets, workloads, faults and crashes,
+//! after each of which nothing was missed and nothing was doubled.
+//!
+//! What runs here is the loop of the controller with all that it decides, several of them at a time
+//! and all of them leading, against a Vault and a cluster that are told what to do. The world knows
+//! what pods really run with; see [`world::World::write`] for what a PATCH is judged by, and
+//! [`play::play`] for what is judged at the end.
+//!
+//! `MODEL_HISTORIES` sets how many, `MODEL_SEED` where they begin. A history that fails is made
+//! smaller until nothing can be left out, and printed with all that happened in it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a test may fail loudly, says what it did, and is told how much to do"
+)]
+
+mod history;
+mod play;
+mod ports;
+mod time;
+mod world;
+
+use std::time::Instant;
+
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use tokio::runtime::{Builder, Runtime};
+
+use history::History;
+
+/// What `make test` plays.
+const HISTORIES: u32 = 100_000;
+
+fn variable<T: std::str::FromStr>(name: &str, default: T) -> T {
+    std::env::var(name).ok().map_or(default, |text| {
+        text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number"))
+    })
+}
+
+/// A runtime whose clock leaps to the next event.
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
+}
+
+fn run(seed: u64, histories: u32) -> Result<(), String> {
+    let config = Config {
+        cases: histories,
+        failure_persistence: None,
+        max_shrink_iters: 20_000,
+        ..Config::default()
+    };
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let runtime = runtime();
+    let outcome = runner.run(&history::histories(), |history: History| {
+        let (wrong, _) = runtime.block_on(play::play(&history, false));
+        match wrong.first() {
+            None => Ok(()),
+            Some(wrong) => Err(TestCaseError::fail(wrong.clone())),
+        }
+    });
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(TestError::Fail(why, smallest)) => {
+            let (_, journal) = runtime.block_on(play::play(&smallest, true));
+            Err(format!(
+                "{why}\n\nthe smallest history that shows it:\n{smallest:#?}\n\nwhat happened in it:\n{}\n",
+                journal.join("\n")
+            ))
+        }
+        Err(TestError::Abort(why)) => Err(format!("the model gave up: {why}")),
+    }
+}
+
+#[test]
+fn nothing_is_missed_and_nothing_is_doubled() {
+    let histories: u32 = variable("MODEL_HISTORIES", HISTORIES);
+    let seed: u64 = variable("MODEL_SEED", fastrand::u64(..1_000_000_000));
+    let threads =
+        u32::try_from(std::thread::available_parallelism().map_or(1, usize::from)).unwrap();
+    let each = histories.div_ceil(threads);
+    println!("{histories} histories on {threads} threads; to repeat them: MODEL_SEED={seed}");
+    let began = Instant::now();
+    let failures: Vec<String> = std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..threads)
+            .map(|thread| scope.spawn(move || run(seed + u64::from(thread), each)))
+            .collect();
+        runs.into_iter().filter_map(|run| run.join().unwrap().err()).collect()
+    });
+    assert!(failures.is_empty(), "MODEL_SEED={seed} MODEL_HISTORIES={histories}: {}", failures[0]);
+    println!("{} histories in {:.0} s", each * threads, began.elapsed().as_secs_f32());
+}

@@ -1,0 +1,272 @@
+//! Plays a history: the world, our processes in it, and what must hold when all is over.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use vault_secrets_reloader::core::plan::Hold;
+use vault_secrets_reloader::core::store::Store;
+use vault_secrets_reloader::core::workload::Kind;
+use vault_secrets_reloader::reloader::{Clocks, Leadership, Reloader, Settings};
+
+use crate::history::{Event, History, PROCESSES};
+use crate::ports::{Ports, Recorder, Shared, Standing, date, lock};
+use crate::time;
+use crate::world::{Seen, World};
+
+/// Between two polls of everything.
+const PERIOD: Duration = Duration::from_mins(1);
+
+/// After the last step and the end of all faults: some polls, and the longest back-off.
+const QUIET: Duration = Duration::from_mins(16);
+
+/// Whoever was killed is started again after this.
+const RESTART: Duration = Duration::from_secs(3);
+
+/// One life of a process.
+struct Process {
+    recorder: Recorder,
+    shutdown: CancellationToken,
+    tasks: [AbortHandle; 2],
+}
+
+struct Play {
+    world: Shared,
+    tasks: JoinSet<()>,
+    processes: BTreeMap<usize, Process>,
+    lives: u64,
+}
+
+/// Plays a history. Answers what was wrong, and what happened if `is_told`.
+pub(crate) async fn play(history: &History, is_told: bool) -> (Vec<String>, Vec<String>) {
+    time::begin(history.setup.own_skew_ms);
+    let world: Shared = Arc::new(std::sync::Mutex::new(World::new(&history.setup, is_told)));
+    let mut play = Play {
+        world: Arc::clone(&world),
+        tasks: JoinSet::new(),
+        processes: BTreeMap::new(),
+        lives: 0,
+    };
+    play.tasks.spawn(run_cluster(Arc::clone(&world)));
+    play.wait(Duration::from_millis(history.setup.start_ms)).await;
+    for process in 0..history.setup.processes {
+        play.start(process);
+    }
+    for step in &history.steps {
+        play.wait(Duration::from_millis(step.after_ms)).await;
+        match step.event {
+            Event::Kill(process) => play.kill(process % history.setup.processes),
+            Event::Stop(process) => play.stop(process % history.setup.processes),
+            Event::Start(process) => play.start(process % history.setup.processes),
+            _ => lock(&world).happen(&step.event),
+        }
+    }
+    lock(&world).mend();
+    for process in 0..history.setup.processes {
+        play.start(process);
+    }
+    play.wait(QUIET).await;
+    play.judge();
+    play.tasks.shutdown().await;
+    let mut world = lock(&world);
+    (std::mem::take(&mut world.wrong), world.journal.take().unwrap_or_default())
+}
+
+impl Play {
+    /// Lets time pass. Whoever is to be killed meanwhile is killed at that very moment.
+    async fn wait(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        let killer = Arc::clone(&lock(&self.world).killer);
+        loop {
+            tokio::select! {
+                biased;
+                () = killer.notified() => {
+                    let kills = std::mem::take(&mut lock(&self.world).kills);
+                    for process in kills {
+                        self.kill(process);
+                    }
+                }
+                () = sleep_until(end) => return,
+            }
+            // Something else starts it again, as Kubernetes would.
+            let missing: Vec<usize> = (0..lock(&self.world).setup.processes)
+                .filter(|process| !self.processes.contains_key(process))
+                .collect();
+            if !missing.is_empty() && Instant::now() + RESTART < end {
+                sleep(RESTART).await;
+                for process in missing {
+                    self.start(process);
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, process: usize) {
+        if self.processes.contains_key(&process) {
+            return;
+        }
+        self.lives += 1;
+        let life = self.lives * PROCESSES as u64 + process as u64;
+        let store = Arc::new(Store::default());
+        let synced = Arc::new(Notify::new());
+        let clocks = Clocks { now: time::own, ..Clocks::default() };
+        let ports = Ports {
+            world: Arc::clone(&self.world),
+            life,
+            vault_clock: Arc::clone(&clocks.vault),
+            cluster_clock: Arc::clone(&clocks.cluster),
+        };
+        let recorder = Recorder { world: Arc::clone(&self.world), life, standings: Arc::default() };
+        let settings = {
+            let setup = &lock(&self.world).setup;
+            Settings {
+                period: PERIOD,
+                ignore_versions_before: None,
+                ignore_missing: setup.may_be_missing,
+                found_burst: setup.burst,
+                found_per_minute: setup.burst * 4,
+                vault_namespace: None,
+            }
+        };
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let mut world = lock(&self.world);
+        world.say(|| format!("process {life} starts"));
+        world.watches.insert(process, sender);
+        drop(world);
+        let watch =
+            watch(ports.clone(), process, Arc::clone(&store), Arc::clone(&synced), receiver);
+        let shutdown = CancellationToken::new();
+        let reloader =
+            Reloader::new(store, ports.clone(), ports, recorder.clone(), clocks, settings);
+        let tasks = [
+            self.tasks.spawn(watch),
+            self.tasks.spawn(reloader.run(synced, Leadership::always(), shutdown.clone())),
+        ];
+        self.processes.insert(process, Process { recorder, shutdown, tasks });
+    }
+
+    fn kill(&mut self, process: usize) {
+        let Some(Process { tasks, .. }) = self.processes.remove(&process) else { return };
+        for task in tasks {
+            task.abort();
+        }
+        let mut world = lock(&self.world);
+        world.watches.remove(&process);
+        world.say(|| format!("process {process} is killed"));
+    }
+
+    /// It ends by itself, and what it has under way goes on for a moment.
+    fn stop(&mut self, process: usize) {
+        let Some(Process { shutdown, tasks: [watch, _], .. }) = self.processes.remove(&process)
+        else {
+            return;
+        };
+        shutdown.cancel();
+        watch.abort();
+        let mut world = lock(&self.world);
+        world.watches.remove(&process);
+        world.say(|| format!("process {process} is told to end"));
+    }
+
+    /// What must hold at the end.
+    fn judge(&self) {
+        let mut world = lock(&self.world);
+        for slot in 0..world.objects.len() {
+            let (Some(id), Some((lacking, gone))) = (world.id(slot), world.lacking(slot)) else {
+                continue;
+            };
+            let tampered = world.was_tampered_with(slot);
+            for Process { recorder, .. } in self.processes.values() {
+                let standing = lock(&recorder.standings).get(&id).cloned();
+                let uid = world.uid(&id);
+                let standing = standing.filter(|standing| standing.uid == uid).unwrap_or_default();
+                let Standing { hold, reverted, .. } = &standing;
+                let is_held = match hold {
+                    Some(Hold::SecretGone) => !gone.is_empty(),
+                    Some(Hold::Stripped) => tampered,
+                    Some(Hold::Deleting | Hold::BackOff | Hold::Budget) | None => false,
+                };
+                let missed: Vec<_> = lacking
+                    .iter()
+                    .filter(|secret| !is_held && !(tampered && reverted.contains(secret)))
+                    .collect();
+                if !missed.is_empty() {
+                    let what = format!(
+                        "{id}: secrets {missed:?} have not reached its pods, and process {} says \
+                         {standing:?}",
+                        recorder.life
+                    );
+                    world.say(|| format!("WRONG: {what}"));
+                    world.wrong.push(what);
+                }
+            }
+        }
+    }
+}
+
+/// The controllers of workloads, kubelets, and owners who take back what we write.
+async fn run_cluster(world: Shared) {
+    let added = Arc::clone(&lock(&world).job_added);
+    loop {
+        let next = lock(&world).next_job();
+        let due = async {
+            match next {
+                Some(time) => sleep_until(time).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => lock(&world).work(),
+            () = added.notified() => {}
+        }
+    }
+}
+
+/// What the collector does: a list, and what comes after it.
+async fn watch(
+    ports: Ports,
+    process: usize,
+    store: Arc<Store>,
+    synced: Arc<Notify>,
+    mut events: mpsc::UnboundedReceiver<(Instant, Seen)>,
+) {
+    let world = &ports.world;
+    while !lock(world).api_answers() {
+        sleep(Duration::from_millis(500)).await;
+    }
+    let manifests: Vec<_> = lock(world).manifests().collect();
+    // Nothing else has been asked yet, so nothing can come between the list and what follows it.
+    ports.cluster_clock.observe(&date(time::now()), time::own(), time::own());
+    for kind in Kind::ALL {
+        store.begin_list(kind);
+        for (manifest, _) in manifests.iter().filter(|(_, of)| *of == kind) {
+            apply(&store, Seen::Applied(Box::new(manifest.clone()), kind));
+        }
+        store.end_list(kind);
+    }
+    synced.notify_one();
+    while let Some((time, event)) = events.recv().await {
+        let delay = lock(world).watch_delay(process);
+        sleep_until(time + delay).await;
+        apply(&store, event);
+    }
+}
+
+fn apply(store: &Store, event: Seen) {
+    match event {
+        Seen::Applied(manifest, kind) => {
+            let read = manifest.read(kind, None);
+            match read.workload {
+                Some(workload) => store.apply(workload),
+                None => store.remove(&read.id),
+            };
+        }
+        Seen::Deleted(id) => {
+            store.remove(&id);
+        }
+    }
+}

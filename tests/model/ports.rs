@@ -1,0 +1,249 @@
+//! Vault and the cluster as a process of ours sees them, and what it reports.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use jiff::fmt::rfc2822::DateTimePrinter;
+use tokio::time::sleep;
+use vault_secrets_reloader::core::clock::ServerClock;
+use vault_secrets_reloader::core::manifest::Manifest;
+use vault_secrets_reloader::core::observation::{Ask, Observation, Polled};
+use vault_secrets_reloader::core::plan::{Hold, Reload, Revision};
+use vault_secrets_reloader::core::secret::SecretId;
+use vault_secrets_reloader::core::workload::{Workload, WorkloadId};
+use vault_secrets_reloader::reloader::{Cluster, Held, Report, Reporter, Vault, WriteError};
+
+use crate::history::{PROCESSES, PatchFault};
+use crate::time;
+use crate::world::{Sent, State, World, secret_of};
+
+pub(crate) type Shared = Arc<Mutex<World>>;
+
+pub(crate) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What one life of a process sees.
+#[derive(Clone)]
+pub(crate) struct Ports {
+    pub(crate) world: Shared,
+    /// Counted so that what remains is the number of the process.
+    pub(crate) life: u64,
+    pub(crate) vault_clock: Arc<ServerClock>,
+    pub(crate) cluster_clock: Arc<ServerClock>,
+}
+
+impl Ports {
+    /// A part of a request is under way.
+    async fn travel(&self) {
+        let delay = {
+            let mut world = lock(&self.world);
+            let limit = if world.below(8) == 0 { 1_500 } else { 25 };
+            world.below(limit)
+        };
+        sleep(Duration::from_millis(delay)).await;
+    }
+
+    fn process(&self) -> usize {
+        usize::try_from(self.life).unwrap_or(0) % PROCESSES
+    }
+
+    /// A request to the API server, whose answer has a date.
+    async fn ask<T>(&self, answer: impl FnOnce(&mut World) -> T) -> T {
+        let sent = time::own();
+        self.travel().await;
+        let answer = answer(&mut lock(&self.world));
+        let date = date(time::now());
+        self.travel().await;
+        self.cluster_clock.observe(&date, sent, time::own());
+        answer
+    }
+}
+
+/// A time as a `Date` header has it.
+pub(crate) fn date(time: jiff::Timestamp) -> String {
+    DateTimePrinter::new().timestamp_to_rfc9110_string(&time).unwrap_or_default()
+}
+
+impl Vault for Ports {
+    async fn poll(&mut self, asks: &[Ask]) -> Polled {
+        let mut polled = Polled::default();
+        lock(&self.world).told[self.process()].clear();
+        for Ask { secret, known, not_before, .. } in asks {
+            let mut observation = Observation::Unknown;
+            // As the poller does: what is older than what is known is asked for again.
+            for _ in 0..4 {
+                let sent = time::own();
+                self.travel().await;
+                let (state, date) = {
+                    let mut world = lock(&self.world);
+                    let skew = SignedDuration::from_millis(world.setup.skew_ms);
+                    let state = world.read(secret_of(secret));
+                    if let Some(state) = state {
+                        world.told[self.process()].insert(secret_of(secret), state);
+                    }
+                    (state, date(time::now() + skew))
+                };
+                self.travel().await;
+                let Some(state) = state else { break };
+                self.vault_clock.observe(&date, sent, time::own());
+                observation = match state {
+                    State::Live(version) => Observation::Live(version),
+                    State::Missing | State::Deleted(_) | State::Destroyed(_) => Observation::Gone,
+                };
+                match state {
+                    State::Live(version)
+                        if *known != Some(version)
+                            && not_before.is_some_and(|time| version.created < time) =>
+                    {
+                        sleep(Duration::from_millis(150)).await;
+                    }
+                    _ => break,
+                }
+            }
+            if observation == Observation::Unknown {
+                polled.failed.push(Arc::clone(secret));
+                polled.retry_in = Some(Duration::from_secs(1 + lock(&self.world).below(60)));
+            }
+            polled.observations.insert(Arc::clone(secret), observation);
+        }
+        polled
+    }
+
+    fn forget(&mut self, _: impl Fn(&SecretId) -> bool + Send) {}
+
+    async fn close(&mut self) {
+        self.travel().await;
+    }
+}
+
+impl Cluster for Ports {
+    async fn revisions(&self, workloads: &[Arc<Workload>]) -> HashMap<Box<str>, Revision> {
+        self.ask(|world| {
+            if !world.api_answers() {
+                return HashMap::new();
+            }
+            let found = workloads
+                .iter()
+                .filter_map(|workload| Some((workload.uid.clone(), world.revision(workload)?)));
+            found.collect()
+        })
+        .await
+    }
+
+    async fn patch(&self, workload: &Workload, reload: &Reload) -> Result<Manifest, WriteError> {
+        let lost = || WriteError::Failed("no answer".to_owned());
+        let life = self.life;
+        let was_right = lock(&self.world).is_right_now(&workload.id, life);
+        let mut sent = Sent { life, was_right, is_answered: true };
+        let mut is_killed = false;
+        let answer = self
+            .ask(|world| {
+                if !world.api_answers() {
+                    return Err(lost());
+                }
+                let fault = world.faults.patches.pop();
+                if fault.is_some() {
+                    world.say(|| format!("{}: its PATCH meets {fault:?}", workload.id));
+                }
+                match fault {
+                    None => {}
+                    Some(PatchFault::Refused) => {
+                        return Err(WriteError::Refused("by a policy".to_owned()));
+                    }
+                    Some(PatchFault::Lost) => return Err(lost()),
+                    Some(PatchFault::AnswerLost) => sent.is_answered = false,
+                    Some(PatchFault::Late(ms)) => {
+                        sent.is_answered = false;
+                        world.write_late(workload.clone(), reload.clone(), sent, ms);
+                        return Err(lost());
+                    }
+                    Some(PatchFault::Conflict) => world.interfere(&workload.id, false),
+                    Some(PatchFault::Redeployed) => world.interfere(&workload.id, true),
+                    Some(PatchFault::Killed) => {
+                        is_killed = true;
+                        sent.is_answered = false;
+                    }
+                }
+                let answer = world.write(workload, reload, sent);
+                if is_killed {
+                    world.kills.push(self.process());
+                    world.killer.notify_one();
+                }
+                answer
+            })
+            .await;
+        if sent.is_answered { answer } else { Err(lost()) }
+    }
+
+    async fn get(&self, id: &WorkloadId) -> Result<Manifest, WriteError> {
+        self.ask(|world| {
+            if world.api_answers() {
+                world.get(id)
+            } else {
+                Err(WriteError::Failed("no answer".to_owned()))
+            }
+        })
+        .await
+    }
+
+    async fn last_writer(&self, _: &WorkloadId) -> Option<String> {
+        self.ask(|world| world.api_answers().then(|| "somebody".to_owned())).await
+    }
+}
+
+/// What is reported of a workload at present.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Standing {
+    /// Of which uid.
+    pub(crate) uid: Option<String>,
+    pub(crate) hold: Option<Hold>,
+    pub(crate) reverted: Vec<usize>,
+}
+
+/// Keeps what one life of a process reports.
+#[derive(Clone)]
+pub(crate) struct Recorder {
+    pub(crate) world: Shared,
+    pub(crate) life: u64,
+    pub(crate) standings: Arc<Mutex<BTreeMap<WorkloadId, Standing>>>,
+}
+
+impl Reporter for Recorder {
+    fn report(&self, id: &WorkloadId, report: &Report<'_>) {
+        let mut standings = lock(&self.standings);
+        let mut world = lock(&self.world);
+        let standing = standings.entry(id.clone()).or_default();
+        let uid = world.uid(id);
+        if standing.uid != uid {
+            *standing = Standing { uid, ..Standing::default() };
+        }
+        let before = standing.clone();
+        match report {
+            Report::Held { hold: Held::For(hold), .. } => standing.hold = Some(*hold),
+            Report::Held { hold: Held::Stripped { .. }, .. } => {
+                standing.hold = Some(Hold::Stripped);
+            }
+            Report::Released => standing.hold = None,
+            Report::Reverted { secrets, .. } => {
+                standing.reverted = secrets.iter().map(|secret| secret_of(secret)).collect();
+            }
+            Report::Reloading { .. }
+            | Report::Reloaded { .. }
+            | Report::NotNeeded
+            | Report::Failed { .. }
+            | Report::Waiting { .. } => {}
+        }
+        world.say(|| format!("{id}: process {} reports {report:?}", self.life));
+        let is_again = match report {
+            Report::Held { hold: Held::For(hold), .. } => before.hold == Some(*hold),
+            Report::Reverted { .. } => before.reverted == standing.reverted,
+            _ => false,
+        };
+        if is_again {
+            world.wrong.push(format!("{id}: process {} repeats {report:?}", self.life));
+        }
+    }
+}

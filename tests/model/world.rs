@@ -1,0 +1,944 @@
+//! The truth: secrets in Vault, objects in the API server, and what the pods of workloads really run
+//! with. Here it is seen whether a PATCH was right, whatever whoever sent it believed.
+
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+use vault_secrets_reloader::core::annotation::{MARK, OptIn};
+use vault_secrets_reloader::core::manifest::Manifest;
+use vault_secrets_reloader::core::plan::{Copied, Reload, Revision};
+use vault_secrets_reloader::core::record::{Record, Versions};
+use vault_secrets_reloader::core::reference::EnvVar;
+use vault_secrets_reloader::core::secret::{DEFAULT_CONNECTION, SecretId, Version};
+use vault_secrets_reloader::core::workload::{Kind, Workload, WorkloadId};
+use vault_secrets_reloader::reloader::WriteError;
+
+use crate::history::{Event, PROCESSES, PatchFault, Setup};
+use crate::time;
+
+/// What a secret is at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Missing,
+    Live(Version),
+    Deleted(Version),
+    Destroyed(Version),
+}
+
+impl State {
+    fn number(self) -> u64 {
+        match self {
+            Self::Missing => 0,
+            Self::Live(version) | Self::Deleted(version) | Self::Destroyed(version) => {
+                version.number
+            }
+        }
+    }
+
+    fn live(self) -> Option<Version> {
+        if let Self::Live(version) = self { Some(version) } else { None }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Secret {
+    pub(crate) state: State,
+    /// What it was before, and until when.
+    before: State,
+    since: Instant,
+}
+
+/// A pod template.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Template {
+    /// What its owner wrote.
+    content: u64,
+    opted_in: bool,
+    refs: Vec<usize>,
+    count: u64,
+    mark: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Rev {
+    template: Template,
+    created: Timestamp,
+    number: u64,
+    /// The copy of the workload's record.
+    record: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Pods {
+    template: Template,
+    have: BTreeMap<usize, Version>,
+}
+
+/// What its owner does to the next reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reaction {
+    None,
+    Revert,
+    Strip,
+}
+
+/// A workload as the API server has it.
+#[derive(Clone, Debug)]
+pub(crate) struct Object {
+    kind: Kind,
+    name: String,
+    uid: String,
+    resource_version: u64,
+    generation: u64,
+    observed: u64,
+    created: Timestamp,
+    deleting: bool,
+    record: Option<String>,
+    pub(crate) template: Template,
+    /// Since when it has this template.
+    deployed: Timestamp,
+    revisions: Vec<Rev>,
+    pods: Pods,
+    reaction: Reaction,
+    /// Whether somebody put back an older template, or removed what we wrote.
+    was_tampered_with: bool,
+    /// The versions that applied PATCHes have recorded since they became live.
+    covered: HashSet<(usize, u64, Timestamp)>,
+    /// When and by which life of a process it was last reloaded, if that got an answer.
+    reloaded: Option<(Instant, u64)>,
+}
+
+/// What is to happen in the cluster by itself.
+#[derive(Clone, Debug)]
+enum Job {
+    MakeRevision(usize, String),
+    StartPods(usize, String),
+    React(usize, String, Reaction),
+    Late(Box<(Workload, Reload, Sent)>),
+}
+
+/// How a PATCH was sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    /// By which life of a process.
+    pub(crate) life: u64,
+    /// Whether it was right when it was sent. Much can happen until it arrives.
+    pub(crate) was_right: bool,
+    /// Whether whoever sent it hears of it.
+    pub(crate) is_answered: bool,
+}
+
+/// What a watch tells.
+#[derive(Clone, Debug)]
+pub(crate) enum Seen {
+    Applied(Box<Manifest>, Kind),
+    Deleted(WorkloadId),
+}
+
+/// What fails at present, and until when.
+#[derive(Default)]
+pub(crate) struct Faults {
+    pub(crate) patches: Vec<PatchFault>,
+    unreadable: BTreeMap<usize, Instant>,
+    vault: Option<Instant>,
+    api: Option<Instant>,
+    revisions: Option<Instant>,
+    standby: Option<(Instant, Duration)>,
+    controllers: Option<Instant>,
+    watches: BTreeMap<usize, (Instant, Duration)>,
+}
+
+/// All there is.
+pub(crate) struct World {
+    pub(crate) setup: Setup,
+    pub(crate) secrets: Vec<Secret>,
+    pub(crate) objects: Vec<Option<Object>>,
+    pub(crate) faults: Faults,
+    /// What must never happen, and did.
+    pub(crate) wrong: Vec<String>,
+    /// What happened, where somebody wants to read it.
+    pub(crate) journal: Option<Vec<String>>,
+    /// Where the watches of the processes get their events from.
+    pub(crate) watches: BTreeMap<usize, mpsc::UnboundedSender<(Instant, Seen)>>,
+    /// Processes that are to be killed at once.
+    pub(crate) kills: Vec<usize>,
+    pub(crate) killer: Arc<Notify>,
+    jobs: BTreeMap<(Instant, u64), Job>,
+    pub(crate) job_added: Arc<Notify>,
+    /// What the latest poll of each process was told.
+    pub(crate) told: [BTreeMap<usize, State>; PROCESSES],
+    snapshot: Option<Vec<State>>,
+    was_restored: bool,
+    chance: u64,
+    counter: u64,
+    reads: u64,
+}
+
+/// The part of a duration that `Date` headers leave open on both sides, where clocks differ.
+const CLOCK_ERROR: SignedDuration = SignedDuration::from_secs(2);
+
+impl World {
+    pub(crate) fn new(setup: &Setup, is_told: bool) -> Self {
+        let mut world = Self {
+            setup: setup.clone(),
+            secrets: Vec::new(),
+            objects: Vec::new(),
+            faults: Faults::default(),
+            wrong: Vec::new(),
+            journal: is_told.then(Vec::new),
+            watches: BTreeMap::new(),
+            kills: Vec::new(),
+            killer: Arc::default(),
+            jobs: BTreeMap::new(),
+            job_added: Arc::default(),
+            told: Default::default(),
+            snapshot: None,
+            was_restored: false,
+            chance: setup.chance,
+            counter: 0,
+            reads: 0,
+        };
+        for secret in 0..setup.secrets {
+            // Written an hour before the workloads, or a month.
+            let ago = if secret == 0 { 24 * 30 } else { 1 };
+            let created = world.vault_time() - SignedDuration::from_hours(ago);
+            let state = State::Live(Version { number: 1, created });
+            world.secrets.push(Secret { state, before: state, since: Instant::now() });
+        }
+        for slot in 0..setup.workloads.len() {
+            let object = world.fresh(slot, None);
+            world.objects.push(Some(object));
+        }
+        world
+    }
+
+    /// A number below `limit`, by chance.
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        // SplitMix64, so that a history is the same each time.
+        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.chance;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % limit.max(1)
+    }
+
+    pub(crate) fn say(&mut self, what: impl FnOnce() -> String) {
+        if let Some(journal) = &mut self.journal {
+            journal.push(format!("{:>11.3}  {}", time::elapsed().as_secs_f64(), what()));
+        }
+    }
+
+    fn is_wrong(&mut self, what: String) {
+        self.say(|| format!("WRONG: {what}"));
+        self.wrong.push(what);
+    }
+
+    fn next(&mut self) -> u64 {
+        self.counter += 1;
+        self.counter
+    }
+
+    /// The present by Vault's clock, never the same twice.
+    fn vault_time(&mut self) -> Timestamp {
+        let unique = SignedDuration::from_nanos(i64::try_from(self.next()).unwrap());
+        time::now() + SignedDuration::from_millis(self.setup.skew_ms) + unique
+    }
+
+    /// A time of Vault by the API server's clock.
+    fn by_api_clock(&self, time: Timestamp) -> Timestamp {
+        time - SignedDuration::from_millis(self.setup.skew_ms)
+    }
+
+    // Secrets.
+
+    fn secret(&mut self, secret: usize) -> usize {
+        secret % self.setup.secrets
+    }
+
+    fn set(&mut self, secret: usize, state: State) {
+        let old = self.secrets[secret].state;
+        if old == state {
+            return;
+        }
+        self.secrets[secret] = Secret { state, before: old, since: Instant::now() };
+        if let Some(live) = state.live() {
+            // It is live once more, and whoever was reloaded for it before may have had another since.
+            for object in self.objects.iter_mut().flatten() {
+                object.covered.remove(&(secret, live.number, live.created));
+            }
+        }
+        self.say(|| format!("secret {secret}: {old:?} -> {state:?}"));
+    }
+
+    /// What a read of a secret answers: `None` for an error.
+    pub(crate) fn read(&mut self, secret: usize) -> Option<State> {
+        let now = Instant::now();
+        let is_out = |until: Option<Instant>| until.is_some_and(|until| now < until);
+        if is_out(self.faults.vault) || is_out(self.faults.unreadable.get(&secret).copied()) {
+            return None;
+        }
+        self.reads += 1;
+        let Secret { state, before, since } = self.secrets[secret];
+        let lag = self.faults.standby.filter(|(until, _)| now < *until).map(|(_, lag)| lag);
+        let is_behind = self.reads % 2 == 0 && lag.is_some_and(|lag| now < since + lag);
+        Some(if is_behind { before } else { state })
+    }
+
+    // Objects.
+
+    fn slot(&self, workload: usize) -> usize {
+        workload % self.objects.len()
+    }
+
+    fn fresh(&mut self, slot: usize, of: Option<&Object>) -> Object {
+        let bits = self.setup.workloads[slot];
+        let refs = (0..self.setup.secrets).filter(|s| bits >> s & 1 == 1).collect();
+        let number = self.next();
+        let now = time::floor(time::now());
+        let mut template = Template { content: number, opted_in: true, refs, count: 0, mark: None };
+        let mut record = None;
+        if let Some(original) = of {
+            template = original.template.clone();
+            record.clone_from(&original.record);
+        }
+        let have = self.live_of(&template);
+        let pods = Pods { template: template.clone(), have };
+        Object {
+            kind: if slot == 1 { Kind::StatefulSet } else { Kind::Deployment },
+            name: format!("w{slot}"),
+            uid: format!("uid-{number}"),
+            resource_version: number,
+            generation: 1,
+            observed: 1,
+            created: now,
+            deployed: now,
+            deleting: false,
+            revisions: vec![Rev {
+                template: template.clone(),
+                created: now,
+                number: 1,
+                record: record.clone(),
+            }],
+            record,
+            template,
+            pods,
+            reaction: Reaction::None,
+            was_tampered_with: false,
+            covered: HashSet::new(),
+            reloaded: None,
+        }
+    }
+
+    /// The live versions of the secrets of a template.
+    fn live_of(&self, template: &Template) -> BTreeMap<usize, Version> {
+        let live = |secret: &usize| Some((*secret, self.secrets[*secret].state.live()?));
+        template.refs.iter().filter_map(live).collect()
+    }
+
+    /// Notes that an object was written, and lets everybody know.
+    fn written(&mut self, slot: usize) {
+        let number = self.next();
+        let Some(object) = &mut self.objects[slot] else { return };
+        object.resource_version = number;
+        let seen = Seen::Applied(Box::new(object.manifest()), object.kind);
+        self.tell(&seen);
+    }
+
+    fn tell(&mut self, seen: &Seen) {
+        for watch in self.watches.values() {
+            // A process that has just been killed does not listen any more.
+            let _ = watch.send((Instant::now(), seen.clone()));
+        }
+    }
+
+    /// Changes the template, and what follows from that.
+    fn deploy(&mut self, slot: usize, change: impl FnOnce(&mut Template)) {
+        let Some(object) = &mut self.objects[slot] else { return };
+        let before = object.template.clone();
+        change(&mut object.template);
+        if object.template == before {
+            return;
+        }
+        object.generation += 1;
+        object.deployed = time::floor(time::now());
+        let uid = object.uid.clone();
+        self.written(slot);
+        let delay = self.below(self.setup.controller_ms);
+        self.later(delay, Job::MakeRevision(slot, uid));
+    }
+
+    fn later(&mut self, delay_ms: u64, job: Job) {
+        let time = Instant::now() + Duration::from_millis(delay_ms);
+        let number = self.next();
+        self.jobs.insert((time, number), job);
+        self.job_added.notify_one();
+    }
+
+    /// When the next job is due.
+    pub(crate) fn next_job(&self) -> Option<Instant> {
+        self.jobs.keys().next().map(|(time, _)| *time)
+    }
+
+    /// Does the jobs that are due.
+    pub(crate) fn work(&mut self) {
+        let now = Instant::now();
+        while let Some(entry) = self.jobs.first_entry()
+            && entry.key().0 <= now
+        {
+            match entry.remove() {
+                Job::MakeRevision(slot, uid) => self.make_revision(slot, &uid),
+                Job::StartPods(slot, uid) => self.start_pods(slot, &uid),
+                Job::React(slot, uid, reaction) => {
+                    if self.is(slot, &uid) {
+                        self.take_back(slot, reaction);
+                    }
+                }
+                Job::Late(write) => {
+                    let (workload, reload, sent) = *write;
+                    self.say(|| format!("a PATCH of {} arrives late", workload.id));
+                    // Nobody waits for the answer any more.
+                    let _ = self.write(&workload, &reload, sent);
+                }
+            }
+        }
+    }
+
+    fn is(&self, slot: usize, uid: &str) -> bool {
+        self.objects[slot].as_ref().is_some_and(|object| object.uid == uid)
+    }
+
+    fn make_revision(&mut self, slot: usize, uid: &str) {
+        if !self.is(slot, uid) {
+            return;
+        }
+        if self.faults.controllers.is_some_and(|until| Instant::now() < until) {
+            return self.later(1_000, Job::MakeRevision(slot, uid.to_owned()));
+        }
+        let now = time::floor(time::now());
+        let Some(object) = &mut self.objects[slot] else { return };
+        if object.observed == object.generation {
+            return;
+        }
+        let number = object.revisions.iter().map(|rev| rev.number).max().unwrap_or(0) + 1;
+        let record = object.record.clone();
+        match object.revisions.iter_mut().find(|rev| rev.template == object.template) {
+            Some(rev) => {
+                rev.number = number;
+                rev.record = record;
+            }
+            None => object.revisions.push(Rev {
+                template: object.template.clone(),
+                created: now,
+                number,
+                record,
+            }),
+        }
+        object.observed = object.generation;
+        self.say(|| format!("w{slot}: revision {number}"));
+        self.written(slot);
+        let delay = self.below(self.setup.pods_ms);
+        self.later(delay, Job::StartPods(slot, uid.to_owned()));
+    }
+
+    /// Pods of the present template are made, once all that they refer to can be read.
+    fn start_pods(&mut self, slot: usize, uid: &str) {
+        if !self.is(slot, uid) {
+            return;
+        }
+        let Some(object) = &self.objects[slot] else { return };
+        if object.pods.template == object.template {
+            return;
+        }
+        self.renew_pods(slot);
+    }
+
+    fn renew_pods(&mut self, slot: usize) {
+        let Some(object) = &self.objects[slot] else { return };
+        let have = self.live_of(&object.template);
+        let uid = object.uid.clone();
+        if have.len() < object.template.refs.len() && !self.setup.may_be_missing {
+            // They fail, and are tried again.
+            return self.later(7_000, Job::StartPods(slot, uid));
+        }
+        let Some(object) = &mut self.objects[slot] else { return };
+        object.pods = Pods { template: object.template.clone(), have };
+        self.say(|| format!("w{slot}: its pods are made"));
+    }
+
+    /// Puts the template back as its owner wrote it.
+    fn take_back(&mut self, slot: usize, reaction: Reaction) {
+        let Some(object) = &mut self.objects[slot] else { return };
+        if object.template.mark.is_none()
+            && (reaction == Reaction::Revert || object.record.is_none())
+        {
+            return;
+        }
+        object.was_tampered_with = true;
+        if reaction == Reaction::Strip {
+            object.record = None;
+        }
+        self.say(|| format!("w{slot}: {reaction:?}"));
+        if self.objects[slot].as_ref().is_some_and(|object| object.template.mark.is_none()) {
+            return self.written(slot);
+        }
+        self.deploy(slot, |template| {
+            template.mark = None;
+            template.count = 0;
+        });
+    }
+
+    fn undo(&mut self, slot: usize) {
+        let Some(object) = &mut self.objects[slot] else { return };
+        let mut revisions: Vec<&Rev> = object.revisions.iter().collect();
+        revisions.sort_by_key(|rev| rev.number);
+        let [.., before, _] = &revisions[..] else { return };
+        let (template, record) = (before.template.clone(), before.record.clone());
+        object.was_tampered_with = true;
+        if object.kind == Kind::Deployment {
+            object.record = record;
+        }
+        self.say(|| format!("w{slot}: rollout undo"));
+        self.deploy(slot, |current| *current = template);
+    }
+
+    fn recreate(&mut self, slot: usize, is_clone: bool) {
+        let old = self.objects[slot].take();
+        if let Some(old) = &old {
+            self.tell(&Seen::Deleted(old.id()));
+        }
+        let object = self.fresh(slot, old.as_ref().filter(|_| is_clone));
+        self.say(|| format!("w{slot}: made anew as {}", object.uid));
+        self.objects[slot] = Some(object);
+        self.written(slot);
+    }
+
+    /// Lets something happen; what concerns processes is for others.
+    pub(crate) fn happen(&mut self, event: &Event) {
+        let now = Instant::now();
+        let until = |ms: u64| now + Duration::from_millis(ms);
+        match *event {
+            Event::Rotate(s) => {
+                let s = self.secret(s);
+                let number = self.secrets[s].state.number() + 1;
+                let created = self.vault_time();
+                self.set(s, State::Live(Version { number, created }));
+            }
+            Event::Delete(s) | Event::Undelete(s) | Event::Destroy(s) => {
+                let s = self.secret(s);
+                let state = self.secrets[s].state;
+                let after = match (event, state) {
+                    (Event::Delete(_), State::Live(version)) => State::Deleted(version),
+                    (Event::Undelete(_), State::Deleted(version)) => State::Live(version),
+                    (Event::Destroy(_), State::Live(version) | State::Deleted(version)) => {
+                        State::Destroyed(version)
+                    }
+                    _ => state,
+                };
+                self.set(s, after);
+            }
+            Event::DeleteMetadata(s) => {
+                let s = self.secret(s);
+                self.set(s, State::Missing);
+            }
+            Event::Snapshot => {
+                self.snapshot = Some(self.secrets.iter().map(|secret| secret.state).collect());
+            }
+            Event::Restore => {
+                for (secret, state) in self.snapshot.clone().into_iter().flatten().enumerate() {
+                    self.was_restored = true;
+                    self.set(secret, state);
+                }
+            }
+            Event::Redeploy(w) => {
+                let number = self.next();
+                let slot = self.slot(w);
+                self.say(|| format!("w{slot}: deployed"));
+                self.deploy(slot, |template| template.content = number);
+            }
+            Event::AddReference(w, s) => {
+                let s = self.secret(s);
+                self.deploy(self.slot(w), |template| {
+                    if !template.refs.contains(&s) {
+                        template.refs.push(s);
+                    }
+                });
+            }
+            Event::RemoveReference(w, s) => {
+                let s = self.secret(s);
+                self.deploy(self.slot(w), |template| template.refs.retain(|other| *other != s));
+            }
+            Event::OptOut(w) => self.deploy(self.slot(w), |template| template.opted_in = false),
+            Event::OptIn(w) => self.deploy(self.slot(w), |template| template.opted_in = true),
+            Event::Undo(w) => self.undo(self.slot(w)),
+            Event::Revert(w) => self.take_back(self.slot(w), Reaction::Revert),
+            Event::Strip(w) => self.take_back(self.slot(w), Reaction::Strip),
+            Event::RevertNext(w) | Event::StripNext(w) => {
+                let slot = self.slot(w);
+                if let Some(object) = &mut self.objects[slot] {
+                    object.reaction = match event {
+                        Event::RevertNext(_) => Reaction::Revert,
+                        _ => Reaction::Strip,
+                    };
+                }
+            }
+            Event::RemoveRecord(w) => {
+                let slot = self.slot(w);
+                if let Some(object) = &mut self.objects[slot] {
+                    object.record = None;
+                    object.was_tampered_with = true;
+                }
+                self.say(|| format!("w{slot}: its record is removed"));
+                self.written(slot);
+            }
+            Event::Prune(w) => {
+                let slot = self.slot(w);
+                if let Some(object) = &mut self.objects[slot] {
+                    let last = object.revisions.iter().map(|rev| rev.number).max();
+                    object.revisions.retain(|rev| Some(rev.number) == last);
+                }
+                self.say(|| format!("w{slot}: its old revisions are removed"));
+            }
+            Event::Touch(w) => self.written(self.slot(w)),
+            Event::RenewPods(w) => self.renew_pods(self.slot(w)),
+            Event::StartDeletion(w) => {
+                let slot = self.slot(w);
+                if let Some(object) = &mut self.objects[slot] {
+                    object.deleting = true;
+                }
+                self.say(|| format!("w{slot}: its deletion begins"));
+                self.written(slot);
+            }
+            Event::Recreate(w) => self.recreate(self.slot(w), false),
+            Event::Clone(w) => self.recreate(self.slot(w), true),
+            Event::Patch(fault) => self.faults.patches.push(fault),
+            Event::Unreadable(s, ms) => {
+                let s = self.secret(s);
+                self.faults.unreadable.insert(s, until(ms));
+            }
+            Event::VaultDown(ms) => self.faults.vault = Some(until(ms)),
+            Event::ApiDown(ms) => self.faults.api = Some(until(ms)),
+            Event::NoRevisions(ms) => self.faults.revisions = Some(until(ms)),
+            Event::Standby(ms) => {
+                self.faults.standby = Some((until(60_000), Duration::from_millis(ms)));
+            }
+            Event::ControllersDown(ms) => self.faults.controllers = Some(until(ms)),
+            Event::SlowWatch(p, ms) => {
+                let process = p % self.setup.processes;
+                let slow = (until(60_000), Duration::from_millis(ms));
+                self.faults.watches.insert(process, slow);
+            }
+            Event::Kill(_) | Event::Stop(_) | Event::Start(_) => {}
+        }
+    }
+
+    /// How late a watch is at present.
+    pub(crate) fn watch_delay(&self, process: usize) -> Duration {
+        let slow = self.faults.watches.get(&process).filter(|(until, _)| Instant::now() < *until);
+        slow.map_or(Duration::from_millis(self.setup.watch_ms), |(_, delay)| *delay)
+    }
+
+    // Requests to the API server.
+
+    /// Whether it answers at all.
+    pub(crate) fn api_answers(&self) -> bool {
+        self.faults.api.is_none_or(|until| Instant::now() >= until)
+    }
+
+    pub(crate) fn manifests(&self) -> impl Iterator<Item = (Manifest, Kind)> + '_ {
+        self.objects.iter().flatten().map(|object| (object.manifest(), object.kind))
+    }
+
+    fn find(&self, id: &WorkloadId) -> Option<usize> {
+        self.objects.iter().position(|object| object.as_ref().is_some_and(|o| o.id() == *id))
+    }
+
+    pub(crate) fn get(&self, id: &WorkloadId) -> Result<Manifest, WriteError> {
+        let object = self.find(id).and_then(|slot| self.objects[slot].as_ref());
+        object.map(Object::manifest).ok_or(WriteError::NotFound)
+    }
+
+    /// The revision of a workload, as a LIST at this moment shows it.
+    pub(crate) fn revision(&self, workload: &Workload) -> Option<Revision> {
+        if self.faults.revisions.is_some_and(|until| Instant::now() < until) {
+            return None;
+        }
+        let object = self.objects[self.find(&workload.id)?].as_ref()?;
+        if *object.uid != *workload.uid {
+            return None;
+        }
+        let created = object.revisions.iter().max_by_key(|rev| rev.number)?.created;
+        let mut copies = Vec::new();
+        for rev in &object.revisions {
+            let is_later = rev.created > created;
+            let versions = rev.versions(&object.uid).unwrap_or_default();
+            let copied =
+                versions.iter().map(|(secret, version)| Copied { secret, version, is_later });
+            copies.extend(copied);
+        }
+        Some(Revision { created, copies: copies.into() })
+    }
+
+    /// A PATCH arrives.
+    pub(crate) fn write(
+        &mut self,
+        workload: &Workload,
+        reload: &Reload,
+        sent: Sent,
+    ) -> Result<Manifest, WriteError> {
+        let Sent { life, was_right, is_answered } = sent;
+        let slot = self.find(&workload.id).ok_or(WriteError::NotFound)?;
+        let object = self.objects[slot].as_ref().ok_or(WriteError::NotFound)?;
+        if object.resource_version.to_string() != *workload.resource_version {
+            return Err(WriteError::Conflict);
+        }
+        if !was_right {
+            for complaint in self.complaints(slot, life) {
+                self.is_wrong(format!("reload {} of w{slot} by {life}: {complaint}", reload.count));
+            }
+        }
+        let Some(object) = &mut self.objects[slot] else { return Err(WriteError::NotFound) };
+        object.record = Some(reload.record.encode());
+        for (hash, version) in reload.record.versions.iter() {
+            let secrets = (0..self.setup.secrets).filter(|s| secret_id(*s).hash64() == hash);
+            object.covered.extend(secrets.map(|s| (s, version.number, version.created)));
+        }
+        object.reloaded = is_answered.then(|| (Instant::now(), life));
+        let (reaction, uid) = (object.reaction, object.uid.clone());
+        object.reaction = Reaction::None;
+        self.say(|| format!("w{slot}: reloaded by process {life}, {:?}", reload.record.versions));
+        self.deploy(slot, |template| {
+            template.count = reload.count;
+            template.mark = Some(reload.record.mark.clone());
+        });
+        if reaction != Reaction::None {
+            let delay = self.below(50);
+            self.later(delay, Job::React(slot, uid, reaction));
+        }
+        self.get(&workload.id)
+    }
+
+    /// Lets a PATCH arrive that nobody waits for any more.
+    pub(crate) fn write_late(&mut self, workload: Workload, reload: Reload, sent: Sent, ms: u64) {
+        self.later(ms, Job::Late(Box::new((workload, reload, sent))));
+    }
+
+    /// Somebody else writes an object first.
+    pub(crate) fn interfere(&mut self, id: &WorkloadId, is_deploy: bool) {
+        let number = self.next();
+        let Some(slot) = self.find(id) else { return };
+        if is_deploy {
+            self.say(|| format!("w{slot}: deployed under the hands of a reload"));
+            self.deploy(slot, |template| template.content = number);
+        } else {
+            self.written(slot);
+        }
+    }
+
+    /// Whether a PATCH that is sent at this moment is right.
+    pub(crate) fn is_right_now(&self, id: &WorkloadId, life: u64) -> bool {
+        self.find(id).is_some_and(|slot| self.complaints(slot, life).is_empty())
+    }
+
+    /// What is wrong with reloading a workload at this moment.
+    fn complaints(&self, slot: usize, life: u64) -> Vec<String> {
+        let Some(object) = &self.objects[slot] else { return Vec::new() };
+        let mut complaints = Vec::new();
+        if object.deleting {
+            complaints.push("it is being deleted".to_owned());
+        }
+        if !object.template.opted_in {
+            complaints.push("it has not opted in".to_owned());
+        }
+        let told = &self.told[usize::try_from(life).unwrap_or(0) % PROCESSES];
+        let gone = object.template.refs.iter().filter(|secret| {
+            // Told so in the very poll that this reload is of, and it is so.
+            let is_told = told.get(secret).is_some_and(|state| state.live().is_none());
+            is_told && self.secrets[**secret].state.live().is_none()
+        });
+        if gone.count() > 0 && !self.setup.may_be_missing {
+            complaints.push("a secret of it is gone".to_owned());
+        }
+        // By what is so now, or was a moment ago, when it was read.
+        let is_right = object.template.refs.iter().any(|secret| {
+            let states = [Some(self.secrets[*secret].state), told.get(secret).copied()];
+            let mut live = states.into_iter().flatten().filter_map(State::live);
+            live.any(|live| self.is_right(object, *secret, live, life))
+        });
+        if !is_right {
+            complaints.push(format!(
+                "its pods have what is live, or were reloaded for it already; live {:?}, pods {:?}, \
+                 covered {:?}",
+                self.live_of(&object.template),
+                object.pods.have,
+                object.covered
+            ));
+        }
+        complaints
+    }
+
+    /// Whether a reload for this secret is right: needed, or one of the needless ones that cannot be
+    /// told from it; and in either case the first one.
+    fn is_right(&self, object: &Object, secret: usize, live: Version, life: u64) -> bool {
+        let present = object.revisions.iter().max_by_key(|rev| rev.number);
+        let entry = object.entry(secret);
+        let is_needed = self.will_have(object, secret) != Some(live);
+        // Created in the same second as the template, or later: pods of it may have started before.
+        let mut created = self.by_api_clock(live.created);
+        if self.setup.skew_ms != 0 {
+            created += CLOCK_ERROR;
+        }
+        let seems_newer =
+            created >= object.deployed || present.is_none_or(|rev| created >= rev.created);
+        // When the storage was restored, nobody knows.
+        let seems_restored = entry.is_some_and(|entry| live.created < entry.created);
+        (is_needed || seems_newer || seems_restored) && !self.is_again(object, secret, live, life)
+    }
+
+    /// Whether the workload was reloaded for this version before, and that can be known: by what was
+    /// written to it, or, where all of that is gone, by the process itself for an hour.
+    fn is_again(&self, object: &Object, secret: usize, live: Version, life: u64) -> bool {
+        if !object.covered.contains(&(secret, live.number, live.created)) {
+            return false;
+        }
+        let hash = secret_id(secret).hash64();
+        let has_trace = object.entry(secret) == Some(live)
+            || object
+                .revisions
+                .iter()
+                .filter_map(|rev| rev.versions(&object.uid))
+                .any(|versions| versions.get(hash) == Some(live));
+        let hour = Duration::from_hours(1);
+        has_trace || object.reloaded.is_some_and(|(time, by)| by == life && time.elapsed() < hour)
+    }
+
+    /// What the pods have of a secret, once those that are to be made are made: they wait for what is
+    /// missing.
+    fn will_have(&self, object: &Object, secret: usize) -> Option<Version> {
+        let is_made = object.pods.template == object.template;
+        let have = object.pods.have.get(&secret).copied().filter(|_| is_made);
+        have.or(self.secrets[secret].state.live())
+    }
+
+    /// The secrets of a workload whose live version has not reached its pods, with whether anything
+    /// can tell of that; and those that are gone. `None` where it is not to be reloaded at all.
+    pub(crate) fn lacking(&self, slot: usize) -> Option<(Vec<usize>, Vec<usize>)> {
+        let object = self.objects[slot].as_ref()?;
+        if object.deleting || !object.template.opted_in {
+            return None;
+        }
+        let (mut lacking, mut gone) = (Vec::new(), Vec::new());
+        for secret in &object.template.refs {
+            match self.secrets[*secret].state.live() {
+                None => gone.push(*secret),
+                Some(live) => {
+                    if self.will_have(object, *secret) != Some(live)
+                        && !self.is_beyond_knowing(object, *secret, live)
+                    {
+                        lacking.push(*secret);
+                    }
+                }
+            }
+        }
+        Some((lacking, gone))
+    }
+
+    /// A storage that was restored to a version from before the revision, with no record of the
+    /// newer one that the pods have: nothing but a witness can tell, and witnesses die.
+    fn is_beyond_knowing(&self, object: &Object, secret: usize, live: Version) -> bool {
+        let present = object.revisions.iter().max_by_key(|rev| rev.number);
+        let seems_older = present.is_some_and(|rev| self.by_api_clock(live.created) < rev.created);
+        self.was_restored
+            && seems_older
+            && object.entry(secret).is_none_or(|entry| entry.created <= live.created)
+    }
+
+    pub(crate) fn was_tampered_with(&self, slot: usize) -> bool {
+        self.objects[slot].as_ref().is_some_and(|object| object.was_tampered_with)
+    }
+
+    pub(crate) fn uid(&self, id: &WorkloadId) -> Option<String> {
+        Some(self.objects[self.find(id)?].as_ref()?.uid.clone())
+    }
+
+    pub(crate) fn id(&self, slot: usize) -> Option<WorkloadId> {
+        self.objects[slot].as_ref().map(Object::id)
+    }
+
+    /// Ends all faults.
+    pub(crate) fn mend(&mut self) {
+        self.faults = Faults::default();
+        self.say(|| "all faults end".to_owned());
+    }
+}
+
+impl Rev {
+    fn versions(&self, uid: &str) -> Option<Versions> {
+        let record = Record::parse(self.record.as_deref()?).ok()?;
+        record.of(uid, None).map(|recorded| recorded.versions)
+    }
+}
+
+impl Object {
+    fn id(&self) -> WorkloadId {
+        WorkloadId { kind: self.kind, namespace: "shop".into(), name: self.name.as_str().into() }
+    }
+
+    /// What its own record says of a secret.
+    fn entry(&self, secret: usize) -> Option<Version> {
+        let record = Record::parse(self.record.as_deref()?).ok()?;
+        record.of(&self.uid, None)?.versions.get(secret_id(secret).hash64())
+    }
+
+    fn manifest(&self) -> Manifest {
+        let Template { opted_in, refs, count, mark, .. } = &self.template;
+        let mut hasher = DefaultHasher::new();
+        self.template.hash(&mut hasher);
+        let mut annotations = Vec::new();
+        if *opted_in {
+            annotations.push((OptIn::Current.key(), "true".to_owned()));
+        }
+        if *count > 0 {
+            annotations.push((OptIn::Current.count_key(), count.to_string()));
+        }
+        annotations.extend(mark.clone().map(|mark| (MARK, mark)));
+        let variables = refs.iter().map(|secret| EnvVar {
+            container: "app".to_owned(),
+            name: "X".to_owned(),
+            value: format!("vault:{}#x", path(*secret)),
+        });
+        Manifest {
+            namespace: "shop".to_owned(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+            resource_version: self.resource_version.to_string(),
+            generation: self.generation,
+            created: self.created,
+            deleting: self.deleting,
+            record: self.record.clone(),
+            observed_generation: self.observed,
+            template: hasher.finish(),
+            annotations: annotations.into_iter().collect(),
+            variables: variables.collect(),
+            ..Manifest::default()
+        }
+    }
+}
+
+fn path(secret: usize) -> String {
+    format!("secret/data/{secret}")
+}
+
+/// The name of a secret, as the controller knows it.
+pub(crate) fn secret_id(secret: usize) -> SecretId {
+    SecretId { connection: DEFAULT_CONNECTION.into(), namespace: None, path: path(secret).into() }
+}
+
+/// The secret of a name.
+pub(crate) fn secret_of(id: &SecretId) -> usize {
+    id.path.rsplit('/').next().and_then(|number| number.parse().ok()).unwrap_or_default()
+}
