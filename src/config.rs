@@ -14,11 +14,14 @@ use jiff::Timestamp;
 use reqwest::Url;
 use secrecy::SecretString;
 
-use crate::core::lease::Terms;
 use crate::reloader;
 use crate::telemetry;
 use crate::vault::client::{ServerSettings, Tls};
 use crate::vault::login::{self, Method};
+
+mod election;
+
+pub use election::LeaderElection;
 
 /// The pod's own token.
 const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -28,15 +31,6 @@ const THRESHOLD_PERIODS: u32 = 3;
 
 /// Times are added to the present, which must not overflow; nobody means more than this.
 const LONGEST: Duration = Duration::from_hours(24 * 365);
-
-/// Nobody else leads for so long after a crash: who asks for more has mistaken the unit.
-const LONGEST_LEASE: Duration = Duration::from_hours(1);
-
-/// A lease that is renewed more often than this costs the API server more than it is worth.
-const SHORTEST_RETRY: Duration = Duration::from_millis(100);
-
-/// Where Linux has the name of the machine, in a container that of the pod.
-const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 
 /// Variables of the official client that have no effect here; whoever sets one should know.
 const WITHOUT_EFFECT: [&str; 5] =
@@ -154,19 +148,6 @@ pub struct CaSecret {
     pub name: String,
 }
 
-/// How replicas agree on who leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeaderElection {
-    /// How long things take.
-    pub terms: Terms,
-    /// The name of the Lease.
-    pub name: String,
-    /// Its namespace; `None` means that of the client's configuration.
-    pub namespace: Option<String>,
-    /// The name of this replica; it may not be the only one of that name.
-    pub replica: String,
-}
-
 /// A setting that cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name}{}: {problem}", .value.as_ref().map(|value| format!("={value:?}")).unwrap_or_default())]
@@ -265,16 +246,18 @@ impl Config {
             }
         }
         let server = server(&env, &mut warnings)?;
-        let terms = terms(
-            &leader_elect_lease_duration,
-            &leader_elect_renew_deadline,
-            &leader_elect_retry_period,
-        )?;
         let leader_election = LeaderElection {
-            terms,
-            name: object_name("--leader-elect-resource-name", leader_elect_resource_name)?,
-            namespace: lease_namespace(leader_elect_resource_namespace, &environment)?,
-            replica: replica(&environment),
+            terms: election::terms(
+                &leader_elect_lease_duration,
+                &leader_elect_renew_deadline,
+                &leader_elect_retry_period,
+            )?,
+            name: election::object_name(
+                "--leader-elect-resource-name",
+                leader_elect_resource_name,
+            )?,
+            namespace: election::namespace(leader_elect_resource_namespace, &environment)?,
+            replica: election::replica(&environment),
         };
         let is_elected = boolean("--leader-elect", &leader_elect)?;
         Ok(Self {
@@ -362,71 +345,6 @@ fn server(
         proxy,
         tls: Tls { ca: ca(env)?, identity: identity(env)?, skip_verify },
     })
-}
-
-/// The times of the leader election, which only work in this order.
-fn terms(duration: &str, deadline: &str, retry: &str) -> Result<Terms, ConfigError> {
-    let names = [
-        "--leader-elect-lease-duration",
-        "--leader-elect-renew-deadline",
-        "--leader-elect-retry-period",
-    ];
-    let lease = self::duration(names[0], duration)?;
-    if !(Duration::from_secs(1)..=LONGEST_LEASE).contains(&lease) {
-        return Err(error(names[0], duration, "must be between 1s and 1h"));
-    }
-    let terms = Terms {
-        // What the object holds is whole seconds.
-        duration: Duration::from_secs(lease.as_secs() + u64::from(lease.subsec_nanos() > 0)),
-        renew_deadline: self::duration(names[1], deadline)?,
-        retry_period: self::duration(names[2], retry)?,
-    };
-    if terms.retry_period < SHORTEST_RETRY {
-        return Err(error(names[2], retry, "must be at least 100ms"));
-    }
-    if terms.renew_deadline <= terms.retry_period {
-        let problem = format!("must be longer than {}={retry}", names[2]);
-        return Err(error(names[1], deadline, &problem));
-    }
-    if terms.duration <= terms.renew_deadline {
-        let problem = format!("must be longer than {}={deadline}", names[1]);
-        return Err(error(names[0], duration, &problem));
-    }
-    Ok(terms)
-}
-
-/// A name that the API server takes for a Lease or a namespace.
-fn object_name(name: &str, text: String) -> Result<String, ConfigError> {
-    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    let ends_well = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    let is_name = text.len() <= 253
-        && text.chars().all(is_plain)
-        && ends_well(text.chars().next())
-        && ends_well(text.chars().next_back());
-    if is_name {
-        return Ok(text);
-    }
-    Err(error(name, &text, "not a name of an object: lower case letters, digits, - and . are"))
-}
-
-fn lease_namespace(
-    flag: Option<String>,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Option<String>, ConfigError> {
-    let by_flag = flag.map(|text| ("--leader-elect-resource-namespace", text));
-    let set = by_flag.or_else(|| {
-        let text = environment("POD_NAMESPACE").filter(|text| !text.is_empty())?;
-        Some(("POD_NAMESPACE", text))
-    });
-    set.map(|(name, text)| object_name(name, text)).transpose()
-}
-
-/// The pod's name; outside a cluster, the machine's.
-fn replica(environment: &dyn Fn(&str) -> Option<String>) -> String {
-    let machine = || std::fs::read_to_string(HOST_NAME).ok().or_else(|| environment("HOSTNAME"));
-    let name = environment("POD_NAME").filter(|name| !name.trim().is_empty()).or_else(machine);
-    let name = name.as_deref().map(str::trim).filter(|name| !name.is_empty());
-    name.unwrap_or("vault-secrets-reloader").to_owned()
 }
 
 fn method(

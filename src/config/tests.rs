@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::core::lease::Terms;
 
 fn load(args: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
     let args = ["vault-secrets-reloader"].iter().chain(args).map(OsString::from);

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{ApiResource, DynamicObject, PostParams, WatchEvent};
 use kube::{Api, Client};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -19,8 +19,10 @@ use super::client::{RequestError, in_time_of};
 use crate::core::lease::{Contender, Record, Step, Terms};
 use crate::reloader::{Candidacy, Claim};
 
+mod object;
 mod watch;
 
+use object::{read, shown, version_of, written};
 use watch::LeaseWatch;
 
 /// The worker that log lines name.
@@ -38,9 +40,6 @@ const RELEASE_AFTER: Duration = Duration::from_millis(300);
 
 /// How long giving it back may take: the process is to be gone within two seconds.
 const RELEASE_WITHIN: Duration = Duration::from_secs(1);
-
-/// Of the name of a holder, which somebody else wrote, so many characters are repeated.
-const LONGEST_NAME: usize = 200;
 
 /// For which lease to run, and how.
 #[derive(Clone, Debug)]
@@ -388,103 +387,11 @@ fn is_conflict(step: &Step, error: &RequestError) -> bool {
     matches!((error.code(), step), (409, _) | (404, Step::Take | Step::Renew))
 }
 
-/// The name of a holder, as it can be shown.
-fn shown(name: &str) -> String {
-    name.chars().take(LONGEST_NAME).collect()
-}
-
-fn version_of(object: &DynamicObject) -> String {
-    object.metadata.resource_version.clone().unwrap_or_default()
-}
-
-/// What a lease says; odd fields count as absent.
-fn read(data: &Value) -> Record {
-    let field = |name: &str| data.get("spec").and_then(|spec| spec.get(name));
-    let text = |name: &str| field(name).and_then(Value::as_str).map(Box::from);
-    let number = |name: &str| field(name).and_then(Value::as_i64);
-    Record {
-        holder: text("holderIdentity").unwrap_or_default(),
-        duration: number("leaseDurationSeconds"),
-        acquired: text("acquireTime"),
-        renewed: text("renewTime"),
-        transitions: number("leaseTransitions").unwrap_or_default(),
-    }
-}
-
-/// The object's data with this record in the place of the one that it held.
-fn written(data: Value, record: &Record) -> Value {
-    let mut data = match data {
-        Value::Object(data) => data,
-        _ => Map::new(),
-    };
-    let mut spec = match data.remove("spec") {
-        Some(Value::Object(spec)) => spec,
-        _ => Map::new(),
-    };
-    let Record { holder, duration, acquired, renewed, transitions } = record;
-    for (name, value) in [
-        ("holderIdentity", json!(holder)),
-        ("leaseDurationSeconds", json!(duration)),
-        ("acquireTime", json!(acquired)),
-        ("renewTime", json!(renewed)),
-        ("leaseTransitions", json!(transitions)),
-    ] {
-        spec.insert(name.to_owned(), value);
-    }
-    data.insert("spec".to_owned(), Value::Object(spec));
-    Value::Object(data)
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
-
-    #[test]
-    fn odd_leases_are_read_as_far_as_they_can_be() {
-        let table = [
-            (Value::Null, Record::default()),
-            (json!({}), Record::default()),
-            (json!({ "spec": null }), Record::default()),
-            (json!({ "spec": ["x"] }), Record::default()),
-            (json!({ "spec": { "holderIdentity": null } }), Record::default()),
-            (
-                json!({ "spec": {
-                    "holderIdentity": 7, "leaseDurationSeconds": "15", "renewTime": 1,
-                    "leaseTransitions": 1.5,
-                } }),
-                Record::default(),
-            ),
-            (
-                json!({ "spec": {
-                    "holderIdentity": "b", "leaseDurationSeconds": -1, "leaseTransitions": 3,
-                    "renewTime": "9999-12-31T23:59:59.999999Z",
-                } }),
-                Record {
-                    holder: "b".into(),
-                    duration: Some(-1),
-                    acquired: None,
-                    renewed: Some("9999-12-31T23:59:59.999999Z".into()),
-                    transitions: 3,
-                },
-            ),
-        ];
-        for (data, record) in table {
-            assert_eq!(read(&data), record, "{data}");
-            // Whatever it was, what is written over it can be read.
-            let mine = Record { holder: "a".into(), duration: Some(15), ..Record::default() };
-            assert_eq!(read(&written(data, &mine)), mine);
-        }
-    }
-
-    #[test]
-    fn what_others_wrote_beside_it_stays() {
-        let data = json!({ "spec": { "holderIdentity": "b", "preferredHolder": "c" }, "x": 1 });
-        let mine = Record { holder: "a".into(), ..Record::default() };
-        let data = written(data, &mine);
-        assert_eq!(data["x"], 1);
-        assert_eq!(data["spec"]["preferredHolder"], "c");
-        assert_eq!(data["spec"]["holderIdentity"], "a");
-    }
 
     #[test]
     fn a_lease_that_is_gone_is_a_conflict_and_a_namespace_that_is_gone_an_error() {

@@ -142,10 +142,8 @@ impl Play {
         let shutdown = CancellationToken::new();
         let reloader =
             Reloader::new(store, ports.clone(), ports, recorder.clone(), clocks, settings);
-        let tasks = [
-            self.tasks.spawn(watch),
-            self.tasks.spawn(reloader.run(synced, Leadership::always(), shutdown.clone())),
-        ];
+        let tasks =
+            [self.tasks.spawn(watch), self.tasks.spawn(reloader.run(synced, Leadership::always(), shutdown.clone()))];
         self.processes.insert(process, Process { recorder, shutdown, tasks });
     }
 
@@ -182,8 +180,10 @@ impl Play {
             let tampered = world.was_tampered_with(slot);
             for Process { recorder, .. } in self.processes.values() {
                 let standing = lock(&recorder.standings).get(&id).cloned();
-                let uid = world.uid(&id);
-                let standing = standing.filter(|standing| standing.uid == uid).unwrap_or_default();
+                let uid = world.identity(&id).map(|(uid, _)| uid);
+                let standing = standing
+                    .filter(|standing| standing.of.as_ref().map(|(uid, _)| uid) == uid.as_ref())
+                    .unwrap_or_default();
                 let Standing { hold, reverted, .. } = &standing;
                 let is_held = match hold {
                     Some(Hold::SecretGone) => !gone.is_empty(),

@@ -197,8 +197,8 @@ impl Cluster for Ports {
 /// What is reported of a workload at present.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Standing {
-    /// Of which uid.
-    pub(crate) uid: Option<String>,
+    /// Of which workload.
+    pub(crate) of: Option<(String, u32)>,
     pub(crate) hold: Option<Hold>,
     pub(crate) reverted: Vec<usize>,
 }
@@ -216,11 +216,14 @@ impl Reporter for Recorder {
         let mut standings = lock(&self.standings);
         let mut world = lock(&self.world);
         let standing = standings.entry(id.clone()).or_default();
-        let uid = world.uid(id);
-        if standing.uid != uid {
-            *standing = Standing { uid, ..Standing::default() };
+        let of = world.identity(id);
+        let uid = |of: &Option<(String, u32)>| of.as_ref().map(|(uid, _)| uid.clone());
+        if uid(&standing.of) != uid(&of) {
+            *standing = Standing { of: of.clone(), ..Standing::default() };
         }
-        let before = standing.clone();
+        // Whoever has left and come back may be told of anew, or not.
+        let before = if standing.of == of { standing.clone() } else { Standing::default() };
+        standing.of = of;
         match report {
             Report::Held { hold: Held::For(hold), .. } => standing.hold = Some(*hold),
             Report::Held { hold: Held::Stripped { .. }, .. } => {
@@ -239,7 +242,9 @@ impl Reporter for Recorder {
         world.say(|| format!("{id}: process {} reports {report:?}", self.life));
         let is_again = match report {
             Report::Held { hold: Held::For(hold), .. } => before.hold == Some(*hold),
-            Report::Reverted { .. } => before.reverted == standing.reverted,
+            Report::Reverted { .. } => {
+                !standing.reverted.is_empty() && before.reverted == standing.reverted
+            }
             _ => false,
         };
         if is_again {

@@ -109,6 +109,8 @@ pub(crate) struct Object {
     was_tampered_with: bool,
     /// The versions that applied PATCHes have recorded since they became live.
     covered: HashSet<(usize, u64, Timestamp)>,
+    /// How often it was no longer to be watched: who comes back is told of anew.
+    left: u32,
     /// When and by which life of a process it was last reloaded, if that got an answer.
     reloaded: Option<(Instant, u64)>,
 }
@@ -330,6 +332,7 @@ impl World {
             reaction: Reaction::None,
             was_tampered_with: false,
             covered: HashSet::new(),
+            left: 0,
             reloaded: None,
         }
     }
@@ -364,6 +367,8 @@ impl World {
         if object.template == before {
             return;
         }
+        let is_watched = |template: &Template| template.opted_in && !template.refs.is_empty();
+        object.left += u32::from(is_watched(&before) && !is_watched(&object.template));
         object.generation += 1;
         object.deployed = time::floor(time::now());
         let uid = object.uid.clone();
@@ -794,9 +799,14 @@ impl World {
         }
         let seems_newer =
             created >= object.deployed || present.is_none_or(|rev| created >= rev.created);
+        // It came back since, and whoever saw the one in between cannot know when pods were made.
+        let Secret { state, since, .. } = self.secrets[secret];
+        let age = SignedDuration::try_from(since.elapsed()).unwrap_or_default();
+        let came_back = state.live() == Some(live) && time::now() - age >= object.deployed;
         // When the storage was restored, nobody knows.
         let seems_restored = entry.is_some_and(|entry| live.created < entry.created);
-        (is_needed || seems_newer || seems_restored) && !self.is_again(object, secret, live, life)
+        (is_needed || seems_newer || came_back || seems_restored)
+            && !self.is_again(object, secret, live, life)
     }
 
     /// Whether the workload was reloaded for this version before, and that can be known: by what was
@@ -861,8 +871,10 @@ impl World {
         self.objects[slot].as_ref().is_some_and(|object| object.was_tampered_with)
     }
 
-    pub(crate) fn uid(&self, id: &WorkloadId) -> Option<String> {
-        Some(self.objects[self.find(id)?].as_ref()?.uid.clone())
+    /// Which workload it is to whoever watches it.
+    pub(crate) fn identity(&self, id: &WorkloadId) -> Option<(String, u32)> {
+        let object = self.objects[self.find(id)?].as_ref()?;
+        Some((object.uid.clone(), object.left))
     }
 
     pub(crate) fn id(&self, slot: usize) -> Option<WorkloadId> {
