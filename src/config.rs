@@ -19,11 +19,18 @@ use crate::telemetry;
 use crate::vault::client::{ServerSettings, Tls};
 use crate::vault::login::{self, Method};
 
+mod election;
+
+pub use election::LeaderElection;
+
 /// The pod's own token.
 const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /// The renewal threshold, where none is set, in reload periods.
 const THRESHOLD_PERIODS: u32 = 3;
+
+/// Times are added to the present, which must not overflow; nobody means more than this.
+const LONGEST: Duration = Duration::from_hours(24 * 365);
 
 /// Variables of the official client that have no effect here; whoever sets one should know.
 const WITHOUT_EFFECT: [&str; 5] =
@@ -70,6 +77,32 @@ pub struct Flags {
     /// How many more of these may be reloaded each minute
     #[arg(long, value_name = "COUNT", default_value = "120")]
     found_reload_rate: String,
+    /// Let one of several replicas lead, by a Lease; the others wait. Without it, each does all the
+    /// work
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "true",
+        default_missing_value = "true"
+    )]
+    leader_elect: String,
+    /// How long the others wait for a leader that does not renew its lease, in whole seconds
+    #[arg(long, value_name = "DURATION", default_value = "15s")]
+    leader_elect_lease_duration: String,
+    /// How long a leader that cannot renew its lease goes on leading
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    leader_elect_renew_deadline: String,
+    /// How often the leader renews its lease
+    #[arg(long, value_name = "DURATION", default_value = "2s")]
+    leader_elect_retry_period: String,
+    /// The name of the Lease
+    #[arg(long, value_name = "NAME", default_value = "vault-secrets-reloader")]
+    leader_elect_resource_name: String,
+    /// The namespace of the Lease; that of the pod unless set here or by POD_NAMESPACE
+    #[arg(long, value_name = "NAMESPACE")]
+    leader_elect_resource_namespace: Option<String>,
 }
 
 /// The configuration.
@@ -91,6 +124,8 @@ pub struct Config {
     pub threshold: Duration,
     /// A Kubernetes Secret that holds the CA of the server.
     pub ca_secret: Option<CaSecret>,
+    /// How replicas agree on who leads; `None` if they do not.
+    pub leader_election: Option<LeaderElection>,
     /// What an operator should know of the configuration, though it can be used.
     pub warnings: Vec<String>,
 }
@@ -169,6 +204,12 @@ impl Config {
             ignore_versions_before,
             found_reload_burst,
             found_reload_rate,
+            leader_elect,
+            leader_elect_lease_duration,
+            leader_elect_renew_deadline,
+            leader_elect_retry_period,
+            leader_elect_resource_name,
+            leader_elect_resource_namespace,
         } = flags;
         let env = Environment(&environment);
         let mut warnings = Vec::new();
@@ -205,6 +246,20 @@ impl Config {
             }
         }
         let server = server(&env, &mut warnings)?;
+        let leader_election = LeaderElection {
+            terms: election::terms(
+                &leader_elect_lease_duration,
+                &leader_elect_renew_deadline,
+                &leader_elect_retry_period,
+            )?,
+            name: election::object_name(
+                "--leader-elect-resource-name",
+                leader_elect_resource_name,
+            )?,
+            namespace: election::namespace(leader_elect_resource_namespace, &environment)?,
+            replica: election::replica(&environment),
+        };
+        let is_elected = boolean("--leader-elect", &leader_elect)?;
         Ok(Self {
             collector_sync_period: duration("--collector-sync-period", &collector_sync_period)?,
             reloader: reloader::Settings {
@@ -224,6 +279,7 @@ impl Config {
                 namespace: env.text("TLS_SECRET_NS").unwrap_or_else(|| "default".to_owned()),
                 name,
             }),
+            leader_election: is_elected.then_some(leader_election),
             warnings,
         })
     }
@@ -431,12 +487,13 @@ fn listen(text: Option<String>) -> Result<Listen, ConfigError> {
     Ok(Listen { host: (!host.is_empty()).then(|| host.to_owned()), port })
 }
 
-/// A duration as Go writes it, longer than zero.
+/// A duration as Go writes it, longer than zero and shorter than a year.
 fn duration(name: &str, text: &str) -> Result<Duration, ConfigError> {
     let wrong = "not a duration; write 90s, 5m or 1h30m";
     match humantime::parse_duration(text) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        Ok(_) => Err(error(name, text, "must be longer than zero")),
+        Ok(Duration::ZERO) => Err(error(name, text, "must be longer than zero")),
+        Ok(duration) if duration > LONGEST => Err(error(name, text, "must be shorter than a year")),
+        Ok(duration) => Ok(duration),
         Err(_) => Err(error(name, text, wrong)),
     }
 }

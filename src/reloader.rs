@@ -25,6 +25,7 @@ use crate::core::workload::{Workload, WorkloadId};
 
 mod budget;
 mod deciding;
+mod leadership;
 mod memory;
 mod ports;
 mod reloading;
@@ -33,6 +34,7 @@ mod report;
 mod tests;
 
 use budget::Budget;
+pub use leadership::{Candidacy, Claim, Leadership, contended};
 use memory::Memory;
 pub use ports::{Cluster, Vault, WriteError};
 pub use report::{Held, Log, Report, Reporter};
@@ -89,6 +91,7 @@ pub struct Reloader<V, C, R> {
     reporter: R,
     clocks: Clocks,
     settings: Settings,
+    leadership: Leadership,
     history: History,
     /// What is remembered of each workload, by uid.
     memories: HashMap<Box<str>, Memory>,
@@ -139,6 +142,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             reporter,
             clocks,
             settings,
+            leadership: Leadership::always(),
             history: History::default(),
             memories: HashMap::new(),
             budget,
@@ -147,14 +151,44 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         }
     }
 
-    /// Polls until `shutdown`; `synced` tells when the store may have become complete.
-    pub async fn run(mut self, synced: Arc<Notify>, shutdown: CancellationToken) {
+    /// Polls until `shutdown`, whenever this process leads; `synced` tells when the store may have
+    /// become complete.
+    pub async fn run(
+        mut self,
+        synced: Arc<Notify>,
+        leadership: Leadership,
+        shutdown: CancellationToken,
+    ) {
         while !self.store.is_synced() {
             tokio::select! {
                 () = synced.notified() => {}
                 () = shutdown.cancelled() => return,
             }
         }
+        leadership.stand();
+        self.leadership = leadership.clone();
+        while !shutdown.is_cancelled() {
+            tokio::select! {
+                () = leadership.gained() => {}
+                () = shutdown.cancelled() => return,
+            }
+            let term = shutdown.child_token();
+            let lost = async {
+                leadership.lost().await;
+                term.cancel();
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = self.poll_until(&term) => {}
+                () = lost => {}
+            }
+            // Whoever does not lead keeps no token, and logs in again when it is needed.
+            self.vault.close().await;
+        }
+    }
+
+    /// Polls until `shutdown`, of the process or of this term of leading.
+    async fn poll_until(&mut self, shutdown: &CancellationToken) {
         let mut next_poll = Instant::now();
         let mut scope = Scope::All;
         while !shutdown.is_cancelled() {
@@ -166,7 +200,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
                 sleep(GRACE).await;
             };
             let left = tokio::select! {
-                left = self.tick(scope, &shutdown) => left,
+                left = self.tick(scope, shutdown) => left,
                 () = grace => break,
             };
             let retry = left.retry_in.map(|delay| Instant::now() + delay);
@@ -183,7 +217,6 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
                 () = shutdown.cancelled() => {}
             }
         }
-        self.vault.close().await;
     }
 
     /// One poll, and what follows from it.

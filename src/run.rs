@@ -15,18 +15,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Health};
-use crate::config::{Config, Listen};
+use crate::config::{Config, LeaderElection, Listen};
 use crate::core::store::Store;
 use crate::core::workload::Kind;
 use crate::kubernetes::collector::Collector;
+use crate::kubernetes::leader::{self, Leader};
 use crate::kubernetes::patcher::Patcher;
 use crate::kubernetes::{access, ca_secret, client};
-use crate::reloader::{Clocks, Log, Reloader};
+use crate::reloader::{Clocks, Leadership, Log, Reloader, contended};
 use crate::vault::client::Server;
 use crate::vault::poller::Poller;
 
 /// From the signal to the end, whatever hangs. The reloader is given one second for PATCHes in
-/// flight, and half a second to revoke the token.
+/// flight, and half a second to revoke the token; the lease is released beside it.
 const LAST_CALL: Duration = Duration::from_millis(1800);
 
 /// Runs the controller until it is told to end.
@@ -73,6 +74,7 @@ async fn start(
         method,
         threshold,
         ca_secret,
+        leader_election,
         warnings,
     } = config;
     for warning in warnings {
@@ -101,6 +103,9 @@ async fn start(
         let ca = ca_secret::read(client.clone(), &secret.namespace, &secret.name).await?;
         server.tls.ca = Some(ca);
     }
+    let election = leader_election.map(|LeaderElection { terms, name, namespace, replica }| {
+        leader::Settings::new(&client, terms, name, namespace, &replica)
+    });
     let server = Arc::new(Server::new(server, Arc::clone(&clocks.vault))?);
     let poller = Poller::new(server, method, threshold, settings.period, settings.ignore_missing);
     let synced = Arc::new(Notify::new());
@@ -120,13 +125,11 @@ async fn start(
         });
     }
     tasks.spawn({
-        let (client, shutdown) = (client.clone(), shutdown.clone());
+        let (client, election, shutdown) = (client.clone(), election.clone(), shutdown.clone());
         async move {
             let check = async {
-                for permission in access::lacking(&client).await {
-                    error!(
-                        "The service account lacks a permission: {permission}. Add it to its ClusterRole"
-                    );
+                for permission in access::lacking(&client, election.as_ref()).await {
+                    error!("The service account lacks a permission: {permission}");
                 }
                 // Its work is done; it stays until the others are told to end.
                 std::future::pending::<()>().await;
@@ -138,9 +141,24 @@ async fn start(
             "check of the permissions"
         }
     });
+    let reloader_ended = CancellationToken::new();
+    let leadership = match election {
+        None => Leadership::always(),
+        Some(settings) => {
+            let (candidacy, leadership) = contended();
+            let leader = Leader::new(client.clone(), settings, candidacy);
+            let (shutdown, ended) = (shutdown.clone(), reloader_ended.clone());
+            tasks.spawn(async move {
+                leader.run(shutdown, ended.cancelled()).await;
+                "leader election"
+            });
+            leadership
+        }
+    };
     let reloader = Reloader::new(store, poller, Patcher::new(client), Log, clocks, settings);
     tasks.spawn(async move {
-        reloader.run(synced, shutdown).await;
+        reloader.run(synced, leadership, shutdown).await;
+        reloader_ended.cancel();
         "reloader"
     });
     Ok(health)

@@ -89,7 +89,9 @@ fn the_core_is_pure() {
         "fastrand",
         "uuid",
     ];
-    for (name, code) in sources().into_iter().filter(|(name, _)| name.starts_with("core/")) {
+    // Tests hand in a time, and so have to come by one.
+    let is_core = |name: &str| name.starts_with("core/") && !name.ends_with("/tests.rs");
+    for (name, code) in sources().into_iter().filter(|(name, _)| is_core(name)) {
         for word in impure {
             assert!(!code.contains(word), "{name} holds {word}");
         }

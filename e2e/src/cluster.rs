@@ -19,6 +19,9 @@ use crate::workload::{Kind, Workload, WorkloadName};
 /// A rollout on the bed takes 0.2 s; this is for a machine under far more load.
 const ROLLOUT_WITHIN: Duration = Duration::from_mins(1);
 
+/// The lease for which controllers run.
+pub const LEASE: &str = "vault-secrets-reloader";
+
 /// The field manager of what tests apply.
 const MANAGER: &str = "e2e";
 
@@ -342,6 +345,18 @@ impl Cluster {
                     "apiGroups": ["apps"],
                     "resources": ["replicasets", "controllerrevisions"],
                     "verbs": ["list"],
+                },
+                // In any namespace, so that each test can have a lease of its own.
+                {
+                    "apiGroups": ["coordination.k8s.io"],
+                    "resources": ["leases"],
+                    "resourceNames": [LEASE],
+                    "verbs": ["get", "update", "watch"],
+                },
+                {
+                    "apiGroups": ["coordination.k8s.io"],
+                    "resources": ["leases"],
+                    "verbs": ["create"],
                 },
             ],
         });

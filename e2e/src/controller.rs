@@ -35,8 +35,12 @@ enum Login {
     Own,
 }
 
+/// What switches leader election off.
+const ALONE: &str = "--leader-elect=false";
+
 /// Flags and variables for a controller. The default: debug level, a poll each second, the bed's
-/// servers, a Kubernetes user with the chart's permissions, a Vault token with its policy.
+/// servers, a Kubernetes user with the chart's permissions, a Vault token with its policy; and no
+/// leader election, since a test that kills one and starts the next would wait for the lease to end.
 #[derive(Debug, Clone)]
 pub struct ControllerOptions {
     flags: BTreeMap<String, Option<String>>,
@@ -44,10 +48,21 @@ pub struct ControllerOptions {
     login: Login,
 }
 
+/// How long things take that have to do with the lease.
+#[derive(Debug, Clone, Copy)]
+pub struct LeaseTimes {
+    /// `--leader-elect-lease-duration`
+    pub duration: Duration,
+    /// `--leader-elect-renew-deadline`
+    pub renew_deadline: Duration,
+    /// `--leader-elect-retry-period`
+    pub retry_period: Duration,
+}
+
 impl Default for ControllerOptions {
     fn default() -> Self {
         let options = Self { flags: BTreeMap::new(), env: BTreeMap::new(), login: Login::Token };
-        options.flag("--log-level", "debug").flag("--reloader-run-period", "1s")
+        options.flag("--log-level", "debug").flag("--reloader-run-period", "1s").switch(ALONE)
     }
 }
 
@@ -77,6 +92,19 @@ impl ControllerOptions {
     pub fn without_flag(mut self, name: &str) -> Self {
         self.flags.remove(name);
         self
+    }
+
+    /// Runs for the lease `vault-secrets-reloader` of a namespace, as the replica of this name, with
+    /// the times of [`LeaseTimes`].
+    #[must_use]
+    pub fn leader_elect(self, namespace: &str, replica: &str, times: LeaseTimes) -> Self {
+        let milliseconds = |time: Duration| format!("{}ms", time.as_millis());
+        self.without_flag(ALONE)
+            .flag("--leader-elect-lease-duration", &milliseconds(times.duration))
+            .flag("--leader-elect-renew-deadline", &milliseconds(times.renew_deadline))
+            .flag("--leader-elect-retry-period", &milliseconds(times.retry_period))
+            .env("POD_NAMESPACE", namespace)
+            .env("POD_NAME", replica)
     }
 
     /// A variable; wins over what the bed would set.
@@ -290,13 +318,21 @@ impl Controller {
             .with_context(|| self.log.end())
     }
 
+    /// Sends SIGTERM, and does not wait.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn ask_to_end(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::TERM)?)
+    }
+
     /// Ends the controller by SIGTERM: how it ended, and how long that took.
     ///
     /// # Errors
     /// When it does not end within 30 s; it is killed then.
     pub async fn terminate(&mut self) -> Result<(ExitStatus, Duration)> {
         let began = Instant::now();
-        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        self.ask_to_end()?;
         let status = self.wait_for_end(Duration::from_secs(30)).await?;
         Ok((status, began.elapsed()))
     }

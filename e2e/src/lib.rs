@@ -52,7 +52,7 @@ pub mod workload;
 
 pub use bed::Bed;
 pub use cluster::Cluster;
-pub use controller::{Controller, ControllerOptions};
+pub use controller::{Controller, ControllerOptions, LeaseTimes};
 pub use counts::{ApiRequest, Mark, VaultRequest};
 pub use options::{Options, VaultStorage};
 pub use server::Server;

@@ -99,6 +99,9 @@ async fn the_pod_of_the_chart_does_its_work_and_is_denied_nothing() -> Result<()
         ("patch", "daemonsets"),
         ("list", "replicasets"),
         ("list", "controllerrevisions"),
+        ("create", "leases"),
+        ("update", "leases"),
+        ("watch", "leases"),
     ] {
         let is_one = |request: &ApiRequest| request.verb == verb && request.resource == resource;
         assert!(all.iter().any(is_one), "no {verb} of {resource}: {all:#?}");

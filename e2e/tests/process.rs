@@ -52,6 +52,12 @@ fn version_and_help_are_no_failures() -> Result<()> {
             "--ignore-versions-before",
             "--found-reload-rate",
             "--found-reload-burst",
+            "--leader-elect",
+            "--leader-elect-lease-duration",
+            "--leader-elect-renew-deadline",
+            "--leader-elect-retry-period",
+            "--leader-elect-resource-name",
+            "--leader-elect-resource-namespace",
         ] {
             assert!(text.contains(named), "{flag} does not tell of {named}:\n{text}");
         }
@@ -93,6 +99,17 @@ fn what_cannot_be_used_is_refused_with_its_name_and_a_remedy() -> Result<()> {
         (&["--found-reload-rate", "0"], &[role], &["--found-reload-rate", "above zero"]),
         (&["--found-reload-burst", "many"], &[role], &["--found-reload-burst", "many"]),
         (&["--vault-token-renew-threshold", "x"], &[role], &["--vault-token-renew-threshold"]),
+        (&["--leader-elect=perhaps"], &[role], &["--leader-elect", "perhaps", "true or false"]),
+        (
+            &["--leader-elect-lease-duration=9s"],
+            &[role],
+            &["--leader-elect-lease-duration", "9s", "longer than --leader-elect-renew-deadline"],
+        ),
+        (
+            &["--leader-elect-retry-period=11s"],
+            &[role],
+            &["--leader-elect-renew-deadline", "10s", "longer than --leader-elect-retry-period"],
+        ),
         (&["--no-such-flag"], &[role], &["--no-such-flag", "--help"]),
         (&["surplus"], &[role], &["surplus"]),
         (&[], &[], &["VAULT_ROLE", "VAULT_TOKEN"]),

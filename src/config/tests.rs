@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::core::lease::Terms;
 
 fn load(args: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
     let args = ["vault-secrets-reloader"].iter().chain(args).map(OsString::from);
@@ -30,6 +31,51 @@ fn defaults() {
     assert_eq!((mount.as_str(), role.as_str()), ("kubernetes", "reloader"));
     assert_eq!(file, &PathBuf::from(POD_TOKEN));
     assert!(config.warnings.is_empty());
+}
+
+#[test]
+fn one_of_several_leads_unless_it_is_switched_off() {
+    let election = |args: &[&str], variables: &[(&str, &str)]| {
+        let all: Vec<_> = [ROLE].into_iter().chain(variables.iter().copied()).collect();
+        load(args, &all).unwrap().leader_election
+    };
+    let default = election(&[], &[("POD_NAME", "reloader-x"), ("POD_NAMESPACE", "infra")]).unwrap();
+    let terms = Terms {
+        duration: Duration::from_secs(15),
+        renew_deadline: Duration::from_secs(10),
+        retry_period: Duration::from_secs(2),
+    };
+    assert_eq!(
+        default,
+        LeaderElection {
+            terms,
+            name: "vault-secrets-reloader".to_owned(),
+            namespace: Some("infra".to_owned()),
+            replica: "reloader-x".to_owned(),
+        }
+    );
+    // Outside a cluster: the machine's name, and the namespace of the kubeconfig.
+    let outside = election(&["--leader-elect"], &[("POD_NAME", ""), ("POD_NAMESPACE", "")]);
+    let outside = outside.unwrap();
+    assert_eq!(outside.namespace, None);
+    assert!(!outside.replica.is_empty() && !outside.replica.contains(char::is_whitespace));
+    let other = election(
+        &[
+            "-leader-elect=T",
+            "-leader-elect-lease-duration=2.1s",
+            "-leader-elect-renew-deadline=2500ms",
+            "-leader-elect-retry-period=500ms",
+            "-leader-elect-resource-name=other",
+            "-leader-elect-resource-namespace=there",
+        ],
+        &[("POD_NAMESPACE", "infra")],
+    )
+    .unwrap();
+    assert_eq!((other.name.as_str(), other.namespace.as_deref()), ("other", Some("there")));
+    assert_eq!(other.terms.duration, Duration::from_secs(3), "whole seconds, rounded up");
+    for args in ["-leader-elect=false", "--leader-elect=0", "--leader-elect=F"] {
+        assert_eq!(election(&[args], &[]), None);
+    }
 }
 
 #[test]
@@ -127,9 +173,29 @@ fn what_cannot_be_used_is_refused_with_its_name_and_the_remedy() {
             "--reloader-run-period=\"often\": not a duration",
         ),
         (&["-reloader-run-period=0s"], &[ROLE], "must be longer than zero"),
+        (&["-reloader-run-period=500000000000y"], &[ROLE], "must be shorter than a year"),
         (&["-reloader-run-period=-5s"], &[ROLE], "not a duration"),
         (&["-enable-json-log=yes"], &[ROLE], "--enable-json-log=\"yes\": write true or false"),
         (&["-found-reload-rate=0"], &[ROLE], "--found-reload-rate=\"0\""),
+        (&["-leader-elect=no"], &[ROLE], "--leader-elect=\"no\": write true or false"),
+        (
+            &["-leader-elect-lease-duration=10s"],
+            &[ROLE],
+            "--leader-elect-lease-duration=\"10s\": must be longer than \
+             --leader-elect-renew-deadline=10s",
+        ),
+        (
+            &["-leader-elect-renew-deadline=2s"],
+            &[ROLE],
+            "--leader-elect-renew-deadline=\"2s\": must be longer than \
+             --leader-elect-retry-period=2s",
+        ),
+        (&["-leader-elect-lease-duration=900ms"], &[ROLE], "must be between 1s and 1h"),
+        (&["-leader-elect-lease-duration=15h"], &[ROLE], "must be between 1s and 1h"),
+        (&["-leader-elect-retry-period=1ms"], &[ROLE], "must be at least 100ms"),
+        (&["-leader-elect-resource-name=A/b"], &[ROLE], "--leader-elect-resource-name=\"A/b\""),
+        (&["-leader-elect-resource-name="], &[ROLE], "--leader-elect-resource-name=\"\""),
+        (&[], &[ROLE, ("POD_NAMESPACE", "a b")], "POD_NAMESPACE=\"a b\": not a name"),
         (&["-ignore-versions-before=monday"], &[ROLE], "--ignore-versions-before=\"monday\""),
         (&["-no-such-flag"], &[ROLE], "--no-such-flag"),
         (

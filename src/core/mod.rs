@@ -8,6 +8,7 @@ pub mod annotation;
 pub mod clock;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod lease;
 pub mod manifest;
 pub mod observation;
 pub mod plan;

@@ -7,29 +7,63 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 
 use super::client::in_time;
+use super::leader;
 use crate::core::workload::Kind;
 
-/// The permissions that the controller needs, as (verb, resource in the group `apps`).
-fn needed() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let workloads = Kind::ALL
-        .into_iter()
-        .flat_map(|kind| ["get", "list", "watch", "patch"].map(|verb| (verb, kind.plural())));
-    workloads.chain([("list", "replicasets"), ("list", "controllerrevisions")])
+/// A permission that the controller needs.
+#[derive(Debug, Default)]
+struct Needed {
+    verb: &'static str,
+    resource: &'static str,
+    group: &'static str,
+    /// Where it is needed; `None` means in all namespaces.
+    namespace: Option<String>,
+    /// For which object; `None` means for all.
+    name: Option<String>,
 }
 
-/// The permissions that are lacking, as `verb resource.apps`.
+fn needed(lease: Option<&leader::Settings>) -> impl Iterator<Item = Needed> {
+    let of_kind = |kind: Kind| ["get", "list", "watch", "patch"].map(|verb| (verb, kind.plural()));
+    let workloads = Kind::ALL.into_iter().flat_map(of_kind);
+    let revisions = [("list", "replicasets"), ("list", "controllerrevisions")];
+    let everywhere = workloads.chain(revisions).map(|(verb, resource)| Needed {
+        verb,
+        resource,
+        group: "apps",
+        ..Needed::default()
+    });
+    let of_lease = lease.into_iter().flat_map(|settings| {
+        ["get", "create", "update", "watch"].map(|verb| Needed {
+            verb,
+            resource: "leases",
+            group: "coordination.k8s.io",
+            namespace: Some(settings.namespace.clone()),
+            // What does not exist yet has no name that a rule could speak of.
+            name: (verb != "create").then(|| settings.name.clone()),
+        })
+    });
+    everywhere.chain(of_lease)
+}
+
+/// The permissions that are lacking, each with where to add it. Of a lease, where there is to be one.
 ///
 /// Where the API server cannot say, nothing is reported: the requests themselves will tell.
-pub async fn lacking(client: &Client) -> Vec<String> {
+pub async fn lacking(client: &Client, lease: Option<&leader::Settings>) -> Vec<String> {
     let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
     let mut lacking = Vec::new();
-    for (verb, resource) in needed() {
+    for Needed { verb, resource, group, namespace, name } in needed(lease) {
+        let place = namespace.as_ref().map_or_else(
+            || ". Add it to its ClusterRole".to_owned(),
+            |namespace| format!(" in namespace {namespace}. Add it to its Role there"),
+        );
         let review = SelfSubjectAccessReview {
             spec: SelfSubjectAccessReviewSpec {
                 resource_attributes: Some(ResourceAttributes {
-                    group: Some("apps".to_owned()),
+                    group: Some(group.to_owned()),
                     resource: Some(resource.to_owned()),
                     verb: Some(verb.to_owned()),
+                    namespace,
+                    name,
                     ..ResourceAttributes::default()
                 }),
                 ..SelfSubjectAccessReviewSpec::default()
@@ -39,7 +73,7 @@ pub async fn lacking(client: &Client) -> Vec<String> {
         let params = PostParams::default();
         let Ok(answer) = in_time(api.create(&params, &review)).await else { continue };
         if answer.status.is_some_and(|status| !status.allowed) {
-            lacking.push(format!("{verb} {resource}.apps"));
+            lacking.push(format!("{verb} {resource}.{group}{place}"));
         }
     }
     lacking

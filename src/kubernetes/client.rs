@@ -40,8 +40,23 @@ pub(super) enum RequestError {
     #[error("{}", said(.0))]
     Kube(#[from] kube::Error),
     /// It did not answer in time.
-    #[error("no answer within {} s", REQUEST_TIMEOUT.as_secs())]
-    Timeout,
+    #[error("no answer within {} s", .0.as_secs_f64())]
+    Timeout(Duration),
+}
+
+impl RequestError {
+    /// The status of the answer; 0 if there was none.
+    pub(super) fn code(&self) -> u16 {
+        match self {
+            Self::Kube(kube::Error::Api(status)) => status.code,
+            Self::Kube(_) | Self::Timeout(_) => 0,
+        }
+    }
+
+    /// Whether the service account may not, or the API server does not know it.
+    pub(super) fn is_forbidden(&self) -> bool {
+        matches!(self.code(), 401 | 403)
+    }
 }
 
 /// What the API server said, without the dump of the status that `kube` puts behind it.
@@ -58,9 +73,17 @@ fn said(error: &kube::Error) -> String {
 pub(super) async fn in_time<T>(
     request: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, RequestError> {
-    match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
+    in_time_of(REQUEST_TIMEOUT, request).await
+}
+
+/// As [`in_time`], for so long at most.
+pub(super) async fn in_time_of<T>(
+    limit: Duration,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<T, RequestError> {
+    match tokio::time::timeout(limit, request).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(RequestError::Timeout),
+        Err(_) => Err(RequestError::Timeout(limit)),
     }
 }
 

@@ -103,11 +103,7 @@ pub fn last_writer(entries: Vec<ManagedFieldsEntry>) -> Option<String> {
 
 /// A PATCH that is applied after its time is no harm: the next decision meets its record.
 fn write_error(error: &RequestError) -> WriteError {
-    let code = match error {
-        RequestError::Kube(kube::Error::Api(status)) => status.code,
-        RequestError::Kube(_) | RequestError::Timeout => 0,
-    };
-    match code {
+    match error.code() {
         404 => WriteError::NotFound,
         409 => WriteError::Conflict,
         400 | 401 | 403 | 422 => WriteError::Refused(error.to_string()),

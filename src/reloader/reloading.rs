@@ -48,7 +48,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         let mut outcomes = stream::iter(due)
             .map(|due| async move {
                 // What has not begun is found again by whoever polls next.
-                if shutdown.is_cancelled() {
+                if shutdown.is_cancelled() || !this.leadership.holds() {
                     return None;
                 }
                 let outcome = this.reload_one(&due, sightings, rules).await;

@@ -17,6 +17,7 @@ use crate::core::rollout::Rollout;
 use crate::core::secret::Version;
 use crate::core::workload::Kind;
 
+mod leading;
 mod told;
 
 /// What both fakes share with the test.

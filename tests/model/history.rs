@@ -106,6 +106,8 @@ pub(crate) enum Event {
     Kill(usize),
     Stop(usize),
     Start(usize),
+    /// It does not lead for so long.
+    Demote(usize, u64),
 }
 
 /// What the next PATCH meets.
@@ -199,6 +201,7 @@ fn events() -> impl Strategy<Value = Event> {
         5 => p().prop_map(Event::Kill),
         1 => p().prop_map(Event::Stop),
         5 => p().prop_map(Event::Start),
+        2 => (p(), 0..150_000_u64).prop_map(|(p, ms)| Event::Demote(p, ms)),
         1 => (p(), 0..20_000_u64).prop_map(|(p, ms)| Event::SlowWatch(p, ms)),
     ]
 }

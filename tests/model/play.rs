@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use vault_secrets_reloader::core::plan::Hold;
 use vault_secrets_reloader::core::store::Store;
 use vault_secrets_reloader::core::workload::Kind;
-use vault_secrets_reloader::reloader::{Clocks, Reloader, Settings};
+use vault_secrets_reloader::reloader::{Candidacy, Claim, Clocks, Reloader, Settings, contended};
 
 use crate::history::{Event, History, PROCESSES};
 use crate::ports::{Ports, Recorder, Shared, Standing, date, lock};
@@ -30,6 +30,7 @@ const RESTART: Duration = Duration::from_secs(3);
 /// One life of a process.
 struct Process {
     recorder: Recorder,
+    candidacy: Arc<Candidacy>,
     shutdown: CancellationToken,
     tasks: [AbortHandle; 2],
 }
@@ -62,6 +63,7 @@ pub(crate) async fn play(history: &History, is_told: bool) -> (Vec<String>, Vec<
             Event::Kill(process) => play.kill(process % history.setup.processes),
             Event::Stop(process) => play.stop(process % history.setup.processes),
             Event::Start(process) => play.start(process % history.setup.processes),
+            Event::Demote(process, ms) => play.demote(process % history.setup.processes, ms),
             _ => lock(&world).happen(&step.event),
         }
     }
@@ -142,9 +144,14 @@ impl Play {
         let shutdown = CancellationToken::new();
         let reloader =
             Reloader::new(store, ports.clone(), ports, recorder.clone(), clocks, settings);
-        let tasks =
-            [self.tasks.spawn(watch), self.tasks.spawn(reloader.run(synced, shutdown.clone()))];
-        self.processes.insert(process, Process { recorder, shutdown, tasks });
+        let (candidacy, leadership) = contended();
+        candidacy.say(Claim::Always);
+        let candidacy = Arc::new(candidacy);
+        let tasks = [
+            self.tasks.spawn(watch),
+            self.tasks.spawn(reloader.run(synced, leadership, shutdown.clone())),
+        ];
+        self.processes.insert(process, Process { recorder, candidacy, shutdown, tasks });
     }
 
     fn kill(&mut self, process: usize) {
@@ -168,6 +175,18 @@ impl Play {
         let mut world = lock(&self.world);
         world.watches.remove(&process);
         world.say(|| format!("process {process} is told to end"));
+    }
+
+    /// It does not lead for a while.
+    fn demote(&mut self, process: usize, ms: u64) {
+        let Some(Process { candidacy, .. }) = self.processes.get(&process) else { return };
+        candidacy.say(Claim::No);
+        lock(&self.world).say(|| format!("process {process} does not lead for {ms} ms"));
+        let candidacy = Arc::clone(candidacy);
+        self.tasks.spawn(async move {
+            sleep(Duration::from_millis(ms)).await;
+            candidacy.say(Claim::Always);
+        });
     }
 
     /// What must hold at the end.

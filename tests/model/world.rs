@@ -642,7 +642,7 @@ impl World {
                 let slow = (until(60_000), Duration::from_millis(ms));
                 self.faults.watches.insert(process, slow);
             }
-            Event::Kill(_) | Event::Stop(_) | Event::Start(_) => {}
+            Event::Kill(_) | Event::Stop(_) | Event::Start(_) | Event::Demote(..) => {}
         }
     }
 

@@ -40,6 +40,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 
 {{/*
+"true" unless leader election is switched off; a values file of an older chart has no such key.
+*/}}
+{{- define "vault-secrets-reloader.isElected" -}}
+{{- if ne (toString (.Values.leaderElection | default dict).enabled) "false" }}true{{ end }}
+{{- end }}
+
+{{/*
 A value of the environment as text. Helm reads a number of YAML as a float, and would print a large
 one as 1e+06.
 */}}

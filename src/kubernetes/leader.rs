@@ -1,0 +1,413 @@
+//! The leader: runs for the one Lease, tells the reloader what it may claim, and gives the lease
+//! back at the end. What to do when is decided in [`crate::core::lease`].
+//!
+//! Architecture Invariant: each write carries the resource version of what was decided about, so of
+//! several that write at once one succeeds; who does not lead writes nothing while somebody does.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::{ApiResource, DynamicObject, PostParams, WatchEvent};
+use kube::{Api, Client};
+use serde_json::Value;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::client::{RequestError, in_time_of};
+use crate::core::lease::{Contender, Record, Step, Terms};
+use crate::reloader::{Candidacy, Claim};
+
+mod object;
+mod watch;
+
+use object::{read, shown, version_of, written};
+use watch::LeaseWatch;
+
+/// The worker that log lines name.
+const WORKER: &str = "leader";
+
+/// A request may take this part of the renew deadline: two more attempts have to fit.
+const REQUESTS_A_DEADLINE: u32 = 3;
+
+/// Those who wait write up to so much later than they could, each another while: so the first is
+/// seen by the others before they try.
+const STAND_BACK: Duration = Duration::from_millis(100);
+
+/// At the end, the lease is given back once nothing is written any more, or after this time.
+const RELEASE_AFTER: Duration = Duration::from_millis(300);
+
+/// How long giving it back may take: the process is to be gone within two seconds.
+const RELEASE_WITHIN: Duration = Duration::from_secs(1);
+
+/// For which lease to run, and how.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who runs: never the same for two processes.
+    pub identity: String,
+    /// The namespace of the lease.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// How long things take.
+    pub terms: Terms,
+}
+
+impl Settings {
+    /// The lease of this name, for a `replica` that others may be named as. Without a `namespace`,
+    /// it is in that of the pod, or of the kubeconfig.
+    #[must_use]
+    pub fn new(
+        client: &Client,
+        terms: Terms,
+        name: String,
+        namespace: Option<String>,
+        replica: &str,
+    ) -> Self {
+        // A pod that is started again is another process, too.
+        let identity = format!("{replica}_{}", uuid::Uuid::new_v4());
+        let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+        Self { identity, namespace, name, terms }
+    }
+}
+
+/// Runs for the lease.
+pub struct Leader {
+    api: Api<DynamicObject>,
+    settings: Settings,
+    candidacy: Candidacy,
+    contender: Contender,
+    /// The object as it was last seen: what others wrote into it is written back.
+    object: Option<DynamicObject>,
+    watch: LeaseWatch,
+    /// Whether a write is under way, or was broken off.
+    is_unsure: bool,
+    is_leading: bool,
+    /// Who was last said to lead.
+    rival: Option<Box<str>>,
+    /// What went wrong last.
+    trouble: Option<String>,
+    may_watch: bool,
+}
+
+impl Leader {
+    /// One who has not begun to run.
+    #[must_use]
+    pub fn new(client: Client, settings: Settings, candidacy: Candidacy) -> Self {
+        let Settings { identity, namespace, name, terms } = &settings;
+        let api = Api::namespaced_with(client, namespace, &ApiResource::erase::<Lease>(&()));
+        let stand_back = STAND_BACK.mul_f64(fastrand::f64());
+        let contender = Contender::new(identity, *terms, stand_back);
+        let watch = LeaseWatch::new(api.clone(), name, *terms);
+        Self {
+            api,
+            settings,
+            candidacy,
+            contender,
+            object: None,
+            watch,
+            is_unsure: false,
+            is_leading: false,
+            rival: None,
+            trouble: None,
+            may_watch: true,
+        }
+    }
+
+    /// Runs until `shutdown`, and gives the lease back once the reloader has `ended`.
+    pub async fn run(mut self, shutdown: CancellationToken, ended: impl Future<Output = ()>) {
+        let contend = async {
+            self.candidacy.stands().await;
+            self.contend().await;
+        };
+        tokio::select! {
+            () = contend => {}
+            () = shutdown.cancelled() => {}
+        }
+        // The reloader begins nothing any more; what is under way is waited for.
+        let _ = timeout(RELEASE_AFTER, ended).await;
+        if timeout(RELEASE_WITHIN, self.release()).await.is_err() {
+            warn!(worker = WORKER, "{} is left to its end: no answer", self.lease());
+        }
+    }
+
+    async fn contend(&mut self) {
+        loop {
+            let now = Instant::now();
+            self.tell(now);
+            let time = match self.contender.step(now.into_std(), self.watch.is_up()) {
+                Step::Wait(time) => Instant::from_std(time),
+                Step::Look => {
+                    self.look().await;
+                    continue;
+                }
+                step @ (Step::Create | Step::Take | Step::Renew) => {
+                    self.write(&step).await;
+                    continue;
+                }
+            };
+            let end = self.contender.leads_until(now.into_std()).map(Instant::from_std);
+            let wake = end.map_or(time, |end| end.min(time));
+            let event = tokio::select! {
+                event = self.watch.next() => event,
+                () = sleep_until(wake) => continue,
+            };
+            match event {
+                Ok(event) => self.take_in(event),
+                Err(error) => self.is_not_watched(&error),
+            }
+        }
+    }
+
+    /// Tells the reloader, and the log, what has changed.
+    fn tell(&mut self, now: Instant) {
+        let until = self.contender.leads_until(now.into_std());
+        let rival = self.contender.other_holder().map(Box::from);
+        self.candidacy.say(until.map_or(Claim::No, |end| Claim::Until(Instant::from_std(end))));
+        match (self.is_leading, until.is_some()) {
+            (false, true) => info!(worker = WORKER, "Leading"),
+            (true, false) => self.say_lost(rival.as_deref()),
+            (false, false) if rival != self.rival => {
+                if let Some(name) = &rival {
+                    info!(worker = WORKER, "Waiting to lead; {} leads", shown(name));
+                }
+            }
+            _ => {}
+        }
+        self.is_leading = until.is_some();
+        self.rival = rival;
+    }
+
+    fn say_lost(&self, rival: Option<&str>) {
+        let lease = self.lease();
+        if let Some(name) = rival {
+            warn!(worker = WORKER, "Not leading any more: {} has taken {lease}", shown(name));
+        } else {
+            warn!(
+                worker = WORKER,
+                "Not leading any more: {lease} could not be renewed for {} s. What changes meanwhile is \
+                 reloaded by who leads next",
+                self.settings.terms.renew_deadline.as_secs_f64()
+            );
+        }
+    }
+
+    async fn look(&mut self) {
+        self.contender.looks(Instant::now().into_std());
+        let answer = in_time_of(self.patience(), self.api.get_opt(&self.settings.name)).await;
+        match answer {
+            Ok(Some(object)) => {
+                self.recovered();
+                if self.see(object) && self.watch.is_up() {
+                    // It should have told.
+                    self.watch.renew();
+                }
+            }
+            Ok(None) => {
+                self.recovered();
+                self.contender.saw_none(None, Instant::now().into_std());
+                self.object = None;
+            }
+            Err(error) => self.failed("get", &error),
+        }
+    }
+
+    async fn write(&mut self, step: &Step) {
+        let sent = Instant::now().into_std();
+        self.contender.writes(sent);
+        let record = self.contender.claim(Timestamp::now());
+        let answer = self.send(step, &record, self.patience()).await;
+        match answer {
+            Ok(object) => {
+                self.recovered();
+                let (version, record) = (version_of(&object), read(&object.data));
+                let now = Instant::now().into_std();
+                self.contender.has_written(&version, record, sent, now);
+                self.object = Some(object);
+            }
+            Err(error) if is_conflict(step, &error) => {
+                debug!(worker = WORKER, "{} was written by somebody else", self.lease());
+                self.contender.met_conflict();
+            }
+            Err(error) => {
+                let verb = if *step == Step::Create { "create" } else { "update" };
+                self.failed(verb, &error);
+            }
+        }
+    }
+
+    /// Writes the lease, in the place of what was seen of it.
+    async fn send(
+        &mut self,
+        step: &Step,
+        record: &Record,
+        within: Duration,
+    ) -> Result<DynamicObject, RequestError> {
+        let params = PostParams::default();
+        let Settings { name, namespace, .. } = &self.settings;
+        self.is_unsure = true;
+        let known = self.object.as_ref().filter(|_| *step != Step::Create);
+        let answer = if let Some(object) = known {
+            let data = written(object.data.clone(), record);
+            let object = DynamicObject { data, ..object.clone() };
+            in_time_of(within, self.api.replace(name, &params, &object)).await
+        } else {
+            let object = DynamicObject::new(name, &ApiResource::erase::<Lease>(&()));
+            let object = object.within(namespace).data(written(Value::Null, record));
+            in_time_of(within, self.api.create(&params, &object)).await
+        };
+        self.is_unsure = matches!(answer, Err(RequestError::Timeout(_)));
+        answer
+    }
+
+    /// How long the next request may take: not longer than what is claimed.
+    fn patience(&self) -> Duration {
+        let now = Instant::now().into_std();
+        let limit = self.settings.terms.renew_deadline / REQUESTS_A_DEADLINE;
+        let left = self.contender.leads_until(now).map(|end| end.saturating_duration_since(now));
+        left.map_or(limit, |left| left.min(limit))
+    }
+
+    fn take_in(&mut self, event: WatchEvent<DynamicObject>) {
+        match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                self.see(object);
+            }
+            WatchEvent::Deleted(object) => {
+                let now = Instant::now().into_std();
+                if self.contender.saw_none(Some(&version_of(&object)), now) {
+                    self.object = None;
+                }
+            }
+            WatchEvent::Bookmark(_) | WatchEvent::Error(_) => {}
+        }
+    }
+
+    /// Takes in what the lease says; answers whether it says something else than before.
+    fn see(&mut self, object: DynamicObject) -> bool {
+        let record = read(&object.data);
+        let before = self.object.as_ref().map(|before| read(&before.data));
+        let is_other = before.is_some_and(|before| before != record);
+        let now = Instant::now().into_std();
+        let is_news = self.contender.saw(&version_of(&object), record, now);
+        if is_news {
+            self.object = Some(object);
+        }
+        is_news && is_other
+    }
+
+    /// Gives the lease back, so that nobody has to wait until it ends.
+    async fn release(&mut self) {
+        self.candidacy.say(Claim::No);
+        let within = RELEASE_WITHIN / 2;
+        // A write that was broken off may have been taken, and others may write the object.
+        for _ in 0..2 {
+            if std::mem::take(&mut self.is_unsure)
+                && let Ok(Some(object)) =
+                    in_time_of(within, self.api.get_opt(&self.settings.name)).await
+            {
+                self.see(object);
+            }
+            if !self.contender.holds() {
+                return;
+            }
+            let record = self.contender.release(Timestamp::now());
+            match self.send(&Step::Renew, &record, within).await {
+                Ok(_) => {
+                    info!(worker = WORKER, "Released {}", self.lease());
+                    return;
+                }
+                Err(error) if is_conflict(&Step::Renew, &error) => self.is_unsure = true,
+                Err(error) => {
+                    warn!(worker = WORKER, "{} is left to its end: {error}", self.lease());
+                    return;
+                }
+            }
+        }
+    }
+
+    fn lease(&self) -> String {
+        format!("the lease {}/{}", self.settings.namespace, self.settings.name)
+    }
+
+    /// Says what does not work, once.
+    fn failed(&mut self, verb: &str, failure: &RequestError) {
+        let trouble = match failure {
+            RequestError::Timeout(_) => "no answer in time".to_owned(),
+            RequestError::Kube(_) => failure.to_string(),
+        };
+        if self.trouble.as_ref() == Some(&trouble) {
+            return;
+        }
+        if failure.is_forbidden() {
+            error!(
+                worker = WORKER,
+                "May not {verb} {}: {trouble}. Nothing is polled until it may: {}",
+                self.lease(),
+                self.advice()
+            );
+        } else {
+            warn!(worker = WORKER, "Cannot {verb} {}: {trouble}. Retrying", self.lease());
+        }
+        self.trouble = Some(trouble);
+    }
+
+    fn recovered(&mut self) {
+        if self.trouble.take().is_some() {
+            info!(worker = WORKER, "Reached {} again", self.lease());
+        }
+    }
+
+    fn is_not_watched(&mut self, failure: &RequestError) {
+        if failure.is_forbidden() && std::mem::take(&mut self.may_watch) {
+            error!(
+                worker = WORKER,
+                "May not watch {}: {failure}. It is looked at now and then instead: {}",
+                self.lease(),
+                self.advice()
+            );
+        } else {
+            debug!(worker = WORKER, "{} is not watched: {failure}. Retrying", self.lease());
+        }
+    }
+
+    fn advice(&self) -> String {
+        format!(
+            "grant get, create, update, watch on leases.coordination.k8s.io in namespace {}, or set \
+             --leader-elect=false where there is one replica",
+            self.settings.namespace
+        )
+    }
+}
+
+fn is_conflict(step: &Step, error: &RequestError) -> bool {
+    // An object that is to be replaced may have been deleted; one that is to be made needs its
+    // namespace.
+    matches!((error.code(), step), (409, _) | (404, Step::Take | Step::Renew))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_lease_that_is_gone_is_a_conflict_and_a_namespace_that_is_gone_an_error() {
+        let error = |code| {
+            let status = json!({ "code": code, "message": "so it is" });
+            RequestError::from(kube::Error::Api(serde_json::from_value(status).unwrap()))
+        };
+        for (step, code, expected) in [
+            (Step::Renew, 409, true),
+            (Step::Take, 404, true),
+            (Step::Create, 409, true),
+            (Step::Create, 404, false),
+            (Step::Renew, 403, false),
+            (Step::Renew, 500, false),
+        ] {
+            assert_eq!(is_conflict(&step, &error(code)), expected, "{step:?} {code}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The watch of the one lease, opened again whenever it ends.
+//!
+//! Architecture Invariant: it is a hint. Who waits for the lease looks for itself where the watch is
+//! silent, so that one that is down or deaf delays nothing for longer than a retry period or two.
+
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use kube::Api;
+use kube::api::{DynamicObject, WatchEvent, WatchParams};
+use tokio::time::{Instant, sleep_until};
+
+use super::super::client::{RequestError, in_time_of};
+use super::REQUESTS_A_DEADLINE;
+use crate::core::lease::Terms;
+
+/// Between two attempts to open it: the retry period, doubled with each failure up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Any state will do to begin with: what is older than what is known is ignored.
+const FROM_ANY: &str = "0";
+
+type Events = BoxStream<'static, Result<WatchEvent<DynamicObject>, RequestError>>;
+
+/// Watches one lease.
+pub(super) struct LeaseWatch {
+    api: Api<DynamicObject>,
+    params: WatchParams,
+    terms: Terms,
+    events: Option<Events>,
+    /// Whether it has told something since it was opened.
+    is_up: bool,
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+impl LeaseWatch {
+    pub(super) fn new(api: Api<DynamicObject>, name: &str, terms: Terms) -> Self {
+        let params = WatchParams::default().fields(&format!("metadata.name={name}"));
+        Self { api, params, terms, events: None, is_up: false, failures: 0, not_before: None }
+    }
+
+    /// Whether changes are being told, as far as is known.
+    pub(super) fn is_up(&self) -> bool {
+        self.is_up
+    }
+
+    /// Opens it anew: it has not told what it should have.
+    pub(super) fn renew(&mut self) {
+        self.events = None;
+        self.is_up = false;
+    }
+
+    /// Waits for the next event. An error was met, and the watch will be opened again.
+    pub(super) async fn next(&mut self) -> Result<WatchEvent<DynamicObject>, RequestError> {
+        loop {
+            if let Some(time) = self.not_before {
+                sleep_until(time).await;
+            }
+            let events = self.events.take().unwrap_or_else(|| self.open());
+            let event = self.events.insert(events).next().await;
+            let event = event.map(|event| match event {
+                Ok(WatchEvent::Error(status)) => Err(kube::Error::Api(status).into()),
+                event => event,
+            });
+            match event {
+                Some(Ok(event)) => {
+                    self.is_up = true;
+                    self.failures = 0;
+                    self.not_before = None;
+                    return Ok(event);
+                }
+                Some(Err(error)) => {
+                    self.pause();
+                    return Err(error);
+                }
+                // Servers end a watch after a while.
+                None => self.pause(),
+            }
+        }
+    }
+
+    fn open(&self) -> Events {
+        let (api, params) = (self.api.clone(), self.params.clone());
+        let patience = self.terms.renew_deadline / REQUESTS_A_DEADLINE;
+        stream::once(async move {
+            let events = in_time_of(patience, api.watch(&params, FROM_ANY)).await?;
+            Ok::<_, RequestError>(events.map_err(RequestError::from))
+        })
+        .try_flatten()
+        .boxed()
+    }
+
+    fn pause(&mut self) {
+        self.renew();
+        let pause = self.terms.retry_period.saturating_mul(1 << self.failures.min(8));
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+    }
+}
