@@ -92,6 +92,19 @@ impl Cluster {
         self.write_kubeconfig(user, &format!("tokenFile: {}", token_file.display()))
     }
 
+    /// As [`Self::kubeconfig_for`], for a port of 127.0.0.1 where something before the API server
+    /// listens. Its certificate is for the address, whatever the port.
+    pub(crate) fn kubeconfig_by_way_of(
+        &self,
+        port: u16,
+        user: &str,
+        token: &str,
+    ) -> Result<PathBuf> {
+        let path = self.folder.join(format!("kubeconfig-{user}-by-way-of-{port}"));
+        std::fs::write(&path, kubeconfig_text(port, &self.ca, user, &inline(token)))?;
+        Ok(path)
+    }
+
     fn write_kubeconfig(&self, user: &str, credential: &str) -> Result<PathBuf> {
         let path = self.folder.join(format!("kubeconfig-{}", user.replace([':', '/'], "-")));
         std::fs::write(&path, kubeconfig_text(self.port, &self.ca, user, credential))?;

@@ -1,0 +1,99 @@
+//! The API server, or the etcd behind it, is killed, paused, restarted.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::Plan;
+use super::arena::{Arena, begun, reloads_begun};
+use crate::controller::Controller;
+
+/// A request that is not answered is given up after ten seconds.
+const GIVEN_UP_WITHIN: Duration = Duration::from_mins(1);
+
+/// What the controller says of a reload that did not work.
+const FAILED: &str = "failed reloading workload: ";
+
+/// Secrets that are rotated at a time.
+const ROTATED: usize = 12;
+
+/// Killed while reloads are under way.
+pub(super) async fn killed(arena: &mut Arena, plan: &Plan) -> Result<()> {
+    let controller = Controller::start(&arena.bed, &arena.options()).await?;
+    for _ in 0..plan.times {
+        under_way(arena, &controller).await?;
+        arena.bed.api_server.kill();
+        down(arena, &controller).await?;
+        arena.bed.api_server.start().await?;
+        over(arena, &controller).await?;
+    }
+    Ok(())
+}
+
+/// Told to end and started again, with its data.
+pub(super) async fn restarted(arena: &mut Arena, plan: &Plan) -> Result<()> {
+    let mut controller = Controller::start(&arena.bed, &arena.options()).await?;
+    for number in 0..plan.times {
+        under_way(arena, &controller).await?;
+        arena.bed.api_server.stop().await?;
+        down(arena, &controller).await?;
+        if number % 2 == 1 {
+            // Started in front of a server that is not there.
+            controller.revive()?;
+        }
+        arena.bed.api_server.start().await?;
+        over(arena, &controller).await?;
+    }
+    Ok(())
+}
+
+/// Paused until requests are given up; what it has accepted is done when it goes on.
+pub(super) async fn paused(arena: &mut Arena, plan: &Plan) -> Result<()> {
+    let controller = Controller::start(&arena.bed, &arena.options()).await?;
+    for _ in 0..plan.times {
+        under_way(arena, &controller).await?;
+        arena.bed.api_server.pause()?;
+        down(arena, &controller).await?;
+        arena.bed.api_server.resume().await?;
+        over(arena, &controller).await?;
+    }
+    Ok(())
+}
+
+/// The same for etcd: the API server accepts everything, and knows nothing.
+pub(super) async fn etcd_paused(arena: &mut Arena, plan: &Plan) -> Result<()> {
+    let controller = Controller::start(&arena.bed, &arena.options()).await?;
+    for _ in 0..plan.times {
+        under_way(arena, &controller).await?;
+        arena.bed.etcd.pause()?;
+        down(arena, &controller).await?;
+        arena.bed.etcd.resume().await?;
+        arena.bed.api_server.wait_until_ready().await?;
+        over(arena, &controller).await?;
+    }
+    Ok(())
+}
+
+/// Some reloads are done, some are under way, some are to come.
+async fn under_way(arena: &mut Arena, controller: &Controller) -> Result<()> {
+    arena.strike();
+    arena.audit_is_incomplete();
+    let seen = begun(controller);
+    arena.rotate_at_once(ROTATED).await?;
+    let number = arena.rng.usize(1..30);
+    reloads_begun(controller, seen, number).await
+}
+
+/// It is down, and secrets go on being rotated.
+async fn down(arena: &mut Arena, controller: &Controller) -> Result<()> {
+    let seen = controller.lines().len();
+    arena.rotate_at_once(ROTATED).await?;
+    controller.wait_for_after(seen, FAILED, GIVEN_UP_WITHIN).await.map(drop)
+}
+
+/// It is up again.
+async fn over(arena: &mut Arena, controller: &Controller) -> Result<()> {
+    arena.rotate_at_once(ROTATED / 4).await?;
+    arena.renew_controllers().await?;
+    arena.settle(std::slice::from_ref(controller)).await
+}
