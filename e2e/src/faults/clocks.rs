@@ -66,8 +66,8 @@ async fn apart(arena: &mut Arena, plan: &Plan, shift: SignedDuration) -> Result<
             arena.touch(*number);
         }
         arena.redeploy(&deployed).await?;
-        arena.wait_until_observed().await?;
         arena.rotate_at_once(ROTATED).await?;
+        arena.wait_until_observed().await?;
         controller[0].restart().await?;
         arena.settle(&controller).await?;
 

@@ -36,6 +36,7 @@ async fn kill(
     for _ in 0..controllers {
         fleet.push(Controller::start(&arena.bed, options).await?);
     }
+    arena.audit_is_incomplete();
     let mut hits = 0;
     for _ in 0..kills {
         let victim = arena.rng.usize(..fleet.len());
