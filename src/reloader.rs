@@ -6,7 +6,7 @@
 //! Architecture Invariant: a record moves only with a PATCH that was answered. Whatever fails, here
 //! or in between, leaves the old record, and the next poll finds the change again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,12 +28,14 @@ mod deciding;
 mod memory;
 mod ports;
 mod reloading;
+mod report;
 #[cfg(test)]
 mod tests;
 
 use budget::Budget;
 use memory::Memory;
 pub use ports::{Cluster, Vault, WriteError};
+pub use report::{Held, Log, Report, Reporter};
 
 /// The worker that log lines name.
 const WORKER: &str = "reloader";
@@ -61,20 +63,30 @@ pub struct Settings {
     pub vault_namespace: Option<Arc<str>>,
 }
 
-/// The clocks of the two servers, for comparing times of the one with times of the other.
-#[derive(Clone, Debug, Default)]
+/// The clocks: those of the two servers, for comparing times of the one with times of the other,
+/// and our own.
+#[derive(Clone, Debug)]
 pub struct Clocks {
     /// The Vault server's.
     pub vault: Arc<ServerClock>,
     /// The API server's.
     pub cluster: Arc<ServerClock>,
+    /// The present by our own clock.
+    pub now: fn() -> Timestamp,
+}
+
+impl Default for Clocks {
+    fn default() -> Self {
+        Self { vault: Arc::default(), cluster: Arc::default(), now: Timestamp::now }
+    }
 }
 
 /// The loop.
-pub struct Reloader<V, C> {
+pub struct Reloader<V, C, R> {
     store: Arc<Store>,
     vault: V,
     cluster: C,
+    reporter: R,
     clocks: Clocks,
     settings: Settings,
     history: History,
@@ -102,17 +114,20 @@ enum Scope {
 struct Unfinished {
     workloads: HashSet<WorkloadId>,
     secrets: HashSet<Arc<SecretId>>,
+    /// Whether any of the secrets was answered with a version that is yet to be believed.
+    suspects: bool,
     /// How many of the workloads wait for the budget.
     over_budget: usize,
     retry_in: Option<Duration>,
 }
 
-impl<V: Vault, C: Cluster> Reloader<V, C> {
+impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     /// A reloader that has seen nothing yet.
     pub fn new(
         store: Arc<Store>,
         vault: V,
         cluster: C,
+        reporter: R,
         clocks: Clocks,
         settings: Settings,
     ) -> Self {
@@ -121,6 +136,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             store,
             vault,
             cluster,
+            reporter,
             clocks,
             settings,
             history: History::default(),
@@ -188,20 +204,22 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             polled = self.vault.poll(&asks) => polled,
             () = shutdown.cancelled() => return Unfinished::default(),
         };
-        let sightings: HashMap<_, _> = polled
-            .observations
-            .iter()
-            .map(|(secret, observation)| {
-                let sighting = self.history.observe(snapshot.poll, secret, *observation);
-                (Arc::clone(secret), sighting)
-            })
-            .collect();
         let mut left = Unfinished {
-            workloads: HashSet::new(),
             secrets: polled.failed.into_iter().collect(),
-            over_budget: 0,
             retry_in: polled.retry_in,
+            ..Unfinished::default()
         };
+        let mut sightings = HashMap::with_capacity(asks.len());
+        for Ask { secret, not_before, .. } in &asks {
+            let Some(observation) = polled.observations.get(secret) else { continue };
+            let sighting = self.history.observe(snapshot.poll, secret, *observation, *not_before);
+            if self.history.suspects(secret) {
+                debug!(worker = WORKER, "{secret}: the answer is older than what is known");
+                left.secrets.insert(Arc::clone(secret));
+                left.suspects = true;
+            }
+            sightings.insert(Arc::clone(secret), sighting);
+        }
         let rules = self.rules();
         let due = self.decide(&workloads, &sightings, &rules, &mut left).await;
         if due.is_empty() && is_full {
@@ -221,9 +239,9 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         }
     }
 
-    /// Each distinct secret of some workloads, with what is known of it.
+    /// Each distinct secret of some workloads, in order, with what is known of it.
     fn asks(&self, workloads: &[Stored]) -> Vec<Ask> {
-        let mut asks: HashMap<&Arc<SecretId>, Ask> = HashMap::new();
+        let mut asks: BTreeMap<&Arc<SecretId>, Ask> = BTreeMap::new();
         for Stored { workload, .. } in workloads {
             for secret in &workload.secrets {
                 let ask = asks.entry(secret).or_insert_with(|| {
@@ -268,7 +286,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
 
     /// Sets when to come back for what is left.
     fn pace(&mut self, left: &mut Unfinished) {
-        if left.workloads.is_empty() {
+        if left.workloads.is_empty() && !left.suspects {
             self.unfinished = 0;
         } else {
             let delay = backoff(self.unfinished);

@@ -21,7 +21,7 @@ use crate::core::workload::Kind;
 use crate::kubernetes::collector::Collector;
 use crate::kubernetes::patcher::Patcher;
 use crate::kubernetes::{access, ca_secret, client};
-use crate::reloader::{Clocks, Reloader};
+use crate::reloader::{Clocks, Log, Reloader};
 use crate::vault::client::Server;
 use crate::vault::poller::Poller;
 
@@ -138,7 +138,7 @@ async fn start(
             "check of the permissions"
         }
     });
-    let reloader = Reloader::new(store, poller, Patcher::new(client), clocks, settings);
+    let reloader = Reloader::new(store, poller, Patcher::new(client), Log, clocks, settings);
     tasks.spawn(async move {
         reloader.run(synced, shutdown).await;
         "reloader"

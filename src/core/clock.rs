@@ -1,47 +1,77 @@
 //! Clocks of servers: how far apart they are, by the `Date` headers of their answers.
+//!
+//! A `Date` has whole seconds, so one answer says only within a second, and the time that it took,
+//! how far a clock is ahead of ours. Each further answer narrows that down, since it comes at another
+//! fraction of a second.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 
 use jiff::fmt::rfc2822::DateTimeParser;
 use jiff::{SignedDuration, Timestamp};
 
-/// `Date` has whole seconds, so two clocks that agree can seem up to a second apart, and a
-/// difference below this is none.
-const NOTICEABLE: SignedDuration = SignedDuration::from_secs(2);
+/// What a `Date` leaves open.
+const RESOLUTION: SignedDuration = SignedDuration::from_secs(1);
 
-/// How far a server's clock is ahead of ours, by its last answer.
+/// How far a server's clock is ahead of ours, by its answers.
 #[derive(Debug, Default)]
-pub struct ServerClock(Mutex<Option<SignedDuration>>);
+pub struct ServerClock(Mutex<Option<Ahead>>);
+
+/// How far a clock is ahead of ours: no less, and no more than this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    /// At least so far.
+    pub least: SignedDuration,
+    /// At most so far.
+    pub most: SignedDuration,
+}
 
 impl ServerClock {
-    /// Takes in the `Date` header of an answer that arrived at `now`. What is no date is ignored.
-    pub fn observe(&self, date: &str, now: Timestamp) {
-        if let Some(time) = parse_date(date) {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(time.duration_since(now));
-        }
+    /// Takes in the `Date` header of an answer, given when the request was sent and the answer
+    /// received by our clock. What is no date is ignored.
+    pub fn observe(&self, date: &str, sent: Timestamp, received: Timestamp) {
+        let Some(date) = parse_date(date) else { return };
+        let answer = Ahead {
+            least: date.duration_since(received),
+            most: date.duration_since(sent).saturating_add(RESOLUTION),
+        };
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = Some(known.and_then(|known| known.and(answer)).unwrap_or(answer));
     }
 
     /// How far the server's clock is ahead of ours; `None` before its first answer.
     #[must_use]
-    pub fn ahead(&self) -> Option<SignedDuration> {
+    pub fn ahead(&self) -> Option<Ahead> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The present by the server's clock, given ours.
     #[must_use]
     pub fn at(&self, now: Timestamp) -> Timestamp {
-        self.ahead().and_then(|ahead| now.checked_add(ahead).ok()).unwrap_or(now)
+        let ahead = self.ahead().map(|ahead| ahead.least + (ahead.most - ahead.least) / 2);
+        ahead.and_then(|ahead| now.checked_add(ahead).ok()).unwrap_or(now)
     }
 }
 
-/// What to add to a time of `from` to have it on the clock of `to`: zero where they do not differ
-/// noticeably, or where one of them is not known yet.
+impl Ahead {
+    /// What both allow. Where they contradict each other, a clock was set anew: `None`.
+    fn and(self, other: Self) -> Option<Self> {
+        let both = Self { least: self.least.max(other.least), most: self.most.min(other.most) };
+        (both.least <= both.most).then_some(both)
+    }
+}
+
+/// What to add to a time of `from` to have it on the clock of `to`: zero while the two may agree,
+/// or where one of them is not known yet; else the most that it can be, because a version that seems
+/// older than it is would be missed, and one that seems newer is at worst rolled out needlessly.
 #[must_use]
 pub fn skew(from: &ServerClock, to: &ServerClock) -> SignedDuration {
-    match (from.ahead(), to.ahead()) {
-        (Some(from), Some(to)) if (to - from).abs() >= NOTICEABLE => to - from,
-        _ => SignedDuration::ZERO,
+    let (Some(from), Some(to)) = (from.ahead(), to.ahead()) else { return SignedDuration::ZERO };
+    let least = to.least.saturating_sub(from.most);
+    let most = to.most.saturating_sub(from.least);
+    if least <= SignedDuration::ZERO && most >= SignedDuration::ZERO {
+        SignedDuration::ZERO
+    } else {
+        most
     }
 }
 
@@ -53,20 +83,58 @@ fn parse_date(date: &str) -> Option<Timestamp> {
 mod tests {
     use super::*;
 
+    const NOON: &str = "2026-11-22T12:00:00Z";
+
+    fn after_noon(millis: i64) -> Timestamp {
+        NOON.parse::<Timestamp>().unwrap() + SignedDuration::from_millis(millis)
+    }
+
+    /// A clock whose answer to a request, sent and received at noon, says this.
     fn clock(date: &str) -> ServerClock {
         let clock = ServerClock::default();
-        clock.observe(date, "2026-11-22T12:00:00Z".parse().unwrap());
+        clock.observe(date, after_noon(0), after_noon(0));
         clock
     }
 
     #[test]
-    fn clocks_are_brought_together_where_they_differ_noticeably() {
+    fn clocks_that_may_agree_do() {
         let same = clock("Sun, 22 Nov 2026 12:00:00 GMT");
         let second = clock("Sun, 22 Nov 2026 11:59:59 GMT");
-        let hour = clock("Sun, 22 Nov 2026 13:00:00 GMT");
         assert_eq!(skew(&same, &second), SignedDuration::ZERO);
-        assert_eq!(skew(&hour, &same), SignedDuration::from_hours(-1));
-        assert_eq!(skew(&same, &hour), SignedDuration::from_hours(1));
+        assert_eq!(skew(&second, &same), SignedDuration::ZERO);
+    }
+
+    #[test]
+    fn a_difference_is_taken_for_the_most_that_it_can_be() {
+        let same = clock("Sun, 22 Nov 2026 12:00:00 GMT");
+        let hour = clock("Sun, 22 Nov 2026 13:00:00 GMT");
+        assert_eq!(skew(&hour, &same), SignedDuration::from_secs(-3599));
+        assert_eq!(skew(&same, &hour), SignedDuration::from_secs(3601));
+    }
+
+    #[test]
+    fn each_answer_narrows_it_down() {
+        // Ahead by 700 ms: at .000 it shows .700 of the same second, at .300 the next second.
+        let ahead = ServerClock::default();
+        for (millis, second) in [(0, 0), (290, 0), (310, 1), (900, 1)] {
+            let time = after_noon(millis);
+            let date = format!("Sun, 22 Nov 2026 12:00:0{second} GMT");
+            // It took 5 ms there and back.
+            ahead.observe(&date, time - SignedDuration::from_millis(5), time);
+        }
+        let Ahead { least, most } = ahead.ahead().unwrap();
+        assert_eq!((least.as_millis(), most.as_millis()), (690, 715));
+        let exact = ServerClock::default();
+        exact.observe("Sun, 22 Nov 2026 11:59:59 GMT", after_noon(-5), after_noon(-1));
+        exact.observe("Sun, 22 Nov 2026 12:00:00 GMT", after_noon(1), after_noon(5));
+        assert_eq!(skew(&ahead, &exact).as_millis(), -690 + 5);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_anew_is_believed() {
+        let clock = clock("Sun, 22 Nov 2026 13:00:00 GMT");
+        clock.observe("Sun, 22 Nov 2026 12:00:00 GMT", after_noon(0), after_noon(0));
+        assert_eq!(clock.at(after_noon(0)), after_noon(500));
     }
 
     #[test]

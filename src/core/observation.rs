@@ -67,6 +67,8 @@ pub struct Polled {
 #[derive(Debug, Default)]
 pub struct History {
     secrets: HashMap<Arc<SecretId>, Seen>,
+    /// Versions older than what was known, which one poll has seen.
+    suspects: HashMap<Arc<SecretId>, Version>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -81,26 +83,45 @@ struct Seen {
 
 impl History {
     /// Takes in what a poll observed, and says what that means beside what was seen before.
+    ///
+    /// A version that was created before `not_before`, when the latest that was ever seen or
+    /// recorded had been, is believed when two polls in a row have seen it. Until then the answer
+    /// may come from a standby that lags behind, and the secret is unknown; afterwards an earlier
+    /// storage was restored.
     pub fn observe(
         &mut self,
         poll: Poll,
         secret: &Arc<SecretId>,
         observation: Observation,
+        not_before: Option<Timestamp>,
     ) -> Sighting {
+        let before = self.secrets.get(secret).copied();
+        let other_seen = before.map_or(0, |seen| seen.other);
         let Observation::Live(version) = observation else {
-            let other_seen = self.secrets.get(secret).map_or(0, |seen| seen.other);
             return Sighting { observation, other_seen };
         };
-        let seen = self.secrets.entry(Arc::clone(secret)).or_insert(Seen {
-            version,
-            last: poll,
-            other: 0,
-        });
-        if seen.version != version {
-            *seen = Seen { version, last: poll, other: seen.last };
+        let is_known = before.is_some_and(|seen| seen.version == version);
+        let suspect = self.suspects.remove(secret);
+        if !is_known
+            && not_before.is_some_and(|time| version.created < time)
+            && suspect != Some(version)
+        {
+            self.suspects.insert(Arc::clone(secret), version);
+            return Sighting { observation: Observation::Unknown, other_seen };
         }
-        seen.last = poll;
+        let seen = match before {
+            Some(seen) if is_known => Seen { last: poll, ..seen },
+            Some(seen) => Seen { version, last: poll, other: seen.last },
+            None => Seen { version, last: poll, other: 0 },
+        };
+        self.secrets.insert(Arc::clone(secret), seen);
         Sighting { observation, other_seen: seen.other }
+    }
+
+    /// Whether the latest answer was older than what is known, and is yet to be believed.
+    #[must_use]
+    pub fn suspects(&self, secret: &SecretId) -> bool {
+        self.suspects.contains_key(secret)
     }
 
     /// The version that was last seen live.
@@ -112,6 +133,7 @@ impl History {
     /// Forgets the secrets that nobody refers to any more.
     pub fn retain(&mut self, is_used: impl Fn(&Arc<SecretId>) -> bool) {
         self.secrets.retain(|secret, _| is_used(secret));
+        self.suspects.retain(|secret, _| is_used(secret));
     }
 }
 
@@ -124,13 +146,17 @@ mod tests {
         Observation::Live(Version { number, created })
     }
 
-    #[test]
-    fn the_last_poll_with_another_version_is_kept() {
-        let secret = Arc::new(SecretId {
+    fn secret() -> Arc<SecretId> {
+        Arc::new(SecretId {
             connection: "default".into(),
             namespace: None,
             path: "secret/data/a".into(),
-        });
+        })
+    }
+
+    #[test]
+    fn the_last_poll_with_another_version_is_kept() {
+        let secret = secret();
         let mut history = History::default();
         let table = [
             (1, version(1), 0),
@@ -145,13 +171,49 @@ mod tests {
         ];
         for (poll, observation, other_seen) in table {
             assert_eq!(
-                history.observe(poll, &secret, observation),
+                history.observe(poll, &secret, observation, None),
                 Sighting { observation, other_seen },
                 "poll {poll}"
             );
         }
         assert_eq!(history.last_seen(&secret).map(|version| version.number), Some(2));
         history.retain(|_| false);
-        assert_eq!(history.observe(9, &secret, version(4)).other_seen, 0);
+        assert_eq!(history.observe(9, &secret, version(4), None).other_seen, 0);
+    }
+
+    #[test]
+    fn an_older_version_is_believed_when_two_polls_in_a_row_have_seen_it() {
+        let secret = secret();
+        let mut history = History::default();
+        // What is known was created at second 3; that is what an answer is measured by.
+        let unknown = Observation::Unknown;
+        let table = [
+            (1, version(3), version(3), 0),
+            (2, version(2), unknown, 0),
+            // Another standby, another lag.
+            (3, version(1), unknown, 0),
+            // Nothing is known of it in between, which says nothing.
+            (4, Observation::Unknown, unknown, 0),
+            (5, version(1), version(1), 1),
+            // Believed is believed.
+            (6, version(1), version(1), 1),
+            // It was a standby after all, or the storage was restored once more.
+            (7, version(3), version(3), 6),
+            (8, version(2), unknown, 6),
+            // Two in a row, or it starts anew.
+            (9, version(3), version(3), 6),
+            (10, version(2), unknown, 6),
+        ];
+        for (poll, seen, observation, other_seen) in table {
+            let not_before = Some(Timestamp::from_second(3).unwrap());
+            assert_eq!(
+                history.observe(poll, &secret, seen, not_before),
+                Sighting { observation, other_seen },
+                "poll {poll}"
+            );
+            assert_eq!(history.suspects(&secret), seen != observation || poll == 4, "poll {poll}");
+        }
+        history.retain(|_| false);
+        assert!(!history.suspects(&secret));
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! Architecture Invariant: the lock is never held across an await, and nothing in here waits.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::observation::Poll;
@@ -33,7 +33,7 @@ pub struct Stored {
 pub struct Snapshot {
     /// The number of this poll.
     pub poll: Poll,
-    /// All workloads, in no order.
+    /// All workloads, in order of their names.
     pub workloads: Vec<Stored>,
 }
 
@@ -51,7 +51,8 @@ pub enum Change {
 #[derive(Debug, Default)]
 struct State {
     polls: Poll,
-    workloads: HashMap<WorkloadId, Entry>,
+    /// In order, so that what a poll does first does not hang on chance.
+    workloads: BTreeMap<WorkloadId, Entry>,
     /// Each secret with the number of workloads that refer to it. The map is also what makes equal
     /// ids share one allocation.
     secrets: HashMap<Arc<SecretId>, usize>,

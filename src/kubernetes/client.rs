@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{DATE, HeaderValue, USER_AGENT};
-use jiff::Timestamp;
+use http::header::{HeaderValue, USER_AGENT};
 use kube::client::ClientBuilder;
 use kube::{Client, Config};
-use tower::util::MapResponseLayer;
 
+use super::clocked::ClockedLayer;
 use crate::core::clock::ServerClock;
 
 /// How long a single request may take. A healthy API server answers in milliseconds; a page of a
@@ -73,13 +72,7 @@ pub async fn connect(clock: Arc<ServerClock>) -> Result<Client, ConnectError> {
     let agent =
         HeaderValue::from_static(concat!("vault-secrets-reloader/", env!("CARGO_PKG_VERSION")));
     config.headers.push((USER_AGENT, agent));
-    let layer = MapResponseLayer::new(move |response: http::Response<_>| {
-        if let Some(date) = response.headers().get(DATE).and_then(|date| date.to_str().ok()) {
-            clock.observe(date, Timestamp::now());
-        }
-        response
-    });
     let builder = ClientBuilder::try_from(config);
     let builder = builder.map_err(|error| ConnectError::Client(error.to_string()))?;
-    Ok(builder.with_layer(&layer).build())
+    Ok(builder.with_layer(&ClockedLayer(clock)).build())
 }

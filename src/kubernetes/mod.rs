@@ -5,6 +5,7 @@
 pub mod access;
 pub mod ca_secret;
 pub mod client;
+mod clocked;
 pub mod collector;
 pub mod object;
 pub mod patcher;

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::ports::{Cluster, Vault};
+use super::report::{Held, Report, Reporter};
 use super::{Reloader, Unfinished, WORKER, seen};
 use crate::core::observation::Sighting;
 use crate::core::plan::{self, Action, Case, Cause, Decision, Hold, Lookup, Past, Revision, Rules};
@@ -43,7 +44,7 @@ impl Asked {
     }
 }
 
-impl<V: Vault, C: Cluster> Reloader<V, C> {
+impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     /// Decides about each workload, asking for revisions where an answer hangs on them.
     pub(super) async fn decide(
         &mut self,
@@ -52,7 +53,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         rules: &Rules,
         left: &mut Unfinished,
     ) -> Vec<Due> {
-        let now = Timestamp::now();
+        let now = (self.clocks.now)();
         self.budget.refill();
         let mut due = Vec::new();
         let mut asking = Vec::new();
@@ -121,18 +122,13 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         }
         let memory = self.memories.entry(workload.uid.clone()).or_default();
         if waiting {
-            debug!(worker = WORKER, "{id} waits for its controller to make a revision");
             memory.waits = memory.waits.saturating_add(1);
-            match memory.waits {
-                // Controllers take a moment; whoever takes longer is asked for with all others.
-                ..PATIENCE => drop(left.workloads.insert(id.clone())),
-                PATIENCE => warn!(
-                    worker = WORKER,
-                    "{id} waits: a secret may have changed since it was deployed, and there is no \
-                     revision of its present template to tell. Is it paused, or its controller not \
-                     running?"
-                ),
-                _ => {}
+            // Controllers take a moment; whoever takes longer is asked for with all others.
+            if memory.waits < PATIENCE {
+                left.workloads.insert(id.clone());
+            }
+            if memory.waits <= PATIENCE {
+                self.reporter.report(id, &Report::Waiting { long: memory.waits == PATIENCE });
             }
         } else {
             memory.waits = 0;
@@ -143,47 +139,32 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             Action::Leave if unknown => return None,
             Action::Leave | Action::Roll(_) | Action::AskRevision => None,
         };
-        if !reverted.is_empty() && memory.said.reverted != reverted {
-            warn!(
-                worker = WORKER,
-                "The reload of {id} was taken back: an older revision was restored, and its pods may \
-                 run with an earlier version of {}. This is left as it is; to have the new version, \
-                 roll it out again (kubectl rollout restart)",
-                list(&reverted)
-            );
+        if memory.said.reverted != reverted {
+            self.reporter.report(id, &Report::Reverted(&reverted));
+            memory.said.reverted = reverted;
         }
-        memory.said.reverted = reverted;
-        let is_new = hold != memory.said.hold;
-        memory.said.hold = hold;
         match hold {
-            Some(Hold::SecretGone) if is_new => warn!(
-                worker = WORKER,
-                "Not reloading {id}, though {} changed: {} is gone, and new pods would fail. It is \
-                 reloaded once that is back, or is no longer referred to",
-                list(&changed),
-                list(&gone)
-            ),
-            Some(Hold::Stripped) if memory.past.answered => {
-                let hold = memory.past.stripped(now);
-                let hours = hold.as_hours();
-                let writer = self.cluster.last_writer(id).await;
-                let by = writer.map(|name| format!(" by {name}")).unwrap_or_default();
-                warn!(
-                    worker = WORKER,
-                    "Not reloading {id} for {}: it was reloaded for this version already, and what \
-                     was written was removed{by}. Next attempt in {hours} h; let its owner keep the \
-                     annotations of this controller",
-                    list(&changed)
-                );
-            }
-            Some(Hold::BackOff) => {
-                left.workloads.insert(id.clone());
-            }
+            Some(Hold::BackOff) => drop(left.workloads.insert(id.clone())),
             Some(Hold::Budget) => {
                 left.workloads.insert(id.clone());
                 left.over_budget += 1;
             }
             Some(Hold::SecretGone | Hold::Stripped) | None => {}
+        }
+        let is_new = hold != memory.said.hold;
+        memory.said.hold = hold;
+        let held = match hold {
+            Some(Hold::Stripped) if memory.past.answered => {
+                let hours = memory.past.stripped(now).as_hours();
+                Some(Held::Stripped { hours, by: self.cluster.last_writer(id).await })
+            }
+            Some(hold) if is_new && hold != Hold::Stripped => Some(Held::For(hold)),
+            _ => None,
+        };
+        if let Some(hold) = held {
+            self.reporter.report(id, &Report::Held { hold, changed: &changed, gone: &gone });
+        } else if is_new && hold.is_none() {
+            self.reporter.report(id, &Report::Released);
         }
         let Action::Roll(cause) = action else { return None };
         if cause == Cause::Found {
@@ -198,10 +179,4 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             changed,
         })
     }
-}
-
-/// Secrets for a log line.
-pub(super) fn list(secrets: &[Arc<SecretId>]) -> String {
-    let names: Vec<_> = secrets.iter().map(ToString::to_string).collect();
-    names.join(", ")
 }

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
-use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info};
+use tracing::debug;
 
-use super::deciding::{Asked, Due, list};
+use super::deciding::{Asked, Due};
 use super::ports::{Cluster, Vault, WriteError};
+use super::report::{Report, Reporter};
 use super::{Reloader, Unfinished, WORKER, backoff, seen};
 use crate::core::observation::Sighting;
 use crate::core::plan::{self, Action, Case, Reload, Rules};
@@ -33,7 +33,7 @@ enum Outcome {
     Failed(WriteError),
 }
 
-impl<V: Vault, C: Cluster> Reloader<V, C> {
+impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     /// Reloads workloads, a few at a time, and takes in how that ended.
     pub(super) async fn reload(
         &mut self,
@@ -74,12 +74,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         let mut stored = due.stored.clone();
         let mut revision = due.revision.clone();
         let id = stored.workload.id.clone();
-        info!(
-            worker = WORKER,
-            secrets = list(changed),
-            cause = cause.name(),
-            "Reloading workload: {id}"
-        );
+        self.reporter.report(&id, &Report::Reloading { changed, cause: *cause });
         for _ in 0..CONFLICT_RETRIES {
             let workload = Arc::clone(&stored.workload);
             let reload = plan::reload(&workload, seen(sightings), new_mark());
@@ -109,7 +104,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             if stored.workload.template != workload.template {
                 revision = None;
             }
-            let now = Timestamp::now();
+            let now = (self.clocks.now)();
             let mut asked = Asked::No;
             loop {
                 let lookup = asked.lookup(revision.as_ref());
@@ -158,14 +153,14 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         let memory = self.memories.entry(workload.uid.clone()).or_default();
         match outcome {
             Outcome::Reloaded(reload) => {
-                debug!(worker = WORKER, "Reloaded {id}, count {}", reload.count);
+                self.reporter.report(id, &Report::Reloaded { count: reload.count });
                 memory.past.patched(reload.record.versions);
                 memory.failures = 0;
                 memory.revision = None;
                 memory.said.error = None;
             }
             Outcome::NotNeeded => {
-                debug!(worker = WORKER, "{id} needs no reload any more");
+                self.reporter.report(id, &Report::NotNeeded);
                 memory.failures = 0;
                 memory.said.error = None;
                 left.workloads.insert(id.clone());
@@ -173,14 +168,11 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             Outcome::Failed(error) => {
                 let delay = backoff(memory.failures);
                 memory.failures = memory.failures.saturating_add(1);
-                memory.past.retry_at = Timestamp::now().checked_add(delay).ok();
+                memory.past.retry_at = (self.clocks.now)().checked_add(delay).ok();
                 left.workloads.insert(id.clone());
-                if memory.said.error.as_ref() == Some(&error) {
-                    debug!(worker = WORKER, "failed reloading workload: {id}: {error}");
-                } else {
-                    error!(worker = WORKER, "failed reloading workload: {id}: {error}. Retrying");
-                    memory.said.error = Some(error);
-                }
+                let again = memory.said.error.as_ref() == Some(&error);
+                self.reporter.report(id, &Report::Failed { error: &error, again });
+                memory.said.error = Some(error);
             }
         }
     }

@@ -152,7 +152,7 @@ fn touch(object: &mut Manifest) {
 struct Bench {
     fake: Fake,
     store: Arc<Store>,
-    reloader: Reloader<Fake, Fake>,
+    reloader: Reloader<Fake, Fake, Log>,
     shutdown: CancellationToken,
 }
 
@@ -194,7 +194,7 @@ impl Bench {
         };
         let clocks = Clocks::default();
         let reloader =
-            Reloader::new(Arc::clone(&store), fake.clone(), fake.clone(), clocks, settings);
+            Reloader::new(Arc::clone(&store), fake.clone(), fake.clone(), Log, clocks, settings);
         let bench = Self { fake, store, reloader, shutdown };
         bench.watch();
         bench
@@ -316,6 +316,20 @@ async fn what_could_not_be_read_is_asked_for_alone() {
     let left = bench.reloader.tick(scope, &bench.shutdown).await;
     assert_eq!(bench.fake.world().asked, ["b"]);
     assert!(left.retry_in.is_none());
+}
+
+#[tokio::test]
+async fn a_version_older_than_what_was_seen_rolls_once_a_second_poll_has_seen_it() {
+    let mut bench = Bench::new(&[("web", &["a"])]);
+    bench.fake.rotate("a", 5);
+    bench.poll().await;
+    bench.fake.rotate("a", 4);
+    let left = bench.poll().await;
+    assert_eq!(left.retry_in, Some(Duration::from_secs(1)), "it is asked for again soon");
+    assert_eq!(bench.fake.count("web"), 0);
+    let scope = Scope::Unfinished { workloads: left.workloads, secrets: left.secrets };
+    let left = bench.reloader.tick(scope, &bench.shutdown).await;
+    assert_eq!((bench.fake.count("web"), left.retry_in), (1, None));
 }
 
 #[tokio::test]

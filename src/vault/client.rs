@@ -241,16 +241,21 @@ impl Server {
             headers.insert(INDEX, index.clone());
             headers.insert("x-vault-inconsistent", HeaderValue::from_static("forward-active-node"));
         }
-        let sent = self.http.get(url).headers(headers).send().await;
-        self.read(sent.map_err(|error| transport(&error))?).await
+        let sent = Timestamp::now();
+        let answer = self.http.get(url).headers(headers).send().await;
+        self.read(answer.map_err(|error| transport(&error))?, sent).await
     }
 
-    async fn read(&self, mut response: reqwest::Response) -> Result<Answer, Failure> {
+    async fn read(
+        &self,
+        mut response: reqwest::Response,
+        sent: Timestamp,
+    ) -> Result<Answer, Failure> {
         let status = response.status();
         let headers = response.headers();
         let text = |name: http::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         if let Some(date) = text(DATE) {
-            self.clock.observe(date, Timestamp::now());
+            self.clock.observe(date, sent, Timestamp::now());
         }
         if status.is_redirection() {
             return Err(Failure::Redirected(text(LOCATION).unwrap_or("nowhere").to_owned()));

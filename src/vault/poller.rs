@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::HeaderValue;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::client::{Failure, Server};
 use super::login::Method;
@@ -16,7 +16,7 @@ use super::mounts::{Engine, Mounts};
 use super::reads::{Outcome, Reads, Trouble};
 use super::session::Session;
 use crate::core::observation::{Ask, Observation, Polled};
-use crate::core::secret::{SecretId, Version};
+use crate::core::secret::SecretId;
 use crate::reloader::Vault;
 
 /// The worker that log lines name.
@@ -32,9 +32,6 @@ pub struct Poller {
     mounts: Mounts,
     /// What is wrong with each secret, said once a change.
     troubles: HashMap<Arc<SecretId>, Trouble>,
-    /// Versions that are older than what was known, and seen once: a restored storage is believed
-    /// when it is seen twice.
-    suspects: HashMap<Arc<SecretId>, Version>,
     /// The state of the storage that was seen last.
     index: Option<HeaderValue>,
     /// Why the server, or a Vault namespace, is out of reach, said once a change.
@@ -62,7 +59,6 @@ impl Poller {
             session,
             mounts: Mounts::default(),
             troubles: HashMap::new(),
-            suspects: HashMap::new(),
             index: None,
             outages: BTreeSet::new(),
             was_late: false,
@@ -104,7 +100,6 @@ impl Poller {
         let mut outages = BTreeSet::new();
         let mut late = 0_usize;
         for (secret, outcome) in outcomes {
-            let outcome = self.believe(&secret, outcome);
             let observation = match &outcome {
                 Ok(version) => Observation::Live(*version),
                 Err(Trouble::Missing | Trouble::Deleted | Trouble::Destroyed) => Observation::Gone,
@@ -146,30 +141,6 @@ impl Poller {
         polled
     }
 
-    /// An answer that is older than what is known is believed when two polls have seen it.
-    fn believe(
-        &mut self,
-        secret: &Arc<SecretId>,
-        outcome: Result<Version, Trouble>,
-    ) -> Result<Version, Trouble> {
-        match outcome {
-            Err(Trouble::Stale(version)) => {
-                if self.suspects.insert(Arc::clone(secret), version) == Some(version) {
-                    self.suspects.remove(secret);
-                    return Ok(version);
-                }
-                debug!(worker = WORKER, "{secret}: version {version} is older than what is known");
-                Err(Trouble::Stale(version))
-            }
-            outcome => {
-                if outcome.is_ok() {
-                    self.suspects.remove(secret);
-                }
-                outcome
-            }
-        }
-    }
-
     fn report_outages(&mut self, outages: BTreeSet<String>) {
         for why in outages.difference(&self.outages) {
             error!(
@@ -191,7 +162,7 @@ impl Poller {
             }
             return;
         };
-        if let Trouble::Out(_) | Trouble::Late | Trouble::Stale(_) = trouble {
+        if let Trouble::Out(_) | Trouble::Late = trouble {
             // Said of the server as a whole; what was said of the secret still stands.
             return;
         }
@@ -237,7 +208,7 @@ impl Poller {
             Trouble::Failed(failure) => {
                 error!(worker = WORKER, "failed to get secret version: {secret}: Vault {failure}");
             }
-            Trouble::Out(_) | Trouble::Late | Trouble::Stale(_) => {}
+            Trouble::Out(_) | Trouble::Late => {}
         }
         self.troubles.insert(Arc::clone(secret), trouble);
     }
@@ -250,7 +221,6 @@ impl Vault for Poller {
 
     fn forget(&mut self, is_used: impl Fn(&SecretId) -> bool) {
         self.troubles.retain(|secret, _| is_used(secret));
-        self.suspects.retain(|secret, _| is_used(secret));
     }
 
     async fn close(&mut self) {
@@ -264,7 +234,7 @@ fn may_pass(trouble: &Trouble) -> bool {
         Trouble::Failed(failure) => {
             !matches!(failure, Failure::Refused { .. } | Failure::Unaskable(_))
         }
-        Trouble::Out(_) | Trouble::Late | Trouble::Stale(_) => true,
+        Trouble::Out(_) | Trouble::Late => true,
         Trouble::Missing
         | Trouble::Deleted
         | Trouble::Destroyed

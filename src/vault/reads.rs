@@ -40,7 +40,9 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(1);
 const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(1);
 
 /// A standby lags behind by up to about 90 ms: an answer that is older than what is known is asked
-/// for again so often, with this pause.
+/// for again so often, with this pause. What is older still is for [`History`] to judge.
+///
+/// [`History`]: crate::core::observation::History
 const STALE_RETRIES: u32 = 3;
 const STALE_PAUSE: Duration = Duration::from_millis(150);
 
@@ -63,9 +65,6 @@ pub(super) enum Trouble {
     Out(Failure),
     /// There was no time left to ask.
     Late,
-    /// The answer is older than what is known: a standby that lags far behind, or a storage that
-    /// was restored.
-    Stale(Version),
 }
 
 /// What a read brought.
@@ -205,11 +204,8 @@ impl<'a> Reads<'a> {
             };
             let is_old =
                 *known != Some(version) && not_before.is_some_and(|time| version.created < time);
-            if !is_old {
+            if !is_old || attempt == STALE_RETRIES {
                 return Ok(version);
-            }
-            if attempt == STALE_RETRIES {
-                return Err(Trouble::Stale(version));
             }
             sleep(STALE_PAUSE).await;
         }

@@ -1,0 +1,147 @@
+//! What the reloader tells of workloads: each thing once, when it begins.
+//!
+//! A report is a value, so that whoever listens need not read log lines: [`Log`] writes the lines
+//! that operators read.
+//!
+//! Architecture Invariant: nothing is decided here, and nothing that is reported holds a value of a
+//! secret.
+
+use std::sync::Arc;
+
+use tracing::{debug, error, info, warn};
+
+use super::WORKER;
+use super::ports::WriteError;
+use crate::core::plan::{Cause, Hold};
+use crate::core::secret::SecretId;
+use crate::core::workload::WorkloadId;
+
+/// Something to tell of one workload.
+#[derive(Debug)]
+pub enum Report<'a> {
+    /// A reload begins.
+    Reloading {
+        /// The secrets that changed.
+        changed: &'a [Arc<SecretId>],
+        /// Why they are taken as changed.
+        cause: Cause,
+    },
+    /// The PATCH was answered.
+    Reloaded {
+        /// The reload count that it wrote.
+        count: u64,
+    },
+    /// Read anew after a conflict, there was nothing to reload any more.
+    NotNeeded,
+    /// The PATCH failed, and is tried again.
+    Failed {
+        /// Why.
+        error: &'a WriteError,
+        /// Whether the same was told before.
+        again: bool,
+    },
+    /// Something changed, and this stands in the way.
+    Held {
+        /// What.
+        hold: Held,
+        /// The secrets that changed.
+        changed: &'a [Arc<SecretId>],
+        /// The secrets that are gone.
+        gone: &'a [Arc<SecretId>],
+    },
+    /// What stood in the way does so no more.
+    Released,
+    /// A reload was taken back by somebody, for these secrets; for none: not any more.
+    Reverted(&'a [Arc<SecretId>]),
+    /// A secret may have changed, and its controller has yet to make a revision that tells.
+    Waiting {
+        /// Whether it has waited for so long that somebody should look.
+        long: bool,
+    },
+}
+
+/// What stands in the way of a reload, with what there is to say of it.
+#[derive(Debug)]
+pub enum Held {
+    /// See [`Hold::Stripped`].
+    Stripped {
+        /// How long until the next attempt, in hours.
+        hours: i64,
+        /// Who wrote the workload last.
+        by: Option<String>,
+    },
+    /// Another hold.
+    For(Hold),
+}
+
+/// Where reports go.
+pub trait Reporter: Send + Sync {
+    /// Takes in a report of a workload.
+    fn report(&self, id: &WorkloadId, report: &Report<'_>);
+}
+
+/// Writes reports as log lines.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Log;
+
+impl Reporter for Log {
+    fn report(&self, id: &WorkloadId, report: &Report<'_>) {
+        match report {
+            Report::Reloading { changed, cause } => info!(
+                worker = WORKER,
+                secrets = list(changed),
+                cause = cause.name(),
+                "Reloading workload: {id}"
+            ),
+            Report::Reloaded { count } => debug!(worker = WORKER, "Reloaded {id}, count {count}"),
+            Report::NotNeeded => debug!(worker = WORKER, "{id} needs no reload any more"),
+            Report::Failed { error, again: true } => {
+                debug!(worker = WORKER, "failed reloading workload: {id}: {error}");
+            }
+            Report::Failed { error, again: false } => {
+                error!(worker = WORKER, "failed reloading workload: {id}: {error}. Retrying");
+            }
+            Report::Held { hold: Held::For(Hold::SecretGone), changed, gone } => warn!(
+                worker = WORKER,
+                "Not reloading {id}, though {} changed: {} is gone, and new pods would fail. It is \
+                 reloaded once that is back, or is no longer referred to",
+                list(changed),
+                list(gone)
+            ),
+            Report::Held { hold: Held::Stripped { hours, by }, changed, .. } => {
+                let by = by.as_deref().map(|name| format!(" by {name}")).unwrap_or_default();
+                warn!(
+                    worker = WORKER,
+                    "Not reloading {id} for {}: it was reloaded for this version already, and what \
+                     was written was removed{by}. Next attempt in {hours} h; let its owner keep the \
+                     annotations of this controller",
+                    list(changed)
+                );
+            }
+            // A failed PATCH was told of, and so is the budget, for all that wait for it at once.
+            Report::Held { hold: Held::For(_), .. } | Report::Released | Report::Reverted([]) => {}
+            Report::Reverted(secrets) => warn!(
+                worker = WORKER,
+                "The reload of {id} was taken back: an older revision was restored, and its pods may \
+                 run with an earlier version of {}. This is left as it is; to have the new version, \
+                 roll it out again (kubectl rollout restart)",
+                list(secrets)
+            ),
+            Report::Waiting { long: false } => {
+                debug!(worker = WORKER, "{id} waits for its controller to make a revision");
+            }
+            Report::Waiting { long: true } => warn!(
+                worker = WORKER,
+                "{id} waits: a secret may have changed since it was deployed, and there is no \
+                 revision of its present template to tell. Is it paused, or its controller not \
+                 running?"
+            ),
+        }
+    }
+}
+
+/// Secrets for a log line.
+fn list(secrets: &[Arc<SecretId>]) -> String {
+    let names: Vec<_> = secrets.iter().map(ToString::to_string).collect();
+    names.join(", ")
+}
