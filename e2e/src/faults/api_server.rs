@@ -2,17 +2,22 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::Plan;
 use super::arena::{Arena, begun, reloads_begun};
 use crate::controller::Controller;
+use crate::wait::eventually;
 
 /// A request that is not answered is given up after ten seconds.
 const GIVEN_UP_WITHIN: Duration = Duration::from_mins(1);
 
 /// What the controller says of a reload that did not work.
 const FAILED: &str = "failed reloading workload: ";
+
+/// And of one that it begins. More of these than are under way at a time: the first were given up.
+const BEGUN: &str = "Reloading workload: ";
+const AT_A_TIME: usize = 8;
 
 /// Secrets that are rotated at a time.
 const ROTATED: usize = 12;
@@ -86,9 +91,16 @@ async fn under_way(arena: &mut Arena, controller: &Controller) -> Result<()> {
 
 /// It is down, and secrets go on being rotated.
 async fn down(arena: &mut Arena, controller: &Controller) -> Result<()> {
-    let seen = controller.lines().len();
+    let (seen, begun) = (controller.lines().len(), begun(controller));
     arena.rotate_at_once(ROTATED).await?;
-    controller.wait_for_after(seen, FAILED, GIVEN_UP_WITHIN).await.map(drop)
+    eventually("a reload to be given up", GIVEN_UP_WITHIN, || async {
+        let lines = controller.lines();
+        let has_failed = lines.iter().skip(seen).any(|line| line.text.contains(FAILED));
+        let more = lines.iter().filter(|line| line.text.contains(BEGUN)).count() - begun;
+        Ok((has_failed || more > 2 * AT_A_TIME).then_some(()))
+    })
+    .await
+    .with_context(|| controller.last_lines())
 }
 
 /// It is up again.

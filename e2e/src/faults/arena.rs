@@ -404,16 +404,21 @@ impl Arena {
     /// Waits until every rotation has reached every workload and two polls have found nothing more
     /// to be done, and compares.
     pub(super) async fn settle(&mut self, controllers: &[Controller]) -> Result<()> {
-        let reached = eventually("all to be reached", SETTLE_WITHIN, || async {
-            Ok(self.unreached(LOOKED_AT).await?.is_empty().then_some(()))
-        });
-        // What was not reached is found by the comparison.
-        if reached.await.is_ok()
+        if self.wait_until_reached().await
             && let Err(error) = quiet(controllers).await
         {
             self.find(format!("it does not come to rest: {error:#}"));
         }
         self.compare().await
+    }
+
+    /// Waits until every rotation has reached every workload: whether that came to pass. What was not
+    /// reached is found by the comparison.
+    pub(super) async fn wait_until_reached(&self) -> bool {
+        let reached = eventually("all to be reached", SETTLE_WITHIN, || async {
+            Ok(self.unreached(LOOKED_AT).await?.is_empty().then_some(()))
+        });
+        reached.await.is_ok()
     }
 
     /// The workloads that a rotation has not reached, with what is missing. Revisions are looked at
@@ -493,8 +498,7 @@ impl Arena {
             if reloads.doubled() > 0 {
                 shown += 1;
                 findings.push(format!("DOUBLED: {name}: {reloads:?}, {applied} PATCHes"));
-            } else if applied > reloads.number()
-                || (self.is_audited && applied < reloads.number())
+            } else if applied > reloads.number() || (self.is_audited && applied < reloads.number())
             {
                 findings.push(format!("UNEXPLAINED: {name}: {reloads:?}, {applied} PATCHes"));
                 shown += 1;

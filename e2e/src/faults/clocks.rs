@@ -16,9 +16,10 @@ use crate::scenario::next_second;
 /// Secrets that are rotated at a time.
 const ROTATED: usize = 12;
 
-/// Seconds between a rotation and the deploy that brings it to the pods. Clocks are known by whole
-/// seconds: their difference to within one, and a revision's time is rounded down by up to another.
-const APART: usize = 3;
+/// Whole seconds between a rotation and the deploy that brings it to the pods. Servers tell their
+/// time in whole seconds, so that at a start their difference is known to within two, and counts as
+/// the most that it can be; a revision's time is rounded down by up to another.
+const APART: usize = 5;
 
 /// Vault's is ahead.
 pub(super) async fn ahead(arena: &mut Arena, plan: &Plan) -> Result<()> {

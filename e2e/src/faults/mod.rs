@@ -125,8 +125,8 @@ const FAULTS: [Fault; 22] = [
         run: |arena, plan| network::api_cut(arena, plan).boxed_local(),
     },
     Fault {
-        name: "API answers lost, watch stalled",
-        run: |arena, plan| network::api_stalled(arena, plan).boxed_local(),
+        name: "API answers and events held",
+        run: |arena, plan| network::api_held(arena, plan).boxed_local(),
     },
     Fault { name: "Vault sealed", run: |arena, plan| vault::sealed(arena, plan).boxed_local() },
     Fault { name: "Vault killed", run: |arena, plan| vault::killed(arena, plan).boxed_local() },

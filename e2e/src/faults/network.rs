@@ -1,15 +1,18 @@
 //! The network between the controller and the servers: answers that are cut in the middle, answers
 //! that never come, while what was asked for has been done.
 
-use anyhow::{Result, ensure};
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
 use fastrand::Rng;
 
 use super::Plan;
-use super::arena::{Arena, begun, reloads_begun};
+use super::arena::Arena;
 use super::watches::behind_a_wire;
 use super::wire::{Weather, Wire};
 use crate::controller::Controller;
-use crate::scenario::{SOON, USER_AGENT};
+use crate::scenario::SOON;
 use crate::wait::eventually;
 
 /// Secrets that are rotated at a time.
@@ -20,6 +23,9 @@ const BYTES_OF_VAULT: usize = 12_000;
 
 /// The same for the API server: its part of the handshake, and a few objects of three kilobytes.
 const BYTES_OF_THE_API: usize = 40_000;
+
+/// A request is given up after ten seconds, and eight are under way at a time.
+const SECOND_ATTEMPT_WITHIN: Duration = Duration::from_mins(2);
 
 /// Polls through which answers are cut.
 const POLLS: usize = 6;
@@ -80,27 +86,26 @@ pub(super) async fn api_cut(arena: &mut Arena, plan: &Plan) -> Result<()> {
 
 /// PATCHes are applied and their answers never come, nor does any event of a watch: whoever decides
 /// anew by what is known then reloads a second time.
-pub(super) async fn api_stalled(arena: &mut Arena, plan: &Plan) -> Result<()> {
+pub(super) async fn api_held(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let (wire, controller) = behind_a_wire(arena).await?;
     let controller = [controller];
     for _ in 0..plan.times.div_ceil(2) {
         arena.strike();
-        let seen = begun(&controller[0]);
-        let lines = controller[0].lines().len();
-        arena.rotate_at_once(ROTATED).await?;
-        let number = arena.rng.usize(1..30);
-        reloads_begun(&controller[0], seen, number).await?;
         wire.set(Weather::Holding);
-        let line = "failed reloading workload: ";
-        controller[0].wait_for_after(lines, line, SOON * 2).await?;
-        arena.rotate_at_once(ROTATED / 4).await?;
-        // The second attempt on what was applied already, with nothing learnt in between.
-        let mark = arena.bed.mark().await?;
-        eventually("more PATCHes", SOON * 2, || async {
-            let requests = arena.bed.api_requests_of(USER_AGENT, &mark).await?;
-            Ok(requests.iter().any(|request| request.verb == "patch").then_some(()))
-        })
-        .await?;
+        // Few workloads, so that it is soon the turn of the first of them again.
+        arena.rotate_at_once(1).await?;
+        let again = eventually("second attempts", SECOND_ATTEMPT_WITHIN, || async {
+            let mut attempts: HashMap<_, usize> = HashMap::new();
+            for patch in arena.patches().await? {
+                *attempts.entry((patch.resource, patch.namespace, patch.name)).or_default() += 1;
+            }
+            let again = attempts.values().filter(|number| **number > 1).count();
+            Ok((again > 0).then_some(again))
+        });
+        let again = again.await.with_context(|| controller[0].last_lines())?;
+        arena
+            .note(&format!("{again} workloads were tried again without knowing what became of it"));
+        arena.rotate_at_once(ROTATED).await?;
         wire.set(Weather::Fair);
         arena.settle(&controller).await?;
     }

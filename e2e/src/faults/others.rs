@@ -24,7 +24,7 @@ use crate::workload::Workload;
 const ROTATED: usize = 12;
 
 /// How many write at a time, each its share of the workloads.
-const WRITERS: usize = 16;
+const WRITERS: usize = 8;
 
 /// So many attempts on each denied workload are waited for: with a delay that is doubled each time,
 /// the fourth comes after seven seconds.
@@ -64,9 +64,8 @@ pub(super) async fn writers(arena: &mut Arena, plan: &Plan) -> Result<()> {
 async fn keep_writing(cluster: Cluster, share: Vec<Workload>) {
     for number in 0_u64.. {
         for workload in &share {
-            let annotations = json!({"e2e/written": number.to_string()});
-            let labels = json!({"e2e/parity": (number % 2).to_string()});
-            let patch = json!({"metadata": {"annotations": annotations, "labels": labels}});
+            // Not annotations: with those of a Deployment its generation changes.
+            let patch = json!({"metadata": {"labels": {"e2e/written": number.to_string()}}});
             // What fails is done the next time.
             _ = cluster.patch(workload, &patch).await;
         }
@@ -127,7 +126,7 @@ pub(super) async fn denied(arena: &mut Arena, plan: &Plan) -> Result<()> {
         let probe = arena.workload(frozen[0]).clone();
         eventually("the policy to be in force", SOON, || async {
             let tried = fastrand::u64(..).to_string();
-            let patch = json!({"metadata": {"annotations": {"e2e/tried": tried}}});
+            let patch = json!({"metadata": {"labels": {"e2e/tried": tried}}});
             Ok(arena.bed.cluster.patch(&probe, &patch).await.err())
         })
         .await?;

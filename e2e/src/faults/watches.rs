@@ -40,6 +40,8 @@ pub(super) async fn dropped(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let controller = [controller];
     for _ in 0..plan.times * 2 {
         arena.strike();
+        // A PATCH whose connection is gone may be applied and not be answered.
+        arena.audit_is_incomplete();
         for number in 0..DROPS {
             if number % 5 == 0 {
                 arena.rotate_at_once(ROTATED).await?;
