@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result};
 use fastrand::Rng;
 use futures::future::try_join_all;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
+use jiff::SignedDuration;
+use serde_json::json;
 
 use super::access::restore;
 use super::ledger::{Live, Moment, Secret, Subject};
@@ -20,14 +20,14 @@ use crate::bed::Bed;
 use crate::controller::{Controller, ControllerOptions};
 use crate::counts::{ApiRequest, Mark};
 use crate::options::Options;
-use crate::scenario::{HEARTBEAT, USER_AGENT, next_second};
+use crate::scenario::{USER_AGENT, next_second};
 use crate::state::State;
 use crate::wait::eventually;
 use crate::workload::{Kind, Workload, WorkloadName};
 
 /// How long what was rotated may take to reach all workloads once the fault is over. A workload
 /// whose PATCHes failed for a while waits up to half a minute for its next attempt.
-const SETTLE_WITHIN: Duration = Duration::from_mins(2);
+pub(super) const SETTLE_WITHIN: Duration = Duration::from_mins(2);
 
 /// Requests under way at once while workloads are deployed.
 const AT_ONCE: usize = 16;
@@ -38,13 +38,6 @@ const NAMESPACES: usize = 5;
 /// The label of the workloads that an admission policy can freeze: each fifth.
 pub(super) const FREEZE: &str = "e2e/freeze";
 
-/// Beyond so many workloads in which something seems to be missing, that is what it is: none of
-/// their revisions is looked at.
-const LOOKED_AT: usize = 30;
-
-/// Details of so many workloads are shown of each comparison.
-const SHOWN: usize = 5;
-
 /// Where progress is told.
 pub(super) type Say = Box<dyn FnMut(&str)>;
 
@@ -52,17 +45,17 @@ pub(super) type Say = Box<dyn FnMut(&str)>;
 pub(super) struct Arena {
     pub(super) bed: Bed,
     pub(super) rng: Rng,
-    secrets: Vec<Secret>,
-    subjects: Vec<Subject>,
+    pub(super) secrets: Vec<Secret>,
+    pub(super) subjects: Vec<Subject>,
     /// How many of the workloads belong to all faults; those beyond are the present one's.
     lasting: usize,
-    turn: u64,
+    pub(super) turn: u64,
     shift: SignedDuration,
     /// The counts were compared then.
     mark: Mark,
     /// Whether each PATCH since that was applied has its line in the API server's audit log.
-    is_audited: bool,
-    row: Row,
+    pub(super) is_audited: bool,
+    pub(super) row: Row,
     began: Instant,
     say: Say,
 }
@@ -401,125 +394,8 @@ impl Arena {
         Ok(requests)
     }
 
-    /// Waits until every rotation has reached every workload and two polls have found nothing more
-    /// to be done, and compares.
-    pub(super) async fn settle(&mut self, controllers: &[Controller]) -> Result<()> {
-        if self.wait_until_reached().await
-            && let Err(error) = quiet(controllers).await
-        {
-            self.find(format!("it does not come to rest: {error:#}"));
-        }
-        self.compare().await
-    }
-
-    /// Waits until every rotation has reached every workload: whether that came to pass. What was not
-    /// reached is found by the comparison.
-    pub(super) async fn wait_until_reached(&self) -> bool {
-        let reached = eventually("all to be reached", SETTLE_WITHIN, || async {
-            Ok(self.unreached(LOOKED_AT).await?.is_empty().then_some(()))
-        });
-        reached.await.is_ok()
-    }
-
-    /// The workloads that a rotation has not reached, with what is missing. Revisions are looked at
-    /// where they are the last hope of no more than so many workloads.
-    async fn unreached(&self, looked_at: usize) -> Result<Vec<(usize, String)>> {
-        let states = self.states().await?;
-        let mut unreached = Vec::new();
-        for (number, subject) in self.subjects.iter().enumerate() {
-            let name = subject.workload.name();
-            let state = states.get(name).with_context(|| format!("{name} is gone"))?;
-            let missing = subject.unrecorded(&self.secrets, state);
-            if !missing.is_empty() {
-                unreached.push((number, missing));
-            }
-        }
-        let is_hopeless = unreached.len() > looked_at;
-        let mut found = Vec::new();
-        for (number, mut missing) in unreached {
-            let workload = &self.subjects[number].workload;
-            if !is_hopeless && let Some(revision) = self.present_revision(workload).await? {
-                missing.retain(|live| !live.is_older_than(revision));
-            }
-            if !missing.is_empty() {
-                let versions: Vec<&str> = missing.iter().map(|live| live.spelling()).collect();
-                found.push((number, versions.join(", ")));
-            }
-        }
-        Ok(found)
-    }
-
-    /// When the present revision of a workload was made.
-    async fn present_revision(&self, workload: &Workload) -> Result<Option<Timestamp>> {
-        let number = |revision: &Value| {
-            let annotations = &revision["metadata"]["annotations"];
-            let of_a_deployment = annotations["deployment.kubernetes.io/revision"].as_str();
-            of_a_deployment.and_then(|text| text.parse().ok()).or(revision["revision"].as_i64())
-        };
-        let revisions = self.bed.cluster.revisions(workload).await?;
-        let present = revisions.iter().max_by_key(|revision| number(revision));
-        let created = present.and_then(|it| it["metadata"]["creationTimestamp"].as_str());
-        Ok(created.map(str::parse).transpose()?)
-    }
-
-    /// Compares what there is with what must be, adds it up, and counts from here on.
-    async fn compare(&mut self) -> Result<()> {
-        let unreached = self.unreached(usize::MAX).await?;
-        let states = self.states().await?;
-        let patches = self.patches().await?;
-        let mut findings = Vec::new();
-        for (number, missing) in &unreached {
-            let subject = &self.subjects[*number];
-            let state = states.get(subject.workload.name()).context("a workload is gone")?;
-            let record = state.record().unwrap_or_default();
-            findings.push(format!(
-                "MISSED: {} was not reloaded for {missing}; count {:?}, record {record}",
-                subject.workload.name(),
-                state.count()
-            ));
-        }
-        self.row.missed += unreached.len();
-        let mut shown = 0;
-        for subject in &self.subjects {
-            let name = subject.workload.name();
-            let state = states.get(name).with_context(|| format!("{name} is gone"))?;
-            let reloads = subject.reloads(state);
-            self.row.concerned += usize::from(subject.allowed > 0);
-            self.row.allowed += subject.allowed;
-            self.row.reloads += reloads.number();
-            self.row.doubled += reloads.doubled();
-            let its = patches.iter().filter(|patch| {
-                patch.code == 200
-                    && patch.resource == name.kind.plural()
-                    && patch.namespace == name.namespace
-                    && patch.name == name.name
-            });
-            let applied = i64::try_from(its.count())?;
-            if reloads.doubled() > 0 {
-                shown += 1;
-                findings.push(format!("DOUBLED: {name}: {reloads:?}, {applied} PATCHes"));
-            } else if applied > reloads.number() || (self.is_audited && applied < reloads.number())
-            {
-                findings.push(format!("UNEXPLAINED: {name}: {reloads:?}, {applied} PATCHes"));
-                shown += 1;
-            }
-        }
-        let all = findings.len();
-        for finding in findings.into_iter().take(SHOWN) {
-            self.find(finding);
-        }
-        if all > SHOWN {
-            self.find(format!("and {} more, {shown} of all doubled", all - SHOWN));
-        }
-        for (number, _) in unreached {
-            self.subjects[number].deployed = self.turn;
-        }
-        let all: Vec<usize> = (0..self.subjects.len()).collect();
-        self.compare_from_here(&all).await
-    }
-
     /// Counts from here on.
-    async fn compare_from_here(&mut self, numbers: &[usize]) -> Result<()> {
+    pub(super) async fn compare_from_here(&mut self, numbers: &[usize]) -> Result<()> {
         let states = self.states().await?;
         for number in numbers {
             let subject = &mut self.subjects[*number];
@@ -531,18 +407,6 @@ impl Arena {
         self.is_audited = true;
         Ok(())
     }
-}
-
-/// Waits for two polls of everything, for each controller, that found nothing to be done.
-pub(super) async fn quiet(controllers: &[Controller]) -> Result<()> {
-    let beats = || controllers.iter().map(|it| it.lines_with(HEARTBEAT).len()).sum::<usize>();
-    // One may be under way; and with a leader, it is the only one that polls.
-    let wanted = beats() + 3 * controllers.len();
-    eventually("polls that find nothing to be done", SETTLE_WITHIN, || async {
-        Ok((beats() >= wanted).then_some(()))
-    })
-    .await
-    .with_context(|| controllers.first().map(Controller::last_lines).unwrap_or_default())
 }
 
 /// Waits until a controller has begun so many reloads after its first `seen` lines.

@@ -7,9 +7,10 @@ use anyhow::Result;
 use jiff::SignedDuration;
 
 use super::Plan;
-use super::arena::{Arena, quiet};
+use super::arena::Arena;
 use super::gateway::Gateway;
 use super::ledger::Moment;
+use super::settling::quiet;
 use crate::controller::Controller;
 use crate::scenario::next_second;
 

@@ -8,7 +8,7 @@
 //! - what is broken, and how? one file a theme: [`killed`], [`api_server`], [`others`], [`watches`],
 //!   [`vault`], [`access`], [`network`], [`clocks`]
 //! - what do the workloads have to show? [`ledger`]
-//! - how are secrets rotated, and when has everything settled? [`arena`]
+//! - how are secrets rotated? [`arena`]; when has everything settled, and what is counted? [`settling`]
 //! - what stands between the controller and a server? [`wire`], [`gateway`]
 //!
 //! A fault that hits nothing proves nothing: each sees in the servers' logs that it struck.
@@ -23,6 +23,7 @@ mod ledger;
 mod network;
 mod others;
 mod report;
+mod settling;
 mod vault;
 mod watches;
 mod wire;

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::Plan;
-use super::arena::{Arena, FREEZE, quiet};
+use super::arena::{Arena, FREEZE};
 use super::ledger::Moment;
+use super::settling::quiet;
 use crate::cluster::Cluster;
 use crate::controller::Controller;
 use crate::scenario::{SOON, next_second};
