@@ -52,9 +52,9 @@ enum Command {
         /// Repeats the choices of an earlier run; also FAULTS_SEED
         #[arg(long)]
         seed: Option<u64>,
-        /// Only the faults whose name contains this
+        /// Only the faults whose name contains this; can be given several times
         #[arg(long)]
-        only: Option<String>,
+        only: Vec<String>,
         /// How many workloads
         #[arg(long, default_value_t = 200)]
         workloads: usize,
@@ -65,7 +65,7 @@ enum Command {
         #[arg(long, default_value_t = 60)]
         kills: usize,
         /// How often the other faults strike
-        #[arg(long, default_value_t = 4)]
+        #[arg(long, default_value_t = 3)]
         times: usize,
     },
     /// Runs a bed in the foreground until Ctrl-C

@@ -9,6 +9,7 @@ use fastrand::Rng;
 
 use super::Plan;
 use super::arena::Arena;
+use super::settling::quiet;
 use super::watches::behind_a_wire;
 use super::wire::{Weather, Wire};
 use crate::controller::Controller;
@@ -91,6 +92,8 @@ pub(super) async fn api_held(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let controller = [controller];
     for _ in 0..plan.times.div_ceil(2) {
         arena.strike();
+        // Revisions are looked up at a start; that is not what is to be held.
+        quiet(&controller).await?;
         wire.set(Weather::Holding);
         // Few workloads, so that it is soon the turn of the first of them again.
         arena.rotate_at_once(1).await?;
