@@ -49,7 +49,7 @@ enum Command {
     },
     /// Breaks everything beside hundreds of workloads, and counts what was missed or doubled
     Faults {
-        /// Repeats the choices of an earlier run; also FAULTS_SEED
+        /// Repeats the choices of an earlier run; also `FAULTS_SEED`
         #[arg(long)]
         seed: Option<u64>,
         /// Only the faults whose name contains this; can be given several times

@@ -14,7 +14,7 @@ use super::arena::Arena;
 use super::gateway::Gateway;
 use crate::controller::Controller;
 use crate::deploy::allow_login;
-use crate::scenario::SOON;
+use crate::scenario::{SOON, polling_fast};
 use crate::vault::Vault;
 use crate::vault_access::RELOADER_POLICY;
 use crate::wait::eventually;
@@ -38,7 +38,7 @@ pub(super) async fn withdrawn(arena: &mut Arena, plan: &Plan) -> Result<()> {
     std::fs::write(&file, jwt)?;
     let gateway = Gateway::before(&bed.vault, SignedDuration::ZERO).await?;
     let options =
-        arena.options().env("VAULT_ADDR", gateway.address()).kubernetes_login("reloader", &file);
+        polling_fast().env("VAULT_ADDR", gateway.address()).kubernetes_login("reloader", &file);
     let controller = [Controller::start(&arena.bed, &options).await?];
     let secrets = arena.secrets();
     for _ in 0..plan.times * 2 {
@@ -84,7 +84,7 @@ fn set_policy(vault: Vault, rules: &str) -> impl Future<Output = Result<()>> + u
 /// A quota lets only a part of each poll through.
 pub(super) async fn rate_limit(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let gateway = Gateway::before(&arena.bed.vault, SignedDuration::ZERO).await?;
-    let options = arena.options().env("VAULT_ADDR", gateway.address());
+    let options = polling_fast().env("VAULT_ADDR", gateway.address());
     let controller = [Controller::start(&arena.bed, &options).await?];
     for _ in 0..plan.times.div_ceil(2) {
         arena.strike();

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use super::Plan;
 use super::arena::{Arena, begun, reloads_begun};
 use crate::controller::Controller;
+use crate::scenario::polling_fast;
 use crate::wait::eventually;
 
 /// A request that is not answered is given up after ten seconds.
@@ -24,7 +25,7 @@ const ROTATED: usize = 12;
 
 /// Killed while reloads are under way.
 pub(super) async fn killed(arena: &mut Arena, plan: &Plan) -> Result<()> {
-    let controller = Controller::start(&arena.bed, &arena.options()).await?;
+    let controller = Controller::start(&arena.bed, &polling_fast()).await?;
     for _ in 0..plan.times {
         under_way(arena, &controller).await?;
         arena.bed.api_server.kill();
@@ -37,7 +38,7 @@ pub(super) async fn killed(arena: &mut Arena, plan: &Plan) -> Result<()> {
 
 /// Told to end and started again, with its data.
 pub(super) async fn restarted(arena: &mut Arena, plan: &Plan) -> Result<()> {
-    let mut controller = Controller::start(&arena.bed, &arena.options()).await?;
+    let mut controller = Controller::start(&arena.bed, &polling_fast()).await?;
     for number in 0..plan.times {
         under_way(arena, &controller).await?;
         arena.bed.api_server.stop().await?;
@@ -54,7 +55,7 @@ pub(super) async fn restarted(arena: &mut Arena, plan: &Plan) -> Result<()> {
 
 /// Paused until requests are given up; what it has accepted is done when it goes on.
 pub(super) async fn paused(arena: &mut Arena, plan: &Plan) -> Result<()> {
-    let controller = Controller::start(&arena.bed, &arena.options()).await?;
+    let controller = Controller::start(&arena.bed, &polling_fast()).await?;
     for _ in 0..plan.times {
         under_way(arena, &controller).await?;
         arena.bed.api_server.pause()?;
@@ -67,7 +68,7 @@ pub(super) async fn paused(arena: &mut Arena, plan: &Plan) -> Result<()> {
 
 /// The same for etcd: the API server accepts everything, and knows nothing.
 pub(super) async fn etcd_paused(arena: &mut Arena, plan: &Plan) -> Result<()> {
-    let controller = Controller::start(&arena.bed, &arena.options()).await?;
+    let controller = Controller::start(&arena.bed, &polling_fast()).await?;
     for _ in 0..plan.times {
         under_way(arena, &controller).await?;
         arena.bed.etcd.pause()?;

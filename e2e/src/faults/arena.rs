@@ -17,7 +17,7 @@ use super::ledger::{Live, Moment, Secret, Subject};
 use super::others::lift_refusal;
 use super::report::Row;
 use crate::bed::Bed;
-use crate::controller::{Controller, ControllerOptions};
+use crate::controller::Controller;
 use crate::counts::{ApiRequest, Mark};
 use crate::options::Options;
 use crate::scenario::{USER_AGENT, next_second};
@@ -192,11 +192,6 @@ impl Arena {
     pub(super) fn find(&mut self, finding: String) {
         self.note(&format!("FOUND: {finding}"));
         self.row.findings.push(finding);
-    }
-
-    /// Flags of the controllers here: two polls a second.
-    pub(super) fn options(&self) -> ControllerOptions {
-        ControllerOptions::new().flag("--reloader-run-period", "500ms")
     }
 
     /// A number of random secrets.

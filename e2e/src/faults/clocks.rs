@@ -12,7 +12,7 @@ use super::gateway::Gateway;
 use super::ledger::Moment;
 use super::settling::quiet;
 use crate::controller::Controller;
-use crate::scenario::next_second;
+use crate::scenario::{next_second, polling_fast};
 
 /// Secrets that are rotated at a time.
 const ROTATED: usize = 12;
@@ -38,7 +38,7 @@ async fn apart(arena: &mut Arena, plan: &Plan, shift: SignedDuration) -> Result<
         next_second().await?;
     }
     arena.shift_clock(shift).await?;
-    let options = arena.options().env("VAULT_ADDR", gateway.address());
+    let options = polling_fast().env("VAULT_ADDR", gateway.address());
     let mut controller = [Controller::start(&arena.bed, &options).await?];
     // What was rotated before the deploy is with the pods.
     quiet(&controller).await?;

@@ -8,20 +8,21 @@ use tokio::time::sleep;
 use super::Plan;
 use super::arena::{Arena, begun};
 use crate::controller::{Controller, ControllerOptions};
+use crate::scenario::polling_fast;
 
 /// After a rotation the first reload begins within a poll or a start; it may also have nothing to do.
 const FIRST_RELOAD_WITHIN: Duration = Duration::from_secs(3);
 
 /// One controller.
 pub(super) async fn alone(arena: &mut Arena, plan: &Plan) -> Result<()> {
-    let options = arena.options();
+    let options = polling_fast();
     kill(arena, &options, 1, plan.kills).await
 }
 
 /// Two that know nothing of each other: what each of them writes holds only for the object that it
 /// decided about.
 pub(super) async fn two(arena: &mut Arena, plan: &Plan) -> Result<()> {
-    let options = arena.options();
+    let options = polling_fast();
     kill(arena, &options, 2, plan.kills.div_ceil(3)).await
 }
 

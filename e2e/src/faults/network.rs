@@ -13,7 +13,7 @@ use super::settling::quiet;
 use super::watches::behind_a_wire;
 use super::wire::{Weather, Wire};
 use crate::controller::Controller;
-use crate::scenario::SOON;
+use crate::scenario::{SOON, polling_fast};
 use crate::wait::eventually;
 
 /// Secrets that are rotated at a time.
@@ -37,7 +37,7 @@ pub(super) async fn vault_cut(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let port = arena.bed.vault.address().rsplit(':').next().unwrap_or_default().parse()?;
     let wire = Wire::to(port, rng).await?;
     let address = format!("http://127.0.0.1:{}", wire.port());
-    let options = arena.options().env("VAULT_ADDR", address);
+    let options = polling_fast().env("VAULT_ADDR", address);
     let controller = [Controller::start(&arena.bed, &options).await?];
     for _ in 0..plan.times * 2 {
         arena.strike();

@@ -16,7 +16,7 @@ use super::ledger::Moment;
 use super::settling::quiet;
 use crate::cluster::Cluster;
 use crate::controller::Controller;
-use crate::scenario::{SOON, next_second};
+use crate::scenario::{SOON, next_second, polling_fast};
 use crate::state::State;
 use crate::wait::eventually;
 use crate::workload::Workload;
@@ -31,12 +31,15 @@ const WRITERS: usize = 8;
 /// the fourth comes after seven seconds.
 const ATTEMPTS: usize = 4;
 
+/// Holds what is deleted until it is taken away.
+const FINALIZER: &str = "e2e.example.com/held";
+
 /// How many workloads a namespace has that is deleted.
 const DOOMED: usize = 40;
 
 /// Workloads that others write all the time, as autoscalers and operators do.
 pub(super) async fn writers(arena: &mut Arena, plan: &Plan) -> Result<()> {
-    let controller = [Controller::start(&arena.bed, &arena.options()).await?];
+    let controller = [Controller::start(&arena.bed, &polling_fast()).await?];
     // Dropped at the end, and its tasks with it.
     let mut writing = JoinSet::new();
     for writer in 0..WRITERS {
@@ -117,7 +120,7 @@ pub(super) async fn lift_refusal(cluster: &Cluster) {
 /// An admission policy denies some workloads: the others roll, the denied ones are named once, tried
 /// again with back-off, and roll when it is gone.
 pub(super) async fn denied(arena: &mut Arena, plan: &Plan) -> Result<()> {
-    let controller = [Controller::start(&arena.bed, &arena.options()).await?];
+    let controller = [Controller::start(&arena.bed, &polling_fast()).await?];
     for _ in 0..plan.times.div_ceil(2) {
         arena.strike();
         let frozen = arena.freezable();
@@ -212,7 +215,7 @@ fn see_that_each_is_named_once(
 /// A namespace is deleted and held in termination by finalizers, half of its workloads by their own.
 /// The others roll, what is deleted is left alone, and what comes back under the same names is new.
 pub(super) async fn terminating(arena: &mut Arena, plan: &Plan) -> Result<()> {
-    let controller = [Controller::start(&arena.bed, &arena.options()).await?];
+    let controller = [Controller::start(&arena.bed, &polling_fast()).await?];
     for time in 0..plan.times.div_ceil(2) {
         arena.strike();
         let namespace = format!("doomed-{time}");
@@ -222,11 +225,11 @@ pub(super) async fn terminating(arena: &mut Arena, plan: &Plan) -> Result<()> {
         arena.deploy(doomed[0]..arena.len()).await?;
         let held: Vec<Workload> =
             doomed.iter().step_by(2).map(|number| arena.workload(*number).clone()).collect();
-        let hold = json!({"metadata": {"finalizers": ["e2e.example.com/held"]}});
+        let hold = json!({"metadata": {"finalizers": [FINALIZER]}});
         for workload in &held {
             arena.bed.cluster.patch(workload, &hold).await?;
         }
-        hold_by_a_config_map(arena, &namespace, Some("e2e.example.com/held")).await?;
+        hold_namespace(arena, &namespace).await?;
 
         // Reloads of these very workloads are under way when they are deleted.
         arena.rotate_at_once(ROTATED).await?;
@@ -264,13 +267,12 @@ pub(super) async fn terminating(arena: &mut Arena, plan: &Plan) -> Result<()> {
         for workload in &held {
             arena.bed.cluster.patch(workload, &release).await?;
         }
-        hold_by_a_config_map(arena, &namespace, None).await?;
+        release_namespace(arena, &namespace).await?;
         eventually("the namespace to be gone", Duration::from_mins(1), || async {
-            let path = format!("/api/v1/namespaces/{namespace}");
             let list = arena.bed.cluster.get_path("/api/v1/namespaces").await?;
             let names = list["items"].as_array().into_iter().flatten();
             let is_there = names.into_iter().any(|it| it["metadata"]["name"] == namespace.as_str());
-            Ok((!is_there).then_some(path))
+            Ok((!is_there).then_some(()))
         })
         .await?;
         arena.bed.cluster.create_namespace(&namespace).await?;
@@ -290,27 +292,24 @@ pub(super) async fn terminating(arena: &mut Arena, plan: &Plan) -> Result<()> {
 async fn counts(arena: &Arena, workloads: &[Workload]) -> Result<Vec<Option<i64>>> {
     let states = arena.states().await?;
     let state = |workload: &Workload| states.get(workload.name()).context("a workload is gone");
-    workloads.iter().map(|workload| Ok(state(workload)?).map(State::count)).collect()
+    workloads.iter().map(|workload| Ok(State::count(state(workload)?))).collect()
 }
 
-async fn hold_by_a_config_map(
-    arena: &Arena,
-    namespace: &str,
-    finalizer: Option<&str>,
-) -> Result<()> {
-    let finalizers: Vec<&str> = finalizer.into_iter().collect();
-    let path = format!("/api/v1/namespaces/{namespace}/configmaps");
-    let metadata = json!({"name": "held", "namespace": namespace, "finalizers": finalizers});
+/// The path of the object that holds a namespace in termination.
+fn holder(namespace: &str) -> String {
+    format!("/api/v1/namespaces/{namespace}/configmaps/holder")
+}
+
+async fn hold_namespace(arena: &Arena, namespace: &str) -> Result<()> {
+    let metadata = json!({"name": "holder", "finalizers": [FINALIZER]});
     let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata});
-    match finalizer {
-        Some(_) => send(arena, Method::POST, &path, "application/json", &object).await,
-        None => {
-            let path = format!("{path}/held");
-            let kind = "application/merge-patch+json";
-            send(arena, Method::PATCH, &path, kind, &json!({"metadata": {"finalizers": null}}))
-                .await
-        }
-    }
+    let path = format!("/api/v1/namespaces/{namespace}/configmaps");
+    send(arena, Method::POST, &path, "application/json", &object).await
+}
+
+async fn release_namespace(arena: &Arena, namespace: &str) -> Result<()> {
+    let release = json!({"metadata": {"finalizers": null}});
+    send(arena, Method::PATCH, &holder(namespace), "application/merge-patch+json", &release).await
 }
 
 async fn delete_namespace(arena: &Arena, namespace: &str) -> Result<()> {

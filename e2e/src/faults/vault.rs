@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::Plan;
 use super::arena::{Arena, begun, reloads_begun};
 use crate::controller::{Controller, ControllerOptions};
-use crate::scenario::SOON;
+use crate::scenario::{SOON, polling_fast};
 
 /// How the line begins that an outage of Vault is said by.
 const OUTAGE: &str = "level=error msg=\"failed to get secret version: ";
@@ -72,7 +72,7 @@ async fn start(
     arena: &Arena,
     set: impl FnOnce(ControllerOptions) -> ControllerOptions,
 ) -> Result<Controller> {
-    Controller::start(&arena.bed, &set(arena.options())).await
+    Controller::start(&arena.bed, &set(polling_fast())).await
 }
 
 /// A rotation, and what follows from it is not done yet; or it is under way. Answers how many lines

@@ -12,7 +12,7 @@ use super::arena::Arena;
 use super::ledger::Moment;
 use super::wire::{Weather, Wire};
 use crate::controller::Controller;
-use crate::scenario::{SOON, next_second};
+use crate::scenario::{SOON, next_second, polling_fast};
 use crate::wait::eventually;
 
 /// Secrets that are rotated at a time.
@@ -29,7 +29,7 @@ pub(super) async fn behind_a_wire(arena: &mut Arena) -> Result<(Wire, Controller
     let rng = Rng::with_seed(arena.rng.u64(..));
     let wire = Wire::to(arena.bed.cluster.port(), rng).await?;
     let kubeconfig = arena.bed.reloader_kubeconfig_by_way_of(wire.port())?;
-    let options = arena.options().env("KUBECONFIG", kubeconfig);
+    let options = polling_fast().env("KUBECONFIG", kubeconfig);
     let controller = Controller::start(&arena.bed, &options).await?;
     Ok((wire, controller))
 }
