@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use cli::say::Say;
-use e2e::faults::Plan;
+use e2e::faults::{self, Plan};
 
 /// A real cluster and a real server of the Vault API on loopback, without a container engine.
 #[derive(Debug, Parser)]
@@ -88,7 +88,7 @@ async fn main() -> ExitCode {
             cli::scale::scale(workloads, secrets, polls, &mut say).await
         }
         Command::Faults { seed, only, workloads, secrets, kills, times } => {
-            let seed = seed.or_else(seed_of_environment).unwrap_or_else(|| fastrand::u64(..));
+            let seed = seed.unwrap_or_else(faults::seed);
             let plan = Plan { seed, workloads, secrets, kills, times, only };
             cli::faults::faults(plan, &mut say).await
         }
@@ -102,8 +102,4 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn seed_of_environment() -> Option<u64> {
-    std::env::var("FAULTS_SEED").ok()?.parse().ok()
 }

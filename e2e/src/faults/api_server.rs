@@ -16,7 +16,7 @@ const GIVEN_UP_WITHIN: Duration = Duration::from_mins(1);
 /// What the controller says of a reload that did not work.
 const FAILED: &str = "failed reloading workload: ";
 
-/// And of one that it begins. More of these than are under way at a time: the first were given up.
+/// And of one that it begins. As many of these as are under way at a time: those before were given up.
 const BEGUN: &str = "Reloading workload: ";
 const AT_A_TIME: usize = 8;
 
@@ -98,7 +98,7 @@ async fn down(arena: &mut Arena, controller: &Controller) -> Result<()> {
         let lines = controller.lines();
         let has_failed = lines.iter().skip(seen).any(|line| line.text.contains(FAILED));
         let more = lines.iter().filter(|line| line.text.contains(BEGUN)).count() - begun;
-        Ok((has_failed || more > 2 * AT_A_TIME).then_some(()))
+        Ok((has_failed || more >= AT_A_TIME).then_some(()))
     })
     .await
     .with_context(|| controller.last_lines())

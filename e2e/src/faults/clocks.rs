@@ -1,6 +1,7 @@
 //! Vault's clock and the API server's are an hour apart.
 //!
-//! The controller is started anew in between, so that nothing but the clocks can tell what the pods
+//! Everything is deployed anew first, and records with these times are left behind: no other fault
+//! comes after these. The controller is started anew in between, so that nothing but the clocks can tell what the pods
 //! of a workload run with.
 
 use anyhow::Result;
@@ -78,5 +79,5 @@ async fn apart(arena: &mut Arena, plan: &Plan, shift: SignedDuration) -> Result<
         arena.rotate(&secrets, Moment::One).await?;
         arena.settle(&controller).await?;
     }
-    arena.shift_clock(SignedDuration::ZERO).await
+    Ok(())
 }

@@ -73,6 +73,13 @@ impl Plan {
     }
 }
 
+/// The seed that `FAULTS_SEED` names, or else a random one.
+#[must_use]
+pub fn seed() -> u64 {
+    let named = std::env::var("FAULTS_SEED").ok().and_then(|seed| seed.parse().ok());
+    named.unwrap_or_else(|| fastrand::u64(..))
+}
+
 /// One fault.
 struct Fault {
     name: &'static str,
@@ -148,6 +155,7 @@ const FAULTS: [Fault; 22] = [
         name: "rate limit (429)",
         run: |arena, plan| access::rate_limit(arena, plan).boxed_local(),
     },
+    // The last: what they leave behind is of no use to others.
     Fault {
         name: "Vault's clock 1 h ahead",
         run: |arena, plan| clocks::ahead(arena, plan).boxed_local(),
