@@ -5,9 +5,11 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
+use tokio::time::sleep;
 
 use super::arena::{Arena, SETTLE_WITHIN};
 use super::ledger::Live;
@@ -19,6 +21,9 @@ use crate::workload::WorkloadName;
 
 /// Details of so many workloads are shown of each comparison.
 const SHOWN: usize = 5;
+
+/// Between two looks at all workloads.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(150);
 
 impl Arena {
     /// Waits until every rotation has reached every workload and two polls have found nothing more
@@ -37,6 +42,8 @@ impl Arena {
     pub(super) async fn wait_until_reached(&self) -> bool {
         let before = Cell::new(usize::MAX);
         let reached = eventually("all to be reached", SETTLE_WITHIN, || async {
+            // Each look takes all workloads from the API server, which has other work to do.
+            sleep(BETWEEN_LOOKS).await;
             let states = self.states().await?;
             let unrecorded = self.unrecorded(&states)?;
             // While there are fewer each time, revisions need not be looked at.
