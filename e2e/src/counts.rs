@@ -173,20 +173,38 @@ pub(crate) fn vault_requests(log: &Path, from: u64) -> Result<Vec<VaultRequest>>
     Ok(requests)
 }
 
-/// The whole lines after an offset; a line that is being written is left for the next time.
+/// The whole lines after an offset. One that was being written at that moment is before it; one that
+/// is being written now is left for the next time.
 fn lines_from(log: &Path, from: u64) -> Result<String> {
     let mut bytes = Vec::new();
     let mut file = File::open(log).with_context(|| format!("cannot read {}", log.display()))?;
-    file.seek(SeekFrom::Start(from))?;
+    // With the byte before, which tells whether a line begins at the offset.
+    file.seek(SeekFrom::Start(from.saturating_sub(1)))?;
     file.read_to_end(&mut bytes)?;
-    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+    let after = |newline: usize| newline + 1;
+    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, after);
     bytes.truncate(end);
+    if from > 0 {
+        bytes.drain(..bytes.iter().position(|byte| *byte == b'\n').map_or(0, after));
+    }
     String::from_utf8(bytes).with_context(|| format!("{} is not text", log.display()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::VaultRequest;
+    use super::{VaultRequest, lines_from};
+
+    #[test]
+    fn a_mark_in_the_middle_of_a_line_is_behind_that_line() {
+        let log = std::env::temp_dir().join(format!("e2e-counts-{}", std::process::id()));
+        std::fs::write(&log, "one\ntwo\nthree").unwrap();
+        for (from, wanted) in
+            [(0, "one\ntwo\n"), (2, "two\n"), (4, "two\n"), (5, ""), (8, ""), (11, "")]
+        {
+            assert_eq!(lines_from(&log, from).unwrap(), wanted, "from {from}");
+        }
+        std::fs::remove_file(&log).unwrap();
+    }
 
     #[test]
     fn only_metadata_and_questions_about_the_server_touch_no_value() {

@@ -65,7 +65,7 @@ enum Command {
         #[arg(long, default_value_t = 60)]
         kills: usize,
         /// How often the other faults strike
-        #[arg(long, default_value_t = 3)]
+        #[arg(long, default_value_t = 4)]
         times: usize,
     },
     /// Runs a bed in the foreground until Ctrl-C

@@ -1,4 +1,4 @@
-//! The fault suite, each fault once or twice: `make faults` does more of the same.
+//! The fault suite, each fault once: `make faults` does more of the same.
 
 use std::io::Write as _;
 

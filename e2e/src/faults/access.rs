@@ -41,7 +41,7 @@ pub(super) async fn withdrawn(arena: &mut Arena, plan: &Plan) -> Result<()> {
         polling_fast().env("VAULT_ADDR", gateway.address()).kubernetes_login("reloader", &file);
     let controller = [Controller::start(&arena.bed, &options).await?];
     let secrets = arena.secrets();
-    for _ in 0..plan.times * 2 {
+    for _ in 0..plan.times {
         arena.strike();
         let denied = gateway.answers(403);
         arena.rotate_loosely(ROTATED).await?;

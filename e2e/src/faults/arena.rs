@@ -141,6 +141,7 @@ impl Arena {
     /// It is over: what came of it, and whether the arena must be filled anew.
     pub(super) async fn end(&mut self, outcome: Result<()>) -> Result<Row> {
         if let Err(error) = outcome {
+            self.note(&format!("FAILED: {error:#}"));
             self.row.error = Some(format!("{error:#}"));
         }
         self.row.took = self.began.elapsed();

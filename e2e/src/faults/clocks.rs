@@ -11,7 +11,6 @@ use super::Plan;
 use super::arena::Arena;
 use super::gateway::Gateway;
 use super::ledger::Moment;
-use super::settling::quiet;
 use crate::controller::Controller;
 use crate::scenario::{next_second, polling_fast};
 
@@ -42,7 +41,6 @@ async fn apart(arena: &mut Arena, plan: &Plan, shift: SignedDuration) -> Result<
     let options = polling_fast().env("VAULT_ADDR", gateway.address());
     let mut controller = [Controller::start(&arena.bed, &options).await?];
     // What was rotated before the deploy is with the pods.
-    quiet(&controller).await?;
     arena.settle(&controller).await?;
     for _ in 0..plan.times {
         arena.strike();

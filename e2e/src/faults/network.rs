@@ -39,7 +39,7 @@ pub(super) async fn vault_cut(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let address = format!("http://127.0.0.1:{}", wire.port());
     let options = polling_fast().env("VAULT_ADDR", address);
     let controller = [Controller::start(&arena.bed, &options).await?];
-    for _ in 0..plan.times * 2 {
+    for _ in 0..plan.times {
         arena.strike();
         let before = wire.cuts();
         arena.rotate_loosely(ROTATED).await?;
@@ -61,7 +61,7 @@ pub(super) async fn vault_cut(arena: &mut Arena, plan: &Plan) -> Result<()> {
 pub(super) async fn api_cut(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let (wire, controller) = behind_a_wire(arena).await?;
     let controller = [controller];
-    for _ in 0..plan.times * 2 {
+    for _ in 0..plan.times {
         arena.strike();
         let before = wire.cuts();
         let answered = controller[0].lines_with("msg=\"Reloaded ").len();

@@ -48,7 +48,7 @@ pub(super) async fn writers(arena: &mut Arena, plan: &Plan) -> Result<()> {
         writing.spawn(keep_writing(arena.bed.cluster.clone(), share));
     }
     let mut conflicts = 0;
-    for _ in 0..plan.times * 2 {
+    for _ in 0..plan.times {
         arena.strike();
         for _ in 0..3 {
             arena.rotate_at_once(ROTATED).await?;

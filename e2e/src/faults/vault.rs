@@ -19,7 +19,7 @@ const ROTATED: usize = 12;
 /// Sealed, as an operator or a crash leaves it.
 pub(super) async fn sealed(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let mut controller = start(arena, |options| options).await?;
-    for _ in 0..plan.times * 2 {
+    for _ in 0..plan.times {
         let seen = before(arena, &controller).await?;
         arena.bed.vault.seal().await?;
         down(arena, &mut controller, seen).await?;

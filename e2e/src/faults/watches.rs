@@ -38,7 +38,7 @@ pub(super) async fn behind_a_wire(arena: &mut Arena) -> Result<(Wire, Controller
 pub(super) async fn dropped(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let (wire, controller) = behind_a_wire(arena).await?;
     let controller = [controller];
-    for _ in 0..plan.times * 2 {
+    for _ in 0..plan.times {
         arena.strike();
         // A PATCH whose connection is gone may be applied and not be answered.
         arena.audit_is_incomplete();
