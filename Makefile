@@ -85,6 +85,10 @@ test-unit: need-cargo ## The tests that need no servers
 test-e2e: need-cargo need-python3 say-servers say-build ## The scenarios on real servers; TEST= names one
 	$(CARGO) test --package e2e --tests -- --test-threads=$(TEST_THREADS) $(TEST)
 
+.PHONY: faults
+faults: need-cargo need-python3 say-servers say-build bed ## Break everything beside 200 workloads and count what was missed or doubled; ARGS= for others
+	@$(BED) faults $(ARGS)
+
 .PHONY: lint
 lint: need-cargo need-python3 ## Formatting, clippy, the chart, the licences of dependencies
 	$(CARGO) fmt --all --check

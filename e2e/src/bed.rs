@@ -47,6 +47,7 @@ pub struct Bed {
     /// The process of the Vault server. Its start unseals it.
     pub vault_server: Server,
     folder: PathBuf,
+    etcd_address: String,
     binaries: Binaries,
     group: Arc<ProcessGroup>,
     _ports: Vec<Port>,
@@ -108,6 +109,7 @@ impl Bed {
             cluster,
             vault,
             folder,
+            etcd_address: format!("http://127.0.0.1:{}", ports.etcd),
             binaries,
             group,
             _ports: held,
@@ -184,6 +186,18 @@ impl Bed {
     /// As [`Self::reloader_kubeconfig`], with another address of the API server.
     pub fn reloader_kubeconfig_at(&self, address: &str) -> Result<PathBuf> {
         self.cluster.kubeconfig_at(address, RELOADER_USER, RELOADER_TOKEN)
+    }
+
+    /// Where etcd answers, for requests to its gateway.
+    #[must_use]
+    pub fn etcd_address(&self) -> &str {
+        &self.etcd_address
+    }
+
+    /// This moment in Vault's audit log alone; no server is asked.
+    #[must_use]
+    pub fn vault_mark(&self) -> Mark {
+        Mark { api: 0, vault: counts::length(&vault_audit_log(&self.folder)) }
     }
 
     /// This moment in both audit logs, to count from.

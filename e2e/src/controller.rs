@@ -368,9 +368,17 @@ impl Controller {
         if self.child.try_wait()?.is_none() {
             self.terminate().await?;
         }
+        self.revive()?;
+        self.wait_until_ready().await
+    }
+
+    /// Kills the controller if it still runs, and starts it again as [`Self::restart`] does, but
+    /// without waiting for anything.
+    pub fn revive(&mut self) -> Result<()> {
+        self.kill();
         self.log = Log::default();
         self.child = run(&self.launch, &self.group, &self.log)?;
-        self.wait_until_ready().await
+        Ok(())
     }
 
     /// Freezes the process.

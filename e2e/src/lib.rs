@@ -13,6 +13,7 @@
 //! - how does a test deploy a workload and see it roll? [`workload`], [`cluster`],
 //!   [`state`]
 //! - which steps do scenarios share? [`scenario`]
+//! - what breaks on purpose, beside hundreds of workloads, and what must still hold? [`faults`]
 //! - how is our binary run and its log read? [`controller`]; as the pod of the chart? [`deploy`],
 //!   with [`kubelet`]
 //!
@@ -33,6 +34,7 @@ pub mod controller;
 pub mod controller_log;
 pub mod counts;
 pub mod deploy;
+pub mod faults;
 pub mod gateway;
 pub mod group;
 pub mod helm;

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use cli::say::Say;
+use e2e::faults::{self, Plan};
 
 /// A real cluster and a real server of the Vault API on loopback, without a container engine.
 #[derive(Debug, Parser)]
@@ -46,6 +47,27 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         polls: usize,
     },
+    /// Breaks everything beside hundreds of workloads, and counts what was missed or doubled
+    Faults {
+        /// Repeats the choices of an earlier run; also `FAULTS_SEED`
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Only the faults whose name contains this; can be given several times
+        #[arg(long)]
+        only: Vec<String>,
+        /// How many workloads
+        #[arg(long, default_value_t = 200)]
+        workloads: usize,
+        /// How many secrets they share
+        #[arg(long, default_value_t = 50)]
+        secrets: usize,
+        /// How often the controller is killed
+        #[arg(long, default_value_t = 60)]
+        kills: usize,
+        /// How often the other faults strike
+        #[arg(long, default_value_t = 4)]
+        times: usize,
+    },
     /// Runs a bed in the foreground until Ctrl-C
     Hold,
     /// Holds the bed of `up`
@@ -64,6 +86,11 @@ async fn main() -> ExitCode {
         Command::Demo { keep: true } => cli::up::demo(&mut say).await,
         Command::Scale { workloads, secrets, polls } => {
             cli::scale::scale(workloads, secrets, polls, &mut say).await
+        }
+        Command::Faults { seed, only, workloads, secrets, kills, times } => {
+            let seed = seed.unwrap_or_else(faults::seed);
+            let plan = Plan { seed, workloads, secrets, kills, times, only };
+            cli::faults::faults(plan, &mut say).await
         }
         Command::Hold => cli::up::hold(&mut say).await,
         Command::Supervise => cli::supervisor::supervise().await,

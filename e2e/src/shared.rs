@@ -57,7 +57,7 @@ impl Bed {
     }
 
     /// Has every server running, whatever a test has done to it, and Vault unsealed.
-    async fn recover(&self) -> Result<()> {
+    pub(crate) async fn recover(&self) -> Result<()> {
         let optional = self.scheduler.iter().chain(&self.kwok);
         let required = [&self.etcd, &self.api_server, &self.controller_manager, &self.vault_server];
         for server in required.into_iter().chain(optional) {

@@ -2,6 +2,7 @@
 
 pub(crate) mod demo;
 pub(crate) mod demo_scene;
+pub(crate) mod faults;
 pub(crate) mod place;
 pub(crate) mod say;
 pub(crate) mod scale;

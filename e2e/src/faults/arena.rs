@@ -1,0 +1,425 @@
+//! The arena: a bed with hundreds of workloads that share dozens of secrets, all of them known, and
+//! the steps that every fault is made of: rotate, let it settle, compare.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use fastrand::Rng;
+use futures::future::try_join_all;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use jiff::SignedDuration;
+use serde_json::json;
+
+use super::access::restore;
+use super::ledger::{Live, Moment, Secret, Subject};
+use super::others::lift_refusal;
+use super::report::Row;
+use crate::bed::Bed;
+use crate::controller::Controller;
+use crate::counts::{ApiRequest, Mark};
+use crate::options::Options;
+use crate::scenario::{USER_AGENT, next_second};
+use crate::state::State;
+use crate::wait::eventually;
+use crate::workload::{Kind, Workload, WorkloadName};
+
+/// How long what was rotated may take to reach all workloads once the fault is over. A workload
+/// whose PATCHes failed for a while waits up to half a minute for its next attempt.
+pub(super) const SETTLE_WITHIN: Duration = Duration::from_mins(2);
+
+/// Requests under way at once while workloads are deployed.
+const AT_ONCE: usize = 16;
+
+/// Namespaces that the workloads are spread over.
+const NAMESPACES: usize = 5;
+
+/// The label of the workloads that an admission policy can freeze: each fifth.
+pub(super) const FREEZE: &str = "e2e/freeze";
+
+/// Where progress is told.
+pub(super) type Say = Box<dyn FnMut(&str)>;
+
+/// A bed full of workloads.
+pub(super) struct Arena {
+    pub(super) bed: Bed,
+    pub(super) rng: Rng,
+    pub(super) secrets: Vec<Secret>,
+    pub(super) subjects: Vec<Subject>,
+    /// How many of the workloads belong to all faults; those beyond are the present one's.
+    lasting: usize,
+    pub(super) turn: u64,
+    shift: SignedDuration,
+    /// The counts were compared then.
+    mark: Mark,
+    /// Whether each PATCH since that was applied has its line in the API server's audit log.
+    pub(super) is_audited: bool,
+    pub(super) row: Row,
+    began: Instant,
+    say: Say,
+}
+
+impl Arena {
+    /// Starts a bed and fills it.
+    pub(super) async fn start(
+        workloads: usize,
+        secrets: usize,
+        rng: Rng,
+        say: Say,
+    ) -> Result<Self> {
+        let bed = Bed::start(Options::new().without_pods().nodes(0)).await?;
+        let secret = |number| Secret { path: format!("arena/{number}"), live: None };
+        let mut arena = Self {
+            bed,
+            rng,
+            secrets: (0..secrets).map(secret).collect(),
+            subjects: Vec::new(),
+            lasting: 0,
+            turn: 0,
+            shift: SignedDuration::ZERO,
+            mark: Mark::default(),
+            is_audited: true,
+            row: Row::default(),
+            began: Instant::now(),
+            say,
+        };
+        let all: Vec<usize> = (0..secrets).collect();
+        arena.rotate(&all, Moment::One).await?;
+        for number in 0..NAMESPACES {
+            arena.bed.cluster.create_namespace(&format!("arena-{number}")).await?;
+        }
+        for number in 0..workloads {
+            let namespace = format!("arena-{}", number % NAMESPACES);
+            let subject = arena.subject(&namespace, number, true);
+            arena.subjects.push(subject);
+        }
+        arena.lasting = workloads;
+        next_second().await?;
+        arena.deploy(0..workloads).await?;
+        Ok(arena)
+    }
+
+    /// A workload of one of the three kinds that uses one to four secrets, most of which others use
+    /// too. Each secret is used by one at least, where there are as many workloads.
+    fn subject(&mut self, namespace: &str, number: usize, opted_in: bool) -> Subject {
+        let kind = match number % 4 {
+            0 | 1 => Kind::Deployment,
+            2 => Kind::StatefulSet,
+            _ => Kind::DaemonSet,
+        };
+        let mut secrets = vec![number % self.secrets.len()];
+        for _ in 0..self.rng.usize(..4) {
+            secrets.push(self.rng.usize(..self.secrets.len()));
+        }
+        secrets.sort_unstable();
+        secrets.dedup();
+        let workload = Workload::new(kind, namespace, &format!("w-{number}"))
+            .replicas(0)
+            .spec("revisionHistoryLimit", json!(2));
+        let workload =
+            if number.is_multiple_of(5) { workload.label(FREEZE, "true") } else { workload };
+        let workload = if opted_in { workload.opted_in() } else { workload };
+        let workload = self.referring_to(workload, &secrets);
+        Subject::new(workload, secrets, opted_in)
+    }
+
+    fn referring_to(&self, workload: Workload, secrets: &[usize]) -> Workload {
+        secrets.iter().enumerate().fold(workload.without_env(), |workload, (index, secret)| {
+            let path = &self.secrets[*secret].path;
+            workload.env(&format!("SECRET_{index}"), &format!("vault:secret/data/{path}#k"))
+        })
+    }
+
+    /// A fault begins.
+    pub(super) fn begin(&mut self, fault: &'static str) {
+        self.row = Row { fault, workloads: self.subjects.len(), ..Row::default() };
+        self.began = Instant::now();
+        (self.say)(&format!("{fault}..."));
+    }
+
+    /// It is over: what came of it, and whether the arena must be filled anew.
+    pub(super) async fn end(&mut self, outcome: Result<()>) -> Result<Row> {
+        if let Err(error) = outcome {
+            self.note(&format!("FAILED: {error:#}"));
+            self.row.error = Some(format!("{error:#}"));
+        }
+        self.row.took = self.began.elapsed();
+        self.forget_beyond_lasting();
+        if !self.row.is_clean() {
+            self.restore().await?;
+        }
+        Ok(std::mem::take(&mut self.row))
+    }
+
+    /// Forgets the workloads that were added for the present fault.
+    pub(super) fn forget_beyond_lasting(&mut self) {
+        self.subjects.truncate(self.lasting);
+    }
+
+    /// Forgets the workloads from this number on.
+    pub(super) fn forget_from(&mut self, number: usize) {
+        self.subjects.truncate(number);
+    }
+
+    /// Deletes the workloads of a namespace.
+    pub(super) async fn delete_workloads_of(&self, namespace: &str) -> Result<()> {
+        for name in self.states().await?.keys().filter(|name| name.namespace == namespace) {
+            self.bed.cluster.delete(name).await?;
+        }
+        Ok(())
+    }
+
+    /// Has everything as a fault finds it, whatever the one before left behind.
+    async fn restore(&mut self) -> Result<()> {
+        self.bed.recover().await?;
+        lift_refusal(&self.bed.cluster).await;
+        restore(&self.bed.vault).await;
+        self.shift = SignedDuration::ZERO;
+        self.deploy_everything_anew().await
+    }
+
+    /// The fault strikes once more.
+    pub(super) fn strike(&mut self) {
+        self.row.times += 1;
+    }
+
+    /// Says how it goes.
+    pub(super) fn note(&mut self, text: &str) {
+        (self.say)(&format!("  {:5.1} s: {text}", self.began.elapsed().as_secs_f32()));
+    }
+
+    /// Notes something that is not as it must be.
+    pub(super) fn find(&mut self, finding: String) {
+        self.note(&format!("FOUND: {finding}"));
+        self.row.findings.push(finding);
+    }
+
+    /// A number of random secrets.
+    pub(super) fn some_secrets(&mut self, number: usize) -> Vec<usize> {
+        let all = 0..self.secrets.len();
+        self.rng.choose_multiple(all, number)
+    }
+
+    /// How many secrets there are.
+    pub(super) fn secrets(&self) -> usize {
+        self.secrets.len()
+    }
+
+    /// How many workloads there are.
+    pub(super) fn len(&self) -> usize {
+        self.subjects.len()
+    }
+
+    /// The workload with this number.
+    pub(super) fn workload(&self, number: usize) -> &Workload {
+        &self.subjects[number].workload
+    }
+
+    /// Whether the workload with this number uses one of some secrets.
+    pub(super) fn uses(&self, number: usize, secrets: &[usize]) -> bool {
+        self.subjects[number].secrets.iter().any(|secret| secrets.contains(secret))
+    }
+
+    /// The workloads that an admission policy can freeze.
+    pub(super) fn freezable(&self) -> Vec<usize> {
+        (0..self.subjects.len()).filter(|number| number.is_multiple_of(5)).collect()
+    }
+
+    /// Says that some workloads cannot be reloaded more than so often, whatever is rotated.
+    pub(super) fn allow_at_most(&mut self, numbers: &[usize], reloads: i64) {
+        for number in numbers {
+            let allowed = &mut self.subjects[*number].allowed;
+            *allowed = (*allowed).min(reloads);
+        }
+    }
+
+    /// Rotates random secrets at a moment that no poll divides, as far as that was possible.
+    pub(super) async fn rotate_at_once(&mut self, number: usize) -> Result<Vec<usize>> {
+        let secrets = self.some_secrets(number);
+        self.rotate(&secrets, Moment::One).await?;
+        Ok(secrets)
+    }
+
+    /// Rotates random secrets, whatever polls see of it in between.
+    pub(super) async fn rotate_loosely(&mut self, number: usize) -> Result<Vec<usize>> {
+        let secrets = self.some_secrets(number);
+        self.rotate(&secrets, Moment::Several).await?;
+        Ok(secrets)
+    }
+
+    /// Rotates secrets.
+    pub(super) async fn rotate(&mut self, secrets: &[usize], moment: Moment) -> Result<()> {
+        let mark = self.bed.vault_mark();
+        let paths = secrets.iter().map(|secret| self.bed.rotate(&self.secrets[*secret].path));
+        let versions = try_join_all(paths).await?;
+        let reads = self.bed.vault_requests_since(&mark)?;
+        let was_divided = reads.iter().any(|request| request.path.contains("/metadata/"));
+        let moment = if was_divided { Moment::Several } else { moment };
+        self.turn += 1;
+        for (secret, version) in secrets.iter().zip(&versions) {
+            let live = Live::new(version, self.turn, self.shift)?;
+            self.secrets[*secret].live = Some(live);
+        }
+        for subject in &mut self.subjects {
+            subject.rotated(secrets, moment);
+        }
+        self.row.rotations += secrets.len();
+        Ok(())
+    }
+
+    /// Adds workloads to a namespace, not deployed yet.
+    pub(super) fn add(&mut self, namespace: &str, number: usize, opted_in: bool) -> Range<usize> {
+        let first = self.subjects.len();
+        for number in first..first + number {
+            let subject = self.subject(namespace, number, opted_in);
+            self.subjects.push(subject);
+        }
+        self.row.workloads = self.row.workloads.max(self.subjects.len());
+        first..self.subjects.len()
+    }
+
+    /// Changes to which secrets a workload refers; it is to be deployed then.
+    pub(super) fn refer(&mut self, number: usize, secrets: Vec<usize>) {
+        let workload = self.subjects[number].workload.clone();
+        let workload = self.referring_to(workload, &secrets);
+        self.subjects[number].workload = workload;
+        self.subjects[number].secrets = secrets;
+    }
+
+    /// Opts a workload in; it is to be deployed then.
+    pub(super) fn opt_in(&mut self, number: usize) {
+        let subject = &mut self.subjects[number];
+        subject.workload = subject.workload.clone().opted_in();
+        subject.opted_in = true;
+    }
+
+    /// Changes the pod template of a workload in a way that means nothing; it is to be deployed
+    /// then.
+    pub(super) fn touch(&mut self, number: usize) {
+        let subject = &mut self.subjects[number];
+        let text = format!("{:x}", self.rng.u64(..));
+        subject.workload = subject.workload.clone().template_annotation("e2e/touched", &text);
+    }
+
+    /// Deploys workloads that are new, and counts from here on.
+    pub(super) async fn deploy(&mut self, numbers: Range<usize>) -> Result<()> {
+        let all: Vec<usize> = numbers.collect();
+        self.redeploy(&all).await?;
+        self.wait_until_observed().await?;
+        self.compare_from_here(&all).await
+    }
+
+    /// Deploys workloads as they are now: their pods have what was rotated before. Their controllers
+    /// are not waited for.
+    pub(super) async fn redeploy(&mut self, numbers: &[usize]) -> Result<()> {
+        stream::iter(numbers)
+            .map(|number| self.bed.cluster.apply(&self.subjects[*number].workload))
+            .buffer_unordered(AT_ONCE)
+            .try_for_each(|_| async { Ok(()) })
+            .await?;
+        for number in numbers {
+            self.subjects[*number].redeployed(self.turn);
+        }
+        Ok(())
+    }
+
+    /// Deletes all workloads and deploys them anew.
+    pub(super) async fn deploy_everything_anew(&mut self) -> Result<()> {
+        for kind in [Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet] {
+            self.bed.cluster.delete_all(kind).await?;
+        }
+        next_second().await?;
+        self.deploy(0..self.subjects.len()).await
+    }
+
+    /// Says that something before Vault adds this to its times from now on. Everything is deployed
+    /// anew, since all records were written with other times.
+    pub(super) async fn shift_clock(&mut self, shift: SignedDuration) -> Result<()> {
+        self.shift = shift;
+        self.deploy_everything_anew().await
+    }
+
+    /// Waits until the controllers of all workloads have seen them as they are.
+    pub(super) async fn wait_until_observed(&self) -> Result<()> {
+        eventually("the workloads to be observed", SETTLE_WITHIN, || async {
+            let states = self.states().await?;
+            let is_observed = |subject: &Subject| {
+                let state = states.get(subject.workload.name())?;
+                let observed = state.object["status"]["observedGeneration"].as_i64();
+                (observed? >= state.generation()).then_some(())
+            };
+            Ok(self.subjects.iter().all(|subject| is_observed(subject).is_some()).then_some(()))
+        })
+        .await
+    }
+
+    /// All workloads as the API server has them.
+    pub(super) async fn states(&self) -> Result<HashMap<WorkloadName, State>> {
+        let mut states = HashMap::new();
+        for kind in [Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet] {
+            let path = format!("/apis/apps/v1/{}", kind.plural());
+            let mut list = self.bed.cluster.get_path(&path).await?;
+            let items = list["items"].as_array_mut().map(std::mem::take);
+            for object in items.unwrap_or_default() {
+                let field = |name: &str| object["metadata"][name].as_str().unwrap_or_default();
+                let name = WorkloadName::new(kind, field("namespace"), field("name"));
+                states.insert(name, State { object });
+            }
+        }
+        Ok(states)
+    }
+
+    /// Says that PATCHes may have been applied without a line of success in the audit log: who asked
+    /// or who answered was gone by then.
+    pub(super) fn audit_is_incomplete(&mut self) {
+        self.is_audited = false;
+    }
+
+    /// Starts the controllers of the kinds anew: after an outage of the API server they wait up to
+    /// half a minute before they ask again.
+    pub(super) async fn renew_controllers(&self) -> Result<()> {
+        self.bed.controller_manager.kill();
+        self.bed.controller_manager.start().await
+    }
+
+    /// The controllers' PATCHes since the counts were last compared.
+    pub(super) async fn patches(&self) -> Result<Vec<ApiRequest>> {
+        let mut requests = self.bed.api_requests_of(USER_AGENT, &self.mark).await?;
+        requests.retain(|request| request.verb == "patch");
+        Ok(requests)
+    }
+
+    /// Counts from here on.
+    pub(super) async fn compare_from_here(&mut self, numbers: &[usize]) -> Result<()> {
+        let states = self.states().await?;
+        for number in numbers {
+            let subject = &mut self.subjects[*number];
+            if let Some(state) = states.get(subject.workload.name()) {
+                subject.rebase(state);
+            }
+        }
+        self.mark = self.bed.mark().await?;
+        self.is_audited = true;
+        Ok(())
+    }
+}
+
+/// Waits until a controller has begun so many reloads after its first `seen` lines.
+pub(super) async fn reloads_begun(
+    controller: &Controller,
+    seen: usize,
+    number: usize,
+) -> Result<()> {
+    eventually("reloads to begin", SETTLE_WITHIN, || async {
+        let begun = controller.lines_with("Reloading workload: ").len();
+        Ok((begun >= seen + number).then_some(()))
+    })
+    .await
+    .with_context(|| controller.last_lines())
+}
+
+/// How many reloads a controller has begun.
+pub(super) fn begun(controller: &Controller) -> usize {
+    controller.lines_with("Reloading workload: ").len()
+}

@@ -1,0 +1,81 @@
+//! Vault's clock and the API server's are an hour apart.
+//!
+//! Everything is deployed anew first, and records with these times are left behind: no other fault
+//! comes after these. The controller is started anew in between, so that nothing but the clocks can tell what the pods
+//! of a workload run with.
+
+use anyhow::Result;
+use jiff::SignedDuration;
+
+use super::Plan;
+use super::arena::Arena;
+use super::gateway::Gateway;
+use super::ledger::Moment;
+use crate::controller::Controller;
+use crate::scenario::{next_second, polling_fast};
+
+/// Secrets that are rotated at a time.
+const ROTATED: usize = 12;
+
+/// Whole seconds between a rotation and the deploy that brings it to the pods. Servers tell their
+/// time in whole seconds, so that at a start their difference is known to within two, and counts as
+/// the most that it can be; a revision's time is rounded down by up to another.
+const APART: usize = 5;
+
+/// Vault's is ahead.
+pub(super) async fn ahead(arena: &mut Arena, plan: &Plan) -> Result<()> {
+    apart(arena, plan, SignedDuration::from_hours(1)).await
+}
+
+/// Vault's is behind.
+pub(super) async fn behind(arena: &mut Arena, plan: &Plan) -> Result<()> {
+    apart(arena, plan, SignedDuration::from_hours(-1)).await
+}
+
+async fn apart(arena: &mut Arena, plan: &Plan, shift: SignedDuration) -> Result<()> {
+    let gateway = Gateway::before(&arena.bed.vault, shift).await?;
+    for _ in 0..APART {
+        next_second().await?;
+    }
+    arena.shift_clock(shift).await?;
+    let options = polling_fast().env("VAULT_ADDR", gateway.address());
+    let mut controller = [Controller::start(&arena.bed, &options).await?];
+    // What was rotated before the deploy is with the pods.
+    arena.settle(&controller).await?;
+    for _ in 0..plan.times {
+        arena.strike();
+        // Rotated while nobody watches, and some of those concerned are deployed after that.
+        controller[0].kill();
+        let secrets = arena.rotate_at_once(ROTATED).await?;
+        for _ in 0..APART {
+            next_second().await?;
+        }
+        let concerned = (0..arena.len()).filter(|number| arena.uses(*number, &secrets));
+        let deployed: Vec<usize> = concerned.step_by(3).collect();
+        for number in &deployed {
+            arena.touch(*number);
+        }
+        arena.redeploy(&deployed).await?;
+        arena.wait_until_observed().await?;
+        controller[0].restart().await?;
+        arena.settle(&controller).await?;
+
+        // Rotated right after a deploy.
+        controller[0].kill();
+        let deployed: Vec<usize> = (0..arena.len()).step_by(4).collect();
+        for number in &deployed {
+            arena.touch(*number);
+        }
+        arena.redeploy(&deployed).await?;
+        arena.rotate_at_once(ROTATED).await?;
+        arena.wait_until_observed().await?;
+        controller[0].restart().await?;
+        arena.settle(&controller).await?;
+
+        // And under its eyes.
+        let secrets = arena.some_secrets(ROTATED);
+        arena.rotate(&secrets, Moment::One).await?;
+        arena.settle(&controller).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,241 @@
+//! A gateway before Vault that reads what passes: it shifts the server's clock, does something
+//! between two requests of a poll, and counts the answers by their status.
+//!
+//! Invariant: it changes times and nothing else.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Result;
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::response::Response;
+use futures::future::BoxFuture;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, DATE, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING,
+};
+use http::{HeaderName, StatusCode};
+use jiff::fmt::rfc2822::{DateTimeParser, DateTimePrinter};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::vault::Vault;
+use crate::wait::locked;
+
+/// What is done between two requests.
+type Action = BoxFuture<'static, Result<()>>;
+
+/// No body that passes is longer.
+const LONGEST_BODY: usize = 4 << 20;
+
+/// Headers that belong to one connection.
+const OF_A_CONNECTION: [HeaderName; 4] = [CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING];
+
+/// Fields of Vault that hold a time.
+const TIMES: [&str; 3] = ["created_time", "deletion_time", "updated_time"];
+
+/// A running gateway; it ends when this value is dropped.
+#[derive(Debug)]
+pub(super) struct Gateway {
+    address: String,
+    shared: Arc<Shared>,
+    serving: JoinHandle<()>,
+}
+
+struct Shared {
+    server: String,
+    http: reqwest::Client,
+    shift: SignedDuration,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// Reads of metadata so far.
+    reads: usize,
+    /// What is to be done before which of them.
+    plans: BTreeMap<usize, Action>,
+    statuses: BTreeMap<u16, usize>,
+    failed: Option<String>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Shared").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+impl Gateway {
+    /// A gateway behind which the server's clock is ahead by `shift`.
+    pub(super) async fn before(vault: &Vault, shift: SignedDuration) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = format!("http://{}", listener.local_addr()?);
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(Duration::from_secs(30))
+            .build()?;
+        let server = vault.address().to_owned();
+        let shared = Arc::new(Shared { server, http, shift, seen: Mutex::default() });
+        let router = Router::new().fallback(pass).with_state(Arc::clone(&shared));
+        let serving = tokio::spawn(async move {
+            // It ends with the gateway.
+            _ = axum::serve(listener, router).await;
+        });
+        Ok(Self { address, shared, serving })
+    }
+
+    /// As in `VAULT_ADDR`.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Has something done before the read of metadata that is the `after`th from now on.
+    pub(super) fn plan(&self, after: usize, action: Action) {
+        let mut seen = locked(&self.shared.seen);
+        let number = seen.reads + after;
+        seen.plans.insert(number, action);
+    }
+
+    /// Whether all that was planned was done.
+    ///
+    /// # Errors
+    /// When something could not be done.
+    pub(super) fn is_done(&self) -> Result<bool> {
+        let seen = locked(&self.shared.seen);
+        match &seen.failed {
+            Some(error) => Err(anyhow::anyhow!("{error}")),
+            None => Ok(seen.plans.is_empty()),
+        }
+    }
+
+    /// How many answers with this status have passed.
+    pub(super) fn answers(&self, status: u16) -> usize {
+        locked(&self.shared.seen).statuses.get(&status).copied().unwrap_or_default()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    if request.uri().path().contains("/metadata/") {
+        shared.before_a_read().await;
+    }
+    shared.forward(request).await.unwrap_or_else(|error| {
+        let mut response = Response::new(Body::from(error.to_string()));
+        *response.status_mut() = StatusCode::BAD_GATEWAY;
+        response
+    })
+}
+
+impl Shared {
+    async fn before_a_read(&self) {
+        let action = {
+            let mut seen = locked(&self.seen);
+            seen.reads += 1;
+            let number = seen.reads;
+            seen.plans.remove(&number)
+        };
+        if let Some(action) = action
+            && let Err(error) = action.await
+        {
+            locked(&self.seen).failed = Some(format!("{error:#}"));
+        }
+    }
+
+    async fn forward(&self, request: Request) -> Result<Response> {
+        let (parts, body) = request.into_parts();
+        let body = to_bytes(body, LONGEST_BODY).await?;
+        let url = format!("{}{}", self.server, parts.uri);
+        let headers = without_those_of_a_connection(&parts.headers);
+        let sent = self.http.request(parts.method, url).headers(headers).body(body);
+        let answer = sent.send().await?;
+        let status = answer.status();
+        *locked(&self.seen).statuses.entry(status.as_u16()).or_default() += 1;
+        let mut headers = without_those_of_a_connection(answer.headers());
+        let body = answer.bytes().await?;
+        if let Some(date) = headers.get(DATE).and_then(|date| self.shift_date(date)) {
+            headers.insert(DATE, date);
+        }
+        let body = match serde_json::from_slice::<Value>(&body) {
+            Ok(mut value) if !self.shift.is_zero() => {
+                self.shift_times(&mut value);
+                serde_json::to_vec(&value)?
+            }
+            _ => body.to_vec(),
+        };
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Ok(response)
+    }
+
+    fn shift_date(&self, date: &HeaderValue) -> Option<HeaderValue> {
+        let time = DateTimeParser::new().parse_timestamp(date.to_str().ok()?).ok()?;
+        let time = time.checked_add(self.shift).ok()?;
+        let text = DateTimePrinter::new().timestamp_to_rfc9110_string(&time).ok()?;
+        HeaderValue::from_str(&text).ok()
+    }
+
+    fn shift_times(&self, value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    match value.as_str().map(str::parse::<Timestamp>) {
+                        Some(Ok(time)) if TIMES.contains(&name.as_str()) => {
+                            if let Ok(time) = time.checked_add(self.shift) {
+                                *value = Value::String(time.to_string());
+                            }
+                        }
+                        _ => self.shift_times(value),
+                    }
+                }
+            }
+            Value::Array(values) => values.iter_mut().for_each(|value| self.shift_times(value)),
+            _ => {}
+        }
+    }
+}
+
+fn without_those_of_a_connection(headers: &HeaderMap) -> HeaderMap {
+    let mut headers = headers.clone();
+    for name in OF_A_CONNECTION {
+        headers.remove(name);
+    }
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn times_are_shifted_and_nothing_else() {
+        let shared = Shared {
+            server: String::new(),
+            http: reqwest::Client::new(),
+            shift: SignedDuration::from_hours(-1),
+            seen: Mutex::default(),
+        };
+        let versions = |hour| {
+            let created = format!("2026-11-22T{hour}:51:00.123456789Z");
+            json!({"data": {"versions": {"1": {"created_time": created, "deletion_time": ""}}, "x": 1}})
+        };
+        let mut value = versions("05");
+        shared.shift_times(&mut value);
+        assert_eq!(value, versions("04"));
+        let date = HeaderValue::from_static("Sun, 22 Nov 2026 12:00:00 GMT");
+        let shifted = shared.shift_date(&date).unwrap();
+        assert_eq!(shifted, "Sun, 22 Nov 2026 11:00:00 GMT");
+    }
+}

@@ -1,0 +1,67 @@
+//! The controller is killed at random instants.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::time::sleep;
+
+use super::Plan;
+use super::arena::{Arena, begun};
+use crate::controller::{Controller, ControllerOptions};
+use crate::scenario::polling_fast;
+
+/// After a rotation the first reload begins within a poll or a start; it may also have nothing to do.
+const FIRST_RELOAD_WITHIN: Duration = Duration::from_secs(3);
+
+/// One controller.
+pub(super) async fn alone(arena: &mut Arena, plan: &Plan) -> Result<()> {
+    let options = polling_fast();
+    kill(arena, &options, 1, plan.kills).await
+}
+
+/// Two that know nothing of each other: what each of them writes holds only for the object that it
+/// decided about.
+pub(super) async fn two(arena: &mut Arena, plan: &Plan) -> Result<()> {
+    let options = polling_fast();
+    kill(arena, &options, 2, plan.kills.div_ceil(3)).await
+}
+
+/// Kills one of so many controllers, at random, again and again, and starts it anew.
+async fn kill(
+    arena: &mut Arena,
+    options: &ControllerOptions,
+    controllers: usize,
+    kills: usize,
+) -> Result<()> {
+    let mut fleet = Vec::new();
+    for _ in 0..controllers {
+        fleet.push(Controller::start(&arena.bed, options).await?);
+    }
+    arena.audit_is_incomplete();
+    let mut hits = 0;
+    for _ in 0..kills {
+        let victim = arena.rng.usize(..fleet.len());
+        let controller = &mut fleet[victim];
+        let number = arena.rng.usize(2..8);
+        if arena.rng.u8(..4) == 0 {
+            // Nobody has seen the versions before.
+            controller.kill();
+            arena.rotate_at_once(number).await?;
+            controller.revive()?;
+        } else {
+            arena.rotate_loosely(number).await?;
+        }
+        if arena.rng.u8(..4) > 0 {
+            // Not an error if there is none: then it dies while it starts or polls.
+            _ = controller.wait_for("Reloading workload: ", FIRST_RELOAD_WITHIN).await;
+        }
+        let longest = if arena.rng.bool() { 60 } else { 600 };
+        sleep(Duration::from_millis(arena.rng.u64(..longest))).await;
+        controller.kill();
+        hits += usize::from(begun(controller) > controller.lines_with("msg=\"Reloaded ").len());
+        controller.revive()?;
+        arena.strike();
+    }
+    arena.note(&format!("{hits} of {kills} kills met reloads under way"));
+    arena.settle(&fleet).await
+}

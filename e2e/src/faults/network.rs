@@ -1,0 +1,116 @@
+//! The network between the controller and the servers: answers that are cut in the middle, answers
+//! that never come, while what was asked for has been done.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use fastrand::Rng;
+
+use super::Plan;
+use super::arena::Arena;
+use super::settling::quiet;
+use super::watches::behind_a_wire;
+use super::wire::{Weather, Wire};
+use crate::controller::Controller;
+use crate::scenario::{SOON, polling_fast};
+use crate::wait::eventually;
+
+/// Secrets that are rotated at a time.
+const ROTATED: usize = 12;
+
+/// Each connection ends before so many bytes of answers: a few answers of a kilobyte.
+const BYTES_OF_VAULT: usize = 12_000;
+
+/// The same for the API server: its part of the handshake, and a few objects of three kilobytes.
+const BYTES_OF_THE_API: usize = 40_000;
+
+/// A request is given up after ten seconds, and eight are under way at a time.
+const SECOND_ATTEMPT_WITHIN: Duration = Duration::from_mins(2);
+
+/// Polls through which answers are cut.
+const POLLS: usize = 6;
+
+/// Answers of Vault are cut at random places.
+pub(super) async fn vault_cut(arena: &mut Arena, plan: &Plan) -> Result<()> {
+    let rng = Rng::with_seed(arena.rng.u64(..));
+    let port = arena.bed.vault.address().rsplit(':').next().unwrap_or_default().parse()?;
+    let wire = Wire::to(port, rng).await?;
+    let address = format!("http://127.0.0.1:{}", wire.port());
+    let options = polling_fast().env("VAULT_ADDR", address);
+    let controller = [Controller::start(&arena.bed, &options).await?];
+    for _ in 0..plan.times {
+        arena.strike();
+        let before = wire.cuts();
+        arena.rotate_loosely(ROTATED).await?;
+        wire.set(Weather::Cutting(BYTES_OF_VAULT));
+        for _ in 0..3 {
+            controller[0].wait_for_polls(POLLS / 3, SOON).await?;
+            arena.rotate_loosely(ROTATED / 2).await?;
+        }
+        wire.set(Weather::Fair);
+        let cuts = wire.cuts() - before;
+        ensure!(cuts > 0, "no answer was cut");
+        arena.note(&format!("{cuts} answers were cut"));
+        arena.settle(&controller).await?;
+    }
+    Ok(())
+}
+
+/// Answers of the API server are cut at random places: also those to PATCHes that were applied.
+pub(super) async fn api_cut(arena: &mut Arena, plan: &Plan) -> Result<()> {
+    let (wire, controller) = behind_a_wire(arena).await?;
+    let controller = [controller];
+    for _ in 0..plan.times {
+        arena.strike();
+        let before = wire.cuts();
+        let answered = controller[0].lines_with("msg=\"Reloaded ").len();
+        wire.set(Weather::Cutting(BYTES_OF_THE_API));
+        for _ in 0..3 {
+            arena.rotate_at_once(ROTATED).await?;
+            controller[0].wait_for_polls(POLLS / 3, SOON).await?;
+        }
+        let patches = arena.patches().await?;
+        let applied = patches.iter().filter(|patch| patch.code == 200).count();
+        let answered = controller[0].lines_with("msg=\"Reloaded ").len() - answered;
+        wire.set(Weather::Fair);
+        let cuts = wire.cuts() - before;
+        ensure!(cuts > 0, "no answer was cut");
+        arena.note(&format!(
+            "{cuts} answers were cut, of them {} to PATCHes that were applied",
+            applied.saturating_sub(answered)
+        ));
+        arena.settle(&controller).await?;
+    }
+    Ok(())
+}
+
+/// PATCHes are applied and their answers never come, nor does any event of a watch: whoever decides
+/// anew by what is known then reloads a second time.
+pub(super) async fn api_held(arena: &mut Arena, plan: &Plan) -> Result<()> {
+    let (wire, controller) = behind_a_wire(arena).await?;
+    let controller = [controller];
+    for _ in 0..plan.times.div_ceil(2) {
+        arena.strike();
+        // Revisions are looked up at a start; that is not what is to be held.
+        quiet(&controller).await?;
+        wire.set(Weather::Holding);
+        // Few workloads, so that it is soon the turn of the first of them again.
+        arena.rotate_at_once(1).await?;
+        let again = eventually("second attempts", SECOND_ATTEMPT_WITHIN, || async {
+            let mut attempts: HashMap<_, usize> = HashMap::new();
+            for patch in arena.patches().await? {
+                *attempts.entry((patch.resource, patch.namespace, patch.name)).or_default() += 1;
+            }
+            let again = attempts.values().filter(|number| **number > 1).count();
+            Ok((again > 0).then_some(again))
+        });
+        let again = again.await.with_context(|| controller[0].last_lines())?;
+        arena
+            .note(&format!("{again} workloads were tried again without knowing what became of it"));
+        arena.rotate_at_once(ROTATED).await?;
+        wire.set(Weather::Fair);
+        arena.settle(&controller).await?;
+    }
+    Ok(())
+}

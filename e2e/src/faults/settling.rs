@@ -1,0 +1,187 @@
+//! When a fault is over: waiting until everything has settled, and comparing what there is with what
+//! must be.
+//!
+//! Invariant: what was not reached in time is counted as missed, never waited for without end.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use tokio::time::sleep;
+
+use super::arena::{Arena, SETTLE_WITHIN};
+use super::ledger::Live;
+use crate::controller::Controller;
+use crate::scenario::HEARTBEAT;
+use crate::state::State;
+use crate::wait::eventually;
+use crate::workload::WorkloadName;
+
+/// Details of so many workloads are shown of each comparison.
+const SHOWN: usize = 5;
+
+/// Between two looks at all workloads.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(150);
+
+impl Arena {
+    /// Waits until every rotation has reached every workload and two polls have found nothing more
+    /// to be done, and compares.
+    pub(super) async fn settle(&mut self, controllers: &[Controller]) -> Result<()> {
+        if self.wait_until_reached().await
+            && let Err(error) = quiet(controllers).await
+        {
+            self.find(format!("it does not come to rest: {error:#}"));
+        }
+        self.compare().await
+    }
+
+    /// Waits until every rotation has reached every workload: whether that came to pass. What was not
+    /// reached is found by the comparison.
+    pub(super) async fn wait_until_reached(&self) -> bool {
+        let before = Cell::new(usize::MAX);
+        let reached = eventually("all to be reached", SETTLE_WITHIN, || async {
+            // Each look takes all workloads from the API server, which has other work to do.
+            sleep(BETWEEN_LOOKS).await;
+            let states = self.states().await?;
+            let unrecorded = self.unrecorded(&states)?;
+            // While there are fewer each time, revisions need not be looked at.
+            if before.replace(unrecorded.len()) != unrecorded.len() {
+                return Ok(None);
+            }
+            Ok(self.unreached(unrecorded, &states).await?.is_empty().then_some(()))
+        });
+        reached.await.is_ok()
+    }
+
+    /// The workloads whose record does not show what it must, with the versions that are missing.
+    fn unrecorded(
+        &self,
+        states: &HashMap<WorkloadName, State>,
+    ) -> Result<Vec<(usize, Vec<&Live>)>> {
+        let mut unrecorded = Vec::new();
+        for (number, subject) in self.subjects.iter().enumerate() {
+            let name = subject.workload.name();
+            let state = states.get(name).with_context(|| format!("{name} is gone"))?;
+            let missing = subject.unrecorded(&self.secrets, state);
+            if !missing.is_empty() {
+                unrecorded.push((number, missing));
+            }
+        }
+        Ok(unrecorded)
+    }
+
+    /// Those of them whose present revision is not younger than the versions either.
+    async fn unreached(
+        &self,
+        unrecorded: Vec<(usize, Vec<&Live>)>,
+        states: &HashMap<WorkloadName, State>,
+    ) -> Result<Vec<(usize, String)>> {
+        if unrecorded.is_empty() {
+            return Ok(Vec::new());
+        }
+        let revisions = self.revisions().await?;
+        let mut unreached = Vec::new();
+        for (number, mut missing) in unrecorded {
+            let state = states.get(self.subjects[number].workload.name());
+            if let Some((_, made)) = state.and_then(|state| revisions.get(state.uid())) {
+                missing.retain(|live| !live.is_older_than(*made));
+            }
+            if !missing.is_empty() {
+                let versions: Vec<&str> = missing.iter().map(|live| live.spelling()).collect();
+                unreached.push((number, versions.join(", ")));
+            }
+        }
+        Ok(unreached)
+    }
+
+    /// The present revisions, by the uid of their workload: the number, and when it was made.
+    async fn revisions(&self) -> Result<HashMap<String, (i64, Timestamp)>> {
+        let mut revisions: HashMap<String, (i64, Timestamp)> = HashMap::new();
+        for resource in ["replicasets", "controllerrevisions"] {
+            let list = self.bed.cluster.get_path(&format!("/apis/apps/v1/{resource}")).await?;
+            for object in list["items"].as_array().into_iter().flatten() {
+                let metadata = &object["metadata"];
+                let of_a_deployment = &metadata["annotations"]["deployment.kubernetes.io/revision"];
+                let of_a_deployment = of_a_deployment.as_str().and_then(|text| text.parse().ok());
+                let number = of_a_deployment.or(object["revision"].as_i64()).unwrap_or_default();
+                let owner = metadata["ownerReferences"][0]["uid"].as_str().unwrap_or_default();
+                let made =
+                    metadata["creationTimestamp"].as_str().context("a revision of no time")?;
+                let present = (number, made.parse()?);
+                let known = revisions.entry(owner.to_owned()).or_insert(present);
+                *known = present.max(*known);
+            }
+        }
+        Ok(revisions)
+    }
+
+    /// Compares what there is with what must be, adds it up, and counts from here on.
+    async fn compare(&mut self) -> Result<()> {
+        let states = self.states().await?;
+        let unreached = self.unreached(self.unrecorded(&states)?, &states).await?;
+        let patches = self.patches().await?;
+        let mut findings = Vec::new();
+        for (number, missing) in &unreached {
+            let subject = &self.subjects[*number];
+            let state = states.get(subject.workload.name()).context("a workload is gone")?;
+            let record = state.record().unwrap_or_default();
+            findings.push(format!(
+                "MISSED: {} was not reloaded for {missing}; count {:?}, record {record}",
+                subject.workload.name(),
+                state.count()
+            ));
+        }
+        self.row.missed += unreached.len();
+        let mut shown = 0;
+        for subject in &self.subjects {
+            let name = subject.workload.name();
+            let state = states.get(name).with_context(|| format!("{name} is gone"))?;
+            let reloads = subject.reloads(state);
+            self.row.concerned += usize::from(subject.allowed > 0);
+            self.row.allowed += subject.allowed;
+            self.row.reloads += reloads.number();
+            self.row.doubled += reloads.doubled();
+            let its = patches.iter().filter(|patch| {
+                patch.code == 200
+                    && patch.resource == name.kind.plural()
+                    && patch.namespace == name.namespace
+                    && patch.name == name.name
+            });
+            let applied = i64::try_from(its.count())?;
+            if reloads.doubled() > 0 {
+                shown += 1;
+                findings.push(format!("DOUBLED: {name}: {reloads:?}, {applied} PATCHes"));
+            } else if applied > reloads.number() || (self.is_audited && applied < reloads.number())
+            {
+                findings.push(format!("UNEXPLAINED: {name}: {reloads:?}, {applied} PATCHes"));
+                shown += 1;
+            }
+        }
+        let all = findings.len();
+        for finding in findings.into_iter().take(SHOWN) {
+            self.find(finding);
+        }
+        if all > SHOWN {
+            self.find(format!("and {} more, {shown} of all doubled", all - SHOWN));
+        }
+        for (number, _) in unreached {
+            self.subjects[number].deployed = self.turn;
+        }
+        let all: Vec<usize> = (0..self.subjects.len()).collect();
+        self.compare_from_here(&all).await
+    }
+}
+
+/// Waits for two polls of everything, for each controller, that found nothing to be done.
+pub(super) async fn quiet(controllers: &[Controller]) -> Result<()> {
+    let beats = || controllers.iter().map(|it| it.lines_with(HEARTBEAT).len()).sum::<usize>();
+    // One may be under way; and with a leader, it is the only one that polls.
+    let wanted = beats() + 3 * controllers.len();
+    eventually("polls that find nothing to be done", SETTLE_WITHIN, || async {
+        Ok((beats() >= wanted).then_some(()))
+    })
+    .await
+    .with_context(|| controllers.first().map(Controller::last_lines).unwrap_or_default())
+}

@@ -1,0 +1,106 @@
+//! Vault is sealed, killed, paused, restarted.
+//!
+//! A poll may see a part of a batch before the server goes and the rest when it is back, so each
+//! rotation may be seen on its own.
+
+use anyhow::Result;
+
+use super::Plan;
+use super::arena::{Arena, begun, reloads_begun};
+use crate::controller::{Controller, ControllerOptions};
+use crate::scenario::{SOON, polling_fast};
+
+/// How the line begins that an outage of Vault is said by.
+const OUTAGE: &str = "level=error msg=\"failed to get secret version: ";
+
+/// Secrets that are rotated at a time.
+const ROTATED: usize = 12;
+
+/// Sealed, as an operator or a crash leaves it.
+pub(super) async fn sealed(arena: &mut Arena, plan: &Plan) -> Result<()> {
+    let mut controller = start(arena, |options| options).await?;
+    for _ in 0..plan.times {
+        let seen = before(arena, &controller).await?;
+        arena.bed.vault.seal().await?;
+        down(arena, &mut controller, seen).await?;
+        arena.bed.vault.unseal().await?;
+        over(arena, &controller).await?;
+    }
+    Ok(())
+}
+
+/// Killed, and started again with its data.
+pub(super) async fn killed(arena: &mut Arena, plan: &Plan) -> Result<()> {
+    let mut controller = start(arena, |options| options).await?;
+    for _ in 0..plan.times {
+        let seen = before(arena, &controller).await?;
+        arena.bed.vault_server.kill();
+        down(arena, &mut controller, seen).await?;
+        arena.bed.vault_server.start().await?;
+        over(arena, &controller).await?;
+    }
+    Ok(())
+}
+
+/// Told to end, and started again with its data.
+pub(super) async fn restarted(arena: &mut Arena, plan: &Plan) -> Result<()> {
+    let mut controller = start(arena, |options| options).await?;
+    for _ in 0..plan.times {
+        let seen = before(arena, &controller).await?;
+        arena.bed.vault_server.stop().await?;
+        down(arena, &mut controller, seen).await?;
+        arena.bed.vault_server.start().await?;
+        over(arena, &controller).await?;
+    }
+    Ok(())
+}
+
+/// Paused: it accepts, and never answers.
+pub(super) async fn paused(arena: &mut Arena, plan: &Plan) -> Result<()> {
+    let mut controller = start(arena, |it| it.env("VAULT_CLIENT_TIMEOUT", "1s")).await?;
+    for _ in 0..plan.times {
+        let seen = before(arena, &controller).await?;
+        arena.bed.vault_server.pause()?;
+        down(arena, &mut controller, seen).await?;
+        arena.bed.vault_server.resume().await?;
+        over(arena, &controller).await?;
+    }
+    Ok(())
+}
+
+async fn start(
+    arena: &Arena,
+    set: impl FnOnce(ControllerOptions) -> ControllerOptions,
+) -> Result<Controller> {
+    Controller::start(&arena.bed, &set(polling_fast())).await
+}
+
+/// A rotation, and what follows from it is not done yet; or it is under way. Answers how many lines
+/// the controller had written.
+async fn before(arena: &mut Arena, controller: &Controller) -> Result<usize> {
+    arena.strike();
+    let seen = begun(controller);
+    arena.rotate_loosely(ROTATED).await?;
+    if arena.rng.bool() {
+        let number = arena.rng.usize(1..20);
+        reloads_begun(controller, seen, number).await?;
+    }
+    Ok(controller.lines().len())
+}
+
+/// It is down, and the controller knows it. Every other time, the controller is killed then, and
+/// starts in front of a server that is not there.
+async fn down(arena: &mut Arena, controller: &mut Controller, seen: usize) -> Result<()> {
+    controller.wait_for_after(seen, OUTAGE, SOON).await?;
+    if arena.rng.bool() {
+        controller.revive()?;
+        controller.wait_for(OUTAGE, SOON).await?;
+    }
+    controller.wait_for_polls(2, SOON).await
+}
+
+/// It is up again.
+async fn over(arena: &mut Arena, controller: &Controller) -> Result<()> {
+    arena.rotate_loosely(ROTATED).await?;
+    arena.settle(std::slice::from_ref(controller)).await
+}
