@@ -209,7 +209,7 @@ impl Play {
                 };
                 let missed: Vec<_> = lacking
                     .iter()
-                    .filter(|secret| !is_held && !(tampered && reverted.contains(secret)))
+                    .filter(|secret| !(is_held || tampered && reverted.contains(secret)))
                     .collect();
                 if !missed.is_empty() {
                     let what = format!(

@@ -1,0 +1,162 @@
+//! What happens to the world.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use vault_secrets_reloader::core::secret::Version;
+
+use super::{Reaction, State, World};
+use crate::history::Event;
+
+impl World {
+    /// Lets something happen; what concerns processes is for others.
+    pub(crate) fn happen(&mut self, event: &Event) {
+        match *event {
+            Event::Rotate(s) => self.change_secret(s, |world, state| {
+                let created = world.vault_time();
+                State::Live(Version { number: state.number() + 1, created })
+            }),
+            Event::Delete(s) => self.change_secret(s, |_, state| match state {
+                State::Live(version) => State::Deleted(version),
+                state => state,
+            }),
+            Event::Undelete(s) => self.change_secret(s, |_, state| match state {
+                State::Deleted(version) => State::Live(version),
+                state => state,
+            }),
+            Event::Destroy(s) => self.change_secret(s, |_, state| match state {
+                State::Live(version) | State::Deleted(version) => State::Destroyed(version),
+                state => state,
+            }),
+            Event::DeleteMetadata(s) => self.change_secret(s, |_, _| State::Missing),
+            Event::Snapshot => {
+                self.snapshot = Some(self.secrets.iter().map(|secret| secret.state).collect());
+            }
+            Event::Restore => {
+                for (secret, state) in self.snapshot.clone().into_iter().flatten().enumerate() {
+                    self.was_restored = true;
+                    self.set(secret, state);
+                }
+            }
+            Event::Redeploy(w)
+            | Event::AddReference(w, _)
+            | Event::RemoveReference(w, _)
+            | Event::OptOut(w)
+            | Event::OptIn(w) => self.by_owner(self.slot(w), event),
+            Event::Undo(w)
+            | Event::Revert(w)
+            | Event::Strip(w)
+            | Event::RevertNext(w)
+            | Event::StripNext(w)
+            | Event::RemoveRecord(w)
+            | Event::Prune(w) => self.tamper(self.slot(w), event),
+            Event::Touch(w) => self.written(self.slot(w)),
+            Event::RenewPods(w) => self.make_pods(self.slot(w), true),
+            Event::StartDeletion(w) => {
+                let slot = self.slot(w);
+                if let Some(object) = &mut self.objects[slot] {
+                    object.deleting = true;
+                }
+                self.say(|| format!("w{slot}: its deletion begins"));
+                self.written(slot);
+            }
+            Event::Recreate(w) => self.recreate(self.slot(w), false),
+            Event::Clone(w) => self.recreate(self.slot(w), true),
+            Event::Patch(_)
+            | Event::Unreadable(..)
+            | Event::VaultDown(_)
+            | Event::ApiDown(_)
+            | Event::NoRevisions(_)
+            | Event::Standby(_)
+            | Event::ControllersDown(_)
+            | Event::SlowWatch(..) => self.fail(event),
+            Event::Kill(_) | Event::Stop(_) | Event::Start(_) | Event::Demote(..) => {}
+        }
+    }
+
+    fn change_secret(&mut self, secret: usize, after: impl FnOnce(&mut Self, State) -> State) {
+        let secret = self.secret(secret);
+        let state = self.secrets[secret].state;
+        let state = after(self, state);
+        self.set(secret, state);
+    }
+
+    /// What the owner of a workload writes into its template.
+    fn by_owner(&mut self, slot: usize, event: &Event) {
+        let number = self.next();
+        match *event {
+            Event::AddReference(_, s) => {
+                let s = self.secret(s);
+                self.deploy(slot, |template| {
+                    if !template.refs.contains(&s) {
+                        template.refs.push(s);
+                    }
+                });
+            }
+            Event::RemoveReference(_, s) => {
+                let s = self.secret(s);
+                self.deploy(slot, |template| template.refs.retain(|other| *other != s));
+            }
+            Event::OptOut(_) => self.deploy(slot, |template| template.opted_in = false),
+            Event::OptIn(_) => self.deploy(slot, |template| template.opted_in = true),
+            _ => {
+                self.say(|| format!("w{slot}: deployed"));
+                self.deploy(slot, |template| template.content = number);
+            }
+        }
+    }
+
+    /// What others do to what was written.
+    fn tamper(&mut self, slot: usize, event: &Event) {
+        match event {
+            Event::Undo(_) => return self.undo(slot),
+            Event::Revert(_) => return self.take_back(slot, Reaction::Revert),
+            Event::Strip(_) => return self.take_back(slot, Reaction::Strip),
+            _ => {}
+        }
+        let Some(object) = &mut self.objects[slot] else { return };
+        match event {
+            Event::RevertNext(_) => object.reaction = Reaction::Revert,
+            Event::StripNext(_) => object.reaction = Reaction::Strip,
+            Event::RemoveRecord(_) => {
+                object.record = None;
+                object.was_tampered_with = true;
+                self.say(|| format!("w{slot}: its record is removed"));
+                self.written(slot);
+            }
+            _ => {
+                let last = object.revisions.iter().map(|rev| rev.number).max();
+                // One that has pods is never cleaned up.
+                let pods = &object.pods.template;
+                object.revisions.retain(|rev| Some(rev.number) == last || rev.template == *pods);
+                self.say(|| format!("w{slot}: its old revisions are removed"));
+            }
+        }
+    }
+
+    /// What fails from now on.
+    fn fail(&mut self, event: &Event) {
+        let now = Instant::now();
+        let until = |ms: u64| now + Duration::from_millis(ms);
+        match *event {
+            Event::Patch(fault) => self.faults.patches.push(fault),
+            Event::Unreadable(s, ms) => {
+                let s = self.secret(s);
+                self.faults.unreadable.insert(s, until(ms));
+            }
+            Event::VaultDown(ms) => self.faults.vault = Some(until(ms)),
+            Event::ApiDown(ms) => self.faults.api = Some(until(ms)),
+            Event::NoRevisions(ms) => self.faults.revisions = Some(until(ms)),
+            Event::Standby(ms) => {
+                self.faults.standby = Some((until(60_000), Duration::from_millis(ms)));
+            }
+            Event::ControllersDown(ms) => self.faults.controllers = Some(until(ms)),
+            Event::SlowWatch(p, ms) => {
+                let process = p % self.setup.processes;
+                let slow = (until(60_000), Duration::from_millis(ms));
+                self.faults.watches.insert(process, slow);
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Whether a reload was right, and what has not reached the pods: by what is so, not by what anybody
+//! believes.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use vault_secrets_reloader::core::secret::Version;
+use vault_secrets_reloader::core::workload::WorkloadId;
+
+use super::{Object, Rev, Secret, State, World, secret_id};
+use crate::history::PROCESSES;
+use crate::time;
+
+/// What the `Date` headers of both servers leave open where clocks differ: a second each, and the time
+/// that their answers may take.
+const CLOCK_ERROR: SignedDuration = SignedDuration::from_secs(8);
+
+impl World {
+    /// Whether a PATCH that is sent at this moment is right.
+    pub(crate) fn is_right_now(&self, id: &WorkloadId, life: u64) -> bool {
+        self.find(id).is_some_and(|slot| self.complaints(slot, life).is_empty())
+    }
+
+    /// What is wrong with reloading a workload at this moment.
+    pub(super) fn complaints(&self, slot: usize, life: u64) -> Vec<String> {
+        let Some(object) = &self.objects[slot] else { return Vec::new() };
+        let mut complaints = Vec::new();
+        if object.deleting {
+            complaints.push("it is being deleted".to_owned());
+        }
+        if !object.template.opted_in {
+            complaints.push("it has not opted in".to_owned());
+        }
+        let told = &self.told[usize::try_from(life).unwrap_or(0) % PROCESSES];
+        let gone = object.template.refs.iter().filter(|secret| {
+            // Told so in the very poll that this reload is of, and it is so.
+            let is_told = told.get(secret).is_some_and(|state| state.live().is_none());
+            is_told && self.secrets[**secret].state.live().is_none()
+        });
+        if gone.count() > 0 && !self.setup.may_be_missing {
+            complaints.push("a secret of it is gone".to_owned());
+        }
+        // By what is so now, or was a moment ago, when it was read.
+        let is_right = object.template.refs.iter().any(|secret| {
+            let states = [Some(self.secrets[*secret].state), told.get(secret).copied()];
+            let mut live = states.into_iter().flatten().filter_map(State::live);
+            live.any(|live| self.is_right(object, *secret, live, life))
+        });
+        if !is_right {
+            complaints.push(format!(
+                "its pods have what is live, or were reloaded for it already; live {:?}, pods {:?}, \
+                 covered {:?}",
+                self.live_of(&object.template),
+                object.pods.have,
+                object.covered
+            ));
+        }
+        complaints
+    }
+
+    /// Whether a reload for this secret is right: needed, or one of the needless ones that cannot be
+    /// told from it; and in either case the first one.
+    fn is_right(&self, object: &Object, secret: usize, live: Version, life: u64) -> bool {
+        let present = object.revisions.iter().max_by_key(|rev| rev.number);
+        let entry = object.entry(secret);
+        let is_needed = self.will_have(object, secret) != Some(live);
+        // Created in the same second as the template, or later: pods of it may have started before.
+        let mut created = self.by_api_clock(live.created);
+        if self.setup.skew_ms != 0 {
+            created += CLOCK_ERROR;
+        }
+        let seems_newer =
+            created >= object.deployed || present.is_none_or(|rev| created >= rev.created);
+        // It came back since, and whoever saw the one in between cannot know when pods were made.
+        let Secret { state, since, .. } = self.secrets[secret];
+        let age = SignedDuration::try_from(since.elapsed()).unwrap_or_default();
+        let came_back = state.live() == Some(live) && time::now() - age >= object.deployed;
+        // When the storage was restored, nobody knows.
+        let seems_restored = entry.is_some_and(|entry| live.created < entry.created);
+        (is_needed || seems_newer || came_back || seems_restored)
+            && !is_again(object, secret, live, life)
+    }
+
+    /// What the pods have of a secret, once those that are to be made are made: they wait for what is
+    /// missing.
+    fn will_have(&self, object: &Object, secret: usize) -> Option<Version> {
+        let is_made = object.pods.template == object.template;
+        let have = object.pods.have.get(&secret).copied().filter(|_| is_made);
+        have.or(self.secrets[secret].state.live())
+    }
+
+    /// The secrets of a workload whose live version has not reached its pods, with whether anything
+    /// can tell of that; and those that are gone. `None` where it is not to be reloaded at all.
+    pub(crate) fn lacking(&self, slot: usize) -> Option<(Vec<usize>, Vec<usize>)> {
+        let object = self.objects[slot].as_ref()?;
+        if object.deleting || !object.template.opted_in {
+            return None;
+        }
+        let (mut lacking, mut gone) = (Vec::new(), Vec::new());
+        for secret in &object.template.refs {
+            match self.secrets[*secret].state.live() {
+                None => gone.push(*secret),
+                Some(live) => {
+                    if self.will_have(object, *secret) != Some(live)
+                        && !self.is_beyond_knowing(object, *secret, live)
+                    {
+                        lacking.push(*secret);
+                    }
+                }
+            }
+        }
+        Some((lacking, gone))
+    }
+
+    /// A storage that was restored to a version from before the revision, with no record of the
+    /// newer one that the pods have: nothing but a witness can tell, and witnesses die.
+    fn is_beyond_knowing(&self, object: &Object, secret: usize, live: Version) -> bool {
+        let present = object.revisions.iter().max_by_key(|rev| rev.number);
+        let seems_older = present.is_some_and(|rev| self.by_api_clock(live.created) < rev.created);
+        self.was_restored
+            && seems_older
+            && object.entry(secret).is_none_or(|entry| entry.created <= live.created)
+    }
+}
+
+/// Whether the workload was reloaded for this version before, and that can be known: by what was
+/// written to it, or, where all of that is gone, by the process itself for an hour.
+fn is_again(object: &Object, secret: usize, live: Version, life: u64) -> bool {
+    if !object.covered.contains(&(secret, live.number, live.created)) {
+        return false;
+    }
+    let hash = secret_id(secret).hash64();
+    let entry = object.entry(secret);
+    // Where the record that is there says that the storage was restored since, only a copy that
+    // is younger than the present revision proves that a reload for that was taken back.
+    let is_restored = entry.is_some_and(|entry| live.created < entry.created);
+    let present = object.revisions.iter().max_by_key(|rev| rev.number);
+    let counts =
+        |rev: &&Rev| !is_restored || present.is_some_and(|present| rev.created > present.created);
+    let mut copies = object.revisions.iter().filter(counts);
+    let has_trace = entry == Some(live)
+        || copies.any(|rev| {
+            rev.versions(&object.uid).and_then(|versions| versions.get(hash)) == Some(live)
+        });
+    let hour = Duration::from_hours(1);
+    // Whoever leaves is forgotten.
+    let is_remembered = object.is_stayer
+        && object.reloaded.as_ref().is_some_and(|(time, by, versions)| {
+            *by == life && time.elapsed() < hour && versions.get(hash) == Some(live)
+        });
+    has_trace || is_remembered
+}
