@@ -142,8 +142,10 @@ impl Play {
         let shutdown = CancellationToken::new();
         let reloader =
             Reloader::new(store, ports.clone(), ports, recorder.clone(), clocks, settings);
-        let tasks =
-            [self.tasks.spawn(watch), self.tasks.spawn(reloader.run(synced, Leadership::always(), shutdown.clone()))];
+        let tasks = [
+            self.tasks.spawn(watch),
+            self.tasks.spawn(reloader.run(synced, Leadership::always(), shutdown.clone())),
+        ];
         self.processes.insert(process, Process { recorder, shutdown, tasks });
     }
 
