@@ -299,6 +299,13 @@ impl Controller {
         self.log.end()
     }
 
+    /// Whether it leads, by the last line that says so.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        let lines = self.lines_matching(|line| is_leading(line) || line.contains(NOT_LEADING));
+        lines.last().is_some_and(|line| is_leading(&line.text))
+    }
+
     /// How many polls have begun since the last start.
     #[must_use]
     pub fn polls(&self) -> usize {
@@ -435,6 +442,15 @@ impl Drop for Controller {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// What is said by who leads no more.
+pub const NOT_LEADING: &str = "Not leading any more";
+
+/// Whether a line says that a controller leads from then on.
+#[must_use]
+pub fn is_leading(line: &str) -> bool {
+    line.contains("msg=Leading ") || line.ends_with("msg=Leading")
 }
 
 /// Where the lines of the controller on this port go.

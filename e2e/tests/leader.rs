@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use e2e::cluster::LEASE;
+use e2e::controller::{NOT_LEADING, is_leading};
 use e2e::scenario::{
     HEARTBEAT, SOON, USER_AGENT, deployment_without_pods, next_second, polling_faster,
 };
@@ -22,26 +23,15 @@ const TIMES: LeaseTimes = LeaseTimes {
 const SLACK: Duration = Duration::from_secs(2);
 
 const WAITING: &str = "Waiting to lead; ";
-const NOT_LEADING: &str = "Not leading any more";
 
 fn replica(namespace: &str, name: &str) -> ControllerOptions {
     polling_faster().leader_elect(namespace, name, TIMES)
 }
 
-fn is_leading(line: &str) -> bool {
-    line.contains("msg=Leading ") || line.ends_with("msg=Leading")
-}
-
-/// Whether a controller leads, by the last line that says so.
-fn leads(controller: &Controller) -> bool {
-    let lines = controller.lines_matching(|line| is_leading(line) || line.contains(NOT_LEADING));
-    lines.last().is_some_and(|line| is_leading(&line.text))
-}
-
 /// Waits until one of several leads, and tells which.
 async fn leader_of(all: &[Controller]) -> Result<usize> {
     eventually("one to lead", SOON, || async {
-        let leading: Vec<usize> = (0..all.len()).filter(|index| leads(&all[*index])).collect();
+        let leading: Vec<usize> = (0..all.len()).filter(|index| all[*index].leads()).collect();
         Ok(leading.first().copied().filter(|_| leading.len() == 1))
     })
     .await
@@ -179,7 +169,7 @@ async fn after_a_kill_another_takes_over_within_a_lease_and_a_retry_period() -> 
         assert!(took <= TIMES.duration + TIMES.retry_period + SLACK, "{took:?}");
         // The lease was renewed at most a retry period before the kill.
         assert!(took + TIMES.retry_period + SLACK / 4 >= TIMES.duration, "{took:?}");
-        let next = rest.iter().copied().find(|index| leads(&all[*index])).context("nobody")?;
+        let next = rest.iter().copied().find(|index| all[*index].leads()).context("nobody")?;
         bed.expect_rolls(&all[next], &[&workload], rotations).await?;
         assert_eq!(reloads(&bed, &mark).await?, 1);
         all[leader].restart().await?;
@@ -248,7 +238,7 @@ async fn a_leader_without_api_server_stops_in_time_and_leads_again_afterwards() 
     // This one polls all the time: by its polls, the time is told.
     let other = Controller::start(&bed, &polling_faster()).await?;
     for (rotations, is_paused) in [(1, true), (2, false)] {
-        eventually("it to lead", SOON, || async { Ok(leads(&leader).then_some(())) }).await?;
+        eventually("it to lead", SOON, || async { Ok(leader.leads().then_some(())) }).await?;
         leader.wait_for_polls(1, SOON).await?;
         let seen = leader.lines().len();
         let began = Instant::now();

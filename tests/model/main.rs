@@ -30,8 +30,10 @@ use tokio::runtime::{Builder, Runtime};
 
 use history::History;
 
-/// What `make test` plays.
+/// What `make test` plays: the same each time, so that a change is what makes it fail. Other seeds are
+/// for longer runs.
 const HISTORIES: u32 = 100_000;
+const SEED: u64 = 1;
 
 fn variable<T: std::str::FromStr>(name: &str, default: T) -> T {
     std::env::var(name).ok().map_or(default, |text| {
@@ -80,7 +82,7 @@ fn run(seed: u64, histories: u32) -> Result<(), String> {
 #[test]
 fn nothing_is_missed_and_nothing_is_doubled() {
     let histories: u32 = variable("MODEL_HISTORIES", HISTORIES);
-    let seed: u64 = variable("MODEL_SEED", fastrand::u64(..1_000_000_000));
+    let seed: u64 = variable("MODEL_SEED", SEED);
     let threads =
         u32::try_from(std::thread::available_parallelism().map_or(1, usize::from)).unwrap();
     let each = histories.div_ceil(threads);

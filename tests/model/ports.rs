@@ -15,9 +15,9 @@ use vault_secrets_reloader::core::secret::SecretId;
 use vault_secrets_reloader::core::workload::{Workload, WorkloadId};
 use vault_secrets_reloader::reloader::{Cluster, Held, Report, Reporter, Vault, WriteError};
 
-use crate::history::{PROCESSES, PatchFault};
+use crate::history::PatchFault;
 use crate::time;
-use crate::world::{Sent, State, World, secret_of};
+use crate::world::{Sent, State, World, process_of, secret_of};
 
 pub(crate) type Shared = Arc<Mutex<World>>;
 
@@ -47,7 +47,7 @@ impl Ports {
     }
 
     fn process(&self) -> usize {
-        usize::try_from(self.life).unwrap_or(0) % PROCESSES
+        process_of(self.life)
     }
 
     /// A request to the API server, whose answer has a date.
@@ -80,10 +80,7 @@ impl Vault for Ports {
                 let (state, date) = {
                     let mut world = lock(&self.world);
                     let skew = SignedDuration::from_millis(world.setup.skew_ms);
-                    let state = world.read(secret_of(secret));
-                    if let Some(state) = state {
-                        world.told[self.process()].insert(secret_of(secret), state);
-                    }
+                    let state = world.read(self.life, secret_of(secret));
                     (state, date(time::now() + skew))
                 };
                 self.travel().await;

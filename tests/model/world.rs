@@ -1,7 +1,7 @@
 //! The truth: secrets in Vault, objects in the API server, and what the pods of workloads really run
 //! with. Here it is seen whether a PATCH was right, whatever whoever sent it believed.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,8 +103,9 @@ pub(crate) struct Object {
     deleting: bool,
     record: Option<String>,
     pub(crate) template: Template,
-    /// Since when it has this template.
+    /// Since when it has this template, as objects have it and exactly.
     deployed: Timestamp,
+    deployed_at: Instant,
     revisions: Vec<Rev>,
     pods: Pods,
     reaction: Reaction,
@@ -175,8 +176,14 @@ pub(crate) struct World {
     pub(crate) killer: Arc<Notify>,
     jobs: BTreeMap<(Instant, u64), Job>,
     pub(crate) job_added: Arc<Notify>,
-    /// What the latest poll of each process was told.
-    pub(crate) told: [BTreeMap<usize, State>; PROCESSES],
+    /// What the latest poll of each process was told, and what was so then.
+    pub(crate) told: [BTreeMap<usize, (State, State)>; PROCESSES],
+    /// When each life of a process last read each version.
+    reads_of: BTreeMap<(u64, usize), BTreeMap<Version, Instant>>,
+    /// The lives that have not ended.
+    pub(crate) living: BTreeSet<u64>,
+    /// How far a standby was behind at most.
+    standby_ms: u64,
     snapshot: Option<Vec<State>>,
     was_restored: bool,
     chance: u64,
@@ -199,6 +206,9 @@ impl World {
             jobs: BTreeMap::new(),
             job_added: Arc::default(),
             told: Default::default(),
+            reads_of: BTreeMap::new(),
+            living: BTreeSet::new(),
+            standby_ms: 0,
             snapshot: None,
             was_restored: false,
             chance: setup.chance,
@@ -277,8 +287,8 @@ impl World {
         self.say(|| format!("secret {secret}: {old:?} -> {state:?}"));
     }
 
-    /// What a read of a secret answers: `None` for an error.
-    pub(crate) fn read(&mut self, secret: usize) -> Option<State> {
+    /// What a read of a secret answers to a life of a process: `None` for an error.
+    pub(crate) fn read(&mut self, life: u64, secret: usize) -> Option<State> {
         let now = Instant::now();
         let is_out = |until: Option<Instant>| until.is_some_and(|until| now < until);
         if is_out(self.faults.vault) || is_out(self.faults.unreadable.get(&secret).copied()) {
@@ -288,7 +298,12 @@ impl World {
         let Secret { state, before, since } = self.secrets[secret];
         let lag = self.faults.standby.filter(|(until, _)| now < *until).map(|(_, lag)| lag);
         let is_behind = self.reads.is_multiple_of(2) && lag.is_some_and(|lag| now < since + lag);
-        Some(if is_behind { before } else { state })
+        let answer = if is_behind { before } else { state };
+        self.told[process_of(life)].insert(secret, (answer, state));
+        if let Some(version) = answer.live() {
+            self.reads_of.entry((life, secret)).or_default().insert(version, now);
+        }
+        Some(answer)
     }
 
     // Objects.
@@ -319,6 +334,7 @@ impl World {
             observed: 1,
             created: now,
             deployed: now,
+            deployed_at: Instant::now(),
             deleting: false,
             revisions: vec![Rev {
                 template: template.clone(),
@@ -371,6 +387,7 @@ impl World {
         object.is_stayer &= is_watched(&object.template);
         object.generation += 1;
         object.deployed = time::floor(time::now());
+        object.deployed_at = Instant::now();
         let uid = object.uid.clone();
         self.written(slot);
         let delay = self.below(self.setup.controller_ms);
@@ -626,8 +643,15 @@ impl World {
         }
     }
 
-    pub(crate) fn was_tampered_with(&self, slot: usize) -> bool {
-        self.objects[slot].as_ref().is_some_and(|object| object.was_tampered_with)
+    /// Whether an earlier storage was restored.
+    pub(crate) fn was_restored(&self) -> bool {
+        self.was_restored
+    }
+
+    /// Whether somebody has put back, or removed, what we or others wrote.
+    pub(crate) fn was_tampered_with(&self, id: &WorkloadId) -> Option<bool> {
+        let object = self.objects[self.find(id)?].as_ref()?;
+        Some(object.was_tampered_with)
     }
 
     /// Which workload it is, and whether it was there all the time.
@@ -712,4 +736,9 @@ pub(crate) fn secret_id(secret: usize) -> SecretId {
 /// The secret of a name.
 pub(crate) fn secret_of(id: &SecretId) -> usize {
     id.path.rsplit('/').next().and_then(|number| number.parse().ok()).unwrap_or_default()
+}
+
+/// The process of a life.
+pub(crate) fn process_of(life: u64) -> usize {
+    usize::try_from(life).unwrap_or(0) % PROCESSES
 }

@@ -7,11 +7,18 @@ use tokio::time::sleep;
 
 use super::Plan;
 use super::arena::{Arena, begun};
-use crate::controller::{Controller, ControllerOptions};
+use crate::controller::{Controller, ControllerOptions, LeaseTimes};
 use crate::scenario::polling_fast;
 
 /// After a rotation the first reload begins within a poll or a start; it may also have nothing to do.
 const FIRST_RELOAD_WITHIN: Duration = Duration::from_secs(3);
+
+/// Short, so that the next leader has not long to wait.
+const LEASE_TIMES: LeaseTimes = LeaseTimes {
+    duration: Duration::from_secs(2),
+    renew_deadline: Duration::from_millis(1400),
+    retry_period: Duration::from_millis(300),
+};
 
 /// One controller.
 pub(super) async fn alone(arena: &mut Arena, plan: &Plan) -> Result<()> {
@@ -26,7 +33,14 @@ pub(super) async fn two(arena: &mut Arena, plan: &Plan) -> Result<()> {
     kill(arena, &options, 2, plan.kills.div_ceil(3)).await
 }
 
-/// Kills one of so many controllers, at random, again and again, and starts it anew.
+/// Three of which one leads, and that one is killed.
+pub(super) async fn leaders(arena: &mut Arena, plan: &Plan) -> Result<()> {
+    let options = polling_fast().leader_elect("default", "replica", LEASE_TIMES);
+    kill(arena, &options, 3, plan.kills.div_ceil(4)).await
+}
+
+/// Kills the leader of so many controllers, or any where none leads, again and again, and starts it
+/// anew.
 async fn kill(
     arena: &mut Arena,
     options: &ControllerOptions,
@@ -40,7 +54,8 @@ async fn kill(
     arena.audit_is_incomplete();
     let mut hits = 0;
     for _ in 0..kills {
-        let victim = arena.rng.usize(..fleet.len());
+        let leader = fleet.iter().position(Controller::leads);
+        let victim = leader.unwrap_or_else(|| arena.rng.usize(..fleet.len()));
         let controller = &mut fleet[victim];
         let number = arena.rng.usize(2..8);
         if arena.rng.u8(..4) == 0 {

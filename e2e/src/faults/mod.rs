@@ -86,11 +86,15 @@ struct Fault {
     run: for<'a> fn(&'a mut Arena, &'a Plan) -> LocalBoxFuture<'a, Result<()>>,
 }
 
-const FAULTS: [Fault; 22] = [
+const FAULTS: [Fault; 23] = [
     Fault { name: "kill -9", run: |arena, plan| killed::alone(arena, plan).boxed_local() },
     Fault {
         name: "kill -9, two without a lease",
         run: |arena, plan| killed::two(arena, plan).boxed_local(),
+    },
+    Fault {
+        name: "kill -9 of the leader of three",
+        run: |arena, plan| killed::leaders(arena, plan).boxed_local(),
     },
     Fault {
         name: "API server killed",

@@ -148,6 +148,7 @@ impl World {
             Event::ApiDown(ms) => self.faults.api = Some(until(ms)),
             Event::NoRevisions(ms) => self.faults.revisions = Some(until(ms)),
             Event::Standby(ms) => {
+                self.standby_ms = self.standby_ms.max(ms);
                 self.faults.standby = Some((until(60_000), Duration::from_millis(ms)));
             }
             Event::ControllersDown(ms) => self.faults.controllers = Some(until(ms)),

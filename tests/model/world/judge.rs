@@ -7,8 +7,7 @@ use jiff::SignedDuration;
 use vault_secrets_reloader::core::secret::Version;
 use vault_secrets_reloader::core::workload::WorkloadId;
 
-use super::{Object, Rev, Secret, State, World, secret_id};
-use crate::history::PROCESSES;
+use super::{Object, Rev, Secret, State, World, process_of, secret_id};
 use crate::time;
 
 /// What the `Date` headers of both servers leave open where clocks differ: a second each, and the time
@@ -31,10 +30,10 @@ impl World {
         if !object.template.opted_in {
             complaints.push("it has not opted in".to_owned());
         }
-        let told = &self.told[usize::try_from(life).unwrap_or(0) % PROCESSES];
+        let told = &self.told[process_of(life)];
         let gone = object.template.refs.iter().filter(|secret| {
             // Told so in the very poll that this reload is of, and it is so.
-            let is_told = told.get(secret).is_some_and(|state| state.live().is_none());
+            let is_told = told.get(secret).is_some_and(|(answer, _)| answer.live().is_none());
             is_told && self.secrets[**secret].state.live().is_none()
         });
         if gone.count() > 0 && !self.setup.may_be_missing {
@@ -42,7 +41,11 @@ impl World {
         }
         // By what is so now, or was a moment ago, when it was read.
         let is_right = object.template.refs.iter().any(|secret| {
-            let states = [Some(self.secrets[*secret].state), told.get(secret).copied()];
+            // A standby need not know yet that it was deleted; an older version is another thing.
+            let then = told
+                .get(secret)
+                .map(|(answer, state)| if state.live().is_some() { *state } else { *answer });
+            let states = [Some(self.secrets[*secret].state), then];
             let mut live = states.into_iter().flatten().filter_map(State::live);
             live.any(|live| self.is_right(object, *secret, live, life))
         });
@@ -65,7 +68,9 @@ impl World {
         let entry = object.entry(secret);
         let is_needed = self.will_have(object, secret) != Some(live);
         // Created in the same second as the template, or later: pods of it may have started before.
-        let mut created = self.by_api_clock(live.created);
+        // A standby may have shown the version before for as long as it was behind.
+        let behind = SignedDuration::from_millis(self.standby_ms.try_into().unwrap_or_default());
+        let mut created = self.by_api_clock(live.created) + behind;
         if self.setup.skew_ms != 0 {
             created += CLOCK_ERROR;
         }
@@ -112,14 +117,29 @@ impl World {
         Some((lacking, gone))
     }
 
-    /// A storage that was restored to a version from before the revision, with no record of the
-    /// newer one that the pods have: nothing but a witness can tell, and witnesses die.
+    /// A storage that was restored to a version from before the revision, where nobody can tell that
+    /// the pods have a newer one: it was never recorded, or the record was removed, and no process
+    /// lives that has read another version while the present template was there.
     fn is_beyond_knowing(&self, object: &Object, secret: usize, live: Version) -> bool {
         let present = object.revisions.iter().max_by_key(|rev| rev.number);
         let seems_older = present.is_some_and(|rev| self.by_api_clock(live.created) < rev.created);
-        self.was_restored
-            && seems_older
-            && object.entry(secret).is_none_or(|entry| entry.created <= live.created)
+        let was_recorded = !object.was_tampered_with
+            && object
+                .covered
+                .iter()
+                .any(|(of, _, created)| *of == secret && *created > live.created);
+        // Long enough for the template to be known to whoever polled then.
+        let known = object.deployed_at + Duration::from_mins(1);
+        // What is recorded is believed before what was seen: `rollout undo` brings old records back.
+        let has_witness = object.is_stayer
+            && object.entry(secret) != Some(live)
+            && self.living.iter().any(|life| {
+                let reads = self.reads_of.get(&(*life, secret));
+                let mut others = reads.into_iter().flatten().filter(|(read, _)| **read != live);
+                others.any(|(_, time)| *time > known)
+            });
+        let is_recorded = object.entry(secret).is_some_and(|entry| entry.created > live.created);
+        self.was_restored && seems_older && !was_recorded && !has_witness && !is_recorded
     }
 }
 
