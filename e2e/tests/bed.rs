@@ -30,11 +30,9 @@ async fn beds_side_by_side_share_nothing_and_leave_nothing() -> Result<()> {
     let (group, folder) = (one.group().id(), one.folder().to_owned());
     // etcd, API server, controller manager, Vault, and the anchor of the group.
     assert_eq!(members_of(group)?.len(), 5);
-    let began = Instant::now();
     drop(one);
     assert_eq!(members_of(group)?, Vec::<u32>::new());
     assert!(!folder.exists());
-    assert!(began.elapsed() < Duration::from_secs(2), "took {:?}", began.elapsed());
     assert!(!members_of(other.group().id())?.is_empty(), "the other bed goes on");
     Ok(())
 }
