@@ -10,11 +10,11 @@ use jiff::SignedDuration;
 use serde_json::json;
 
 use super::Plan;
-use super::arena::Arena;
+use super::arena::{Arena, SETTLE_WITHIN};
 use super::gateway::Gateway;
 use crate::controller::Controller;
 use crate::deploy::allow_login;
-use crate::scenario::{SOON, polling_fast};
+use crate::scenario::polling_fast;
 use crate::vault::Vault;
 use crate::vault_access::RELOADER_POLICY;
 use crate::wait::eventually;
@@ -52,7 +52,7 @@ pub(super) async fn withdrawn(arena: &mut Arena, plan: &Plan) -> Result<()> {
         let second = first + secrets + next();
         gateway.plan(second, set_policy(vault.clone(), "").boxed());
         gateway.plan(second + next(), set_policy(vault, &rules()).boxed());
-        eventually("what was planned to be done", SOON * 2, || async {
+        eventually("what was planned to be done", SETTLE_WITHIN, || async {
             Ok(gateway.is_done()?.then_some(()))
         })
         .await?;
@@ -92,7 +92,7 @@ pub(super) async fn rate_limit(arena: &mut Arena, plan: &Plan) -> Result<()> {
         arena.rotate_loosely(ROTATED).await?;
         let quota = json!({"path": "secret/metadata/arena/*", "rate": RATE, "interval": "1s"});
         arena.bed.vault.ask(Method::POST, QUOTA, Some(quota)).await.context("the quota")?;
-        eventually("requests over the quota", SOON, || async {
+        eventually("requests over the quota", SETTLE_WITHIN, || async {
             Ok((gateway.answers(429) >= limited + 20).then_some(()))
         })
         .await?;

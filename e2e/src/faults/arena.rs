@@ -25,7 +25,8 @@ use crate::state::State;
 use crate::wait::eventually;
 use crate::workload::{Kind, Workload, WorkloadName};
 
-/// How long what was rotated may take to reach all workloads once the fault is over. A workload
+/// How long anything that is waited for may take: what was rotated, to reach all workloads once the
+/// fault is over, above all. Long, because a machine may be under far more load, and a workload
 /// whose PATCHes failed for a while waits up to half a minute for its next attempt.
 pub(super) const SETTLE_WITHIN: Duration = Duration::from_mins(2);
 

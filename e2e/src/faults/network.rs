@@ -8,12 +8,12 @@ use anyhow::{Context as _, Result, ensure};
 use fastrand::Rng;
 
 use super::Plan;
-use super::arena::Arena;
+use super::arena::{Arena, SETTLE_WITHIN};
 use super::settling::quiet;
 use super::watches::behind_a_wire;
 use super::wire::{Weather, Wire};
 use crate::controller::Controller;
-use crate::scenario::{SOON, polling_fast};
+use crate::scenario::polling_fast;
 use crate::wait::eventually;
 
 /// Secrets that are rotated at a time.
@@ -45,7 +45,7 @@ pub(super) async fn vault_cut(arena: &mut Arena, plan: &Plan) -> Result<()> {
         arena.rotate_loosely(ROTATED).await?;
         wire.set(Weather::Cutting(BYTES_OF_VAULT));
         for _ in 0..3 {
-            controller[0].wait_for_polls(POLLS / 3, SOON).await?;
+            controller[0].wait_for_polls(POLLS / 3, SETTLE_WITHIN).await?;
             arena.rotate_loosely(ROTATED / 2).await?;
         }
         wire.set(Weather::Fair);
@@ -68,7 +68,7 @@ pub(super) async fn api_cut(arena: &mut Arena, plan: &Plan) -> Result<()> {
         wire.set(Weather::Cutting(BYTES_OF_THE_API));
         for _ in 0..3 {
             arena.rotate_at_once(ROTATED).await?;
-            controller[0].wait_for_polls(POLLS / 3, SOON).await?;
+            controller[0].wait_for_polls(POLLS / 3, SETTLE_WITHIN).await?;
         }
         let patches = arena.patches().await?;
         let applied = patches.iter().filter(|patch| patch.code == 200).count();

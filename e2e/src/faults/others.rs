@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::Plan;
-use super::arena::{Arena, FREEZE};
+use super::arena::{Arena, FREEZE, SETTLE_WITHIN};
 use super::ledger::Moment;
 use super::settling::quiet;
 use crate::cluster::Cluster;
 use crate::controller::Controller;
-use crate::scenario::{SOON, next_second, polling_fast};
+use crate::scenario::{next_second, polling_fast};
 use crate::state::State;
 use crate::wait::eventually;
 use crate::workload::Workload;
@@ -24,8 +24,9 @@ use crate::workload::Workload;
 /// Secrets that are rotated at a time.
 const ROTATED: usize = 12;
 
-/// How many write at a time, each its share of the workloads.
-const WRITERS: usize = 8;
+/// How many write at a time, each its share of the workloads, without a pause: more only keep the API
+/// server from everything else.
+const WRITERS: usize = 4;
 
 /// So many attempts on each denied workload are waited for: with a delay that is doubled each time,
 /// the fourth comes after seven seconds.
@@ -53,7 +54,7 @@ pub(super) async fn writers(arena: &mut Arena, plan: &Plan) -> Result<()> {
         for _ in 0..3 {
             arena.rotate_at_once(ROTATED).await?;
             let polls = arena.rng.usize(1..3);
-            controller[0].wait_for_polls(polls, SOON).await?;
+            controller[0].wait_for_polls(polls, SETTLE_WITHIN).await?;
         }
         quiet(&controller).await?;
         conflicts += arena.patches().await?.iter().filter(|patch| patch.code == 409).count();
@@ -128,7 +129,7 @@ pub(super) async fn denied(arena: &mut Arena, plan: &Plan) -> Result<()> {
             arena.bed.cluster.apply_object(&object, plural).await?;
         }
         let probe = arena.workload(frozen[0]).clone();
-        eventually("the policy to be in force", SOON, || async {
+        eventually("the policy to be in force", SETTLE_WITHIN, || async {
             let tried = fastrand::u64(..).to_string();
             let patch = json!({"metadata": {"labels": {"e2e/tried": tried}}});
             Ok(arena.bed.cluster.patch(&probe, &patch).await.err())
@@ -140,13 +141,14 @@ pub(super) async fn denied(arena: &mut Arena, plan: &Plan) -> Result<()> {
         let denied: Vec<usize> =
             frozen.into_iter().filter(|number| arena.uses(*number, &secrets)).collect();
         ensure!(!denied.is_empty(), "no denied workload uses a rotated secret");
-        let attempts = eventually("enough attempts on each denied workload", SOON, || async {
-            let attempts = attempts_on(arena, &denied).await?;
-            let enough =
-                denied.len() == attempts.len() && attempts.values().all(|n| *n >= ATTEMPTS);
-            Ok(enough.then_some(attempts))
-        })
-        .await?;
+        let attempts =
+            eventually("enough attempts on each denied workload", SETTLE_WITHIN, || async {
+                let attempts = attempts_on(arena, &denied).await?;
+                let enough =
+                    denied.len() == attempts.len() && attempts.values().all(|n| *n >= ATTEMPTS);
+                Ok(enough.then_some(attempts))
+            })
+            .await?;
         // One at once, and then after one second, two more, four more...
         let seconds = began.elapsed().as_secs() + 1;
         let most = 2 + usize::try_from((seconds + 1).ilog2())?;
@@ -234,7 +236,7 @@ pub(super) async fn terminating(arena: &mut Arena, plan: &Plan) -> Result<()> {
         // Reloads of these very workloads are under way when they are deleted.
         arena.rotate_at_once(ROTATED).await?;
         delete_namespace(arena, &namespace).await?;
-        eventually("the namespace to be emptied as far as it can be", SOON, || async {
+        eventually("the namespace to be emptied as far as it can be", SETTLE_WITHIN, || async {
             let states = arena.states().await?;
             let left = states.iter().filter(|(name, _)| name.namespace == namespace);
             let (mut number, mut all_deleted) = (0, true);

@@ -6,9 +6,9 @@
 use anyhow::Result;
 
 use super::Plan;
-use super::arena::{Arena, begun, reloads_begun};
+use super::arena::{Arena, SETTLE_WITHIN, begun, reloads_begun};
 use crate::controller::{Controller, ControllerOptions};
-use crate::scenario::{SOON, polling_fast};
+use crate::scenario::polling_fast;
 
 /// How the line begins that an outage of Vault is said by.
 const OUTAGE: &str = "level=error msg=\"failed to get secret version: ";
@@ -91,12 +91,12 @@ async fn before(arena: &mut Arena, controller: &Controller) -> Result<usize> {
 /// It is down, and the controller knows it. Every other time, the controller is killed then, and
 /// starts in front of a server that is not there.
 async fn down(arena: &mut Arena, controller: &mut Controller, seen: usize) -> Result<()> {
-    controller.wait_for_after(seen, OUTAGE, SOON).await?;
+    controller.wait_for_after(seen, OUTAGE, SETTLE_WITHIN).await?;
     if arena.rng.bool() {
         controller.revive()?;
-        controller.wait_for(OUTAGE, SOON).await?;
+        controller.wait_for(OUTAGE, SETTLE_WITHIN).await?;
     }
-    controller.wait_for_polls(2, SOON).await
+    controller.wait_for_polls(2, SETTLE_WITHIN).await
 }
 
 /// It is up again.

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::Plan;
-use super::arena::Arena;
+use super::arena::{Arena, SETTLE_WITHIN};
 use super::ledger::Moment;
 use super::wire::{Weather, Wire};
 use crate::controller::Controller;
-use crate::scenario::{SOON, next_second, polling_fast};
+use crate::scenario::{next_second, polling_fast};
 use crate::wait::eventually;
 
 /// Secrets that are rotated at a time.
@@ -108,7 +108,7 @@ pub(super) async fn too_old(arena: &mut Arena, plan: &Plan) -> Result<()> {
 
         let mark = arena.bed.mark().await?;
         wire.set(Weather::Fair);
-        let relisted = eventually("all kinds to be listed anew", SOON, || async {
+        let relisted = eventually("all kinds to be listed anew", SETTLE_WITHIN, || async {
             let requests = arena.bed.api_requests_of("vault-secrets-reloader/", &mark).await?;
             let is_list = |kind: &str| {
                 requests.iter().any(|it| it.verb == "list" && it.resource == kind && it.code == 200)
