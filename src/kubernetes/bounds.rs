@@ -74,8 +74,12 @@ where
         let mut parameters = request.uri().query().unwrap_or_default().split('&');
         let is_watch = parameters.any(|parameter| parameter == "watch=true");
         self.inner.call(request).map(Box::new(move |answer| {
-            let not_before = is_watch.then(|| Instant::now() + SHORTEST_WATCH);
-            answer.map(|answer| answer.map(|body| BoundedBody::new(body, not_before)))
+            answer.map(|answer| {
+                // A refusal is an answer like any other, and whoever asked reads it to its end.
+                let is_watch = is_watch && answer.status().is_success();
+                let not_before = is_watch.then(|| Instant::now() + SHORTEST_WATCH);
+                answer.map(|body| BoundedBody::new(body, not_before))
+            })
         }))
     }
 }
@@ -185,6 +189,19 @@ mod tests {
 
     const LIST: &str = "/apis/apps/v1/deployments?limit=250";
     const WATCH: &str = "/apis/apps/v1/deployments?&watch=true&resourceVersion=1";
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_watch_is_not_held_back() {
+        let server = service_fn(|_: Request<()>| async {
+            let refusal = Response::builder().status(403).body(Plain::from("{}")).unwrap();
+            Ok::<_, BoxError>(refusal)
+        });
+        let began = Instant::now();
+        let request = Request::get(WATCH).body(()).unwrap();
+        let mut body = BoundsLayer.layer(server).call(request).await.unwrap().into_body();
+        while std::future::poll_fn(|c| Pin::new(&mut body).poll_frame(c)).await.is_some() {}
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_has_an_end() {
