@@ -257,9 +257,13 @@ async fn a_ttl_shorter_than_the_period_costs_a_login_a_poll_and_leaves_no_token(
     // A poll that the signal cut short may not have logged in.
     assert!(made == polls || made + 1 == polls, "{made} logins in {polls} polls");
     assert_eq!(requests.of(RENEW), 0, "{requests:#?}");
-    assert_eq!(requests.of(REVOKE), made, "{requests:#?}");
-    assert!(bed.vault.accessors().await?.len() <= left_before);
-    Ok(())
+    // A login that the signal cut short leaves its token to its end, a second later.
+    let revoked = requests.of(REVOKE);
+    assert!(revoked == made || revoked + 1 == made, "{requests:#?}");
+    eventually("no token to be left behind", SOON, || async {
+        Ok((bed.vault.accessors().await?.len() <= left_before).then_some(()))
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
