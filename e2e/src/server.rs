@@ -7,6 +7,7 @@ use std::fmt;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub struct Server {
     group: Arc<ProcessGroup>,
     ready: ReadyCheck,
     child: Mutex<Option<Child>>,
+    /// How often it may still be started again where it ended by itself.
+    revivals: AtomicU32,
 }
 
 impl fmt::Debug for Server {
@@ -61,7 +64,14 @@ impl Server {
         ready: ReadyCheck,
     ) -> Self {
         let log = folder.join(format!("{}.log", command.name));
-        Self { command, log, group: Arc::clone(group), ready, child: Mutex::new(None) }
+        let (child, revivals) = (Mutex::new(None), AtomicU32::new(0));
+        Self { command, log, group: Arc::clone(group), ready, child, revivals }
+    }
+
+    /// Starts it again, so often at most, where it ends by itself while its bed starts.
+    pub(crate) fn revived(self, times: u32) -> Self {
+        self.revivals.store(times, Ordering::Relaxed);
+        self
     }
 
     /// The server's name, such as `kube-apiserver`.
@@ -119,7 +129,7 @@ impl Server {
     pub async fn wait_until_ready(&self) -> Result<()> {
         let what = format!("{} to be ready", self.name());
         eventually(&what, READY_WITHIN, || async {
-            if let Some(status) = self.ended()? {
+            if let Some(status) = self.revive()? {
                 return Ok(Some(Err(status)));
             }
             Ok((self.ready)().await?.then_some(Ok(())))
@@ -130,6 +140,18 @@ impl Server {
             Err(status) => bail!("{} ended at its start: {status}", self.name()),
         })
         .with_context(|| format!("end of {}:\n{}", self.log.display(), tail(&self.log, 15)))
+    }
+
+    /// Starts it again where it has ended by itself and may be; how it ended, where it may not.
+    pub(crate) fn revive(&self) -> Result<Option<ExitStatus>> {
+        let Some(status) = self.ended()? else { return Ok(None) };
+        let one_less = |left: u32| left.checked_sub(1);
+        if self.revivals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err() {
+            return Ok(Some(status));
+        }
+        locked(&self.child).take();
+        self.spawn()?;
+        Ok(None)
     }
 
     /// Ends the server by SIGTERM, as an orderly shutdown does, and waits for its end.
@@ -216,5 +238,74 @@ pub(crate) fn tail(path: &Path, lines: usize) -> String {
             all[all.len().saturating_sub(lines)..].join("\n")
         }
         Err(error) => format!("cannot read {}: {error}", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A folder that is gone when the test has ended.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new() -> Result<Self> {
+            let path = std::env::temp_dir().join(format!("server-{:x}", fastrand::u64(..)));
+            fs::create_dir(&path)?;
+            Ok(Self(path))
+        }
+
+        fn starts(&self) -> usize {
+            fs::read_to_string(self.0.join("starts")).map_or(0, |text| text.lines().count())
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            drop(fs::remove_dir_all(&self.0));
+        }
+    }
+
+    /// A server whose first starts fail.
+    fn server(folder: &Path, failures: usize, revivals: u32) -> Result<Server> {
+        let group = Arc::new(ProcessGroup::start(folder)?);
+        let script = format!(
+            "cd {}; echo >> starts; [ $(wc -l < starts) -le {failures} ] && exit 2; \
+             echo > up; exec sleep 60",
+            folder.display()
+        );
+        let command = CommandLine {
+            name: "flaky",
+            program: PathBuf::from("/bin/sh"),
+            args: vec!["-c".into(), script.into()],
+        };
+        let up = folder.join("up");
+        let ready: ReadyCheck = Box::new(move || {
+            let is_up = up.exists();
+            Box::pin(async move { Ok(is_up) })
+        });
+        Ok(Server::new(command, folder, &group, ready).revived(revivals))
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ends_at_its_start_is_started_again_where_that_is_known_of_it()
+    -> Result<()> {
+        let folder = Folder::new()?;
+        server(&folder.0, 2, 2)?.start().await?;
+        assert_eq!(folder.starts(), 3);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_server_that_goes_on_ending_is_an_error() -> Result<()> {
+        for revivals in [0, 1] {
+            let folder = Folder::new()?;
+            let error = server(&folder.0, 2, revivals)?.start().await.unwrap_err();
+            assert!(format!("{error:#}").contains("flaky ended at its start"), "{error:#}");
+            assert_eq!(folder.starts(), revivals as usize + 1);
+        }
+        Ok(())
     }
 }
