@@ -257,13 +257,11 @@ async fn a_ttl_shorter_than_the_period_costs_a_login_a_poll_and_leaves_no_token(
     // A poll that the signal cut short may not have logged in.
     assert!(made == polls || made + 1 == polls, "{made} logins in {polls} polls");
     assert_eq!(requests.of(RENEW), 0, "{requests:#?}");
-    // A login that the signal cut short leaves its token to its end, a second later.
-    let revoked = requests.of(REVOKE);
-    assert!(revoked == made || revoked + 1 == made, "{requests:#?}");
-    eventually("no token to be left behind", SOON, || async {
-        Ok((bed.vault.accessors().await?.len() <= left_before).then_some(()))
-    })
-    .await
+    // Also where the signal came during a login; a revocation that it cut short is done again.
+    assert!(requests.of(REVOKE) >= made, "{requests:#?}");
+    let left = bed.vault.accessors().await?.len();
+    assert!(left <= left_before, "{left} tokens, {left_before} before: {requests:#?}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

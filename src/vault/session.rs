@@ -4,8 +4,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::client::{Failure, Server};
@@ -30,6 +32,9 @@ const LOGIN_FOR_ENDED: Duration = Duration::from_secs(5);
 
 /// How long the last request, which revokes the token, may take.
 const REVOKE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long a login may still take when the session ends.
+const LAST_LOGIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A token as it is handed out for requests.
 #[derive(Clone)]
@@ -72,6 +77,9 @@ struct State {
     failures: u32,
     not_before: Option<Instant>,
     last_error: Option<LoginError>,
+    /// A login that began and has not ended. It outlives a poll that is given up meanwhile: a login
+    /// that is cut off leaves a token behind that nobody knows, and so nobody revokes.
+    under_way: Option<BoxFuture<'static, Result<Login, LoginError>>>,
     /// Logins in a row because the server did not know the token.
     logins_for_ended: u32,
     /// Whether it said so during this poll.
@@ -181,6 +189,13 @@ impl Session {
     /// Ends the session: a token that we logged in for is revoked, a given one is not.
     pub(super) async fn close(&self) {
         let mut state = self.state.lock().await;
+        if let Some(login) = state.under_way.take() {
+            match timeout(LAST_LOGIN_TIMEOUT, login).await {
+                Ok(Ok(login)) if login.ours => revoke_token(&self.server, &login.token).await,
+                Ok(_) => {}
+                Err(_) => warn!(worker = WORKER, "A login is given up: Vault does not answer"),
+            }
+        }
         if state.held.as_ref().is_some_and(|held| held.ours) {
             self.revoke(&mut state).await;
         }
@@ -219,7 +234,7 @@ impl Session {
             let retry_in = time.saturating_duration_since(Instant::now());
             return Err(NoToken { error: error.clone(), retry_in });
         }
-        match self.method.login(&self.server).await {
+        match self.log_in(state).await {
             Ok(Login { token, grant, ours }) => {
                 let now = Instant::now();
                 let lease = Lease::new(grant, now);
@@ -233,7 +248,7 @@ impl Session {
                     info!(worker = WORKER, "Logged in to Vault; the token lives for {ttl} s");
                 }
                 if let Some(before) = before.filter(|before| before.ours) {
-                    self.revoke_token(&before.token).await;
+                    revoke_token(&self.server, &before.token).await;
                 }
                 Ok(())
             }
@@ -241,22 +256,35 @@ impl Session {
         }
     }
 
-    async fn revoke(&self, state: &mut State) {
-        if let Some(held) = state.held.take() {
-            self.revoke_token(&held.token).await;
-        }
+    /// Begins a login, or goes on with one that a poll has left behind.
+    async fn log_in(&self, state: &mut State) -> Result<Login, LoginError> {
+        let login = state.under_way.get_or_insert_with(|| {
+            let (server, method) = (Arc::clone(&self.server), self.method.clone());
+            Box::pin(async move { method.login(&server).await })
+        });
+        let outcome = login.await;
+        state.under_way = None;
+        outcome
     }
 
-    async fn revoke_token(&self, token: &SecretString) {
-        match tokio::time::timeout(REVOKE_TIMEOUT, login::revoke(&self.server, token)).await {
-            Ok(Ok(())) => debug!(worker = WORKER, "Revoked the Vault token"),
-            // It has ended already, or it is a batch token, which cannot be revoked.
-            Ok(Err(Failure::TokenEnded | Failure::Denied | Failure::Refused { .. })) => {}
-            Ok(Err(failure)) => {
-                warn!(worker = WORKER, "The Vault token is left to its end: Vault {failure}");
-            }
-            Err(_) => warn!(worker = WORKER, "The Vault token is left to its end: no answer"),
+    async fn revoke(&self, state: &mut State) {
+        if let Some(held) = &state.held {
+            revoke_token(&self.server, &held.token).await;
         }
+        // Not before: a revocation that is given up under way is done again at the end.
+        state.held = None;
+    }
+}
+
+async fn revoke_token(server: &Server, token: &SecretString) {
+    match timeout(REVOKE_TIMEOUT, login::revoke(server, token)).await {
+        Ok(Ok(())) => debug!(worker = WORKER, "Revoked the Vault token"),
+        // It has ended already, or it is a batch token, which cannot be revoked.
+        Ok(Err(Failure::TokenEnded | Failure::Denied | Failure::Refused { .. })) => {}
+        Ok(Err(failure)) => {
+            warn!(worker = WORKER, "The Vault token is left to its end: Vault {failure}");
+        }
+        Err(_) => warn!(worker = WORKER, "The Vault token is left to its end: no answer"),
     }
 }
 
