@@ -191,7 +191,7 @@ impl Session {
         let mut state = self.state.lock().await;
         if let Some(login) = state.under_way.take() {
             match timeout(LAST_LOGIN_TIMEOUT, login).await {
-                Ok(Ok(login)) if login.ours => revoke_token(&self.server, &login.token).await,
+                Ok(Ok(login)) if login.ours => self.revoke_token(&login.token).await,
                 Ok(_) => {}
                 Err(_) => warn!(worker = WORKER, "A login is given up: Vault does not answer"),
             }
@@ -248,7 +248,7 @@ impl Session {
                     info!(worker = WORKER, "Logged in to Vault; the token lives for {ttl} s");
                 }
                 if let Some(before) = before.filter(|before| before.ours) {
-                    revoke_token(&self.server, &before.token).await;
+                    self.revoke_token(&before.token).await;
                 }
                 Ok(())
             }
@@ -269,22 +269,22 @@ impl Session {
 
     async fn revoke(&self, state: &mut State) {
         if let Some(held) = &state.held {
-            revoke_token(&self.server, &held.token).await;
+            self.revoke_token(&held.token).await;
         }
         // Not before: a revocation that is given up under way is done again at the end.
         state.held = None;
     }
-}
 
-async fn revoke_token(server: &Server, token: &SecretString) {
-    match timeout(REVOKE_TIMEOUT, login::revoke(server, token)).await {
-        Ok(Ok(())) => debug!(worker = WORKER, "Revoked the Vault token"),
-        // It has ended already, or it is a batch token, which cannot be revoked.
-        Ok(Err(Failure::TokenEnded | Failure::Denied | Failure::Refused { .. })) => {}
-        Ok(Err(failure)) => {
-            warn!(worker = WORKER, "The Vault token is left to its end: Vault {failure}");
+    async fn revoke_token(&self, token: &SecretString) {
+        match timeout(REVOKE_TIMEOUT, login::revoke(&self.server, token)).await {
+            Ok(Ok(())) => debug!(worker = WORKER, "Revoked the Vault token"),
+            // It has ended already, or it is a batch token, which cannot be revoked.
+            Ok(Err(Failure::TokenEnded | Failure::Denied | Failure::Refused { .. })) => {}
+            Ok(Err(failure)) => {
+                warn!(worker = WORKER, "The Vault token is left to its end: Vault {failure}");
+            }
+            Err(_) => warn!(worker = WORKER, "The Vault token is left to its end: no answer"),
         }
-        Err(_) => warn!(worker = WORKER, "The Vault token is left to its end: no answer"),
     }
 }
 
