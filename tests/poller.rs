@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{Request, Response};
+use axum::http::{HeaderMap, Request, Response};
+use axum::routing::any;
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde_json::json;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use vault_secrets_reloader::core::clock::ServerClock;
 use vault_secrets_reloader::core::observation::{Ask, Observation, Polled};
@@ -53,22 +55,9 @@ impl Bench {
             asked: Arc::default(),
             created: Arc::new(Mutex::new("2026-11-22T06:00:00Z".to_owned())),
         };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new().fallback(answer).with_state(fake.clone());
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
-        let settings = ServerSettings {
-            address: address.parse().unwrap(),
-            namespace: None,
-            timeout,
-            proxy: None,
-            tls: Tls::default(),
-        };
-        let server = Arc::new(Server::new(settings, Arc::<ServerClock>::default()).unwrap());
         let method = Method::Token(SecretString::from("token"));
-        let period = Duration::from_mins(1);
-        let poller = Poller::new(server, method, period, period, false);
+        let (poller, tasks) = poller_of(router, method, timeout).await;
         Self { fake, poller, _tasks: tasks }
     }
 
@@ -81,18 +70,7 @@ impl Bench {
         paths: impl Iterator<Item = String>,
         known: Option<Version>,
     ) -> Polled {
-        let asks: Vec<Ask> = paths
-            .map(|path| Ask {
-                secret: Arc::new(SecretId {
-                    connection: "default".into(),
-                    namespace: None,
-                    path: path.into(),
-                }),
-                known,
-                not_before: known.map(|version| version.created),
-                may_be_missing: false,
-            })
-            .collect();
+        let asks = asks_for(paths, known);
         self.fake.asked.lock().unwrap().clear();
         vault_secrets_reloader::reloader::Vault::poll(&mut self.poller, &asks).await
     }
@@ -100,6 +78,39 @@ impl Bench {
     fn asked(&self) -> usize {
         self.fake.asked.lock().unwrap().len()
     }
+}
+
+fn asks_for(paths: impl Iterator<Item = String>, known: Option<Version>) -> Vec<Ask> {
+    paths
+        .map(|path| Ask {
+            secret: Arc::new(SecretId {
+                connection: "default".into(),
+                namespace: None,
+                path: path.into(),
+            }),
+            known,
+            not_before: known.map(|version| version.created),
+            may_be_missing: false,
+        })
+        .collect()
+}
+
+/// A poller of a server that answers so, with the tasks of that.
+async fn poller_of(router: Router, method: Method, timeout: Duration) -> (Poller, JoinSet<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let settings = ServerSettings {
+        address: address.parse().unwrap(),
+        namespace: None,
+        timeout,
+        proxy: None,
+        tls: Tls::default(),
+    };
+    let server = Arc::new(Server::new(settings, Arc::<ServerClock>::default()).unwrap());
+    let period = Duration::from_mins(1);
+    (Poller::new(server, method, period, period, false), tasks)
 }
 
 async fn answer(State(fake): State<Fake>, request: Request<Body>) -> Response<Body> {
@@ -289,4 +300,52 @@ async fn long_answers_take_turns_and_all_are_read() {
     let mut bench = Bench::with_timeout(long, Duration::from_secs(30)).await;
     let polled = bench.poll(12, None).await;
     assert_eq!(count(&polled), HashMap::from([("live", 12)]));
+}
+
+#[tokio::test]
+async fn a_login_that_a_poll_leaves_behind_is_waited_for_and_its_token_revoked() {
+    let (arrived, released) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let revoked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let login = {
+        let (arrived, released) = (Arc::clone(&arrived), Arc::clone(&released));
+        move || async move {
+            arrived.notify_one();
+            released.notified().await;
+            let auth = json!({
+                "client_token": "fresh", "accessor": "", "policies": [], "token_policies": [],
+                "lease_duration": 3600, "renewable": true, "entity_id": "",
+                "token_type": "service", "orphan": true, "metadata": null,
+            });
+            let body = json!({
+                "request_id": "", "lease_id": "", "renewable": false, "lease_duration": 0,
+                "auth": auth,
+            });
+            json_of(200, &body)
+        }
+    };
+    let revoke = {
+        let revoked = Arc::clone(&revoked);
+        move |headers: HeaderMap| async move {
+            let token = headers["x-vault-token"].to_str().unwrap().to_owned();
+            revoked.lock().unwrap().push(token);
+            Response::builder().status(204).body(Body::empty()).unwrap()
+        }
+    };
+    let router = Router::new()
+        .route("/v1/auth/kubernetes/login", any(login))
+        .route("/v1/auth/token/revoke-self", any(revoke));
+    let jwt = std::env::temp_dir().join(format!("poller-jwt-{}", std::process::id()));
+    std::fs::write(&jwt, "jwt").unwrap();
+    let method = Method::Jwt { mount: "kubernetes".into(), role: "r".into(), file: jwt.clone() };
+    let (mut poller, _tasks) = poller_of(router, method, Duration::from_secs(5)).await;
+
+    let asks = asks_for(["secret/data/a".to_owned()].into_iter(), None);
+    tokio::select! {
+        _ = poller.poll(&asks) => panic!("the login has not been answered"),
+        () = arrived.notified() => {}
+    }
+    released.notify_one();
+    poller.close().await;
+    assert_eq!(*revoked.lock().unwrap(), ["fresh"]);
+    std::fs::remove_file(jwt).unwrap();
 }
