@@ -37,6 +37,7 @@ use budget::Budget;
 pub use leadership::{Candidacy, Claim, Leadership, contended};
 use memory::Memory;
 pub use ports::{Cluster, Vault, WriteError};
+use reloading::Outage;
 pub use report::{Held, Log, Report, Reporter};
 
 /// The worker that log lines name.
@@ -100,6 +101,7 @@ pub struct Reloader<V, C, R> {
     unfinished: u32,
     /// How many workloads waited for the budget after the last poll.
     over_budget: usize,
+    outage: Outage,
 }
 
 /// What a tick is about.
@@ -121,6 +123,8 @@ struct Unfinished {
     suspects: bool,
     /// How many of the workloads wait for the budget.
     over_budget: usize,
+    /// Whether it goes on: some were reloaded, or not all had their turn.
+    is_moving: bool,
     retry_in: Option<Duration>,
 }
 
@@ -148,6 +152,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             budget,
             unfinished: 0,
             over_budget: 0,
+            outage: Outage::default(),
         }
     }
 
@@ -322,6 +327,9 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         if left.workloads.is_empty() && !left.suspects {
             self.unfinished = 0;
         } else {
+            if left.is_moving {
+                self.unfinished = 0;
+            }
             let delay = backoff(self.unfinished);
             self.unfinished = self.unfinished.saturating_add(1);
             left.retry_in = Some(left.retry_in.map_or(delay, |retry| retry.min(delay)));

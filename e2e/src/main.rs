@@ -89,7 +89,7 @@ async fn main() -> ExitCode {
         }
         Command::Faults { seed, only, workloads, secrets, kills, times } => {
             let seed = seed.unwrap_or_else(faults::seed);
-            let plan = Plan { seed, workloads, secrets, kills, times, half: None, only };
+            let plan = Plan { seed, workloads, secrets, kills, times, only };
             cli::faults::faults(plan, &mut say).await
         }
         Command::Hold => cli::up::hold(&mut say).await,

@@ -41,6 +41,11 @@ impl Budget {
     pub(super) fn take(&mut self) {
         self.tokens = self.tokens.saturating_sub(1);
     }
+
+    /// One that was to start has not.
+    pub(super) fn give_back(&mut self) {
+        self.tokens = self.tokens.saturating_add(1).min(self.burst);
+    }
 }
 
 #[cfg(test)]
@@ -67,6 +72,10 @@ mod tests {
         spend(1);
         advance(Duration::from_hours(1)).await;
         spend(2);
+        for _ in 0..3 {
+            budget.give_back();
+        }
+        assert_eq!(budget.tokens, 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,24 +1,33 @@
 //! Reloading what is due: one PATCH a workload, and on a conflict everything about it anew.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::stream::{self, StreamExt};
+use futures::stream::{FuturesUnordered, StreamExt};
+use jiff::Timestamp;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use super::deciding::{Asked, Due};
+use super::memory::Memory;
 use super::ports::{Cluster, Vault, WriteError};
 use super::report::{Report, Reporter};
 use super::{Reloader, Unfinished, WORKER, backoff, seen};
 use crate::core::observation::Sighting;
-use crate::core::plan::{self, Action, Case, Reload, Rules};
+use crate::core::plan::{self, Action, Case, Cause, Reload, Rules};
 use crate::core::rollout::Rollout;
 use crate::core::secret::SecretId;
-use crate::core::store::Stored;
+use crate::core::store::{Store, Stored};
+use crate::core::workload::WorkloadId;
 
 /// PATCHes under way at once: each starts a rollout, and the API server serves others too.
 const PATCHES_AT_A_TIME: usize = 8;
+
+/// For how long the PATCHes of a tick may begin: for the period, but not for less than this. Where
+/// many take their time to fail, Vault is asked again before all had their turn.
+const SHORTEST_TURN: Duration = Duration::from_secs(30);
 
 /// How often a workload that others keep changing is read and decided about anew, before it is left
 /// to the next attempt.
@@ -35,7 +44,10 @@ enum Outcome {
 }
 
 impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
-    /// Reloads workloads, a few at a time, and takes in how that ended.
+    /// Reloads workloads, a few at a time, and takes in how each ended as it ends.
+    ///
+    /// Where the API server itself turns out not to work, nothing more begins: what is due is left to
+    /// the next tick, which sees first whether it does again. Nobody who was not begun counts as failed.
     pub(super) async fn reload(
         &mut self,
         due: Vec<Due>,
@@ -44,33 +56,113 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         left: &mut Unfinished,
         shutdown: &CancellationToken,
     ) {
-        let this = &*self;
-        let mut outcomes = stream::iter(due)
-            .map(|due| async move {
-                // What has not begun is found again by whoever polls next.
-                if shutdown.is_cancelled() || !this.leadership.holds() {
-                    return None;
-                }
-                let outcome = this.reload_one(&due, sightings, rules).await;
-                Some((due.stored, outcome))
-            })
-            .buffer_unordered(PATCHES_AT_A_TIME);
-        let mut ended = Vec::new();
-        while let Some(outcome) = outcomes.next().await {
-            ended.extend(outcome);
+        let end = Instant::now() + self.settings.period.max(SHORTEST_TURN);
+        let mut due = self.in_turn(due);
+        let writer = Writer {
+            store: &self.store,
+            cluster: &self.cluster,
+            reporter: &self.reporter,
+            vault_namespace: self.settings.vault_namespace.as_ref(),
+            now: self.clocks.now,
+            sightings,
+            rules,
+        };
+        let outage = &mut self.outage;
+        if outage.is_known
+            && let Some(first) = due.front()
+        {
+            outage.see(&writer.try_to_read(&first.stored.workload.id).await);
         }
-        drop(outcomes);
-        for (stored, outcome) in ended {
-            self.take_in(&stored, outcome, left);
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            // What has not begun when this ends is found again by whoever polls next.
+            while under_way.len() < PATCHES_AT_A_TIME
+                && !outage.is_known
+                && !shutdown.is_cancelled()
+                && self.leadership.holds()
+                && Instant::now() < end
+                && let Some(next) = due.pop_front()
+            {
+                let writer = &writer;
+                under_way.push(async move {
+                    let outcome = writer.reload(&next).await;
+                    (next.stored, outcome)
+                });
+            }
+            let Some((stored, outcome)) = under_way.next().await else { break };
+            let id = &stored.workload.id;
+            match &outcome {
+                Outcome::Failed(WriteError::Failed(_)) if !outage.is_known => {
+                    outage.see(&writer.try_to_read(id).await);
+                }
+                Outcome::Failed(WriteError::Failed(_)) => {}
+                Outcome::Failed(_) | Outcome::NotNeeded => outage.see(&Ok(())),
+                Outcome::Reloaded(..) => {
+                    left.is_moving = true;
+                    outage.see(&Ok(()));
+                }
+            }
+            let memory = self.memories.entry(stored.workload.uid.clone()).or_default();
+            if memory.take_in(id, outcome, writer.reporter, (writer.now)()) {
+                left.workloads.insert(id.clone());
+            }
+        }
+        left.is_moving |= !due.is_empty() && !outage.is_known;
+        for due in due {
+            if due.cause == Cause::Found {
+                self.budget.give_back();
+            }
+            left.workloads.insert(due.stored.workload.id.clone());
         }
     }
 
-    async fn reload_one(
-        &self,
-        due: &Due,
-        sightings: &HashMap<Arc<SecretId>, Sighting>,
-        rules: &Rules,
-    ) -> Outcome {
+    /// Whoever failed before comes last: what makes some fail, and be it by taking long, must not keep
+    /// the others waiting for ever.
+    fn in_turn(&self, mut due: Vec<Due>) -> VecDeque<Due> {
+        due.sort_by_cached_key(|due| {
+            self.memories.get(&due.stored.workload.uid).map_or(0, |memory| memory.failures)
+        });
+        due.into()
+    }
+}
+
+/// Whether the API server itself does not work: neither a PATCH nor a read after it got an answer.
+/// Said once, when it begins, and once when it is over.
+#[derive(Debug, Default)]
+pub(super) struct Outage {
+    is_known: bool,
+}
+
+impl Outage {
+    /// Takes in whether a request got an answer, of whatever kind.
+    fn see(&mut self, answer: &Result<(), WriteError>) {
+        match (self.is_known, answer) {
+            (false, Err(error)) => warn!(
+                worker = WORKER,
+                "The API server does not work at present: {error}. Workloads that are due are \
+                 reloaded once it does"
+            ),
+            (true, Ok(())) => info!(worker = WORKER, "The API server works again"),
+            (true, Err(_)) | (false, Ok(())) => {}
+        }
+        self.is_known = answer.is_err();
+    }
+}
+
+/// What reloads have in common.
+struct Writer<'a, C, R> {
+    store: &'a Store,
+    cluster: &'a C,
+    reporter: &'a R,
+    vault_namespace: Option<&'a Arc<str>>,
+    now: fn() -> Timestamp,
+    sightings: &'a HashMap<Arc<SecretId>, Sighting>,
+    rules: &'a Rules,
+}
+
+impl<C: Cluster, R: Reporter> Writer<'_, C, R> {
+    async fn reload(&self, due: &Due) -> Outcome {
+        let Self { sightings, rules, .. } = *self;
         let Due { past, cause, changed, .. } = due;
         let mut stored = due.stored.clone();
         let mut revision = due.revision.clone();
@@ -82,7 +174,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             match self.cluster.patch(&workload, &reload).await {
                 Ok(manifest) => {
                     let rollout = manifest.rollout;
-                    let read = manifest.read(id.kind, self.settings.vault_namespace.as_ref());
+                    let read = manifest.read(id.kind, self.vault_namespace);
                     if let Some(workload) = read.workload {
                         self.store.refresh(workload);
                     }
@@ -106,7 +198,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             if !workload.kept_its_template(&stored.workload) {
                 revision = None;
             }
-            let now = (self.clocks.now)();
+            let now = (self.now)();
             let mut asked = Asked::No;
             loop {
                 let lookup = asked.lookup(revision.as_ref());
@@ -139,7 +231,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             Err(WriteError::NotFound) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let read = manifest.read(id.kind, self.settings.vault_namespace.as_ref());
+        let read = manifest.read(id.kind, self.vault_namespace);
         let fresh = read.workload.filter(|workload| workload.uid == stored.workload.uid);
         Ok(fresh.map(|workload| {
             // No poll has begun after a template that has only just been read.
@@ -149,32 +241,47 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         }))
     }
 
-    fn take_in(&mut self, stored: &Stored, outcome: Outcome, left: &mut Unfinished) {
-        let workload = &stored.workload;
-        let id = &workload.id;
-        let memory = self.memories.entry(workload.uid.clone()).or_default();
+    /// Whether the API server answers a read of a workload, whatever the answer.
+    async fn try_to_read(&self, id: &WorkloadId) -> Result<(), WriteError> {
+        match self.cluster.get(id).await {
+            Err(error @ WriteError::Failed(_)) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}
+
+impl Memory {
+    /// Takes in how a reload ended. Answers whether there is something left to do.
+    fn take_in(
+        &mut self,
+        id: &WorkloadId,
+        outcome: Outcome,
+        reporter: &impl Reporter,
+        now: Timestamp,
+    ) -> bool {
         match outcome {
             Outcome::Reloaded(reload, rollout) => {
-                self.reporter.report(id, &Report::Reloaded { count: reload.count, rollout });
-                memory.past.patched(reload.record.versions);
-                memory.failures = 0;
-                memory.revision = None;
-                memory.said.error = None;
+                reporter.report(id, &Report::Reloaded { count: reload.count, rollout });
+                self.past.patched(reload.record.versions);
+                self.failures = 0;
+                self.revision = None;
+                self.said.error = None;
+                false
             }
             Outcome::NotNeeded => {
-                self.reporter.report(id, &Report::NotNeeded);
-                memory.failures = 0;
-                memory.said.error = None;
-                left.workloads.insert(id.clone());
+                reporter.report(id, &Report::NotNeeded);
+                self.failures = 0;
+                self.said.error = None;
+                true
             }
             Outcome::Failed(error) => {
-                let delay = backoff(memory.failures);
-                memory.failures = memory.failures.saturating_add(1);
-                memory.past.retry_at = (self.clocks.now)().checked_add(delay).ok();
-                left.workloads.insert(id.clone());
-                let again = memory.said.error.as_ref() == Some(&error);
-                self.reporter.report(id, &Report::Failed { error: &error, again });
-                memory.said.error = Some(error);
+                let delay = backoff(self.failures);
+                self.failures = self.failures.saturating_add(1);
+                self.past.retry_at = now.checked_add(delay).ok();
+                let again = self.said.error.as_ref() == Some(&error);
+                reporter.report(id, &Report::Failed { error: &error, again });
+                self.said.error = Some(error);
+                true
             }
         }
     }

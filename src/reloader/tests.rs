@@ -18,6 +18,7 @@ use crate::core::secret::Version;
 use crate::core::workload::Kind;
 
 mod leading;
+mod outage;
 mod told;
 
 /// What both fakes share with the test.
@@ -33,6 +34,12 @@ struct World {
     objects: BTreeMap<String, Manifest>,
     /// What the next PATCHes meet, before they are applied, or after.
     faults: VecDeque<Fault>,
+    /// Whether the API server works no more.
+    is_down: bool,
+    /// The workloads whose PATCHes hang until the API server gives up, and fail.
+    hanging: BTreeSet<String>,
+    /// The workloads that were PATCHed, in order.
+    patched: Vec<String>,
     patches: u32,
     gets: u32,
     lookups: u32,
@@ -44,6 +51,9 @@ struct World {
     told: Vec<String>,
     token: Option<CancellationToken>,
 }
+
+/// How long a PATCH hangs before it fails.
+const HANGS_FOR: Duration = Duration::from_secs(10);
 
 enum Fault {
     /// Refused by an admission policy.
@@ -120,8 +130,20 @@ impl Cluster for Fake {
     }
 
     async fn patch(&self, workload: &Workload, reload: &Reload) -> Result<Manifest, WriteError> {
+        let name = workload.id.name.to_string();
+        let (is_down, is_hanging) = {
+            let mut world = self.world();
+            world.patches += 1;
+            world.patched.push(name.clone());
+            (world.is_down, world.hanging.contains(&name))
+        };
+        if is_hanging {
+            sleep(HANGS_FOR).await;
+        }
+        if is_down || is_hanging {
+            return Err(WriteError::Failed("no answer".to_owned()));
+        }
         let mut world = self.world();
-        world.patches += 1;
         let fault = world.faults.pop_front();
         let token = world.token.clone();
         let object = world.objects.get_mut(&*workload.id.name).ok_or(WriteError::NotFound)?;
@@ -156,6 +178,9 @@ impl Cluster for Fake {
     async fn get(&self, id: &WorkloadId) -> Result<Manifest, WriteError> {
         let mut world = self.world();
         world.gets += 1;
+        if world.is_down {
+            return Err(WriteError::Failed("no answer".to_owned()));
+        }
         world.objects.get(&*id.name).cloned().ok_or(WriteError::NotFound)
     }
 
@@ -240,6 +265,18 @@ impl Bench {
         bench
     }
 
+    /// A reloader with so many workloads, all of which refer to the same path.
+    fn of(count: usize) -> Self {
+        let names: Vec<String> = (0..count).map(|number| format!("web-{number}")).collect();
+        Self::new(&names.iter().map(|name| (name.as_str(), &["a"][..])).collect::<Vec<_>>())
+    }
+
+    /// How often all of them were reloaded.
+    fn reloads(&self) -> u64 {
+        let names: Vec<String> = self.fake.world().objects.keys().cloned().collect();
+        names.iter().map(|name| self.fake.count(name)).sum()
+    }
+
     /// Lets the store see the objects as they are.
     fn watch(&self) {
         for object in self.fake.world().objects.values() {
@@ -313,7 +350,8 @@ async fn an_answer_that_is_lost_rolls_once() {
     bench.watch();
     bench.poll().await;
     assert_eq!(bench.fake.count("web"), 1);
-    assert_eq!(bench.fake.requests(), (2, 1));
+    // One read to see whether the API server works, one since the workload is not as it was.
+    assert_eq!(bench.fake.requests(), (2, 2));
 }
 
 #[tokio::test]
@@ -400,15 +438,12 @@ async fn a_version_older_than_what_was_seen_rolls_once_a_second_poll_has_seen_it
 
 #[tokio::test]
 async fn nothing_new_begins_once_the_process_is_to_end() {
-    let names: Vec<String> = (0..50).map(|n| format!("web-{n}")).collect();
-    let workloads: Vec<(&str, &[&str])> =
-        names.iter().map(|name| (name.as_str(), &["a"][..])).collect();
-    let mut bench = Bench::new(&workloads);
+    let mut bench = Bench::of(50);
     bench.poll().await;
     bench.fake.rotate("a", 2);
     bench.fake.world().faults.push_back(Fault::Shutdown);
     bench.poll().await;
-    let counts: u64 = names.iter().map(|name| bench.fake.count(name)).sum();
+    let counts = bench.reloads();
     assert!((1..50).contains(&counts), "{counts} reloaded");
     assert_eq!(counts, u64::from(bench.fake.world().patches), "none is half done");
 }

@@ -58,9 +58,10 @@ pub(crate) enum Event {
     Undelete(usize),
     Destroy(usize),
     DeleteMetadata(usize),
-    /// The storage is copied; a later restore brings it back.
+    /// The storage is copied; a later restore brings it back, of all secrets or of one mount.
     Snapshot,
     Restore,
+    RestoreMount(usize),
     // To workloads, by their owners and others.
     Redeploy(usize),
     AddReference(usize, usize),
@@ -98,6 +99,8 @@ pub(crate) enum Event {
     NoRevisions(u64),
     /// For a minute, every second read is answered by a standby that is so far behind.
     Standby(u64),
+    /// For a minute, all reads of a process are.
+    OnStandby(usize, u64),
     /// The controllers of workloads do nothing for so long.
     ControllersDown(u64),
     /// For a minute, a watch is so late.
@@ -121,6 +124,8 @@ pub(crate) enum PatchFault {
     AnswerLost,
     /// The answer is lost, and it is applied so many milliseconds after that was given up.
     Late(u64),
+    /// It takes so many milliseconds to arrive, and is answered.
+    Slow(u64),
     /// Somebody else writes first.
     Conflict,
     /// The workload's owner deploys first.
@@ -129,9 +134,43 @@ pub(crate) enum PatchFault {
     Killed,
 }
 
-/// Any history.
+/// Any history. Most hold only some of all that can happen: where everything does, hardly anything
+/// comes together that takes several steps of few kinds.
 pub(crate) fn histories() -> impl Strategy<Value = History> {
-    (setups(), vec(steps(), 0..45)).prop_map(|(setup, steps)| History { setup, steps })
+    let kinds = prop_oneof![1 => Just(u32::MAX), 3 => any::<u32>()];
+    (setups(), kinds, vec(steps(), 0..60)).prop_map(|(setup, kinds, mut steps)| {
+        steps.retain(|step| step.event.kind().is_none_or(|kind| kinds >> kind & 1 == 1));
+        History { setup, steps }
+    })
+}
+
+impl Event {
+    /// What is there, or not, as a whole in a history; `None` for what each has.
+    fn kind(&self) -> Option<u32> {
+        Some(match self {
+            Self::Rotate(_) => return None,
+            Self::Delete(_) | Self::Undelete(_) | Self::Destroy(_) | Self::DeleteMetadata(_) => 0,
+            Self::Snapshot | Self::Restore | Self::RestoreMount(_) => 1,
+            Self::Redeploy(_) => 2,
+            Self::AddReference(..) | Self::RemoveReference(..) => 3,
+            Self::OptOut(_) | Self::OptIn(_) => 4,
+            Self::Undo(_) => 5,
+            Self::Revert(_) | Self::RevertNext(_) => 6,
+            Self::Strip(_) | Self::StripNext(_) | Self::RemoveRecord(_) => 7,
+            Self::Prune(_) => 8,
+            Self::Touch(_) | Self::RenewPods(_) => 9,
+            Self::StartDeletion(_) => 10,
+            Self::Recreate(_) | Self::Clone(_) => 11,
+            Self::Patch(_) => 12,
+            Self::Unreadable(..) => 13,
+            Self::VaultDown(_) | Self::ApiDown(_) => 14,
+            Self::NoRevisions(_) | Self::ControllersDown(_) => 15,
+            Self::Standby(_) | Self::OnStandby(..) => 16,
+            Self::SlowWatch(..) => 17,
+            Self::Kill(_) | Self::Stop(_) | Self::Start(_) => 18,
+            Self::Demote(..) => 19,
+        })
+    }
 }
 
 fn setups() -> impl Strategy<Value = Setup> {
@@ -186,7 +225,7 @@ fn events() -> impl Strategy<Value = Event> {
     let p = || 0..PROCESSES;
     prop_oneof![
         14 => secret_events(s()),
-        2 => prop_oneof![Just(Event::Snapshot), Just(Event::Restore)],
+        3 => storage_events(s()),
         6 => w().prop_map(Event::Redeploy),
         2 => (w(), s()).prop_map(|(w, s)| Event::AddReference(w, s)),
         1 => (w(), s()).prop_map(|(w, s)| Event::RemoveReference(w, s)),
@@ -198,6 +237,7 @@ fn events() -> impl Strategy<Value = Event> {
         3 => endings(w()),
         7 => patch_faults().prop_map(Event::Patch),
         7 => outages(s()),
+        1 => (p(), 0..1_000_u64).prop_map(|(p, ms)| Event::OnStandby(p, ms)),
         5 => p().prop_map(Event::Kill),
         1 => p().prop_map(Event::Stop),
         5 => p().prop_map(Event::Start),
@@ -213,6 +253,14 @@ fn secret_events(s: std::ops::Range<usize>) -> impl Strategy<Value = Event> {
         11 | 12 => Event::Undelete(s),
         13 => Event::Destroy(s),
         _ => Event::DeleteMetadata(s),
+    })
+}
+
+fn storage_events(s: std::ops::Range<usize>) -> impl Strategy<Value = Event> {
+    (0..3, s).prop_map(|(kind, s)| match kind {
+        0 => Event::Snapshot,
+        1 => Event::Restore,
+        _ => Event::RestoreMount(s),
     })
 }
 
@@ -242,6 +290,7 @@ fn patch_faults() -> impl Strategy<Value = PatchFault> {
         1 => Just(PatchFault::Lost),
         2 => Just(PatchFault::AnswerLost),
         2 => (0..90_000_u64).prop_map(PatchFault::Late),
+        2 => (0..5_000_u64).prop_map(PatchFault::Slow),
         1 => Just(PatchFault::Conflict),
         1 => Just(PatchFault::Redeployed),
         2 => Just(PatchFault::Killed),

@@ -200,7 +200,7 @@ impl Play {
                 continue;
             };
             let tampered = world.was_tampered_with(&id) == Some(true);
-            let mut complaints = Vec::new();
+            let (mut complaints, mut untrue) = (Vec::new(), Vec::new());
             for Process { recorder, .. } in self.processes.values() {
                 let standing = lock(&recorder.standings).get(&id).cloned();
                 let uid = world.identity(&id).map(|(uid, _)| uid);
@@ -215,6 +215,18 @@ impl Play {
                     .iter()
                     .filter(|secret| !(is_held || tampered && reverted.contains(secret)))
                     .collect();
+                // What is said must be so, also where nothing is missed. Whoever left and came back is
+                // another to whoever reports, and not to the recorder.
+                let is_untrue = match hold {
+                    Some(Hold::SecretGone) => gone.is_empty(),
+                    Some(Hold::Stripped) => !tampered,
+                    Some(Hold::Deleting | Hold::BackOff | Hold::Budget) => true,
+                    None => false,
+                };
+                let is_stayer = world.identity(&id).is_some_and(|(_, is_stayer)| is_stayer);
+                if is_stayer && (is_untrue || !tampered && !reverted.is_empty()) {
+                    untrue.push(format!("{id}: process {} says {standing:?}", recorder.life));
+                }
                 if !missed.is_empty() {
                     complaints.push(format!(
                         "{id}: secrets {missed:?} have not reached its pods, and process {} says \
@@ -227,7 +239,7 @@ impl Play {
             if world.was_restored() && complaints.len() < self.processes.len() {
                 complaints.clear();
             }
-            for what in complaints {
+            for what in complaints.into_iter().chain(untrue) {
                 world.say(|| format!("WRONG: {what}"));
                 world.wrong.push(what);
             }

@@ -135,6 +135,8 @@ impl Cluster for Ports {
         let life = self.life;
         let was_right = lock(&self.world).is_right_now(&workload.id, life);
         let mut sent = Sent { life, was_right, is_answered: true };
+        let slow = lock(&self.world).faults.take_slow();
+        sleep(Duration::from_millis(slow)).await;
         let mut is_killed = false;
         let answer = self
             .ask(|world| {
@@ -146,7 +148,8 @@ impl Cluster for Ports {
                     world.say(|| format!("{}: its PATCH meets {fault:?}", workload.id));
                 }
                 match fault {
-                    None => {}
+                    // A slow one has taken its time before it arrived.
+                    None | Some(PatchFault::Slow(_)) => {}
                     Some(PatchFault::Refused) => {
                         return Err(WriteError::Refused("by a policy".to_owned()));
                     }

@@ -155,8 +155,17 @@ pub(crate) struct Faults {
     api: Option<Instant>,
     revisions: Option<Instant>,
     standby: Option<(Instant, Duration)>,
+    standbys: BTreeMap<usize, (Instant, Duration)>,
     controllers: Option<Instant>,
     watches: BTreeMap<usize, (Instant, Duration)>,
+}
+
+impl Faults {
+    /// How many milliseconds the next PATCH takes to arrive, if that is what it meets.
+    pub(crate) fn take_slow(&mut self) -> u64 {
+        let slow = self.patches.pop_if(|fault| matches!(fault, PatchFault::Slow(_)));
+        if let Some(PatchFault::Slow(ms)) = slow { ms } else { 0 }
+    }
 }
 
 /// All there is.
@@ -268,7 +277,7 @@ impl World {
 
     // Secrets.
 
-    fn secret(&mut self, secret: usize) -> usize {
+    fn secret(&self, secret: usize) -> usize {
         secret % self.setup.secrets
     }
 
@@ -296,8 +305,10 @@ impl World {
         }
         self.reads += 1;
         let Secret { state, before, since } = self.secrets[secret];
-        let lag = self.faults.standby.filter(|(until, _)| now < *until).map(|(_, lag)| lag);
-        let is_behind = self.reads.is_multiple_of(2) && lag.is_some_and(|lag| now < since + lag);
+        let own = self.faults.standbys.get(&process_of(life)).copied();
+        let other = self.faults.standby.filter(|_| self.reads.is_multiple_of(2));
+        let is_behind =
+            [own, other].into_iter().flatten().any(|(until, lag)| now < until && now < since + lag);
         let answer = if is_behind { before } else { state };
         self.told[process_of(life)].insert(secret, (answer, state));
         if let Some(version) = answer.live() {

@@ -33,7 +33,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use fastrand::Rng;
 use futures::FutureExt as _;
-use futures::future::LocalBoxFuture;
+use futures::future::{LocalBoxFuture, try_join_all};
 use tokio::time::timeout;
 
 use arena::Arena;
@@ -42,12 +42,14 @@ pub use report::{Report, Row};
 /// No fault takes longer, or it is one in itself.
 const FAULT_WITHIN: Duration = Duration::from_mins(8);
 
-/// The two halves of the suite. Each does as well on a bed of its own, beside the other.
+/// The parts of the suite. Each does as well on a bed of its own, beside the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Half {
-    /// The controller itself, and the cluster.
+pub enum Part {
+    /// The controller itself, and its connections.
+    Controller,
+    /// The cluster.
     Cluster,
-    /// Vault.
+    /// Vault, and the clocks.
     Vault,
 }
 
@@ -64,8 +66,6 @@ pub struct Plan {
     pub kills: usize,
     /// How often the other faults strike.
     pub times: usize,
-    /// Only the faults of one half.
-    pub half: Option<Half>,
     /// Only the faults whose name contains one of these; all, where there is none.
     pub only: Vec<String>,
 }
@@ -74,22 +74,17 @@ impl Plan {
     /// What `make faults` does.
     #[must_use]
     pub fn full(seed: u64) -> Self {
-        Self {
-            seed,
-            workloads: 200,
-            secrets: 50,
-            kills: 60,
-            times: 4,
-            half: None,
-            only: Vec::new(),
-        }
+        Self { seed, workloads: 200, secrets: 50, kills: 60, times: 4, only: Vec::new() }
     }
 
-    /// The same faults, each once: what is part of `make test`, by halves, since most of the time is
-    /// spent waiting for time-outs.
+    /// The same faults, each once: what is part of `make test`.
     #[must_use]
-    pub fn short(seed: u64, half: Half) -> Self {
-        Self { kills: 12, times: 1, half: Some(half), ..Self::full(seed) }
+    pub fn short(seed: u64) -> Self {
+        Self { kills: 12, times: 1, ..Self::full(seed) }
+    }
+
+    fn wants(&self, fault: &Fault) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| fault.name.contains(only))
     }
 }
 
@@ -106,110 +101,95 @@ struct Fault {
     run: for<'a> fn(&'a mut Arena, &'a Plan) -> LocalBoxFuture<'a, Result<()>>,
 }
 
-const OF_THE_CLUSTER: [Fault; 14] = [
-    Fault { name: "kill -9", run: |arena, plan| killed::alone(arena, plan).boxed_local() },
-    Fault {
-        name: "kill -9, two without a lease",
-        run: |arena, plan| killed::two(arena, plan).boxed_local(),
-    },
-    Fault {
-        name: "kill -9 of the leader of three",
-        run: |arena, plan| killed::leaders(arena, plan).boxed_local(),
-    },
-    Fault {
-        name: "API server killed",
-        run: |arena, plan| api_server::killed(arena, plan).boxed_local(),
-    },
-    Fault {
-        name: "API server paused",
-        run: |arena, plan| api_server::paused(arena, plan).boxed_local(),
-    },
-    Fault {
-        name: "API server restarted",
-        run: |arena, plan| api_server::restarted(arena, plan).boxed_local(),
-    },
-    Fault {
-        name: "etcd paused",
-        run: |arena, plan| api_server::etcd_paused(arena, plan).boxed_local(),
-    },
-    Fault {
-        name: "other writers (409)",
-        run: |arena, plan| others::writers(arena, plan).boxed_local(),
-    },
-    Fault {
-        name: "denied by admission",
-        run: |arena, plan| others::denied(arena, plan).boxed_local(),
-    },
-    Fault {
-        name: "namespace terminating",
-        run: |arena, plan| others::terminating(arena, plan).boxed_local(),
-    },
-    Fault {
-        name: "watches dropped",
-        run: |arena, plan| watches::dropped(arena, plan).boxed_local(),
-    },
-    Fault {
-        name: "resourceVersion too old",
-        run: |arena, plan| watches::too_old(arena, plan).boxed_local(),
-    },
-    Fault {
-        name: "API answers cut",
-        run: |arena, plan| network::api_cut(arena, plan).boxed_local(),
-    },
-    Fault {
-        name: "API answers and events held",
-        run: |arena, plan| network::api_held(arena, plan).boxed_local(),
-    },
-];
+macro_rules! faults {
+    ($($name:literal: $run:path,)*) => {
+        &[$(Fault { name: $name, run: |arena, plan| $run(arena, plan).boxed_local() }),*]
+    };
+}
 
-const OF_VAULT: [Fault; 9] = [
-    Fault { name: "Vault sealed", run: |arena, plan| vault::sealed(arena, plan).boxed_local() },
-    Fault { name: "Vault killed", run: |arena, plan| vault::killed(arena, plan).boxed_local() },
-    Fault { name: "Vault paused", run: |arena, plan| vault::paused(arena, plan).boxed_local() },
-    Fault {
-        name: "Vault restarted",
-        run: |arena, plan| vault::restarted(arena, plan).boxed_local(),
-    },
-    Fault {
-        name: "Vault answers cut",
-        run: |arena, plan| network::vault_cut(arena, plan).boxed_local(),
-    },
-    Fault {
-        name: "token, policy withdrawn in a poll",
-        run: |arena, plan| access::withdrawn(arena, plan).boxed_local(),
-    },
-    Fault {
-        name: "rate limit (429)",
-        run: |arena, plan| access::rate_limit(arena, plan).boxed_local(),
-    },
+const OF_THE_CONTROLLER: &[Fault] = faults! {
+    "kill -9": killed::alone,
+    "kill -9, two without a lease": killed::two,
+    "kill -9 of the leader of three": killed::leaders,
+    "watches dropped": watches::dropped,
+    "resourceVersion too old": watches::too_old,
+    "API answers cut": network::api_cut,
+    "API answers and events held": network::api_held,
+    "Vault answers cut": network::vault_cut,
+};
+
+const OF_THE_CLUSTER: &[Fault] = faults! {
+    "API server killed": api_server::killed,
+    "API server paused": api_server::paused,
+    "API server restarted": api_server::restarted,
+    "etcd paused": api_server::etcd_paused,
+    "other writers (409)": others::writers,
+    "denied by admission": others::denied,
+    "namespace terminating": others::terminating,
+};
+
+const OF_VAULT: &[Fault] = faults! {
+    "Vault sealed": vault::sealed,
+    "Vault killed": vault::killed,
+    "Vault paused": vault::paused,
+    "Vault restarted": vault::restarted,
+    "token, policy withdrawn in a poll": access::withdrawn,
+    "rate limit (429)": access::rate_limit,
     // The last: what they leave behind is of no use to others.
-    Fault {
-        name: "Vault's clock 1 h ahead",
-        run: |arena, plan| clocks::ahead(arena, plan).boxed_local(),
-    },
-    Fault {
-        name: "Vault's clock 1 h behind",
-        run: |arena, plan| clocks::behind(arena, plan).boxed_local(),
-    },
-];
+    "Vault's clock 1 h ahead": clocks::ahead,
+    "Vault's clock 1 h behind": clocks::behind,
+};
 
-/// Runs the suite; `say` is told how it goes.
+impl Part {
+    const ALL: [Self; 3] = [Self::Controller, Self::Cluster, Self::Vault];
+
+    fn faults(self) -> &'static [Fault] {
+        match self {
+            Self::Controller => OF_THE_CONTROLLER,
+            Self::Cluster => OF_THE_CLUSTER,
+            Self::Vault => OF_VAULT,
+        }
+    }
+}
+
+/// Runs the suite on one bed, one fault after the other; `say` is told how it goes.
 ///
 /// # Errors
 /// When the bed does not start, or cannot be brought back to order after a fault. What the
 /// controller got wrong is part of the report.
 pub async fn run(plan: &Plan, say: impl FnMut(&str) + 'static) -> Result<Report> {
+    run_parts(&Part::ALL, plan, say).await
+}
+
+/// Runs the suite on a bed for each part, side by side, since most of the time is spent waiting for
+/// time-outs.
+///
+/// # Errors
+/// As those of [`run`].
+pub async fn run_side_by_side(
+    plan: &Plan,
+    say: impl FnMut(Part, &str) + Clone + 'static,
+) -> Result<Report> {
+    let parts = Part::ALL.map(async |part| {
+        let mut say = say.clone();
+        run_parts(&[part], plan, move |text| say(part, text)).await
+    });
+    let rows = try_join_all(parts).await?.into_iter().flat_map(|report| report.rows);
+    Ok(Report { rows: rows.collect() })
+}
+
+async fn run_parts(parts: &[Part], plan: &Plan, say: impl FnMut(&str) + 'static) -> Result<Report> {
+    let mut report = Report::default();
+    let faults = parts.iter().flat_map(|part| part.faults());
+    let mut faults = faults.filter(|fault| plan.wants(fault)).peekable();
+    if faults.peek().is_none() {
+        return Ok(report);
+    }
     let rng = Rng::with_seed(plan.seed);
     let mut say = Box::new(say);
     say(&format!("{} workloads, {} secrets, seed {}", plan.workloads, plan.secrets, plan.seed));
     let mut arena = Arena::start(plan.workloads, plan.secrets, rng, say).await?;
-    let mut report = Report::default();
-    let halves = [(Half::Cluster, &OF_THE_CLUSTER[..]), (Half::Vault, &OF_VAULT[..])];
-    let halves = halves.into_iter().filter(|(half, _)| plan.half.is_none_or(|only| only == *half));
-    let is_wanted = |fault: &&Fault| {
-        plan.only.is_empty() || plan.only.iter().any(|only| fault.name.contains(only))
-    };
-    for fault in halves.flat_map(|(_, faults)| faults).filter(is_wanted) {
+    for fault in faults {
         arena.begin(fault.name);
         let outcome = timeout(FAULT_WITHIN, (fault.run)(&mut arena, plan)).await;
         let outcome = outcome.unwrap_or_else(|_| Err(anyhow!("not over after {FAULT_WITHIN:?}")));

@@ -97,10 +97,7 @@ async fn the_end_ends_it_whether_it_leads_or_not() {
 
 #[tokio::test]
 async fn nothing_new_begins_once_the_claim_has_ended() {
-    let names: Vec<String> = (0..50).map(|n| format!("web-{n}")).collect();
-    let workloads: Vec<(&str, &[&str])> =
-        names.iter().map(|name| (name.as_str(), &["a"][..])).collect();
-    let mut bench = Bench::new(&workloads);
+    let mut bench = Bench::of(50);
     bench.poll().await;
     bench.fake.rotate("a", 2);
     let (candidacy, leadership) = contended();

@@ -33,11 +33,11 @@ impl World {
                 self.snapshot = Some(self.secrets.iter().map(|secret| secret.state).collect());
             }
             Event::Restore => {
-                for (secret, state) in self.snapshot.clone().into_iter().flatten().enumerate() {
-                    self.was_restored = true;
-                    self.set(secret, state);
+                for secret in 0..self.secrets.len() {
+                    self.restore(secret);
                 }
             }
+            Event::RestoreMount(s) => self.restore(self.secret(s)),
             Event::Redeploy(w)
             | Event::AddReference(w, _)
             | Event::RemoveReference(w, _)
@@ -68,6 +68,7 @@ impl World {
             | Event::ApiDown(_)
             | Event::NoRevisions(_)
             | Event::Standby(_)
+            | Event::OnStandby(..)
             | Event::ControllersDown(_)
             | Event::SlowWatch(..) => self.fail(event),
             Event::Kill(_) | Event::Stop(_) | Event::Start(_) | Event::Demote(..) => {}
@@ -78,6 +79,12 @@ impl World {
         let secret = self.secret(secret);
         let state = self.secrets[secret].state;
         let state = after(self, state);
+        self.set(secret, state);
+    }
+
+    fn restore(&mut self, secret: usize) {
+        let Some(state) = self.snapshot.as_ref().map(|states| states[secret]) else { return };
+        self.was_restored = true;
         self.set(secret, state);
     }
 
@@ -150,6 +157,11 @@ impl World {
             Event::Standby(ms) => {
                 self.standby_ms = self.standby_ms.max(ms);
                 self.faults.standby = Some((until(60_000), Duration::from_millis(ms)));
+            }
+            Event::OnStandby(p, ms) => {
+                self.standby_ms = self.standby_ms.max(ms);
+                let lag = (until(60_000), Duration::from_millis(ms));
+                self.faults.standbys.insert(p % self.setup.processes, lag);
             }
             Event::ControllersDown(ms) => self.faults.controllers = Some(until(ms)),
             Event::SlowWatch(p, ms) => {

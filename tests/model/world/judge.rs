@@ -123,11 +123,9 @@ impl World {
     fn is_beyond_knowing(&self, object: &Object, secret: usize, live: Version) -> bool {
         let present = object.revisions.iter().max_by_key(|rev| rev.number);
         let seems_older = present.is_some_and(|rev| self.by_api_clock(live.created) < rev.created);
+        let has = self.will_have(object, secret);
         let was_recorded = !object.was_tampered_with
-            && object
-                .covered
-                .iter()
-                .any(|(of, _, created)| *of == secret && *created > live.created);
+            && has.is_some_and(|has| object.covered.contains(&(secret, has.number, has.created)));
         // Long enough for the template to be known to whoever polled then.
         let known = object.deployed_at + Duration::from_mins(1);
         // What is recorded is believed before what was seen: `rollout undo` brings old records back.

@@ -1,0 +1,70 @@
+//! What does not work keeps nothing else from being done, and is not asked again and again.
+
+use super::*;
+
+#[tokio::test]
+async fn an_api_server_that_does_not_work_is_asked_once_a_tick_and_nobody_pays_for_it() {
+    let mut bench = Bench::of(50);
+    bench.fake.rotate("a", 2);
+    // Nothing but the clock speaks for it, and the budget is for a hundred.
+    bench.fake.world().revised = Some(second(1_000_001));
+    bench.fake.world().is_down = true;
+    let left = bench.poll().await;
+    assert_eq!(left.workloads.len(), 50);
+    let (failed, gets) = bench.fake.requests();
+    assert!((1..=8).contains(&failed), "{failed} PATCHes");
+    assert_eq!(gets, 1, "to see whether it was that workload alone");
+    for tick in 1..=5 {
+        let left = bench.poll().await;
+        assert_eq!(left.workloads.len(), 50);
+        assert_eq!(left.retry_in, Some(Duration::from_secs(1 << tick)));
+        assert_eq!(bench.fake.requests(), (failed, gets + tick));
+    }
+    bench.fake.world().is_down = false;
+    let left = bench.poll().await;
+    // Those that failed have their back-off; the others never began.
+    assert_eq!(bench.reloads(), u64::from(50 - failed));
+    assert_eq!(left.workloads.len(), failed as usize);
+    assert_eq!(left.retry_in, Some(Duration::from_secs(1)), "it goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_hangs_for_some_keeps_nobody_else_waiting_and_comes_last() {
+    let mut bench = Bench::of(50);
+    bench.poll().await;
+    let hanging: BTreeSet<String> = (0..20).map(|number| format!("web-{number}")).collect();
+    bench.fake.world().hanging.clone_from(&hanging);
+    for rotation in 1..=2 {
+        bench.fake.rotate("a", rotation + 1);
+        bench.poll().await;
+        assert_eq!(bench.reloads(), 30 * rotation);
+        bench.watch();
+        // What the new pods started with is known from the next poll on.
+        bench.poll().await;
+        for memory in bench.reloader.memories.values_mut() {
+            memory.past.retry_at = None;
+        }
+    }
+    let patched = &bench.fake.world().patched;
+    assert_eq!(patched.len(), 100);
+    assert!(patched[50..80].iter().all(|name| !hanging.contains(name)), "{patched:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_ends_with_the_period_and_the_next_begins_with_whoever_had_none() {
+    let mut bench = Bench::of(200);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    let all = bench.fake.world().objects.keys().cloned().collect();
+    bench.fake.world().hanging = all;
+    let began = Instant::now();
+    let left = bench.poll().await;
+    assert!(began.elapsed() < bench.reloader.settings.period + 2 * HANGS_FOR);
+    assert_eq!(left.workloads.len(), 200);
+    assert_eq!(left.retry_in, Some(Duration::from_secs(1)), "it goes on");
+    let first = std::mem::take(&mut bench.fake.world().patched);
+    bench.poll().await;
+    let second = bench.fake.world().patched.clone();
+    assert!((8..100).contains(&first.len()), "{}", first.len());
+    assert!(second.iter().all(|name| !first.contains(name)), "{first:?} {second:?}");
+}
