@@ -2,23 +2,19 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::Plan;
 use super::arena::{Arena, begun, reloads_begun};
 use crate::controller::Controller;
 use crate::scenario::polling_fast;
-use crate::wait::eventually;
 
 /// A request that is not answered is given up after ten seconds.
 const GIVEN_UP_WITHIN: Duration = Duration::from_mins(1);
 
-/// What the controller says of a reload that did not work.
-const FAILED: &str = "failed reloading workload: ";
-
-/// And of one that it begins. As many of these as are under way at a time: those before were given up.
-const BEGUN: &str = "Reloading workload: ";
-const AT_A_TIME: usize = 8;
+/// What the controller says when it knows, and when it is over.
+pub(super) const OUTAGE: &str = "level=warn msg=\"The API server does not work at present: ";
+const OVER: &str = "level=info msg=\"The API server works again\"";
 
 /// Secrets that are rotated at a time.
 const ROTATED: usize = 12;
@@ -27,9 +23,9 @@ const ROTATED: usize = 12;
 pub(super) async fn killed(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let controller = Controller::start(&arena.bed, &polling_fast()).await?;
     for _ in 0..plan.times {
-        under_way(arena, &controller).await?;
+        let seen = under_way(arena, &controller).await?;
         arena.bed.api_server.kill();
-        down(arena, &controller).await?;
+        down(arena, &controller, seen).await?;
         arena.bed.api_server.start().await?;
         over(arena, &controller).await?;
     }
@@ -40,9 +36,9 @@ pub(super) async fn killed(arena: &mut Arena, plan: &Plan) -> Result<()> {
 pub(super) async fn restarted(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let mut controller = Controller::start(&arena.bed, &polling_fast()).await?;
     for number in 0..plan.times {
-        under_way(arena, &controller).await?;
+        let seen = under_way(arena, &controller).await?;
         arena.bed.api_server.stop().await?;
-        down(arena, &controller).await?;
+        down(arena, &controller, seen).await?;
         if number % 2 == 1 {
             // Started in front of a server that is not there.
             controller.revive()?;
@@ -57,9 +53,9 @@ pub(super) async fn restarted(arena: &mut Arena, plan: &Plan) -> Result<()> {
 pub(super) async fn paused(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let controller = Controller::start(&arena.bed, &polling_fast()).await?;
     for _ in 0..plan.times {
-        under_way(arena, &controller).await?;
+        let seen = under_way(arena, &controller).await?;
         arena.bed.api_server.pause()?;
-        down(arena, &controller).await?;
+        down(arena, &controller, seen).await?;
         arena.bed.api_server.resume().await?;
         over(arena, &controller).await?;
     }
@@ -70,9 +66,9 @@ pub(super) async fn paused(arena: &mut Arena, plan: &Plan) -> Result<()> {
 pub(super) async fn etcd_paused(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let controller = Controller::start(&arena.bed, &polling_fast()).await?;
     for _ in 0..plan.times {
-        under_way(arena, &controller).await?;
+        let seen = under_way(arena, &controller).await?;
         arena.bed.etcd.pause()?;
-        down(arena, &controller).await?;
+        down(arena, &controller, seen).await?;
         arena.bed.etcd.resume().await?;
         arena.bed.api_server.wait_until_ready().await?;
         over(arena, &controller).await?;
@@ -80,33 +76,33 @@ pub(super) async fn etcd_paused(arena: &mut Arena, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Some reloads are done, some are under way, some are to come.
-async fn under_way(arena: &mut Arena, controller: &Controller) -> Result<()> {
+/// Some reloads are done, some are under way, some are to come. Answers how many lines the controller
+/// had written.
+async fn under_way(arena: &mut Arena, controller: &Controller) -> Result<usize> {
     arena.strike();
     arena.audit_is_incomplete();
-    let seen = begun(controller);
+    let (lines, seen) = (controller.lines().len(), begun(controller));
     arena.rotate_at_once(ROTATED).await?;
     let number = arena.rng.usize(1..30);
-    reloads_begun(controller, seen, number).await
+    reloads_begun(controller, seen, number).await?;
+    Ok(lines)
 }
 
 /// It is down, and secrets go on being rotated.
-async fn down(arena: &mut Arena, controller: &Controller) -> Result<()> {
-    let (seen, begun) = (controller.lines().len(), begun(controller));
+async fn down(arena: &mut Arena, controller: &Controller, seen: usize) -> Result<()> {
     arena.rotate_at_once(ROTATED).await?;
-    eventually("a reload to be given up", GIVEN_UP_WITHIN, || async {
-        let lines = controller.lines();
-        let has_failed = lines.iter().skip(seen).any(|line| line.text.contains(FAILED));
-        let more = lines.iter().filter(|line| line.text.contains(BEGUN)).count() - begun;
-        Ok((has_failed || more >= AT_A_TIME).then_some(()))
-    })
-    .await
-    .with_context(|| controller.last_lines())
+    controller.wait_for_after(seen, OUTAGE, GIVEN_UP_WITHIN).await?;
+    Ok(())
 }
 
-/// It is up again.
+/// It is up again, which is said as often as that it was down.
 async fn over(arena: &mut Arena, controller: &Controller) -> Result<()> {
     arena.rotate_at_once(ROTATED / 4).await?;
     arena.renew_controllers().await?;
-    arena.settle(std::slice::from_ref(controller)).await
+    arena.settle(std::slice::from_ref(controller)).await?;
+    let said = [OUTAGE, OVER].map(|text| controller.lines_with(text).len());
+    if said[0] != said[1] {
+        arena.find(format!("it was said to be down {} times, and to be up {}", said[0], said[1]));
+    }
+    Ok(())
 }

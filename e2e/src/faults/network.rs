@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use fastrand::Rng;
 
 use super::Plan;
+use super::api_server::OUTAGE;
 use super::arena::{Arena, SETTLE_WITHIN};
 use super::settling::quiet;
 use super::watches::behind_a_wire;
@@ -25,8 +26,8 @@ const BYTES_OF_VAULT: usize = 12_000;
 /// The same for the API server: its part of the handshake, and a few objects of three kilobytes.
 const BYTES_OF_THE_API: usize = 40_000;
 
-/// A request is given up after ten seconds, and eight are under way at a time.
-const SECOND_ATTEMPT_WITHIN: Duration = Duration::from_mins(2);
+/// A request is given up after ten seconds, and so is the one that follows it.
+const OUTAGE_WITHIN: Duration = Duration::from_mins(1);
 
 /// Polls through which answers are cut.
 const POLLS: usize = 6;
@@ -85,8 +86,8 @@ pub(super) async fn api_cut(arena: &mut Arena, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// PATCHes are applied and their answers never come, nor does any event of a watch: whoever decides
-/// anew by what is known then reloads a second time.
+/// PATCHes are applied and their answers never come, nor does any event of a watch, also once the API
+/// server works again: whoever decides anew by what is known then reloads a second time.
 pub(super) async fn api_held(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let (wire, controller) = behind_a_wire(arena).await?;
     let controller = [controller];
@@ -95,9 +96,11 @@ pub(super) async fn api_held(arena: &mut Arena, plan: &Plan) -> Result<()> {
         // Revisions are looked up at a start; that is not what is to be held.
         quiet(&controller).await?;
         wire.set(Weather::Holding);
-        // Few workloads, so that it is soon the turn of the first of them again.
+        let seen = controller[0].lines().len();
         arena.rotate_at_once(1).await?;
-        let again = eventually("second attempts", SECOND_ATTEMPT_WITHIN, || async {
+        controller[0].wait_for_after(seen, OUTAGE, OUTAGE_WITHIN).await?;
+        wire.set(Weather::HoldingOld);
+        let again = eventually("second attempts", SETTLE_WITHIN, || async {
             let mut attempts: HashMap<_, usize> = HashMap::new();
             for patch in arena.patches().await? {
                 *attempts.entry((patch.resource, patch.namespace, patch.name)).or_default() += 1;

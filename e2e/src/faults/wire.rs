@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use anyhow::Result;
 use fastrand::Rng;
@@ -30,6 +31,8 @@ pub(super) enum Weather {
     /// Requests pass, and answers are held back, all but the server's part of a TLS handshake: without
     /// it a client would never send its request.
     Holding,
+    /// The same on connections that are older than this weather; new ones are fine.
+    HoldingOld,
     /// Each connection is closed when a random number of bytes of answers, less than this, have
     /// passed.
     Cutting(usize),
@@ -38,6 +41,7 @@ pub(super) enum Weather {
 #[derive(Debug, Clone, Copy)]
 struct State {
     weather: Weather,
+    since: Instant,
     /// Connections of an earlier era are closed.
     era: u64,
 }
@@ -68,7 +72,8 @@ impl Wire {
             rng: Mutex::new(rng),
             cuts: AtomicUsize::new(0),
         });
-        let (state, seen) = watch::channel(State { weather: Weather::Fair, era: 0 });
+        let (state, seen) =
+            watch::channel(State { weather: Weather::Fair, since: Instant::now(), era: 0 });
         let accepting = tokio::spawn({
             let shared = Arc::clone(&shared);
             async move {
@@ -87,7 +92,9 @@ impl Wire {
     }
 
     pub(super) fn set(&self, weather: Weather) {
-        self.state.send_modify(|state| state.weather = weather);
+        self.state.send_modify(|state| {
+            *state = State { weather, since: Instant::now(), ..*state };
+        });
     }
 
     /// Closes all connections; new ones pass.
@@ -133,6 +140,7 @@ impl Shared {
     ) -> Result<()> {
         let mut buffer = vec![0; 16_384];
         let (mut left, mut passed) = (None, 0);
+        let opened = Instant::now();
         loop {
             let length = from.read(&mut buffer).await?;
             if length == 0 {
@@ -140,7 +148,11 @@ impl Shared {
             }
             passed += length;
             let may_pass = passed <= HANDSHAKE;
-            let passes = |now: &State| may_pass || now.weather != Weather::Holding;
+            let passes = |now: &State| match now.weather {
+                Weather::Holding => may_pass,
+                Weather::HoldingOld => may_pass || opened > now.since,
+                Weather::Fair | Weather::Refusing | Weather::Cutting(_) => true,
+            };
             let weather = state.wait_for(passes).await?.weather;
             let Weather::Cutting(below) = weather else {
                 left = None;
