@@ -248,9 +248,10 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             ..Unfinished::default()
         };
         let mut sightings = HashMap::with_capacity(asks.len());
-        for Ask { secret, not_before, .. } in &asks {
+        for ask in &asks {
+            let secret = &ask.secret;
             let Some(observation) = polled.observations.get(secret) else { continue };
-            let sighting = self.history.observe(snapshot.poll, secret, *observation, *not_before);
+            let sighting = self.history.observe(snapshot.poll, ask, *observation);
             if self.history.suspects(secret) {
                 debug!(worker = WORKER, "{secret}: the answer is older than what is known");
                 left.secrets.insert(Arc::clone(secret));
@@ -283,9 +284,10 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         for Stored { workload, .. } in workloads {
             for secret in &workload.secrets {
                 let ask = asks.entry(secret).or_insert_with(|| {
-                    let known = self.history.last_seen(secret);
-                    let not_before = known.map(|version| version.created);
-                    Ask { secret: Arc::clone(secret), known, not_before, may_be_missing: true }
+                    let last = self.history.last_seen(secret);
+                    let not_before = last.map(|version| version.created);
+                    let secret = Arc::clone(secret);
+                    Ask { secret, not_before, believed: None, may_be_missing: true }
                 });
                 ask.may_be_missing &= workload.ignore_missing;
                 let recorded = workload.recorded.as_ref();
@@ -293,7 +295,11 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
                 ask.not_before = ask.not_before.max(entry.map(|version| version.created));
             }
         }
-        asks.into_values().collect()
+        let mut asks: Vec<Ask> = asks.into_values().collect();
+        for ask in &mut asks {
+            ask.believed = self.history.believed(&ask.secret, ask.not_before);
+        }
+        asks
     }
 
     /// Forgets what is no more.

@@ -88,8 +88,8 @@ fn asks_for(paths: impl Iterator<Item = String>, known: Option<Version>) -> Vec<
                 namespace: None,
                 path: path.into(),
             }),
-            known,
             not_before: known.map(|version| version.created),
+            believed: None,
             may_be_missing: false,
         })
         .collect()

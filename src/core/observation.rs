@@ -42,13 +42,21 @@ impl Sighting {
 pub struct Ask {
     /// Which.
     pub secret: Arc<SecretId>,
-    /// The version that was last seen live.
-    pub known: Option<Version>,
     /// When the latest version that was ever seen or recorded had been created: an answer with an
     /// earlier one may be stale.
     pub not_before: Option<Timestamp>,
+    /// The version that is believed although it is earlier. See [`History::observe`].
+    pub believed: Option<Version>,
     /// Whether all workloads that use it say that it may be missing.
     pub may_be_missing: bool,
+}
+
+impl Ask {
+    /// Whether an answer with this version may come from a standby that lags behind.
+    #[must_use]
+    pub fn may_be_stale(&self, version: Version) -> bool {
+        self.not_before.is_some_and(|time| version.created < time) && self.believed != Some(version)
+    }
 }
 
 /// What a poll brought.
@@ -79,43 +87,44 @@ struct Seen {
     last: Poll,
     /// The last poll that saw another one before it.
     other: Poll,
+    /// What the latest answer with it was measured by: whatever is created later is news to it.
+    over: Option<Timestamp>,
 }
 
 impl History {
     /// Takes in what a poll observed, and says what that means beside what was seen before.
     ///
-    /// A version that was created before `not_before`, when the latest that was ever seen or
-    /// recorded had been, is believed when two polls in a row have seen it. Until then the answer
-    /// may come from a standby that lags behind, and the secret is unknown; afterwards an earlier
-    /// storage was restored.
-    pub fn observe(
-        &mut self,
-        poll: Poll,
-        secret: &Arc<SecretId>,
-        observation: Observation,
-        not_before: Option<Timestamp>,
-    ) -> Sighting {
+    /// A version that [may be stale](Ask::may_be_stale) is believed when two polls in a row have seen
+    /// it. Until then the answer may come from a standby that lags behind, and the secret is unknown;
+    /// afterwards an earlier storage was restored. That it is what was seen last says nothing, where
+    /// another controller has recorded a later one since.
+    pub fn observe(&mut self, poll: Poll, ask: &Ask, observation: Observation) -> Sighting {
+        let secret = &ask.secret;
         let before = self.secrets.get(secret).copied();
         let other_seen = before.map_or(0, |seen| seen.other);
         let Observation::Live(version) = observation else {
             return Sighting { observation, other_seen };
         };
-        let is_known = before.is_some_and(|seen| seen.version == version);
         let suspect = self.suspects.remove(secret);
-        if !is_known
-            && not_before.is_some_and(|time| version.created < time)
-            && suspect != Some(version)
-        {
+        if ask.may_be_stale(version) && suspect != Some(version) {
             self.suspects.insert(Arc::clone(secret), version);
             return Sighting { observation: Observation::Unknown, other_seen };
         }
-        let seen = match before {
-            Some(seen) if is_known => Seen { last: poll, ..seen },
-            Some(seen) => Seen { version, last: poll, other: seen.last },
-            None => Seen { version, last: poll, other: 0 },
+        let other = match before {
+            Some(seen) if seen.version == version => seen.other,
+            Some(seen) => seen.last,
+            None => 0,
         };
+        let seen = Seen { version, last: poll, other, over: ask.not_before };
         self.secrets.insert(Arc::clone(secret), seen);
-        Sighting { observation, other_seen: seen.other }
+        Sighting { observation, other_seen: other }
+    }
+
+    /// The version that is believed although one was recorded that was created at `not_before`.
+    #[must_use]
+    pub fn believed(&self, secret: &SecretId, not_before: Option<Timestamp>) -> Option<Version> {
+        let seen = self.secrets.get(secret).filter(|seen| seen.over >= not_before);
+        seen.map(|seen| seen.version)
     }
 
     /// Whether the latest answer was older than what is known, and is yet to be believed.
@@ -140,23 +149,32 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::fixtures::secret;
 
     fn version(number: u64) -> Observation {
         let created = Timestamp::from_second(i64::try_from(number).unwrap()).unwrap();
         Observation::Live(Version { number, created })
     }
 
-    fn secret() -> Arc<SecretId> {
-        Arc::new(SecretId {
-            connection: "default".into(),
-            namespace: None,
-            path: "secret/data/a".into(),
-        })
+    /// Observes as the reloader does, beside what is recorded.
+    fn observe(
+        history: &mut History,
+        poll: Poll,
+        observation: Observation,
+        recorded: Option<i64>,
+    ) -> Sighting {
+        let secret = secret("a");
+        let recorded = recorded.map(|second| Timestamp::from_second(second).unwrap());
+        let last = history.last_seen(&secret).map(|version| version.created);
+        let not_before = recorded.max(last);
+        let believed = history.believed(&secret, not_before);
+        let ask = Ask { secret, not_before, believed, may_be_missing: false };
+        history.observe(poll, &ask, observation)
     }
 
     #[test]
     fn the_last_poll_with_another_version_is_kept() {
-        let secret = secret();
+        let secret = secret("a");
         let mut history = History::default();
         let table = [
             (1, version(1), 0),
@@ -166,24 +184,25 @@ mod tests {
             (5, version(2), 2),
             (6, Observation::Gone, 2),
             (7, version(3), 5),
-            // A storage that was restored is one more change.
-            (8, version(2), 7),
         ];
         for (poll, observation, other_seen) in table {
             assert_eq!(
-                history.observe(poll, &secret, observation, None),
+                observe(&mut history, poll, observation, None),
                 Sighting { observation, other_seen },
                 "poll {poll}"
             );
         }
+        // A storage that was restored is one more change, once it is believed.
+        assert_eq!(observe(&mut history, 8, version(2), None).observation, Observation::Unknown);
+        assert_eq!(observe(&mut history, 9, version(2), None).other_seen, 7);
         assert_eq!(history.last_seen(&secret).map(|version| version.number), Some(2));
         history.retain(|_| false);
-        assert_eq!(history.observe(9, &secret, version(4), None).other_seen, 0);
+        assert_eq!(observe(&mut history, 10, version(4), None).other_seen, 0);
     }
 
     #[test]
     fn an_older_version_is_believed_when_two_polls_in_a_row_have_seen_it() {
-        let secret = secret();
+        let secret = secret("a");
         let mut history = History::default();
         // What is known was created at second 3; that is what an answer is measured by.
         let unknown = Observation::Unknown;
@@ -205,9 +224,8 @@ mod tests {
             (10, version(2), unknown, 6),
         ];
         for (poll, seen, observation, other_seen) in table {
-            let not_before = Some(Timestamp::from_second(3).unwrap());
             assert_eq!(
-                history.observe(poll, &secret, seen, not_before),
+                observe(&mut history, poll, seen, Some(3)),
                 Sighting { observation, other_seen },
                 "poll {poll}"
             );
@@ -215,5 +233,26 @@ mod tests {
         }
         history.retain(|_| false);
         assert!(!history.suspects(&secret));
+    }
+
+    #[test]
+    fn what_was_seen_last_may_be_stale_once_another_has_recorded_a_later_one() {
+        let mut history = History::default();
+        let unknown = Observation::Unknown;
+        let table = [
+            (1, version(1), None, version(1)),
+            // Another controller has read, and rolled out, what a standby does not know yet.
+            (2, version(1), Some(2), unknown),
+            (3, version(2), Some(2), version(2)),
+            // Restored, which is believed whatever is recorded by then, up to that.
+            (4, version(1), Some(2), unknown),
+            (5, version(1), Some(2), version(1)),
+            (6, version(1), Some(2), version(1)),
+            (7, version(1), Some(3), unknown),
+        ];
+        for (poll, seen, recorded, observation) in table {
+            let sighting = observe(&mut history, poll, seen, recorded);
+            assert_eq!(sighting.observation, observation, "poll {poll}");
+        }
     }
 }

@@ -76,6 +76,8 @@ pub enum Lookup<'a> {
 pub struct Past {
     /// What the last PATCH that was answered had recorded.
     pub patched: Versions,
+    /// The mark on the template that it replaced.
+    pub replaced: Option<Box<str>>,
     /// Whether a PATCH was answered since the workload was last held for being stripped.
     pub answered: bool,
     /// How often in a row the same was found missing again.
@@ -285,8 +287,11 @@ pub fn decide(
             Verdict::AskRevision => ask = true,
             Verdict::Changed(why) => {
                 cause = cause.max(Some(why));
-                let patched = past.patched.get(secret.hash64()).map(Observation::Live);
-                all_patched &= patched == Some(seen.observation);
+                let patched = past.patched.get(secret.hash64());
+                all_patched &= patched.is_some_and(|version| {
+                    seen.observation == Observation::Live(version)
+                        && !past.is_superseded(workload, secret, version)
+                });
                 decision.changed.push(Arc::clone(secret));
             }
         }
@@ -316,12 +321,25 @@ pub fn decide(
 }
 
 impl Past {
-    /// Notes that a PATCH was answered.
-    pub fn patched(&mut self, versions: Versions) {
+    /// Whether a later version of a secret was rolled out after the last PATCH that was answered: by
+    /// another controller, or by a PATCH whose answer was lost. If an earlier storage was restored
+    /// then, the version of that PATCH is live once more, and nobody has stripped anything.
+    fn is_superseded(&self, workload: &Workload, secret: &SecretId, version: Version) -> bool {
+        workload.recorded.as_ref().is_some_and(|recorded| {
+            let entry = recorded.versions.get(secret.hash64());
+            recorded.of_this_template
+                && workload.mark != self.replaced
+                && entry.is_some_and(|entry| version.created < entry.created)
+        })
+    }
+
+    /// Notes that a PATCH was answered, which put another mark in the place of `replaced`.
+    pub fn patched(&mut self, versions: Versions, replaced: Option<Box<str>>) {
         if self.patched != versions {
             self.stripped = 0;
         }
         self.patched = versions;
+        self.replaced = replaced;
         self.answered = true;
         self.stripped_until = None;
         self.retry_at = None;

@@ -20,7 +20,7 @@ use crate::core::plan::{self, Action, Case, Cause, Reload, Rules};
 use crate::core::rollout::Rollout;
 use crate::core::secret::SecretId;
 use crate::core::store::{Store, Stored};
-use crate::core::workload::WorkloadId;
+use crate::core::workload::{Workload, WorkloadId};
 
 /// PATCHes under way at once: each starts a rollout, and the API server serves others too.
 const PATCHES_AT_A_TIME: usize = 8;
@@ -103,7 +103,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
                 }
             }
             let memory = self.memories.entry(stored.workload.uid.clone()).or_default();
-            if memory.take_in(id, outcome, writer.reporter, (writer.now)()) {
+            if memory.take_in(&stored.workload, outcome, writer.reporter, (writer.now)()) {
                 left.workloads.insert(id.clone());
             }
         }
@@ -190,12 +190,16 @@ impl<C: Cluster, R: Reporter> Writer<'_, C, R> {
                 Ok(None) => return Outcome::NotNeeded,
                 Err(error) => return Outcome::Failed(error),
             }
-            if stored.workload.mark != workload.mark {
-                // Another controller reloaded it, or somebody took a reload back. What that one saw
-                // may be newer than what was seen here: the next poll decides.
+            let has_kept = workload.kept_its_template(&stored.workload);
+            let is_reloaded = stored.workload.mark != workload.mark
+                || stored.workload.recorded != workload.recorded
+                || !has_kept && workload.has_template_of(&stored.workload);
+            if is_reloaded {
+                // By another controller; and perhaps somebody took that back, or stripped it. What
+                // that one saw may be newer than what was seen here: the next poll decides.
                 return Outcome::NotNeeded;
             }
-            if !workload.kept_its_template(&stored.workload) {
+            if !has_kept {
                 revision = None;
             }
             let now = (self.now)();
@@ -254,15 +258,17 @@ impl Memory {
     /// Takes in how a reload ended. Answers whether there is something left to do.
     fn take_in(
         &mut self,
-        id: &WorkloadId,
+        workload: &Workload,
         outcome: Outcome,
         reporter: &impl Reporter,
         now: Timestamp,
     ) -> bool {
+        let id = &workload.id;
         match outcome {
             Outcome::Reloaded(reload, rollout) => {
                 reporter.report(id, &Report::Reloaded { count: reload.count, rollout });
-                self.past.patched(reload.record.versions);
+                // Whoever found another mark on it has left it alone.
+                self.past.patched(reload.record.versions, workload.mark.clone());
                 self.failures = 0;
                 self.revision = None;
                 self.said.error = None;

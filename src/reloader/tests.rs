@@ -8,10 +8,11 @@ use jiff::SignedDuration;
 
 use super::*;
 use crate::core::annotation::{MARK, OptIn};
-use crate::core::fixtures::{second, version};
+use crate::core::fixtures::{second, secret, version};
 use crate::core::manifest::Manifest;
 use crate::core::observation::{Observation, Polled};
 use crate::core::plan::{Reload, Revision};
+use crate::core::record::{Record, Versions};
 use crate::core::reference::EnvVar;
 use crate::core::rollout::Rollout;
 use crate::core::secret::Version;
@@ -371,6 +372,48 @@ async fn a_conflict_is_read_and_decided_anew() {
     let counts = bench.fake.count("web") + bench.fake.count("api");
     assert_eq!(counts, 1);
     assert_eq!(bench.fake.requests(), (3, 2));
+}
+
+#[tokio::test]
+async fn what_another_controller_reloaded_meanwhile_is_left_to_the_next_poll() {
+    // Its reload was taken back before the object is read anew, and the record is still there; or is
+    // not, and nothing but the count of changes tells.
+    let writes: [fn(&mut Manifest); 2] = [
+        |object| {
+            let (uid, mark) = (object.uid.clone(), "theirs".to_owned());
+            object.record = Some(Record { uid, mark, versions: Versions::default() }.encode());
+        },
+        |object| object.generation += 2,
+    ];
+    for write in writes {
+        let mut bench = Bench::new(&[("web", &["a"])]);
+        bench.poll().await;
+        bench.fake.rotate("a", 2);
+        bench.fake.world().faults.push_back(Fault::WrittenBefore(write));
+        let left = bench.poll().await;
+        assert_eq!(bench.fake.requests(), (1, 1));
+        assert_eq!(left.workloads.len(), 1, "it is looked at again");
+    }
+}
+
+#[tokio::test]
+async fn a_version_earlier_than_what_another_has_recorded_is_asked_for_again() {
+    let mut bench = Bench::new(&[("web", &["a"])]);
+    bench.poll().await;
+    // Another controller has rolled out version 2; here a standby still shows version 1.
+    bench.write("web", |object| {
+        let versions = [(secret("a").hash64(), version(2, 1_000_002))].into_iter().collect();
+        let (uid, mark) = (object.uid.clone(), "theirs".to_owned());
+        object.annotations =
+            [(OptIn::Current.key(), "true"), (MARK, "theirs")].into_iter().collect();
+        object.record = Some(Record { uid, mark, versions }.encode());
+        object.template += 1;
+    });
+    bench.poll().await;
+    assert_eq!(bench.fake.requests(), (0, 0));
+    bench.fake.rotate("a", 2);
+    bench.poll().await;
+    assert_eq!(bench.fake.requests(), (0, 0));
 }
 
 #[tokio::test]

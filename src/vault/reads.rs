@@ -202,7 +202,7 @@ impl<'a> Reads<'a> {
     }
 
     async fn read(&self, read: &Read<'_>) -> Result<Version, Trouble> {
-        let Ask { secret, known, not_before, .. } = read.ask;
+        let secret = &read.ask.secret;
         for attempt in 0..=STALE_RETRIES {
             let is_retry = attempt > 0;
             let seen = self
@@ -214,9 +214,7 @@ impl<'a> Reads<'a> {
                 Metadata::Deleted => return Err(Trouble::Deleted),
                 Metadata::Destroyed => return Err(Trouble::Destroyed),
             };
-            let is_old =
-                *known != Some(version) && not_before.is_some_and(|time| version.created < time);
-            if !is_old || attempt == STALE_RETRIES {
+            if !read.ask.may_be_stale(version) || attempt == STALE_RETRIES {
                 return Ok(version);
             }
             sleep(STALE_PAUSE).await;

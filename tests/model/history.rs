@@ -99,8 +99,8 @@ pub(crate) enum Event {
     NoRevisions(u64),
     /// For a minute, every second read is answered by a standby that is so far behind.
     Standby(u64),
-    /// For a minute, all reads of a process are.
-    OnStandby(usize, u64),
+    /// The next poll of a process is answered by one that knows nothing of the latest change.
+    OnStandby(usize),
     /// The controllers of workloads do nothing for so long.
     ControllersDown(u64),
     /// For a minute, a watch is so late.
@@ -165,7 +165,7 @@ impl Event {
             Self::Unreadable(..) => 13,
             Self::VaultDown(_) | Self::ApiDown(_) => 14,
             Self::NoRevisions(_) | Self::ControllersDown(_) => 15,
-            Self::Standby(_) | Self::OnStandby(..) => 16,
+            Self::Standby(_) | Self::OnStandby(_) => 16,
             Self::SlowWatch(..) => 17,
             Self::Kill(_) | Self::Stop(_) | Self::Start(_) => 18,
             Self::Demote(..) => 19,
@@ -225,7 +225,7 @@ fn events() -> impl Strategy<Value = Event> {
     let p = || 0..PROCESSES;
     prop_oneof![
         14 => secret_events(s()),
-        3 => storage_events(s()),
+        6 => storage_events(s()),
         6 => w().prop_map(Event::Redeploy),
         2 => (w(), s()).prop_map(|(w, s)| Event::AddReference(w, s)),
         1 => (w(), s()).prop_map(|(w, s)| Event::RemoveReference(w, s)),
@@ -234,10 +234,10 @@ fn events() -> impl Strategy<Value = Event> {
         7 => tampering(w()),
         2 => w().prop_map(Event::Touch),
         2 => w().prop_map(Event::RenewPods),
-        3 => endings(w()),
+        4 => endings(w()),
         7 => patch_faults().prop_map(Event::Patch),
-        7 => outages(s()),
-        1 => (p(), 0..1_000_u64).prop_map(|(p, ms)| Event::OnStandby(p, ms)),
+        8 => outages(s()),
+        1 => p().prop_map(Event::OnStandby),
         5 => p().prop_map(Event::Kill),
         1 => p().prop_map(Event::Stop),
         5 => p().prop_map(Event::Start),
@@ -277,7 +277,7 @@ fn tampering(w: std::ops::Range<usize>) -> impl Strategy<Value = Event> {
 }
 
 fn endings(w: std::ops::Range<usize>) -> impl Strategy<Value = Event> {
-    (0..3, w).prop_map(|(kind, w)| match kind {
+    (0..4, w).prop_map(|(kind, w)| match kind {
         0 => Event::StartDeletion(w),
         1 => Event::Recreate(w),
         _ => Event::Clone(w),
@@ -298,12 +298,12 @@ fn patch_faults() -> impl Strategy<Value = PatchFault> {
 }
 
 fn outages(s: std::ops::Range<usize>) -> impl Strategy<Value = Event> {
-    (0..7, s, 0..180_000_u64).prop_map(|(kind, s, ms)| match kind {
-        0 => Event::Unreadable(s, ms),
-        1 => Event::VaultDown(ms),
-        2 => Event::ApiDown(ms),
-        3 => Event::NoRevisions(ms),
-        4 | 5 => Event::Standby(ms % 500),
+    (0..8, s, 0..180_000_u64).prop_map(|(kind, s, ms)| match kind {
+        0 | 1 => Event::Unreadable(s, ms),
+        2 => Event::VaultDown(ms),
+        3 => Event::ApiDown(ms),
+        4 => Event::NoRevisions(ms),
+        5 | 6 => Event::Standby(ms % 500),
         _ => Event::ControllersDown(ms),
     })
 }

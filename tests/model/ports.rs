@@ -70,8 +70,13 @@ pub(crate) fn date(time: jiff::Timestamp) -> String {
 impl Vault for Ports {
     async fn poll(&mut self, asks: &[Ask]) -> Polled {
         let mut polled = Polled::default();
-        lock(&self.world).told[self.process()].clear();
-        for Ask { secret, known, not_before, .. } in asks {
+        let is_on_standby = {
+            let mut world = lock(&self.world);
+            world.told[self.process()].clear();
+            world.faults.takes_standby(self.process())
+        };
+        for ask in asks {
+            let secret = &ask.secret;
             let mut observation = Observation::Unknown;
             // As the poller does: what is older than what is known is asked for again.
             for _ in 0..4 {
@@ -80,7 +85,7 @@ impl Vault for Ports {
                 let (state, date) = {
                     let mut world = lock(&self.world);
                     let skew = SignedDuration::from_millis(world.setup.skew_ms);
-                    let state = world.read(self.life, secret_of(secret));
+                    let state = world.read(self.life, secret_of(secret), is_on_standby);
                     (state, date(time::now() + skew))
                 };
                 self.travel().await;
@@ -91,10 +96,7 @@ impl Vault for Ports {
                     State::Missing | State::Deleted(_) | State::Destroyed(_) => Observation::Gone,
                 };
                 match state {
-                    State::Live(version)
-                        if *known != Some(version)
-                            && not_before.is_some_and(|time| version.created < time) =>
-                    {
+                    State::Live(version) if ask.may_be_stale(version) => {
                         sleep(Duration::from_millis(150)).await;
                     }
                     _ => break,

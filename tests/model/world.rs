@@ -113,8 +113,10 @@ pub(crate) struct Object {
     was_tampered_with: bool,
     /// The versions that applied PATCHes have recorded since they became live.
     covered: HashSet<(usize, u64, Timestamp)>,
-    /// Whether it was there, and to be watched, all the time.
+    /// Whether it was to be watched as long as it was there.
     is_stayer: bool,
+    /// The one whose name it has taken.
+    predecessor: Option<String>,
     /// When, by which life of a process and with what it was last reloaded, if that got an answer.
     reloaded: Option<(Instant, u64, Versions)>,
 }
@@ -155,12 +157,25 @@ pub(crate) struct Faults {
     api: Option<Instant>,
     revisions: Option<Instant>,
     standby: Option<(Instant, Duration)>,
-    standbys: BTreeMap<usize, (Instant, Duration)>,
+    /// The processes whose next poll is answered by a standby, and those whose last one was.
+    on_standby: BTreeSet<usize>,
+    were_on_standby: BTreeSet<usize>,
     controllers: Option<Instant>,
     watches: BTreeMap<usize, (Instant, Duration)>,
 }
 
 impl Faults {
+    /// Whether a poll of a process is answered by a standby; never two in a row, which nobody could
+    /// tell from a restored storage.
+    pub(crate) fn takes_standby(&mut self, process: usize) -> bool {
+        let was = self.were_on_standby.remove(&process);
+        let is = self.on_standby.remove(&process) && !was;
+        if is {
+            self.were_on_standby.insert(process);
+        }
+        is
+    }
+
     /// How many milliseconds the next PATCH takes to arrive, if that is what it meets.
     pub(crate) fn take_slow(&mut self) -> u64 {
         let slow = self.patches.pop_if(|fault| matches!(fault, PatchFault::Slow(_)));
@@ -189,6 +204,8 @@ pub(crate) struct World {
     pub(crate) told: [BTreeMap<usize, (State, State)>; PROCESSES],
     /// When each life of a process last read each version.
     reads_of: BTreeMap<(u64, usize), BTreeMap<Version, Instant>>,
+    /// The lives that were told of a secret what had not been so for long.
+    misled: BTreeSet<(u64, usize)>,
     /// The lives that have not ended.
     pub(crate) living: BTreeSet<u64>,
     /// How far a standby was behind at most.
@@ -216,6 +233,7 @@ impl World {
             job_added: Arc::default(),
             told: Default::default(),
             reads_of: BTreeMap::new(),
+            misled: BTreeSet::new(),
             living: BTreeSet::new(),
             standby_ms: 0,
             snapshot: None,
@@ -297,7 +315,7 @@ impl World {
     }
 
     /// What a read of a secret answers to a life of a process: `None` for an error.
-    pub(crate) fn read(&mut self, life: u64, secret: usize) -> Option<State> {
+    pub(crate) fn read(&mut self, life: u64, secret: usize, is_on_standby: bool) -> Option<State> {
         let now = Instant::now();
         let is_out = |until: Option<Instant>| until.is_some_and(|until| now < until);
         if is_out(self.faults.vault) || is_out(self.faults.unreadable.get(&secret).copied()) {
@@ -305,10 +323,18 @@ impl World {
         }
         self.reads += 1;
         let Secret { state, before, since } = self.secrets[secret];
-        let own = self.faults.standbys.get(&process_of(life)).copied();
-        let other = self.faults.standby.filter(|_| self.reads.is_multiple_of(2));
-        let is_behind =
-            [own, other].into_iter().flatten().any(|(until, lag)| now < until && now < since + lag);
+        // It has restored its storage, as all have.
+        let is_on_standby = is_on_standby
+            && before
+                .live()
+                .zip(state.live())
+                .is_some_and(|(then, now)| then.created < now.created);
+        if is_on_standby {
+            self.misled.insert((life, secret));
+        }
+        let lag = self.faults.standby.filter(|(until, _)| now < *until).map(|(_, lag)| lag);
+        let is_behind = is_on_standby
+            || self.reads.is_multiple_of(2) && lag.is_some_and(|lag| now < since + lag);
         let answer = if is_behind { before } else { state };
         self.told[process_of(life)].insert(secret, (answer, state));
         if let Some(version) = answer.live() {
@@ -360,6 +386,7 @@ impl World {
             was_tampered_with: false,
             covered: HashSet::new(),
             is_stayer: true,
+            predecessor: None,
             reloaded: None,
         }
     }
@@ -466,7 +493,10 @@ impl World {
         match object.revisions.iter_mut().find(|rev| rev.template == object.template) {
             Some(rev) => {
                 rev.number = number;
-                rev.record = record;
+                // Annotations are copied anew to a ReplicaSet, and once to a ControllerRevision.
+                if object.kind == Kind::Deployment {
+                    rev.record = record;
+                }
             }
             None => object.revisions.push(Rev {
                 template: object.template.clone(),
@@ -544,7 +574,7 @@ impl World {
             self.tell(&Seen::Deleted(old.id()));
         }
         let mut object = self.fresh(slot, old.as_ref().filter(|_| is_clone));
-        object.is_stayer = false;
+        object.predecessor = old.map(|old| old.uid);
         self.say(|| format!("w{slot}: made anew as {}", object.uid));
         self.objects[slot] = Some(object);
         self.written(slot);
@@ -665,10 +695,10 @@ impl World {
         Some(object.was_tampered_with)
     }
 
-    /// Which workload it is, and whether it was there all the time.
+    /// Which workload it is, and whether it was there, and to be watched, all the time.
     pub(crate) fn identity(&self, id: &WorkloadId) -> Option<(String, bool)> {
         let object = self.objects[self.find(id)?].as_ref()?;
-        Some((object.uid.clone(), object.is_stayer))
+        Some((object.uid.clone(), object.is_stayer && object.predecessor.is_none()))
     }
 
     pub(crate) fn id(&self, slot: usize) -> Option<WorkloadId> {

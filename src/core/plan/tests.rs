@@ -244,7 +244,7 @@ fn what_is_stripped_again_is_not_fought() {
     let web = workload("web", &["a", "b"]);
     let mut past = Past::default();
     let reloaded = reload(&web, |_| witnessed(2), "m".to_owned());
-    past.patched(reloaded.record.versions.clone());
+    past.patched(reloaded.record.versions.clone(), None);
     let seen = [witnessed(2), witnessed(2)];
     let at = |past: &Past, now: i64| {
         let revision = Revision { created: second(100), copies: Arc::new([]) };
@@ -260,12 +260,41 @@ fn what_is_stripped_again_is_not_fought() {
         assert_eq!(at(&past, now + hours * 3600 - 1), Action::Hold(Hold::Stripped));
         now += hours * 3600;
         assert_eq!(at(&past, now), Action::Roll(Cause::Witnessed));
-        past.patched(reloaded.record.versions.clone());
+        past.patched(reloaded.record.versions.clone(), None);
     }
     // A version that was not PATCHed before is a change like any other, also during a hold.
     past.stripped(second(1_000));
     let decision = decided(&web, [witnessed(3), witnessed(2)], &past, 1);
     assert_eq!(decision.action, Action::Roll(Cause::Witnessed));
+}
+
+#[test]
+fn what_was_reloaded_since_is_not_stripped() {
+    let first = workload("web", &["a", "b"]);
+    let mut past = Past::default();
+    let reloaded = reload(&first, |_| witnessed(2), "ours".to_owned());
+    past.patched(reloaded.record.versions, Some("before".into()));
+    let seen = [witnessed(2), witnessed(2)];
+    let with = |mark: &str, of_this_template, number| {
+        let entry = version(number, i64::try_from(number).unwrap() * 10_000_000);
+        Workload {
+            mark: Some(mark.into()),
+            recorded: Some(recorded(of_this_template, &[("a", entry), ("b", entry)])),
+            ..first.clone()
+        }
+    };
+    // A later version was rolled out since, and then an earlier storage was restored.
+    let decision = decided(&with("another", true, 9), seen, &past, 1);
+    assert_eq!(decision.action, Action::Roll(Cause::Witnessed));
+    // What was there before has been put back, as a whole or in part.
+    for web in [
+        with("before", true, 9),
+        with("ours", false, 9),
+        with("another", false, 9),
+        with("long ago", true, 0),
+    ] {
+        assert_eq!(decided(&web, seen, &past, 1).action, Action::Hold(Hold::Stripped));
+    }
 }
 
 #[test]

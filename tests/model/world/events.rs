@@ -68,7 +68,7 @@ impl World {
             | Event::ApiDown(_)
             | Event::NoRevisions(_)
             | Event::Standby(_)
-            | Event::OnStandby(..)
+            | Event::OnStandby(_)
             | Event::ControllersDown(_)
             | Event::SlowWatch(..) => self.fail(event),
             Event::Kill(_) | Event::Stop(_) | Event::Start(_) | Event::Demote(..) => {}
@@ -158,10 +158,8 @@ impl World {
                 self.standby_ms = self.standby_ms.max(ms);
                 self.faults.standby = Some((until(60_000), Duration::from_millis(ms)));
             }
-            Event::OnStandby(p, ms) => {
-                self.standby_ms = self.standby_ms.max(ms);
-                let lag = (until(60_000), Duration::from_millis(ms));
-                self.faults.standbys.insert(p % self.setup.processes, lag);
+            Event::OnStandby(p) => {
+                self.faults.on_standby.insert(p % self.setup.processes);
             }
             Event::ControllersDown(ms) => self.faults.controllers = Some(until(ms)),
             Event::SlowWatch(p, ms) => {

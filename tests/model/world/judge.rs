@@ -82,8 +82,11 @@ impl World {
         let came_back = state.live() == Some(live) && time::now() - age >= object.deployed;
         // When the storage was restored, nobody knows.
         let seems_restored = entry.is_some_and(|entry| live.created < entry.created);
-        (is_needed || seems_newer || came_back || seems_restored)
-            && !is_again(object, secret, live, life)
+        // Whoever was told that another version is live has to believe it, unless the record of the
+        // workload knows better.
+        let is_misled = self.misled.contains(&(life, secret)) && entry != Some(live);
+        let may_be_right = is_needed || seems_newer || came_back || seems_restored;
+        is_misled || may_be_right && !is_again(object, secret, live, life)
     }
 
     /// What the pods have of a secret, once those that are to be made are made: they wait for what is
