@@ -208,6 +208,11 @@ impl Reporter for Fake {
     }
 }
 
+/// After the first version of each secret, and before the second.
+fn between_the_versions() -> Timestamp {
+    second(1_000_001) + SignedDuration::from_millis(500)
+}
+
 fn touch(object: &mut Manifest) {
     let number: u64 = object.resource_version.parse().unwrap();
     object.resource_version = (number + 1).to_string();
@@ -301,8 +306,7 @@ impl Bench {
 
     /// The owner of an object puts its template back, and leaves the record.
     fn put_template_back(&self, name: &str) {
-        let between_the_versions = second(1_000_001) + SignedDuration::from_millis(500);
-        self.fake.world().revised = Some(between_the_versions);
+        self.fake.world().revised = Some(between_the_versions());
         self.write(name, |object| {
             object.template = 100;
             object.annotations = [(OptIn::Current.key(), "true")].into_iter().collect();
@@ -383,12 +387,17 @@ async fn what_another_controller_reloaded_meanwhile_is_left_to_the_next_poll() {
             let (uid, mark) = (object.uid.clone(), "theirs".to_owned());
             object.record = Some(Record { uid, mark, versions: Versions::default() }.encode());
         },
-        |object| object.generation += 2,
+        |object| {
+            object.generation += 2;
+            object.observed_generation = object.generation;
+        },
     ];
     for write in writes {
         let mut bench = Bench::new(&[("web", &["a"])]);
         bench.poll().await;
         bench.fake.rotate("a", 2);
+        // By the clock it would be a change.
+        bench.fake.world().revised = Some(between_the_versions());
         bench.fake.world().faults.push_back(Fault::WrittenBefore(write));
         let left = bench.poll().await;
         assert_eq!(bench.fake.requests(), (1, 1));
