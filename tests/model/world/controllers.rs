@@ -1,0 +1,154 @@
+//! What happens in the cluster by itself: the controllers of workloads, kubelets, and owners who put
+//! back what they wrote.
+
+use super::*;
+
+impl World {
+    pub(super) fn later(&mut self, delay_ms: u64, job: Job) {
+        let time = Instant::now() + Duration::from_millis(delay_ms);
+        let number = self.next();
+        self.jobs.insert((time, number), job);
+        self.job_added.notify_one();
+    }
+
+    /// When the next job is due.
+    pub(crate) fn next_job(&self) -> Option<Instant> {
+        self.jobs.keys().next().map(|(time, _)| *time)
+    }
+
+    /// Does the jobs that are due.
+    pub(crate) fn work(&mut self) {
+        let now = Instant::now();
+        while let Some(entry) = self.jobs.first_entry()
+            && entry.key().0 <= now
+        {
+            match entry.remove() {
+                Job::MakeRevision(slot, uid) => self.make_revision(slot, &uid),
+                Job::StartPods(slot, uid) => {
+                    if self.is(slot, &uid) {
+                        self.make_pods(slot, false);
+                    }
+                }
+                Job::React(slot, uid, reaction) => {
+                    if self.is(slot, &uid) {
+                        self.take_back(slot, reaction);
+                    }
+                }
+                Job::Late(write) => {
+                    let (workload, reload, sent) = *write;
+                    self.say(|| format!("a PATCH of {} arrives late", workload.id));
+                    // Nobody waits for the answer any more.
+                    let _ = self.write(&workload, &reload, sent);
+                }
+            }
+        }
+    }
+
+    pub(super) fn is(&self, slot: usize, uid: &str) -> bool {
+        self.objects[slot].as_ref().is_some_and(|object| object.uid == uid)
+    }
+
+    pub(super) fn make_revision(&mut self, slot: usize, uid: &str) {
+        if !self.is(slot, uid) {
+            return;
+        }
+        if self.faults.controllers.is_some_and(|until| Instant::now() < until) {
+            return self.later(1_000, Job::MakeRevision(slot, uid.to_owned()));
+        }
+        let now = time::floor(time::now());
+        let Some(object) = &mut self.objects[slot] else { return };
+        if object.observed == object.generation {
+            return;
+        }
+        let number = object.revisions.iter().map(|rev| rev.number).max().unwrap_or(0) + 1;
+        let record = object.record.clone();
+        match object.revisions.iter_mut().find(|rev| rev.template == object.template) {
+            Some(rev) => {
+                rev.number = number;
+                // Annotations are copied anew to a ReplicaSet, and once to a ControllerRevision.
+                if object.kind == Kind::Deployment {
+                    rev.record = record;
+                }
+            }
+            None => object.revisions.push(Rev {
+                template: object.template.clone(),
+                created: now,
+                number,
+                record,
+            }),
+        }
+        object.observed = object.generation;
+        self.say(|| format!("w{slot}: revision {number}"));
+        self.written(slot);
+        let delay = self.below(self.setup.pods_ms);
+        self.later(delay, Job::StartPods(slot, uid.to_owned()));
+    }
+
+    /// Pods of the present revision are made, once all that they refer to can be read. Those that are
+    /// there already are made anew if that `is_forced`.
+    pub(super) fn make_pods(&mut self, slot: usize, is_forced: bool) {
+        let Some(object) = &self.objects[slot] else { return };
+        let present = object.revisions.iter().max_by_key(|rev| rev.number);
+        let Some(template) = present.map(|rev| rev.template.clone()) else { return };
+        if object.pods.template == template && !is_forced {
+            return;
+        }
+        let have = self.live_of(&template);
+        let uid = object.uid.clone();
+        if have.len() < template.refs.len() && !self.setup.may_be_missing {
+            // They fail, and are tried again.
+            return self.later(7_000, Job::StartPods(slot, uid));
+        }
+        let Some(object) = &mut self.objects[slot] else { return };
+        object.pods = Pods { template, have };
+        self.say(|| format!("w{slot}: its pods are made"));
+    }
+
+    /// Puts the template back as its owner wrote it.
+    pub(super) fn take_back(&mut self, slot: usize, reaction: Reaction) {
+        let Some(object) = &mut self.objects[slot] else { return };
+        if object.template.mark.is_none()
+            && (reaction == Reaction::Revert || object.record.is_none())
+        {
+            return;
+        }
+        object.was_tampered_with = true;
+        if reaction == Reaction::Strip {
+            object.record = None;
+        }
+        self.say(|| format!("w{slot}: {reaction:?}"));
+        if self.objects[slot].as_ref().is_some_and(|object| object.template.mark.is_none()) {
+            return self.written(slot);
+        }
+        self.deploy(slot, |template| {
+            template.mark = None;
+            template.count = 0;
+        });
+    }
+
+    pub(super) fn undo(&mut self, slot: usize) {
+        let Some(object) = &mut self.objects[slot] else { return };
+        let mut revisions: Vec<&Rev> = object.revisions.iter().collect();
+        revisions.sort_by_key(|rev| rev.number);
+        let [.., before, _] = &revisions[..] else { return };
+        let (template, record) = (before.template.clone(), before.record.clone());
+        object.was_tampered_with = true;
+        if object.kind == Kind::Deployment {
+            object.record = record;
+        }
+        self.say(|| format!("w{slot}: rollout undo"));
+        self.deploy(slot, |current| *current = template);
+    }
+
+    pub(super) fn recreate(&mut self, slot: usize, is_clone: bool) {
+        let old = self.objects[slot].take();
+        if let Some(old) = &old {
+            self.tell(&Seen::Deleted(old.id()));
+        }
+        let mut object = self.fresh(slot, old.as_ref().filter(|_| is_clone));
+        object.predecessor = old.map(|old| old.uid);
+        self.say(|| format!("w{slot}: made anew as {}", object.uid));
+        self.objects[slot] = Some(object);
+        self.written(slot);
+    }
+}
