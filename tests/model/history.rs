@@ -1,7 +1,10 @@
 //! What can happen: a history is a setup, and steps that come one after the other.
 
+use std::ops::Range;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::strategy::Union;
 
 /// The most secrets and workloads of a history: enough for every rule to meet every other.
 pub(crate) const SECRETS: usize = 3;
@@ -137,40 +140,14 @@ pub(crate) enum PatchFault {
 /// Any history. Most hold only some of all that can happen: where everything does, hardly anything
 /// comes together that takes several steps of few kinds.
 pub(crate) fn histories() -> impl Strategy<Value = History> {
-    let kinds = prop_oneof![1 => Just(u32::MAX), 3 => any::<u32>()];
-    (setups(), kinds, vec(steps(), 0..60)).prop_map(|(setup, kinds, mut steps)| {
-        steps.retain(|step| step.event.kind().is_none_or(|kind| kinds >> kind & 1 == 1));
-        History { setup, steps }
-    })
+    let kinds = prop_oneof![1 => Just(u32::MAX), 1 => any::<u32>(), 2 => few()];
+    let steps = kinds.no_shrink().prop_flat_map(|kinds| vec(steps(kinds), 0..45));
+    (setups(), steps).prop_map(|(setup, steps)| History { setup, steps })
 }
 
-impl Event {
-    /// What is there, or not, as a whole in a history; `None` for what each has.
-    fn kind(&self) -> Option<u32> {
-        Some(match self {
-            Self::Rotate(_) => return None,
-            Self::Delete(_) | Self::Undelete(_) | Self::Destroy(_) | Self::DeleteMetadata(_) => 0,
-            Self::Snapshot | Self::Restore | Self::RestoreMount(_) => 1,
-            Self::Redeploy(_) => 2,
-            Self::AddReference(..) | Self::RemoveReference(..) => 3,
-            Self::OptOut(_) | Self::OptIn(_) => 4,
-            Self::Undo(_) => 5,
-            Self::Revert(_) | Self::RevertNext(_) => 6,
-            Self::Strip(_) | Self::StripNext(_) | Self::RemoveRecord(_) => 7,
-            Self::Prune(_) => 8,
-            Self::Touch(_) | Self::RenewPods(_) => 9,
-            Self::StartDeletion(_) => 10,
-            Self::Recreate(_) | Self::Clone(_) => 11,
-            Self::Patch(_) => 12,
-            Self::Unreadable(..) => 13,
-            Self::VaultDown(_) | Self::ApiDown(_) => 14,
-            Self::NoRevisions(_) | Self::ControllersDown(_) => 15,
-            Self::Standby(_) | Self::OnStandby(_) => 16,
-            Self::SlowWatch(..) => 17,
-            Self::Kill(_) | Self::Stop(_) | Self::Start(_) => 18,
-            Self::Demote(..) => 19,
-        })
-    }
+/// One kind in four.
+fn few() -> impl Strategy<Value = u32> {
+    (any::<u32>(), any::<u32>()).prop_map(|(some, others)| some & others)
 }
 
 fn setups() -> impl Strategy<Value = Setup> {
@@ -208,7 +185,7 @@ fn setups() -> impl Strategy<Value = Setup> {
         )
 }
 
-fn steps() -> impl Strategy<Value = Step> {
+fn steps(kinds: u32) -> impl Strategy<Value = Step> {
     // From "in the same instant" to "some polls later".
     let after = prop_oneof![
         2 => 0..60_u64,
@@ -216,47 +193,56 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => 0..40_000_u64,
         2 => 30_000..200_000_u64,
     ];
-    (after, events()).prop_map(|(after_ms, event)| Step { after_ms, event })
+    (after, events(kinds)).prop_map(|(after_ms, event)| Step { after_ms, event })
 }
 
-fn events() -> impl Strategy<Value = Event> {
+/// The kinds of events whose bits are set, and rotations.
+fn events(kinds: u32) -> impl Strategy<Value = Event> {
     let s = || 0..SECRETS;
     let w = || 0..WORKLOADS;
     let p = || 0..PROCESSES;
-    prop_oneof![
-        14 => secret_events(s()),
-        6 => storage_events(s()),
-        6 => w().prop_map(Event::Redeploy),
-        2 => (w(), s()).prop_map(|(w, s)| Event::AddReference(w, s)),
-        1 => (w(), s()).prop_map(|(w, s)| Event::RemoveReference(w, s)),
-        2 => w().prop_map(Event::OptOut),
-        3 => w().prop_map(Event::OptIn),
-        7 => tampering(w()),
-        2 => w().prop_map(Event::Touch),
-        2 => w().prop_map(Event::RenewPods),
-        4 => endings(w()),
-        7 => patch_faults().prop_map(Event::Patch),
-        8 => outages(s()),
-        1 => p().prop_map(Event::OnStandby),
-        5 => p().prop_map(Event::Kill),
-        1 => p().prop_map(Event::Stop),
-        5 => p().prop_map(Event::Start),
-        2 => (p(), 0..150_000_u64).prop_map(|(p, ms)| Event::Demote(p, ms)),
-        1 => (p(), 0..20_000_u64).prop_map(|(p, ms)| Event::SlowWatch(p, ms)),
-    ]
+    let time = || 0..180_000_u64;
+    let all: [(u32, BoxedStrategy<Event>); 21] = [
+        (5, endings_of_versions(s()).boxed()),
+        (6, storage_events(s()).boxed()),
+        (6, w().prop_map(Event::Redeploy).boxed()),
+        (2, (w(), s()).prop_map(|(w, s)| Event::AddReference(w, s)).boxed()),
+        (1, (w(), s()).prop_map(|(w, s)| Event::RemoveReference(w, s)).boxed()),
+        (4, prop_oneof![w().prop_map(Event::OptOut), w().prop_map(Event::OptIn)].boxed()),
+        (1, w().prop_map(Event::Undo).boxed()),
+        (2, prop_oneof![w().prop_map(Event::Revert), w().prop_map(Event::RevertNext)].boxed()),
+        (3, strippings(w()).boxed()),
+        (1, w().prop_map(Event::Prune).boxed()),
+        (4, prop_oneof![w().prop_map(Event::Touch), w().prop_map(Event::RenewPods)].boxed()),
+        (1, w().prop_map(Event::StartDeletion).boxed()),
+        (3, prop_oneof![w().prop_map(Event::Recreate), w().prop_map(Event::Clone)].boxed()),
+        (8, patch_faults().prop_map(Event::Patch).boxed()),
+        (2, (s(), time()).prop_map(|(s, ms)| Event::Unreadable(s, ms)).boxed()),
+        (
+            2,
+            prop_oneof![time().prop_map(Event::VaultDown), time().prop_map(Event::ApiDown)].boxed(),
+        ),
+        (2, slow_controllers(time()).boxed()),
+        (3, standbys(p()).boxed()),
+        (1, (p(), 0..20_000_u64).prop_map(|(p, ms)| Event::SlowWatch(p, ms)).boxed()),
+        (11, lives(p()).boxed()),
+        (2, (p(), 0..150_000_u64).prop_map(|(p, ms)| Event::Demote(p, ms)).boxed()),
+    ];
+    let rotations = (9, s().prop_map(Event::Rotate).boxed());
+    let wanted = all.into_iter().enumerate().filter(|(kind, _)| kinds >> kind & 1 == 1);
+    Union::new_weighted(wanted.map(|(_, events)| events).chain([rotations]).collect())
 }
 
-fn secret_events(s: std::ops::Range<usize>) -> impl Strategy<Value = Event> {
-    (0..16, s).prop_map(|(kind, s)| match kind {
-        0..=9 => Event::Rotate(s),
-        10 => Event::Delete(s),
-        11 | 12 => Event::Undelete(s),
-        13 => Event::Destroy(s),
+fn endings_of_versions(s: Range<usize>) -> impl Strategy<Value = Event> {
+    (0..6, s).prop_map(|(kind, s)| match kind {
+        0 => Event::Delete(s),
+        1 | 2 => Event::Undelete(s),
+        3 => Event::Destroy(s),
         _ => Event::DeleteMetadata(s),
     })
 }
 
-fn storage_events(s: std::ops::Range<usize>) -> impl Strategy<Value = Event> {
+fn storage_events(s: Range<usize>) -> impl Strategy<Value = Event> {
     (0..3, s).prop_map(|(kind, s)| match kind {
         0 => Event::Snapshot,
         1 => Event::Restore,
@@ -264,23 +250,32 @@ fn storage_events(s: std::ops::Range<usize>) -> impl Strategy<Value = Event> {
     })
 }
 
-fn tampering(w: std::ops::Range<usize>) -> impl Strategy<Value = Event> {
-    (0..7, w).prop_map(|(kind, w)| match kind {
-        0 => Event::Undo(w),
-        1 => Event::Revert(w),
-        2 => Event::Strip(w),
-        3 => Event::RevertNext(w),
-        4 => Event::StripNext(w),
-        5 => Event::RemoveRecord(w),
-        _ => Event::Prune(w),
+fn strippings(w: Range<usize>) -> impl Strategy<Value = Event> {
+    (0..3, w).prop_map(|(kind, w)| match kind {
+        0 => Event::Strip(w),
+        1 => Event::StripNext(w),
+        _ => Event::RemoveRecord(w),
     })
 }
 
-fn endings(w: std::ops::Range<usize>) -> impl Strategy<Value = Event> {
-    (0..4, w).prop_map(|(kind, w)| match kind {
-        0 => Event::StartDeletion(w),
-        1 => Event::Recreate(w),
-        _ => Event::Clone(w),
+fn slow_controllers(time: Range<u64>) -> impl Strategy<Value = Event> {
+    (any::<bool>(), time).prop_map(|(is_down, ms)| {
+        if is_down { Event::ControllersDown(ms) } else { Event::NoRevisions(ms) }
+    })
+}
+
+fn standbys(p: Range<usize>) -> impl Strategy<Value = Event> {
+    prop_oneof![
+        2 => (0..500_u64).prop_map(Event::Standby),
+        1 => p.prop_map(Event::OnStandby),
+    ]
+}
+
+fn lives(p: Range<usize>) -> impl Strategy<Value = Event> {
+    (0..11, p).prop_map(|(kind, p)| match kind {
+        0..=4 => Event::Kill(p),
+        5..=9 => Event::Start(p),
+        _ => Event::Stop(p),
     })
 }
 
@@ -295,15 +290,4 @@ fn patch_faults() -> impl Strategy<Value = PatchFault> {
         1 => Just(PatchFault::Redeployed),
         2 => Just(PatchFault::Killed),
     ]
-}
-
-fn outages(s: std::ops::Range<usize>) -> impl Strategy<Value = Event> {
-    (0..8, s, 0..180_000_u64).prop_map(|(kind, s, ms)| match kind {
-        0 | 1 => Event::Unreadable(s, ms),
-        2 => Event::VaultDown(ms),
-        3 => Event::ApiDown(ms),
-        4 => Event::NoRevisions(ms),
-        5 | 6 => Event::Standby(ms % 500),
-        _ => Event::ControllersDown(ms),
-    })
 }
