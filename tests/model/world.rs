@@ -471,7 +471,7 @@ impl World {
 impl Rev {
     fn versions(&self, uid: &str) -> Option<Versions> {
         let record = Record::parse(self.record.as_deref()?).ok()?;
-        record.of(uid, None).map(|recorded| recorded.versions)
+        (record.uid == uid).then_some(record.versions)
     }
 }
 
@@ -483,7 +483,8 @@ impl Object {
     /// What its own record says of a secret.
     fn entry(&self, secret: usize) -> Option<Version> {
         let record = Record::parse(self.record.as_deref()?).ok()?;
-        record.of(&self.uid, None)?.versions.get(secret_id(secret).hash64())
+        let versions = (record.uid == self.uid).then_some(record.versions)?;
+        versions.get(secret_id(secret).hash64())
     }
 
     fn manifest(&self) -> Manifest {
