@@ -34,7 +34,19 @@ impl Arena {
         {
             self.find(format!("it does not come to rest: {error:#}"));
         }
-        self.compare().await
+        let before = self.row.findings.len();
+        self.compare().await?;
+        let names: Vec<String> = self.row.findings[before..]
+            .iter()
+            .filter_map(|finding| finding.strip_prefix("DOUBLED: ")?.split(": ").next())
+            .map(str::to_owned)
+            .collect();
+        for line in controllers.iter().flat_map(Controller::lines) {
+            if names.iter().any(|name| line.text.contains(&format!("{name}\""))) {
+                self.find(format!("its controller says: {}", line.text));
+            }
+        }
+        Ok(())
     }
 
     /// Waits until every rotation has reached every workload: whether that came to pass. What was not
