@@ -217,12 +217,7 @@ impl Play {
                     .collect();
                 // What is said must be so, also where nothing is missed. Whoever left and came back is
                 // another to whoever reports, and not to the recorder.
-                let is_untrue = match hold {
-                    Some(Hold::SecretGone) => gone.is_empty(),
-                    Some(Hold::Stripped) => !tampered,
-                    Some(Hold::Deleting | Hold::BackOff | Hold::Budget) => true,
-                    None => false,
-                };
+                let is_untrue = hold.is_some() && !is_held;
                 let is_stayer = world.identity(&id).is_some_and(|(_, is_stayer)| is_stayer);
                 if is_stayer && (is_untrue || !tampered && !reverted.is_empty()) {
                     untrue.push(format!("{id}: process {} says {standing:?}", recorder.life));

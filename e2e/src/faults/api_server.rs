@@ -10,7 +10,7 @@ use crate::controller::Controller;
 use crate::scenario::polling_fast;
 
 /// A request that is not answered is given up after ten seconds.
-const GIVEN_UP_WITHIN: Duration = Duration::from_mins(1);
+pub(super) const GIVEN_UP_WITHIN: Duration = Duration::from_mins(1);
 
 /// What the controller says when it knows, and when it is over.
 pub(super) const OUTAGE: &str = "level=warn msg=\"The API server does not work at present: ";

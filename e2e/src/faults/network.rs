@@ -2,13 +2,12 @@
 //! that never come, while what was asked for has been done.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use fastrand::Rng;
 
 use super::Plan;
-use super::api_server::OUTAGE;
+use super::api_server::{GIVEN_UP_WITHIN, OUTAGE};
 use super::arena::{Arena, SETTLE_WITHIN};
 use super::settling::quiet;
 use super::watches::behind_a_wire;
@@ -25,9 +24,6 @@ const BYTES_OF_VAULT: usize = 12_000;
 
 /// The same for the API server: its part of the handshake, and a few objects of three kilobytes.
 const BYTES_OF_THE_API: usize = 40_000;
-
-/// A request is given up after ten seconds, and so is the one that follows it.
-const OUTAGE_WITHIN: Duration = Duration::from_mins(1);
 
 /// Polls through which answers are cut.
 const POLLS: usize = 6;
@@ -98,7 +94,7 @@ pub(super) async fn api_held(arena: &mut Arena, plan: &Plan) -> Result<()> {
         wire.set(Weather::Holding);
         let seen = controller[0].lines().len();
         arena.rotate_at_once(1).await?;
-        controller[0].wait_for_after(seen, OUTAGE, OUTAGE_WITHIN).await?;
+        controller[0].wait_for_after(seen, OUTAGE, GIVEN_UP_WITHIN).await?;
         wire.set(Weather::HoldingOld);
         let again = eventually("second attempts", SETTLE_WITHIN, || async {
             let mut attempts: HashMap<_, usize> = HashMap::new();

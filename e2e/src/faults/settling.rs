@@ -34,19 +34,7 @@ impl Arena {
         {
             self.find(format!("it does not come to rest: {error:#}"));
         }
-        let before = self.row.findings.len();
-        self.compare().await?;
-        let names: Vec<String> = self.row.findings[before..]
-            .iter()
-            .filter_map(|finding| finding.strip_prefix("DOUBLED: ")?.split(": ").next())
-            .map(str::to_owned)
-            .collect();
-        for line in controllers.iter().flat_map(Controller::lines) {
-            if names.iter().any(|name| line.text.contains(&format!("{name}\""))) {
-                self.find(format!("its controller says: {}", line.text));
-            }
-        }
-        Ok(())
+        self.compare(controllers).await
     }
 
     /// Waits until every rotation has reached every workload: whether that came to pass. What was not
@@ -130,7 +118,7 @@ impl Arena {
     }
 
     /// Compares what there is with what must be, adds it up, and counts from here on.
-    async fn compare(&mut self) -> Result<()> {
+    async fn compare(&mut self, controllers: &[Controller]) -> Result<()> {
         let states = self.states().await?;
         let unreached = self.unreached(self.unrecorded(&states)?, &states).await?;
         let patches = self.patches().await?;
@@ -164,7 +152,15 @@ impl Arena {
             let applied = i64::try_from(its.count())?;
             if reloads.doubled() > 0 {
                 shown += 1;
-                findings.push(format!("DOUBLED: {name}: {reloads:?}, {applied} PATCHes"));
+                let said: Vec<String> = controllers
+                    .iter()
+                    .flat_map(|it| it.lines_with(&format!("{name}\"")))
+                    .map(|line| line.text)
+                    .collect();
+                findings.push(format!(
+                    "DOUBLED: {name}: {reloads:?}, {applied} PATCHes; of it was said:\n{}",
+                    said.join("\n")
+                ));
             } else if applied > reloads.number() || (self.is_audited && applied < reloads.number())
             {
                 findings.push(format!("UNEXPLAINED: {name}: {reloads:?}, {applied} PATCHes"));
