@@ -60,15 +60,17 @@ async fn apart(arena: &mut Arena, plan: &Plan, shift: SignedDuration) -> Result<
         controller[0].restart().await?;
         arena.settle(&controller).await?;
 
-        // Rotated right after a deploy.
+        // Rotated right after a deploy: once the revisions are there. A version that comes before its
+        // revision, by less than the clocks are known to, would be with the pods already, and may be
+        // rolled out needlessly by a process that knows the clocks less well than the one before it.
         controller[0].kill();
         let deployed: Vec<usize> = (0..arena.len()).step_by(4).collect();
         for number in &deployed {
             arena.touch(*number);
         }
         arena.redeploy(&deployed).await?;
-        arena.rotate_at_once(ROTATED).await?;
         arena.wait_until_observed().await?;
+        arena.rotate_at_once(ROTATED).await?;
         controller[0].restart().await?;
         arena.settle(&controller).await?;
 

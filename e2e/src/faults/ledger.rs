@@ -136,6 +136,12 @@ impl Subject {
         its.filter(|live| live.turn > self.deployed && !recorded.contains(&live.spelling)).collect()
     }
 
+    /// When the live versions of its secrets were created, by the bed's one clock.
+    pub(super) fn created(&self, secrets: &[Secret]) -> Vec<Timestamp> {
+        let its = self.secrets.iter().filter_map(|secret| secrets.get(*secret)?.live.as_ref());
+        its.map(|live| live.created).collect()
+    }
+
     /// How often it was reloaded.
     pub(super) fn reloads(&self, state: &State) -> Reloads {
         let Since { uid, generation, count } = &self.since;

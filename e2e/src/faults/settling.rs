@@ -158,7 +158,10 @@ impl Arena {
                     .map(|line| line.text)
                     .collect();
                 findings.push(format!(
-                    "DOUBLED: {name}: {reloads:?}, {applied} PATCHes; of it was said:\n{}",
+                    "DOUBLED: {name}: {reloads:?}, {applied} PATCHes; versions created {:?}, \
+                     record {}; of it was said:\n{}",
+                    subject.created(&self.secrets),
+                    state.record().unwrap_or_default(),
                     said.join("\n")
                 ));
             } else if applied > reloads.number() || (self.is_audited && applied < reloads.number())
