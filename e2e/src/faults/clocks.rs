@@ -60,9 +60,10 @@ async fn apart(arena: &mut Arena, plan: &Plan, shift: SignedDuration) -> Result<
         controller[0].restart().await?;
         arena.settle(&controller).await?;
 
-        // Rotated right after a deploy: once the revisions are there. A version that comes before its
-        // revision, by less than the clocks are known to, would be with the pods already, and may be
-        // rolled out needlessly by a process that knows the clocks less well than the one before it.
+        // Rotated right after a deploy, once the revisions are there. Made earlier, a version can be
+        // older than a revision by less than the clocks are known to: then one process leaves the
+        // workload alone, and the next, which knows them less well yet, reloads it. That is needless,
+        // allowed once, and no rotation speaks for it.
         controller[0].kill();
         let deployed: Vec<usize> = (0..arena.len()).step_by(4).collect();
         for number in &deployed {

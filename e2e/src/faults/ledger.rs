@@ -132,14 +132,18 @@ impl Subject {
             return Vec::new();
         }
         let recorded = recorded(state);
-        let its = self.secrets.iter().filter_map(|secret| secrets.get(*secret)?.live.as_ref());
+        let its = self.live(secrets);
         its.filter(|live| live.turn > self.deployed && !recorded.contains(&live.spelling)).collect()
     }
 
     /// When the live versions of its secrets were created, by the bed's one clock.
     pub(super) fn created(&self, secrets: &[Secret]) -> Vec<Timestamp> {
-        let its = self.secrets.iter().filter_map(|secret| secrets.get(*secret)?.live.as_ref());
-        its.map(|live| live.created).collect()
+        self.live(secrets).map(|live| live.created).collect()
+    }
+
+    /// The live versions of its secrets.
+    fn live<'a>(&self, secrets: &'a [Secret]) -> impl Iterator<Item = &'a Live> {
+        self.secrets.iter().filter_map(|secret| secrets.get(*secret)?.live.as_ref())
     }
 
     /// How often it was reloaded.
