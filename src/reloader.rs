@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::core::clock::{ServerClock, skew};
+use crate::core::clock::{ServerClock, skew, until_telling};
 use crate::core::observation::{Ask, History, Sighting};
 use crate::core::plan::Rules;
 use crate::core::secret::SecretId;
@@ -121,6 +121,8 @@ struct Unfinished {
     secrets: HashSet<Arc<SecretId>>,
     /// Whether any of the secrets was answered with a version that is yet to be believed.
     suspects: bool,
+    /// Whether any of the workloads waits until more is known of how far the clocks are apart.
+    unclear: bool,
     /// How many of the workloads wait for the budget.
     over_budget: usize,
     /// Whether it goes on: some were reloaded, or not all had their turn.
@@ -336,8 +338,14 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             if left.is_moving {
                 self.unfinished = 0;
             }
-            let delay = backoff(self.unfinished);
-            self.unfinished = self.unfinished.saturating_add(1);
+            let delay = if left.unclear {
+                let Clocks { vault, cluster, now } = &self.clocks;
+                until_telling(vault, cluster, now())
+            } else {
+                let delay = backoff(self.unfinished);
+                self.unfinished = self.unfinished.saturating_add(1);
+                delay
+            };
             left.retry_in = Some(left.retry_in.map_or(delay, |retry| retry.min(delay)));
         }
     }

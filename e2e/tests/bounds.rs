@@ -6,7 +6,7 @@ use anyhow::Result;
 use e2e::gateway::{Endless, Gateway};
 use e2e::scenario::{SOON, deployment_without_pods as deployment, just_after_a_poll, polling_fast};
 use e2e::workload::RECORD;
-use e2e::{Bed, Controller, Workload, eventually};
+use e2e::{Bed, Controller, ControllerOptions, Workload, eventually};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
 
@@ -84,7 +84,9 @@ async fn a_workload_with_a_thousand_references_rolls_once_a_change() -> Result<(
     }
     let beside = deployment("beside", "beside");
     bed.deploy_all(&[&many, &beside]).await?;
-    let controller = Controller::start(&bed, &polling_fast()).await?;
+    // A poll of a thousand secrets takes half a second or more; what is rotated must fit between two.
+    let options = ControllerOptions::new().flag("--reloader-run-period", "5s");
+    let controller = Controller::start(&bed, &options).await?;
     just_after_a_poll(&controller).await?;
 
     for number in [0, 500, 999] {

@@ -1,7 +1,9 @@
 //! Headers. Input: `Date` of Vault, `Date` of the API server, `Retry-After`, a line each.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
-use vault_secrets_reloader::core::clock::{Ahead, ServerClock, skew};
+use vault_secrets_reloader::core::clock::{Ahead, ServerClock, Skew, skew, until_telling};
 use vault_secrets_reloader::vault::answer::retry_after;
 
 use crate::{first_line, now};
@@ -33,9 +35,17 @@ pub fn check(data: &[u8]) {
         assert_eq!(clock.ahead(), ahead);
     }
     let (there, back) = (skew(&vault, &cluster), skew(&cluster, &vault));
-    // Either way it is the most that it can be.
-    let is_none = there == SignedDuration::ZERO && back == SignedDuration::ZERO;
-    assert!(is_none || there + back == SignedDuration::from_secs(2), "{there} {back}");
+    // Either way it is the same difference, and each date leaves a second open.
+    let two_seconds = SignedDuration::from_secs(2);
+    assert_eq!((back.least, back.most), (-there.most, -there.least));
+    for skew in [there, back] {
+        assert!(skew == Skew::default() || skew.most - skew.least == two_seconds, "{skew:?}");
+        assert!((skew.least..=skew.most).contains(&skew.presumed()), "{skew:?}");
+    }
+    for time in [now(), Timestamp::MIN, Timestamp::MAX] {
+        let wait = until_telling(&vault, &cluster, time);
+        assert!(!wait.is_zero() && wait <= Duration::from_secs(1), "{wait:?}");
+    }
     let wait = retry_after(&retry);
     assert_eq!(wait.map(|wait| wait.as_secs()), retry.trim().parse().ok());
 }

@@ -5,6 +5,7 @@
 //! fraction of a second.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::fmt::rfc2822::DateTimeParser;
 use jiff::{SignedDuration, Timestamp};
@@ -22,6 +23,15 @@ pub struct Ahead {
     /// At least so far.
     pub least: SignedDuration,
     /// At most so far.
+    pub most: SignedDuration,
+}
+
+/// What to add to a time of one clock to have it on another: no less, and no more than this.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skew {
+    /// At least so much.
+    pub least: SignedDuration,
+    /// At most so much.
     pub most: SignedDuration,
 }
 
@@ -47,12 +57,28 @@ impl ServerClock {
     /// The present by the server's clock, given ours.
     #[must_use]
     pub fn at(&self, now: Timestamp) -> Timestamp {
-        let ahead = self.ahead().map(|ahead| ahead.least + (ahead.most - ahead.least) / 2);
+        let ahead = self.ahead().map(|ahead| ahead.least + ahead.open() / 2);
         ahead.and_then(|ahead| now.checked_add(ahead).ok()).unwrap_or(now)
+    }
+
+    /// How much is open of how far the clock is ahead; everything before its first answer.
+    fn open(&self) -> SignedDuration {
+        self.ahead().map_or(SignedDuration::MAX, Ahead::open)
+    }
+
+    /// How long from `now` until its second changes, as far as is known.
+    fn until_its_next_second(&self, now: Timestamp) -> Duration {
+        const SECOND: i128 = 1_000_000_000;
+        let over = self.at(now).as_nanosecond().rem_euclid(SECOND);
+        Duration::from_nanos(u64::try_from(SECOND - over).unwrap_or_default())
     }
 }
 
 impl Ahead {
+    fn open(self) -> SignedDuration {
+        self.most.saturating_sub(self.least)
+    }
+
     /// What both allow. Where they contradict each other, a clock was set anew: `None`.
     fn and(self, other: Self) -> Option<Self> {
         let both = Self { least: self.least.max(other.least), most: self.most.min(other.most) };
@@ -60,19 +86,34 @@ impl Ahead {
     }
 }
 
-/// What to add to a time of `from` to have it on the clock of `to`: zero while the two may agree,
-/// or where one of them is not known yet; else the most that it can be, because a version that seems
-/// older than it is would be missed, and one that seems newer is at worst rolled out needlessly.
-#[must_use]
-pub fn skew(from: &ServerClock, to: &ServerClock) -> SignedDuration {
-    let (Some(from), Some(to)) = (from.ahead(), to.ahead()) else { return SignedDuration::ZERO };
-    let least = to.least.saturating_sub(from.most);
-    let most = to.most.saturating_sub(from.least);
-    if least <= SignedDuration::ZERO && most >= SignedDuration::ZERO {
-        SignedDuration::ZERO
-    } else {
-        most
+impl Skew {
+    /// What to take it for where nothing more is to be learnt: none while the clocks may agree; else
+    /// the most that it can be, because a version that seems older than it is would be missed, and
+    /// one that seems newer is at worst rolled out needlessly.
+    #[must_use]
+    pub fn presumed(self) -> SignedDuration {
+        if self.least <= SignedDuration::ZERO && self.most >= SignedDuration::ZERO {
+            SignedDuration::ZERO
+        } else {
+            self.most
+        }
     }
+}
+
+/// What to add to a time of `from` to have it on the clock of `to`; nothing where one of them is not
+/// known yet.
+#[must_use]
+pub fn skew(from: &ServerClock, to: &ServerClock) -> Skew {
+    let (Some(from), Some(to)) = (from.ahead(), to.ahead()) else { return Skew::default() };
+    Skew { least: to.least.saturating_sub(from.most), most: to.most.saturating_sub(from.least) }
+}
+
+/// How long from `now` until a further answer tells most: when the second changes, as far as is known,
+/// on that one of two clocks of which less is known. What is open of it is then halved.
+#[must_use]
+pub fn until_telling(first: &ServerClock, second: &ServerClock, now: Timestamp) -> Duration {
+    let clock = if second.open() > first.open() { second } else { first };
+    clock.until_its_next_second(now)
 }
 
 fn parse_date(date: &str) -> Option<Timestamp> {
@@ -100,16 +141,20 @@ mod tests {
     fn clocks_that_may_agree_do() {
         let same = clock("Sun, 22 Nov 2026 12:00:00 GMT");
         let second = clock("Sun, 22 Nov 2026 11:59:59 GMT");
-        assert_eq!(skew(&same, &second), SignedDuration::ZERO);
-        assert_eq!(skew(&second, &same), SignedDuration::ZERO);
+        let two_seconds = Skew { least: SignedDuration::from_secs(-2), most: SignedDuration::ZERO };
+        assert_eq!(skew(&same, &second), two_seconds);
+        assert_eq!(two_seconds.presumed(), SignedDuration::ZERO);
+        assert_eq!(skew(&second, &same).presumed(), SignedDuration::ZERO);
     }
 
     #[test]
     fn a_difference_is_taken_for_the_most_that_it_can_be() {
         let same = clock("Sun, 22 Nov 2026 12:00:00 GMT");
         let hour = clock("Sun, 22 Nov 2026 13:00:00 GMT");
-        assert_eq!(skew(&hour, &same), SignedDuration::from_secs(-3599));
-        assert_eq!(skew(&same, &hour), SignedDuration::from_secs(3601));
+        let back = skew(&hour, &same);
+        assert_eq!(back.least, SignedDuration::from_secs(-3601));
+        assert_eq!(back.presumed(), SignedDuration::from_secs(-3599));
+        assert_eq!(skew(&same, &hour).presumed(), SignedDuration::from_secs(3601));
     }
 
     #[test]
@@ -127,7 +172,7 @@ mod tests {
         let exact = ServerClock::default();
         exact.observe("Sun, 22 Nov 2026 11:59:59 GMT", after_noon(-5), after_noon(-1));
         exact.observe("Sun, 22 Nov 2026 12:00:00 GMT", after_noon(1), after_noon(5));
-        assert_eq!(skew(&ahead, &exact).as_millis(), -690 + 5);
+        assert_eq!(skew(&ahead, &exact).presumed().as_millis(), -690 + 5);
     }
 
     #[test]
@@ -141,7 +186,31 @@ mod tests {
     fn what_is_not_known_is_no_difference() {
         let hour = clock("Sun, 22 Nov 2026 13:00:00 GMT");
         for date in ["", "yesterday", "2026-11-22T12:00:00Z"] {
-            assert_eq!(skew(&clock(date), &hour), SignedDuration::ZERO, "{date:?}");
+            assert_eq!(skew(&clock(date), &hour), Skew::default(), "{date:?}");
         }
+    }
+
+    #[test]
+    fn an_answer_at_the_telling_moment_halves_what_is_open() {
+        // Ours, and one that is 3.7 s behind ours.
+        let clocks = [(ServerClock::default(), 0), (ServerClock::default(), -3_700)];
+        let mut now = after_noon(123);
+        let ask = |now: Timestamp| {
+            for (clock, ahead) in &clocks {
+                let time = now + SignedDuration::from_millis(*ahead);
+                clock.observe(&time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string(), now, now);
+            }
+        };
+        ask(now);
+        let [(first, _), (second, _)] = &clocks;
+        for _ in 0..12 {
+            let wait = until_telling(first, second, now);
+            assert!(wait > Duration::ZERO && wait <= Duration::from_secs(1), "{wait:?}");
+            now += SignedDuration::try_from(wait).unwrap();
+            ask(now);
+        }
+        let Skew { least, most } = skew(second, first);
+        assert!(least.as_millis() >= 3_650 && most.as_millis() <= 3_750, "{least:?} {most:?}");
+        assert!(least.as_millis() <= 3_700 && most.as_millis() >= 3_700, "{least:?} {most:?}");
     }
 }

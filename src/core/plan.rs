@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::clock::Skew;
 use super::observation::{Observation, Poll, Sighting};
 use super::record::{Record, Versions};
 use super::secret::{SecretId, Version};
@@ -36,7 +37,7 @@ pub struct Rules {
     /// Whether missing secrets are no error for any workload.
     pub ignore_missing: bool,
     /// What to add to a time of Vault to have it on the API server's clock.
-    pub skew: SignedDuration,
+    pub skew: Skew,
 }
 
 /// What the controller of a workload made of its present template.
@@ -97,6 +98,8 @@ pub struct Case<'a> {
     pub entered: Poll,
     /// Its revision.
     pub revision: Lookup<'a>,
+    /// Whether what hangs on how far the clocks are apart may wait until more is known of that.
+    pub patient: bool,
     /// What was done to it before.
     pub past: &'a Past,
 }
@@ -140,6 +143,8 @@ pub enum Verdict {
     /// It depends on a revision that the workload's controller has yet to make, or that could not
     /// be read.
     Wait,
+    /// It hangs on what is not known yet of how far the clocks are apart.
+    Unclear,
     /// It depends on the revision, and nobody has asked for that.
     AskRevision,
 }
@@ -165,13 +170,14 @@ pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &R
         return Verdict::Changed(Cause::Witnessed);
     }
     // Out of range only for times that no clock shows; then it is simply not older.
-    let created = live.created.checked_add(rules.skew).unwrap_or(live.created);
+    let created = |skew| live.created.checked_add(skew).unwrap_or(live.created);
     let is_restored = entry.is_some_and(|entry| live.created < entry.created);
     if !is_restored {
         if entry.is_none() && rules.ignore_versions_before.is_some_and(|time| live.created < time) {
             return Verdict::Same;
         }
-        if created.checked_add(SURELY_OLDER).is_ok_and(|time| time < workload.created) {
+        let at_last = created(rules.skew.most);
+        if at_last.checked_add(SURELY_OLDER).is_ok_and(|time| time < workload.created) {
             return Verdict::Same;
         }
     }
@@ -187,6 +193,7 @@ pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &R
     let mut has_copy = |of: fn(&Copied) -> bool| {
         copies.any(|copy| copy.secret == hash && copy.version == live && of(copy))
     };
+    let is_before_revision = |skew| created(skew) < revision.created;
     if is_restored {
         // The same version may have been live, and rolled out, before the newer one as well.
         if has_copy(|copy| copy.is_later) {
@@ -194,7 +201,11 @@ pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &R
         } else {
             Verdict::Changed(Cause::Restored)
         }
-    } else if created < revision.created {
+    } else if case.patient
+        && is_before_revision(rules.skew.least) != is_before_revision(rules.skew.most)
+    {
+        Verdict::Unclear
+    } else if is_before_revision(rules.skew.presumed()) {
         Verdict::Same
     } else if entry == Some(live) || has_copy(|_| true) {
         Verdict::Reverted
@@ -244,8 +255,10 @@ pub struct Decision {
     pub changed: Vec<Arc<SecretId>>,
     /// Whether a part of the answer must wait for the workload's controller.
     pub waiting: bool,
+    /// Whether a part of the answer must wait until more is known of how far the clocks are apart.
+    pub unclear: bool,
     /// The secrets that cannot be judged at present, since nothing is known of them or of the
-    /// revision. What was said of these still stands.
+    /// revision, or too little of the clocks. What was said of these still stands.
     pub open: Vec<Arc<SecretId>>,
 }
 
@@ -267,6 +280,7 @@ pub fn decide(
         reverted: Vec::new(),
         changed: Vec::new(),
         waiting: false,
+        unclear: false,
         open: Vec::new(),
     };
     let mut cause = None;
@@ -282,6 +296,10 @@ pub fn decide(
             Verdict::Reverted => decision.reverted.push(Arc::clone(secret)),
             Verdict::Wait => {
                 decision.waiting = true;
+                decision.open.push(Arc::clone(secret));
+            }
+            Verdict::Unclear => {
+                decision.unclear = true;
                 decision.open.push(Arc::clone(secret));
             }
             Verdict::AskRevision => ask = true,
@@ -300,7 +318,7 @@ pub fn decide(
         // Nothing else matters any more, and no revision is worth a request.
         let action = cause.map_or(Action::Leave, |_| Action::Hold(Hold::Deleting));
         let (gone, reverted) = (Vec::new(), Vec::new());
-        return Decision { action, gone, reverted, waiting: false, ..decision };
+        return Decision { action, gone, reverted, waiting: false, unclear: false, ..decision };
     }
     let missing = !decision.gone.is_empty() && !workload.ignore_missing && !rules.ignore_missing;
     // A time further ahead than any hold is long was set by a clock that was wrong.

@@ -236,6 +236,7 @@ impl Reporter for Recorder {
             | Report::Reloaded { .. }
             | Report::NotNeeded
             | Report::Failed { .. }
+            | Report::Unclear { .. }
             | Report::Waiting { .. } => {}
         }
         world.say(|| format!("{id}: process {} reports {report:?}", self.life));

@@ -13,6 +13,7 @@ struct Row {
     observed: bool,
     revision: Option<Lookup<'static>>,
     copies: Vec<Copied>,
+    patient: bool,
     rules: Rules,
 }
 
@@ -25,6 +26,7 @@ impl Row {
             observed: true,
             revision: None,
             copies: Vec::new(),
+            patient: true,
             rules: Rules::default(),
         }
     }
@@ -45,6 +47,7 @@ impl Row {
             workload: &workload,
             entered: 5,
             revision: self.revision.unwrap_or(Lookup::Found(&revision)),
+            patient: self.patient,
             past: &Past::default(),
         };
         let sighting = Sighting { observation: self.live, other_seen: self.other_seen };
@@ -111,11 +114,67 @@ fn what_was_created_before_the_revision_is_what_its_pods_have() {
 
 #[test]
 fn times_are_compared_on_one_clock() {
-    let rules = Rules { skew: SignedDuration::from_secs(-150), ..Rules::default() };
+    let rules = skewed(-150, -149);
     assert_eq!(Row { rules, ..Row::live(new()) }.verdict(), Verdict::Same);
-    let rules = Rules { skew: SignedDuration::from_secs(150), ..Rules::default() };
+    let rules = skewed(149, 150);
     let row = Row { rules, ..Row::live(old()) };
     assert_eq!(row.verdict(), Verdict::Changed(Cause::Found));
+}
+
+fn skewed(least: i64, most: i64) -> Rules {
+    let [least, most] = [least, most].map(SignedDuration::from_secs);
+    Rules { skew: Skew { least, most }, ..Rules::default() }
+}
+
+#[test]
+fn what_hangs_on_the_clocks_waits_for_better_ones_and_is_then_rather_needless_than_missed() {
+    // The version is of second 200, the revision of second 100.
+    let verdict = |least, most, patient| {
+        Row { rules: skewed(least, most), patient, ..Row::live(new()) }.verdict()
+    };
+    let found = Verdict::Changed(Cause::Found);
+    assert_eq!(verdict(-101, -99, true), Verdict::Unclear);
+    assert_eq!(verdict(-101, -99, false), found);
+    // Both say the same: nothing is open.
+    for patient in [true, false] {
+        assert_eq!(verdict(-105, -101, patient), Verdict::Same);
+        assert_eq!(verdict(-100, -90, patient), found);
+    }
+    // While the clocks may agree, they do.
+    assert_eq!(verdict(-101, 1, true), Verdict::Unclear);
+    assert_eq!(verdict(-101, 1, false), found);
+    let row = Row { rules: skewed(-1, 60), ..Row::live(old()) };
+    assert_eq!(row.verdict(), Verdict::Unclear);
+    let row = Row { rules: skewed(-1, 60), patient: false, ..Row::live(old()) };
+    assert_eq!(row.verdict(), Verdict::Same);
+    // What was seen, or is recorded, hangs on no clock.
+    let witnessed = Row { rules: skewed(-101, -99), other_seen: 5, ..Row::live(new()) };
+    assert_eq!(witnessed.verdict(), Verdict::Changed(Cause::Witnessed));
+    let row = Row { rules: skewed(-101, -99), ..Row::live(new()) };
+    assert_eq!(row.recorded(true, new()).verdict(), Verdict::Same);
+}
+
+#[test]
+fn whoever_waits_for_the_clocks_is_left_alone_unless_another_secret_changed() {
+    let web = workload("web", &["a", "b"]);
+    let revision = Revision { created: second(100), copies: Arc::new([]) };
+    let past = Past::default();
+    let case = Case {
+        workload: &web,
+        entered: 5,
+        revision: Lookup::Found(&revision),
+        patient: true,
+        past: &past,
+    };
+    let unclear = saw(Observation::Live(version(2, 100)));
+    let with = |other: Sighting| {
+        let of = |id: &Arc<SecretId>| if &*id.path == "b" { other } else { unclear };
+        decide(&case, of, &skewed(-1, 1), 1, second(1_000))
+    };
+    let decision = with(same());
+    assert_eq!((&decision.action, decision.unclear), (&Action::Leave, true));
+    assert_eq!((decision.open, decision.waiting), (vec![secret("a")], false));
+    assert_eq!(with(witnessed(2)).action, Action::Roll(Cause::Witnessed));
 }
 
 #[test]
@@ -168,7 +227,8 @@ fn a_reload_that_was_taken_back_is_not_fought() {
 /// A workload of the secrets a and b; what was seen of each is given.
 fn decided(workload: &Workload, seen: [Sighting; 2], past: &Past, budget: u32) -> Decision {
     let revision = Revision { created: second(100), copies: Arc::new([]) };
-    let case = Case { workload, entered: 5, revision: Lookup::Found(&revision), past };
+    let revision = Lookup::Found(&revision);
+    let case = Case { workload, entered: 5, revision, patient: true, past };
     let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
     decide(&case, of, &Rules::default(), budget, second(1_000))
 }
@@ -223,7 +283,8 @@ fn what_to_do() {
 fn nobody_asks_for_a_revision_that_cannot_matter() {
     let web = workload("web", &["a", "b"]);
     let past = Past::default();
-    let case = Case { workload: &web, entered: 5, revision: Lookup::NotAsked, past: &past };
+    let revision = Lookup::NotAsked;
+    let case = Case { workload: &web, entered: 5, revision, patient: true, past: &past };
     let action = |seen: [Sighting; 2]| {
         let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
         decide(&case, of, &Rules::default(), 1, second(0)).action
@@ -248,7 +309,8 @@ fn what_is_stripped_again_is_not_fought() {
     let seen = [witnessed(2), witnessed(2)];
     let at = |past: &Past, now: i64| {
         let revision = Revision { created: second(100), copies: Arc::new([]) };
-        let case = Case { workload: &web, entered: 5, revision: Lookup::Found(&revision), past };
+        let revision = Lookup::Found(&revision);
+        let case = Case { workload: &web, entered: 5, revision, patient: true, past };
         let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
         decide(&case, of, &Rules::default(), 1, second(now)).action
     };
@@ -346,7 +408,8 @@ fn a_record_takes_over_what_is_live_and_keeps_what_is_not_known() {
 fn no_time_is_out_of_range() {
     for extreme in [Timestamp::MIN, Timestamp::MAX] {
         let live = Version { number: 1, created: extreme };
-        for skew in [SignedDuration::MIN, SignedDuration::MAX] {
+        for end in [SignedDuration::MIN, SignedDuration::MAX] {
+            let skew = Skew { least: SignedDuration::MIN, most: end };
             let rules = Rules { skew, ..Rules::default() };
             Row { rules, ..Row::live(live) }.recorded(false, old()).verdict();
         }

@@ -10,9 +10,9 @@ use vault_secrets_reloader::core::workload::WorkloadId;
 use super::{Object, Rev, Secret, State, World, process_of, secret_id};
 use crate::time;
 
-/// What the `Date` headers of both servers leave open where clocks differ: a second each, and the time
-/// that their answers may take.
-const CLOCK_ERROR: SignedDuration = SignedDuration::from_secs(8);
+/// What may stay open of how far clocks are apart, where they are: whoever cannot tell asks a few times
+/// more, but an answer can take longer than a second.
+const CLOCK_ERROR: SignedDuration = SignedDuration::from_secs(1);
 
 impl World {
     /// Whether a PATCH that is sent at this moment is right.
