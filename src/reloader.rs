@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -48,6 +49,11 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins
 
 /// How long PATCHes in flight may take once the process is to end.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// How often, and for how long, both servers are asked for the time before what hangs on it is decided,
+/// rather needlessly than not at all. What is known of each clock doubles with each second look.
+const LOOKS: u32 = 8;
+const LONGEST_LOOK: Duration = Duration::from_secs(15);
 
 /// What the operator set.
 #[derive(Clone, Debug)]
@@ -121,8 +127,8 @@ struct Unfinished {
     secrets: HashSet<Arc<SecretId>>,
     /// Whether any of the secrets was answered with a version that is yet to be believed.
     suspects: bool,
-    /// Whether any of the workloads waits until more is known of how far the clocks are apart.
-    unclear: bool,
+    /// The workloads that hang on how far the clocks are apart. A tick leaves none.
+    unclear: Vec<Stored>,
     /// How many of the workloads wait for the budget.
     over_budget: usize,
     /// Whether it goes on: some were reloaded, or not all had their turn.
@@ -261,13 +267,26 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             }
             sightings.insert(Arc::clone(secret), sighting);
         }
-        let rules = self.rules();
-        let due = self.decide(&workloads, &sightings, &rules, &mut left).await;
-        if due.is_empty() && is_full {
-            info!(worker = WORKER, "No workloads to reload");
-        }
+        let mut rules = self.rules();
+        let mut due = self.decide(&workloads, &sightings, &rules, &mut left).await;
+        let mut is_idle = due.is_empty();
         self.report_budget(left.over_budget);
         self.reload(due, &sightings, &rules, &mut left, shutdown).await;
+        let end = Instant::now() + LONGEST_LOOK;
+        let mut looks = 0;
+        while !left.unclear.is_empty() && !shutdown.is_cancelled() {
+            let unclear = std::mem::take(&mut left.unclear);
+            self.look(&unclear, shutdown).await;
+            looks += 1;
+            rules = Rules { patient: looks < LOOKS && Instant::now() < end, ..self.rules() };
+            due = self.decide(&unclear, &sightings, &rules, &mut left).await;
+            is_idle &= due.is_empty();
+            self.report_budget(left.over_budget);
+            self.reload(due, &sightings, &rules, &mut left, shutdown).await;
+        }
+        if is_idle && is_full {
+            info!(worker = WORKER, "No workloads to reload");
+        }
         self.pace(&mut left);
         left
     }
@@ -277,6 +296,29 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             ignore_versions_before: self.settings.ignore_versions_before,
             ignore_missing: self.settings.ignore_missing,
             skew: skew(&self.clocks.vault, &self.clocks.cluster),
+            patient: true,
+        }
+    }
+
+    /// Has both servers answer at the moment that tells most of how far their clocks are apart, for
+    /// workloads that hang on that.
+    async fn look(&mut self, unclear: &[Stored], shutdown: &CancellationToken) {
+        debug!(
+            worker = WORKER,
+            "{} workloads were deployed at about the time of a rotation. What was first hangs on how \
+             far the clocks of Vault and of the API server are apart; asking both again",
+            unclear.len()
+        );
+        let Some(Stored { workload, .. }) = unclear.first() else { return };
+        let Clocks { vault, cluster, now } = &self.clocks;
+        let answers = async {
+            sleep(until_telling(vault, cluster, now())).await;
+            let ((), read) = join(self.vault.look(), self.cluster.get(&workload.id)).await;
+            drop(read);
+        };
+        tokio::select! {
+            () = answers => {}
+            () = shutdown.cancelled() => {}
         }
     }
 
@@ -338,14 +380,8 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             if left.is_moving {
                 self.unfinished = 0;
             }
-            let delay = if left.unclear {
-                let Clocks { vault, cluster, now } = &self.clocks;
-                until_telling(vault, cluster, now())
-            } else {
-                let delay = backoff(self.unfinished);
-                self.unfinished = self.unfinished.saturating_add(1);
-                delay
-            };
+            let delay = backoff(self.unfinished);
+            self.unfinished = self.unfinished.saturating_add(1);
             left.retry_in = Some(left.retry_in.map_or(delay, |retry| retry.min(delay)));
         }
     }

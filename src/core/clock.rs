@@ -26,7 +26,8 @@ pub struct Ahead {
     pub most: SignedDuration,
 }
 
-/// What to add to a time of one clock to have it on another: no less, and no more than this.
+/// What to add to a time of one clock to have it on another: no less, and no more than this; nothing
+/// while the two may agree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skew {
     /// At least so much.
@@ -45,7 +46,7 @@ impl ServerClock {
             most: date.duration_since(sent).saturating_add(RESOLUTION),
         };
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = Some(known.and_then(|known| known.and(answer)).unwrap_or(answer));
+        *known = Some(known.and_then(|known| known.with(answer)).unwrap_or(answer));
     }
 
     /// How far the server's clock is ahead of ours; `None` before its first answer.
@@ -57,45 +58,41 @@ impl ServerClock {
     /// The present by the server's clock, given ours.
     #[must_use]
     pub fn at(&self, now: Timestamp) -> Timestamp {
-        let ahead = self.ahead().map(|ahead| ahead.least + ahead.open() / 2);
+        let ahead = self.ahead().map(|ahead| ahead.least + ahead.uncertainty() / 2);
         ahead.and_then(|ahead| now.checked_add(ahead).ok()).unwrap_or(now)
     }
 
-    /// How much is open of how far the clock is ahead; everything before its first answer.
-    fn open(&self) -> SignedDuration {
-        self.ahead().map_or(SignedDuration::MAX, Ahead::open)
+    fn uncertainty(&self) -> SignedDuration {
+        self.ahead().map_or(SignedDuration::MAX, Ahead::uncertainty)
     }
 
-    /// How long from `now` until its second changes, as far as is known.
-    fn until_its_next_second(&self, now: Timestamp) -> Duration {
+    /// How long from `time`, by our clock, until its second changes, as far as is known.
+    fn until_its_next_second(&self, time: Timestamp) -> Duration {
         const SECOND: i128 = 1_000_000_000;
-        let over = self.at(now).as_nanosecond().rem_euclid(SECOND);
+        let over = self.at(time).as_nanosecond().rem_euclid(SECOND);
         Duration::from_nanos(u64::try_from(SECOND - over).unwrap_or_default())
     }
 }
 
 impl Ahead {
-    fn open(self) -> SignedDuration {
+    fn uncertainty(self) -> SignedDuration {
         self.most.saturating_sub(self.least)
     }
 
-    /// What both allow. Where they contradict each other, a clock was set anew: `None`.
-    fn and(self, other: Self) -> Option<Self> {
-        let both = Self { least: self.least.max(other.least), most: self.most.min(other.most) };
-        (both.least <= both.most).then_some(both)
-    }
-}
-
-impl Skew {
-    /// What to take it for where nothing more is to be learnt: none while the clocks may agree; else
-    /// the most that it can be, because a version that seems older than it is would be missed, and
-    /// one that seems newer is at worst rolled out needlessly.
-    #[must_use]
-    pub fn presumed(self) -> SignedDuration {
-        if self.least <= SignedDuration::ZERO && self.most >= SignedDuration::ZERO {
-            SignedDuration::ZERO
+    /// What is known with one answer more. Where the answer contradicts what was known by less than a
+    /// second, the clocks drift, or servers take turns whose clocks are a little apart: it may be as
+    /// far again. Where by more, a clock was set anew: `None`.
+    fn with(self, answer: Self) -> Option<Self> {
+        let both = Self { least: self.least.max(answer.least), most: self.most.min(answer.most) };
+        let gap = both.least.saturating_sub(both.most);
+        if gap <= SignedDuration::ZERO {
+            Some(both)
+        } else if gap >= RESOLUTION {
+            None
+        } else if answer.least > self.most {
+            Some(Self { most: answer.least.saturating_add(gap), ..self })
         } else {
-            self.most
+            Some(Self { least: answer.most.saturating_sub(gap), ..self })
         }
     }
 }
@@ -105,15 +102,18 @@ impl Skew {
 #[must_use]
 pub fn skew(from: &ServerClock, to: &ServerClock) -> Skew {
     let (Some(from), Some(to)) = (from.ahead(), to.ahead()) else { return Skew::default() };
-    Skew { least: to.least.saturating_sub(from.most), most: to.most.saturating_sub(from.least) }
+    let least = to.least.saturating_sub(from.most);
+    let most = to.most.saturating_sub(from.least);
+    let may_agree = least <= SignedDuration::ZERO && most >= SignedDuration::ZERO;
+    if may_agree { Skew::default() } else { Skew { least, most } }
 }
 
-/// How long from `now` until a further answer tells most: when the second changes, as far as is known,
-/// on that one of two clocks of which less is known. What is open of it is then halved.
+/// How long from `time`, by our clock, until an answer tells most: the second changes then, as far as is
+/// known, on that one of two clocks of which less is known, and its uncertainty is halved.
 #[must_use]
-pub fn until_telling(first: &ServerClock, second: &ServerClock, now: Timestamp) -> Duration {
-    let clock = if second.open() > first.open() { second } else { first };
-    clock.until_its_next_second(now)
+pub fn until_telling(first: &ServerClock, second: &ServerClock, time: Timestamp) -> Duration {
+    let clock = if second.uncertainty() > first.uncertainty() { second } else { first };
+    clock.until_its_next_second(time)
 }
 
 fn parse_date(date: &str) -> Option<Timestamp> {
@@ -141,20 +141,17 @@ mod tests {
     fn clocks_that_may_agree_do() {
         let same = clock("Sun, 22 Nov 2026 12:00:00 GMT");
         let second = clock("Sun, 22 Nov 2026 11:59:59 GMT");
-        let two_seconds = Skew { least: SignedDuration::from_secs(-2), most: SignedDuration::ZERO };
-        assert_eq!(skew(&same, &second), two_seconds);
-        assert_eq!(two_seconds.presumed(), SignedDuration::ZERO);
-        assert_eq!(skew(&second, &same).presumed(), SignedDuration::ZERO);
+        assert_eq!(skew(&same, &second), Skew::default());
+        assert_eq!(skew(&second, &same), Skew::default());
     }
 
     #[test]
-    fn a_difference_is_taken_for_the_most_that_it_can_be() {
+    fn a_difference_is_known_to_within_a_second_for_each_clock() {
         let same = clock("Sun, 22 Nov 2026 12:00:00 GMT");
         let hour = clock("Sun, 22 Nov 2026 13:00:00 GMT");
-        let back = skew(&hour, &same);
-        assert_eq!(back.least, SignedDuration::from_secs(-3601));
-        assert_eq!(back.presumed(), SignedDuration::from_secs(-3599));
-        assert_eq!(skew(&same, &hour).presumed(), SignedDuration::from_secs(3601));
+        let [least, most] = [3599, 3601].map(SignedDuration::from_secs);
+        assert_eq!(skew(&same, &hour), Skew { least, most });
+        assert_eq!(skew(&hour, &same), Skew { least: -most, most: -least });
     }
 
     #[test]
@@ -172,7 +169,22 @@ mod tests {
         let exact = ServerClock::default();
         exact.observe("Sun, 22 Nov 2026 11:59:59 GMT", after_noon(-5), after_noon(-1));
         exact.observe("Sun, 22 Nov 2026 12:00:00 GMT", after_noon(1), after_noon(5));
-        assert_eq!(skew(&ahead, &exact).presumed().as_millis(), -690 + 5);
+        assert_eq!(skew(&ahead, &exact).most.as_millis(), -690 + 5);
+    }
+
+    #[test]
+    fn a_clock_that_drifts_is_followed() {
+        let clock = ServerClock::default();
+        let knows = |sent: i64, date: &str| {
+            clock.observe(date, after_noon(sent), after_noon(sent));
+            let Ahead { least, most } = clock.ahead().unwrap();
+            (least.as_millis(), most.as_millis())
+        };
+        // It agrees with ours to within 20 ms, and then is found to be 50 ms ahead, and 50 ms behind.
+        knows(-10, "Sun, 22 Nov 2026 11:59:59 GMT");
+        assert_eq!(knows(10, "Sun, 22 Nov 2026 12:00:00 GMT"), (-10, 10));
+        assert_eq!(knows(-50, "Sun, 22 Nov 2026 12:00:00 GMT"), (-10, 90));
+        assert_eq!(knows(50, "Sun, 22 Nov 2026 11:59:59 GMT"), (-90, 90));
     }
 
     #[test]

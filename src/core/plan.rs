@@ -38,6 +38,8 @@ pub struct Rules {
     pub ignore_missing: bool,
     /// What to add to a time of Vault to have it on the API server's clock.
     pub skew: Skew,
+    /// Whether what hangs on how far the clocks are apart waits until more is known of that.
+    pub patient: bool,
 }
 
 /// What the controller of a workload made of its present template.
@@ -98,8 +100,6 @@ pub struct Case<'a> {
     pub entered: Poll,
     /// Its revision.
     pub revision: Lookup<'a>,
-    /// Whether what hangs on how far the clocks are apart may wait until more is known of that.
-    pub patient: bool,
     /// What was done to it before.
     pub past: &'a Past,
 }
@@ -176,8 +176,8 @@ pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &R
         if entry.is_none() && rules.ignore_versions_before.is_some_and(|time| live.created < time) {
             return Verdict::Same;
         }
-        let at_last = created(rules.skew.most);
-        if at_last.checked_add(SURELY_OLDER).is_ok_and(|time| time < workload.created) {
+        let latest = created(rules.skew.most);
+        if latest.checked_add(SURELY_OLDER).is_ok_and(|time| time < workload.created) {
             return Verdict::Same;
         }
     }
@@ -193,7 +193,6 @@ pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &R
     let mut has_copy = |of: fn(&Copied) -> bool| {
         copies.any(|copy| copy.secret == hash && copy.version == live && of(copy))
     };
-    let is_before_revision = |skew| created(skew) < revision.created;
     if is_restored {
         // The same version may have been live, and rolled out, before the newer one as well.
         if has_copy(|copy| copy.is_later) {
@@ -201,14 +200,12 @@ pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &R
         } else {
             Verdict::Changed(Cause::Restored)
         }
-    } else if case.patient
-        && is_before_revision(rules.skew.least) != is_before_revision(rules.skew.most)
-    {
-        Verdict::Unclear
-    } else if is_before_revision(rules.skew.presumed()) {
+    } else if created(rules.skew.most) < revision.created {
         Verdict::Same
     } else if entry == Some(live) || has_copy(|_| true) {
         Verdict::Reverted
+    } else if rules.patient && created(rules.skew.least) < revision.created {
+        Verdict::Unclear
     } else {
         Verdict::Changed(Cause::Found)
     }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tracing::debug;
 
-use super::memory::Memory;
 use super::ports::{Cluster, Vault};
 use super::report::{Held, Report, Reporter};
 use super::{Reloader, Unfinished, WORKER, seen};
@@ -19,15 +18,10 @@ use crate::core::store::Stored;
 /// is left to the polls of everything.
 const PATIENCE: u32 = 6;
 
-/// How often a template is looked at again because the clocks leave open what to do. Each look halves
-/// what is open of one of the two clocks, as long as answers come fast enough for that.
-const LOOKS: u32 = 12;
-
 /// A workload that is about to be reloaded.
 pub(super) struct Due {
     pub(super) stored: Stored,
     pub(super) past: Past,
-    pub(super) patient: bool,
     pub(super) revision: Option<Revision>,
     pub(super) cause: Cause,
     pub(super) changed: Vec<Arc<SecretId>>,
@@ -106,7 +100,6 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             workload: &stored.workload,
             entered: stored.entered,
             revision: asked.lookup(revision),
-            patient: memory.is_none_or(|memory| memory.is_patient(stored)),
             past: memory.map_or(&nothing, |memory| &memory.past),
         };
         plan::decide(&case, seen(sightings), rules, self.budget.tokens, now)
@@ -123,7 +116,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         let Decision { action, gone, mut reverted, changed, waiting, unclear, open } = decision;
         let workload = &stored.workload;
         let id = &workload.id;
-        let idle = matches!(action, Action::Leave) && reverted.is_empty() && !waiting && !unclear;
+        let idle = matches!(action, Action::Leave) && reverted.is_empty() && !waiting;
         if idle && !self.memories.contains_key(&workload.uid) {
             return None;
         }
@@ -140,16 +133,9 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         } else if open.len() < workload.secrets.len() {
             memory.waits = 0;
         }
-        let patient = memory.is_patient(stored);
-        if unclear {
-            if memory.looks(stored) == 0 {
-                self.reporter.report(id, &Report::Unclear { secrets: &open });
-            }
-            memory.unclear = (stored.entered, memory.looks(stored) + 1);
-            // Asked for again: that answer has a date too.
-            memory.revision = None;
-            left.workloads.insert(id.clone());
-            left.unclear = true;
+        // Whoever is reloaded, or will be, is so for this too.
+        if unclear && matches!(action, Action::Leave | Action::Hold(Hold::Stripped)) {
+            left.unclear.push(stored.clone());
         }
         let said = &mut memory.said.reverted;
         let again = reverted.iter().all(|secret| said.contains(secret));
@@ -197,22 +183,9 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         Some(Due {
             stored: stored.clone(),
             past: memory.past.clone(),
-            patient,
             revision: revision.map(|(_, revision)| revision.clone()),
             cause,
             changed,
         })
-    }
-}
-
-impl Memory {
-    /// How often the present template was looked at while the clocks left open what to do.
-    fn looks(&self, stored: &Stored) -> u32 {
-        let (entered, looks) = self.unclear;
-        if entered == stored.entered { looks } else { 0 }
-    }
-
-    fn is_patient(&self, stored: &Stored) -> bool {
-        self.looks(stored) < LOOKS
     }
 }

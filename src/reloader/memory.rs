@@ -16,9 +16,6 @@ pub(super) struct Memory {
     pub(super) failures: u32,
     /// How often in a row it waited for its controller.
     pub(super) waits: u32,
-    /// How often its present template was looked at while the clocks left open what to do, with the
-    /// poll that the template entered the store before.
-    pub(super) unclear: (Poll, u32),
     /// Its revision, with the poll that its template entered the store before: a template that was
     /// replaced and put back is another.
     pub(super) revision: Option<(Poll, Revision)>,

@@ -15,6 +15,9 @@ pub trait Vault: Send {
     /// Asks for secrets, each once.
     fn poll(&mut self, asks: &[Ask]) -> impl Future<Output = Polled> + Send;
 
+    /// Has the server answer, for the date of its answer alone.
+    fn look(&mut self) -> impl Future<Output = ()> + Send;
+
     /// Forgets what concerns secrets that are not used any more.
     fn forget(&mut self, is_used: impl Fn(&SecretId) -> bool + Send);
 

@@ -164,7 +164,6 @@ impl<C: Cluster, R: Reporter> Writer<'_, C, R> {
     async fn reload(&self, due: &Due) -> Outcome {
         let Self { sightings, rules, .. } = *self;
         let Due { past, cause, changed, .. } = due;
-        let mut patient = due.patient;
         let mut stored = due.stored.clone();
         let mut revision = due.revision.clone();
         let id = stored.workload.id.clone();
@@ -202,7 +201,6 @@ impl<C: Cluster, R: Reporter> Writer<'_, C, R> {
             }
             if !has_kept {
                 revision = None;
-                patient = true;
             }
             let now = (self.now)();
             let mut asked = Asked::No;
@@ -212,7 +210,6 @@ impl<C: Cluster, R: Reporter> Writer<'_, C, R> {
                     workload: &stored.workload,
                     entered: stored.entered,
                     revision: lookup,
-                    patient,
                     past,
                 };
                 match plan::decide(&case, seen(sightings), rules, 1, now).action {

@@ -63,12 +63,6 @@ pub enum Report<'a> {
         /// The controller that owns the workload.
         owner: Option<&'a str>,
     },
-    /// Secrets were created at about the time of its revision, and how far the clocks are apart is not
-    /// known well enough yet to tell which was first.
-    Unclear {
-        /// Which.
-        secrets: &'a [Arc<SecretId>],
-    },
     /// A secret may have changed, and its controller has yet to make a revision that tells.
     Waiting {
         /// Whether it has waited for so long that somebody should look.
@@ -157,12 +151,6 @@ impl Reporter for Log {
                  {}",
                 list(secrets),
                 rollout::how_to_renew(*owner)
-            ),
-            Report::Unclear { secrets } => debug!(
-                worker = WORKER,
-                "{id} waits for a few answers more: whether its revision was made before {} was rotated \
-                 hangs on how far the clocks of Vault and of the API server are apart",
-                list(secrets)
             ),
             Report::Waiting { long: false } => {
                 debug!(worker = WORKER, "{id} waits for its controller to make a revision");

@@ -21,6 +21,7 @@ use crate::core::workload::Kind;
 mod leading;
 mod outage;
 mod told;
+mod unclear;
 
 /// What both fakes share with the test.
 #[derive(Default)]
@@ -44,8 +45,13 @@ struct World {
     patches: u32,
     gets: u32,
     lookups: u32,
+    /// How often Vault was asked for the time, and what follows from that.
+    looks: u32,
+    on_look: Option<Box<dyn Fn() + Send>>,
     /// When each revision was made; long after all rotations, unless it is given.
     revised: Option<Timestamp>,
+    /// When those that are asked for after the next look-up were made, if not then.
+    revised_next: Option<Timestamp>,
     /// Whether there are no revisions at all.
     without_revisions: bool,
     /// What was told, of what an operator is to know.
@@ -113,6 +119,14 @@ impl Vault for Fake {
         polled
     }
 
+    async fn look(&mut self) {
+        let mut world = self.world();
+        world.looks += 1;
+        if let Some(tell) = &world.on_look {
+            tell();
+        }
+    }
+
     fn forget(&mut self, _: impl Fn(&SecretId) -> bool + Send) {}
 
     async fn close(&mut self) {}
@@ -126,6 +140,7 @@ impl Cluster for Fake {
             return HashMap::new();
         }
         let created = world.revised.unwrap_or(second(2_000_000));
+        world.revised = world.revised_next.take().or(world.revised);
         let revision = Revision { created, copies: Arc::new([]) };
         workloads.iter().map(|workload| (workload.uid.clone(), revision.clone())).collect()
     }

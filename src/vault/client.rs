@@ -247,6 +247,17 @@ impl Server {
         self.read(answer.map_err(|error| transport(&error))?, sent).await
     }
 
+    /// Has the server answer, for the date of its answer: by a request that needs no token, and that no
+    /// audit device sees.
+    pub async fn look(&self) {
+        let mut url = self.settings.address.clone();
+        url.set_path("/v1/sys/health");
+        let sent = Timestamp::now();
+        if let Ok(answer) = self.http.get(url).send().await {
+            drop(self.read(answer, sent).await);
+        }
+    }
+
     /// Sends a request of `vaultrs`, with a token that [`super::login::is_token`], or an empty one
     /// for none. The answer is a success.
     ///

@@ -229,6 +229,10 @@ impl Vault for Poller {
         self.poll(asks).await
     }
 
+    async fn look(&mut self) {
+        self.server.look().await;
+    }
+
     fn forget(&mut self, is_used: impl Fn(&SecretId) -> bool) {
         self.troubles.retain(|secret, _| is_used(secret));
     }

@@ -1,8 +1,8 @@
 //! Vault's clock and the API server's are an hour apart.
 //!
 //! Everything is deployed anew first, and records with these times are left behind: no other fault
-//! comes after these. The controller is started anew in between, so that nothing but the clocks can tell what the pods
-//! of a workload run with.
+//! comes after these. The controller is started anew in between, so that nothing but the clocks can
+//! tell what the pods of a workload run with.
 
 use anyhow::Result;
 use jiff::SignedDuration;
@@ -22,8 +22,7 @@ const ROTATED: usize = 12;
 /// process that asks a few times may take them to be wrong, and less than it knows when it starts.
 const APART: usize = 2;
 
-/// How often the controller is started anew after a round in which versions and revisions came at the
-/// same time. Each start knows the clocks only roughly, and must not make more of that than the one
+/// How often the controller is started after versions and revisions came at the same time. Each start knows the clocks only roughly, and must not make more of that than the one
 /// before.
 const STARTS: usize = 3;
 
@@ -78,13 +77,13 @@ async fn apart(arena: &mut Arena, plan: &Plan, shift: SignedDuration) -> Result<
         next_second().await?;
         arena.bed.controller_manager.resume().await?;
         arena.wait_until_observed().await?;
-        for _ in 0..STARTS {
-            controller[0].restart().await?;
-            arena.settle(&controller).await?;
-            controller[0].kill();
-        }
         controller[0].restart().await?;
         arena.settle(&controller).await?;
+        for _ in 1..STARTS {
+            controller[0].kill();
+            controller[0].restart().await?;
+            arena.settle(&controller).await?;
+        }
 
         // And under its eyes.
         let secrets = arena.some_secrets(ROTATED);

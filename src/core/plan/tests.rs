@@ -13,7 +13,6 @@ struct Row {
     observed: bool,
     revision: Option<Lookup<'static>>,
     copies: Vec<Copied>,
-    patient: bool,
     rules: Rules,
 }
 
@@ -26,7 +25,6 @@ impl Row {
             observed: true,
             revision: None,
             copies: Vec::new(),
-            patient: true,
             rules: Rules::default(),
         }
     }
@@ -47,7 +45,6 @@ impl Row {
             workload: &workload,
             entered: 5,
             revision: self.revision.unwrap_or(Lookup::Found(&revision)),
-            patient: self.patient,
             past: &Past::default(),
         };
         let sighting = Sighting { observation: self.live, other_seen: self.other_seen };
@@ -123,14 +120,15 @@ fn times_are_compared_on_one_clock() {
 
 fn skewed(least: i64, most: i64) -> Rules {
     let [least, most] = [least, most].map(SignedDuration::from_secs);
-    Rules { skew: Skew { least, most }, ..Rules::default() }
+    Rules { skew: Skew { least, most }, patient: true, ..Rules::default() }
 }
 
 #[test]
-fn what_hangs_on_the_clocks_waits_for_better_ones_and_is_then_rather_needless_than_missed() {
+fn what_hangs_on_the_clocks_waits_and_is_then_rather_needless_than_missed() {
     // The version is of second 200, the revision of second 100.
     let verdict = |least, most, patient| {
-        Row { rules: skewed(least, most), patient, ..Row::live(new()) }.verdict()
+        let rules = Rules { patient, ..skewed(least, most) };
+        Row { rules, ..Row::live(new()) }.verdict()
     };
     let found = Verdict::Changed(Cause::Found);
     assert_eq!(verdict(-101, -99, true), Verdict::Unclear);
@@ -140,18 +138,12 @@ fn what_hangs_on_the_clocks_waits_for_better_ones_and_is_then_rather_needless_th
         assert_eq!(verdict(-105, -101, patient), Verdict::Same);
         assert_eq!(verdict(-100, -90, patient), found);
     }
-    // While the clocks may agree, they do.
-    assert_eq!(verdict(-101, 1, true), Verdict::Unclear);
-    assert_eq!(verdict(-101, 1, false), found);
-    let row = Row { rules: skewed(-1, 60), ..Row::live(old()) };
-    assert_eq!(row.verdict(), Verdict::Unclear);
-    let row = Row { rules: skewed(-1, 60), patient: false, ..Row::live(old()) };
-    assert_eq!(row.verdict(), Verdict::Same);
     // What was seen, or is recorded, hangs on no clock.
     let witnessed = Row { rules: skewed(-101, -99), other_seen: 5, ..Row::live(new()) };
     assert_eq!(witnessed.verdict(), Verdict::Changed(Cause::Witnessed));
-    let row = Row { rules: skewed(-101, -99), ..Row::live(new()) };
-    assert_eq!(row.recorded(true, new()).verdict(), Verdict::Same);
+    let unclear = || Row { rules: skewed(-101, -99), ..Row::live(new()) };
+    assert_eq!(unclear().recorded(true, new()).verdict(), Verdict::Same);
+    assert_eq!(unclear().recorded(false, new()).verdict(), Verdict::Reverted);
 }
 
 #[test]
@@ -159,17 +151,11 @@ fn whoever_waits_for_the_clocks_is_left_alone_unless_another_secret_changed() {
     let web = workload("web", &["a", "b"]);
     let revision = Revision { created: second(100), copies: Arc::new([]) };
     let past = Past::default();
-    let case = Case {
-        workload: &web,
-        entered: 5,
-        revision: Lookup::Found(&revision),
-        patient: true,
-        past: &past,
-    };
-    let unclear = saw(Observation::Live(version(2, 100)));
+    let case = Case { workload: &web, entered: 5, revision: Lookup::Found(&revision), past: &past };
+    let unclear = saw(Observation::Live(version(2, 101)));
     let with = |other: Sighting| {
         let of = |id: &Arc<SecretId>| if &*id.path == "b" { other } else { unclear };
-        decide(&case, of, &skewed(-1, 1), 1, second(1_000))
+        decide(&case, of, &skewed(-2, -1), 1, second(1_000))
     };
     let decision = with(same());
     assert_eq!((&decision.action, decision.unclear), (&Action::Leave, true));
@@ -228,7 +214,7 @@ fn a_reload_that_was_taken_back_is_not_fought() {
 fn decided(workload: &Workload, seen: [Sighting; 2], past: &Past, budget: u32) -> Decision {
     let revision = Revision { created: second(100), copies: Arc::new([]) };
     let revision = Lookup::Found(&revision);
-    let case = Case { workload, entered: 5, revision, patient: true, past };
+    let case = Case { workload, entered: 5, revision, past };
     let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
     decide(&case, of, &Rules::default(), budget, second(1_000))
 }
@@ -284,7 +270,7 @@ fn nobody_asks_for_a_revision_that_cannot_matter() {
     let web = workload("web", &["a", "b"]);
     let past = Past::default();
     let revision = Lookup::NotAsked;
-    let case = Case { workload: &web, entered: 5, revision, patient: true, past: &past };
+    let case = Case { workload: &web, entered: 5, revision, past: &past };
     let action = |seen: [Sighting; 2]| {
         let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
         decide(&case, of, &Rules::default(), 1, second(0)).action
@@ -310,7 +296,7 @@ fn what_is_stripped_again_is_not_fought() {
     let at = |past: &Past, now: i64| {
         let revision = Revision { created: second(100), copies: Arc::new([]) };
         let revision = Lookup::Found(&revision);
-        let case = Case { workload: &web, entered: 5, revision, patient: true, past };
+        let case = Case { workload: &web, entered: 5, revision, past };
         let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
         decide(&case, of, &Rules::default(), 1, second(now)).action
     };

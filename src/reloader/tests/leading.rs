@@ -18,6 +18,10 @@ impl Vault for Counted {
         self.fake.poll(asks).await
     }
 
+    async fn look(&mut self) {
+        self.fake.look().await;
+    }
+
     fn forget(&mut self, _: impl Fn(&SecretId) -> bool + Send) {}
 
     async fn close(&mut self) {
