@@ -28,6 +28,10 @@ const FIRST_STRIPPED_HOLD: SignedDuration = SignedDuration::from_hours(1);
 /// The longest time between two attempts on a workload that is stripped again and again.
 const LONGEST_STRIPPED_HOLD: SignedDuration = SignedDuration::from_hours(24);
 
+/// How many earlier marks of a workload are known: it takes a `rollout undo` of so many reloads, and a
+/// restored storage, to meet an older one.
+const EARLIER_MARKS: usize = 8;
+
 /// What the operator set, and what holds for all workloads of a poll.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rules {
@@ -79,8 +83,11 @@ pub enum Lookup<'a> {
 pub struct Past {
     /// What the last PATCH that was answered had recorded.
     pub patched: Versions,
-    /// The mark on the template that it replaced.
-    pub replaced: Option<Box<str>>,
+    /// The mark that it put on the template.
+    pub mark: Option<Box<str>>,
+    /// Marks that were on the template before that, the latest last: whoever finds one of them again
+    /// finds something older.
+    pub earlier: Vec<Box<str>>,
     /// Whether a PATCH was answered since the workload was last held for being stripped.
     pub answered: bool,
     /// How often in a row the same was found missing again.
@@ -343,18 +350,23 @@ impl Past {
         workload.recorded.as_ref().is_some_and(|recorded| {
             let entry = recorded.versions.get(secret.hash64());
             recorded.of_this_template
-                && workload.mark != self.replaced
+                && workload.mark.as_ref().is_none_or(|mark| !self.earlier.contains(mark))
                 && entry.is_some_and(|entry| version.created < entry.created)
         })
     }
 
-    /// Notes that a PATCH was answered, which put another mark in the place of `replaced`.
-    pub fn patched(&mut self, versions: Versions, replaced: Option<Box<str>>) {
-        if self.patched != versions {
+    /// Notes that a PATCH was answered, which wrote a record and put its mark in the place of
+    /// `replaced`.
+    pub fn patched(&mut self, record: Record, replaced: Option<Box<str>>) {
+        if self.patched != record.versions {
             self.stripped = 0;
         }
-        self.patched = versions;
-        self.replaced = replaced;
+        self.patched = record.versions;
+        for mark in [self.mark.replace(record.mark.into()), replaced].into_iter().flatten() {
+            self.earlier.retain(|known| *known != mark);
+            self.earlier.push(mark);
+        }
+        self.earlier.drain(..self.earlier.len().saturating_sub(EARLIER_MARKS));
         self.answered = true;
         self.stripped_until = None;
         self.retry_at = None;

@@ -268,7 +268,7 @@ impl Memory {
             Outcome::Reloaded(reload, rollout) => {
                 reporter.report(id, &Report::Reloaded { count: reload.count, rollout });
                 // Whoever found another mark on it has left it alone.
-                self.past.patched(reload.record.versions, workload.mark.clone());
+                self.past.patched(reload.record, workload.mark.clone());
                 self.failures = 0;
                 self.revision = None;
                 self.said.error = None;

@@ -291,7 +291,7 @@ fn what_is_stripped_again_is_not_fought() {
     let web = workload("web", &["a", "b"]);
     let mut past = Past::default();
     let reloaded = reload(&web, |_| witnessed(2), "m".to_owned());
-    past.patched(reloaded.record.versions.clone(), None);
+    past.patched(reloaded.record.clone(), None);
     let seen = [witnessed(2), witnessed(2)];
     let at = |past: &Past, now: i64| {
         let revision = Revision { created: second(100), copies: Arc::new([]) };
@@ -308,7 +308,7 @@ fn what_is_stripped_again_is_not_fought() {
         assert_eq!(at(&past, now + hours * 3600 - 1), Action::Hold(Hold::Stripped));
         now += hours * 3600;
         assert_eq!(at(&past, now), Action::Roll(Cause::Witnessed));
-        past.patched(reloaded.record.versions.clone(), None);
+        past.patched(reloaded.record.clone(), None);
     }
     // A version that was not PATCHed before is a change like any other, also during a hold.
     past.stripped(second(1_000));
@@ -320,8 +320,10 @@ fn what_is_stripped_again_is_not_fought() {
 fn what_was_reloaded_since_is_not_stripped() {
     let first = workload("web", &["a", "b"]);
     let mut past = Past::default();
+    let older = reload(&first, |_| witnessed(9), "our older".to_owned());
+    past.patched(older.record, None);
     let reloaded = reload(&first, |_| witnessed(2), "ours".to_owned());
-    past.patched(reloaded.record.versions, Some("before".into()));
+    past.patched(reloaded.record, Some("before".into()));
     let seen = [witnessed(2), witnessed(2)];
     let with = |mark: &str, of_this_template, number| {
         let entry = version(number, i64::try_from(number).unwrap() * 10_000_000);
@@ -337,12 +339,25 @@ fn what_was_reloaded_since_is_not_stripped() {
     // What was there before has been put back, as a whole or in part.
     for web in [
         with("before", true, 9),
+        with("our older", true, 9),
         with("ours", false, 9),
         with("another", false, 9),
         with("long ago", true, 0),
     ] {
         assert_eq!(decided(&web, seen, &past, 1).action, Action::Hold(Hold::Stripped));
     }
+}
+
+#[test]
+fn only_so_many_marks_are_kept() {
+    let web = workload("web", &["a"]);
+    let mut past = Past::default();
+    for number in 0..100 {
+        let reloaded = reload(&web, |_| witnessed(2), format!("m{number}"));
+        past.patched(reloaded.record, (number == 0).then(|| "first".into()));
+    }
+    let latest: Vec<&str> = past.earlier.iter().map(|mark| &**mark).collect();
+    assert_eq!(latest, ["m91", "m92", "m93", "m94", "m95", "m96", "m97", "m98"]);
 }
 
 #[test]

@@ -10,9 +10,9 @@ use vault_secrets_reloader::core::workload::WorkloadId;
 use super::{Object, Rev, Secret, State, World, process_of, secret_id};
 use crate::time;
 
-/// What may stay open of how far clocks are apart, where they are: whoever cannot tell asks a few times
-/// more, but an answer can take longer than a second.
-const CLOCK_ERROR: SignedDuration = SignedDuration::from_secs(1);
+/// What may stay open of how far clocks are apart, where they are, though both servers are asked again:
+/// answers take their time, and sometimes more than a second.
+const CLOCK_ERROR: SignedDuration = SignedDuration::from_millis(500);
 
 impl World {
     /// Whether a PATCH that is sent at this moment is right.
