@@ -50,6 +50,10 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins
 /// How long PATCHes in flight may take once the process is to end.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// For how long the PATCHes of a tick may begin: for the period, but not for less than this. Where
+/// many take their time to fail, Vault is asked again before all had their turn.
+const SHORTEST_TURN: Duration = Duration::from_secs(30);
+
 /// How often, and for how long, both servers are asked for the time before what hangs on it is decided,
 /// rather needlessly than not at all. What is known of each clock doubles with each second look.
 const LOOKS: u32 = 8;
@@ -127,7 +131,7 @@ struct Unfinished {
     secrets: HashSet<Arc<SecretId>>,
     /// Whether any of the secrets was answered with a version that is yet to be believed.
     suspects: bool,
-    /// The workloads that hang on how far the clocks are apart. A tick leaves none.
+    /// The workloads that hang on how far the clocks are apart. A tick that is not cut short leaves none.
     unclear: Vec<Stored>,
     /// How many of the workloads wait for the budget.
     over_budget: usize,
@@ -268,24 +272,29 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             sightings.insert(Arc::clone(secret), sighting);
         }
         let mut rules = self.rules();
+        let end = Instant::now() + self.settings.period.max(SHORTEST_TURN);
         let mut due = self.decide(&workloads, &sightings, &rules, &mut left).await;
         let mut is_idle = due.is_empty();
-        self.report_budget(left.over_budget);
-        self.reload(due, &sightings, &rules, &mut left, shutdown).await;
-        let end = Instant::now() + LONGEST_LOOK;
+        self.reload(due, &sightings, &rules, &mut left, end, shutdown).await;
+        let looks_end = Instant::now() + LONGEST_LOOK;
         let mut looks = 0;
         while !left.unclear.is_empty() && !shutdown.is_cancelled() {
             let unclear = std::mem::take(&mut left.unclear);
             self.look(&unclear, shutdown).await;
             looks += 1;
-            rules = Rules { patient: looks < LOOKS && Instant::now() < end, ..self.rules() };
+            rules = Rules { patient: looks < LOOKS && Instant::now() < looks_end, ..self.rules() };
+            if !rules.patient {
+                self.looked(&unclear);
+            }
             due = self.decide(&unclear, &sightings, &rules, &mut left).await;
             is_idle &= due.is_empty();
-            self.report_budget(left.over_budget);
-            self.reload(due, &sightings, &rules, &mut left, shutdown).await;
+            self.reload(due, &sightings, &rules, &mut left, end, shutdown).await;
         }
-        if is_idle && is_full {
-            info!(worker = WORKER, "No workloads to reload");
+        if left.unclear.is_empty() {
+            self.report_budget(left.over_budget);
+            if is_idle && is_full {
+                info!(worker = WORKER, "No workloads to reload");
+            }
         }
         self.pace(&mut left);
         left
@@ -297,6 +306,13 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             ignore_missing: self.settings.ignore_missing,
             skew: skew(&self.clocks.vault, &self.clocks.cluster),
             patient: true,
+        }
+    }
+
+    /// Notes that some workloads were looked at for as long as that makes sense.
+    fn looked(&mut self, unclear: &[Stored]) {
+        for Stored { workload, entered } in unclear {
+            self.memories.entry(workload.uid.clone()).or_default().looked = Some(*entered);
         }
     }
 

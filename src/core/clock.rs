@@ -80,8 +80,8 @@ impl Ahead {
     }
 
     /// What is known with one answer more. Where the answer contradicts what was known by less than a
-    /// second, the clocks drift, or servers take turns whose clocks are a little apart: it may be as
-    /// far again. Where by more, a clock was set anew: `None`.
+    /// second, the clocks drift, or servers take turns whose clocks are a little apart: either may be
+    /// right. Where by more, a clock was set anew: `None`.
     fn with(self, answer: Self) -> Option<Self> {
         let both = Self { least: self.least.max(answer.least), most: self.most.min(answer.most) };
         let gap = both.least.saturating_sub(both.most);
@@ -90,9 +90,9 @@ impl Ahead {
         } else if gap >= RESOLUTION {
             None
         } else if answer.least > self.most {
-            Some(Self { most: answer.least.saturating_add(gap), ..self })
+            Some(Self { most: answer.most, ..self })
         } else {
-            Some(Self { least: answer.most.saturating_sub(gap), ..self })
+            Some(Self { least: answer.least, ..self })
         }
     }
 }
@@ -183,8 +183,9 @@ mod tests {
         // It agrees with ours to within 20 ms, and then is found to be 50 ms ahead, and 50 ms behind.
         knows(-10, "Sun, 22 Nov 2026 11:59:59 GMT");
         assert_eq!(knows(10, "Sun, 22 Nov 2026 12:00:00 GMT"), (-10, 10));
-        assert_eq!(knows(-50, "Sun, 22 Nov 2026 12:00:00 GMT"), (-10, 90));
-        assert_eq!(knows(50, "Sun, 22 Nov 2026 11:59:59 GMT"), (-90, 90));
+        assert_eq!(knows(-50, "Sun, 22 Nov 2026 12:00:00 GMT"), (-10, 1_050));
+        assert_eq!(knows(-40, "Sun, 22 Nov 2026 11:59:59 GMT"), (-10, 40));
+        assert_eq!(knows(50, "Sun, 22 Nov 2026 11:59:59 GMT"), (-1_050, 40));
     }
 
     #[test]

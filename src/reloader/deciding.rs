@@ -102,7 +102,9 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             revision: asked.lookup(revision),
             past: memory.map_or(&nothing, |memory| &memory.past),
         };
-        plan::decide(&case, seen(sightings), rules, self.budget.tokens, now)
+        let is_looked_at = memory.is_some_and(|memory| memory.looked == Some(stored.entered));
+        let rules = Rules { patient: rules.patient && !is_looked_at, ..*rules };
+        plan::decide(&case, seen(sightings), &rules, self.budget.tokens, now)
     }
 
     /// Says what there is to say of a decision, and notes what is to be done.
@@ -116,6 +118,11 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         let Decision { action, gone, mut reverted, changed, waiting, unclear, open } = decision;
         let workload = &stored.workload;
         let id = &workload.id;
+        // Whoever is reloaded, or will be, is so for this too; of others nothing is said yet.
+        if unclear && matches!(action, Action::Leave | Action::Hold(Hold::Stripped)) {
+            left.unclear.push(stored.clone());
+            return None;
+        }
         let idle = matches!(action, Action::Leave) && reverted.is_empty() && !waiting;
         if idle && !self.memories.contains_key(&workload.uid) {
             return None;
@@ -132,10 +139,6 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             }
         } else if open.len() < workload.secrets.len() {
             memory.waits = 0;
-        }
-        // Whoever is reloaded, or will be, is so for this too.
-        if unclear && matches!(action, Action::Leave | Action::Hold(Hold::Stripped)) {
-            left.unclear.push(stored.clone());
         }
         let said = &mut memory.said.reverted;
         let again = reverted.iter().all(|secret| said.contains(secret));

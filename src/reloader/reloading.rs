@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
@@ -25,10 +24,6 @@ use crate::core::workload::{Workload, WorkloadId};
 /// PATCHes under way at once: each starts a rollout, and the API server serves others too.
 const PATCHES_AT_A_TIME: usize = 8;
 
-/// For how long the PATCHes of a tick may begin: for the period, but not for less than this. Where
-/// many take their time to fail, Vault is asked again before all had their turn.
-const SHORTEST_TURN: Duration = Duration::from_secs(30);
-
 /// How often a workload that others keep changing is read and decided about anew, before it is left
 /// to the next attempt.
 const CONFLICT_RETRIES: u32 = 5;
@@ -48,15 +43,16 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     ///
     /// Where the API server itself turns out not to work, nothing more begins: what is due is left to
     /// the next tick, which sees first whether it does again. Nobody who was not begun counts as failed.
+    /// After `end` nothing more begins either.
     pub(super) async fn reload(
         &mut self,
         due: Vec<Due>,
         sightings: &HashMap<Arc<SecretId>, Sighting>,
         rules: &Rules,
         left: &mut Unfinished,
+        end: Instant,
         shutdown: &CancellationToken,
     ) {
-        let end = Instant::now() + self.settings.period.max(SHORTEST_TURN);
         let mut due = self.in_turn(due);
         let writer = Writer {
             store: &self.store,

@@ -46,6 +46,18 @@ async fn both_servers_are_asked_a_few_times_and_then_it_is_taken_for_a_change() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_decided_so_is_not_looked_at_again_though_it_cannot_be_reloaded_yet() {
+    let mut bench = bench();
+    bench.fake.world().faults.push_back(Fault::Refused);
+    for _ in 0..3 {
+        let left = bench.poll().await;
+        assert_eq!(left.workloads.len(), 1);
+    }
+    let world = bench.fake.world();
+    assert_eq!((world.patches, world.looks), (1, LOOKS));
+}
+
+#[tokio::test(start_paused = true)]
 async fn once_it_is_clear_that_the_pods_have_it_they_are_left_alone() {
     let mut bench = bench();
     let (vault, cluster) =
