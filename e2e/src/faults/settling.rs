@@ -127,10 +127,15 @@ impl Arena {
             let subject = &self.subjects[*number];
             let state = states.get(subject.workload.name()).context("a workload is gone")?;
             let record = state.record().unwrap_or_default();
+            let revision = self.revisions().await?.get(state.uid()).map(|(_, made)| *made);
             findings.push(format!(
-                "MISSED: {} was not reloaded for {missing}; count {:?}, record {record}",
+                "MISSED: {} was not reloaded for {missing}; count {:?}, record {record}; created {}, \
+                 revision {revision:?}, versions created {:?}; of it was said:\n{}",
                 subject.workload.name(),
-                state.count()
+                state.count(),
+                state.object["metadata"]["creationTimestamp"],
+                subject.created(&self.secrets),
+                said_of(subject.workload.name(), controllers)
             ));
         }
         self.row.missed += unreached.len();
@@ -152,17 +157,12 @@ impl Arena {
             let applied = i64::try_from(its.count())?;
             if reloads.doubled() > 0 {
                 shown += 1;
-                let said: Vec<String> = controllers
-                    .iter()
-                    .flat_map(|it| it.lines_with(&format!("{name}\"")))
-                    .map(|line| line.text)
-                    .collect();
                 findings.push(format!(
                     "DOUBLED: {name}: {reloads:?}, {applied} PATCHes; versions created {:?}, \
                      record {}; of it was said:\n{}",
                     subject.created(&self.secrets),
                     state.record().unwrap_or_default(),
-                    said.join("\n")
+                    said_of(name, controllers)
                 ));
             } else if applied > reloads.number() || (self.is_audited && applied < reloads.number())
             {
@@ -183,6 +183,12 @@ impl Arena {
         let all: Vec<usize> = (0..self.subjects.len()).collect();
         self.compare_from_here(&all).await
     }
+}
+
+/// What the controllers said of a workload, line by line.
+fn said_of(name: &WorkloadName, controllers: &[Controller]) -> String {
+    let lines = controllers.iter().flat_map(|it| it.lines_with(&name.to_string()));
+    lines.map(|line| line.text).collect::<Vec<_>>().join("\n")
 }
 
 /// Waits for two polls of everything, for each controller, that found nothing to be done.
