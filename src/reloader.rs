@@ -271,25 +271,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             }
             sightings.insert(Arc::clone(secret), sighting);
         }
-        let mut rules = self.rules();
-        let end = Instant::now() + self.settings.period.max(SHORTEST_TURN);
-        let mut due = self.decide(&workloads, &sightings, &rules, &mut left).await;
-        let mut is_idle = due.is_empty();
-        self.reload(due, &sightings, &rules, &mut left, end, shutdown).await;
-        let looks_end = Instant::now() + LONGEST_LOOK;
-        let mut looks = 0;
-        while !left.unclear.is_empty() && !shutdown.is_cancelled() {
-            let unclear = std::mem::take(&mut left.unclear);
-            self.look(&unclear, shutdown).await;
-            looks += 1;
-            rules = Rules { patient: looks < LOOKS && Instant::now() < looks_end, ..self.rules() };
-            if !rules.patient {
-                self.looked(&unclear);
-            }
-            due = self.decide(&unclear, &sightings, &rules, &mut left).await;
-            is_idle &= due.is_empty();
-            self.reload(due, &sightings, &rules, &mut left, end, shutdown).await;
-        }
+        let is_idle = self.act(workloads, &sightings, &mut left, shutdown).await;
         if left.unclear.is_empty() {
             self.report_budget(left.over_budget);
             if is_idle && is_full {
@@ -298,6 +280,38 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         }
         self.pace(&mut left);
         left
+    }
+
+    /// Decides about workloads, and reloads those that are due: at once where it is clear, the others
+    /// when the clocks are known better, or as well as they will be. Answers whether none was due.
+    async fn act(
+        &mut self,
+        mut workloads: Vec<Stored>,
+        sightings: &HashMap<Arc<SecretId>, Sighting>,
+        left: &mut Unfinished,
+        shutdown: &CancellationToken,
+    ) -> bool {
+        let end = Instant::now() + self.settings.period.max(SHORTEST_TURN);
+        let mut rules = self.rules();
+        let mut is_idle = true;
+        let mut looks = 0;
+        let mut looks_end = None;
+        loop {
+            let due = self.decide(&workloads, sightings, &rules, left).await;
+            is_idle &= due.is_empty();
+            self.reload(due, sightings, &rules, left, end, shutdown).await;
+            if left.unclear.is_empty() || shutdown.is_cancelled() {
+                return is_idle;
+            }
+            workloads = std::mem::take(&mut left.unclear);
+            let looks_end = *looks_end.get_or_insert_with(|| Instant::now() + LONGEST_LOOK);
+            self.look(&workloads, shutdown).await;
+            looks += 1;
+            rules = Rules { patient: looks < LOOKS && Instant::now() < looks_end, ..self.rules() };
+            if !rules.patient {
+                self.looked(&workloads);
+            }
+        }
     }
 
     fn rules(&self) -> Rules {

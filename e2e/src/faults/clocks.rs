@@ -22,8 +22,8 @@ const ROTATED: usize = 12;
 /// process that asks a few times may take them to be wrong, and less than it knows when it starts.
 const APART: usize = 2;
 
-/// How often the controller is started after versions and revisions came at the same time. Each start knows the clocks only roughly, and must not make more of that than the one
-/// before.
+/// How often the controller is started after versions and revisions came at the same time. Each start
+/// knows the clocks only roughly, and must not make more of that than the one before.
 const STARTS: usize = 3;
 
 /// Vault's is ahead.

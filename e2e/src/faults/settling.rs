@@ -123,11 +123,13 @@ impl Arena {
         let unreached = self.unreached(self.unrecorded(&states)?, &states).await?;
         let patches = self.patches().await?;
         let mut findings = Vec::new();
+        let revisions =
+            if unreached.is_empty() { HashMap::new() } else { self.revisions().await? };
         for (number, missing) in &unreached {
             let subject = &self.subjects[*number];
             let state = states.get(subject.workload.name()).context("a workload is gone")?;
             let record = state.record().unwrap_or_default();
-            let revision = self.revisions().await?.get(state.uid()).map(|(_, made)| *made);
+            let revision = revisions.get(state.uid()).map(|(_, made)| *made);
             findings.push(format!(
                 "MISSED: {} was not reloaded for {missing}; count {:?}, record {record}; created {}, \
                  revision {revision:?}, versions created {:?}; of it was said:\n{}",
@@ -187,8 +189,12 @@ impl Arena {
 
 /// What the controllers said of a workload, line by line.
 fn said_of(name: &WorkloadName, controllers: &[Controller]) -> String {
-    let lines = controllers.iter().flat_map(|it| it.lines_with(&name.to_string()));
-    lines.map(|line| line.text).collect::<Vec<_>>().join("\n")
+    let name = name.to_string();
+    // The name of another may begin with it.
+    let goes_on = |rest: &str| rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '-');
+    let lines = controllers.iter().flat_map(|it| it.lines_with(&name)).map(|line| line.text);
+    let its = lines.filter(|text| text.split(&name).skip(1).any(|rest| !goes_on(rest)));
+    its.collect::<Vec<_>>().join("\n")
 }
 
 /// Waits for two polls of everything, for each controller, that found nothing to be done.

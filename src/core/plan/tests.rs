@@ -213,8 +213,7 @@ fn a_reload_that_was_taken_back_is_not_fought() {
 /// A workload of the secrets a and b; what was seen of each is given.
 fn decided(workload: &Workload, seen: [Sighting; 2], past: &Past, budget: u32) -> Decision {
     let revision = Revision { created: second(100), copies: Arc::new([]) };
-    let revision = Lookup::Found(&revision);
-    let case = Case { workload, entered: 5, revision, past };
+    let case = Case { workload, entered: 5, revision: Lookup::Found(&revision), past };
     let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
     decide(&case, of, &Rules::default(), budget, second(1_000))
 }
@@ -269,8 +268,7 @@ fn what_to_do() {
 fn nobody_asks_for_a_revision_that_cannot_matter() {
     let web = workload("web", &["a", "b"]);
     let past = Past::default();
-    let revision = Lookup::NotAsked;
-    let case = Case { workload: &web, entered: 5, revision, past: &past };
+    let case = Case { workload: &web, entered: 5, revision: Lookup::NotAsked, past: &past };
     let action = |seen: [Sighting; 2]| {
         let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
         decide(&case, of, &Rules::default(), 1, second(0)).action
@@ -295,8 +293,7 @@ fn what_is_stripped_again_is_not_fought() {
     let seen = [witnessed(2), witnessed(2)];
     let at = |past: &Past, now: i64| {
         let revision = Revision { created: second(100), copies: Arc::new([]) };
-        let revision = Lookup::Found(&revision);
-        let case = Case { workload: &web, entered: 5, revision, past };
+        let case = Case { workload: &web, entered: 5, revision: Lookup::Found(&revision), past };
         let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
         decide(&case, of, &Rules::default(), 1, second(now)).action
     };
