@@ -4,6 +4,7 @@
 use anyhow::{Context as _, Result};
 use e2e::scenario::{SOON, next_second, polling_faster};
 use e2e::{Bed, Controller, Generation, Kind, Mark, Workload, WorkloadName, eventually};
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 
 const RELOADING: &str = "Reloading workload: ";
@@ -275,6 +276,69 @@ async fn who_has_no_pods_is_reloaded_once_like_any_other() -> Result<()> {
         wait_for_pods(&bed, workload, &[Some(2)]).await?;
     }
     bed.expect_no_roll(&controller, &[(&web, Some(2)), (&db, Some(2))]).await
+}
+
+/// Makes the revisions of a workload those of another object. Its controller leaves it so: where the
+/// name of the revision that it wants is taken by an equal one, that will do. The same comes of a
+/// workload that is deleted and made again before the garbage collector has come to the old revision.
+async fn give_revisions_away(bed: &Bed, workload: &Workload, to: &Value) -> Result<()> {
+    let resource = ApiResource {
+        group: "apps".to_owned(),
+        version: "v1".to_owned(),
+        api_version: "apps/v1".to_owned(),
+        kind: "ControllerRevision".to_owned(),
+        plural: "controllerrevisions".to_owned(),
+    };
+    let namespace = &workload.name().namespace;
+    let api = Api::<DynamicObject>::namespaced_with(bed.cluster.client(), namespace, &resource);
+    let owners = json!({"metadata": {"ownerReferences": [to]}});
+    for revision in bed.cluster.revisions(workload).await? {
+        let name = revision["metadata"]["name"].as_str().context("a revision without a name")?;
+        api.patch(name, &PatchParams::default(), &Patch::Merge(&owners)).await?;
+    }
+    assert_eq!(bed.cluster.revisions(workload).await?, [Value::Null; 0]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_revision_of_its_own_is_reloaded_all_the_same() -> Result<()> {
+    let bed = Bed::shared().await?;
+    prepare(&bed, "disowned").await?;
+    let metadata = json!({"name": "other", "namespace": "disowned"});
+    let other = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata});
+    let other = bed.cluster.create_object(&other, "configmaps").await?;
+    let other = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "name": "other", "controller": true,
+        "uid": other["metadata"]["uid"],
+    });
+    let kinds = [(Kind::StatefulSet, "db"), (Kind::DaemonSet, "agent")];
+    let [db, agent] = kinds.map(|(kind, name)| using(kind, "disowned", name));
+    let [new_db, new_agent] =
+        kinds.map(|(kind, name)| using(kind, "disowned", &format!("new-{name}")));
+    bed.deploy_all(&[&db, &agent]).await?;
+    next_second().await?;
+    let mark = bed.mark().await?;
+    bed.rotate("disowned/a").await?;
+    next_second().await?;
+    bed.deploy_all(&[&new_db, &new_agent]).await?;
+    for workload in [&db, &agent, &new_db, &new_agent] {
+        give_revisions_away(&bed, workload, &other).await?;
+    }
+
+    let mut controller = Controller::start(&bed, &polling_faster()).await?;
+    let cases = [(&db, None), (&agent, None)];
+    expect_reloaded_once(&bed, &controller, (&mark, 0), &cases, 1).await?;
+    // Who was made after the rotation has it, revision or not.
+    bed.expect_no_roll(&controller, &[(&new_db, None), (&new_agent, None)]).await?;
+    for workload in [&new_db, &new_agent] {
+        assert_eq!(said(&controller, 0, workload.name()), [""; 0]);
+    }
+    expect_nothing_after_a_restart(&bed, &mut controller, &cases, 1).await?;
+    let all = [(&db, None), (&agent, None), (&new_db, None), (&new_agent, None)];
+    let (mark, seen) = (bed.mark().await?, controller.lines().len());
+    bed.rotate("disowned/a").await?;
+    expect_reloaded_once(&bed, &controller, (&mark, seen), &all[..2], 2).await?;
+    expect_reloaded_once(&bed, &controller, (&mark, seen), &all[2..], 1).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

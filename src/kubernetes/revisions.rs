@@ -193,7 +193,7 @@ impl<'a> Candidates<'a> {
         page.metadata.next.filter(|token| !token.is_empty())
     }
 
-    /// The revisions that were found, by the uid of their workloads.
+    /// The revisions that were found, by the uid of their workloads, once all pages were taken in.
     #[must_use]
     pub fn into_revisions(self) -> Vec<(Box<str>, Revision)> {
         let found = self.0.into_iter();
@@ -246,7 +246,7 @@ impl<'a> Candidate<'a> {
     }
 
     fn into_revision(self) -> Option<Revision> {
-        let present = self.created?;
+        let present = self.created.or_else(|| self.stand_in())?;
         let copies = self.copies.into_iter().map(|(secret, version, created)| Copied {
             secret,
             version,
@@ -256,6 +256,18 @@ impl<'a> Candidate<'a> {
             created: present,
             copies: copies.collect::<BTreeSet<_>>().into_iter().collect(),
         })
+    }
+
+    /// When the present revision was made at the earliest, of a workload that will never have one.
+    ///
+    /// Controllers of DaemonSets and StatefulSets make the revision before they say that they have
+    /// seen the template. But where an equal one of the same name is there, they take that for it: also
+    /// the one that is left over from a workload that was deleted and made again, until the garbage
+    /// collector takes it. After that there is none, possibly for ever. Deployments have no revision
+    /// while they are paused, and no pods of the template either.
+    fn stand_in(&self) -> Option<Timestamp> {
+        let has_none = self.number == i64::MIN;
+        (has_none && self.workload.id.kind != Kind::Deployment).then_some(self.workload.created)
     }
 }
 
@@ -385,6 +397,26 @@ mod tests {
     }
 
     #[test]
+    fn who_will_never_have_a_revision_has_pods_as_old_as_itself_at_most() {
+        let created_of = |kind, objects: &[Value]| {
+            let mut db = workload("db", &["a"]);
+            db.id.kind = kind;
+            db.update_revision = Some("db-of-another".into());
+            db.created = EARLY.parse().unwrap();
+            revision_of(&db, objects).map(|revision| revision.created.to_string())
+        };
+        for kind in [Kind::DaemonSet, Kind::StatefulSet] {
+            assert_eq!(created_of(kind, &[]).as_deref(), Some(EARLY));
+            // One of its own is surely not older than itself.
+            let own = [controller_revision("db-a", 1, LATE)];
+            assert_eq!(created_of(kind, &own).as_deref(), Some(LATE));
+            assert_eq!(created_of(kind, &[controller_revision("db-a", 1, "no time")]), None);
+        }
+        // It may be paused, and have neither ReplicaSet nor pods.
+        assert_eq!(created_of(Kind::Deployment, &[]), None);
+    }
+
+    #[test]
     fn copies_of_the_record_count_if_they_are_its_own_and_of_its_secrets() {
         let web = workload("web", &["a"]);
         let record = |uid: &str| {
@@ -441,9 +473,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_list_without_an_end_is_given_up_and_known_of_nobody() {
         let endless = revisions_from(|_| page("more", &[replica_set("1", EARLY, "")]));
-        let began = Instant::now();
-        assert!(endless.of(&[Arc::new(workload("web", &["a"]))]).await.is_empty());
-        assert_eq!(began.elapsed(), LONGEST_LIST);
+        for kind in [Kind::Deployment, Kind::DaemonSet] {
+            let mut web = workload("web", &["a"]);
+            web.id.kind = kind;
+            let began = Instant::now();
+            assert!(endless.of(&[Arc::new(web)]).await.is_empty());
+            assert_eq!(began.elapsed(), LONGEST_LIST);
+        }
     }
 
     #[tokio::test(start_paused = true)]
