@@ -4,7 +4,6 @@
 use anyhow::{Context as _, Result};
 use e2e::scenario::{SOON, next_second, polling_faster};
 use e2e::{Bed, Controller, Generation, Kind, Mark, Workload, WorkloadName, eventually};
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 
 const RELOADING: &str = "Reloading workload: ";
@@ -282,19 +281,12 @@ async fn who_has_no_pods_is_reloaded_once_like_any_other() -> Result<()> {
 /// name of the revision that it wants is taken by an equal one, that will do. The same comes of a
 /// workload that is deleted and made again before the garbage collector has come to the old revision.
 async fn give_revisions_away(bed: &Bed, workload: &Workload, to: &Value) -> Result<()> {
-    let resource = ApiResource {
-        group: "apps".to_owned(),
-        version: "v1".to_owned(),
-        api_version: "apps/v1".to_owned(),
-        kind: "ControllerRevision".to_owned(),
-        plural: "controllerrevisions".to_owned(),
-    };
+    let owners = json!({"metadata": {"ownerReferences": [to]}}).to_string();
     let namespace = &workload.name().namespace;
-    let api = Api::<DynamicObject>::namespaced_with(bed.cluster.client(), namespace, &resource);
-    let owners = json!({"metadata": {"ownerReferences": [to]}});
     for revision in bed.cluster.revisions(workload).await? {
         let name = revision["metadata"]["name"].as_str().context("a revision without a name")?;
-        api.patch(name, &PatchParams::default(), &Patch::Merge(&owners)).await?;
+        let target = format!("controllerrevision/{name}");
+        bed.kubectl(&["patch", &target, "-n", namespace, "--type=merge", "-p", &owners]).await?;
     }
     assert_eq!(bed.cluster.revisions(workload).await?, [Value::Null; 0]);
     Ok(())
