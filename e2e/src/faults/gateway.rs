@@ -51,6 +51,9 @@ struct Shared {
     http: reqwest::Client,
     shift: SignedDuration,
     seen: Mutex<Seen>,
+    /// Reads get their number one by one, and none while something is done between two of them:
+    /// what two plans do happens in their order.
+    turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -79,8 +82,7 @@ impl Gateway {
             .redirect(reqwest::redirect::Policy::none())
             .timeout(Duration::from_secs(30))
             .build()?;
-        let server = vault.address().to_owned();
-        let shared = Arc::new(Shared { server, http, shift, seen: Mutex::default() });
+        let shared = Arc::new(Shared::new(vault.address().to_owned(), http, shift));
         let router = Router::new().fallback(pass).with_state(Arc::clone(&shared));
         let serving = tokio::spawn(async move {
             // It ends with the gateway.
@@ -137,7 +139,12 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
 }
 
 impl Shared {
+    fn new(server: String, http: reqwest::Client, shift: SignedDuration) -> Self {
+        Self { server, http, shift, seen: Mutex::default(), turn: tokio::sync::Mutex::default() }
+    }
+
     async fn before_a_read(&self) {
+        let _turn = self.turn.lock().await;
         let action = {
             let mut seen = locked(&self.seen);
             seen.reads += 1;
@@ -215,18 +222,38 @@ fn without_those_of_a_connection(headers: &HeaderMap) -> HeaderMap {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
     use serde_json::json;
 
     use super::*;
 
+    fn shared(shift: SignedDuration) -> Shared {
+        Shared::new(String::new(), reqwest::Client::new(), shift)
+    }
+
+    #[tokio::test]
+    async fn what_takes_long_is_done_before_the_next() {
+        let shared = shared(SignedDuration::ZERO);
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let action = |number, turns| {
+            let done = Arc::clone(&done);
+            async move {
+                for _ in 0..turns {
+                    tokio::task::yield_now().await;
+                }
+                locked(&done).push(number);
+                Ok(())
+            }
+        };
+        locked(&shared.seen).plans =
+            BTreeMap::from([(1, action(1, 10).boxed()), (2, action(2, 0).boxed())]);
+        tokio::join!(shared.before_a_read(), shared.before_a_read());
+        assert_eq!(*locked(&done), [1, 2]);
+    }
+
     #[test]
     fn times_are_shifted_and_nothing_else() {
-        let shared = Shared {
-            server: String::new(),
-            http: reqwest::Client::new(),
-            shift: SignedDuration::from_hours(-1),
-            seen: Mutex::default(),
-        };
+        let shared = shared(SignedDuration::from_hours(-1));
         let versions = |hour| {
             let created = format!("2026-11-22T{hour}:51:00.123456789Z");
             json!({"data": {"versions": {"1": {"created_time": created, "deletion_time": ""}}, "x": 1}})
