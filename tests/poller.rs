@@ -140,6 +140,10 @@ async fn answer(State(fake): State<Fake>, request: Request<Body>) -> Response<Bo
         let data = json!({ "path": "secret/", "type": "kv", "options": { "version": "2" } });
         return json_of(200, &json!({ "data": data }));
     }
+    if path.contains("/detailed-metadata/") {
+        // As a server answers that has no LIST of them.
+        return json_of(404, &json!({ "warnings": ["Invalid path"] }));
+    }
     let created = fake.created.lock().unwrap().clone();
     let versions =
         json!({ "1": { "created_time": created, "deletion_time": "", "destroyed": false } });
@@ -164,11 +168,12 @@ fn count(polled: &Polled) -> HashMap<&'static str, usize> {
 }
 
 #[tokio::test]
-async fn a_good_server_is_asked_once_for_each_secret_and_once_for_the_mount() {
+async fn a_good_server_is_asked_once_for_each_secret_and_twice_for_the_mount() {
     let mut bench = Bench::new(|_, _| None).await;
     let polled = bench.poll(20, None).await;
     assert_eq!(count(&polled), HashMap::from([("live", 20)]));
-    assert_eq!((bench.asked(), polled.retry_in), (21, None));
+    // What it is, and whether its folders can be listed.
+    assert_eq!((bench.asked(), polled.retry_in), (22, None));
     bench.poll(20, None).await;
     assert_eq!(bench.asked(), 20, "the mount is known");
     bench.poller.close().await;
@@ -211,7 +216,7 @@ async fn a_rate_limit_is_waited_for_as_the_server_says() {
     let polled = bench.poll(50, None).await;
     assert_eq!(count(&polled), HashMap::from([("live", 50)]));
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
-    assert_eq!(bench.asked(), 52, "one was asked again");
+    assert_eq!(bench.asked(), 53, "one was asked again");
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@
 
 pub mod api;
 pub mod headers;
+pub mod listing;
 pub mod manifest;
 pub mod metadata;
 pub mod mounts;
@@ -31,9 +32,10 @@ use jiff::Timestamp;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("api", api::check),
     ("headers", headers::check),
+    ("listing", listing::check),
     ("manifest", manifest::check),
     ("metadata", metadata::check),
     ("mounts", mounts::check),

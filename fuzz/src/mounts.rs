@@ -30,10 +30,14 @@ pub fn check(data: &[u8]) {
     assert!(mounts.len() <= 1, "told thrice, kept once");
     assert_eq!(mounts.classify(None, &path), None, "another namespace");
     match mounts.classify(Some("team"), &path) {
-        Some(Classified::Metadata(metadata)) => {
+        Some(Classified::Secret(place)) => {
             assert_eq!(engine, Engine::KvV2);
-            let secret = metadata.strip_prefix(&format!("{mount}metadata/"));
-            assert!(secret.is_some_and(|secret| path == format!("{mount}data/{secret}")));
+            assert_eq!(*place.mount, *mount);
+            assert_eq!(path, format!("{mount}data/{}", place.secret));
+            if let Some((folder, key)) = place.folder_and_key() {
+                assert_eq!(*place.secret, format!("{folder}{key}"));
+                assert!(!key.contains('/') && (folder.is_empty() || folder.ends_with('/')));
+            }
         }
         Some(Classified::NoDataPrefix { correct }) => {
             assert_eq!(engine, Engine::KvV2);

@@ -215,6 +215,7 @@ impl Server {
     pub async fn get(
         &self,
         path: &str,
+        query: &[(&str, &str)],
         namespace: Option<&str>,
         token: &SecretString,
         index: Option<&HeaderValue>,
@@ -222,6 +223,9 @@ impl Server {
         let mut url = self.settings.address.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.clear().push("v1").extend(path.split('/'));
+        }
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
         }
         let mut headers = HeaderMap::new();
         headers.insert("x-vault-request", HeaderValue::from_static("true"));

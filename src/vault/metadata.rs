@@ -35,15 +35,23 @@ pub fn read(answer: &Answer, now: Timestamp) -> Result<Metadata, Failure> {
     if let Some(failure) = failure_of(answer.status, &answer.body) {
         return Err(failure);
     }
-    let Envelope { data } = serde_json::from_str(text)
-        // What the decoder says can hold a part of the answer, of any length.
-        .map_err(|error| Failure::BadAnswer(in_short(&format!("metadata: {error}"))))?;
+    let Envelope { data } = serde_json::from_str(text).map_err(|error| unreadable(&error))?;
     data.observe(now)
+}
+
+/// Reads metadata as they stand in an answer.
+pub(super) fn of(text: &str, now: Timestamp) -> Result<Metadata, Failure> {
+    serde_json::from_str::<Data<'_>>(text).map_err(|error| unreadable(&error))?.observe(now)
+}
+
+/// What the decoder says can hold a part of the answer, of any length.
+fn unreadable(error: &serde_json::Error) -> Failure {
+    Failure::BadAnswer(in_short(&format!("metadata: {error}")))
 }
 
 /// A secret that is missing is `{"errors":[]}` and nothing else. With a word in it, the mount is
 /// missing, the path is none of KV v2, or the namespace is wrong: nothing that says "gone".
-fn is_bare_not_found(body: &str) -> bool {
+pub(super) fn is_bare_not_found(body: &str) -> bool {
     #[derive(Deserialize)]
     struct NotFound {
         errors: Vec<IgnoredAny>,

@@ -5,6 +5,8 @@
 
 pub mod answer;
 pub mod client;
+pub mod folders;
+pub mod listing;
 pub mod login;
 pub mod metadata;
 pub mod mounts;

@@ -28,8 +28,8 @@ pub enum Engine {
 /// What a path is on its mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Classified {
-    /// A secret, whose metadata are at this path.
-    Metadata(String),
+    /// A secret of KV v2.
+    Secret(Place),
     /// On a KV v2 mount, but without the `data/` that the API asks for.
     NoDataPrefix {
         /// The path as it should be.
@@ -37,6 +37,15 @@ pub enum Classified {
     },
     /// Of another engine.
     NotKvV2(Engine),
+}
+
+/// Where a secret of a KV v2 mount is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The path of the mount, with a slash at its end.
+    pub mount: Box<str>,
+    /// The path within the mount.
+    pub secret: Box<str>,
 }
 
 #[derive(Clone, Debug)]
@@ -114,6 +123,23 @@ impl Mounts {
     }
 }
 
+impl Place {
+    /// The API path of its metadata.
+    #[must_use]
+    pub fn metadata(&self) -> String {
+        format!("{}metadata/{}", self.mount, self.secret)
+    }
+
+    /// Its folder within the mount, with a slash at its end or empty, and its key there; `None` where
+    /// a list would spell it in another way.
+    #[must_use]
+    pub fn folder_and_key(&self) -> Option<(&str, &str)> {
+        let (folder, key) = self.secret.split_at(self.secret.rfind('/').map_or(0, |at| at + 1));
+        let mut parts = self.secret.split('/');
+        parts.all(|part| !["", ".", ".."].contains(&part)).then_some((folder, key))
+    }
+}
+
 impl Mount {
     fn covers(&self, namespace: Option<&str>, path: &str) -> bool {
         let is_within = path.starts_with(&self.path) || self.path.strip_suffix('/') == Some(path);
@@ -128,7 +154,7 @@ impl Mount {
         let rest = path.strip_prefix(mount.as_str()).unwrap_or_default();
         match rest.strip_prefix("data/") {
             Some(secret) if !secret.is_empty() => {
-                Classified::Metadata(format!("{mount}metadata/{secret}"))
+                Classified::Secret(Place { mount: mount.as_str().into(), secret: secret.into() })
             }
             _ => Classified::NoDataPrefix { correct: format!("{mount}data/{rest}") },
         }
@@ -185,12 +211,14 @@ mod tests {
                 mount("database/", Engine::Other("database".to_owned())),
             ],
         };
-        let metadata = |path: &str| Some(Classified::Metadata(path.to_owned()));
+        let secret = |mount: &str, secret: &str| {
+            Some(Classified::Secret(Place { mount: mount.into(), secret: secret.into() }))
+        };
         let correct = |path: &str| Some(Classified::NoDataPrefix { correct: path.to_owned() });
         let table = [
-            ("secret/data/mysql", metadata("secret/metadata/mysql")),
-            ("secret/data/a/b", metadata("secret/metadata/a/b")),
-            ("team/kv/data/a", metadata("team/kv/metadata/a")),
+            ("secret/data/mysql", secret("secret/", "mysql")),
+            ("secret/data/a/b", secret("secret/", "a/b")),
+            ("team/kv/data/a", secret("team/kv/", "a")),
             ("secret/mysql", correct("secret/data/mysql")),
             ("secret/metadata/mysql", correct("secret/data/metadata/mysql")),
             ("secret/database", correct("secret/data/database")),
@@ -246,8 +274,19 @@ mod tests {
             mounts.learn(Some("team"), "secret/data/x", ("secret/".to_owned(), Engine::KvV1));
         }
         assert_eq!(mounts.len(), 2);
-        let metadata = Classified::Metadata("secret/metadata/x".to_owned());
-        assert_eq!(mounts.classify(None, "secret/data/x"), Some(metadata));
+        let place = Place { mount: "secret/".into(), secret: "x".into() };
+        assert_eq!(place.metadata(), "secret/metadata/x");
+        assert_eq!(mounts.classify(None, "secret/data/x"), Some(Classified::Secret(place)));
+    }
+
+    #[test]
+    fn a_secret_is_in_a_folder_unless_it_is_spelt_oddly() {
+        let place = |secret: &str| Place { mount: "secret/".into(), secret: secret.into() };
+        assert_eq!(place("a").folder_and_key(), Some(("", "a")));
+        assert_eq!(place("a/b/c").folder_and_key(), Some(("a/b/", "c")));
+        for odd in ["a/", "/a", "a//b", "a/./b", "..", "a/.."] {
+            assert_eq!(place(odd).folder_and_key(), None, "{odd}");
+        }
     }
 
     #[test]

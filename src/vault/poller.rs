@@ -11,6 +11,7 @@ use http::header::HeaderValue;
 use tracing::{error, info, warn};
 
 use super::client::{Failure, Server};
+use super::folders::Folders;
 use super::login::Method;
 use super::mounts::{Engine, Mounts};
 use super::reads::{Outcome, Reads, Trouble};
@@ -33,6 +34,7 @@ pub struct Poller {
     server: Arc<Server>,
     session: Session,
     mounts: Mounts,
+    folders: Folders,
     /// What is wrong with each secret, said once a change.
     troubles: HashMap<Arc<SecretId>, Trouble>,
     /// The state of the storage that was seen last.
@@ -61,6 +63,7 @@ impl Poller {
             server,
             session,
             mounts: Mounts::default(),
+            folders: Folders::default(),
             troubles: HashMap::new(),
             index: None,
             outages: BTreeSet::new(),
@@ -85,12 +88,24 @@ impl Poller {
                 };
             }
         };
-        // Where the poll is given up halfway, the mounts are asked for anew.
+        // Where the poll is given up halfway, the mounts and folders are asked for anew.
         let mut mounts = std::mem::take(&mut self.mounts);
+        let mut folders = std::mem::take(&mut self.folders);
         let reads = Reads::new(&self.server, &self.session, pass, self.index.take());
-        let outcomes = reads.read_all(&mut mounts, asks).await;
+        let outcomes = reads.read_all(&mut mounts, &mut folders, asks).await;
         self.index = reads.into_index();
         self.mounts = mounts;
+        for (namespace, mount) in folders.take_denied() {
+            let namespace = namespace.as_deref();
+            info!(
+                worker = WORKER,
+                namespace,
+                "The secrets of {mount} are read one by one, which costs Vault more. To have them read \
+                 by the folder, add to the policy: \
+                 path \"{mount}detailed-metadata/*\" {{ capabilities = [\"list\"] }}"
+            );
+        }
+        self.folders = folders;
         self.session.after_poll().await;
         self.conclude(asks, outcomes)
     }

@@ -15,8 +15,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::answer::Answer;
 use super::client::{Failure, Server};
+use super::folders::{Folder, Folders, Learnt, Plan};
+use super::listing::{self, Page};
 use super::metadata::{self, Metadata};
-use super::mounts::{Classified, Engine, Mounts};
+use super::mounts::{Classified, Engine, Mounts, Place};
 use super::session::{Doubt, Pass, Session};
 use crate::core::observation::Ask;
 use crate::core::secret::{SecretId, Version};
@@ -98,7 +100,39 @@ struct Outages {
 /// One secret to read.
 struct Read<'a> {
     ask: &'a Ask,
-    metadata: String,
+    place: Place,
+}
+
+/// A folder to list, and the secrets that are wanted of it, by their keys.
+struct Listing<'a> {
+    folder: Folder,
+    plan: Plan,
+    wanted: HashMap<Box<str>, Read<'a>>,
+}
+
+/// What listing a folder brought.
+struct Listed<'a> {
+    folder: Folder,
+    learnt: Option<Learnt>,
+    outcomes: Vec<Outcome>,
+    /// The secrets that are still to be read.
+    rest: Vec<Read<'a>>,
+}
+
+/// What is yet to be done, for several who do it.
+struct Queue<T>(Mutex<std::vec::IntoIter<T>>);
+
+/// A request.
+#[derive(Clone, Copy)]
+struct Question<'q> {
+    namespace: Option<&'q Arc<str>>,
+    path: &'q str,
+    query: &'q [(&'q str, &'q str)],
+    /// Whether the answer must not be older than the latest of the answers before.
+    is_consistent: bool,
+    /// Whether nothing hangs on the answer: where it fails, that says nothing of the server or the
+    /// token, and another way is gone.
+    is_optional: bool,
 }
 
 impl<'a> Reads<'a> {
@@ -123,7 +157,12 @@ impl<'a> Reads<'a> {
 
     /// Reads each secret once. Those whose mount is known come first: however many paths a tenant
     /// makes up that belong to no mount, they take no time from the others.
-    pub(super) async fn read_all(&self, mounts: &mut Mounts, asks: &[Ask]) -> Vec<Outcome> {
+    pub(super) async fn read_all(
+        &self,
+        mounts: &mut Mounts,
+        folders: &mut Folders,
+        asks: &[Ask],
+    ) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(asks.len());
         mounts.expire();
         let (known, unknown): (Vec<_>, Vec<_>) = asks.iter().partition(|ask| {
@@ -131,7 +170,7 @@ impl<'a> Reads<'a> {
             mounts.classify(namespace.as_deref(), path).is_some()
         });
         for asks in [known, unknown] {
-            self.read_some(mounts, asks, &mut outcomes).await;
+            self.read_some(mounts, folders, asks, &mut outcomes).await;
         }
         for (secret, outcome) in &outcomes {
             if let Err(Trouble::Failed(Failure::Refused { .. })) = outcome {
@@ -142,11 +181,17 @@ impl<'a> Reads<'a> {
         outcomes
     }
 
-    async fn read_some(&self, mounts: &mut Mounts, asks: Vec<&Ask>, outcomes: &mut Vec<Outcome>) {
+    async fn read_some(
+        &self,
+        mounts: &mut Mounts,
+        folders: &mut Folders,
+        asks: Vec<&Ask>,
+        outcomes: &mut Vec<Outcome>,
+    ) {
         let mut readable = Vec::with_capacity(asks.len());
         for ask in asks {
             match self.classify(mounts, &ask.secret).await {
-                Ok(metadata) => readable.push(Read { ask, metadata }),
+                Ok(place) => readable.push(Read { ask, place }),
                 Err(trouble) => outcomes.push((Arc::clone(&ask.secret), Err(trouble))),
             }
         }
@@ -156,9 +201,20 @@ impl<'a> Reads<'a> {
         if let Some(first) = readable.pop() {
             outcomes.push((Arc::clone(&first.ask.secret), self.read(&first).await));
         }
-        let queue = Mutex::new(readable.into_iter());
-        let workers: Vec<_> = (0..CONCURRENCY).map(|_| self.work(&queue)).collect();
-        outcomes.extend(join_all(workers).await.into_iter().flatten());
+        let (listings, mut alone) = listings(folders, readable);
+        let queue = Queue::new(listings);
+        let listers = (0..CONCURRENCY.min(queue.len())).map(|_| self.list_from(&queue));
+        for listed in join_all(listers).await.into_iter().flatten() {
+            let Listed { folder, learnt, outcomes: found, rest } = listed;
+            if let Some(learnt) = learnt {
+                folders.learn(&folder, learnt, std::time::Instant::now());
+            }
+            outcomes.extend(found);
+            alone.extend(rest);
+        }
+        let queue = Queue::new(alone);
+        let readers = (0..CONCURRENCY.min(queue.len())).map(|_| self.read_from(&queue));
+        outcomes.extend(join_all(readers).await.into_iter().flatten());
     }
 
     /// The state of the storage that was seen last.
@@ -166,12 +222,13 @@ impl<'a> Reads<'a> {
         self.index.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The path of a secret's metadata, once its mount is known to be KV v2.
-    async fn classify(&self, mounts: &mut Mounts, secret: &SecretId) -> Result<String, Trouble> {
+    /// Where a secret is, once its mount is known to be KV v2.
+    async fn classify(&self, mounts: &mut Mounts, secret: &SecretId) -> Result<Place, Trouble> {
         let SecretId { namespace, path, .. } = secret;
         if mounts.classify(namespace.as_deref(), path).is_none() {
             let question = Mounts::question(path);
-            let asked = self.ask(namespace.as_ref(), &question, false, Mounts::read).await;
+            let question = Question::about(namespace.as_ref(), &question);
+            let asked = self.ask(question, Mounts::read).await;
             match asked {
                 Ok(answer) => mounts.learn(namespace.as_deref(), path, answer),
                 Err(Trouble::Denied { .. }) => {
@@ -183,7 +240,7 @@ impl<'a> Reads<'a> {
             }
         }
         match mounts.classify(namespace.as_deref(), path) {
-            Some(Classified::Metadata(path)) => Ok(path),
+            Some(Classified::Secret(place)) => Ok(place),
             Some(Classified::NoDataPrefix { correct }) => Err(Trouble::NoDataPrefix { correct }),
             Some(Classified::NotKvV2(engine)) => Err(Trouble::NotKvV2(engine)),
             // Auth methods and the like, which the server reports by other paths.
@@ -192,28 +249,90 @@ impl<'a> Reads<'a> {
     }
 
     /// Reads one secret after the other, until there is none left.
-    async fn work(&self, queue: &Mutex<std::vec::IntoIter<Read<'_>>>) -> Vec<Outcome> {
+    async fn read_from(&self, queue: &Queue<Read<'_>>) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
-        loop {
-            let next = lock(queue).next();
-            let Some(read) = next else { return outcomes };
+        while let Some(read) = queue.next() {
             outcomes.push((Arc::clone(&read.ask.secret), self.read(&read).await));
         }
+        outcomes
+    }
+
+    /// Lists one folder after the other, until there is none left.
+    async fn list_from<'r>(&self, queue: &Queue<Listing<'r>>) -> Vec<Listed<'r>> {
+        let mut listed = Vec::new();
+        while let Some(listing) = queue.next() {
+            listed.push(self.list(listing).await);
+        }
+        listed
+    }
+
+    /// Lists a folder page by page, until all that is wanted of it is found, or reading one by one
+    /// costs less.
+    async fn list<'r>(&self, listing: Listing<'r>) -> Listed<'r> {
+        let Listing { folder, plan, mut wanted } = listing;
+        let mut outcomes = Vec::new();
+        let mut rest = Vec::new();
+        let (mut keys, mut after) = (0, None);
+        let learnt = loop {
+            // One more than there may be, so that a folder of just so many is seen to have no more.
+            let limit = plan.page.min(plan.most + 1 - keys);
+            let page = match self.page(&folder, limit, after.as_deref(), &wanted).await {
+                Ok(page) => page,
+                Err(trouble) => break learnt_of(&trouble, limit),
+            };
+            for (key, metadata) in page.found {
+                let Some(read) = wanted.remove(&key) else { continue };
+                match metadata.live() {
+                    Ok(version) if read.ask.may_be_stale(version) => rest.push(read),
+                    outcome => outcomes.push((Arc::clone(&read.ask.secret), outcome)),
+                }
+            }
+            keys += page.keys;
+            // A page that is short need not be the last: a policy can set how long pages are.
+            let is_last = page.keys == 0 || page.last <= after;
+            if is_last || wanted.is_empty() {
+                break Some(Learnt::Keys(keys));
+            }
+            if keys > plan.most {
+                break Some(Learnt::MoreThan(plan.most));
+            }
+            after = page.last;
+        };
+        rest.extend(wanted.into_values());
+        Listed { folder, learnt, outcomes, rest }
+    }
+
+    /// A page of a folder, of the keys behind `after`.
+    async fn page(
+        &self,
+        folder: &Folder,
+        limit: usize,
+        after: Option<&str>,
+        wanted: &HashMap<Box<str>, Read<'_>>,
+    ) -> Result<Page, Trouble> {
+        let limit = limit.to_string();
+        let mut query = vec![("list", "true"), ("limit", limit.as_str())];
+        query.extend(after.map(|key| ("after", key)));
+        let (namespace, _) = &folder.mount;
+        let listing = folder.listing();
+        let question = Question {
+            query: &query,
+            is_optional: true,
+            ..Question::about(namespace.as_ref(), &listing)
+        };
+        self.ask(question, |answer, now| listing::read(answer, now, |key| wanted.contains_key(key)))
+            .await
     }
 
     async fn read(&self, read: &Read<'_>) -> Result<Version, Trouble> {
         let secret = &read.ask.secret;
+        let path = read.place.metadata();
         for attempt in 0..=STALE_RETRIES {
-            let is_retry = attempt > 0;
-            let seen = self
-                .ask(secret.namespace.as_ref(), &read.metadata, is_retry, metadata::read)
-                .await?;
-            let version = match seen {
-                Metadata::Live(version) => version,
-                Metadata::Missing => return Err(Trouble::Missing),
-                Metadata::Deleted => return Err(Trouble::Deleted),
-                Metadata::Destroyed => return Err(Trouble::Destroyed),
+            let question = Question {
+                is_consistent: attempt > 0,
+                ..Question::about(secret.namespace.as_ref(), &path)
             };
+            let version = self.ask(question, metadata::read).await?.live()?;
             if !read.ask.may_be_stale(version) || attempt == STALE_RETRIES {
                 return Ok(version);
             }
@@ -223,14 +342,12 @@ impl<'a> Reads<'a> {
     }
 
     /// Asks until there is an answer that `understand` can read, or no more sense in asking.
-    /// `is_consistent` asks for an answer that is not older than the latest of the answers before.
     async fn ask<T>(
         &self,
-        namespace: Option<&Arc<str>>,
-        path: &str,
-        is_consistent: bool,
+        question: Question<'_>,
         understand: impl Fn(&Answer, Timestamp) -> Result<T, Failure>,
     ) -> Result<T, Trouble> {
+        let Question { namespace, path, query, is_consistent, is_optional } = question;
         let (mut rate_limits, mut errors, mut denials) = (0, 0, 0);
         loop {
             if let Some(failure) = self.outage(namespace) {
@@ -246,7 +363,7 @@ impl<'a> Reads<'a> {
             let pass = lock(&self.pass).clone();
             let index = if is_consistent { lock(&self.index).clone() } else { None };
             let name = namespace.map(|name| &**name);
-            let got = self.server.get(path, name, &pass.token, index.as_ref()).await;
+            let got = self.server.get(path, query, name, &pass.token, index.as_ref()).await;
             let now = self.server.clock().at(Timestamp::now());
             let mut retry_after = None;
             let understood = got.and_then(|answer| {
@@ -265,6 +382,7 @@ impl<'a> Reads<'a> {
                 Err(failure) => failure,
             };
             if let Some(doubt) = doubt_of(&failure)
+                && (doubt == Doubt::Ended || !is_optional)
                 && denials < DENIAL_RETRIES
                 && let Some(anew) = self.session.after_denial(pass.number, doubt).await
             {
@@ -281,6 +399,7 @@ impl<'a> Reads<'a> {
                     *lock(&self.resume_at) = Some(Instant::now() + pause);
                     sleep(RATE_LIMIT_PAUSE.mul_f64(fastrand::f64() / 2.0)).await;
                 }
+                failure if is_optional => return Err(Trouble::Failed(failure)),
                 Failure::Server(_) | Failure::BadAnswer(_) if errors < ERROR_RETRIES => {
                     errors += 1;
                     sleep(ERROR_PAUSE).await;
@@ -324,6 +443,83 @@ impl<'a> Reads<'a> {
         let outages = lock(&self.outages);
         outages.server.clone().or_else(|| outages.namespaces.get(&namespace.cloned()).cloned())
     }
+}
+
+impl<'q> Question<'q> {
+    fn about(namespace: Option<&'q Arc<str>>, path: &'q str) -> Self {
+        Self { namespace, path, query: &[], is_consistent: false, is_optional: false }
+    }
+}
+
+impl<T> Queue<T> {
+    fn new(items: Vec<T>) -> Self {
+        Self(Mutex::new(items.into_iter()))
+    }
+
+    fn next(&self) -> Option<T> {
+        lock(&self.0).next()
+    }
+
+    fn len(&self) -> usize {
+        lock(&self.0).len()
+    }
+}
+
+impl Metadata {
+    /// The version that is live, or why there is none.
+    fn live(self) -> Result<Version, Trouble> {
+        match self {
+            Self::Live(version) => Ok(version),
+            Self::Missing => Err(Trouble::Missing),
+            Self::Deleted => Err(Trouble::Deleted),
+            Self::Destroyed => Err(Trouble::Destroyed),
+        }
+    }
+}
+
+/// What is learnt of a folder whose page of so many keys was not to be had; nothing where that is not
+/// the folder's fault.
+fn learnt_of(trouble: &Trouble, limit: usize) -> Option<Learnt> {
+    let Trouble::Failed(failure) = trouble else { return None };
+    match failure {
+        Failure::Denied => Some(Learnt::Denied),
+        Failure::Refused { .. } => Some(Learnt::Unsupported),
+        Failure::Endless => Some(Learnt::PageTooLong(limit)),
+        Failure::Timeout
+        | Failure::Server(_)
+        | Failure::BadAnswer(_)
+        | Failure::Redirected(_)
+        | Failure::Unaskable(_) => Some(Learnt::Failed),
+        Failure::Unreachable(_) | Failure::Sealed | Failure::RateLimited | Failure::TokenEnded => {
+            None
+        }
+    }
+}
+
+/// The folders that are to be listed, and what is to be read alone.
+fn listings<'a>(folders: &Folders, reads: Vec<Read<'a>>) -> (Vec<Listing<'a>>, Vec<Read<'a>>) {
+    let now = std::time::Instant::now();
+    let mut alone = Vec::new();
+    let mut by_folder: HashMap<Folder, HashMap<Box<str>, Read<'a>>> = HashMap::new();
+    for read in reads {
+        let Some((path, key)) = read.place.folder_and_key() else {
+            alone.push(read);
+            continue;
+        };
+        let mount = (read.ask.secret.namespace.clone(), read.place.mount.clone());
+        let folder = Folder { mount, path: path.into() };
+        let key = key.into();
+        // Two spellings of one secret share a key.
+        alone.extend(by_folder.entry(folder).or_default().insert(key, read));
+    }
+    let mut listings = Vec::new();
+    for (folder, wanted) in by_folder {
+        match folders.plan(&folder, wanted.len(), now) {
+            Some(plan) => listings.push(Listing { folder, plan, wanted }),
+            None => alone.extend(wanted.into_values()),
+        }
+    }
+    (listings, alone)
 }
 
 /// Whether a failure casts doubt on the token.

@@ -1,0 +1,154 @@
+//! Folders: listed where that costs the server less, and never believed about what is not in them.
+
+use anyhow::Result;
+use e2e::scenario::{SOON, just_after_a_poll, polling_fast};
+use e2e::shared::SharedBed;
+use e2e::{Bed, Controller, ControllerOptions, TokenRequest, VaultRequest, Workload};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use serde_json::json;
+
+/// Requests under way at once while secrets are written.
+const AT_ONCE: usize = 16;
+
+/// A policy, beside what every policy of the controller has.
+const READ: &str = "path \"secret/metadata/*\" { capabilities = [\"read\"] }\n";
+
+/// A bed with folders of secrets, and a controller of workloads that refer to some of them.
+struct Folders {
+    bed: SharedBed,
+}
+
+impl Folders {
+    /// Writes secrets 0000, 0001 and so on of a folder.
+    async fn new(folders: &[(&str, usize)]) -> Result<Self> {
+        let bed = Bed::shared().await?;
+        let kv = bed.vault.kv("secret");
+        for (folder, number) in folders {
+            stream::iter(0..*number)
+                .map(|number| {
+                    let kv = &kv;
+                    async move { kv.put(&path(folder, number), json!({ "k": "1" })).await }
+                })
+                .buffer_unordered(AT_ONCE)
+                .try_for_each(|_| async { Ok(()) })
+                .await?;
+        }
+        e2e::scenario::next_second().await?;
+        Ok(Self { bed })
+    }
+
+    /// What was asked of some folder in the polls that a controller makes from now on.
+    async fn asked(&self, controller: &Controller, folder: &str) -> Result<Asked> {
+        just_after_a_poll(controller).await?;
+        let before = self.bed.mark().await?;
+        just_after_a_poll(controller).await?;
+        let requests = self.bed.vault_requests_since(&before)?;
+        let of = |start: String| {
+            let its = requests.iter().filter(|request| request.path.starts_with(&start));
+            its.cloned().collect::<Vec<VaultRequest>>().len()
+        };
+        Ok(Asked {
+            lists: of(format!("secret/detailed-metadata/{folder}/")),
+            reads: of(format!("secret/metadata/{folder}/")),
+        })
+    }
+}
+
+/// Requests of one poll.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    lists: usize,
+    reads: usize,
+}
+
+fn path(folder: &str, number: usize) -> String {
+    format!("{folder}/{number:04}")
+}
+
+/// A Deployment without pods that refers to each `step`th of the first `number` secrets of a folder.
+fn workload(name: &str, folder: &str, number: usize, step: usize) -> Workload {
+    let workload = Workload::deployment("default", name).replicas(0).opted_in();
+    (0..number).step_by(step).fold(workload, |workload, number| {
+        let reference = format!("vault:secret/data/{}#k", path(folder, number));
+        workload.env(&format!("A{number}"), &reference)
+    })
+}
+
+/// Polls that are over well before the next begins.
+fn polling() -> ControllerOptions {
+    ControllerOptions::new().flag("--reloader-run-period", "2s")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn most_of_a_folder_is_read_by_the_page_and_a_few_of_many_one_by_one() -> Result<()> {
+    let folders = Folders::new(&[("most", 1_200), ("few", 300)]).await?;
+    let bed = &folders.bed;
+    let most = workload("most", "most", 1_200, 1);
+    let few = workload("few", "few", 300, 100);
+    bed.deploy_all(&[&most, &few]).await?;
+    let before = bed.mark().await?;
+    let controller = Controller::start(bed, &polling()).await?;
+    just_after_a_poll(&controller).await?;
+    // That there are too many keys has to be found out, once.
+    let tried = bed.vault_requests_since(&before)?;
+    let is_of_few = |request: &&VaultRequest| request.path.contains("detailed-metadata/few/");
+    assert_eq!(tried.iter().filter(is_of_few).count(), 1, "{tried:#?}");
+
+    // The first read of a poll is a GET, of whichever secret.
+    let Asked { lists, reads } = folders.asked(&controller, "most").await?;
+    assert!(lists == 2 && reads <= 1, "{lists} LISTs, {reads} GETs");
+    assert_eq!(folders.asked(&controller, "few").await?, Asked { lists: 0, reads: 3 });
+
+    bed.rotate(&path("most", 1_111)).await?;
+    bed.rotate(&path("few", 100)).await?;
+    bed.expect_rolls(&controller, &[&most, &few], 1).await?;
+    bed.expect_no_value_touched(&before)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_in_a_list_is_asked_for_alone() -> Result<()> {
+    let folders = Folders::new(&[("a", 40)]).await?;
+    let bed = &folders.bed;
+    let kv = bed.vault.kv("secret");
+    // A page has ten keys at most, whatever is asked for, and says nothing of that.
+    let rules = format!(
+        "{READ}path \"secret/detailed-metadata/*\" {{ capabilities = [\"list\"]\n \
+         pagination_limit = 10 }}\n"
+    );
+    bed.vault.put_policy("ten", &rules).await?;
+    let request = TokenRequest { policies: vec!["ten".to_owned()], ..TokenRequest::default() };
+    let token = bed.vault.create_token(&request).await?.token;
+    let workload = workload("a", "a", 40, 1);
+    bed.deploy_all(&[&workload]).await?;
+    let controller = Controller::start(bed, &polling().vault_token(&token)).await?;
+    let Asked { lists, reads } = folders.asked(&controller, "a").await?;
+    assert!(lists == 4 && reads <= 1, "{lists} LISTs, {reads} GETs");
+
+    // One that is no more is not in the list either, and that is no proof.
+    kv.delete_metadata(&path("a", 7)).await?;
+    controller.wait_for("Vault secret path secret/data/a/0007 not found", SOON).await?;
+    let Asked { reads, .. } = folders.asked(&controller, "a").await?;
+    assert!((1..=2).contains(&reads), "{reads} GETs");
+    bed.rotate(&path("a", 39)).await?;
+    controller.wait_for("Not reloading default/Deployment/a", SOON).await?;
+    bed.rotate(&path("a", 7)).await?;
+    bed.expect_rolls(&controller, &[&workload], 1).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_capability_all_are_read_one_by_one() -> Result<()> {
+    let folders = Folders::new(&[("b", 20)]).await?;
+    let bed = &folders.bed;
+    bed.vault.put_policy("read", READ).await?;
+    let request = TokenRequest { policies: vec!["read".to_owned()], ..TokenRequest::default() };
+    let token = bed.vault.create_token(&request).await?.token;
+    let workload = workload("b", "b", 20, 1);
+    bed.deploy_all(&[&workload]).await?;
+    let controller = Controller::start(bed, &polling_fast().vault_token(&token)).await?;
+    let said = "path \\\"secret/detailed-metadata/*\\\" { capabilities = [\\\"list\\\"] }";
+    controller.wait_for(said, SOON).await?;
+    assert_eq!(folders.asked(&controller, "b").await?, Asked { lists: 0, reads: 20 });
+    assert_eq!(controller.lines_with(said).len(), 1);
+    bed.rotate(&path("b", 3)).await?;
+    bed.expect_rolls(&controller, &[&workload], 1).await
+}
