@@ -5,21 +5,20 @@
 //! value that is a secret is never repeated.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use jiff::Timestamp;
-use reqwest::Url;
-use secrecy::SecretString;
 
 use crate::reloader;
 use crate::telemetry;
-use crate::vault::client::{ServerSettings, Tls};
-use crate::vault::login::{self, Method};
+use crate::vault::client::ServerSettings;
+use crate::vault::login::Method;
+use crate::vault::poller::Pace;
 
+mod auth;
 mod election;
+mod vault;
 
 pub use election::LeaderElection;
 
@@ -29,12 +28,18 @@ const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 /// The renewal threshold, where none is set, in reload periods.
 const THRESHOLD_PERIODS: u32 = 3;
 
+/// The first poll begins within this, or within one period: many that start at once come to Vault over
+/// so long.
+const START_WITHIN: Duration = Duration::from_secs(10);
+
+/// Requests to Vault at once, at most: more do not make a poll faster.
+const MOST_AT_ONCE: u32 = 256;
+
 /// Times are added to the present, which must not overflow; nobody means more than this.
 const LONGEST: Duration = Duration::from_hours(24 * 365);
 
 /// Variables of the official client that have no effect here; whoever sets one should know.
-const WITHOUT_EFFECT: [&str; 5] =
-    ["HEADERS", "MAX_RETRIES", "RATE_LIMIT", "SRV_LOOKUP", "TLS_SERVER_NAME"];
+const WITHOUT_EFFECT: [&str; 4] = ["HEADERS", "MAX_RETRIES", "RATE_LIMIT", "SRV_LOOKUP"];
 
 /// Rolls out Kubernetes workloads when a secret they use changes in HashiCorp Vault or OpenBao.
 ///
@@ -77,6 +82,12 @@ pub struct Flags {
     /// How many more of these may be reloaded each minute
     #[arg(long, value_name = "COUNT", default_value = "120")]
     found_reload_rate: String,
+    /// How many requests to Vault may be under way at once
+    #[arg(long, value_name = "COUNT", default_value = "8")]
+    vault_concurrency: String,
+    /// How many requests a second may be sent to Vault; as many as it answers unless set
+    #[arg(long, value_name = "COUNT")]
+    vault_rate: Option<String>,
     /// Let one of several replicas lead, by a Lease; the others wait. Without it, each does all the
     /// work
     #[arg(
@@ -122,6 +133,8 @@ pub struct Config {
     pub method: Method,
     /// The token is renewed once no more than this is left of it.
     pub threshold: Duration,
+    /// How hard Vault is pressed.
+    pub pace: Pace,
     /// A Kubernetes Secret that holds the CA of the server.
     pub ca_secret: Option<CaSecret>,
     /// How replicas agree on who leads; `None` if they do not.
@@ -204,6 +217,8 @@ impl Config {
             ignore_versions_before,
             found_reload_burst,
             found_reload_rate,
+            vault_concurrency,
+            vault_rate,
             leader_elect,
             leader_elect_lease_duration,
             leader_elect_renew_deadline,
@@ -245,7 +260,11 @@ impl Config {
                 warnings.push(format!("{name} is set and has no effect here"));
             }
         }
-        let server = server(&env, &mut warnings)?;
+        let mut server = vault::server(&env, &mut warnings)?;
+        let vault_namespace = server.namespace.clone();
+        if env.get("AUTH_NAMESPACE").is_some() {
+            server.namespace = vault::namespace(&env, "AUTH_NAMESPACE")?;
+        }
         let leader_election = LeaderElection {
             terms: election::terms(
                 &leader_elect_lease_duration,
@@ -264,17 +283,19 @@ impl Config {
             collector_sync_period: duration("--collector-sync-period", &collector_sync_period)?,
             reloader: reloader::Settings {
                 period,
+                start_within: period.min(START_WITHIN),
                 ignore_versions_before,
                 ignore_missing: env.boolean("IGNORE_MISSING_SECRETS")?,
                 found_burst: count("--found-reload-burst", &found_reload_burst)?,
                 found_per_minute: count("--found-reload-rate", &found_reload_rate)?,
-                vault_namespace: server.namespace.clone(),
+                vault_namespace,
             },
             log: telemetry::Settings { level, json },
             listen: listen(environment("LISTEN_ADDRESS"))?,
+            method: auth::method(&env, server.address.scheme() == "https")?,
             server,
-            method: method(&env, &environment)?,
             threshold,
+            pace: pace(&vault_concurrency, vault_rate.as_deref())?,
             ca_secret: env.text("TLS_SECRET").map(|name| CaSecret {
                 namespace: env.text("TLS_SECRET_NS").unwrap_or_else(|| "default".to_owned()),
                 name,
@@ -302,142 +323,13 @@ impl Environment<'_> {
         self.get(suffix).map(|(_, value)| value)
     }
 
+    /// A variable that has no prefix.
+    fn other(&self, name: &str) -> Option<String> {
+        (self.0)(name).filter(|value| !value.is_empty())
+    }
+
     fn boolean(&self, suffix: &str) -> Result<bool, ConfigError> {
         self.get(suffix).map_or(Ok(false), |(name, value)| boolean(&name, &value))
-    }
-}
-
-fn server(
-    env: &Environment<'_>,
-    warnings: &mut Vec<String>,
-) -> Result<ServerSettings, ConfigError> {
-    let (name, address) = env
-        .get("AGENT_ADDR")
-        .or_else(|| env.get("ADDR"))
-        .unwrap_or_else(|| ("VAULT_ADDR".to_owned(), "https://vault:8200".to_owned()));
-    let proxy = env.get("PROXY_ADDR").map(|(name, text)| url(&name, &text)).transpose()?;
-    let timeout = match env.get("CLIENT_TIMEOUT") {
-        // The official client takes a bare number as seconds.
-        Some((name, text)) => match text.parse() {
-            Ok(seconds) if seconds > 0 => Duration::from_secs(seconds),
-            _ => duration(&name, &text)?,
-        },
-        None => Duration::from_secs(10),
-    };
-    let skip_verify = env.boolean("SKIP_VERIFY")?;
-    if skip_verify {
-        warnings.push(
-            "VAULT_SKIP_VERIFY is set: anybody on the way can pose as Vault and take the token"
-                .to_owned(),
-        );
-    }
-    let namespace = match env.get("NAMESPACE") {
-        Some((name, text)) if !text.bytes().all(|byte| byte.is_ascii_graphic()) => {
-            return Err(error(&name, &text, "not a namespace: printable ASCII is expected"));
-        }
-        Some((_, text)) => Some(text.trim_matches('/').to_owned()),
-        None => None,
-    };
-    Ok(ServerSettings {
-        address: url(&name, &address)?,
-        namespace: namespace.filter(|name| !name.is_empty()).map(Arc::from),
-        timeout,
-        proxy,
-        tls: Tls { ca: ca(env)?, identity: identity(env)?, skip_verify },
-    })
-}
-
-fn method(
-    env: &Environment<'_>,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Method, ConfigError> {
-    if let Some((name, token)) = env.get("TOKEN") {
-        let token = token.trim();
-        if !login::is_token(token) {
-            return Err(unspoken(
-                &name,
-                "not a token: one line of printable characters is expected",
-            ));
-        }
-        return Ok(Method::Token(SecretString::from(token)));
-    }
-    if let Some((name, file)) = env.get("TOKEN_PATH") {
-        return Ok(Method::TokenFile(file_path(&name, &file)?.into()));
-    }
-    if let Some((name, method)) = env.get("AUTH_METHOD")
-        && !["jwt", "kubernetes"].contains(&method.as_str())
-    {
-        return Err(error(&name, &method, "not a method that is known; use jwt or kubernetes"));
-    }
-    let Some(role) = env.text("ROLE") else {
-        let home = environment("HOME").map(|home| Path::new(&home).join(".vault-token"));
-        return home.filter(|file| file.is_file()).map(Method::TokenFile).ok_or_else(|| {
-            ConfigError {
-                name: "VAULT_ROLE".to_owned(),
-                value: None,
-                problem:
-                    "not set; name the role to log in with, or give a token by VAULT_TOKEN or \
-                      VAULT_TOKEN_PATH"
-                        .to_owned(),
-            }
-        });
-    };
-    let (name, path) =
-        env.get("PATH").unwrap_or_else(|| ("VAULT_PATH".to_owned(), "kubernetes".to_owned()));
-    let mount = path.trim_matches('/');
-    let mount = mount.strip_prefix("auth/").unwrap_or(mount);
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./~".contains(c);
-    if mount.is_empty() || !mount.chars().all(is_plain) {
-        return Err(error(
-            &name,
-            &path,
-            "not the path of an auth method; the usual one is kubernetes",
-        ));
-    }
-    let (name, file) = environment("KUBERNETES_SERVICE_ACCOUNT_TOKEN")
-        .filter(|file| !file.is_empty())
-        .map(|file| ("KUBERNETES_SERVICE_ACCOUNT_TOKEN".to_owned(), file))
-        .or_else(|| env.get("JWT_FILE"))
-        .unwrap_or_else(|| ("VAULT_JWT_FILE".to_owned(), POD_TOKEN.to_owned()));
-    let file = PathBuf::from(file_path(&name, &file)?);
-    Ok(Method::Jwt { mount: mount.to_owned(), role, file })
-}
-
-/// The CA certificates, in PEM: of a file, of a variable, or of all files of a folder.
-fn ca(env: &Environment<'_>) -> Result<Option<Vec<u8>>, ConfigError> {
-    if let Some((name, file)) = env.get("CACERT") {
-        return read(&name, &file).map(Some);
-    }
-    if let Some(bytes) = env.text("CACERT_BYTES") {
-        return Ok(Some(bytes.into_bytes()));
-    }
-    let Some((name, folder)) = env.get("CAPATH") else { return Ok(None) };
-    let unreadable = |message: std::io::Error| {
-        error(&name, &folder, &format!("the folder cannot be read: {message}"))
-    };
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir(&folder).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        if path.is_file() {
-            all.extend(std::fs::read(&path).map_err(unreadable)?);
-            all.push(b'\n');
-        }
-    }
-    Ok(Some(all))
-}
-
-/// The client's certificate and its key, in PEM.
-fn identity(env: &Environment<'_>) -> Result<Option<Vec<u8>>, ConfigError> {
-    match (env.get("CLIENT_CERT"), env.get("CLIENT_KEY")) {
-        (None, None) => Ok(None),
-        (Some((cert_name, cert)), Some((key_name, key))) => {
-            let mut pem = read(&cert_name, &cert)?;
-            pem.push(b'\n');
-            pem.extend(read(&key_name, &key)?);
-            Ok(Some(pem))
-        }
-        (Some((name, _)), None) => Err(unspoken(&name, "VAULT_CLIENT_KEY is missing")),
-        (None, Some((name, _))) => Err(unspoken(&name, "VAULT_CLIENT_CERT is missing")),
     }
 }
 
@@ -450,30 +342,6 @@ fn file_path<'a>(name: &str, text: &'a str) -> Result<&'a str, ConfigError> {
         return Err(unspoken(name, "holds what looks like a secret; give the path of a file"));
     }
     Ok(text)
-}
-
-fn read(name: &str, file: &str) -> Result<Vec<u8>, ConfigError> {
-    std::fs::read(file_path(name, file)?)
-        .map_err(|message| error(name, file, &format!("the file cannot be read: {message}")))
-}
-
-fn url(name: &str, text: &str) -> Result<Url, ConfigError> {
-    if text.contains('@') {
-        return Err(unspoken(name, "holds a user or a password; remove them"));
-    }
-    let url = Url::parse(text)
-        .map_err(|_| error(name, text, "not an address; write https://HOST:PORT"))?;
-    if !["http", "https"].contains(&url.scheme()) || !url.has_host() {
-        return Err(error(name, text, "not an address of HTTP; write https://HOST:PORT"));
-    }
-    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return Err(error(
-            name,
-            text,
-            "holds a path, which is not supported; write https://HOST:PORT",
-        ));
-    }
-    Ok(url)
 }
 
 /// `HOST:PORT`; without a host all addresses are meant.
@@ -505,6 +373,17 @@ fn boolean(name: &str, text: &str) -> Result<bool, ConfigError> {
         "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
         _ => Err(error(name, text, "write true or false")),
     }
+}
+
+fn pace(concurrency: &str, rate: Option<&str>) -> Result<Pace, ConfigError> {
+    let at_once = count("--vault-concurrency", concurrency)?;
+    if at_once > MOST_AT_ONCE {
+        let problem = format!("must not be more than {MOST_AT_ONCE}");
+        return Err(error("--vault-concurrency", concurrency, &problem));
+    }
+    let a_second = rate.map(|rate| count("--vault-rate", rate)).transpose()?;
+    let interval = a_second.map_or(Duration::ZERO, |count| Duration::from_secs(1) / count);
+    Ok(Pace { at_once: at_once as usize, interval })
 }
 
 fn count(name: &str, text: &str) -> Result<u32, ConfigError> {

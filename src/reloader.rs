@@ -64,6 +64,9 @@ const LONGEST_LOOK: Duration = Duration::from_secs(15);
 pub struct Settings {
     /// The time between two polls.
     pub period: Duration,
+    /// The first poll begins at a random time within this: many that start at once, after an outage,
+    /// do not arrive at Vault at once.
+    pub start_within: Duration,
     /// See [`Rules::ignore_versions_before`].
     pub ignore_versions_before: Option<Timestamp>,
     /// See [`Rules::ignore_missing`].
@@ -184,6 +187,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         }
         leadership.stand();
         self.leadership = leadership.clone();
+        let first_poll = Instant::now() + self.settings.start_within.mul_f64(fastrand::f64());
         while !shutdown.is_cancelled() {
             tokio::select! {
                 () = leadership.gained() => {}
@@ -196,7 +200,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
                 std::future::pending::<()>().await;
             };
             tokio::select! {
-                () = self.poll_until(&term) => {}
+                () = self.poll_until(first_poll, &term) => {}
                 () = lost => {}
             }
             // Whoever does not lead keeps no token, and logs in again when it is needed.
@@ -204,8 +208,12 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         }
     }
 
-    /// Polls until `shutdown`, of the process or of this term of leading.
-    async fn poll_until(&mut self, shutdown: &CancellationToken) {
+    /// Polls from `first_poll` until `shutdown`, of the process or of this term of leading.
+    async fn poll_until(&mut self, first_poll: Instant, shutdown: &CancellationToken) {
+        tokio::select! {
+            () = sleep_until(first_poll) => {}
+            () = shutdown.cancelled() => return,
+        }
         let mut next_poll = Instant::now();
         let mut scope = Scope::All;
         while !shutdown.is_cancelled() {

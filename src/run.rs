@@ -15,16 +15,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Health};
-use crate::config::{Config, LeaderElection, Listen};
+use crate::config::{self, Config, LeaderElection, Listen};
 use crate::core::store::Store;
 use crate::core::workload::Kind;
+use crate::kubernetes::ca_secret::CaSecret;
 use crate::kubernetes::collector::Collector;
 use crate::kubernetes::leader::{self, Leader};
 use crate::kubernetes::patcher::Patcher;
-use crate::kubernetes::{access, ca_secret, client};
+use crate::kubernetes::{access, client};
 use crate::reloader::{Clocks, Leadership, Log, Reloader, contended};
 use crate::vault::client::Server;
 use crate::vault::poller::Poller;
+use crate::vault::tls::Authority;
 
 /// From the signal to the end, whatever hangs. The reloader is given one second for PATCHes in
 /// flight, and half a second to revoke the token; the lease is released beside it.
@@ -73,6 +75,7 @@ async fn start(
         mut server,
         method,
         threshold,
+        pace,
         ca_secret,
         leader_election,
         warnings,
@@ -99,15 +102,20 @@ async fn start(
 
     let clocks = Clocks::default();
     let client = client::connect(Arc::clone(&clocks.cluster)).await?;
-    if let Some(secret) = ca_secret {
-        let ca = ca_secret::read(client.clone(), &secret.namespace, &secret.name).await?;
-        server.tls.ca = Some(ca);
+    if let Some(config::CaSecret { namespace, name }) = ca_secret {
+        let secret = CaSecret::read(client.clone(), namespace, name).await?;
+        server.tls.authority = Authority::Followed(secret.ca());
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            secret.follow(shutdown).await;
+            "watch of the CA"
+        });
     }
     let election = leader_election.map(|LeaderElection { terms, name, namespace, replica }| {
         leader::Settings::new(&client, terms, name, namespace, &replica)
     });
     let server = Arc::new(Server::new(server, Arc::clone(&clocks.vault))?);
-    let poller = Poller::new(server, method, threshold, settings.period, settings.ignore_missing);
+    let poller = Poller::new(server, method, threshold, settings.period, pace, settings.ignore_missing);
     let synced = Arc::new(Notify::new());
     for kind in Kind::ALL {
         let collector = Collector::new(

@@ -21,9 +21,10 @@ use vault_secrets_reloader::core::clock::ServerClock;
 use vault_secrets_reloader::core::observation::{Ask, Observation, Polled};
 use vault_secrets_reloader::core::secret::{SecretId, Version};
 use vault_secrets_reloader::reloader::Vault as _;
-use vault_secrets_reloader::vault::client::{Server, ServerSettings, Tls};
+use vault_secrets_reloader::vault::client::{Server, ServerSettings};
 use vault_secrets_reloader::vault::login::Method;
-use vault_secrets_reloader::vault::poller::Poller;
+use vault_secrets_reloader::vault::poller::{Pace, Poller};
+use vault_secrets_reloader::vault::tls::Tls;
 
 /// Answers the request with this number (from 1) for this API path; `None` as a good server would.
 type Script = fn(usize, &str) -> Option<Response<Body>>;
@@ -104,13 +105,14 @@ async fn poller_of(router: Router, method: Method, timeout: Duration) -> (Poller
     let settings = ServerSettings {
         address: address.parse().unwrap(),
         namespace: None,
+        redirects: Some(Vec::new()),
         timeout,
         proxy: None,
         tls: Tls::default(),
     };
     let server = Arc::new(Server::new(settings, Arc::<ServerClock>::default()).unwrap());
     let period = Duration::from_mins(1);
-    (Poller::new(server, method, period, period, false), tasks)
+    (Poller::new(server, method, period, period, Pace::default(), false), tasks)
 }
 
 async fn answer(State(fake): State<Fake>, request: Request<Body>) -> Response<Body> {

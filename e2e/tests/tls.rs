@@ -1,5 +1,5 @@
-//! TLS: the CA of the server from a file, from a variable, from a Kubernetes Secret; and without it
-//! no connection, and no rotation missed.
+//! TLS: the CA of the server from a file, from a variable, from a Kubernetes Secret, each as it is now;
+//! our own certificate; and without a CA no connection, and no rotation missed.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -10,7 +10,8 @@ use e2e::ports::Port;
 use e2e::scenario::{HEARTBEAT, SOON, next_second, polling_fast};
 use e2e::{Bed, Controller, ControllerOptions, Options, Workload, eventually};
 use reqwest::Client;
-use serde_json::json;
+use rcgen::{CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use serde_json::{Value, json};
 
 const ROOT: &str = "root-of-the-server-with-tls";
 
@@ -52,12 +53,16 @@ impl ServerWithTls {
     }
 
     async fn put(&self, secret: &str) -> Result<()> {
-        let client = Client::builder().tls_danger_accept_invalid_certs(true).build()?;
         let value = format!("{:032x}", fastrand::u128(..));
+        self.post(&format!("secret/data/{secret}"), &json!({ "data": { "k": value } })).await
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Result<()> {
+        let client = Client::builder().tls_danger_accept_invalid_certs(true).build()?;
         client
-            .post(format!("{}/v1/secret/data/{secret}", self.address))
+            .post(format!("{}/v1/{path}", self.address))
             .header("X-Vault-Token", ROOT)
-            .json(&json!({ "data": { "k": value } }))
+            .json(body)
             .send()
             .await?
             .error_for_status()?;
@@ -128,5 +133,127 @@ async fn a_certificate_that_nobody_vouches_for_is_refused() -> Result<()> {
     assert!(!status.success());
     let said = missing.lines_with("VAULT_TLS_SECRET");
     assert!(said.iter().any(|line| line.text.contains("default/no-such")), "{said:?}");
+    Ok(())
+}
+
+/// A CA that has vouched for nobody.
+fn other_ca() -> Result<String> {
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    Ok(CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?.pem())
+}
+
+#[tokio::test]
+async fn a_ca_that_is_replaced_is_used_without_a_restart() -> Result<()> {
+    let bed = Bed::start(Options::new().without_pods()).await?;
+    let server = ServerWithTls::start(&bed).await?;
+    server.put("tls").await?;
+    next_second().await?;
+    let web = Workload::deployment("default", "web")
+        .replicas(0)
+        .opted_in()
+        .env("A", "vault:secret/data/tls#k");
+    bed.deploy_all(&[&web]).await?;
+    let (right, wrong) = (std::fs::read_to_string(&server.ca)?, other_ca()?);
+    let folder = bed.folder().join("authorities");
+    std::fs::create_dir_all(&folder)?;
+    let file = folder.join("ca.crt");
+    let secret = |pem: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": { "name": "vault-tls", "namespace": "default" },
+            "stringData": { "ca.crt": pem },
+        })
+    };
+    let ways = [
+        server.options().env("VAULT_CACERT", file.as_os_str()),
+        server.options().env("VAULT_CAPATH", folder.as_os_str()),
+        server
+            .options()
+            .env("VAULT_TLS_SECRET", "vault-tls")
+            .env("KUBECONFIG", bed.cluster.kubeconfig().as_os_str()),
+    ];
+    for (number, way) in ways.iter().enumerate() {
+        std::fs::write(&file, &wrong)?;
+        bed.cluster.apply_object(&secret(&wrong), "secrets").await?;
+        let mut controller = Controller::start(&bed, way).await?;
+        controller.wait_for("failed to get secret version", SOON).await?;
+        server.put("tls").await?;
+        // Half of it is no certificate: the one from before counts.
+        std::fs::write(&file, &right[..right.len() / 2])?;
+        if number < 2 {
+            controller.wait_for("cannot be read anew", SOON).await?;
+        }
+        std::fs::write(&file, &right)?;
+        bed.cluster.apply_object(&secret(&right), "secrets").await?;
+        controller.wait_for("The certificates for Vault have changed", SOON).await?;
+        let count = i64::try_from(number)? + 1;
+        bed.cluster.wait_for_count(&web, count, SOON).await?;
+        assert!(controller.lines_with("cannot be read anew").len() <= 1, "way {number}");
+        controller.terminate().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_a_way_in_and_the_server_can_have_another_name() -> Result<()> {
+    let bed = Bed::start(Options::new().without_pods()).await?;
+    let server = ServerWithTls::start(&bed).await?;
+    server.put("tls").await?;
+    next_second().await?;
+    let web = Workload::deployment("default", "web")
+        .replicas(0)
+        .opted_in()
+        .env("A", "vault:secret/data/tls#k");
+    bed.deploy_all(&[&web]).await?;
+    let key = KeyPair::generate()?;
+    let mut client = CertificateParams::new(vec!["reloader".to_owned()])?;
+    client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let certificate = client.self_signed(&key)?.pem();
+    let file = |name: &str, pem: &str| {
+        let file = bed.folder().join(name);
+        std::fs::write(&file, pem).map(|()| file)
+    };
+    let certificate_file = file("client.crt", &certificate)?;
+    let key_file = file("client.key", &key.serialize_pem())?;
+    server.post("sys/auth/cert", &json!({"type": "cert"})).await?;
+    let rules = e2e::Vault::reloader_rules("secret");
+    server.post("sys/policies/acl/reloader", &json!({"policy": rules})).await?;
+    let role = json!({"certificate": certificate, "token_policies": ["reloader"]});
+    server.post("auth/cert/certs/reloader", &role).await?;
+
+    let plain = || {
+        polling_fast()
+            .without_vault_token()
+            .env("VAULT_CACERT", server.ca.as_os_str())
+            .env("VAULT_AUTH_METHOD", "cert")
+            .env("VAULT_CLIENT_CERT", certificate_file.as_os_str())
+            .env("VAULT_CLIENT_KEY", key_file.as_os_str())
+    };
+    let by_name = |address: &str, name: &str| {
+        plain().env("VAULT_ADDR", address).env("VAULT_TLS_SERVER_NAME", name)
+    };
+    let ways = [
+        plain().env("VAULT_ADDR", server.address.as_str()),
+        plain().env("VAULT_ADDR", server.address.as_str()).env("VAULT_ROLE", "reloader"),
+        by_name(&server.address, "localhost"),
+    ];
+    for (number, way) in ways.iter().enumerate() {
+        let mut controller = Controller::start(&bed, way).await?;
+        controller.wait_for("Logged in to Vault", SOON).await?;
+        controller.wait_for(HEARTBEAT, SOON).await?;
+        server.put("tls").await?;
+        let count = i64::try_from(number)? + 1;
+        bed.cluster.wait_for_count(&web, count, SOON).await?;
+        controller.terminate().await?;
+    }
+    for way in [
+        plain().env("VAULT_ADDR", server.address.as_str()).env("VAULT_ROLE", "no-such"),
+        by_name(&server.address, "vault.example"),
+    ] {
+        let controller = Controller::start(&bed, &way).await?;
+        let line = controller.wait_for("failed to get secret version", SOON).await?;
+        assert!(line.text.contains("certificate") || line.text.contains("no-such"), "{line:?}");
+    }
     Ok(())
 }

@@ -1,9 +1,10 @@
-//! The answers to logins, renewals and look-ups. Input: the body.
+//! The answers to logins, renewals, look-ups and unwrappings. Input: the body.
 
 use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
+use vault_secrets_reloader::vault::approle::{creation_path, unwrapped};
 use vault_secrets_reloader::vault::client::Failure;
 use vault_secrets_reloader::vault::login::{logged_in, looked_up, renewed};
 use vault_secrets_reloader::vault::token::{Grant, Lease, Step};
@@ -11,7 +12,8 @@ use vault_secrets_reloader::vault::token::{Grant, Lease, Step};
 /// Asserts what must hold of any answer.
 pub fn check(data: &[u8]) {
     let value = serde_json::from_slice::<Value>(data).unwrap_or_default();
-    let token = value.pointer("/auth/client_token").and_then(Value::as_str).unwrap_or_default();
+    let secret = |pointer| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let secrets = ["/auth/client_token", "/data/secret_id"].map(secret);
     let login = logged_in(data);
     if let Ok((granted, grant)) = &login {
         let granted = granted.expose_secret();
@@ -20,10 +22,25 @@ pub fn check(data: &[u8]) {
         check_grant(*grant);
         assert_eq!(renewed(data).as_ref(), Ok(grant));
     }
-    for failure in [login.err(), renewed(data).err(), looked_up(data).err()].into_iter().flatten() {
+    let secret_id = unwrapped(data);
+    if let Ok(secret_id) = &secret_id {
+        let secret_id = secret_id.expose_secret();
+        assert!(!secret_id.is_empty() && secret_id.len() <= 64 << 10);
+        assert!(!secret_id.contains(char::is_control));
+    }
+    let failures = [
+        login.err(),
+        renewed(data).err(),
+        looked_up(data).err(),
+        secret_id.err(),
+        creation_path(data).err(),
+    ];
+    for failure in failures.into_iter().flatten() {
         assert!(matches!(failure, Failure::BadAnswer(_)));
         let said = format!("{failure} {failure:?}");
-        assert!(token.len() < 8 || !said.contains(token), "a token in {said:?}");
+        for secret in secrets {
+            assert!(secret.len() < 8 || !said.contains(secret), "a secret in {said:?}");
+        }
     }
     if let Ok(grant) = looked_up(data) {
         check_grant(grant);

@@ -1,11 +1,14 @@
 //! What is taken, and what is refused.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use secrecy::ExposeSecret;
 
 use super::*;
 use crate::core::lease::Terms;
+use crate::vault::credential::Credential;
+use crate::vault::tls::Authority;
 
 fn load(args: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
     let args = ["vault-secrets-reloader"].iter().chain(args).map(OsString::from);
@@ -134,6 +137,84 @@ fn a_token_is_trimmed_and_wins_over_a_role() {
 }
 
 #[test]
+fn each_way_in_has_its_variables() {
+    let method = |variables: &[(&str, &str)]| load(&[], variables).unwrap().method;
+    let Method::AppRole(role) = method(&[
+        ("VAULT_AUTH_METHOD", "approle"),
+        ("VAULT_ROLE_ID", "role"),
+        ("BAO_SECRET_ID_FILE", "/secret-id"),
+    ]) else {
+        panic!("an AppRole")
+    };
+    assert_eq!(role.mount, "approle");
+    assert!(matches!(role.role_id, Credential::Text(_)) && role.secret_id.is_some());
+    // A role can do without a secret id.
+    let Method::AppRole(role) = method(&[
+        ("VAULT_AUTH_METHOD", "approle"),
+        ("VAULT_ROLE_ID_FILE", "/role-id"),
+        ("VAULT_PATH", "auth/machines"),
+    ]) else {
+        panic!("an AppRole")
+    };
+    assert_eq!((role.mount.as_str(), role.secret_id.is_none()), ("machines", true));
+    let Method::UserPass { mount, username, password: Credential::Text(password) } = method(&[
+        ("VAULT_AUTH_METHOD", "userpass"),
+        ("VAULT_USERNAME", "jo@example.com"),
+        ("VAULT_PASSWORD", "correct horse\n"),
+    ]) else {
+        panic!("a user")
+    };
+    assert_eq!((mount.as_str(), username.as_str()), ("userpass", "jo@example.com"));
+    assert_eq!(password.expose_secret(), "correct horse");
+    // With no more than the address of an agent, the agent is let in.
+    let agent = ("VAULT_AGENT_ADDR", "http://127.0.0.1:8100");
+    assert!(matches!(method(&[agent]), Method::None));
+    assert!(matches!(method(&[agent, ROLE]), Method::Jwt { .. }));
+    assert!(matches!(method(&[("VAULT_AUTH_METHOD", "none")]), Method::None));
+    let token = [("VAULT_AUTH_METHOD", "token"), ("VAULT_TOKEN_PATH", "/sink")];
+    assert!(matches!(method(&token), Method::TokenFile(_)));
+}
+
+#[test]
+fn the_login_has_a_namespace_of_its_own_where_it_is_set() {
+    let namespaces = |variables: &[(&str, &str)]| {
+        let all: Vec<_> = [ROLE].into_iter().chain(variables.iter().copied()).collect();
+        let config = load(&[], &all).unwrap();
+        (config.server.namespace, config.reloader.vault_namespace)
+    };
+    let name = |name: &str| Some(name.into());
+    let team = ("VAULT_NAMESPACE", "team");
+    assert_eq!(namespaces(&[team]), (name("team"), name("team")));
+    assert_eq!(namespaces(&[team, ("VAULT_AUTH_NAMESPACE", "/")]), (None, name("team")));
+    assert_eq!(namespaces(&[("VAULT_AUTH_NAMESPACE", "admin/")]), (name("admin"), None));
+}
+
+#[test]
+fn redirects_go_to_no_other_server_unless_it_is_named() {
+    let redirects = |variables: &[(&str, &str)]| {
+        let all: Vec<_> = [ROLE].into_iter().chain(variables.iter().copied()).collect();
+        let redirects = load(&[], &all).unwrap().server.redirects;
+        redirects.map(|urls| urls.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(redirects(&[]), Some(vec![]));
+    assert_eq!(redirects(&[("VAULT_DISABLE_REDIRECTS", "true")]), None);
+    let nodes = ("VAULT_REDIRECT_ADDRS", "https://vault-0:8200, https://vault-1:8200,");
+    let expected = ["https://vault-0:8200/", "https://vault-1:8200/"].map(str::to_owned).to_vec();
+    assert_eq!(redirects(&[nodes]), Some(expected));
+}
+
+#[test]
+fn vault_is_pressed_as_hard_as_is_set() {
+    let pace = |args: &[&str]| load(args, &[ROLE]).unwrap().pace;
+    assert_eq!(pace(&[]), Pace { at_once: 8, interval: Duration::ZERO });
+    let gentle = pace(&["-vault-concurrency=2", "-vault-rate=50"]);
+    assert_eq!(gentle, Pace { at_once: 2, interval: Duration::from_millis(20) });
+    let period = |args: &[&str]| load(args, &[ROLE]).unwrap().reloader.start_within;
+    assert_eq!(period(&[]), START_WITHIN);
+    assert_eq!(period(&["-reloader-run-period=2s"]), Duration::from_secs(2));
+}
+
+#[test]
 fn the_rest_of_the_variables() {
     let config = load(
         &[],
@@ -146,12 +227,16 @@ fn the_rest_of_the_variables() {
             ("VAULT_NAMESPACE", "/team/a/"),
             ("VAULT_TOKEN_RENEW_THRESHOLD", "10s"),
             ("VAULT_MAX_RETRIES", "3"),
+            ("VAULT_TLS_SERVER_NAME", "vault.internal"),
+            ("VAULT_CACERT_BYTES", "PEM"),
             ("LISTEN_ADDRESS", "[::1]:0"),
         ],
     )
     .unwrap();
     assert_eq!(config.server.timeout, Duration::from_secs(30));
     assert!(config.server.tls.skip_verify && config.reloader.ignore_missing);
+    assert_eq!(config.server.tls.server_name.as_deref(), Some("vault.internal"));
+    assert!(matches!(config.server.tls.authority, Authority::Bytes(_)));
     assert_eq!(
         config.ca_secret,
         Some(CaSecret { namespace: "default".to_owned(), name: "vault-tls".to_owned() })
@@ -206,6 +291,72 @@ fn what_cannot_be_used_is_refused_with_its_name_and_the_remedy() {
         (&[], &[ROLE, ("VAULT_ADDR", "vault:8200")], "VAULT_ADDR=\"vault:8200\": not an address"),
         (&[], &[ROLE, ("VAULT_ADDR", "https://vault/x")], "holds a path"),
         (&[], &[ROLE, ("VAULT_AUTH_METHOD", "ldap")], "VAULT_AUTH_METHOD=\"ldap\""),
+        (&[], &[("VAULT_AUTH_METHOD", "approle")], "VAULT_ROLE_ID: not set"),
+        (
+            &[],
+            &[ROLE, ("VAULT_SECRET_ID", "x")],
+            "VAULT_SECRET_ID: is for VAULT_AUTH_METHOD=approle",
+        ),
+        (
+            &[],
+            &[
+                ("VAULT_AUTH_METHOD", "approle"),
+                ("VAULT_ROLE_ID", "x"),
+                ("VAULT_SECRET_ID_WRAPPED", "1"),
+            ],
+            "VAULT_SECRET_ID_WRAPPED: is set, and no secret id",
+        ),
+        (
+            &[],
+            &[
+                ("VAULT_AUTH_METHOD", "approle"),
+                ("VAULT_ROLE_ID", "x"),
+                ("VAULT_ROLE_ID_FILE", "/x"),
+            ],
+            "VAULT_ROLE_ID: VAULT_ROLE_ID_FILE is set as well",
+        ),
+        (
+            &[],
+            &[("VAULT_AUTH_METHOD", "userpass"), ("VAULT_PASSWORD", "x")],
+            "VAULT_USERNAME: not set",
+        ),
+        (
+            &[],
+            &[
+                ("VAULT_AUTH_METHOD", "userpass"),
+                ("VAULT_USERNAME", "a/b"),
+                ("VAULT_PASSWORD", "x"),
+            ],
+            "VAULT_USERNAME=\"a/b\": not the name of a user",
+        ),
+        (
+            &[],
+            &[("VAULT_AUTH_METHOD", "none"), ("VAULT_TOKEN", "hvs.x")],
+            "VAULT_TOKEN: does not go with VAULT_AUTH_METHOD=none",
+        ),
+        (&[], &[("VAULT_AUTH_METHOD", "token")], "VAULT_TOKEN: not set"),
+        (&[], &[("VAULT_AUTH_METHOD", "cert")], "VAULT_CLIENT_CERT: not set"),
+        (
+            &[],
+            &[ROLE, ("VAULT_TLS_SERVER_NAME", "10.0.0.1")],
+            "VAULT_TLS_SERVER_NAME=\"10.0.0.1\": not the name of a host",
+        ),
+        (
+            &[],
+            &[
+                ROLE,
+                ("VAULT_TLS_SERVER_NAME", "vault"),
+                ("VAULT_REDIRECT_ADDRS", "https://vault-0:8200"),
+            ],
+            "VAULT_REDIRECT_ADDRS: does not go with VAULT_TLS_SERVER_NAME",
+        ),
+        (
+            &[],
+            &[ROLE, ("VAULT_REDIRECT_ADDRS", "https://a:8200,b:8200")],
+            "VAULT_REDIRECT_ADDRS=\"b:8200\"",
+        ),
+        (&["-vault-rate=0"], &[ROLE], "--vault-rate=\"0\": not a whole number above zero"),
+        (&["-vault-concurrency=1000"], &[ROLE], "must not be more than 256"),
         (&[], &[ROLE, ("VAULT_PATH", "a?b")], "VAULT_PATH=\"a?b\""),
         (&[], &[ROLE, ("VAULT_CLIENT_TIMEOUT", "0")], "VAULT_CLIENT_TIMEOUT=\"0\""),
         (&[], &[ROLE, ("VAULT_CACERT", "/no/such")], "VAULT_CACERT=\"/no/such\": the file cannot"),
@@ -228,6 +379,8 @@ fn an_error_never_repeats_a_secret() {
         ("VAULT_CLIENT_KEY", "-----BEGIN PRIVATE KEY-----SECRET"),
         ("VAULT_TOKEN_PATH", "hvs.SECRET"),
         ("KUBERNETES_SERVICE_ACCOUNT_TOKEN", "eyJSECRET"),
+        ("VAULT_SECRET_ID", "SECRET"),
+        ("VAULT_PASSWORD", "SECRET"),
         ("VAULT_CACERT", "-----BEGIN CERTIFICATE-----\nSECRET"),
     ] {
         let error = load(&[], &[ROLE, (name, value)]).unwrap_err();

@@ -1,9 +1,23 @@
-//! The CA of the Vault server, where it is kept in a Kubernetes Secret.
+//! The CA of the Vault server, where it is kept in a Kubernetes Secret: read at the start, and followed
+//! from then on.
 
+use std::pin::pin;
+use std::time::Duration;
+
+use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
 use super::client::in_time;
+
+/// Between two attempts to watch it, after an error.
+const RETRY: Duration = Duration::from_secs(30);
 
 /// The key that holds the CA, by the convention of `kubernetes.io/tls` Secrets.
 const KEY: &str = "ca.crt";
@@ -34,18 +48,87 @@ pub enum CaSecretError {
     },
 }
 
-/// Reads the CA, in PEM.
-pub async fn read(client: Client, namespace: &str, name: &str) -> Result<Vec<u8>, CaSecretError> {
-    let unreadable = |message: String| CaSecretError::Unreadable {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        message,
-    };
-    let api: Api<Secret> = Api::namespaced(client, namespace);
-    let secret = in_time(api.get(name)).await.map_err(|error| unreadable(error.to_string()))?;
-    let ca = secret.data.and_then(|mut data| data.remove(KEY)).map(|bytes| bytes.0);
-    ca.filter(|ca| !ca.is_empty()).ok_or_else(|| CaSecretError::NoCa {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-    })
+/// A Secret that holds the CA.
+pub struct CaSecret {
+    api: Api<Secret>,
+    namespace: String,
+    name: String,
+    /// The CA that was read last, in PEM.
+    ca: watch::Sender<Vec<u8>>,
+}
+
+impl CaSecret {
+    /// Reads the CA.
+    pub async fn read(
+        client: Client,
+        namespace: String,
+        name: String,
+    ) -> Result<Self, CaSecretError> {
+        let api: Api<Secret> = Api::namespaced(client, &namespace);
+        let secret = match in_time(api.get(&name)).await {
+            Ok(secret) => secret,
+            Err(error) => {
+                let message = error.to_string();
+                return Err(CaSecretError::Unreadable { namespace, name, message });
+            }
+        };
+        match ca_of(secret) {
+            Some(ca) => Ok(Self { api, namespace, name, ca: watch::Sender::new(ca) }),
+            None => Err(CaSecretError::NoCa { namespace, name }),
+        }
+    }
+
+    /// The CA, in PEM, as it is at any time.
+    #[must_use]
+    pub fn ca(&self) -> watch::Receiver<Vec<u8>> {
+        self.ca.subscribe()
+    }
+
+    /// Follows the Secret until the end. Where it is deleted, or has no CA any more, the one from before
+    /// counts.
+    pub async fn follow(self, shutdown: CancellationToken) {
+        tokio::select! {
+            () = self.watch() => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+
+    async fn watch(&self) {
+        let Self { namespace, name, .. } = self;
+        let mut is_failing = false;
+        let mut secrets = pin!(watch_object(self.api.clone(), name).default_backoff());
+        while let Some(event) = secrets.next().await {
+            match event {
+                Ok(secret) => {
+                    is_failing = false;
+                    match secret.and_then(ca_of) {
+                        Some(ca) => drop(self.ca.send_if_modified(|known| {
+                            let is_other = *known != ca;
+                            *known = ca;
+                            is_other
+                        })),
+                        None => warn!(
+                            "The Secret {namespace}/{name} of VAULT_TLS_SECRET has no {KEY} any more. \
+                             The one from before is used; put the CA back"
+                        ),
+                    }
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut is_failing, true) {
+                        info!(
+                            "Cannot watch the Secret {namespace}/{name} of VAULT_TLS_SECRET: {error}. A \
+                             new CA is used after a restart, or once the service account may list and \
+                             watch it"
+                        );
+                    }
+                    sleep(RETRY).await;
+                }
+            }
+        }
+    }
+}
+
+fn ca_of(secret: Secret) -> Option<Vec<u8>> {
+    let ca = secret.data?.remove(KEY)?.0;
+    (!ca.is_empty()).then_some(ca)
 }

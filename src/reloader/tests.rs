@@ -275,6 +275,7 @@ impl Bench {
             ignore_missing: false,
             found_burst: 100,
             found_per_minute: 100,
+            start_within: Duration::ZERO,
             vault_namespace: None,
         };
         let clocks = Clocks::default();

@@ -2,21 +2,27 @@
 //! that never hold a token.
 
 use std::error::Error as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::header::{DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use http::header::{DATE, HOST, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use jiff::Timestamp;
-use reqwest::{Certificate, Identity, Proxy, Url, redirect};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{Certificate, Identity, Proxy, Url, redirect, tls};
 use rustify::endpoint::Endpoint;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tracing::{info, warn};
 use vaultrs::api::EndpointMiddleware;
 
 use super::answer::{Answer, failure_of, retry_after};
+use super::tls::{Material, Tls, TlsFileError};
 use crate::core::clock::ServerClock;
 use crate::core::words::in_short;
+
+/// The worker that log lines name.
+const WORKER: &str = "reloader";
 
 /// The longest answer that is read. Metadata of a secret with 10,000 versions is about 1.5 MB, and
 /// nobody keeps five times as many.
@@ -39,33 +45,15 @@ pub struct ServerSettings {
     pub address: Url,
     /// The Vault namespace of the login; `None` is the root namespace.
     pub namespace: Option<Arc<str>>,
+    /// Other addresses that it may redirect to, as the nodes of a cluster do among each other; `None`
+    /// where no redirect is followed. A token goes along with a redirect, so to no other.
+    pub redirects: Option<Vec<Url>>,
     /// How long a request may take.
     pub timeout: Duration,
     /// A proxy for all requests.
     pub proxy: Option<Url>,
     /// TLS.
     pub tls: Tls,
-}
-
-/// How the server's certificate is checked, and what we show of ourselves.
-#[derive(Clone, Default)]
-pub struct Tls {
-    /// CA certificates in PEM; where there are none, those of the system count.
-    pub ca: Option<Vec<u8>>,
-    /// Our certificate and its key in PEM, one behind the other.
-    pub identity: Option<Vec<u8>>,
-    /// Whether any certificate will do.
-    pub skip_verify: bool,
-}
-
-impl std::fmt::Debug for Tls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tls")
-            .field("ca", &self.ca.as_ref().map(Vec::len))
-            .field("identity", &self.identity.is_some())
-            .field("skip_verify", &self.skip_verify)
-            .finish()
-    }
 }
 
 /// The client cannot be made from its settings.
@@ -82,6 +70,9 @@ pub enum ClientSetupError {
     /// The proxy cannot be used.
     #[error("the proxy for Vault cannot be used: {0}")]
     Proxy(String),
+    /// A file with a certificate or a key cannot be read.
+    #[error("{}: {} {0}", .0.file.variable, .0.file.path.display())]
+    File(#[from] TlsFileError),
     /// Anything else.
     #[error("the client for Vault cannot be made: {0}")]
     Other(String),
@@ -156,11 +147,19 @@ impl Failure {
 
 /// A server of the Vault API.
 pub struct Server {
-    http: reqwest::Client,
+    connection: Mutex<Connection>,
     settings: ServerSettings,
     clock: Arc<ServerClock>,
     /// The turn to read a long answer.
     long_answers: Arc<Semaphore>,
+}
+
+/// The client, and the certificates that it was made with.
+struct Connection {
+    http: reqwest::Client,
+    material: Material,
+    /// Why the certificates that are there now cannot be used, said once a change.
+    problem: Option<String>,
 }
 
 impl Server {
@@ -169,34 +168,38 @@ impl Server {
         settings: ServerSettings,
         clock: Arc<ServerClock>,
     ) -> Result<Self, ClientSetupError> {
-        let mut http = reqwest::Client::builder()
-            .timeout(settings.timeout)
-            .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout))
-            .redirect(redirect::Policy::none())
-            .user_agent(concat!("vault-secrets-reloader/", env!("CARGO_PKG_VERSION")))
-            .tls_danger_accept_invalid_certs(settings.tls.skip_verify);
-        if settings.address.scheme() == "http" {
-            // Without this, a client for plain HTTP fails where the system has no CA files.
-            http = http.tls_certs_only([]);
-        } else if let Some(ca) = &settings.tls.ca {
-            let certificates =
-                Certificate::from_pem_bundle(ca).map_err(|_| ClientSetupError::Ca)?;
-            if certificates.is_empty() {
-                return Err(ClientSetupError::Ca);
+        let material = settings.tls.read()?;
+        let http = client(&settings, &material)?;
+        let connection = Mutex::new(Connection { http, material, problem: None });
+        Ok(Self { connection, settings, clock, long_answers: Arc::new(Semaphore::new(1)) })
+    }
+
+    /// Reads the certificates anew, and uses them from now on if they have changed. Where they cannot be
+    /// used, those from before are.
+    pub fn refresh(&self) {
+        let mut connection = lock(&self.connection);
+        let renewed = self.settings.tls.read().map_err(ClientSetupError::from).and_then(|material| {
+            let is_same = material == connection.material;
+            Ok((!is_same).then_some((client(&self.settings, &material)?, material)))
+        });
+        match renewed {
+            Ok(None) => connection.problem = None,
+            Ok(Some((http, material))) => {
+                info!(worker = WORKER, "The certificates for Vault have changed, and are used");
+                *connection = Connection { http, material, problem: None };
             }
-            http = http.tls_certs_only(certificates);
+            Err(error) => {
+                let problem = error.to_string();
+                if connection.problem.as_ref() != Some(&problem) {
+                    warn!(
+                        worker = WORKER,
+                        "The certificates for Vault cannot be read anew: {problem}. Those from before \
+                         are used"
+                    );
+                    connection.problem = Some(problem);
+                }
+            }
         }
-        if let Some(identity) = &settings.tls.identity {
-            http = http
-                .identity(Identity::from_pem(identity).map_err(|_| ClientSetupError::Identity)?);
-        }
-        if let Some(proxy) = &settings.proxy {
-            let proxy =
-                Proxy::all(proxy.clone()).map_err(|e| ClientSetupError::Proxy(cause_of(&e)))?;
-            http = http.proxy(proxy);
-        }
-        let http = http.build().map_err(|e| ClientSetupError::Other(cause_of(&e)))?;
-        Ok(Self { http, settings, clock, long_answers: Arc::new(Semaphore::new(1)) })
     }
 
     /// The address, for log lines.
@@ -234,7 +237,8 @@ impl Server {
             value.set_sensitive(true);
             Some(value)
         };
-        headers.extend(secret(token.expose_secret()).map(|t| (header("x-vault-token"), t)));
+        let token = Some(token.expose_secret()).filter(|token| !token.is_empty());
+        headers.extend(token.and_then(secret).map(|token| (header("x-vault-token"), token)));
         if let Some(namespace) = namespace {
             // Left out, the same path of another namespace would be read.
             let value = HeaderValue::from_str(namespace).map_err(|_| {
@@ -246,9 +250,9 @@ impl Server {
             headers.insert(INDEX, index.clone());
             headers.insert("x-vault-inconsistent", HeaderValue::from_static("forward-active-node"));
         }
-        let sent = Timestamp::now();
-        let answer = self.http.get(url).headers(headers).send().await;
-        self.read(answer.map_err(|error| transport(&error))?, sent).await
+        let mut request = reqwest::Request::new(reqwest::Method::GET, url);
+        *request.headers_mut() = headers;
+        self.send(request).await
     }
 
     /// Has the server answer, for the date of its answer: by a request that needs no token, and that no
@@ -256,10 +260,7 @@ impl Server {
     pub async fn look(&self) {
         let mut url = self.settings.address.clone();
         url.set_path("/v1/sys/health");
-        let sent = Timestamp::now();
-        if let Ok(answer) = self.http.get(url).send().await {
-            drop(self.read(answer, sent).await);
-        }
+        drop(self.send(reqwest::Request::new(reqwest::Method::GET, url)).await);
     }
 
     /// Sends a request of `vaultrs`, with a token that [`super::login::is_token`], or an empty one
@@ -285,13 +286,41 @@ impl Server {
         if let Some(token) = request.headers_mut().get_mut("x-vault-token") {
             token.set_sensitive(true);
         }
-        let sent = Timestamp::now();
-        let answer = self.http.execute(request).await;
-        let answer = self.read(answer.map_err(|error| transport(&error))?, sent).await?;
+        let answer = self.send(request).await?;
         match failure_of(answer.status, &answer.body) {
             Some(failure) => Err(failure),
             None => Ok(answer),
         }
+    }
+
+    /// Sends a request, and once more where the server redirects to an address that is configured.
+    async fn send(&self, mut request: reqwest::Request) -> Result<Answer, Failure> {
+        let http = lock(&self.connection).http.clone();
+        if let Some(name) = &self.settings.tls.server_name {
+            name_server(&mut request, name);
+        }
+        let again = request.try_clone();
+        let sent = Timestamp::now();
+        let response = http.execute(request).await.map_err(|error| transport(&error))?;
+        if let Some(mut again) = again
+            && let Some(target) = self.redirect_target(&response)
+        {
+            *again.url_mut() = target;
+            let sent = Timestamp::now();
+            let response = http.execute(again).await.map_err(|error| transport(&error))?;
+            return self.read(response, sent).await;
+        }
+        self.read(response, sent).await
+    }
+
+    /// Where a redirect leads, if that is an address that is configured.
+    fn redirect_target(&self, response: &reqwest::Response) -> Option<Url> {
+        if !matches!(response.status().as_u16(), 301 | 302 | 307 | 308) {
+            return None;
+        }
+        let location = response.headers().get(LOCATION)?.to_str().ok()?;
+        let target = response.url().join(location).ok()?;
+        is_configured(&self.settings, &target).then_some(target)
     }
 
     async fn read(
@@ -325,6 +354,83 @@ impl Server {
         }
         Ok(answer)
     }
+}
+
+/// Makes the client of a server.
+fn client(
+    settings: &ServerSettings,
+    material: &Material,
+) -> Result<reqwest::Client, ClientSetupError> {
+    let mut http = reqwest::Client::builder()
+        .timeout(settings.timeout)
+        .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout))
+        .redirect(redirect::Policy::none())
+        .user_agent(concat!("vault-secrets-reloader/", env!("CARGO_PKG_VERSION")))
+        .tls_version_min(tls::Version::TLS_1_2)
+        .tls_danger_accept_invalid_certs(settings.tls.skip_verify);
+    if settings.address.scheme() == "http" {
+        // Without this, a client for plain HTTP fails where the system has no CA files.
+        http = http.tls_certs_only([]);
+    } else if let Some(ca) = &material.ca {
+        let certificates = Certificate::from_pem_bundle(ca).map_err(|_| ClientSetupError::Ca)?;
+        if certificates.is_empty() {
+            return Err(ClientSetupError::Ca);
+        }
+        http = http.tls_certs_only(certificates);
+    }
+    if let Some(identity) = &material.identity {
+        let identity = Identity::from_pem(identity).map_err(|_| ClientSetupError::Identity)?;
+        http = http.identity(identity);
+    }
+    if let Some(proxy) = &settings.proxy {
+        let proxy =
+            Proxy::all(proxy.clone()).map_err(|e| ClientSetupError::Proxy(cause_of(&e)))?;
+        http = http.proxy(proxy);
+    }
+    if settings.tls.server_name.is_some()
+        && let Some(host) = settings.address.host_str()
+    {
+        let host = host.trim_matches(['[', ']']).to_owned();
+        http = http.dns_resolver(Arc::new(AddressesOf(host)));
+    }
+    http.build().map_err(|e| ClientSetupError::Other(cause_of(&e)))
+}
+
+/// Whether a URL is of a server that is configured.
+fn is_configured(settings: &ServerSettings, url: &Url) -> bool {
+    let is_of = |address: &Url| address.origin() == url.origin();
+    let others = settings.redirects.as_ref();
+    others.is_some_and(|others| is_of(&settings.address) || others.iter().any(is_of))
+}
+
+/// Addresses a server by the name that its certificate is to have: the name that TLS asks for is taken
+/// from the URL. Where it is connected to, and what it is told in `Host`, are as before.
+fn name_server(request: &mut reqwest::Request, name: &str) {
+    let url = request.url();
+    let host = url.host_str().unwrap_or_default();
+    let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+    if let Ok(host) = HeaderValue::from_str(&host) {
+        request.headers_mut().insert(HOST, host);
+    }
+    // A name that no URL can have was refused with the configuration.
+    drop(request.url_mut().set_host(Some(name)));
+}
+
+/// Finds one host, whatever name is asked for.
+struct AddressesOf(String);
+
+impl Resolve for AddressesOf {
+    fn resolve(&self, _: Name) -> Resolving {
+        let host = self.0.clone();
+        Box::pin(async move {
+            let found: Vec<_> = tokio::net::lookup_host((host, 0)).await?.collect();
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn header(name: &'static str) -> http::HeaderName {
@@ -364,10 +470,49 @@ fn cause_of(error: &reqwest::Error) -> String {
 mod tests {
     use super::*;
 
+    fn settings(redirects: Option<&[&str]>) -> ServerSettings {
+        let url = |address: &&str| Url::parse(address).unwrap();
+        ServerSettings {
+            address: Url::parse("https://vault.example:8200").unwrap(),
+            namespace: None,
+            redirects: redirects.map(|addresses| addresses.iter().map(url).collect()),
+            timeout: Duration::from_secs(1),
+            proxy: None,
+            tls: Tls::default(),
+        }
+    }
+
     #[test]
-    fn debug_output_holds_no_key() {
-        let tls = Tls { identity: Some(b"PRIVATE".to_vec()), ..Tls::default() };
-        assert!(!format!("{tls:?}").contains("PRIVATE"));
-        assert!(!format!("{tls:?}").contains("80, 82, 73"));
+    fn a_redirect_is_followed_to_configured_servers_alone() {
+        let addresses = ["https://node-1.example:8200", "https://other.example"];
+        let (all, none) = (settings(Some(&addresses)), settings(None));
+        let is_configured = |url| is_configured(&all, &Url::parse(url).unwrap());
+        assert!(!super::is_configured(&none, &none.address));
+        for url in [
+            "https://vault.example:8200/v1/secret/metadata/a?x=1",
+            "https://node-1.example:8200/v1/a",
+            "https://other.example:443/v1/a",
+        ] {
+            assert!(is_configured(url), "{url}");
+        }
+        for url in [
+            "http://vault.example:8200/v1/a",
+            "https://vault.example/v1/a",
+            "https://vault.example:8201/v1/a",
+            "https://node-2.example:8200/v1/a",
+            "https://vault.example:8200@evil.example/v1/a",
+            "https://vault.example.evil.example:8200/",
+        ] {
+            assert!(!is_configured(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_named_as_its_certificate_is() {
+        let url = Url::parse("https://10.0.0.1:8200/v1/a?b=c").unwrap();
+        let mut request = reqwest::Request::new(reqwest::Method::GET, url);
+        name_server(&mut request, "vault.internal");
+        assert_eq!(request.url().as_str(), "https://vault.internal:8200/v1/a?b=c");
+        assert_eq!(request.headers()[HOST], "10.0.0.1:8200");
     }
 }

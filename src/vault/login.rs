@@ -4,21 +4,23 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::de::IgnoredAny;
-use tokio::io::AsyncReadExt as _;
+use serde::Deserialize;
+use serde_json::json;
+use vaultrs::api::EndpointResult;
 use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
+use vaultrs::api::auth::userpass::requests::LoginRequest as LoginWithPasswordRequest;
 use vaultrs::api::token::requests::{
     LookupTokenSelfRequest, RenewTokenSelfRequest, RevokeTokenSelfRequest,
 };
 use vaultrs::api::token::responses::LookupTokenResponse;
-use vaultrs::api::{AuthInfo, EndpointResult};
 
+use super::approle::AppRole;
 use super::client::{Failure, Server};
+use super::credential::{self, Credential, CredentialError};
+use super::endpoint::Post;
 use super::token::Grant;
 
-/// The longest token or JWT, in bytes. Batch tokens and projected tokens take a few thousand, and
-/// servers take no longer header than this.
-const LONGEST_TOKEN: usize = 64 << 10;
+const PASSWORD: &str = "the file of the password";
 
 /// A way to come by a token.
 #[derive(Clone, Debug)]
@@ -32,40 +34,51 @@ pub enum Method {
         /// The file with the JWT. It is read for each login, because projected tokens rotate.
         file: PathBuf,
     },
+    /// A login of the `approle` method.
+    AppRole(AppRole),
+    /// A login of the `userpass` method.
+    UserPass {
+        /// Where the method is mounted, without `auth/`.
+        mount: String,
+        /// The user.
+        username: String,
+        /// The password.
+        password: Credential,
+    },
+    /// A login of the `cert` method, with the client certificate that each connection shows.
+    Cert {
+        /// Where the method is mounted, without `auth/`.
+        mount: String,
+        /// The role; `None` where the server picks the one that fits.
+        role: Option<String>,
+    },
     /// A token that was given.
     Token(SecretString),
     /// A file that holds a token, and whose content may be replaced at any time.
     TokenFile(PathBuf),
+    /// None: the server is the listener of an agent or a proxy that adds a token of its own.
+    None,
 }
 
 /// No token is to be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoginError {
-    /// A file cannot be read.
-    #[error("cannot read {what} {file}: {message}")]
-    File {
-        /// What the file is.
-        what: &'static str,
-        /// Its path.
-        file: String,
-        /// Why.
-        message: String,
-    },
-    /// What a file holds is no token.
-    #[error("{what} {file} holds no token: one line of printable characters is expected")]
-    NotAToken {
-        /// What the file is.
-        what: &'static str,
-        /// Its path.
-        file: String,
-    },
+    /// A file holds no credential.
+    #[error("{0}")]
+    Credential(#[from] CredentialError),
+    /// A wrapped secret id cannot be taken out of its wrapping.
+    #[error("the wrapped secret id cannot be used: {0}. Give a new one")]
+    Unwrapping(String),
     /// The server refuses the login.
-    #[error("the login at auth/{mount} with role {role}: Vault {failure}")]
+    #[error(
+        "the login at auth/{mount}{}: Vault {failure}",
+        .role.as_ref().map(|role| format!(" with role {role}")).unwrap_or_default()
+    )]
     Refused {
         /// Where the method is mounted.
         mount: String,
-        /// The role.
-        role: String,
+        /// The role, where there is one.
+        role: Option<String>,
         /// What the server answered.
         failure: Failure,
     },
@@ -75,6 +88,18 @@ pub enum LoginError {
     /// The server cannot be asked.
     #[error("Vault {0}")]
     Server(Failure),
+}
+
+impl LoginError {
+    /// The server's answer to a login was none that lets us in.
+    pub(super) fn refused(mount: &str, role: Option<&str>, failure: Failure) -> Self {
+        let failure = match failure {
+            // No token was sent that could have ended.
+            Failure::TokenEnded => Failure::Denied,
+            failure => failure,
+        };
+        Self::Refused { mount: mount.to_owned(), role: role.map(str::to_owned), failure }
+    }
 }
 
 /// A token with what was granted.
@@ -88,42 +113,101 @@ pub(super) struct Login {
 impl Method {
     /// Logs in, or takes the token that was given and asks once how long it lives.
     pub(super) async fn login(&self, server: &Server) -> Result<Login, LoginError> {
-        match self {
-            Self::Jwt { mount, role, file } => {
-                let jwt = read_token("the JWT file", file).await?;
-                let request = LoginWithKubernetesRequest::builder()
-                    .mount(mount)
-                    .role(role)
-                    .jwt(jwt.expose_secret())
-                    .build()
-                    .map_err(|_| LoginError::Server(unaskable()))?;
-                let answer =
-                    server.execute(request, "").await.map_err(|failure| LoginError::Refused {
-                        mount: mount.clone(),
-                        role: role.clone(),
-                        failure: match failure {
-                            // No token was sent that could have ended.
-                            Failure::TokenEnded => Failure::Denied,
-                            failure => failure,
-                        },
-                    })?;
-                let (token, grant) = logged_in(&answer.body).map_err(LoginError::Server)?;
-                Ok(Login { token, grant, ours: true })
+        let body = match self {
+            Self::Jwt { mount, role, file } => login_with_jwt(server, mount, role, file).await?,
+            Self::AppRole(role) => role.login(server).await?,
+            Self::UserPass { mount, username, password } => {
+                login_with_password(server, mount, username, password).await?
             }
-            Self::Token(token) => look_up(server, token.clone()).await,
+            Self::Cert { mount, role } => {
+                login_with_certificate(server, mount, role.as_deref()).await?
+            }
+            Self::Token(token) => return look_up(server, token.clone()).await,
             Self::TokenFile(file) => {
-                look_up(server, read_token("the token file", file).await?).await
+                let token = credential::read_token("the token file", file).await?;
+                return look_up(server, token).await;
             }
-        }
+            Self::None => {
+                let grant = Grant { ttl: Duration::ZERO, renewable: false, uses: None };
+                return Ok(Login { token: SecretString::default(), grant, ours: false });
+            }
+        };
+        let (token, grant) = logged_in(&body).map_err(LoginError::Server)?;
+        Ok(Login { token, grant, ours: true })
     }
 
     /// The content of the token file, where that is the way in: it may have been replaced.
     pub(super) async fn reread(&self) -> Option<SecretString> {
         match self {
-            Self::TokenFile(file) => read_token("the token file", file).await.ok(),
-            Self::Jwt { .. } | Self::Token(_) => None,
+            Self::TokenFile(file) => credential::read_token("the token file", file).await.ok(),
+            _ => None,
         }
     }
+
+    /// What it logs in with, as far as wrong ones are counted by the server: see
+    /// [`Self::can_be_locked`]. What cannot be read is left out.
+    pub(super) async fn credentials(&self) -> Vec<SecretString> {
+        match self {
+            Self::AppRole(role) => role.credentials().await,
+            Self::UserPass { password, .. } => {
+                password.read(PASSWORD).await.into_iter().collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether wrong credentials, given a few times, lock whoever they are of out.
+    pub(super) fn can_be_locked(&self) -> bool {
+        matches!(self, Self::AppRole(_) | Self::UserPass { .. })
+    }
+}
+
+async fn login_with_jwt(
+    server: &Server,
+    mount: &str,
+    role: &str,
+    file: &PathBuf,
+) -> Result<Vec<u8>, LoginError> {
+    let jwt = credential::read_token("the JWT file", file).await?;
+    let request = LoginWithKubernetesRequest::builder()
+        .mount(mount)
+        .role(role)
+        .jwt(jwt.expose_secret())
+        .build()
+        .map_err(|_| LoginError::Server(unaskable()))?;
+    let answer = server.execute(request, "").await;
+    answer
+        .map(|answer| answer.body)
+        .map_err(|failure| LoginError::refused(mount, Some(role), failure))
+}
+
+async fn login_with_password(
+    server: &Server,
+    mount: &str,
+    username: &str,
+    password: &Credential,
+) -> Result<Vec<u8>, LoginError> {
+    let password = password.read(PASSWORD).await?;
+    let request = LoginWithPasswordRequest::builder()
+        .mount(mount)
+        .username(username)
+        .password(password.expose_secret())
+        .build()
+        .map_err(|_| LoginError::Server(unaskable()))?;
+    let answer = server.execute(request, "").await;
+    answer.map(|answer| answer.body).map_err(|failure| LoginError::refused(mount, None, failure))
+}
+
+async fn login_with_certificate(
+    server: &Server,
+    mount: &str,
+    role: Option<&str>,
+) -> Result<Vec<u8>, LoginError> {
+    // Servers call the role `name`; the request of `vaultrs` calls it otherwise.
+    let body = json!({ "name": role.unwrap_or_default() }).to_string().into_bytes();
+    let request = Post { path: format!("/auth/{mount}/login"), body: Some(body) };
+    let answer = server.execute(request, "").await;
+    answer.map(|answer| answer.body).map_err(|failure| LoginError::refused(mount, role, failure))
 }
 
 /// Renews a token.
@@ -146,22 +230,54 @@ async fn look_up(server: &Server, token: SecretString) -> Result<Login, LoginErr
     let grant = match answer.and_then(|answer| looked_up(&answer.body)) {
         Ok(grant) => grant,
         // Its policies do not let it look itself up: it is used until it is denied.
-        Err(Failure::Denied) => Grant { ttl: Duration::ZERO, renewable: false },
+        Err(Failure::Denied) => Grant { ttl: Duration::ZERO, renewable: false, uses: None },
         Err(Failure::TokenEnded) => return Err(LoginError::GivenTokenEnded),
         Err(failure) => return Err(LoginError::Server(failure)),
     };
     Ok(Login { token, grant, ours: false })
 }
 
-fn unaskable() -> Failure {
+/// The request is not complete, which no configuration that was checked can make it.
+pub(super) fn unaskable() -> Failure {
     Failure::Unaskable("the request is not complete".to_owned())
+}
+
+/// The error of the decoder is left out: it can hold a part of the answer, and so a token.
+pub(super) fn unreadable() -> Failure {
+    Failure::BadAnswer("not of the expected form".to_owned())
+}
+
+/// What a login or a renewal answers, as far as it counts.
+#[derive(Deserialize)]
+struct Authenticated {
+    auth: Option<Auth>,
+}
+
+#[derive(Deserialize)]
+struct Auth {
+    client_token: String,
+    lease_duration: u64,
+    renewable: bool,
+    #[serde(default)]
+    num_uses: u64,
+}
+
+impl Auth {
+    fn of(body: &[u8]) -> Result<Self, Failure> {
+        let answer: Authenticated = serde_json::from_slice(body).map_err(|_| unreadable())?;
+        answer.auth.ok_or_else(unreadable)
+    }
+
+    fn grant(&self) -> Grant {
+        Grant::new(self.lease_duration, self.renewable, self.num_uses)
+    }
 }
 
 /// Reads the answer to a login.
 pub fn logged_in(body: &[u8]) -> Result<(SecretString, Grant), Failure> {
-    let auth = auth_of(body)?;
-    let grant = grant_of(&auth);
-    if is_token(&auth.client_token) {
+    let auth = Auth::of(body)?;
+    let grant = auth.grant();
+    if credential::is_token(&auth.client_token) {
         Ok((SecretString::from(auth.client_token), grant))
     } else {
         Err(Failure::BadAnswer("its token is not printable, or too long".to_owned()))
@@ -170,7 +286,7 @@ pub fn logged_in(body: &[u8]) -> Result<(SecretString, Grant), Failure> {
 
 /// Reads the answer to a renewal.
 pub fn renewed(body: &[u8]) -> Result<Grant, Failure> {
-    auth_of(body).map(|auth| grant_of(&auth))
+    Auth::of(body).map(|auth| auth.grant())
 }
 
 /// Reads what the server says of a token that it was given.
@@ -178,49 +294,7 @@ pub fn looked_up(body: &[u8]) -> Result<Grant, Failure> {
     let answer: EndpointResult<LookupTokenResponse> =
         serde_json::from_slice(body).map_err(|_| unreadable())?;
     let found = answer.data.ok_or_else(unreadable)?;
-    let renewable = found.renewable.unwrap_or(false);
-    Ok(Grant { ttl: Duration::from_secs(found.ttl), renewable })
-}
-
-fn auth_of(body: &[u8]) -> Result<AuthInfo, Failure> {
-    let answer: EndpointResult<IgnoredAny> =
-        serde_json::from_slice(body).map_err(|_| unreadable())?;
-    answer.auth.ok_or_else(unreadable)
-}
-
-/// The error of the decoder is left out: it can hold a part of the answer, and so a token.
-fn unreadable() -> Failure {
-    Failure::BadAnswer("not of the expected form".to_owned())
-}
-
-fn grant_of(auth: &AuthInfo) -> Grant {
-    Grant { ttl: Duration::from_secs(auth.lease_duration), renewable: auth.renewable }
-}
-
-async fn read_token(what: &'static str, file: &PathBuf) -> Result<SecretString, LoginError> {
-    let name = file.display().to_string();
-    let unreadable = |error: std::io::Error| LoginError::File {
-        what,
-        file: name.clone(),
-        message: error.to_string(),
-    };
-    let mut content = String::new();
-    // A file without an end is no token, but must not be read for ever.
-    let longest = LONGEST_TOKEN as u64 + 2;
-    let opened = tokio::fs::File::open(file).await.map_err(unreadable)?;
-    opened.take(longest).read_to_string(&mut content).await.map_err(unreadable)?;
-    // Editors and `echo` end a file with a newline, an agent does not.
-    let token = content.trim();
-    if is_token(token) {
-        Ok(SecretString::from(token))
-    } else {
-        Err(LoginError::NotAToken { what, file: name })
-    }
-}
-
-/// Whether a text can stand in a header: `vaultrs` panics on one that cannot.
-pub(crate) fn is_token(text: &str) -> bool {
-    (1..=LONGEST_TOKEN).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+    Ok(Grant::new(found.ttl, found.renewable.unwrap_or(false), found.num_uses))
 }
 
 #[cfg(test)]
@@ -228,11 +302,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_one_line_of_printable_characters() {
-        assert!(is_token("hvs.CAESI"));
-        assert!(is_token(&"x".repeat(LONGEST_TOKEN)) && !is_token(&"x".repeat(LONGEST_TOKEN + 1)));
-        for text in ["", "a b", "a\nb", "a\r", "ä", "\u{0}"] {
-            assert!(!is_token(text), "{text:?}");
+    fn a_login_says_what_was_granted() {
+        let body = r#"{"auth":{"client_token":"hvs.x","lease_duration":60,"renewable":true,
+            "num_uses":5,"accessor":"a","policies":null,"metadata":{}}}"#;
+        let (token, grant) = logged_in(body.as_bytes()).unwrap();
+        assert_eq!(token.expose_secret(), "hvs.x");
+        assert_eq!(grant, Grant::new(60, true, 5));
+        for body in ["{}", r#"{"auth":null}"#, r#"{"auth":{"client_token":"a b"}}"#] {
+            assert_eq!(logged_in(body.as_bytes()).unwrap_err().reason(), "bad_answer");
         }
     }
 

@@ -4,7 +4,11 @@
 //! Kubernetes, and it never asks for anything but KV v2 metadata, the mounts, and its own token.
 
 pub mod answer;
+pub mod approle;
+mod backoff;
 pub mod client;
+pub mod credential;
+mod endpoint;
 pub mod folders;
 pub mod listing;
 pub mod login;
@@ -13,4 +17,5 @@ pub mod mounts;
 pub mod poller;
 mod reads;
 pub mod session;
+pub mod tls;
 pub mod token;

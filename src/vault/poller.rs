@@ -14,6 +14,7 @@ use super::client::{Failure, Server};
 use super::folders::Folders;
 use super::login::Method;
 use super::mounts::{Engine, Mounts};
+pub use super::reads::Pace;
 use super::reads::{Outcome, Reads, Trouble};
 use super::session::Session;
 use crate::core::observation::{Ask, Observation, Polled};
@@ -26,6 +27,9 @@ const WORKER: &str = "reloader";
 /// After a poll in which something failed: a random time up to the first, doubled up to the last.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
 
+/// After a poll in which nothing failed, and that had too little time.
+const GO_ON: Duration = Duration::from_millis(200);
+
 /// The most lines about outages in one poll: each is of a Vault namespace, which a tenant may name.
 const MOST_OUTAGES: usize = 20;
 
@@ -33,6 +37,7 @@ const MOST_OUTAGES: usize = 20;
 pub struct Poller {
     server: Arc<Server>,
     session: Session,
+    pace: Pace,
     mounts: Mounts,
     folders: Folders,
     /// What is wrong with each secret, said once a change.
@@ -56,12 +61,14 @@ impl Poller {
         method: Method,
         threshold: Duration,
         period: Duration,
+        pace: Pace,
         ignore_missing: bool,
     ) -> Self {
         let session = Session::new(Arc::clone(&server), method, threshold, period);
         Self {
             server,
             session,
+            pace,
             mounts: Mounts::default(),
             folders: Folders::default(),
             troubles: HashMap::new(),
@@ -77,6 +84,7 @@ impl Poller {
         if asks.is_empty() {
             return Polled::default();
         }
+        self.server.refresh();
         let pass = match self.session.before_poll().await {
             Ok(pass) => pass,
             Err(refused) => {
@@ -91,7 +99,7 @@ impl Poller {
         // Where the poll is given up halfway, the mounts and folders are asked for anew.
         let mut mounts = std::mem::take(&mut self.mounts);
         let mut folders = std::mem::take(&mut self.folders);
-        let reads = Reads::new(&self.server, &self.session, pass, self.index.take());
+        let reads = Reads::new(&self.server, &self.session, pass, self.pace, self.index.take());
         let outcomes = reads.read_all(&mut mounts, &mut folders, asks).await;
         self.index = reads.into_index();
         self.mounts = mounts;
@@ -129,6 +137,7 @@ impl Poller {
                     let within = namespace.map(|name| format!(", Vault namespace {name},"));
                     outages.insert(format!("Vault{} {failure}", within.unwrap_or_default()));
                 }
+                Err(Trouble::NoToken(error)) => drop(outages.insert(error.to_string())),
                 Err(Trouble::Late) => late += 1,
                 _ => {}
             }
@@ -150,6 +159,10 @@ impl Poller {
         self.was_late = late > 0;
         if polled.failed.is_empty() {
             self.failed_polls = 0;
+        } else if late == polled.failed.len() {
+            // Nothing is wrong: it goes on where it had to stop.
+            self.failed_polls = 0;
+            polled.retry_in = Some(GO_ON);
         } else {
             let (first, last) = RETRY;
             let most = first.saturating_mul(1 << self.failed_polls.min(9)).min(last);
@@ -187,7 +200,7 @@ impl Poller {
             }
             return;
         };
-        if let Trouble::Out(_) | Trouble::Late = trouble {
+        if let Trouble::Out(_) | Trouble::NoToken(_) | Trouble::Late = trouble {
             // Said of the server as a whole; what was said of the secret still stands.
             return;
         }
@@ -233,7 +246,7 @@ impl Poller {
             Trouble::Failed(failure) => {
                 error!(worker = WORKER, "failed to get secret version: {secret}: Vault {failure}");
             }
-            Trouble::Out(_) | Trouble::Late => {}
+            Trouble::Out(_) | Trouble::NoToken(_) | Trouble::Late => {}
         }
         self.troubles.insert(Arc::clone(secret), trouble);
     }
@@ -263,7 +276,7 @@ fn may_pass(trouble: &Trouble) -> bool {
         Trouble::Failed(failure) => {
             !matches!(failure, Failure::Refused { .. } | Failure::Unaskable(_))
         }
-        Trouble::Out(_) | Trouble::Late => true,
+        Trouble::Out(_) | Trouble::NoToken(_) | Trouble::Late => true,
         Trouble::Missing
         | Trouble::Deleted
         | Trouble::Destroyed

@@ -17,15 +17,12 @@ use super::answer::Answer;
 use super::client::{Failure, Server};
 use super::folders::{Folder, Folders, Learnt, Plan};
 use super::listing::{self, Page};
+use super::login::LoginError;
 use super::metadata::{self, Metadata};
 use super::mounts::{Classified, Engine, Mounts, Place};
 use super::session::{Doubt, Pass, Session};
 use crate::core::observation::Ask;
 use crate::core::secret::{SecretId, Version};
-
-/// Requests under way at once: enough to read thousands of secrets in a second, and few enough to
-/// be no burst to a server.
-const CONCURRENCY: usize = 8;
 
 /// The longest poll. What was not asked for by then is asked for next, and what was seen is acted on
 /// first.
@@ -66,8 +63,26 @@ pub(super) enum Trouble {
     Failed(Failure),
     /// It concerns the server, or all of a Vault namespace.
     Out(Failure),
+    /// The token was used up, and no other is to be had.
+    NoToken(LoginError),
     /// There was no time left to ask.
     Late,
+}
+
+/// How hard a server is pressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// How many requests may be under way at once.
+    pub at_once: usize,
+    /// From one request to the next, at least.
+    pub interval: Duration,
+}
+
+impl Default for Pace {
+    /// Enough to read thousands of secrets in a second, and few enough to be no burst to a server.
+    fn default() -> Self {
+        Self { at_once: 8, interval: Duration::ZERO }
+    }
 }
 
 /// What a read brought.
@@ -78,6 +93,9 @@ pub(super) struct Reads<'a> {
     server: &'a Server,
     session: &'a Session,
     pass: Mutex<Pass>,
+    pace: Pace,
+    /// When the next request may be sent.
+    next: Mutex<Instant>,
     /// The state of the storage that the latest answer was read from.
     index: Mutex<Option<HeaderValue>>,
     /// All requests wait until then, after a rate limit.
@@ -140,12 +158,15 @@ impl<'a> Reads<'a> {
         server: &'a Server,
         session: &'a Session,
         pass: Pass,
+        pace: Pace,
         index: Option<HeaderValue>,
     ) -> Self {
         Self {
             server,
             session,
             pass: Mutex::new(pass),
+            pace,
+            next: Mutex::new(Instant::now()),
             index: Mutex::new(index),
             resume_at: Mutex::default(),
             outages: Mutex::default(),
@@ -203,7 +224,7 @@ impl<'a> Reads<'a> {
         }
         let (listings, mut alone) = listings(folders, readable);
         let queue = Queue::new(listings);
-        let listers = (0..CONCURRENCY.min(queue.len())).map(|_| self.list_from(&queue));
+        let listers = (0..self.pace.at_once.min(queue.len())).map(|_| self.list_from(&queue));
         for listed in join_all(listers).await.into_iter().flatten() {
             let Listed { folder, learnt, outcomes: found, rest } = listed;
             if let Some(learnt) = learnt {
@@ -213,7 +234,7 @@ impl<'a> Reads<'a> {
             alone.extend(rest);
         }
         let queue = Queue::new(alone);
-        let readers = (0..CONCURRENCY.min(queue.len())).map(|_| self.read_from(&queue));
+        let readers = (0..self.pace.at_once.min(queue.len())).map(|_| self.read_from(&queue));
         outcomes.extend(join_all(readers).await.into_iter().flatten());
     }
 
@@ -354,13 +375,13 @@ impl<'a> Reads<'a> {
                 return Err(Trouble::Out(failure));
             }
             let resume_at = *lock(&self.resume_at);
-            if let Some(time) = resume_at {
+            if let Some(time) = resume_at.into_iter().chain(self.turn()).max() {
                 sleep_until(time.min(self.deadline)).await;
             }
             if Instant::now() >= self.deadline {
                 return Err(Trouble::Late);
             }
-            let pass = lock(&self.pass).clone();
+            let pass = self.pass_for_one().await?;
             let index = if is_consistent { lock(&self.index).clone() } else { None };
             let name = namespace.map(|name| &**name);
             let got = self.server.get(path, query, name, &pass.token, index.as_ref()).await;
@@ -406,6 +427,29 @@ impl<'a> Reads<'a> {
                 }
                 failure => return Err(self.trouble(namespace, path, failure)),
             }
+        }
+    }
+
+    /// When the next request may be sent, where they are not to come too fast.
+    fn turn(&self) -> Option<Instant> {
+        if self.pace.interval.is_zero() {
+            return None;
+        }
+        let mut next = lock(&self.next);
+        let turn = (*next).max(Instant::now());
+        *next = turn + self.pace.interval;
+        Some(turn)
+    }
+
+    /// The token for one request.
+    async fn pass_for_one(&self) -> Result<Pass, Trouble> {
+        loop {
+            let pass = lock(&self.pass).clone();
+            if pass.uses.take() {
+                return Ok(pass);
+            }
+            let anew = self.session.after_last_use(pass.number).await;
+            *lock(&self.pass) = anew.map_err(|refused| Trouble::NoToken(refused.error))?;
         }
     }
 

@@ -1,6 +1,7 @@
 //! The one token: taken before a poll, renewed or replaced when its time says so, and revoked when
 //! it is of no more use.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,16 +11,13 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+use super::backoff::{Backoff, Failed};
 use super::client::{Failure, Server};
 use super::login::{self, Login, LoginError, Method};
-use super::token::{Lease, Step};
+use super::token::{Lease, Step, Uses};
 
 /// The worker that log lines name.
 const WORKER: &str = "reloader";
-
-/// Between two failed logins: a random time up to the first, doubled up to the last. With approle,
-/// five wrong logins in a row lock the role for everybody.
-const LOGIN_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
 
 /// A token that a policy forbids something to is replaced only if it is older than this, and than
 /// four periods, doubled with each login in a row that did not help: its role may have got another
@@ -42,6 +40,8 @@ pub(super) struct Pass {
     pub(super) token: SecretString,
     /// Which token it is, counted from 1.
     pub(super) number: u64,
+    /// The requests that it is still good for: one is taken for each.
+    pub(super) uses: Uses,
 }
 
 /// Why a token is thought to be of no more use.
@@ -67,6 +67,8 @@ pub(super) struct Session {
     method: Method,
     threshold: Duration,
     period: Duration,
+    /// Makes fingerprints of credentials that nobody else can compare.
+    fingerprints: RandomState,
     state: Mutex<State>,
 }
 
@@ -74,9 +76,11 @@ pub(super) struct Session {
 struct State {
     held: Option<Held>,
     number: u64,
-    failures: u32,
+    backoff: Backoff,
     not_before: Option<Instant>,
     last_error: Option<LoginError>,
+    /// The fingerprint of credentials that the server called wrong.
+    wrong: Option<u64>,
     /// A login that began and has not ended. It outlives a poll that is given up meanwhile: a login
     /// that is cut off leaves a token behind that nobody knows, and so nobody revokes.
     under_way: Option<BoxFuture<'static, Result<Login, LoginError>>>,
@@ -88,10 +92,13 @@ struct State {
     logins_for_forbidden: u32,
     /// Whether one did during this poll.
     was_forbidden: bool,
+    /// Whether tokens of few uses were met before, which is said once.
+    is_of_few: bool,
 }
 
 struct Held {
     token: SecretString,
+    uses: Uses,
     lease: Lease,
     since: Instant,
     ours: bool,
@@ -106,7 +113,8 @@ impl Session {
         threshold: Duration,
         period: Duration,
     ) -> Self {
-        Self { server, method, threshold, period, state: Mutex::default() }
+        let fingerprints = RandomState::new();
+        Self { server, method, threshold, period, fingerprints, state: Mutex::default() }
     }
 
     /// The token for a poll that begins now.
@@ -120,7 +128,9 @@ impl Session {
             state.not_before = None;
         }
         let now = Instant::now();
-        let step = state.held.as_ref().map_or(Step::Login, |h| h.lease.step(now, self.threshold));
+        let step = state.held.as_ref().map_or(Step::Login, |held| {
+            if held.uses.are_over() { Step::Login } else { held.lease.step(now, self.threshold) }
+        });
         let renewed = match step {
             Step::Use => Ok(()),
             Step::Renew => self.renew(&mut state).await,
@@ -156,7 +166,7 @@ impl Session {
         };
         let is_young = state.held.as_ref().is_some_and(|held| held.since.elapsed() < pause);
         // A given token cannot be replaced, but its file may have been.
-        if is_young || matches!(self.method, Method::Token(_)) {
+        if is_young || matches!(self.method, Method::Token(_) | Method::None) {
             return None;
         }
         match doubt {
@@ -170,6 +180,15 @@ impl Session {
             Ok(()) => state.pass(),
             Err(_) => None,
         }
+    }
+
+    /// The token `number` has been used as often as it may be. Answers the one that follows it.
+    pub(super) async fn after_last_use(&self, number: u64) -> Result<Pass, NoToken> {
+        let mut state = self.state.lock().await;
+        if state.number == number {
+            self.login(&mut state).await?;
+        }
+        state.pass().ok_or_else(|| state.refusal(LoginError::GivenTokenEnded))
     }
 
     /// Revokes a token that the next poll could not use.
@@ -202,7 +221,7 @@ impl Session {
     }
 
     async fn renew(&self, state: &mut State) -> Result<(), NoToken> {
-        let Some(held) = &mut state.held else {
+        let Some(held) = state.held.as_mut().filter(|held| held.uses.take()) else {
             return self.login(state).await;
         };
         match login::renew(&self.server, &held.token).await {
@@ -231,29 +250,44 @@ impl Session {
         if let (Some(time), Some(error)) = (state.not_before, &state.last_error)
             && Instant::now() < time
         {
-            let retry_in = time.saturating_duration_since(Instant::now());
-            return Err(NoToken { error: error.clone(), retry_in });
+            let is_other = state.wrong.is_some() && state.wrong != self.fingerprint().await;
+            if !is_other {
+                let retry_in = time.saturating_duration_since(Instant::now());
+                return Err(NoToken { error: error.clone(), retry_in });
+            }
+            debug!(worker = WORKER, "The credentials for Vault were replaced");
+            state.backoff.reset();
         }
         match self.log_in(state).await {
-            Ok(Login { token, grant, ours }) => {
-                let now = Instant::now();
-                let lease = Lease::new(grant, now);
-                let before = state.held.replace(Held { token, lease, since: now, ours });
-                state.number += 1;
-                state.failures = 0;
-                state.not_before = None;
-                state.last_error = None;
-                if ours {
-                    let ttl = grant.ttl.as_secs();
-                    info!(worker = WORKER, "Logged in to Vault; the token lives for {ttl} s");
-                }
-                if let Some(before) = before.filter(|before| before.ours) {
+            Ok(login) => {
+                if let Some(before) = state.hold(login).filter(|before| before.ours) {
                     self.revoke_token(&before.token).await;
                 }
                 Ok(())
             }
-            Err(error) => Err(state.refusal(error)),
+            Err(error) => {
+                state.wrong = if self.is_counted(&error) { self.fingerprint().await } else { None };
+                Err(state.refusal(error))
+            }
         }
+    }
+
+    /// Whether a login failed in a way that the server counts, and locks whoever it is of.
+    fn is_counted(&self, error: &LoginError) -> bool {
+        let is_wrong = |failure: &Failure| match failure {
+            Failure::Denied => true,
+            Failure::Refused { status, .. } => *status == 400,
+            _ => false,
+        };
+        self.method.can_be_locked()
+            && matches!(error, LoginError::Refused { failure, .. } if is_wrong(failure))
+    }
+
+    /// Tells credentials in files from those that were there before.
+    async fn fingerprint(&self) -> Option<u64> {
+        let credentials = self.method.credentials().await;
+        let parts: Vec<&str> = credentials.iter().map(ExposeSecret::expose_secret).collect();
+        Some(self.fingerprints.hash_one(parts))
     }
 
     /// Begins a login, or goes on with one that a poll has left behind.
@@ -290,16 +324,44 @@ impl Session {
 
 impl State {
     fn pass(&self) -> Option<Pass> {
-        self.held.as_ref().map(|held| Pass { token: held.token.clone(), number: self.number })
+        self.held.as_ref().map(|held| Pass {
+            token: held.token.clone(),
+            number: self.number,
+            uses: held.uses.clone(),
+        })
+    }
+
+    /// Keeps a new token. Answers the one before.
+    fn hold(&mut self, Login { token, grant, ours }: Login) -> Option<Held> {
+        let now = Instant::now();
+        let (uses, lease) = (Uses::of(grant), Lease::new(grant, now));
+        let before = self.held.replace(Held { token, uses, lease, since: now, ours });
+        self.number += 1;
+        self.backoff.reset();
+        self.not_before = None;
+        self.last_error = None;
+        self.wrong = None;
+        let is_first_of_few = grant.uses.is_some() && !std::mem::replace(&mut self.is_of_few, true);
+        match grant.uses {
+            Some(_) if !is_first_of_few => {}
+            Some(uses) => warn!(
+                worker = WORKER,
+                "Vault gives a token for {uses} requests only, so a poll of more secrets logs in more \
+                 than once. Set num_uses, or token_num_uses of the role, to 0"
+            ),
+            None if ours => {
+                let ttl = grant.ttl.as_secs();
+                info!(worker = WORKER, "Logged in to Vault; the token lives for {ttl} s");
+            }
+            None => {}
+        }
+        before
     }
 
     /// Notes a failed attempt, and draws when the next one may be.
     fn refusal(&mut self, error: LoginError) -> NoToken {
-        let (first, last) = LOGIN_RETRY;
-        let most = first.saturating_mul(1 << self.failures.min(9)).min(last);
-        self.failures = self.failures.saturating_add(1);
-        // Full jitter: many that failed together do not come back together.
-        let retry_in = most.mul_f64(fastrand::f64()).max(Duration::from_millis(100));
+        let failed = if self.wrong.is_some() { Failed::Counted } else { Failed::Unknown };
+        let retry_in = self.backoff.after(failed, fastrand::f64());
         self.not_before = Some(Instant::now() + retry_in);
         self.last_error = Some(error.clone());
         NoToken { error, retry_in }

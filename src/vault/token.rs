@@ -3,6 +3,9 @@
 //! The end of a token is computed from what the server granted, never looked up, so an unchanged
 //! poll costs no request for the token.
 
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// What a login or a renewal granted.
@@ -12,6 +15,46 @@ pub struct Grant {
     pub ttl: Duration,
     /// Whether it can be renewed.
     pub renewable: bool,
+    /// How many requests it is good for; `None` is any number.
+    pub uses: Option<NonZeroU64>,
+}
+
+impl Grant {
+    /// What was granted, as the API says it: a TTL in seconds, and a number of uses, of which zero is
+    /// any number.
+    #[must_use]
+    pub fn new(ttl: u64, renewable: bool, uses: u64) -> Self {
+        Self { ttl: Duration::from_secs(ttl), renewable, uses: NonZeroU64::new(uses) }
+    }
+}
+
+/// The requests that a token is still good for, counted by all who use it.
+///
+/// The last is kept for revoking it: servers count what they let in, and we what we send, so a token
+/// that seems used up here may still live there.
+#[derive(Clone, Debug)]
+pub struct Uses(Option<Arc<AtomicU64>>);
+
+impl Uses {
+    /// Those that were granted.
+    #[must_use]
+    pub fn of(grant: Grant) -> Self {
+        Self(grant.uses.map(|uses| Arc::new(AtomicU64::new(uses.get().saturating_sub(1).max(1)))))
+    }
+
+    /// Takes one. Answers whether there was one left.
+    #[must_use]
+    pub fn take(&self) -> bool {
+        let less = |left: u64| left.checked_sub(1);
+        let Some(left) = &self.0 else { return true };
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+
+    /// Whether all are taken.
+    #[must_use]
+    pub fn are_over(&self) -> bool {
+        self.0.as_ref().is_some_and(|left| left.load(Ordering::Relaxed) == 0)
+    }
 }
 
 /// A token's time.
@@ -93,7 +136,7 @@ mod tests {
     const THRESHOLD: Duration = Duration::from_secs(3);
 
     fn grant(ttl: u32, renewable: bool) -> Grant {
-        Grant { ttl: SECOND * ttl, renewable }
+        Grant::new(ttl.into(), renewable, 0)
     }
 
     /// The table of transitions: what was granted, how old it is, what follows.
@@ -124,7 +167,7 @@ mod tests {
     #[test]
     fn a_token_that_outlives_all_clocks_never_ends() {
         let now = Instant::now();
-        let lease = Lease::new(Grant { ttl: Duration::MAX, renewable: true }, now);
+        let lease = Lease::new(Grant { ttl: Duration::MAX, ..grant(1, true) }, now);
         assert_eq!(lease.step(now + SECOND * 1_000_000, THRESHOLD), Step::Use);
         assert!(!lease.outlived_by(SECOND));
     }
@@ -166,5 +209,18 @@ mod tests {
         assert!(Lease::new(grant(30, true), now).outlived_by(SECOND * 30));
         assert!(!Lease::new(grant(31, true), now).outlived_by(SECOND * 30));
         assert!(!Lease::new(grant(0, false), now).outlived_by(SECOND * 30));
+    }
+
+    #[test]
+    fn a_token_of_few_uses_keeps_the_last_for_its_revocation() {
+        let taken = |uses: u64| {
+            let uses = Uses::of(Grant::new(60, true, uses));
+            let taken = (0..100).filter(|_| uses.take()).count();
+            (taken, uses.are_over())
+        };
+        assert_eq!(taken(0), (100, false), "as many as one likes");
+        assert_eq!(taken(10), (9, true));
+        assert_eq!(taken(2), (1, true));
+        assert_eq!(taken(1), (1, true), "one that could only be revoked is of no use");
     }
 }

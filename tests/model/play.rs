@@ -131,6 +131,7 @@ impl Play {
                 ignore_missing: setup.may_be_missing,
                 found_burst: setup.burst,
                 found_per_minute: setup.burst * 4,
+                start_within: Duration::ZERO,
                 vault_namespace: None,
             }
         };

@@ -1,0 +1,191 @@
+//! The part of the configuration that says how we come by a token. What belongs to one way in and is
+//! set for another is refused: whoever mixes them up would be let in as somebody else.
+
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+
+use super::{ConfigError, Environment, POD_TOKEN, error, file_path, unspoken};
+use crate::vault::approle::{AppRole, SecretId};
+use crate::vault::credential::{self, Credential};
+use crate::vault::login::Method;
+
+/// The names of the ways in, in `VAULT_AUTH_METHOD`.
+const METHODS: &str = "jwt, kubernetes, approle, userpass, cert, token or none";
+
+/// Variables that belong to one way in, by its name.
+const OWN: [(&str, &[&str]); 8] = [
+    ("ROLE_ID", &["approle"]),
+    ("ROLE_ID_FILE", &["approle"]),
+    ("SECRET_ID", &["approle"]),
+    ("SECRET_ID_FILE", &["approle"]),
+    ("SECRET_ID_WRAPPED", &["approle"]),
+    ("USERNAME", &["userpass"]),
+    ("PASSWORD", &["userpass"]),
+    ("PASSWORD_FILE", &["userpass"]),
+];
+
+/// The way in, as the variables describe it.
+pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, ConfigError> {
+    let chosen = env.get("AUTH_METHOD");
+    let name = chosen.as_ref().map(|(_, name)| name.as_str());
+    for (suffix, methods) in OWN {
+        if let Some((variable, _)) = env.get(suffix)
+            && !name.is_some_and(|name| methods.contains(&name))
+        {
+            let problem =
+                format!("is for VAULT_AUTH_METHOD={}; set that, or remove it", methods[0]);
+            return Err(unspoken(&variable, &problem));
+        }
+    }
+    if let Some((variable, name)) = &chosen
+        && !["jwt", "kubernetes", "token"].contains(&name.as_str())
+    {
+        for suffix in ["TOKEN", "TOKEN_PATH"] {
+            if let Some((token, _)) = env.get(suffix) {
+                return Err(unspoken(&token, &format!("does not go with {variable}={name}")));
+            }
+        }
+    }
+    match name {
+        Some("approle") => Ok(Method::AppRole(app_role(env)?)),
+        Some("userpass") => Ok(Method::UserPass {
+            mount: mount(env, "userpass")?,
+            username: user_name(env)?,
+            password: required(env, "PASSWORD")?,
+        }),
+        Some("cert") => cert(env, is_tls),
+        Some("none") => Ok(Method::None),
+        Some("token") => given(env)?.ok_or_else(|| {
+            unspoken("VAULT_TOKEN", "not set; give a token, or a file of it by VAULT_TOKEN_PATH")
+        }),
+        None | Some("jwt" | "kubernetes") => match given(env)? {
+            Some(given) => Ok(given),
+            None => jwt(env, chosen.is_some()),
+        },
+        Some(name) => {
+            Err(error("VAULT_AUTH_METHOD", name, &format!("not a method that is known; use {METHODS}")))
+        }
+    }
+}
+
+/// A token that was given.
+fn given(env: &Environment<'_>) -> Result<Option<Method>, ConfigError> {
+    if let Some((name, token)) = env.get("TOKEN") {
+        let token = token.trim();
+        if !credential::is_token(token) {
+            return Err(unspoken(
+                &name,
+                "not a token: one line of printable characters is expected",
+            ));
+        }
+        return Ok(Some(Method::Token(SecretString::from(token))));
+    }
+    let Some((name, file)) = env.get("TOKEN_PATH") else { return Ok(None) };
+    Ok(Some(Method::TokenFile(file_path(&name, &file)?.into())))
+}
+
+/// The pod's own token, for a role; where there is no role, the token that the user has at home, or
+/// that an agent adds.
+fn jwt(env: &Environment<'_>, is_chosen: bool) -> Result<Method, ConfigError> {
+    let Some(role) = env.text("ROLE") else {
+        let home = env.other("HOME").map(|home| Path::new(&home).join(".vault-token"));
+        return match home.filter(|file| file.is_file()) {
+            Some(file) => Ok(Method::TokenFile(file)),
+            None if !is_chosen && env.get("AGENT_ADDR").is_some() => Ok(Method::None),
+            None => Err(unspoken(
+                "VAULT_ROLE",
+                "not set; name the role to log in with, or give a token by VAULT_TOKEN or \
+                 VAULT_TOKEN_PATH, or set VAULT_AUTH_METHOD for another way in",
+            )),
+        };
+    };
+    let (name, file) = env
+        .other("KUBERNETES_SERVICE_ACCOUNT_TOKEN")
+        .map(|file| ("KUBERNETES_SERVICE_ACCOUNT_TOKEN".to_owned(), file))
+        .or_else(|| env.get("JWT_FILE"))
+        .unwrap_or_else(|| ("VAULT_JWT_FILE".to_owned(), POD_TOKEN.to_owned()));
+    let file = PathBuf::from(file_path(&name, &file)?);
+    Ok(Method::Jwt { mount: mount(env, "kubernetes")?, role, file })
+}
+
+fn app_role(env: &Environment<'_>) -> Result<AppRole, ConfigError> {
+    let is_wrapped = env.boolean("SECRET_ID_WRAPPED")?;
+    let secret_id = credential(env, "SECRET_ID")?;
+    if is_wrapped && secret_id.is_none() {
+        return Err(unspoken(
+            "VAULT_SECRET_ID_WRAPPED",
+            "is set, and no secret id; give it by VAULT_SECRET_ID_FILE",
+        ));
+    }
+    Ok(AppRole {
+        mount: mount(env, "approle")?,
+        role_id: required(env, "ROLE_ID")?,
+        secret_id: secret_id.map(|given| SecretId::new(given, is_wrapped)),
+    })
+}
+
+fn cert(env: &Environment<'_>, is_tls: bool) -> Result<Method, ConfigError> {
+    if env.get("CLIENT_CERT").is_none() {
+        return Err(unspoken(
+            "VAULT_CLIENT_CERT",
+            "not set; VAULT_AUTH_METHOD=cert logs in with it and VAULT_CLIENT_KEY",
+        ));
+    }
+    if !is_tls {
+        return Err(unspoken("VAULT_ADDR", "is plain HTTP, which VAULT_AUTH_METHOD=cert cannot do"));
+    }
+    Ok(Method::Cert { mount: mount(env, "cert")?, role: env.text("ROLE") })
+}
+
+/// The name of a user, which is a part of a path.
+fn user_name(env: &Environment<'_>) -> Result<String, ConfigError> {
+    let (name, user) = env.get("USERNAME").ok_or_else(|| {
+        unspoken("VAULT_USERNAME", "not set; VAULT_AUTH_METHOD=userpass logs in with it")
+    })?;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.@+~".contains(c);
+    if !user.chars().all(is_plain) {
+        return Err(error(&name, &user, "not the name of a user"));
+    }
+    Ok(user)
+}
+
+/// Where an auth method is mounted, without `auth/`.
+fn mount(env: &Environment<'_>, usual: &str) -> Result<String, ConfigError> {
+    let (name, path) = env.get("PATH").unwrap_or_else(|| ("VAULT_PATH".to_owned(), usual.to_owned()));
+    let mount = path.trim_matches('/');
+    let mount = mount.strip_prefix("auth/").unwrap_or(mount);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./~".contains(c);
+    if mount.is_empty() || !mount.chars().all(is_plain) {
+        let problem = format!("not the path of an auth method; the usual one is {usual}");
+        return Err(error(&name, &path, &problem));
+    }
+    Ok(mount.to_owned())
+}
+
+fn required(env: &Environment<'_>, suffix: &str) -> Result<Credential, ConfigError> {
+    credential(env, suffix)?.ok_or_else(|| {
+        let problem = format!("not set; give it, or a file that holds it by VAULT_{suffix}_FILE");
+        unspoken(&format!("VAULT_{suffix}"), &problem)
+    })
+}
+
+/// A credential, of a variable or of a file.
+fn credential(env: &Environment<'_>, suffix: &str) -> Result<Option<Credential>, ConfigError> {
+    match (env.get(suffix), env.get(&format!("{suffix}_FILE"))) {
+        (None, None) => Ok(None),
+        (Some((name, text)), None) => {
+            let text = text.trim_end_matches(['\r', '\n']);
+            if !credential::is_line(text) {
+                return Err(unspoken(&name, "is not one line of text"));
+            }
+            Ok(Some(Credential::Text(SecretString::from(text))))
+        }
+        (None, Some((name, file))) => {
+            Ok(Some(Credential::File(file_path(&name, &file)?.into())))
+        }
+        (Some((name, _)), Some((file, _))) => {
+            Err(unspoken(&name, &format!("{file} is set as well; remove one of them")))
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The part of the configuration that says where Vault is, and how it is reached.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Url;
+
+use super::{ConfigError, Environment, duration, error, file_path, unspoken};
+use crate::vault::client::ServerSettings;
+use crate::vault::tls::{Authority, Identity, Tls};
+
+/// What the operator should know of a server that anybody can pose as.
+const ANYBODY: &str =
+    "VAULT_SKIP_VERIFY is set: anybody on the way can pose as Vault and take the token";
+
+/// The server of the Vault API, as the variables describe it.
+pub(super) fn server(
+    env: &Environment<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<ServerSettings, ConfigError> {
+    let (name, address) = env
+        .get("AGENT_ADDR")
+        .or_else(|| env.get("ADDR"))
+        .unwrap_or_else(|| ("VAULT_ADDR".to_owned(), "https://vault:8200".to_owned()));
+    let address = url(&name, &address)?;
+    let proxy = env.get("PROXY_ADDR").map(|(name, text)| url(&name, &text)).transpose()?;
+    let timeout = match env.get("CLIENT_TIMEOUT") {
+        // The official client takes a bare number as seconds.
+        Some((name, text)) => match text.parse() {
+            Ok(seconds) if seconds > 0 => Duration::from_secs(seconds),
+            _ => duration(&name, &text)?,
+        },
+        None => Duration::from_secs(10),
+    };
+    let tls = tls(env, address.scheme() == "https", proxy.is_some())?;
+    if tls.skip_verify {
+        warnings.push(ANYBODY.to_owned());
+    }
+    Ok(ServerSettings {
+        address,
+        namespace: namespace(env, "NAMESPACE")?,
+        redirects: redirects(env)?,
+        timeout,
+        proxy,
+        tls,
+    })
+}
+
+/// A Vault namespace; `None` is the root namespace.
+pub(super) fn namespace(
+    env: &Environment<'_>,
+    suffix: &str,
+) -> Result<Option<Arc<str>>, ConfigError> {
+    let Some((name, text)) = env.get(suffix) else { return Ok(None) };
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(error(&name, &text, "not a namespace: printable ASCII is expected"));
+    }
+    Ok(Some(text.trim_matches('/')).filter(|name| !name.is_empty()).map(Arc::from))
+}
+
+/// Other addresses that the server may redirect to; `None` where no redirect is followed.
+fn redirects(env: &Environment<'_>) -> Result<Option<Vec<Url>>, ConfigError> {
+    let is_off = env.boolean("DISABLE_REDIRECTS")?;
+    let Some((name, list)) = env.get("REDIRECT_ADDRS") else {
+        return Ok((!is_off).then(Vec::new));
+    };
+    for (other, is_set) in
+        [("DISABLE_REDIRECTS", is_off), ("TLS_SERVER_NAME", env.get("TLS_SERVER_NAME").is_some())]
+    {
+        if is_set {
+            return Err(unspoken(&name, &format!("does not go with VAULT_{other}; remove one of them")));
+        }
+    }
+    let addresses = list.split(',').map(str::trim).filter(|text| !text.is_empty());
+    addresses.map(|text| url(&name, text)).collect::<Result<_, _>>().map(Some)
+}
+
+fn tls(env: &Environment<'_>, is_tls: bool, has_proxy: bool) -> Result<Tls, ConfigError> {
+    let server_name = env.get("TLS_SERVER_NAME");
+    if let Some((name, text)) = &server_name {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+        if !text.chars().all(is_plain) || text.parse::<IpAddr>().is_ok() {
+            return Err(error(name, text, "not the name of a host"));
+        }
+        if has_proxy {
+            return Err(error(name, text, "does not go with VAULT_PROXY_ADDR; remove one of them"));
+        }
+    }
+    let tls = Tls {
+        authority: authority(env)?,
+        identity: identity(env)?,
+        server_name: server_name.map(|(_, name)| name).filter(|_| is_tls),
+        skip_verify: env.boolean("SKIP_VERIFY")?,
+    };
+    // Read once, so that a mistake shows at the start.
+    tls.read().map_err(|problem| ConfigError {
+        name: problem.file.variable.to_owned(),
+        value: Some(problem.file.path.display().to_string()),
+        problem: problem.to_string(),
+    })?;
+    Ok(tls)
+}
+
+/// Who vouches for the server.
+fn authority(env: &Environment<'_>) -> Result<Authority, ConfigError> {
+    if let Some((name, file)) = env.get("CACERT") {
+        return Ok(Authority::File(file_path(&name, &file)?.into()));
+    }
+    if let Some(bytes) = env.text("CACERT_BYTES") {
+        return Ok(Authority::Bytes(bytes.into_bytes()));
+    }
+    Ok(env.text("CAPATH").map_or(Authority::System, |folder| Authority::Folder(folder.into())))
+}
+
+/// The files with the client's certificate and its key.
+fn identity(env: &Environment<'_>) -> Result<Option<Identity>, ConfigError> {
+    match (env.get("CLIENT_CERT"), env.get("CLIENT_KEY")) {
+        (None, None) => Ok(None),
+        (Some((cert_name, certificate)), Some((key_name, key))) => Ok(Some(Identity {
+            certificate: PathBuf::from(file_path(&cert_name, &certificate)?),
+            key: PathBuf::from(file_path(&key_name, &key)?),
+        })),
+        (Some((name, _)), None) => Err(unspoken(&name, "VAULT_CLIENT_KEY is missing")),
+        (None, Some((name, _))) => Err(unspoken(&name, "VAULT_CLIENT_CERT is missing")),
+    }
+}
+
+fn url(name: &str, text: &str) -> Result<Url, ConfigError> {
+    if text.contains('@') {
+        return Err(unspoken(name, "holds a user or a password; remove them"));
+    }
+    let url = Url::parse(text)
+        .map_err(|_| error(name, text, "not an address; write https://HOST:PORT"))?;
+    if !["http", "https"].contains(&url.scheme()) || !url.has_host() {
+        return Err(error(name, text, "not an address of HTTP; write https://HOST:PORT"));
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return Err(error(
+            name,
+            text,
+            "holds a path, which is not supported; write https://HOST:PORT",
+        ));
+    }
+    Ok(url)
+}

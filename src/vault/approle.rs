@@ -1,0 +1,198 @@
+//! The way in by an AppRole, whose secret id may come wrapped in a token that is good for one answer.
+
+use std::sync::Arc;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use vaultrs::api::EndpointResult;
+use vaultrs::api::auth::approle::requests::LoginWithApproleRequest;
+use vaultrs::api::sys::requests::WrappingLookupRequest;
+use vaultrs::api::sys::responses::WrappingLookupResponse;
+
+use super::client::{Failure, Server};
+use super::credential::{self, Credential};
+use super::endpoint::Post;
+use super::login::{LoginError, unaskable, unreadable};
+
+const ROLE_ID: &str = "the file of the role id";
+const SECRET_ID: &str = "the file of the secret id";
+
+/// A role that machines log in with.
+#[derive(Clone, Debug)]
+pub struct AppRole {
+    /// Where the method is mounted, without `auth/`.
+    pub mount: String,
+    /// The role id.
+    pub role_id: Credential,
+    /// The secret id, unless the role asks for none.
+    pub secret_id: Option<SecretId>,
+}
+
+/// A secret id.
+#[derive(Clone, Debug)]
+pub struct SecretId {
+    given: Credential,
+    /// `None` where it is given as it is.
+    wrapped: Option<Arc<Mutex<Option<Unwrapped>>>>,
+}
+
+/// What a wrapping token held. It can be asked once only, so it is kept for the logins to come.
+#[derive(Debug)]
+struct Unwrapped {
+    wrapping_token: SecretString,
+    secret_id: SecretString,
+}
+
+impl SecretId {
+    /// A secret id; where it `is_wrapped`, a token that wraps it is given instead.
+    #[must_use]
+    pub fn new(given: Credential, is_wrapped: bool) -> Self {
+        Self { given, wrapped: is_wrapped.then(Arc::default) }
+    }
+
+    async fn read(&self, server: &Server, mount: &str) -> Result<SecretString, LoginError> {
+        let given = self.given.read(SECRET_ID).await?;
+        let Some(wrapped) = &self.wrapped else { return Ok(given) };
+        let mut unwrapped = wrapped.lock().await;
+        if let Some(known) = &*unwrapped
+            && known.wrapping_token.expose_secret() == given.expose_secret()
+        {
+            return Ok(known.secret_id.clone());
+        }
+        let secret_id = unwrap(server, mount, &given).await?;
+        *unwrapped = Some(Unwrapped { wrapping_token: given, secret_id: secret_id.clone() });
+        Ok(secret_id)
+    }
+}
+
+impl AppRole {
+    /// The role id and what stands for the secret id, as far as they can be read.
+    pub(super) async fn credentials(&self) -> Vec<SecretString> {
+        let mut credentials = Vec::from_iter(self.role_id.read(ROLE_ID).await);
+        if let Some(secret_id) = &self.secret_id {
+            credentials.extend(secret_id.given.read(SECRET_ID).await);
+        }
+        credentials
+    }
+
+    /// Logs in. Answers the body of the answer.
+    pub(super) async fn login(&self, server: &Server) -> Result<Vec<u8>, LoginError> {
+        let Self { mount, role_id, secret_id } = self;
+        let role_id = role_id.read(ROLE_ID).await?;
+        let secret_id = match secret_id {
+            Some(secret_id) => secret_id.read(server, mount).await?,
+            None => SecretString::default(),
+        };
+        let request = LoginWithApproleRequest::builder()
+            .mount(mount)
+            .role_id(role_id.expose_secret())
+            .secret_id(secret_id.expose_secret())
+            .build()
+            .map_err(|_| LoginError::Server(unaskable()))?;
+        let answer = server.execute(request, "").await;
+        answer.map(|answer| answer.body).map_err(|failure| LoginError::refused(mount, None, failure))
+    }
+}
+
+/// Takes the secret id out of its wrapping, once it is known that the wrapping is what it should be:
+/// a token that somebody else wrapped could hold a secret id of theirs.
+async fn unwrap(
+    server: &Server,
+    mount: &str,
+    wrapping_token: &SecretString,
+) -> Result<SecretString, LoginError> {
+    if !credential::is_token(wrapping_token.expose_secret()) {
+        return Err(LoginError::Unwrapping("what is given is no token".to_owned()));
+    }
+    let gone = |failure: Failure| match failure {
+        Failure::Refused { .. } | Failure::Denied | Failure::TokenEnded => LoginError::Unwrapping(
+            "Vault does not know the wrapping token: it has ended, or was used before. If nobody of \
+             yours did, take the secret id as stolen"
+                .to_owned(),
+        ),
+        failure => LoginError::Server(failure),
+    };
+    let look_up = WrappingLookupRequest::builder().token(wrapping_token.expose_secret()).build();
+    let look_up = look_up.map_err(|_| LoginError::Server(unaskable()))?;
+    let answer = server.execute(look_up, "").await.map_err(gone)?;
+    let path = creation_path(&answer.body).map_err(LoginError::Server)?;
+    if !is_secret_id_path(&path, mount) {
+        return Err(LoginError::Unwrapping(format!(
+            "it does not come from a role of auth/{mount}, but from {path:?}: somebody may have put \
+             another in its place"
+        )));
+    }
+    let request = Post { path: "/sys/wrapping/unwrap".to_owned(), body: None };
+    let answer = server.execute(request, wrapping_token.expose_secret()).await.map_err(gone)?;
+    unwrapped(&answer.body).map_err(LoginError::Server)
+}
+
+/// Whether secret ids of a mount are made by that path, in whatever Vault namespace.
+fn is_secret_id_path(path: &str, mount: &str) -> bool {
+    let role = format!("auth/{mount}/role/");
+    let of_role = path.split_once(&role).map(|(namespace, rest)| (namespace, rest.split_once('/')));
+    matches!(of_role, Some((namespace, Some((name, "secret-id" | "custom-secret-id"))))
+        if !name.is_empty() && (namespace.is_empty() || namespace.ends_with('/')))
+}
+
+/// Reads which request was wrapped.
+pub fn creation_path(body: &[u8]) -> Result<String, Failure> {
+    let answer: EndpointResult<WrappingLookupResponse> =
+        serde_json::from_slice(body).map_err(|_| unreadable())?;
+    answer.data.map(|found| found.creation_path).ok_or_else(unreadable)
+}
+
+/// Reads the secret id that was wrapped.
+pub fn unwrapped(body: &[u8]) -> Result<SecretString, Failure> {
+    #[derive(Deserialize)]
+    struct Answer {
+        data: Data,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        secret_id: String,
+    }
+    let answer: Answer = serde_json::from_slice(body).map_err(|_| unreadable())?;
+    let secret_id = answer.data.secret_id;
+    if credential::is_line(&secret_id) { Ok(secret_id.into()) } else { Err(unreadable()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_id_comes_from_a_role_of_its_mount() {
+        for path in [
+            "auth/approle/role/reloader/secret-id",
+            "auth/approle/role/reloader/custom-secret-id",
+            "team/a/auth/approle/role/reloader/secret-id",
+        ] {
+            assert!(is_secret_id_path(path, "approle"), "{path}");
+        }
+        for path in [
+            "sys/wrapping/wrap",
+            "auth/other/role/reloader/secret-id",
+            "auth/approle/role//secret-id",
+            "auth/approle/role/reloader/role-id",
+            "secret/data/xauth/approle/role/reloader/secret-id",
+            "auth/approle/role/reloader/secret-id/lookup",
+            "",
+        ] {
+            assert!(!is_secret_id_path(path, "approle"), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_was_wrapped_is_one_line_and_never_shown() {
+        let secret = unwrapped(br#"{"data":{"secret_id":"SECRET","secret_id_ttl":0}}"#).unwrap();
+        assert_eq!(secret.expose_secret(), "SECRET");
+        let id = Unwrapped { wrapping_token: secret.clone(), secret_id: secret };
+        assert!(!format!("{id:?}").contains("SECRET"));
+        for body in ["", "{}", r#"{"data":null}"#, r#"{"data":{"secret_id":"SEC\nRET"}}"#] {
+            let failure = unwrapped(body.as_bytes()).unwrap_err();
+            assert!(!failure.to_string().contains("SEC"), "{failure}");
+        }
+    }
+}

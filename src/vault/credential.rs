@@ -1,0 +1,153 @@
+//! Credentials: tokens, JWTs, secret ids and passwords, as they are given to us. None is ever shown.
+
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+use tokio::io::AsyncReadExt as _;
+
+/// The longest credential, in bytes. Batch tokens and projected tokens take a few thousand, and
+/// servers take no longer header than this.
+const LONGEST: usize = 64 << 10;
+
+/// Something secret that was given.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// As it is.
+    Text(SecretString),
+    /// In a file, which is read whenever it is needed: it may have been replaced.
+    File(PathBuf),
+}
+
+/// A file holds no credential.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialError {
+    /// It cannot be read.
+    #[error("cannot read {what} {file}: {message}")]
+    Unreadable {
+        /// What the file is.
+        what: &'static str,
+        /// Its path.
+        file: String,
+        /// Why.
+        message: String,
+    },
+    /// What it holds is none.
+    #[error("{what} {file} holds {expected}: one line of printable characters is expected")]
+    NotOne {
+        /// What the file is.
+        what: &'static str,
+        /// Its path.
+        file: String,
+        /// What is missing in it.
+        expected: &'static str,
+    },
+}
+
+impl Credential {
+    /// What it is at present. `what` says it in words: "the file of the secret id".
+    pub(super) async fn read(&self, what: &'static str) -> Result<SecretString, CredentialError> {
+        let file = match self {
+            Self::Text(text) => return Ok(text.clone()),
+            Self::File(file) => file,
+        };
+        let content = content_of(what, file).await?;
+        // Editors and `echo` end a file with a newline, an agent does not. Spaces can be meant.
+        let line = content.trim_end_matches(['\r', '\n']);
+        if is_line(line) { Ok(line.into()) } else { Err(not_one(what, file, "no credential")) }
+    }
+}
+
+/// Reads a token, or a JWT, from a file.
+pub(super) async fn read_token(
+    what: &'static str,
+    file: &Path,
+) -> Result<SecretString, CredentialError> {
+    let content = content_of(what, file).await?;
+    let token = content.trim();
+    if is_token(token) { Ok(token.into()) } else { Err(not_one(what, file, "no token")) }
+}
+
+fn not_one(what: &'static str, file: &Path, expected: &'static str) -> CredentialError {
+    CredentialError::NotOne { what, file: file.display().to_string(), expected }
+}
+
+async fn content_of(what: &'static str, file: &Path) -> Result<String, CredentialError> {
+    let unreadable = |error: std::io::Error| CredentialError::Unreadable {
+        what,
+        file: file.display().to_string(),
+        message: error.to_string(),
+    };
+    let mut content = String::new();
+    // A file without an end is none, but must not be read for ever.
+    let longest = LONGEST as u64 + 2;
+    let opened = tokio::fs::File::open(file).await.map_err(unreadable)?;
+    opened.take(longest).read_to_string(&mut content).await.map_err(unreadable)?;
+    Ok(content)
+}
+
+/// Whether a text can stand in a header: `vaultrs` panics on one that cannot.
+pub(crate) fn is_token(text: &str) -> bool {
+    (1..=LONGEST).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Whether a text is one line, as what a server is told in the body of a request.
+pub(crate) fn is_line(text: &str) -> bool {
+    (1..=LONGEST).contains(&text.len()) && !text.contains(char::is_control)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_one_line_of_printable_characters() {
+        assert!(is_token("hvs.CAESI"));
+        assert!(is_token(&"x".repeat(LONGEST)) && !is_token(&"x".repeat(LONGEST + 1)));
+        for text in ["", "a b", "a\nb", "a\r", "ä", "\u{0}"] {
+            assert!(!is_token(text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_may_hold_more_than_a_token() {
+        assert!(is_line("correct horse ä") && is_line(&"x".repeat(LONGEST)));
+        for text in ["", "a\nb", "a\r", "\u{0}", &"x".repeat(LONGEST + 1)] {
+            assert!(!is_line(text), "{text:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_anew_each_time_and_never_without_an_end() {
+        let folder = std::env::temp_dir().join(format!("credential-{:x}", fastrand::u64(..)));
+        std::fs::create_dir(&folder).unwrap();
+        let file = folder.join("password");
+        let given = Credential::File(file.clone());
+        for (content, expected) in [
+            ("one\n", Some("one")),
+            ("two\r\n", Some("two")),
+            (" with spaces ", Some(" with spaces ")),
+            ("a\nb", None),
+            ("", None),
+            (&*"x".repeat(LONGEST + 3), None),
+        ] {
+            std::fs::write(&file, content).unwrap();
+            let read = given.read("the file").await;
+            let read = read.map(|secret| secrecy::ExposeSecret::expose_secret(&secret).to_owned());
+            assert_eq!(read.as_deref().ok(), expected, "{content:.20}");
+        }
+        let error = Credential::File("/dev/zero".into()).read("the file").await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the file /dev/zero holds no credential: one line of printable characters is expected"
+        );
+        std::fs::remove_dir_all(&folder).unwrap();
+        let error = given.read("the password file").await.unwrap_err().to_string();
+        assert!(error.starts_with("cannot read the password file "), "{error}");
+    }
+
+    #[test]
+    fn debug_output_holds_no_credential() {
+        let given = Credential::Text(SecretString::from("hvs.SECRET"));
+        assert!(!format!("{given:?}").contains("SECRET"));
+    }
+}

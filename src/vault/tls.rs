@@ -1,0 +1,152 @@
+//! TLS: who vouches for the server, and what we show of ourselves; read anew, since certificates are
+//! replaced while we run.
+
+use std::path::{Path, PathBuf};
+
+use tokio::sync::watch;
+
+/// How the server's certificate is checked, and what we show of ourselves.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// Who vouches for the server.
+    pub authority: Authority,
+    /// Our own certificate, where the server asks for one.
+    pub identity: Option<Identity>,
+    /// The name that is to be in the server's certificate, where it is not the one of the address.
+    pub server_name: Option<String>,
+    /// Whether any certificate will do.
+    pub skip_verify: bool,
+}
+
+/// Where CA certificates come from, in PEM.
+#[derive(Clone, Default)]
+pub enum Authority {
+    /// Those of the system.
+    #[default]
+    System,
+    /// These.
+    Bytes(Vec<u8>),
+    /// A file.
+    File(PathBuf),
+    /// All files of a folder.
+    Folder(PathBuf),
+    /// What somebody else keeps up to date.
+    Followed(watch::Receiver<Vec<u8>>),
+}
+
+/// The files of our own certificate and its key, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate, and those between it and its CA.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// What the files hold at present, in PEM.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Material {
+    /// CA certificates; `None` means those of the system.
+    pub ca: Option<Vec<u8>>,
+    /// Our certificate and its key, one behind the other.
+    pub identity: Option<Vec<u8>>,
+}
+
+/// A file, or folder, cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot be read: {message}")]
+pub struct TlsFileError {
+    /// Which.
+    pub file: TlsFile,
+    /// Why.
+    pub message: std::io::Error,
+}
+
+/// A file, and what it is called in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFile {
+    /// The variable that names it.
+    pub variable: &'static str,
+    /// Its path.
+    pub path: PathBuf,
+}
+
+impl Tls {
+    /// Reads what the files hold now.
+    pub fn read(&self) -> Result<Material, TlsFileError> {
+        let ca = match &self.authority {
+            Authority::System => None,
+            Authority::Bytes(bytes) => Some(bytes.clone()),
+            Authority::File(file) => Some(read("VAULT_CACERT", file)?),
+            Authority::Folder(folder) => Some(read_folder("VAULT_CAPATH", folder)?),
+            Authority::Followed(followed) => Some(followed.borrow().clone()),
+        };
+        let identity = self.identity.as_ref().map(|Identity { certificate, key }| {
+            let mut pem = read("VAULT_CLIENT_CERT", certificate)?;
+            pem.push(b'\n');
+            pem.extend(read("VAULT_CLIENT_KEY", key)?);
+            Ok(pem)
+        });
+        Ok(Material { ca, identity: identity.transpose()? })
+    }
+}
+
+fn read(variable: &'static str, path: &Path) -> Result<Vec<u8>, TlsFileError> {
+    std::fs::read(path).map_err(|message| TlsFileError {
+        file: TlsFile { variable, path: path.to_owned() },
+        message,
+    })
+}
+
+/// All files of a folder in one: a Kubernetes volume has links to them.
+fn read_folder(variable: &'static str, folder: &Path) -> Result<Vec<u8>, TlsFileError> {
+    let unreadable = |message| TlsFileError {
+        file: TlsFile { variable, path: folder.to_owned() },
+        message,
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        files.push(entry.map_err(unreadable)?.path());
+    }
+    // The same whatever order the folder lists them in.
+    files.sort_unstable();
+    let mut all = Vec::new();
+    for file in files.iter().filter(|file| file.is_file()) {
+        all.extend(read(variable, file)?);
+        all.push(b'\n');
+    }
+    Ok(all)
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::System => f.write_str("System"),
+            Self::Bytes(bytes) => write!(f, "Bytes({} bytes)", bytes.len()),
+            Self::File(file) => write!(f, "File({})", file.display()),
+            Self::Folder(folder) => write!(f, "Folder({})", folder.display()),
+            Self::Followed(_) => f.write_str("Followed"),
+        }
+    }
+}
+
+impl std::fmt::Debug for Material {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Material")
+            .field("ca", &self.ca.as_ref().map(Vec::len))
+            .field("identity", &self.identity.is_some())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_output_holds_no_key() {
+        let identity = Some(b"PRIVATE".to_vec());
+        let shown = format!("{:?}", Material { identity, ca: None });
+        assert!(!shown.contains("PRIVATE") && !shown.contains("80, 82, 73"), "{shown}");
+    }
+}
