@@ -20,6 +20,14 @@ pub struct Mark {
     pub(crate) vault: u64,
 }
 
+impl Mark {
+    /// How much was written to Vault's audit log between another moment and this one.
+    #[must_use]
+    pub fn bytes_since(&self, before: Self) -> u64 {
+        self.vault.saturating_sub(before.vault)
+    }
+}
+
 /// A request that the API server answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiRequest {

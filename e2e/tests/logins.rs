@@ -12,6 +12,7 @@ use e2e::{Bed, Controller, ControllerOptions, Mark, VaultRequest, Workload, even
 use reqwest::Method;
 use serde_json::{Value, json};
 
+const RENEW: &str = "auth/token/renew-self";
 const UNWRAP: &str = "sys/wrapping/unwrap";
 const REVOKE: &str = "auth/token/revoke-self";
 
@@ -28,16 +29,7 @@ impl Roles {
     /// `name` is of the test: its secret and its files are called so.
     async fn new(name: &str, role: Value) -> Result<Self> {
         let bed = Bed::shared().await?;
-        if !bed.vault.is_auth_enabled("approle").await? {
-            ask(&bed, "sys/auth/approle", json!({"type": "approle"})).await?;
-        }
-        let mut settings = json!({"token_policies": ["reloader"], "token_ttl": "1h"});
-        if let (Some(settings), Some(role)) = (settings.as_object_mut(), role.as_object()) {
-            settings.extend(role.clone());
-        }
-        ask(&bed, &format!("auth/approle/role/{name}"), settings).await?;
-        let path = format!("auth/approle/role/{name}/role-id");
-        let role_id = text(&bed.vault.ask(Method::GET, &path, None).await?, "/data/role_id")?;
+        let role_id = put_role(&bed, "approle", name, &role).await?;
         let folder = bed.folder().join(name);
         std::fs::create_dir_all(&folder)?;
         let secret = format!("{name}/a");
@@ -117,6 +109,20 @@ impl Requests {
         let mut accessors = self.0.iter().rev().map(|request| request.accessor.as_str());
         accessors.find(|accessor| !accessor.is_empty()).context("no token was used")
     }
+}
+
+/// Writes a role, where need be with its method. Answers its role id.
+async fn put_role(bed: &Bed, mount: &str, name: &str, role: &Value) -> Result<String> {
+    if !bed.vault.is_auth_enabled(mount).await? {
+        ask(bed, &format!("sys/auth/{mount}"), json!({"type": "approle"})).await?;
+    }
+    let mut settings = json!({"token_policies": ["reloader"], "token_ttl": "1h"});
+    if let (Some(settings), Some(role)) = (settings.as_object_mut(), role.as_object()) {
+        settings.extend(role.clone());
+    }
+    ask(bed, &format!("auth/{mount}/role/{name}"), settings).await?;
+    let path = format!("auth/{mount}/role/{name}/role-id");
+    text(&bed.vault.ask(Method::GET, &path, None).await?, "/data/role_id")
 }
 
 async fn ask(bed: &Bed, path: &str, body: Value) -> Result<Value> {
@@ -241,6 +247,84 @@ async fn a_token_of_few_uses_is_replaced_before_it_fails_and_none_is_left_behind
     let refused = requests.0.iter().find(|request| !request.error.is_empty());
     assert_eq!(refused, None, "each was sent with a token that was good for it");
     assert_eq!(bed.vault.accessors().await?.len(), tokens, "a token is left");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_each_kind_are_renewed_or_replaced_before_a_read_fails() -> Result<()> {
+    // Its methods are of its own, so that logins can be told apart.
+    let roles = Roles::new("kinds", json!({})).await?;
+    let bed = &roles.bed;
+    let kinds = [
+        ("truncated", json!({"token_ttl": "6s", "token_max_ttl": "9s"})),
+        ("batch", json!({"token_ttl": "6s", "token_type": "batch"})),
+        ("periodic", json!({"token_period": "6s"})),
+    ];
+    let tokens = bed.vault.accessors().await?.len();
+    let before = bed.mark().await?;
+    let mut controllers = Vec::new();
+    for (mount, role) in &kinds {
+        let role_id = put_role(bed, mount, "kinds", &with_no_secret_id(role)).await?;
+        let options = polling_fast()
+            .without_vault_token()
+            .env("VAULT_AUTH_METHOD", "approle")
+            .env("VAULT_PATH", *mount)
+            .env("VAULT_ROLE_ID", role_id);
+        controllers.push(Controller::start(bed, &options).await?);
+    }
+    // Twenty seconds: more than two lives of those that are not renewed for ever.
+    for controller in &controllers {
+        controller.wait_for_polls(40, SOON).await?;
+    }
+    roles.bed.rotate(&roles.secret).await?;
+    bed.expect_rolls(&controllers[0], &[&roles.workload], 1).await?;
+    for controller in &mut controllers {
+        controller.terminate().await?;
+        assert!(controller.lines_with("level=error").is_empty(), "{}", controller.last_lines());
+    }
+    let requests = roles.requests(&before)?;
+    let reads = requests.0.iter().filter(|request| request.path.contains("/metadata/"));
+    let refused = reads.clone().find(|request| !request.error.is_empty());
+    assert_eq!(refused, None, "a read failed");
+    let logins = |mount: &str| requests.of(&format!("auth/{mount}/login"));
+    assert!((2..=4).contains(&logins("truncated")), "{}", logins("truncated"));
+    assert!((4..=6).contains(&logins("batch")), "{}", logins("batch"));
+    assert_eq!(logins("periodic"), 1);
+    assert_eq!(requests.of("auth/token/lookup-self"), 0);
+    assert_eq!(bed.vault.accessors().await?.len(), tokens, "a token is left");
+    Ok(())
+}
+
+/// A role that machines log in with by its id alone, from wherever they are.
+fn with_no_secret_id(role: &Value) -> Value {
+    let mut role = role.clone();
+    role["bind_secret_id"] = json!(false);
+    role["token_bound_cidrs"] = json!(["127.0.0.1/32"]);
+    role
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_lives_for_sixty_polls_costs_a_renewal_each_fifty_seven() -> Result<()> {
+    let roles = Roles::new("sixty", json!({"token_ttl": "15s"})).await?;
+    let file = roles.file("secret-id", &roles.secret_id().await?)?;
+    let options = roles.options(&file).flag("--reloader-run-period", "250ms");
+    let before = roles.bed.mark().await?;
+    let mut controller = Controller::start(&roles.bed, &options).await?;
+    eventually("two renewals", SOON * 2, || async {
+        Ok((roles.requests(&before)?.of(RENEW) >= 2).then_some(()))
+    })
+    .await?;
+    controller.terminate().await?;
+    let requests = roles.requests(&before)?;
+    assert_eq!((requests.logins(), requests.of("auth/token/lookup-self")), (1, 0), "{requests:#?}");
+    let read = format!("secret/metadata/{}", roles.secret);
+    let asked: Vec<&str> = requests.0.iter().map(|request| request.path.as_str()).collect();
+    let polls: Vec<usize> = asked
+        .split(|path| *path == RENEW)
+        .map(|between| between.iter().filter(|path| **path == read).count())
+        .collect();
+    // Fewer where the machine was too busy for a poll.
+    assert!(polls[..2].iter().all(|polls| (50..=58).contains(polls)), "{polls:?}");
     Ok(())
 }
 

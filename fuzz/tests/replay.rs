@@ -8,34 +8,34 @@ use std::path::Path;
 
 use vault_secrets_reloader_fuzz::TARGETS;
 
-/// Runs every target over every file of its folder below `kept`, and answers how many there were.
-fn replay(kept: &str) -> usize {
+/// Runs targets over every file of their folders below `kept`, and answers how many there were.
+fn replay(kept: &str, targets: &[(&str, fn(&[u8]))]) -> usize {
     let mut files = 0;
-    for (target, check) in TARGETS {
+    for (target, check) in targets {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(kept).join(target);
-        let before = files;
-        assert!(folder.is_dir(), "{} is missing", folder.display());
-        for entry in fs::read_dir(&folder).unwrap() {
+        // A target that never failed has kept no failure.
+        for entry in fs::read_dir(&folder).into_iter().flatten() {
             let file = entry.unwrap().path();
             let data = fs::read(&file).unwrap();
             let outcome = catch_unwind(|| check(&data));
             assert!(outcome.is_ok(), "{target} fails on {}", file.display());
             files += 1;
         }
-        assert!(files > before, "{} is empty", folder.display());
     }
     files
 }
 
 #[test]
 fn every_input_of_the_corpus_passes() {
-    let files = replay("corpus");
-    assert!(files >= 10 * TARGETS.len(), "only {files} files");
+    for target in TARGETS {
+        let files = replay("corpus", &[target]);
+        assert!(files >= 10, "only {files} files for {}", target.0);
+    }
 }
 
 #[test]
 fn every_input_that_once_failed_passes() {
-    replay("regressions");
+    assert!(replay("regressions", &TARGETS) >= 10);
 }
 
 #[test]

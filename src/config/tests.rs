@@ -373,17 +373,17 @@ fn what_cannot_be_used_is_refused_with_its_name_and_the_remedy() {
 #[test]
 fn an_error_never_repeats_a_secret() {
     for (name, value) in [
-        ("VAULT_TOKEN", "hvs SECRET"),
-        ("VAULT_ADDR", "https://user:SECRET@vault:8200"),
-        ("VAULT_PROXY_ADDR", "socks9://user:SECRET@proxy"),
-        ("VAULT_CLIENT_KEY", "-----BEGIN PRIVATE KEY-----SECRET"),
-        ("VAULT_TOKEN_PATH", "hvs.SECRET"),
-        ("KUBERNETES_SERVICE_ACCOUNT_TOKEN", "eyJSECRET"),
-        ("VAULT_SECRET_ID", "SECRET"),
-        ("VAULT_PASSWORD", "SECRET"),
-        ("VAULT_CACERT", "-----BEGIN CERTIFICATE-----\nSECRET"),
+        ("VAULT_TOKEN", "hvs HIDDEN"),
+        ("VAULT_ADDR", "https://user:HIDDEN@vault:8200"),
+        ("VAULT_PROXY_ADDR", "socks9://user:HIDDEN@proxy"),
+        ("VAULT_CLIENT_KEY", "-----BEGIN PRIVATE KEY-----HIDDEN"),
+        ("VAULT_TOKEN_PATH", "hvs.HIDDEN"),
+        ("KUBERNETES_SERVICE_ACCOUNT_TOKEN", "eyJHIDDEN"),
+        ("VAULT_SECRET_ID", "HIDDEN"),
+        ("VAULT_PASSWORD", "HIDDEN"),
+        ("VAULT_CACERT", "-----BEGIN CERTIFICATE-----\nHIDDEN"),
     ] {
         let error = load(&[], &[ROLE, (name, value)]).unwrap_err();
-        assert!(error.starts_with(name) && !error.contains("SECRET"), "{error}");
+        assert!(error.starts_with(name) && !error.contains("HIDDEN"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use reqwest::Url;
 
 use super::{ConfigError, Environment, duration, error, file_path, unspoken};
 use crate::vault::client::ServerSettings;
-use crate::vault::tls::{Authority, Identity, Tls};
+use crate::vault::tls::{Authority, Identity, Tls, TlsFileError};
 
 /// What the operator should know of a server that anybody can pose as.
 const ANYBODY: &str =
@@ -95,10 +95,8 @@ fn tls(env: &Environment<'_>, is_tls: bool, has_proxy: bool) -> Result<Tls, Conf
         skip_verify: env.boolean("SKIP_VERIFY")?,
     };
     // Read once, so that a mistake shows at the start.
-    tls.read().map_err(|problem| ConfigError {
-        name: problem.file.variable.to_owned(),
-        value: Some(problem.file.path.display().to_string()),
-        problem: problem.to_string(),
+    tls.read().map_err(|TlsFileError { variable, path, message }| {
+        error(variable, &path.to_string_lossy(), &format!("the file cannot be read: {message}"))
     })?;
     Ok(tls)
 }

@@ -71,7 +71,7 @@ pub enum ClientSetupError {
     #[error("the proxy for Vault cannot be used: {0}")]
     Proxy(String),
     /// A file with a certificate or a key cannot be read.
-    #[error("{}: {} {0}", .0.file.variable, .0.file.path.display())]
+    #[error("{0}")]
     File(#[from] TlsFileError),
     /// Anything else.
     #[error("the client for Vault cannot be made: {0}")]
@@ -413,7 +413,7 @@ fn name_server(request: &mut reqwest::Request, name: &str) {
         request.headers_mut().insert(HOST, host);
     }
     // A name that no URL can have was refused with the configuration.
-    drop(request.url_mut().set_host(Some(name)));
+    let _ = request.url_mut().set_host(Some(name));
 }
 
 /// Finds one host, whatever name is asked for.

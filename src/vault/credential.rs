@@ -118,9 +118,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_is_read_anew_each_time_and_never_without_an_end() {
-        let folder = std::env::temp_dir().join(format!("credential-{:x}", fastrand::u64(..)));
-        std::fs::create_dir(&folder).unwrap();
-        let file = folder.join("password");
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
         let given = Credential::File(file.clone());
         for (content, expected) in [
             ("one\n", Some("one")),
@@ -140,7 +139,7 @@ mod tests {
             error.to_string(),
             "the file /dev/zero holds no credential: one line of printable characters is expected"
         );
-        std::fs::remove_dir_all(&folder).unwrap();
+        folder.close().unwrap();
         let error = given.read("the password file").await.unwrap_err().to_string();
         assert!(error.starts_with("cannot read the password file "), "{error}");
     }

@@ -54,21 +54,14 @@ pub struct Material {
 
 /// A file, or folder, cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot be read: {message}")]
+#[error("{variable}: {} cannot be read: {message}", .path.display())]
 pub struct TlsFileError {
-    /// Which.
-    pub file: TlsFile,
-    /// Why.
-    pub message: std::io::Error,
-}
-
-/// A file, and what it is called in the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFile {
     /// The variable that names it.
     pub variable: &'static str,
     /// Its path.
     pub path: PathBuf,
+    /// Why.
+    pub message: std::io::Error,
 }
 
 impl Tls {
@@ -92,18 +85,12 @@ impl Tls {
 }
 
 fn read(variable: &'static str, path: &Path) -> Result<Vec<u8>, TlsFileError> {
-    std::fs::read(path).map_err(|message| TlsFileError {
-        file: TlsFile { variable, path: path.to_owned() },
-        message,
-    })
+    std::fs::read(path).map_err(|message| TlsFileError { variable, path: path.to_owned(), message })
 }
 
 /// All files of a folder in one: a Kubernetes volume has links to them.
 fn read_folder(variable: &'static str, folder: &Path) -> Result<Vec<u8>, TlsFileError> {
-    let unreadable = |message| TlsFileError {
-        file: TlsFile { variable, path: folder.to_owned() },
-        message,
-    };
+    let unreadable = |message| TlsFileError { variable, path: folder.to_owned(), message };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         files.push(entry.map_err(unreadable)?.path());
