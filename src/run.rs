@@ -102,20 +102,15 @@ async fn start(
 
     let clocks = Clocks::default();
     let client = client::connect(Arc::clone(&clocks.cluster)).await?;
-    if let Some(config::CaSecret { namespace, name }) = ca_secret {
-        let secret = CaSecret::read(client.clone(), namespace, name).await?;
-        server.tls.authority = Authority::Followed(secret.ca());
-        let shutdown = shutdown.clone();
-        tasks.spawn(async move {
-            secret.follow(shutdown).await;
-            "watch of the CA"
-        });
+    if let Some(secret) = ca_secret {
+        server.tls.authority = follow_ca(client.clone(), secret, tasks, shutdown.clone()).await?;
     }
     let election = leader_election.map(|LeaderElection { terms, name, namespace, replica }| {
         leader::Settings::new(&client, terms, name, namespace, &replica)
     });
     let server = Arc::new(Server::new(server, Arc::clone(&clocks.vault))?);
-    let poller = Poller::new(server, method, threshold, settings.period, pace, settings.ignore_missing);
+    let poller =
+        Poller::new(server, method, threshold, settings.period, pace, settings.ignore_missing);
     let synced = Arc::new(Notify::new());
     for kind in Kind::ALL {
         let collector = Collector::new(
@@ -170,6 +165,22 @@ async fn start(
         "reloader"
     });
     Ok(health)
+}
+
+/// Reads the CA of a Secret, and has it followed from then on.
+async fn follow_ca(
+    client: client::Client,
+    config::CaSecret { namespace, name }: config::CaSecret,
+    tasks: &mut JoinSet<&'static str>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Authority> {
+    let secret = CaSecret::read(client, namespace, name).await?;
+    let authority = Authority::Followed(secret.ca());
+    tasks.spawn(async move {
+        secret.follow(shutdown).await;
+        "watch of the CA"
+    });
+    Ok(authority)
 }
 
 async fn bind(listen: &Listen) -> anyhow::Result<TcpListener> {

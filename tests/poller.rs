@@ -181,6 +181,54 @@ async fn a_good_server_is_asked_once_for_each_secret_and_twice_for_the_mount() {
     bench.poller.close().await;
 }
 
+/// How many LISTs were asked for.
+fn lists(bench: &Bench) -> usize {
+    let asked = bench.fake.asked.lock().unwrap();
+    asked.iter().filter(|path| path.contains("/detailed-metadata/")).count()
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_list_is_asked_to_once_however_many_folders_there_are() {
+    let mut bench = Bench::new(|_, _| None).await;
+    let paths = || (0..60).map(|number| format!("secret/data/{}/{number}", number % 20));
+    let polled = bench.poll_paths(paths(), None).await;
+    assert_eq!(count(&polled), HashMap::from([("live", 60)]));
+    assert_eq!((lists(&bench), bench.asked()), (1, 62));
+    bench.poll_paths(paths(), None).await;
+    assert_eq!((lists(&bench), bench.asked()), (0, 60));
+    bench.poller.close().await;
+}
+
+#[tokio::test]
+async fn a_short_page_is_not_the_end_and_what_no_page_shows_is_read_alone() {
+    let mut bench = Bench::new(|number, path| {
+        if !path.contains("/detailed-metadata/") {
+            return None;
+        }
+        // After the mount and the first secret.
+        let keys = match number {
+            3 => &["00", "01"][..],
+            4 => &["02", "03", "04"],
+            _ => return Some(json_of(404, &json!({ "errors": [] }))),
+        };
+        let versions = json!({ "7": { "created_time": "2026-11-22T06:00:00Z" } });
+        let info = json!({ "current_version": 7, "versions": versions });
+        let info: HashMap<_, _> = keys.iter().map(|key| (key, &info)).collect();
+        Some(json_of(200, &json!({ "data": { "keys": keys, "key_info": info } })))
+    })
+    .await;
+    let polled = bench.poll_paths((0..10).map(|n| format!("secret/data/{n:02}")), None).await;
+    assert_eq!(count(&polled), HashMap::from([("live", 10)]));
+    assert_eq!(lists(&bench), 3);
+    let listed = polled
+        .observations
+        .values()
+        .filter(|observation| matches!(observation, Observation::Live(Version { number: 7, .. })));
+    // The first secret, whichever it is, is read alone.
+    assert!((4..=5).contains(&listed.count()));
+    bench.poller.close().await;
+}
+
 #[tokio::test]
 async fn a_load_balancer_without_a_server_costs_a_few_requests_and_not_thousands() {
     let mut bench = Bench::new(|_, _| Some(json_of(502, &json!("bad gateway")))).await;

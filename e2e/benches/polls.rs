@@ -62,7 +62,16 @@ async fn main() -> Result<()> {
     let bed = Bed::start(Options::new().without_pods().vault_storage(VaultStorage::Memory)).await?;
     bed.vault.ask(Method::POST, "sys/auth/approle", Some(json!({"type": "approle"}))).await?;
     let mut table = Table::new(&[
-        "secrets", "way", "connection", "who", "requests", "logins", "audit log", "time", "x floor", "CPU",
+        "secrets",
+        "way",
+        "connection",
+        "who",
+        "requests",
+        "logins",
+        "audit log",
+        "time",
+        "x floor",
+        "CPU",
     ]);
     let mut bed = Some(bed);
     for secrets in [1_000, 10_000] {

@@ -9,8 +9,8 @@ use anyhow::Result;
 use e2e::ports::Port;
 use e2e::scenario::{HEARTBEAT, SOON, next_second, polling_fast};
 use e2e::{Bed, Controller, ControllerOptions, Options, Workload, eventually};
-use reqwest::Client;
 use rcgen::{CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use reqwest::Client;
 use serde_json::{Value, json};
 
 const ROOT: &str = "root-of-the-server-with-tls";

@@ -6,10 +6,10 @@ use std::fs;
 use std::panic::catch_unwind;
 use std::path::Path;
 
-use vault_secrets_reloader_fuzz::TARGETS;
+use vault_secrets_reloader_fuzz::{TARGETS, Target};
 
 /// Runs targets over every file of their folders below `kept`, and answers how many there were.
-fn replay(kept: &str, targets: &[(&str, fn(&[u8]))]) -> usize {
+fn replay(kept: &str, targets: &[Target]) -> usize {
     let mut files = 0;
     for (target, check) in targets {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(kept).join(target);

@@ -63,9 +63,11 @@ pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, Conf
             Some(given) => Ok(given),
             None => jwt(env, chosen.is_some()),
         },
-        Some(name) => {
-            Err(error("VAULT_AUTH_METHOD", name, &format!("not a method that is known; use {METHODS}")))
-        }
+        Some(name) => Err(error(
+            "VAULT_AUTH_METHOD",
+            name,
+            &format!("not a method that is known; use {METHODS}"),
+        )),
     }
 }
 
@@ -133,7 +135,10 @@ fn cert(env: &Environment<'_>, is_tls: bool) -> Result<Method, ConfigError> {
         ));
     }
     if !is_tls {
-        return Err(unspoken("VAULT_ADDR", "is plain HTTP, which VAULT_AUTH_METHOD=cert cannot do"));
+        return Err(unspoken(
+            "VAULT_ADDR",
+            "is plain HTTP, which VAULT_AUTH_METHOD=cert cannot do",
+        ));
     }
     Ok(Method::Cert { mount: mount(env, "cert")?, role: env.text("ROLE") })
 }
@@ -152,7 +157,8 @@ fn user_name(env: &Environment<'_>) -> Result<String, ConfigError> {
 
 /// Where an auth method is mounted, without `auth/`.
 fn mount(env: &Environment<'_>, usual: &str) -> Result<String, ConfigError> {
-    let (name, path) = env.get("PATH").unwrap_or_else(|| ("VAULT_PATH".to_owned(), usual.to_owned()));
+    let (name, path) =
+        env.get("PATH").unwrap_or_else(|| ("VAULT_PATH".to_owned(), usual.to_owned()));
     let mount = path.trim_matches('/');
     let mount = mount.strip_prefix("auth/").unwrap_or(mount);
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./~".contains(c);
@@ -181,9 +187,7 @@ fn credential(env: &Environment<'_>, suffix: &str) -> Result<Option<Credential>,
             }
             Ok(Some(Credential::Text(SecretString::from(text))))
         }
-        (None, Some((name, file))) => {
-            Ok(Some(Credential::File(file_path(&name, &file)?.into())))
-        }
+        (None, Some((name, file))) => Ok(Some(Credential::File(file_path(&name, &file)?.into()))),
         (Some((name, _)), Some((file, _))) => {
             Err(unspoken(&name, &format!("{file} is set as well; remove one of them")))
         }

@@ -70,7 +70,10 @@ fn redirects(env: &Environment<'_>) -> Result<Option<Vec<Url>>, ConfigError> {
         [("DISABLE_REDIRECTS", is_off), ("TLS_SERVER_NAME", env.get("TLS_SERVER_NAME").is_some())]
     {
         if is_set {
-            return Err(unspoken(&name, &format!("does not go with VAULT_{other}; remove one of them")));
+            return Err(unspoken(
+                &name,
+                &format!("does not go with VAULT_{other}; remove one of them"),
+            ));
         }
     }
     let addresses = list.split(',').map(str::trim).filter(|text| !text.is_empty());

@@ -101,16 +101,13 @@ impl CaSecret {
             match event {
                 Ok(secret) => {
                     is_failing = false;
-                    match secret.and_then(ca_of) {
-                        Some(ca) => drop(self.ca.send_if_modified(|known| {
-                            let is_other = *known != ca;
-                            *known = ca;
-                            is_other
-                        })),
-                        None => warn!(
+                    if let Some(ca) = secret.and_then(ca_of) {
+                        self.ca.send_replace(ca);
+                    } else {
+                        warn!(
                             "The Secret {namespace}/{name} of VAULT_TLS_SECRET has no {KEY} any more. \
                              The one from before is used; put the CA back"
-                        ),
+                        );
                     }
                 }
                 Err(error) => {

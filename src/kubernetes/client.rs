@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HeaderValue, USER_AGENT};
+use kube::Config;
 use kube::client::ClientBuilder;
-use kube::{Client, Config};
+
+pub use kube::Client;
 
 use super::bounds::BoundsLayer;
 use super::clocked::ClockedLayer;

@@ -91,7 +91,9 @@ impl AppRole {
             .build()
             .map_err(|_| LoginError::Server(unaskable()))?;
         let answer = server.execute(request, "").await;
-        answer.map(|answer| answer.body).map_err(|failure| LoginError::refused(mount, None, failure))
+        answer
+            .map(|answer| answer.body)
+            .map_err(|failure| LoginError::refused(mount, None, failure))
     }
 }
 
@@ -105,13 +107,15 @@ async fn unwrap(
     if !credential::is_token(wrapping_token.expose_secret()) {
         return Err(LoginError::Unwrapping("what is given is no token".to_owned()));
     }
-    let gone = |failure: Failure| match failure {
+    let gone = |failure: Failure| {
+        match failure {
         Failure::Refused { .. } | Failure::Denied | Failure::TokenEnded => LoginError::Unwrapping(
             "Vault does not know the wrapping token: it has ended, or was used before. If nobody of \
              yours did, take the secret id as stolen"
                 .to_owned(),
         ),
         failure => LoginError::Server(failure),
+    }
     };
     let look_up = WrappingLookupRequest::builder().token(wrapping_token.expose_secret()).build();
     let look_up = look_up.map_err(|_| LoginError::Server(unaskable()))?;

@@ -40,7 +40,7 @@ impl Backoff {
         if failed == Failed::Counted {
             let (least, most) = if self.wrong == 0 { AFTER_FIRST_WRONG } else { AFTER_WRONG };
             self.wrong = self.wrong.saturating_add(1);
-            return least + (most - least).mul_f64(chance);
+            return least + most.saturating_sub(least).mul_f64(chance);
         }
         let (first, last) = RETRY;
         let most = first.saturating_mul(1 << self.failures.min(9)).min(last);
@@ -73,18 +73,22 @@ mod tests {
         }
     }
 
+    fn waits(times: &[Duration]) -> Vec<Duration> {
+        times.windows(2).map(|two| two[1].saturating_sub(two[0])).collect()
+    }
+
     #[test]
     fn a_server_that_is_not_to_be_had_is_asked_less_and_less() {
-        let longest = logins(Failed::Unknown, || 1.0);
-        let waits: Vec<u64> = longest.windows(2).map(|two| (two[1] - two[0]).as_secs()).collect();
-        assert_eq!(&waits[..11], [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        let longest = waits(&logins(Failed::Unknown, || 1.0));
+        let longest: Vec<u64> = longest.iter().map(Duration::as_secs).collect();
+        assert_eq!(&longest[..11], [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
         for _ in 0..100 {
             let times = logins(Failed::Unknown, fastrand::f64);
             assert!((12..80).contains(&times.len()), "{} logins in an hour", times.len());
-            assert!(times.windows(2).all(|two| two[1] - two[0] <= RETRY.1));
+            assert!(waits(&times).iter().all(|wait| *wait <= RETRY.1));
         }
-        let shortest = logins(Failed::Unknown, || 0.0);
-        assert!(shortest.windows(2).all(|two| two[1] - two[0] == SHORTEST));
+        let shortest = waits(&logins(Failed::Unknown, || 0.0));
+        assert!(shortest.iter().all(|wait| *wait == SHORTEST));
     }
 
     #[test]
@@ -108,7 +112,11 @@ mod tests {
             times.extend(again.into_iter().map(|time| restarted + time));
             let (mut counted, mut last) = (0, Duration::ZERO);
             for time in times {
-                counted = if time - last >= Duration::from_mins(15) { 1 } else { counted + 1 };
+                counted = if time.saturating_sub(last) >= Duration::from_mins(15) {
+                    1
+                } else {
+                    counted + 1
+                };
                 last = time;
                 assert!(counted < 5, "locked after {time:?}");
             }

@@ -178,10 +178,11 @@ impl Server {
     /// used, those from before are.
     pub fn refresh(&self) {
         let mut connection = lock(&self.connection);
-        let renewed = self.settings.tls.read().map_err(ClientSetupError::from).and_then(|material| {
-            let is_same = material == connection.material;
-            Ok((!is_same).then_some((client(&self.settings, &material)?, material)))
-        });
+        let renewed =
+            self.settings.tls.read().map_err(ClientSetupError::from).and_then(|material| {
+                let is_same = material == connection.material;
+                Ok((!is_same).then_some((client(&self.settings, &material)?, material)))
+            });
         match renewed {
             Ok(None) => connection.problem = None,
             Ok(Some((http, material))) => {
@@ -383,8 +384,7 @@ fn client(
         http = http.identity(identity);
     }
     if let Some(proxy) = &settings.proxy {
-        let proxy =
-            Proxy::all(proxy.clone()).map_err(|e| ClientSetupError::Proxy(cause_of(&e)))?;
+        let proxy = Proxy::all(proxy.clone()).map_err(|e| ClientSetupError::Proxy(cause_of(&e)))?;
         http = http.proxy(proxy);
     }
     if settings.tls.server_name.is_some()

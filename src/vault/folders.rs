@@ -119,6 +119,12 @@ impl Folders {
         (least <= most).then_some(Plan { page: known.page, most })
     }
 
+    /// Whether a folder of this mount was listed before.
+    #[must_use]
+    pub fn is_granted(&self, mount: &Mount) -> bool {
+        self.granted.contains(mount)
+    }
+
     /// Takes in what came of listing a folder.
     pub fn learn(&mut self, folder: &Folder, learnt: Learnt, now: Instant) {
         if self.known.len() >= MOST {

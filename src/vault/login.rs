@@ -1,6 +1,6 @@
 //! The ways in: how the controller comes by a token.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -149,9 +149,7 @@ impl Method {
     pub(super) async fn credentials(&self) -> Vec<SecretString> {
         match self {
             Self::AppRole(role) => role.credentials().await,
-            Self::UserPass { password, .. } => {
-                password.read(PASSWORD).await.into_iter().collect()
-            }
+            Self::UserPass { password, .. } => password.read(PASSWORD).await.into_iter().collect(),
             _ => Vec::new(),
         }
     }
@@ -166,7 +164,7 @@ async fn login_with_jwt(
     server: &Server,
     mount: &str,
     role: &str,
-    file: &PathBuf,
+    file: &Path,
 ) -> Result<Vec<u8>, LoginError> {
     let jwt = credential::read_token("the JWT file", file).await?;
     let request = LoginWithKubernetesRequest::builder()

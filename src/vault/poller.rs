@@ -110,7 +110,8 @@ impl Poller {
                 namespace,
                 "The secrets of {mount} are read one by one, which costs Vault more. To have them read \
                  by the folder, add to the policy: \
-                 path \"{mount}detailed-metadata/*\" {{ capabilities = [\"list\"] }}"
+                 path \"{mount}detailed-metadata/*\" {{ capabilities = [\"list\"] }}, and no \
+                 pagination_limit below 1000"
             );
         }
         self.folders = folders;

@@ -3,7 +3,7 @@
 //! Architecture Invariant: a poll ends by its deadline, and what one Vault namespace answers never
 //! stands in the way of another.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -222,17 +222,7 @@ impl<'a> Reads<'a> {
         if let Some(first) = readable.pop() {
             outcomes.push((Arc::clone(&first.ask.secret), self.read(&first).await));
         }
-        let (listings, mut alone) = listings(folders, readable);
-        let queue = Queue::new(listings);
-        let listers = (0..self.pace.at_once.min(queue.len())).map(|_| self.list_from(&queue));
-        for listed in join_all(listers).await.into_iter().flatten() {
-            let Listed { folder, learnt, outcomes: found, rest } = listed;
-            if let Some(learnt) = learnt {
-                folders.learn(&folder, learnt, std::time::Instant::now());
-            }
-            outcomes.extend(found);
-            alone.extend(rest);
-        }
+        let alone = self.list_some(folders, readable, outcomes).await;
         let queue = Queue::new(alone);
         let readers = (0..self.pace.at_once.min(queue.len())).map(|_| self.read_from(&queue));
         outcomes.extend(join_all(readers).await.into_iter().flatten());
@@ -285,6 +275,41 @@ impl<'a> Reads<'a> {
             listed.push(self.list(listing).await);
         }
         listed
+    }
+
+    /// Reads by the folder what costs less so. Answers what is left to be read alone.
+    async fn list_some<'r>(
+        &self,
+        folders: &mut Folders,
+        mut reads: Vec<Read<'r>>,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Vec<Read<'r>> {
+        let mut alone = Vec::new();
+        // First one folder of each mount of which it is not known that it can be listed, then the rest:
+        // where it cannot be, one request is enough to know.
+        for is_scouting in [true, false] {
+            let (listings, others) = listings(folders, std::mem::take(&mut reads));
+            alone.extend(others);
+            let (listings, others): (Vec<_>, Vec<_>) = if is_scouting {
+                scouts(folders, listings)
+            } else {
+                listings.into_iter().partition(|listing| folders.is_granted(&listing.folder.mount))
+            };
+            let others = others.into_iter().flat_map(|listing| listing.wanted.into_values());
+            let then = if is_scouting { &mut reads } else { &mut alone };
+            then.extend(others);
+            let queue = Queue::new(listings);
+            let listers = (0..self.pace.at_once.min(queue.len())).map(|_| self.list_from(&queue));
+            for listed in join_all(listers).await.into_iter().flatten() {
+                let Listed { folder, learnt, outcomes: found, rest } = listed;
+                if let Some(learnt) = learnt {
+                    folders.learn(&folder, learnt, std::time::Instant::now());
+                }
+                outcomes.extend(found);
+                alone.extend(rest);
+            }
+        }
+        alone
     }
 
     /// Lists a folder page by page, until all that is wanted of it is found, or reading one by one
@@ -564,6 +589,17 @@ fn listings<'a>(folders: &Folders, reads: Vec<Read<'a>>) -> (Vec<Listing<'a>>, V
         }
     }
     (listings, alone)
+}
+
+/// One listing of each mount of which it is not known that it can be listed; and all others.
+fn scouts<'a>(
+    folders: &Folders,
+    listings: Vec<Listing<'a>>,
+) -> (Vec<Listing<'a>>, Vec<Listing<'a>>) {
+    let mut scouted = HashSet::new();
+    listings.into_iter().partition(|Listing { folder, .. }| {
+        !folders.is_granted(&folder.mount) && scouted.insert(folder.mount.clone())
+    })
 }
 
 /// Whether a failure casts doubt on the token.
