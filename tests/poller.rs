@@ -38,6 +38,13 @@ struct Fake {
     created: Arc<Mutex<String>>,
 }
 
+impl Fake {
+    fn new(script: Script) -> Self {
+        let created = Arc::new(Mutex::new("2026-11-22T06:00:00Z".to_owned()));
+        Self { script, asked: Arc::default(), created }
+    }
+}
+
 /// A server, the poller that asks it, and its tasks.
 struct Bench {
     fake: Fake,
@@ -51,11 +58,7 @@ impl Bench {
     }
 
     async fn with_timeout(script: Script, timeout: Duration) -> Self {
-        let fake = Fake {
-            script,
-            asked: Arc::default(),
-            created: Arc::new(Mutex::new("2026-11-22T06:00:00Z".to_owned())),
-        };
+        let fake = Fake::new(script);
         let router = Router::new().fallback(answer).with_state(fake.clone());
         let method = Method::Token(SecretString::from("token"));
         let (poller, tasks) = poller_of(router, method, timeout).await;
@@ -96,23 +99,34 @@ fn asks_for(paths: impl Iterator<Item = String>, known: Option<Version>) -> Vec<
         .collect()
 }
 
-/// A poller of a server that answers so, with the tasks of that.
-async fn poller_of(router: Router, method: Method, timeout: Duration) -> (Poller, JoinSet<()>) {
+/// The address of a server that answers so, and its tasks.
+async fn serve(router: Router) -> (String, JoinSet<()>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (address, tasks)
+}
+
+/// A poller of a server that answers so, with the tasks of that.
+async fn poller_of(router: Router, method: Method, timeout: Duration) -> (Poller, JoinSet<()>) {
+    let (address, tasks) = serve(router).await;
+    (poller_at(&address, &[], method, timeout), tasks)
+}
+
+/// A poller of a server that may redirect to others.
+fn poller_at(address: &str, redirects: &[&str], method: Method, timeout: Duration) -> Poller {
     let settings = ServerSettings {
         address: address.parse().unwrap(),
         namespace: None,
-        redirects: Some(Vec::new()),
+        redirects: Some(redirects.iter().map(|address| address.parse().unwrap()).collect()),
         timeout,
         proxy: None,
         tls: Tls::default(),
     };
     let server = Arc::new(Server::new(settings, Arc::<ServerClock>::default()).unwrap());
     let period = Duration::from_mins(1);
-    (Poller::new(server, method, period, period, Pace::default(), false), tasks)
+    Poller::new(server, method, period, period, Pace::default(), false)
 }
 
 async fn answer(State(fake): State<Fake>, request: Request<Body>) -> Response<Body> {
@@ -197,6 +211,51 @@ async fn a_server_that_cannot_list_is_asked_to_once_however_many_folders_there_a
     bench.poll_paths(paths(), None).await;
     assert_eq!((lists(&bench), bench.asked()), (0, 60));
     bench.poller.close().await;
+}
+
+#[tokio::test]
+async fn a_list_that_is_limited_is_given_up_and_what_it_holds_read_alone() {
+    let mut bench = Bench::new(|_, path| {
+        let is_list = path.contains("/detailed-metadata/");
+        is_list.then(|| {
+            let mut limited = json_of(429, &json!({ "errors": [] }));
+            limited.headers_mut().insert("retry-after", "1".parse().unwrap());
+            limited
+        })
+    })
+    .await;
+    let paths = || (0..60).map(|number| format!("secret/data/{}/{number}", number % 20));
+    let began = Instant::now();
+    let polled = bench.poll_paths(paths(), None).await;
+    assert_eq!(count(&polled), HashMap::from([("live", 60)]));
+    assert_eq!(lists(&bench), 1, "none is tried again, and no other folder");
+    assert!(began.elapsed() >= Duration::from_millis(900), "all wait as the server says");
+    bench.poller.close().await;
+}
+
+#[tokio::test]
+async fn a_redirect_is_followed_to_a_server_that_is_configured_and_to_no_other() {
+    let token = || Method::Token(SecretString::from("token"));
+    let fake = Fake::new(|_, _| None);
+    let (node, _tasks) = serve(Router::new().fallback(answer).with_state(fake.clone())).await;
+    let target = node.clone();
+    let redirect = any(move |request: Request<Body>| async move {
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let answer = Response::builder().status(307).header("location", target + &path);
+        answer.body(Body::empty()).unwrap()
+    });
+    let (front, _tasks) = serve(Router::new().fallback(redirect)).await;
+    let asks = asks_for((0..3).map(|number| format!("secret/data/{number}")), None);
+    let timeout = Duration::from_secs(5);
+
+    let mut alone = poller_at(&front, &[], token(), timeout);
+    let polled = vault_secrets_reloader::reloader::Vault::poll(&mut alone, &asks).await;
+    assert_eq!(polled.failed.len(), 3);
+    assert!(fake.asked.lock().unwrap().is_empty(), "no token went there");
+    let mut poller = poller_at(&front, &[&node], token(), timeout);
+    let polled = vault_secrets_reloader::reloader::Vault::poll(&mut poller, &asks).await;
+    assert_eq!(count(&polled), HashMap::from([("live", 3)]));
+    poller.close().await;
 }
 
 #[tokio::test]

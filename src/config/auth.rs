@@ -13,7 +13,7 @@ use crate::vault::login::Method;
 /// The names of the ways in, in `VAULT_AUTH_METHOD`.
 const METHODS: &str = "jwt, kubernetes, approle, userpass, cert, token or none";
 
-/// Variables that belong to one way in, by its name.
+/// Variables that belong to some ways in, by their names.
 const OWN: [(&str, &[&str]); 8] = [
     ("ROLE_ID", &["approle"]),
     ("ROLE_ID_FILE", &["approle"]),
@@ -36,6 +36,18 @@ pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, Conf
             let problem =
                 format!("is for VAULT_AUTH_METHOD={}; set that, or remove it", methods[0]);
             return Err(unspoken(&variable, &problem));
+        }
+    }
+    if let Some((variable, name)) = &chosen {
+        for (suffix, methods) in
+            [("ROLE", &["jwt", "kubernetes", "cert"][..]), ("JWT_FILE", &["jwt", "kubernetes"])]
+        {
+            if let Some((other, _)) = env.get(suffix)
+                && METHODS.contains(name.as_str())
+                && !methods.contains(&name.as_str())
+            {
+                return Err(unspoken(&other, &format!("does not go with {variable}={name}")));
+            }
         }
     }
     if let Some((variable, name)) = &chosen
@@ -186,6 +198,10 @@ fn credential(env: &Environment<'_>, suffix: &str) -> Result<Option<Credential>,
                 return Err(unspoken(&name, "is not one line of text"));
             }
             Ok(Some(Credential::Text(SecretString::from(text))))
+        }
+        // What is no path may be the credential itself, and paths are in log lines.
+        (None, Some((name, file))) if !file.starts_with('/') => {
+            Err(unspoken(&name, "does not begin with a slash; give the whole path of a file"))
         }
         (None, Some((name, file))) => Ok(Some(Credential::File(file_path(&name, &file)?.into()))),
         (Some((name, _)), Some((file, _))) => {

@@ -368,6 +368,11 @@ fn ways_in_that_do_not_fit_together_are_refused() {
             "VAULT_TOKEN: does not go with VAULT_AUTH_METHOD=none",
         ),
         (&[], &[("VAULT_AUTH_METHOD", "token")], "VAULT_TOKEN: not set"),
+        (
+            &[],
+            &[ROLE, ("VAULT_AUTH_METHOD", "approle"), ("VAULT_ROLE_ID", "x")],
+            "VAULT_ROLE: does not go with VAULT_AUTH_METHOD=approle",
+        ),
         (&[], &[("VAULT_AUTH_METHOD", "cert")], "VAULT_CLIENT_CERT: not set"),
     ];
     expect_refusals(table);
@@ -385,6 +390,10 @@ fn expect_refusals(table: &[Case<'_>]) {
 
 #[test]
 fn an_error_never_repeats_a_secret() {
+    let user = [("VAULT_AUTH_METHOD", "userpass"), ("VAULT_USERNAME", "reloader")];
+    let given = [user[0], user[1], ("VAULT_PASSWORD_FILE", "HIDDEN")];
+    let error = load(&[], &given).unwrap_err();
+    assert!(error.starts_with("VAULT_PASSWORD_FILE: ") && !error.contains("HIDDEN"), "{error}");
     for (name, value) in [
         ("VAULT_TOKEN", "hvs HIDDEN"),
         ("VAULT_ADDR", "https://user:HIDDEN@vault:8200"),
@@ -394,6 +403,8 @@ fn an_error_never_repeats_a_secret() {
         ("KUBERNETES_SERVICE_ACCOUNT_TOKEN", "eyJHIDDEN"),
         ("VAULT_SECRET_ID", "HIDDEN"),
         ("VAULT_PASSWORD", "HIDDEN"),
+        ("VAULT_SECRET_ID_FILE", "HIDDEN"),
+        ("VAULT_PASSWORD_FILE", "HIDDEN"),
         ("VAULT_CACERT", "-----BEGIN CERTIFICATE-----\nHIDDEN"),
     ] {
         let error = load(&[], &[ROLE, (name, value)]).unwrap_err();

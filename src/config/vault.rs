@@ -39,9 +39,9 @@ pub(super) fn server(
         warnings.push(ANYBODY.to_owned());
     }
     Ok(ServerSettings {
-        address,
         namespace: namespace(env, "NAMESPACE")?,
-        redirects: redirects(env)?,
+        redirects: redirects(env, address.scheme())?,
+        address,
         timeout,
         proxy,
         tls,
@@ -61,7 +61,7 @@ pub(super) fn namespace(
 }
 
 /// Other addresses that the server may redirect to; `None` where no redirect is followed.
-fn redirects(env: &Environment<'_>) -> Result<Option<Vec<Url>>, ConfigError> {
+fn redirects(env: &Environment<'_>, scheme: &str) -> Result<Option<Vec<Url>>, ConfigError> {
     let is_off = env.boolean("DISABLE_REDIRECTS")?;
     let Some((name, list)) = env.get("REDIRECT_ADDRS") else {
         return Ok((!is_off).then(Vec::new));
@@ -77,7 +77,11 @@ fn redirects(env: &Environment<'_>) -> Result<Option<Vec<Url>>, ConfigError> {
         }
     }
     let addresses = list.split(',').map(str::trim).filter(|text| !text.is_empty());
-    addresses.map(|text| url(&name, text)).collect::<Result<_, _>>().map(Some)
+    let address = |text| match url(&name, text)? {
+        url if url.scheme() == scheme => Ok(url),
+        _ => Err(error(&name, text, &format!("is not of {scheme}, as VAULT_ADDR is"))),
+    };
+    addresses.map(address).collect::<Result<_, _>>().map(Some)
 }
 
 fn tls(env: &Environment<'_>, is_tls: bool, has_proxy: bool) -> Result<Tls, ConfigError> {

@@ -7,12 +7,12 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::watch_object;
+use kube::runtime::watcher::{self, watch_object};
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::client::in_time;
 
@@ -111,8 +111,8 @@ impl CaSecret {
                     }
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut is_failing, true) {
-                        info!(
+                    if is_denied(&error) && !std::mem::replace(&mut is_failing, true) {
+                        warn!(
                             "Cannot watch the Secret {namespace}/{name} of VAULT_TLS_SECRET: {error}. A \
                              new CA is used after a restart, or once the service account may list and \
                              watch it"
@@ -122,6 +122,17 @@ impl CaSecret {
                 }
             }
         }
+    }
+}
+
+fn is_denied(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed};
+    match error {
+        InitialListFailed(error) | watcher::Error::WatchStartFailed(error) | WatchFailed(error) => {
+            matches!(error, kube::Error::Api(status) if status.code == 403)
+        }
+        WatchError(status) => status.code == 403,
+        NoResourceVersion => false,
     }
 }
 

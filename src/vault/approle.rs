@@ -14,6 +14,7 @@ use super::client::{Failure, Server};
 use super::credential::{self, Credential};
 use super::endpoint::Post;
 use super::login::{LoginError, unaskable, unreadable};
+use crate::core::words::in_short;
 
 const ROLE_ID: &str = "the file of the role id";
 const SECRET_ID: &str = "the file of the secret id";
@@ -67,13 +68,13 @@ impl SecretId {
 }
 
 impl AppRole {
-    /// The role id and what stands for the secret id, as far as they can be read.
-    pub(super) async fn credentials(&self) -> Vec<SecretString> {
-        let mut credentials = Vec::from_iter(self.role_id.read(ROLE_ID).await);
+    /// The role id and what stands for the secret id; `None` where they cannot be read.
+    pub(super) async fn credentials(&self) -> Option<Vec<SecretString>> {
+        let mut credentials = vec![self.role_id.read(ROLE_ID).await.ok()?];
         if let Some(secret_id) = &self.secret_id {
-            credentials.extend(secret_id.given.read(SECRET_ID).await);
+            credentials.push(secret_id.given.read(SECRET_ID).await.ok()?);
         }
-        credentials
+        Some(credentials)
     }
 
     /// Logs in. Answers the body of the answer.
@@ -109,11 +110,13 @@ async fn unwrap(
     }
     let gone = |failure: Failure| {
         match failure {
-        Failure::Refused { .. } | Failure::Denied | Failure::TokenEnded => LoginError::Unwrapping(
+        Failure::Refused { status: 400, .. } | Failure::Denied | Failure::TokenEnded => {
+            LoginError::Unwrapping(
             "Vault does not know the wrapping token: it has ended, or was used before. If nobody of \
              yours did, take the secret id as stolen"
                 .to_owned(),
-        ),
+            )
+        }
         failure => LoginError::Server(failure),
     }
     };
@@ -121,10 +124,11 @@ async fn unwrap(
     let look_up = look_up.map_err(|_| LoginError::Server(unaskable()))?;
     let answer = server.execute(look_up, "").await.map_err(gone)?;
     let path = creation_path(&answer.body).map_err(LoginError::Server)?;
-    if !is_secret_id_path(&path, mount) {
+    if !is_secret_id_path(&path, mount, server.namespace()) {
         return Err(LoginError::Unwrapping(format!(
-            "it does not come from a role of auth/{mount}, but from {path:?}: somebody may have put \
-             another in its place"
+            "it does not come from a role of auth/{mount}, but from {:?}: somebody may have put \
+             another in its place",
+            in_short(&path)
         )));
     }
     let request = Post { path: "/sys/wrapping/unwrap".to_owned(), body: None };
@@ -132,12 +136,13 @@ async fn unwrap(
     unwrapped(&answer.body).map_err(LoginError::Server)
 }
 
-/// Whether secret ids of a mount are made by that path, in whatever Vault namespace.
-fn is_secret_id_path(path: &str, mount: &str) -> bool {
-    let role = format!("auth/{mount}/role/");
-    let of_role = path.split_once(&role).map(|(namespace, rest)| (namespace, rest.split_once('/')));
-    matches!(of_role, Some((namespace, Some((name, "secret-id" | "custom-secret-id"))))
-        if !name.is_empty() && (namespace.is_empty() || namespace.ends_with('/')))
+/// Whether secret ids of a mount are made by that path, which may begin with the Vault namespace of the
+/// login. With any other in front of it, it could be a place where everybody may write.
+fn is_secret_id_path(path: &str, mount: &str, namespace: Option<&str>) -> bool {
+    let within = namespace.and_then(|name| path.strip_prefix(name)?.strip_prefix('/'));
+    let role = within.unwrap_or(path).strip_prefix(&format!("auth/{mount}/role/"));
+    matches!(role.and_then(|rest| rest.split_once('/')),
+        Some((name, "secret-id" | "custom-secret-id")) if !name.is_empty())
 }
 
 /// Reads which request was wrapped.
@@ -173,10 +178,12 @@ mod tests {
             "auth/approle/role/reloader/custom-secret-id",
             "team/a/auth/approle/role/reloader/secret-id",
         ] {
-            assert!(is_secret_id_path(path, "approle"), "{path}");
+            assert!(is_secret_id_path(path, "approle", Some("team/a")), "{path}");
         }
         for path in [
             "sys/wrapping/wrap",
+            "cubbyhole/auth/approle/role/reloader/secret-id",
+            "team/a/auth/approle/role/reloader/secret-id",
             "auth/other/role/reloader/secret-id",
             "auth/approle/role//secret-id",
             "auth/approle/role/reloader/role-id",
@@ -184,7 +191,7 @@ mod tests {
             "auth/approle/role/reloader/secret-id/lookup",
             "",
         ] {
-            assert!(!is_secret_id_path(path, "approle"), "{path}");
+            assert!(!is_secret_id_path(path, "approle", Some("team")), "{path}");
         }
     }
 

@@ -111,7 +111,9 @@ pub enum Failure {
         message: String,
     },
     /// A redirect, which is not followed: the token would go along.
-    #[error("redirects to {0}, which is not followed; configure that address if it is right")]
+    #[error(
+        "redirects to {0}, which is not followed; add it to VAULT_REDIRECT_ADDRS if it is right"
+    )]
     Redirected(String),
     /// The request cannot even be made: it says nothing of the server.
     #[error("cannot be asked for this: {0}")]
@@ -209,6 +211,11 @@ impl Server {
         self.settings.address.as_str().trim_end_matches('/')
     }
 
+    /// The Vault namespace of the login.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        self.settings.namespace.as_deref()
+    }
+
     /// The server's clock.
     #[must_use]
     pub fn clock(&self) -> &ServerClock {
@@ -297,16 +304,15 @@ impl Server {
     /// Sends a request, and once more where the server redirects to an address that is configured.
     async fn send(&self, mut request: reqwest::Request) -> Result<Answer, Failure> {
         let http = lock(&self.connection).http.clone();
-        if let Some(name) = &self.settings.tls.server_name {
-            name_server(&mut request, name);
-        }
         let again = request.try_clone();
+        self.name_server(&mut request);
         let sent = Timestamp::now();
         let response = http.execute(request).await.map_err(|error| transport(&error))?;
         if let Some(mut again) = again
-            && let Some(target) = self.redirect_target(&response)
+            && let Some(target) = self.redirect_target(again.url(), &response)
         {
             *again.url_mut() = target;
+            self.name_server(&mut again);
             let sent = Timestamp::now();
             let response = http.execute(again).await.map_err(|error| transport(&error))?;
             return self.read(response, sent).await;
@@ -314,13 +320,19 @@ impl Server {
         self.read(response, sent).await
     }
 
+    fn name_server(&self, request: &mut reqwest::Request) {
+        if let Some(name) = &self.settings.tls.server_name {
+            name_server(request, name);
+        }
+    }
+
     /// Where a redirect leads, if that is an address that is configured.
-    fn redirect_target(&self, response: &reqwest::Response) -> Option<Url> {
+    fn redirect_target(&self, from: &Url, response: &reqwest::Response) -> Option<Url> {
         if !matches!(response.status().as_u16(), 301 | 302 | 307 | 308) {
             return None;
         }
         let location = response.headers().get(LOCATION)?.to_str().ok()?;
-        let target = response.url().join(location).ok()?;
+        let target = from.join(location).ok()?;
         is_configured(&self.settings, &target).then_some(target)
     }
 
@@ -391,7 +403,8 @@ fn client(
         && let Some(host) = settings.address.host_str()
     {
         let host = host.trim_matches(['[', ']']).to_owned();
-        http = http.dns_resolver(Arc::new(AddressesOf(host)));
+        // A proxy would be asked for the name, which is not where the server is.
+        http = http.no_proxy().dns_resolver(Arc::new(AddressesOf(host)));
     }
     http.build().map_err(|e| ClientSetupError::Other(cause_of(&e)))
 }

@@ -82,6 +82,8 @@ pub struct Folders {
     granted: HashSet<Mount>,
     /// Mounts that were denied, and of which nobody has heard yet.
     denied: Vec<Mount>,
+    /// Mounts of which somebody has.
+    told: HashSet<Mount>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -148,22 +150,29 @@ impl Folders {
                 self.refused.insert(folder.mount.clone(), now + REFUSAL_KEPT_FOR);
                 return;
             }
-            Learnt::Unsupported => {
+            Learnt::Unsupported if !self.granted.contains(&folder.mount) => {
                 self.refused.insert(folder.mount.clone(), now + REFUSAL_KEPT_FOR);
                 return;
             }
-            Learnt::Denied => Known::not_to_be_listed(page, now + REFUSAL_KEPT_FOR),
+            Learnt::Denied | Learnt::Unsupported => {
+                Known::not_to_be_listed(page, now + REFUSAL_KEPT_FOR)
+            }
             Learnt::PageTooLong(_) => Known::not_to_be_listed(page, now + SIZE_KEPT_FOR),
-            Learnt::Failed => Known::not_to_be_listed(page, now + FAILURE_KEPT_FOR),
+            Learnt::Failed => {
+                // Others may fail just so: one at a time, until one does not.
+                self.granted.remove(&folder.mount);
+                Known::not_to_be_listed(page, now + FAILURE_KEPT_FOR)
+            }
         };
         self.known.insert(folder.clone(), known);
     }
 
-    /// The mounts that were denied since this was last asked.
+    /// The mounts that were denied, each once.
     pub fn take_denied(&mut self) -> Vec<Mount> {
         let mut denied = std::mem::take(&mut self.denied);
         denied.sort_unstable();
         denied.dedup();
+        denied.retain(|mount| self.told.insert(mount.clone()));
         denied
     }
 }

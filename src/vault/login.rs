@@ -20,6 +20,7 @@ use super::credential::{self, Credential, CredentialError};
 use super::endpoint::Post;
 use super::token::Grant;
 
+const JWT: &str = "the JWT file";
 const PASSWORD: &str = "the file of the password";
 
 /// A way to come by a token.
@@ -144,13 +145,13 @@ impl Method {
         }
     }
 
-    /// What it logs in with, as far as wrong ones are counted by the server: see
-    /// [`Self::can_be_locked`]. What cannot be read is left out.
-    pub(super) async fn credentials(&self) -> Vec<SecretString> {
+    /// What it logs in with, and may be replaced in a file; `None` where that cannot be read.
+    pub(super) async fn credentials(&self) -> Option<Vec<SecretString>> {
         match self {
             Self::AppRole(role) => role.credentials().await,
-            Self::UserPass { password, .. } => password.read(PASSWORD).await.into_iter().collect(),
-            _ => Vec::new(),
+            Self::UserPass { password, .. } => Some(vec![password.read(PASSWORD).await.ok()?]),
+            Self::Jwt { file, .. } => Some(vec![credential::read_token(JWT, file).await.ok()?]),
+            Self::Cert { .. } | Self::Token(_) | Self::TokenFile(_) | Self::None => None,
         }
     }
 
@@ -166,7 +167,7 @@ async fn login_with_jwt(
     role: &str,
     file: &Path,
 ) -> Result<Vec<u8>, LoginError> {
-    let jwt = credential::read_token("the JWT file", file).await?;
+    let jwt = credential::read_token(JWT, file).await?;
     let request = LoginWithKubernetesRequest::builder()
         .mount(mount)
         .role(role)

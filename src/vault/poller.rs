@@ -3,7 +3,7 @@
 //! Architecture Invariant: whatever the server answers, the poll ends, and what is not certain is
 //! unknown. A server that is sealed or out of reach costs one request a poll, not one a secret.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,8 +46,8 @@ pub struct Poller {
     index: Option<HeaderValue>,
     /// Why the server, or a Vault namespace, is out of reach, said once a change.
     outages: BTreeSet<String>,
-    /// Whether the last poll had too little time.
-    was_late: bool,
+    /// The secrets for which the last poll had no time.
+    late: HashSet<Arc<SecretId>>,
     failed_polls: u32,
     ignore_missing: bool,
 }
@@ -74,7 +74,7 @@ impl Poller {
             troubles: HashMap::new(),
             index: None,
             outages: BTreeSet::new(),
-            was_late: false,
+            late: HashSet::new(),
             failed_polls: 0,
             ignore_missing,
         }
@@ -100,7 +100,7 @@ impl Poller {
         let mut mounts = std::mem::take(&mut self.mounts);
         let mut folders = std::mem::take(&mut self.folders);
         let reads = Reads::new(&self.server, &self.session, pass, self.pace, self.index.take());
-        let outcomes = reads.read_all(&mut mounts, &mut folders, asks).await;
+        let outcomes = reads.read_all(&mut mounts, &mut folders, asks, &self.late).await;
         self.index = reads.into_index();
         self.mounts = mounts;
         for (namespace, mount) in folders.take_denied() {
@@ -109,7 +109,7 @@ impl Poller {
                 worker = WORKER,
                 namespace,
                 "The secrets of {mount} are read one by one, which costs Vault more. To have them read \
-                 by the folder, add to the policy: \
+                 by the folder, which OpenBao can, add to the policy: \
                  path \"{mount}detailed-metadata/*\" {{ capabilities = [\"list\"] }}, and no \
                  pagination_limit below 1000"
             );
@@ -125,7 +125,7 @@ impl Poller {
             asks.iter().map(|ask| (&*ask.secret, ask.may_be_missing)).collect();
         let mut polled = Polled::default();
         let mut outages = BTreeSet::new();
-        let mut late = 0_usize;
+        let mut late = HashSet::new();
         for (secret, outcome) in outcomes {
             let observation = match &outcome {
                 Ok(version) => Observation::Live(*version),
@@ -139,7 +139,7 @@ impl Poller {
                     outages.insert(format!("Vault{} {failure}", within.unwrap_or_default()));
                 }
                 Err(Trouble::NoToken(error)) => drop(outages.insert(error.to_string())),
-                Err(Trouble::Late) => late += 1,
+                Err(Trouble::Late) => drop(late.insert(Arc::clone(&secret))),
                 _ => {}
             }
             if outcome.as_ref().is_err_and(may_pass) {
@@ -150,17 +150,19 @@ impl Poller {
             polled.observations.insert(secret, observation);
         }
         self.report_outages(outages);
-        if late > 0 && !self.was_late {
+        if !late.is_empty() && self.late.is_empty() {
             warn!(
                 worker = WORKER,
-                "There was no time to ask for {late} of {} secrets; they are next",
+                "There was no time to ask for {} of {} secrets; they are next",
+                late.len(),
                 asks.len()
             );
         }
-        self.was_late = late > 0;
+        let is_only_late = late.len() == polled.failed.len();
+        self.late = late;
         if polled.failed.is_empty() {
             self.failed_polls = 0;
-        } else if late == polled.failed.len() {
+        } else if is_only_late {
             // Nothing is wrong: it goes on where it had to stop.
             self.failed_polls = 0;
             polled.retry_in = Some(GO_ON);

@@ -28,6 +28,12 @@ use crate::core::secret::{SecretId, Version};
 /// first.
 const LONGEST_POLL: Duration = Duration::from_mins(1);
 
+/// For how long a poll may list folders, so that time is left to read what no list shows.
+const LONGEST_LISTING: Duration = Duration::from_secs(20);
+
+/// How many folders are listed at once: each page takes a few megabytes while it is read.
+const MOST_LISTERS: usize = 8;
+
 /// How often a request is sent again: after a rate limit, which says when, after an error, and after
 /// a denial for which there is another token.
 const RATE_LIMIT_RETRIES: u32 = 6;
@@ -106,6 +112,8 @@ pub(super) struct Reads<'a> {
     /// How many secrets, or mounts, brought nothing but errors before that.
     errors: AtomicU32,
     deadline: Instant,
+    /// No folder is begun after this: what cannot be listed by then has yet to be read.
+    listing_deadline: Instant,
 }
 
 /// What is out of reach, by the first failure that said so.
@@ -173,16 +181,19 @@ impl<'a> Reads<'a> {
             has_answered: AtomicBool::new(false),
             errors: AtomicU32::new(0),
             deadline: Instant::now() + LONGEST_POLL,
+            listing_deadline: Instant::now() + LONGEST_LISTING,
         }
     }
 
-    /// Reads each secret once. Those whose mount is known come first: however many paths a tenant
-    /// makes up that belong to no mount, they take no time from the others.
+    /// Reads each secret once. Those for which there was no time before come first, so that each has its
+    /// turn; and of all, those whose mount is known: however many paths a tenant makes up that belong to
+    /// no mount, they take no time from the others.
     pub(super) async fn read_all(
         &self,
         mounts: &mut Mounts,
         folders: &mut Folders,
         asks: &[Ask],
+        late: &HashSet<Arc<SecretId>>,
     ) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(asks.len());
         mounts.expire();
@@ -190,7 +201,9 @@ impl<'a> Reads<'a> {
             let SecretId { namespace, path, .. } = &*ask.secret;
             mounts.classify(namespace.as_deref(), path).is_some()
         });
-        for asks in [known, unknown] {
+        let (late, known): (Vec<_>, Vec<_>) =
+            known.into_iter().partition(|ask| late.contains(&ask.secret));
+        for asks in [late, known, unknown] {
             self.read_some(mounts, folders, asks, &mut outcomes).await;
         }
         for (secret, outcome) in &outcomes {
@@ -299,7 +312,8 @@ impl<'a> Reads<'a> {
             let then = if is_scouting { &mut reads } else { &mut alone };
             then.extend(others);
             let queue = Queue::new(listings);
-            let listers = (0..self.pace.at_once.min(queue.len())).map(|_| self.list_from(&queue));
+            let at_once = self.pace.at_once.min(MOST_LISTERS).min(queue.len());
+            let listers = (0..at_once).map(|_| self.list_from(&queue));
             for listed in join_all(listers).await.into_iter().flatten() {
                 let Listed { folder, learnt, outcomes: found, rest } = listed;
                 if let Some(learnt) = learnt {
@@ -320,6 +334,9 @@ impl<'a> Reads<'a> {
         let mut rest = Vec::new();
         let (mut keys, mut after) = (0, None);
         let learnt = loop {
+            if Instant::now() >= self.listing_deadline {
+                break None;
+            }
             // One more than there may be, so that a folder of just so many is seen to have no more.
             let limit = plan.page.min(plan.most + 1 - keys);
             let page = match self.page(&folder, limit, after.as_deref(), &wanted).await {
@@ -400,8 +417,11 @@ impl<'a> Reads<'a> {
                 return Err(Trouble::Out(failure));
             }
             let resume_at = *lock(&self.resume_at);
-            if let Some(time) = resume_at.into_iter().chain(self.turn()).max() {
+            if let Some(time) = resume_at {
                 sleep_until(time.min(self.deadline)).await;
+            }
+            if let Some(turn) = self.turn() {
+                sleep_until(turn.min(self.deadline)).await;
             }
             if Instant::now() >= self.deadline {
                 return Err(Trouble::Late);
@@ -443,7 +463,13 @@ impl<'a> Reads<'a> {
                     // For all requests to this server, not just this one; spread a little, so that
                     // they do not come back as one.
                     *lock(&self.resume_at) = Some(Instant::now() + pause);
+                    if is_optional {
+                        return Err(Trouble::Failed(Failure::RateLimited));
+                    }
                     sleep(RATE_LIMIT_PAUSE.mul_f64(fastrand::f64() / 2.0)).await;
+                }
+                failure @ (Failure::Unreachable(_) | Failure::Sealed) => {
+                    return Err(self.trouble(namespace, path, failure));
                 }
                 failure if is_optional => return Err(Trouble::Failed(failure)),
                 Failure::Server(_) | Failure::BadAnswer(_) if errors < ERROR_RETRIES => {
@@ -553,15 +579,14 @@ fn learnt_of(trouble: &Trouble, limit: usize) -> Option<Learnt> {
     match failure {
         Failure::Denied => Some(Learnt::Denied),
         Failure::Refused { .. } => Some(Learnt::Unsupported),
-        Failure::Endless => Some(Learnt::PageTooLong(limit)),
-        Failure::Timeout
-        | Failure::Server(_)
+        // A server that answers GETs takes so long only over a page that is long.
+        Failure::Endless | Failure::Timeout => Some(Learnt::PageTooLong(limit)),
+        Failure::Server(_)
         | Failure::BadAnswer(_)
+        | Failure::RateLimited
         | Failure::Redirected(_)
         | Failure::Unaskable(_) => Some(Learnt::Failed),
-        Failure::Unreachable(_) | Failure::Sealed | Failure::RateLimited | Failure::TokenEnded => {
-            None
-        }
+        Failure::Unreachable(_) | Failure::Sealed | Failure::TokenEnded => None,
     }
 }
 

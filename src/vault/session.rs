@@ -28,6 +28,9 @@ const LOGIN_FOR_FORBIDDEN: Duration = Duration::from_mins(15);
 /// with each login in a row that did not help, up to [`LOGIN_FOR_FORBIDDEN`].
 const LOGIN_FOR_ENDED: Duration = Duration::from_secs(5);
 
+/// How often files with credentials are looked at while a login waits, which costs no request.
+const LOOK_AT_FILES: Duration = Duration::from_secs(30);
+
 /// How long the last request, which revokes the token, may take.
 const REVOKE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -79,8 +82,8 @@ struct State {
     backoff: Backoff,
     not_before: Option<Instant>,
     last_error: Option<LoginError>,
-    /// The fingerprint of credentials that the server called wrong.
-    wrong: Option<u64>,
+    /// The fingerprint of the credentials that were tried last; `None` where they could not be read.
+    tried: Option<u64>,
     /// A login that began and has not ended. It outlives a poll that is given up meanwhile: a login
     /// that is cut off leaves a token behind that nobody knows, and so nobody revokes.
     under_way: Option<BoxFuture<'static, Result<Login, LoginError>>>,
@@ -94,6 +97,8 @@ struct State {
     was_forbidden: bool,
     /// Whether tokens of few uses were met before, which is said once.
     is_of_few: bool,
+    /// Tokens of ours that others have replaced, and that are yet to be revoked.
+    retired: Vec<SecretString>,
 }
 
 struct Held {
@@ -142,7 +147,7 @@ impl Session {
         {
             return Err(refused);
         }
-        state.pass().ok_or_else(|| state.refusal(LoginError::GivenTokenEnded))
+        state.pass().ok_or_else(|| state.refusal(LoginError::GivenTokenEnded, Failed::Unknown))
     }
 
     /// A request with the token `number` was denied. Answers another token to try, if there is one.
@@ -188,12 +193,13 @@ impl Session {
         if state.number == number {
             self.login(&mut state).await?;
         }
-        state.pass().ok_or_else(|| state.refusal(LoginError::GivenTokenEnded))
+        state.pass().ok_or_else(|| state.refusal(LoginError::GivenTokenEnded, Failed::Unknown))
     }
 
-    /// Revokes a token that the next poll could not use.
+    /// Revokes the tokens that the next poll could not use.
     pub(super) async fn after_poll(&self) {
         let mut state = self.state.lock().await;
+        self.revoke_retired(&mut state).await;
         if !std::mem::take(&mut state.was_ended) {
             state.logins_for_ended = 0;
         }
@@ -218,6 +224,7 @@ impl Session {
         if state.held.as_ref().is_some_and(|held| held.ours) {
             self.revoke(&mut state).await;
         }
+        self.revoke_retired(&mut state).await;
     }
 
     async fn renew(&self, state: &mut State) -> Result<(), NoToken> {
@@ -250,24 +257,33 @@ impl Session {
         if let (Some(time), Some(error)) = (state.not_before, &state.last_error)
             && Instant::now() < time
         {
-            let is_other = state.wrong.is_some() && state.wrong != self.fingerprint().await;
-            if !is_other {
+            let present = self.fingerprint().await;
+            if present.is_none() || present == state.tried {
                 let retry_in = time.saturating_duration_since(Instant::now());
+                let retry_in =
+                    if present.is_some() { retry_in.min(LOOK_AT_FILES) } else { retry_in };
                 return Err(NoToken { error: error.clone(), retry_in });
             }
             debug!(worker = WORKER, "The credentials for Vault were replaced");
-            state.backoff.reset();
         }
         match self.log_in(state).await {
             Ok(login) => {
                 if let Some(before) = state.hold(login).filter(|before| before.ours) {
-                    self.revoke_token(&before.token).await;
+                    state.retired.push(before.token);
+                    // Requests with one that was used up may still be under way, until the poll is over.
+                    if !before.uses.are_over() {
+                        self.revoke_retired(state).await;
+                    }
                 }
                 Ok(())
             }
             Err(error) => {
-                state.wrong = if self.is_counted(&error) { self.fingerprint().await } else { None };
-                Err(state.refusal(error))
+                let failed =
+                    if self.is_counted(&error) { Failed::Counted } else { Failed::Unknown };
+                let NoToken { error, retry_in } = state.refusal(error, failed);
+                let retry_in =
+                    if state.tried.is_some() { retry_in.min(LOOK_AT_FILES) } else { retry_in };
+                Err(NoToken { error, retry_in })
             }
         }
     }
@@ -283,15 +299,19 @@ impl Session {
             && matches!(error, LoginError::Refused { failure, .. } if is_wrong(failure))
     }
 
-    /// Tells credentials in files from those that were there before.
+    /// Tells credentials in files from those that were there before; `None` where they cannot be read,
+    /// or are in no file.
     async fn fingerprint(&self) -> Option<u64> {
-        let credentials = self.method.credentials().await;
+        let credentials = self.method.credentials().await?;
         let parts: Vec<&str> = credentials.iter().map(ExposeSecret::expose_secret).collect();
         Some(self.fingerprints.hash_one(parts))
     }
 
     /// Begins a login, or goes on with one that a poll has left behind.
     async fn log_in(&self, state: &mut State) -> Result<Login, LoginError> {
+        if state.under_way.is_none() {
+            state.tried = self.fingerprint().await;
+        }
         let login = state.under_way.get_or_insert_with(|| {
             let (server, method) = (Arc::clone(&self.server), self.method.clone());
             Box::pin(async move { method.login(&server).await })
@@ -307,6 +327,14 @@ impl Session {
         }
         // Not before: a revocation that is given up under way is done again at the end.
         state.held = None;
+    }
+
+    async fn revoke_retired(&self, state: &mut State) {
+        while let Some(token) = state.retired.last() {
+            self.revoke_token(token).await;
+            // Not before: see above.
+            state.retired.pop();
+        }
     }
 
     async fn revoke_token(&self, token: &SecretString) {
@@ -340,7 +368,6 @@ impl State {
         self.backoff.reset();
         self.not_before = None;
         self.last_error = None;
-        self.wrong = None;
         let is_first_of_few = grant.uses.is_some() && !std::mem::replace(&mut self.is_of_few, true);
         match grant.uses {
             Some(_) if !is_first_of_few => {}
@@ -359,8 +386,7 @@ impl State {
     }
 
     /// Notes a failed attempt, and draws when the next one may be.
-    fn refusal(&mut self, error: LoginError) -> NoToken {
-        let failed = if self.wrong.is_some() { Failed::Counted } else { Failed::Unknown };
+    fn refusal(&mut self, error: LoginError, failed: Failed) -> NoToken {
         let retry_in = self.backoff.after(failed, fastrand::f64());
         self.not_before = Some(Instant::now() + retry_in);
         self.last_error = Some(error.clone());
