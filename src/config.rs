@@ -14,7 +14,7 @@ use crate::reloader;
 use crate::telemetry;
 use crate::vault::client::ServerSettings;
 use crate::vault::login::Method;
-use crate::vault::poller::Pace;
+use crate::vault::pace::Pace;
 
 mod auth;
 mod election;
@@ -88,6 +88,16 @@ pub struct Flags {
     /// How many requests a second may be sent to Vault; as many as it answers unless set
     #[arg(long, value_name = "COUNT")]
     vault_rate: Option<String>,
+    /// Spread the requests of a poll over the period, instead of sending them as fast as may be
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true"
+    )]
+    vault_spread: String,
     /// Let one of several replicas lead, by a Lease; the others wait. Without it, each does all the
     /// work
     #[arg(
@@ -219,6 +229,7 @@ impl Config {
             found_reload_rate,
             vault_concurrency,
             vault_rate,
+            vault_spread,
             leader_elect,
             leader_elect_lease_duration,
             leader_elect_renew_deadline,
@@ -295,7 +306,7 @@ impl Config {
             method: auth::method(&env, server.address.scheme() == "https")?,
             server,
             threshold,
-            pace: pace(&vault_concurrency, vault_rate.as_deref())?,
+            pace: pace(&vault_concurrency, vault_rate.as_deref(), &vault_spread)?,
             ca_secret: env.text("TLS_SECRET").map(|name| CaSecret {
                 namespace: env.text("TLS_SECRET_NS").unwrap_or_else(|| "default".to_owned()),
                 name,
@@ -375,7 +386,7 @@ fn boolean(name: &str, text: &str) -> Result<bool, ConfigError> {
     }
 }
 
-fn pace(concurrency: &str, rate: Option<&str>) -> Result<Pace, ConfigError> {
+fn pace(concurrency: &str, rate: Option<&str>, spread: &str) -> Result<Pace, ConfigError> {
     let at_once = count("--vault-concurrency", concurrency)?;
     if at_once > MOST_AT_ONCE {
         let problem = format!("must not be more than {MOST_AT_ONCE}");
@@ -383,7 +394,8 @@ fn pace(concurrency: &str, rate: Option<&str>) -> Result<Pace, ConfigError> {
     }
     let a_second = rate.map(|rate| count("--vault-rate", rate)).transpose()?;
     let interval = a_second.map_or(Duration::ZERO, |count| Duration::from_secs(1) / count);
-    Ok(Pace { at_once: at_once as usize, interval })
+    let is_spread = boolean("--vault-spread", spread)?;
+    Ok(Pace { at_once: at_once as usize, interval, is_spread })
 }
 
 fn count(name: &str, text: &str) -> Result<u32, ConfigError> {

@@ -23,7 +23,8 @@ use vault_secrets_reloader::core::secret::{SecretId, Version};
 use vault_secrets_reloader::reloader::Vault as _;
 use vault_secrets_reloader::vault::client::{Server, ServerSettings};
 use vault_secrets_reloader::vault::login::Method;
-use vault_secrets_reloader::vault::poller::{Pace, Poller};
+use vault_secrets_reloader::vault::pace::Pace;
+use vault_secrets_reloader::vault::poller::Poller;
 use vault_secrets_reloader::vault::tls::Tls;
 
 /// Answers the request with this number (from 1) for this API path; `None` as a good server would.

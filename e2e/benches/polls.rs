@@ -18,7 +18,8 @@ use vault_secrets_reloader::vault::approle::{self, AppRole};
 use vault_secrets_reloader::vault::client::{Server, ServerSettings};
 use vault_secrets_reloader::vault::credential::Credential;
 use vault_secrets_reloader::vault::login::Method as Login;
-use vault_secrets_reloader::vault::poller::{Pace, Poller};
+use vault_secrets_reloader::vault::pace::Pace;
+use vault_secrets_reloader::vault::poller::Poller;
 use vault_secrets_reloader::vault::tls::Tls;
 
 const FOLDERS: usize = 10;

@@ -1,7 +1,7 @@
 //! Folders: listed where that costs the server less, and never believed about what is not in them.
 
-use anyhow::Result;
-use e2e::scenario::{SOON, just_after_a_poll, polling_fast};
+use anyhow::{Context as _, Result};
+use e2e::scenario::{HEARTBEAT, SOON, just_after_a_poll, polling_fast};
 use e2e::shared::SharedBed;
 use e2e::{Bed, Controller, ControllerOptions, TokenRequest, VaultRequest, Workload};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -150,4 +150,43 @@ async fn without_the_capability_all_are_read_one_by_one() -> Result<()> {
         controller.terminate().await?;
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_spread_over_the_period_if_asked() -> Result<()> {
+    let folders = Folders::new(&[("spread", 8)]).await?;
+    let bed = &folders.bed;
+    bed.vault.put_policy("spread", READ).await?;
+    let request = TokenRequest { policies: vec!["spread".to_owned()], ..TokenRequest::default() };
+    let token = bed.vault.create_token(&request).await?.token;
+    let workload = workload("spread", "spread", 8, 1);
+    bed.deploy_all(&[&workload]).await?;
+    let options = ControllerOptions::new()
+        .flag("--reloader-run-period", "5s")
+        .switch("--vault-spread")
+        .vault_token(&token);
+    let controller = Controller::start(bed, &options).await?;
+    // The first poll also finds out what is mounted, and whether it can be listed.
+    controller.wait_for_polls(2, SOON).await?;
+    let seen = controller.lines().len();
+    controller.wait_for_polls(2, SOON).await?;
+    let lines = controller.lines();
+    let time_of = |what: &str| {
+        let line = lines.iter().skip(seen).find(|line| line.text.contains(what));
+        let time = line.and_then(|line| {
+            let words = line.text.split_whitespace();
+            words
+                .filter_map(|word| word.strip_prefix("time="))
+                .next()?
+                .parse::<jiff::Timestamp>()
+                .ok()
+        });
+        time.with_context(|| format!("no line says {what}"))
+    };
+    let (began, ended) = (time_of("Reloader started")?, time_of(HEARTBEAT)?);
+    let took = ended.duration_since(began).as_secs_f64();
+    // Eight within four seconds, the first of them at once.
+    assert!((3.0..5.0).contains(&took), "took {took} s");
+    bed.rotate(&path("spread", 3)).await?;
+    bed.expect_rolls(&controller, &[&workload], 1).await
 }

@@ -206,9 +206,10 @@ fn redirects_go_to_no_other_server_unless_it_is_named() {
 #[test]
 fn vault_is_pressed_as_hard_as_is_set() {
     let pace = |args: &[&str]| load(args, &[ROLE]).unwrap().pace;
-    assert_eq!(pace(&[]), Pace { at_once: 8, interval: Duration::ZERO });
-    let gentle = pace(&["-vault-concurrency=2", "-vault-rate=50"]);
-    assert_eq!(gentle, Pace { at_once: 2, interval: Duration::from_millis(20) });
+    assert_eq!(pace(&[]), Pace::default());
+    let gentle = pace(&["-vault-concurrency=2", "-vault-rate=50", "-vault-spread"]);
+    let interval = Duration::from_millis(20);
+    assert_eq!(gentle, Pace { at_once: 2, interval, is_spread: true });
     let period = |args: &[&str]| load(args, &[ROLE]).unwrap().reloader.start_within;
     assert_eq!(period(&[]), START_WITHIN);
     assert_eq!(period(&["-reloader-run-period=2s"]), Duration::from_secs(2));

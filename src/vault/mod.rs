@@ -14,6 +14,7 @@ pub mod listing;
 pub mod login;
 pub mod metadata;
 pub mod mounts;
+pub mod pace;
 pub mod poller;
 mod reads;
 pub mod session;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::HeaderValue;
 use tracing::{error, info, warn};
@@ -14,7 +14,7 @@ use super::client::{Failure, Server};
 use super::folders::Folders;
 use super::login::Method;
 use super::mounts::{Engine, Mounts};
-pub use super::reads::Pace;
+use super::pace::{Pace, Spread};
 use super::reads::{Outcome, Reads, Trouble};
 use super::session::Session;
 use crate::core::observation::{Ask, Observation, Polled};
@@ -37,7 +37,7 @@ const MOST_OUTAGES: usize = 20;
 pub struct Poller {
     server: Arc<Server>,
     session: Session,
-    pace: Pace,
+    spread: Spread,
     mounts: Mounts,
     folders: Folders,
     /// What is wrong with each secret, said once a change.
@@ -68,7 +68,7 @@ impl Poller {
         Self {
             server,
             session,
-            pace,
+            spread: Spread::new(pace, period),
             mounts: Mounts::default(),
             folders: Folders::default(),
             troubles: HashMap::new(),
@@ -99,7 +99,8 @@ impl Poller {
         // Where the poll is given up halfway, the mounts and folders are asked for anew.
         let mut mounts = std::mem::take(&mut self.mounts);
         let mut folders = std::mem::take(&mut self.folders);
-        let reads = Reads::new(&self.server, &self.session, pass, self.pace, self.index.take());
+        let pace = self.spread.pace(asks.len(), Instant::now());
+        let reads = Reads::new(&self.server, &self.session, pass, pace, self.index.take());
         let outcomes = reads.read_all(&mut mounts, &mut folders, asks, &self.late).await;
         self.index = reads.into_index();
         self.mounts = mounts;
@@ -125,7 +126,7 @@ impl Poller {
             asks.iter().map(|ask| (&*ask.secret, ask.may_be_missing)).collect();
         let mut polled = Polled::default();
         let mut outages = BTreeSet::new();
-        let mut late = HashSet::new();
+        let (mut late, mut limited) = (HashSet::new(), HashSet::new());
         for (secret, outcome) in outcomes {
             let observation = match &outcome {
                 Ok(version) => Observation::Live(*version),
@@ -140,6 +141,10 @@ impl Poller {
                 }
                 Err(Trouble::NoToken(error)) => drop(outages.insert(error.to_string())),
                 Err(Trouble::Late) => drop(late.insert(Arc::clone(&secret))),
+                Err(Trouble::Limited) => {
+                    outages.insert(format!("Vault {}", Failure::RateLimited));
+                    limited.insert(Arc::clone(&secret));
+                }
                 _ => {}
             }
             if outcome.as_ref().is_err_and(may_pass) {
@@ -150,7 +155,7 @@ impl Poller {
             polled.observations.insert(secret, observation);
         }
         self.report_outages(outages);
-        if !late.is_empty() && self.late.is_empty() {
+        if !late.is_empty() && self.late.is_empty() && !self.spread.is_on() {
             warn!(
                 worker = WORKER,
                 "There was no time to ask for {} of {} secrets; they are next",
@@ -159,6 +164,7 @@ impl Poller {
             );
         }
         let is_only_late = late.len() == polled.failed.len();
+        late.extend(limited);
         self.late = late;
         if polled.failed.is_empty() {
             self.failed_polls = 0;
@@ -203,7 +209,7 @@ impl Poller {
             }
             return;
         };
-        if let Trouble::Out(_) | Trouble::NoToken(_) | Trouble::Late = trouble {
+        if is_of_all(&trouble) {
             // Said of the server as a whole; what was said of the secret still stands.
             return;
         }
@@ -249,7 +255,7 @@ impl Poller {
             Trouble::Failed(failure) => {
                 error!(worker = WORKER, "failed to get secret version: {secret}: Vault {failure}");
             }
-            Trouble::Out(_) | Trouble::NoToken(_) | Trouble::Late => {}
+            Trouble::Out(_) | Trouble::NoToken(_) | Trouble::Late | Trouble::Limited => {}
         }
         self.troubles.insert(Arc::clone(secret), trouble);
     }
@@ -273,13 +279,18 @@ impl Vault for Poller {
     }
 }
 
+/// Whether it is said of the server as a whole, and not of a secret.
+fn is_of_all(trouble: &Trouble) -> bool {
+    matches!(trouble, Trouble::Out(_) | Trouble::NoToken(_) | Trouble::Late | Trouble::Limited)
+}
+
 /// Whether it makes sense to ask again before the next poll of everything.
 fn may_pass(trouble: &Trouble) -> bool {
     match trouble {
         Trouble::Failed(failure) => {
             !matches!(failure, Failure::Refused { .. } | Failure::Unaskable(_))
         }
-        Trouble::Out(_) | Trouble::NoToken(_) | Trouble::Late => true,
+        Trouble::Out(_) | Trouble::NoToken(_) | Trouble::Late | Trouble::Limited => true,
         Trouble::Missing
         | Trouble::Deleted
         | Trouble::Destroyed

@@ -20,6 +20,7 @@ use super::listing::{self, Page};
 use super::login::LoginError;
 use super::metadata::{self, Metadata};
 use super::mounts::{Classified, Engine, Mounts, Place};
+use super::pace::Pace;
 use super::session::{Doubt, Pass, Session};
 use crate::core::observation::Ask;
 use crate::core::secret::{SecretId, Version};
@@ -73,22 +74,8 @@ pub(super) enum Trouble {
     NoToken(LoginError),
     /// There was no time left to ask.
     Late,
-}
-
-/// How hard a server is pressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
-    /// How many requests may be under way at once.
-    pub at_once: usize,
-    /// From one request to the next, at least.
-    pub interval: Duration,
-}
-
-impl Default for Pace {
-    /// Enough to read thousands of secrets in a second, and few enough to be no burst to a server.
-    fn default() -> Self {
-        Self { at_once: 8, interval: Duration::ZERO }
-    }
+    /// Nor was there, since the server limits the rate of requests.
+    Limited,
 }
 
 /// What a read brought.
@@ -109,6 +96,8 @@ pub(super) struct Reads<'a> {
     outages: Mutex<Outages>,
     /// Whether the server has answered anything sensible in this poll.
     has_answered: AtomicBool,
+    /// Whether it has limited the rate of requests in this poll.
+    has_limited: AtomicBool,
     /// How many secrets, or mounts, brought nothing but errors before that.
     errors: AtomicU32,
     deadline: Instant,
@@ -179,6 +168,7 @@ impl<'a> Reads<'a> {
             resume_at: Mutex::default(),
             outages: Mutex::default(),
             has_answered: AtomicBool::new(false),
+            has_limited: AtomicBool::new(false),
             errors: AtomicU32::new(0),
             deadline: Instant::now() + LONGEST_POLL,
             listing_deadline: Instant::now() + LONGEST_LISTING,
@@ -424,7 +414,8 @@ impl<'a> Reads<'a> {
                 sleep_until(turn.min(self.deadline)).await;
             }
             if Instant::now() >= self.deadline {
-                return Err(Trouble::Late);
+                let is_limited = self.has_limited.load(Ordering::Relaxed);
+                return Err(if is_limited { Trouble::Limited } else { Trouble::Late });
             }
             let pass = self.pass_for_one().await?;
             let index = if is_consistent { lock(&self.index).clone() } else { None };
@@ -459,6 +450,7 @@ impl<'a> Reads<'a> {
             match failure {
                 Failure::RateLimited if rate_limits < RATE_LIMIT_RETRIES => {
                     rate_limits += 1;
+                    self.has_limited.store(true, Ordering::Relaxed);
                     let pause = retry_after.unwrap_or(RATE_LIMIT_PAUSE).min(LONGEST_RETRY_AFTER);
                     // For all requests to this server, not just this one; spread a little, so that
                     // they do not come back as one.
