@@ -395,7 +395,7 @@ fn pace(concurrency: &str, rate: Option<&str>, spread: &str) -> Result<Pace, Con
     let a_second = rate.map(|rate| count("--vault-rate", rate)).transpose()?;
     let interval = a_second.map_or(Duration::ZERO, |count| Duration::from_secs(1) / count);
     let is_spread = boolean("--vault-spread", spread)?;
-    Ok(Pace { at_once: at_once as usize, interval, is_spread })
+    Ok(Pace { at_once: at_once as usize, interval, is_spread, ..Pace::default() })
 }
 
 fn count(name: &str, text: &str) -> Result<u32, ConfigError> {

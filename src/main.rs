@@ -2,10 +2,12 @@
 
 use std::process::ExitCode;
 
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use vault_secrets_reloader::config::{Config, Flags, process_environment};
 use vault_secrets_reloader::{run, telemetry};
 
 fn main() -> ExitCode {
+    forbid_core_dumps();
     let flags = match Flags::parse_from(std::env::args_os()) {
         Ok(flags) => flags,
         // Also --help and --version, which go to stdout and are no failure.
@@ -21,6 +23,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A core dump would hold the token. Where it cannot be forbidden, that is no reason not to start.
+fn forbid_core_dumps() {
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    // A kernel that pipes them to a program does not heed the limit.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 fn start(flags: Flags) -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly, its helpers too")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -59,10 +59,19 @@ impl Bench {
     }
 
     async fn with_timeout(script: Script, timeout: Duration) -> Self {
+        Self::with(script, timeout, Pace::default()).await
+    }
+
+    async fn with_pace(script: Script, pace: Pace) -> Self {
+        Self::with(script, Duration::from_secs(5), pace).await
+    }
+
+    async fn with(script: Script, timeout: Duration, pace: Pace) -> Self {
         let fake = Fake::new(script);
         let router = Router::new().fallback(answer).with_state(fake.clone());
         let method = Method::Token(SecretString::from("token"));
-        let (poller, tasks) = poller_of(router, method, timeout).await;
+        let (address, tasks) = serve(router).await;
+        let poller = poller_at(&address, &[], method, timeout, pace);
         Self { fake, poller, _tasks: tasks }
     }
 
@@ -112,11 +121,17 @@ async fn serve(router: Router) -> (String, JoinSet<()>) {
 /// A poller of a server that answers so, with the tasks of that.
 async fn poller_of(router: Router, method: Method, timeout: Duration) -> (Poller, JoinSet<()>) {
     let (address, tasks) = serve(router).await;
-    (poller_at(&address, &[], method, timeout), tasks)
+    (poller_at(&address, &[], method, timeout, Pace::default()), tasks)
 }
 
 /// A poller of a server that may redirect to others.
-fn poller_at(address: &str, redirects: &[&str], method: Method, timeout: Duration) -> Poller {
+fn poller_at(
+    address: &str,
+    redirects: &[&str],
+    method: Method,
+    timeout: Duration,
+    pace: Pace,
+) -> Poller {
     let settings = ServerSettings {
         address: address.parse().unwrap(),
         namespace: None,
@@ -127,7 +142,7 @@ fn poller_at(address: &str, redirects: &[&str], method: Method, timeout: Duratio
     };
     let server = Arc::new(Server::new(settings, Arc::<ServerClock>::default()).unwrap());
     let period = Duration::from_mins(1);
-    Poller::new(server, method, period, period, Pace::default(), false)
+    Poller::new(server, method, period, period, pace, false)
 }
 
 async fn answer(State(fake): State<Fake>, request: Request<Body>) -> Response<Body> {
@@ -249,11 +264,11 @@ async fn a_redirect_is_followed_to_a_server_that_is_configured_and_to_no_other()
     let asks = asks_for((0..3).map(|number| format!("secret/data/{number}")), None);
     let timeout = Duration::from_secs(5);
 
-    let mut alone = poller_at(&front, &[], token(), timeout);
+    let mut alone = poller_at(&front, &[], token(), timeout, Pace::default());
     let polled = vault_secrets_reloader::reloader::Vault::poll(&mut alone, &asks).await;
     assert_eq!(polled.failed.len(), 3);
     assert!(fake.asked.lock().unwrap().is_empty(), "no token went there");
-    let mut poller = poller_at(&front, &[&node], token(), timeout);
+    let mut poller = poller_at(&front, &[&node], token(), timeout, Pace::default());
     let polled = vault_secrets_reloader::reloader::Vault::poll(&mut poller, &asks).await;
     assert_eq!(count(&polled), HashMap::from([("live", 3)]));
     poller.close().await;
@@ -327,6 +342,90 @@ async fn a_rate_limit_is_waited_for_as_the_server_says() {
     assert_eq!(count(&polled), HashMap::from([("live", 50)]));
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
     assert_eq!(bench.asked(), 53, "one was asked again");
+}
+
+#[tokio::test]
+async fn a_server_that_is_out_of_service_is_left_alone_for_as_long_as_it_says() {
+    let mut bench = Bench::new(|number, path| {
+        (number == 1 && path.contains("metadata/")).then(|| {
+            let answer = Response::builder().status(503).header("Retry-After", "1");
+            answer.body(Body::from(r#"{"errors":[]}"#)).unwrap()
+        })
+    })
+    .await;
+    bench.poll(9, None).await;
+    let began = Instant::now();
+    let polled = bench.poll(9, None).await;
+    assert_eq!((count(&polled), bench.asked()), (HashMap::from([("unknown", 9)]), 1));
+    // Neither the next poll asks, nor the one after it.
+    let mut polls = 0;
+    loop {
+        let polled = bench.poll(9, None).await;
+        if bench.asked() > 0 {
+            break;
+        }
+        assert_eq!((polled.failed.len(), polled.observations.len()), (9, 0));
+        let wait = polled.retry_in.unwrap();
+        assert!(wait <= Duration::from_secs(1), "{wait:?}");
+        tokio::time::sleep(wait / 2).await;
+        polls += 1;
+    }
+    assert!(polls > 1 && began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_limit_that_lasts_leaves_secrets_for_the_next_poll_and_is_an_outage() {
+    let pace = Pace { longest_poll: Duration::from_millis(300), ..Pace::default() };
+    let mut bench = Bench::with_pace(
+        |_, path| {
+            path.contains("metadata/").then(|| {
+                let answer = Response::builder().status(429).header("Retry-After", "60");
+                answer.body(Body::from(r#"{"errors":[]}"#)).unwrap()
+            })
+        },
+        pace,
+    )
+    .await;
+    let polled = bench.poll(9, None).await;
+    assert_eq!(count(&polled), HashMap::from([("unknown", 9)]));
+    assert_eq!((polled.failed.len(), bench.asked()), (9, 2), "what the mount is, and one secret");
+    let polled = bench.poll(9, None).await;
+    assert_eq!((polled.failed.len(), bench.asked()), (9, 0));
+    let wait = polled.retry_in.unwrap();
+    assert!((50..=60).contains(&wait.as_secs()), "{wait:?}");
+}
+
+#[tokio::test]
+async fn whoever_was_late_is_first_in_the_next_poll() {
+    // Time for two or three of twenty.
+    let pace = Pace {
+        interval: Duration::from_millis(50),
+        longest_poll: Duration::from_millis(125),
+        ..Pace::default()
+    };
+    let mut bench = Bench::with_pace(|_, _| None, pace).await;
+    let mut unseen: HashSet<Arc<SecretId>> = HashSet::new();
+    let mut polls = 0;
+    loop {
+        let polled = bench.poll(20, None).await;
+        polls += 1;
+        let (seen, late): (Vec<_>, Vec<_>) =
+            polled.observations.into_iter().partition(|(_, seen)| *seen != Observation::Unknown);
+        if polls == 1 {
+            unseen.extend(late.into_iter().map(|(secret, _)| secret));
+            assert!(unseen.len() > 9, "{} were late", unseen.len());
+        } else {
+            let before = unseen.len();
+            for (secret, _) in &seen {
+                unseen.remove(secret);
+            }
+            let expected = before.saturating_sub(seen.len());
+            assert_eq!(unseen.len(), expected, "others were asked before those that were late");
+        }
+        if unseen.is_empty() {
+            return;
+        }
+    }
 }
 
 #[tokio::test]

@@ -209,7 +209,7 @@ fn vault_is_pressed_as_hard_as_is_set() {
     assert_eq!(pace(&[]), Pace::default());
     let gentle = pace(&["-vault-concurrency=2", "-vault-rate=50", "-vault-spread"]);
     let interval = Duration::from_millis(20);
-    assert_eq!(gentle, Pace { at_once: 2, interval, is_spread: true });
+    assert_eq!(gentle, Pace { at_once: 2, interval, is_spread: true, ..Pace::default() });
     let period = |args: &[&str]| load(args, &[ROLE]).unwrap().reloader.start_within;
     assert_eq!(period(&[]), START_WITHIN);
     assert_eq!(period(&["-reloader-run-period=2s"]), Duration::from_secs(2));

@@ -15,8 +15,6 @@ pub struct Answer {
     pub status: u16,
     /// The body.
     pub body: Vec<u8>,
-    /// How long the server asks to wait.
-    pub retry_after: Option<Duration>,
     /// The state of the storage that the answer was read from.
     pub index: Option<HeaderValue>,
     /// The turn to hold a long body, given back with it.
@@ -27,7 +25,7 @@ impl Answer {
     /// An answer without headers.
     #[must_use]
     pub fn new(status: u16, body: Vec<u8>) -> Self {
-        Self { status, body, retry_after: None, index: None, turn: None }
+        Self { status, body, index: None, turn: None }
     }
 }
 
@@ -35,6 +33,21 @@ impl Answer {
 #[must_use]
 pub fn retry_after(text: &str) -> Option<Duration> {
     text.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// The longest that a server may make us wait, and the wait where it limits the rate and says nothing.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(1);
+const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a server wants to be left alone, by the status of an answer and its `Retry-After`.
+#[must_use]
+pub fn pause(status: u16, retry_after: Option<Duration>) -> Option<Duration> {
+    let pause = match status {
+        429 => retry_after.or(Some(RATE_LIMIT_PAUSE)),
+        503 => retry_after,
+        _ => None,
+    };
+    pause.map(|pause| pause.min(LONGEST_RETRY_AFTER))
 }
 
 /// The failure that a status stands for; `None` where the answer is to be read.
@@ -97,6 +110,23 @@ mod tests {
         ];
         for (status, reason) in table {
             assert_eq!(failure_of(status, b"").as_ref().map(Failure::reason), reason, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_left_alone_for_as_long_as_it_says() {
+        let seconds = Duration::from_secs;
+        let table = [
+            (429, None, Some(RATE_LIMIT_PAUSE)),
+            (429, Some(seconds(7)), Some(seconds(7))),
+            (429, Some(seconds(3600)), Some(LONGEST_RETRY_AFTER)),
+            (503, None, None),
+            (503, Some(seconds(7)), Some(seconds(7))),
+            (500, Some(seconds(7)), None),
+            (200, Some(seconds(7)), None),
+        ];
+        for (status, retry_after, expected) in table {
+            assert_eq!(pause(status, retry_after), expected, "{status} {retry_after:?}");
         }
     }
 

@@ -12,11 +12,11 @@ use reqwest::{Certificate, Identity, Proxy, Url, redirect, tls};
 use rustify::endpoint::Endpoint;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 use vaultrs::api::EndpointMiddleware;
 
-use super::answer::{Answer, failure_of, retry_after};
+use super::answer::{Answer, failure_of, pause, retry_after};
 use super::tls::{Material, Tls, TlsFileError};
 use crate::core::clock::ServerClock;
 use crate::core::words::in_short;
@@ -154,6 +154,8 @@ pub struct Server {
     clock: Arc<ServerClock>,
     /// The turn to read a long answer.
     long_answers: Arc<Semaphore>,
+    /// It wants to be left alone until then.
+    resumes_at: Mutex<Option<Instant>>,
 }
 
 /// The client, and the certificates that it was made with.
@@ -173,7 +175,8 @@ impl Server {
         let material = settings.tls.read()?;
         let http = client(&settings, &material)?;
         let connection = Mutex::new(Connection { http, material, problem: None });
-        Ok(Self { connection, settings, clock, long_answers: Arc::new(Semaphore::new(1)) })
+        let long_answers = Arc::new(Semaphore::new(1));
+        Ok(Self { connection, settings, clock, long_answers, resumes_at: Mutex::default() })
     }
 
     /// Reads the certificates anew, and uses them from now on if they have changed. Where they cannot be
@@ -220,6 +223,12 @@ impl Server {
     #[must_use]
     pub fn clock(&self) -> &ServerClock {
         &self.clock
+    }
+
+    /// Until when it wants to be left alone, by whatever request; `None` where it does not.
+    #[must_use]
+    pub fn resumes_at(&self) -> Option<Instant> {
+        lock(&self.resumes_at).filter(|time| Instant::now() < *time)
     }
 
     /// Reads an API path, without its `v1/`. `index` asks for an answer no older than that.
@@ -351,7 +360,10 @@ impl Server {
             return Err(Failure::Redirected(in_short(text(LOCATION).unwrap_or("nowhere"))));
         }
         let mut answer = Answer::new(status.as_u16(), Vec::new());
-        answer.retry_after = text(RETRY_AFTER).and_then(retry_after);
+        if let Some(pause) = pause(answer.status, text(RETRY_AFTER).and_then(retry_after)) {
+            let resumes_at = &mut *lock(&self.resumes_at);
+            *resumes_at = (*resumes_at).max(Some(Instant::now() + pause));
+        }
         answer.index = headers.get(INDEX).cloned();
         while let Some(chunk) = response.chunk().await.map_err(|error| cut_short(&error))? {
             let length = answer.body.len() + chunk.len();

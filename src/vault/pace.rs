@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 /// the rest.
 const SPREAD_OVER: f64 = 0.8;
 
+/// The longest poll, unless said otherwise.
+const LONGEST_POLL: Duration = Duration::from_mins(1);
+
 /// How hard a server may be pressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
@@ -15,12 +18,15 @@ pub struct Pace {
     pub interval: Duration,
     /// Whether the requests of a poll come evenly over the period, and not as fast as they may.
     pub is_spread: bool,
+    /// How long a poll may take. What was not asked for by then is asked for next, and what was seen is
+    /// acted on first.
+    pub longest_poll: Duration,
 }
 
 impl Default for Pace {
     /// Enough to read thousands of secrets in a second, and few enough to be no burst to a server.
     fn default() -> Self {
-        Self { at_once: 8, interval: Duration::ZERO, is_spread: false }
+        Self { at_once: 8, interval: Duration::ZERO, is_spread: false, longest_poll: LONGEST_POLL }
     }
 }
 

@@ -84,16 +84,16 @@ impl Poller {
         if asks.is_empty() {
             return Polled::default();
         }
+        if let Some(time) = self.server.resumes_at() {
+            let retry_in = time.saturating_duration_since(tokio::time::Instant::now());
+            return nothing_of(asks, retry_in);
+        }
         self.server.refresh();
         let pass = match self.session.before_poll().await {
             Ok(pass) => pass,
             Err(refused) => {
                 self.report_outages(BTreeSet::from([refused.error.to_string()]));
-                return Polled {
-                    observations: HashMap::new(),
-                    failed: asks.iter().map(|ask| Arc::clone(&ask.secret)).collect(),
-                    retry_in: Some(refused.retry_in),
-                };
+                return nothing_of(asks, refused.retry_in);
             }
         };
         // Where the poll is given up halfway, the mounts and folders are asked for anew.
@@ -165,7 +165,11 @@ impl Poller {
         }
         let is_only_late = late.len() == polled.failed.len();
         late.extend(limited);
-        self.late = late;
+        // Whoever is late still stays before those that have had their turn since.
+        self.late.retain(|secret| late.contains(secret));
+        if self.late.is_empty() {
+            self.late = late;
+        }
         if polled.failed.is_empty() {
             self.failed_polls = 0;
         } else if is_only_late {
@@ -297,6 +301,15 @@ fn may_pass(trouble: &Trouble) -> bool {
         | Trouble::Denied { .. }
         | Trouble::NoDataPrefix { .. }
         | Trouble::NotKvV2(_) => false,
+    }
+}
+
+/// A poll that could not begin.
+fn nothing_of(asks: &[Ask], retry_in: Duration) -> Polled {
+    Polled {
+        observations: HashMap::new(),
+        failed: asks.iter().map(|ask| Arc::clone(&ask.secret)).collect(),
+        retry_in: Some(retry_in),
     }
 }
 

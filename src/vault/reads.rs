@@ -25,12 +25,9 @@ use super::session::{Doubt, Pass, Session};
 use crate::core::observation::Ask;
 use crate::core::secret::{SecretId, Version};
 
-/// The longest poll. What was not asked for by then is asked for next, and what was seen is acted on
-/// first.
-const LONGEST_POLL: Duration = Duration::from_mins(1);
-
-/// For how long a poll may list folders, so that time is left to read what no list shows.
-const LONGEST_LISTING: Duration = Duration::from_secs(20);
+/// The part of a poll's time in which folders may be listed, so that the rest is left to read what no
+/// list shows.
+const LISTING_PART: u32 = 3;
 
 /// How many folders are listed at once: each page takes a few megabytes while it is read.
 const MOST_LISTERS: usize = 8;
@@ -42,9 +39,8 @@ const ERROR_RETRIES: u32 = 2;
 const ERROR_PAUSE: Duration = Duration::from_millis(250);
 const DENIAL_RETRIES: u32 = 2;
 
-/// The longest that a server may make us wait by `Retry-After`, and the wait where it says nothing.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(1);
-const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(1);
+/// Whoever met a rate limit waits longer by a random part of this, so that not all come back as one.
+const RATE_LIMIT_SPREAD: Duration = Duration::from_millis(500);
 
 /// A standby lags behind by up to about 90 ms: an answer that is older than what is known is asked
 /// for again so often, with this pause. What is older still is for [`History`] to judge.
@@ -91,8 +87,6 @@ pub(super) struct Reads<'a> {
     next: Mutex<Instant>,
     /// The state of the storage that the latest answer was read from.
     index: Mutex<Option<HeaderValue>>,
-    /// All requests wait until then, after a rate limit.
-    resume_at: Mutex<Option<Instant>>,
     outages: Mutex<Outages>,
     /// Whether the server has answered anything sensible in this poll.
     has_answered: AtomicBool,
@@ -165,13 +159,12 @@ impl<'a> Reads<'a> {
             pace,
             next: Mutex::new(Instant::now()),
             index: Mutex::new(index),
-            resume_at: Mutex::default(),
             outages: Mutex::default(),
             has_answered: AtomicBool::new(false),
             has_limited: AtomicBool::new(false),
             errors: AtomicU32::new(0),
-            deadline: Instant::now() + LONGEST_POLL,
-            listing_deadline: Instant::now() + LONGEST_LISTING,
+            deadline: Instant::now() + pace.longest_poll,
+            listing_deadline: Instant::now() + pace.longest_poll / LISTING_PART,
         }
     }
 
@@ -406,8 +399,9 @@ impl<'a> Reads<'a> {
             if let Some(failure) = self.outage(namespace) {
                 return Err(Trouble::Out(failure));
             }
-            let resume_at = *lock(&self.resume_at);
-            if let Some(time) = resume_at {
+            while let Some(time) = self.server.resumes_at()
+                && Instant::now() < self.deadline
+            {
                 sleep_until(time.min(self.deadline)).await;
             }
             if let Some(turn) = self.turn() {
@@ -422,9 +416,7 @@ impl<'a> Reads<'a> {
             let name = namespace.map(|name| &**name);
             let got = self.server.get(path, query, name, &pass.token, index.as_ref()).await;
             let now = self.server.clock().at(Timestamp::now());
-            let mut retry_after = None;
             let understood = got.and_then(|answer| {
-                retry_after = answer.retry_after;
                 let understood = understand(&answer, now)?;
                 if answer.index.is_some() && !is_consistent {
                     *lock(&self.index) = answer.index;
@@ -451,14 +443,10 @@ impl<'a> Reads<'a> {
                 Failure::RateLimited if rate_limits < RATE_LIMIT_RETRIES => {
                     rate_limits += 1;
                     self.has_limited.store(true, Ordering::Relaxed);
-                    let pause = retry_after.unwrap_or(RATE_LIMIT_PAUSE).min(LONGEST_RETRY_AFTER);
-                    // For all requests to this server, not just this one; spread a little, so that
-                    // they do not come back as one.
-                    *lock(&self.resume_at) = Some(Instant::now() + pause);
                     if is_optional {
                         return Err(Trouble::Failed(Failure::RateLimited));
                     }
-                    sleep(RATE_LIMIT_PAUSE.mul_f64(fastrand::f64() / 2.0)).await;
+                    sleep(RATE_LIMIT_SPREAD.mul_f64(fastrand::f64())).await;
                 }
                 failure @ (Failure::Unreachable(_) | Failure::Sealed) => {
                     return Err(self.trouble(namespace, path, failure));

@@ -25,8 +25,39 @@ const ROTATED: usize = 12;
 /// Requests a second that the quota lets through: a poll of 50 secrets takes several seconds.
 const RATE: u32 = 20;
 
+/// A policy without rules is refused; one that allows nothing of interest is not.
+const NOTHING: &str = "path \"none\" { capabilities = [\"deny\"] }";
+
 /// The quota's name.
 const QUOTA: &str = "sys/quotas/rate-limit/arena";
+
+/// How a poll reads the secrets, as the policy allows.
+#[derive(Clone, Copy)]
+enum Reading {
+    /// A request each.
+    OneByOne,
+    /// One alone, and the others by a LIST of their folder.
+    ByFolder,
+}
+
+impl Reading {
+    fn rules(self) -> String {
+        match self {
+            Self::OneByOne => {
+                "path \"secret/metadata/*\" { capabilities = [\"read\"] }\n".to_owned()
+            }
+            Self::ByFolder => Vault::reloader_rules("secret"),
+        }
+    }
+
+    /// Requests of a poll.
+    fn requests(self, secrets: usize) -> usize {
+        match self {
+            Self::OneByOne => secrets,
+            Self::ByFolder => 2,
+        }
+    }
+}
 
 /// The token is revoked, and the policy withdrawn and given back, each between two requests of a
 /// poll.
@@ -39,19 +70,21 @@ pub(super) async fn withdrawn(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let gateway = Gateway::before(&bed.vault, SignedDuration::ZERO).await?;
     let options =
         polling_fast().env("VAULT_ADDR", gateway.address()).kubernetes_login("reloader", &file);
-    let controller = [Controller::start(&arena.bed, &options).await?];
-    let secrets = arena.secrets();
-    for _ in 0..plan.times {
+    for time in 0..plan.times.max(2) {
+        let reading = if time % 2 == 0 { Reading::OneByOne } else { Reading::ByFolder };
+        let vault = arena.bed.vault.clone();
+        set_policy(vault.clone(), reading.rules()).await?;
+        let controller = [Controller::start(&arena.bed, &options).await?];
         arena.strike();
         let denied = gateway.answers(403);
         arena.rotate_loosely(ROTATED).await?;
-        let vault = arena.bed.vault.clone();
-        let mut next = || arena.rng.usize(1..secrets / 2);
+        let poll = reading.requests(arena.secrets());
+        let mut next = || arena.rng.usize(1..=poll.div_ceil(2));
         let first = next();
         gateway.plan(first, revoke_all(vault.clone()).boxed());
-        let second = first + secrets + next();
-        gateway.plan(second, set_policy(vault.clone(), "").boxed());
-        gateway.plan(second + next(), set_policy(vault, &rules()).boxed());
+        let second = first + poll + next();
+        gateway.plan(second, set_policy(vault.clone(), NOTHING.to_owned()).boxed());
+        gateway.plan(second + next(), set_policy(vault, reading.rules()).boxed());
         eventually("what was planned to be done", SETTLE_WITHIN, || async {
             Ok(gateway.is_done()?.then_some(()))
         })
@@ -65,35 +98,34 @@ pub(super) async fn withdrawn(arena: &mut Arena, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-fn rules() -> String {
-    Vault::reloader_rules("secret")
-}
-
 async fn revoke_all(vault: Vault) -> Result<()> {
     vault.revoke_prefix("auth/kubernetes/login").await
 }
 
-fn set_policy(vault: Vault, rules: &str) -> impl Future<Output = Result<()>> + use<> {
-    // A policy without rules is refused; one that allows nothing of interest is not.
-    let rules =
-        if rules.is_empty() { "path \"none\" { capabilities = [\"deny\"] }" } else { rules };
-    let rules = rules.to_owned();
-    async move { vault.put_policy(RELOADER_POLICY, &rules).await }
+async fn set_policy(vault: Vault, rules: String) -> Result<()> {
+    vault.put_policy(RELOADER_POLICY, &rules).await
 }
 
 /// A quota lets only a part of each poll through.
 pub(super) async fn rate_limit(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let gateway = Gateway::before(&arena.bed.vault, SignedDuration::ZERO).await?;
     let options = polling_fast().env("VAULT_ADDR", gateway.address());
-    let controller = [Controller::start(&arena.bed, &options).await?];
-    for _ in 0..plan.times.div_ceil(2) {
+    for time in 0..plan.times.div_ceil(2).max(2) {
+        let (reading, path, rate, wanted) = if time % 2 == 0 {
+            (Reading::OneByOne, "secret/metadata/arena/*", RATE, 20)
+        } else {
+            // Two polls a second; and a LIST that is refused is not asked for again.
+            (Reading::ByFolder, "secret/detailed-metadata/*", 1, 1)
+        };
+        set_policy(arena.bed.vault.clone(), reading.rules()).await?;
+        let controller = [Controller::start(&arena.bed, &options).await?];
         arena.strike();
         let limited = gateway.answers(429);
         arena.rotate_loosely(ROTATED).await?;
-        let quota = json!({"path": "secret/metadata/arena/*", "rate": RATE, "interval": "1s"});
+        let quota = json!({"path": path, "rate": rate, "interval": "1s"});
         arena.bed.vault.ask(Method::POST, QUOTA, Some(quota)).await.context("the quota")?;
         eventually("requests over the quota", SETTLE_WITHIN, || async {
-            Ok((gateway.answers(429) >= limited + 20).then_some(()))
+            Ok((gateway.answers(429) >= limited + wanted).then_some(()))
         })
         .await?;
         arena.rotate_loosely(ROTATED).await?;
@@ -109,5 +141,5 @@ pub(super) async fn rate_limit(arena: &mut Arena, plan: &Plan) -> Result<()> {
 /// Takes quota and withdrawn policy back, where they are left.
 pub(super) async fn restore(vault: &Vault) {
     _ = vault.ask(Method::DELETE, QUOTA, None).await;
-    _ = vault.put_policy(RELOADER_POLICY, &rules()).await;
+    _ = set_policy(vault.clone(), Reading::ByFolder.rules()).await;
 }

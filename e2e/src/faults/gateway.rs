@@ -58,7 +58,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Seen {
-    /// Reads of metadata so far.
+    /// Reads and LISTs of metadata so far.
     reads: usize,
     /// What is to be done before which of them.
     plans: BTreeMap<usize, Action>,
@@ -96,7 +96,7 @@ impl Gateway {
         &self.address
     }
 
-    /// Has something done before the read of metadata that is the `after`th from now on.
+    /// Has something done before the read, or LIST, of metadata that is the `after`th from now on.
     pub(super) fn plan(&self, after: usize, action: Action) {
         let mut seen = locked(&self.shared.seen);
         let number = seen.reads + after;
@@ -128,7 +128,7 @@ impl Drop for Gateway {
 }
 
 async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    if request.uri().path().contains("/metadata/") {
+    if request.uri().path().contains("metadata/") {
         shared.before_a_read().await;
     }
     shared.forward(request).await.unwrap_or_else(|error| {
