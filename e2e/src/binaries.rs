@@ -88,6 +88,7 @@ pub fn controller() -> Result<PathBuf> {
 }
 
 /// A variable of the environment that names a path, unless it is unset or empty.
-pub(crate) fn from_environment(name: &str) -> Option<PathBuf> {
+#[must_use]
+pub fn from_environment(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }

@@ -16,6 +16,7 @@ use crate::bed::Bed;
 use crate::binaries;
 use crate::controller_log::{Line, Log, Stream};
 use crate::group::ProcessGroup;
+use crate::leaks;
 use crate::ports::Port;
 use crate::vault::TokenRequest;
 use crate::wait::eventually;
@@ -46,6 +47,7 @@ pub struct ControllerOptions {
     flags: BTreeMap<String, Option<String>>,
     env: BTreeMap<String, OsString>,
     login: Login,
+    program: Option<PathBuf>,
 }
 
 /// How long things take that have to do with the lease.
@@ -61,7 +63,8 @@ pub struct LeaseTimes {
 
 impl Default for ControllerOptions {
     fn default() -> Self {
-        let options = Self { flags: BTreeMap::new(), env: BTreeMap::new(), login: Login::Token };
+        let (flags, env) = Default::default();
+        let options = Self { flags, env, login: Login::Token, program: None };
         options.flag("--log-level", "debug").flag("--reloader-run-period", "1s").switch(ALONE)
     }
 }
@@ -105,6 +108,13 @@ impl ControllerOptions {
             .flag("--leader-elect-retry-period", &milliseconds(times.retry_period))
             .env("POD_NAMESPACE", namespace)
             .env("POD_NAME", replica)
+    }
+
+    /// Another binary than ours.
+    #[must_use]
+    pub fn program(mut self, binary: &Path) -> Self {
+        self.program = Some(binary.to_owned());
+        self
     }
 
     /// A variable; wins over what the bed would set.
@@ -197,13 +207,14 @@ impl Controller {
             args.extend(value.iter().map(OsString::from));
         }
         let log = log_file(bed, &port);
-        let launch = Launch { program: binaries::controller()?, args, env, log };
+        let program = options.program.clone().map_or_else(binaries::controller, Ok)?;
+        let launch = Launch { program, args, env, log };
         Self::launch(launch, bed.group(), port)
     }
 
     pub(crate) fn launch(launch: Launch, group: &Arc<ProcessGroup>, port: Port) -> Result<Self> {
-        let log = Log::default();
-        let child = run(&launch, group, &log)?;
+        let mut log = Log::default();
+        let child = run(&launch, group, &mut log)?;
         Ok(Self { launch, group: Arc::clone(group), port, log, child })
     }
 
@@ -367,6 +378,7 @@ impl Controller {
     pub fn kill(&mut self) {
         _ = self.child.kill();
         _ = self.child.wait();
+        self.log.finish();
     }
 
     /// Starts a controller that has ended, or ends it by SIGTERM and starts it again: same flags,
@@ -384,7 +396,7 @@ impl Controller {
     pub fn revive(&mut self) -> Result<()> {
         self.kill();
         self.log = Log::default();
-        self.child = run(&self.launch, &self.group, &self.log)?;
+        self.child = run(&self.launch, &self.group, &mut self.log)?;
         Ok(())
     }
 
@@ -441,6 +453,13 @@ impl Controller {
 impl Drop for Controller {
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking() {
+            return;
+        }
+        // Of all its starts. A folder that is gone with its bed says nothing.
+        let log = std::fs::read_to_string(&self.launch.log).unwrap_or_default();
+        let leaks = leaks::find(&log, &self.launch.env);
+        assert!(leaks.is_empty(), "the controller's log holds credentials: {leaks:#?}");
     }
 }
 
@@ -464,7 +483,7 @@ pub fn ended_by_signal(status: ExitStatus) -> Option<i32> {
     status.signal()
 }
 
-fn run(launch: &Launch, group: &ProcessGroup, log: &Log) -> Result<Child> {
+fn run(launch: &Launch, group: &ProcessGroup, log: &mut Log) -> Result<Child> {
     let mut command = Command::new(&launch.program);
     command
         .args(&launch.args)

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -32,20 +33,23 @@ pub struct Line {
     pub at: Instant,
 }
 
-/// The lines of one process, shared with the threads that read them.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<Vec<Line>>>);
+/// The lines of one process, and the threads that read them.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    lines: Arc<Mutex<Vec<Line>>>,
+    readers: Vec<JoinHandle<()>>,
+}
 
 impl Log {
     /// Reads a stream to its end, in a thread of its own; the lines also go to a file.
     pub(crate) fn follow(
-        &self,
+        &mut self,
         stream: Stream,
         source: impl Read + Send + 'static,
         mut file: File,
     ) {
-        let lines = Arc::clone(&self.0);
-        std::thread::spawn(move || {
+        let lines = Arc::clone(&self.lines);
+        self.readers.push(std::thread::spawn(move || {
             let mut source = BufReader::new(source);
             let mut bytes = Vec::new();
             while matches!(source.read_until(b'\n', &mut bytes), Ok(1..)) {
@@ -55,15 +59,23 @@ impl Log {
                 locked(&lines).push(Line { stream, text, at: Instant::now() });
                 bytes.clear();
             }
-        });
+        }));
+    }
+
+    /// Waits until all lines of a process that has ended are there.
+    pub(crate) fn finish(&mut self) {
+        for reader in self.readers.drain(..) {
+            // One that failed has said so on stderr.
+            _ = reader.join();
+        }
     }
 
     pub(crate) fn lines(&self) -> Vec<Line> {
-        locked(&self.0).clone()
+        locked(&self.lines).clone()
     }
 
     pub(crate) fn count(&self, is_wanted: impl Fn(&Line) -> bool) -> usize {
-        locked(&self.0).iter().filter(|line| is_wanted(line)).count()
+        locked(&self.lines).iter().filter(|line| is_wanted(line)).count()
     }
 
     /// Waits for a line among those from `from` on.
@@ -76,7 +88,7 @@ impl Log {
     ) -> Result<Line> {
         let what = format!("a line of the controller: {what}");
         eventually(&what, within, || async {
-            let lines = locked(&self.0);
+            let lines = locked(&self.lines);
             Ok(lines.iter().skip(from).find(|line| is_wanted(&line.text)).cloned())
         })
         .await
@@ -85,7 +97,7 @@ impl Log {
 
     /// The last lines, for an error.
     pub(crate) fn end(&self) -> String {
-        let lines = locked(&self.0);
+        let lines = locked(&self.lines);
         let last = lines.iter().skip(lines.len().saturating_sub(40));
         let last: Vec<&str> = last.map(|line| line.text.as_str()).collect();
         format!("the controller's last lines:\n{}", last.join("\n"))

@@ -12,6 +12,7 @@
 //! - how does a test rotate a secret or revoke a token? [`vault`], [`vault_access`]
 //! - how does a test deploy a workload and see it roll? [`workload`], [`cluster`],
 //!   [`state`]
+//! - does any line of its log hold a credential? [`leaks`]
 //! - which steps do scenarios share? [`scenario`]
 //! - what breaks on purpose, beside hundreds of workloads, and what must still hold? [`faults`]
 //! - how is our binary run and its log read? [`controller`]; as the pod of the chart? [`deploy`],
@@ -39,6 +40,7 @@ pub mod gateway;
 pub mod group;
 pub mod helm;
 pub mod kubelet;
+mod leaks;
 pub mod options;
 pub mod ports;
 pub mod proxy;

@@ -14,6 +14,12 @@ use crate::vault::{Vault, text};
 /// The policy of least privilege for the controller; every bed has it, for the mount `secret`.
 pub const RELOADER_POLICY: &str = "reloader";
 
+/// Where users are told which policy to write.
+const README: &str = include_str!("../../README.md");
+
+/// How its rules begin.
+const RULE: &str = "path \"secret/";
+
 /// A token to be made. The default: the policy [`RELOADER_POLICY`], a day, renewable.
 #[derive(Debug, Clone, Serialize)]
 pub struct TokenRequest {
@@ -99,13 +105,12 @@ impl KubernetesRole {
 }
 
 impl Vault {
-    /// The rules of least privilege for the controller on one KV v2 mount.
+    /// The rules that the README gives, for one KV v2 mount: all scenarios run with them.
     #[must_use]
     pub fn reloader_rules(mount: &str) -> String {
-        format!(
-            "path \"{mount}/metadata/*\" {{ capabilities = [\"read\", \"list\"] }}\n\
-             path \"{mount}/detailed-metadata/*\" {{ capabilities = [\"list\"] }}\n"
-        )
+        let rules = README.lines().filter_map(|line| line.trim().strip_prefix(RULE));
+        let rules: Vec<String> = rules.map(|rest| format!("path \"{mount}/{rest}\n")).collect();
+        rules.concat()
     }
 
     /// Writes a policy; tokens that have it feel it at once.
@@ -210,5 +215,32 @@ impl Vault {
     pub async fn ttl(&self, token: &str) -> Result<Duration> {
         let seconds = self.lookup(token).await?["ttl"].as_u64().unwrap_or_default();
         Ok(Duration::from_secs(seconds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rules in a text that is about more than that, without comments and spaces.
+    fn rules(text: &str) -> String {
+        let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
+        let text: String = lines.flat_map(str::chars).filter(|c| !c.is_whitespace()).collect();
+        let rules = text.split("path\"").skip(1).filter_map(|rule| rule.split_once('}'));
+        rules.map(|(rule, _)| ["path\"", rule, "}"].concat()).collect()
+    }
+
+    #[test]
+    fn the_policy_reads_and_lists_metadata_and_nothing_else() {
+        let expected = r#"path"secret/metadata/*"{capabilities=["read","list"]}path"secret/detailed-metadata/*"{capabilities=["list"]}"#;
+        assert_eq!(rules(&Vault::reloader_rules("secret")), expected);
+        let elsewhere = [
+            include_str!("../../deploy/examples/vault-policy.hcl"),
+            include_str!("../../deploy/charts/vault-secrets-reloader/README.md"),
+            include_str!("../../deploy/charts/vault-secrets-reloader/templates/NOTES.txt"),
+        ];
+        for text in elsewhere {
+            assert_eq!(rules(text), expected);
+        }
     }
 }

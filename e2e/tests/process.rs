@@ -1,6 +1,8 @@
 //! The process as who runs it sees it: flags, refusals, log lines, probes, signals.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -352,6 +354,26 @@ async fn signals_end_it_in_every_state() -> Result<()> {
         end_by(&mut starting, Signal::INT, "while the first list is not answered").await;
     bed.api_server.resume().await?;
     ended.and(up.map(drop)).and(ended_too)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_leaves_no_core_dump_which_would_hold_the_token() -> Result<()> {
+    let bed = Bed::shared().await?;
+    let mut controller = Controller::start(&bed, &polling_faster()).await?;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", controller.pid()))?;
+    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size"));
+    let core: Vec<&str> = core.context("no such limit")?.split_whitespace().take(2).collect();
+    assert_eq!(core, ["0", "0"]);
+    // What belongs to somebody else than its user is not to be dumped, whoever asks for it.
+    let environment = std::fs::metadata(format!("/proc/{}/environ", controller.pid()))?;
+    assert_eq!(environment.uid(), 0);
+    kill_process(
+        Pid::from_raw(controller.pid().try_into()?).context("no process")?,
+        Signal::ABORT,
+    )?;
+    let status = controller.wait_for_end(SOON).await?;
+    assert!(!status.core_dumped() && status.signal().is_some(), "{status}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

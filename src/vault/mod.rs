@@ -8,6 +8,7 @@ pub mod approle;
 mod backoff;
 pub mod client;
 pub mod credential;
+mod denials;
 mod endpoint;
 pub mod folders;
 pub mod listing;

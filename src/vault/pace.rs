@@ -65,13 +65,12 @@ impl Spread {
             return self.pace;
         }
         let secrets = u32::try_from(secrets).unwrap_or(u32::MAX).max(1);
-        let round = match self.round.filter(|round| now < round.ends) {
-            Some(round) => round,
-            None => {
-                let takes = self.period.mul_f64(SPREAD_OVER);
-                *self.round.insert(Round { ends: now + takes, interval: takes / secrets })
-            }
-        };
+        let present = self.round.filter(|round| now < round.ends);
+        let round = present.unwrap_or_else(|| {
+            let takes = self.period.mul_f64(SPREAD_OVER);
+            Round { ends: now + takes, interval: takes / secrets }
+        });
+        self.round = Some(round);
         // A few that are asked again do not wait for longer than all did.
         let left = round.ends.saturating_duration_since(now) / secrets;
         Pace { interval: left.min(round.interval).max(self.pace.interval), ..self.pace }

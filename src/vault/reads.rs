@@ -15,13 +15,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::answer::Answer;
 use super::client::{Failure, Server};
+use super::denials::Doubt;
 use super::folders::{Folder, Folders, Learnt, Plan};
 use super::listing::{self, Page};
 use super::login::LoginError;
 use super::metadata::{self, Metadata};
 use super::mounts::{Classified, Engine, Mounts, Place};
 use super::pace::Pace;
-use super::session::{Doubt, Pass, Session};
+use super::session::{Pass, Session};
 use crate::core::observation::Ask;
 use crate::core::secret::{SecretId, Version};
 

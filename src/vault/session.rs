@@ -13,20 +13,12 @@ use tracing::{debug, info, warn};
 
 use super::backoff::{Backoff, Failed};
 use super::client::{Failure, Server};
+use super::denials::{Denials, Doubt};
 use super::login::{self, Login, LoginError, Method};
 use super::token::{Lease, Step, Uses};
 
 /// The worker that log lines name.
 const WORKER: &str = "reloader";
-
-/// A token that a policy forbids something to is replaced only if it is older than this, and than
-/// four periods, doubled with each login in a row that did not help: its role may have got another
-/// policy. A path that stays forbidden must not cost a login a poll.
-const LOGIN_FOR_FORBIDDEN: Duration = Duration::from_mins(15);
-
-/// A token that the server says it does not know is replaced only if it is older than this, doubled
-/// with each login in a row that did not help, up to [`LOGIN_FOR_FORBIDDEN`].
-const LOGIN_FOR_ENDED: Duration = Duration::from_secs(5);
 
 /// How often files with credentials are looked at while a login waits, which costs no request.
 const LOOK_AT_FILES: Duration = Duration::from_secs(30);
@@ -45,15 +37,6 @@ pub(super) struct Pass {
     pub(super) number: u64,
     /// The requests that it is still good for: one is taken for each.
     pub(super) uses: Uses,
-}
-
-/// Why a token is thought to be of no more use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Doubt {
-    /// The server does not know it.
-    Ended,
-    /// A policy forbids what was asked.
-    Forbidden,
 }
 
 /// No token is to be had for now.
@@ -87,14 +70,7 @@ struct State {
     /// A login that began and has not ended. It outlives a poll that is given up meanwhile: a login
     /// that is cut off leaves a token behind that nobody knows, and so nobody revokes.
     under_way: Option<BoxFuture<'static, Result<Login, LoginError>>>,
-    /// Logins in a row because the server did not know the token.
-    logins_for_ended: u32,
-    /// Whether it said so during this poll.
-    was_ended: bool,
-    /// Logins in a row because a policy forbade something.
-    logins_for_forbidden: u32,
-    /// Whether one did during this poll.
-    was_forbidden: bool,
+    denials: Denials,
     /// Whether tokens of few uses were met before, which is said once.
     is_of_few: bool,
     /// Tokens of ours that others have replaced, and that are yet to be revoked.
@@ -157,28 +133,13 @@ impl Session {
             // Somebody else's request was denied as well, and has logged in meanwhile.
             return state.pass();
         }
-        let pause = match doubt {
-            Doubt::Forbidden => {
-                state.was_forbidden = true;
-                let doubled = LOGIN_FOR_FORBIDDEN * (1 << state.logins_for_forbidden.min(7));
-                doubled.max(self.period * 4)
-            }
-            Doubt::Ended => {
-                state.was_ended = true;
-                let doubled = LOGIN_FOR_ENDED * (1 << state.logins_for_ended.min(8));
-                doubled.min(LOGIN_FOR_FORBIDDEN)
-            }
-        };
-        let is_young = state.held.as_ref().is_some_and(|held| held.since.elapsed() < pause);
         // A given token cannot be replaced, but its file may have been.
-        if is_young || matches!(self.method, Method::Token(_) | Method::None) {
+        if matches!(self.method, Method::Token(_) | Method::None) {
             return None;
         }
-        match doubt {
-            Doubt::Ended => state.logins_for_ended = state.logins_for_ended.saturating_add(1),
-            Doubt::Forbidden => {
-                state.logins_for_forbidden = state.logins_for_forbidden.saturating_add(1);
-            }
+        let age = state.held.as_ref().map_or(Duration::MAX, |held| held.since.elapsed());
+        if !state.denials.is_worth_a_login(doubt, age, self.period) {
+            return None;
         }
         debug!(worker = WORKER, "Vault denied a request; logging in anew, once");
         match self.login(&mut state).await {
@@ -200,12 +161,7 @@ impl Session {
     pub(super) async fn after_poll(&self) {
         let mut state = self.state.lock().await;
         self.revoke_retired(&mut state).await;
-        if !std::mem::take(&mut state.was_ended) {
-            state.logins_for_ended = 0;
-        }
-        if !std::mem::take(&mut state.was_forbidden) {
-            state.logins_for_forbidden = 0;
-        }
+        state.denials.after_poll();
         if state.held.as_ref().is_some_and(|h| h.ours && h.lease.outlived_by(self.period)) {
             self.revoke(&mut state).await;
         }

@@ -1,12 +1,19 @@
 //! What a poll costs Vault and us, beside the least that it can cost: the same secrets, asked for by a
-//! client that does nothing with the answers, in the same run and in turn with ours.
+//! client that does nothing with the answers, in the same run and in turn with ours; and what the whole
+//! controller costs, beside another reloader where `VSR_OTHER` names its binary.
 #![expect(clippy::print_stdout, reason = "it is run for what it prints")]
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Bed, Mark, Options, Table, TokenRequest, Vault, VaultStorage};
+use e2e::binaries::from_environment;
+use e2e::scenario::next_second;
+use e2e::vault_access::KubernetesRole;
+use e2e::{
+    Bed, ControllerOptions, Mark, Options, Table, TokenRequest, Vault, VaultStorage, Workload,
+};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use reqwest::{Client, Method};
 use secrecy::SecretString;
@@ -22,7 +29,17 @@ use vault_secrets_reloader::vault::pace::Pace;
 use vault_secrets_reloader::vault::poller::Poller;
 use vault_secrets_reloader::vault::tls::Tls;
 
+mod cost;
+mod processes;
+
+use cost::{Cost, FIGURES, median};
+use processes::Took;
+
 const FOLDERS: usize = 10;
+/// References in one workload, for the measured processes.
+const REFERENCES: usize = 100;
+/// Who logs in, for those.
+const ACCOUNT: &str = "default";
 /// How often each is measured; the median counts.
 const ROUNDS: usize = 5;
 /// Requests under way at once: ours, and those of the floor.
@@ -37,14 +54,11 @@ enum Way {
     Get,
 }
 
-/// What something took.
-#[derive(Clone, Copy, Debug, Default)]
-struct Cost {
-    requests: usize,
-    logins: usize,
-    audit_bytes: u64,
-    wall: Duration,
-    cpu: Duration,
+/// Whose process is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Ours,
+    Other,
 }
 
 /// Where secrets are, and who may read them how.
@@ -62,40 +76,38 @@ async fn main() -> Result<()> {
     println!("Starting the servers...");
     let bed = Bed::start(Options::new().without_pods().vault_storage(VaultStorage::Memory)).await?;
     bed.vault.ask(Method::POST, "sys/auth/approle", Some(json!({"type": "approle"}))).await?;
-    let mut table = Table::new(&[
-        "secrets",
-        "way",
-        "connection",
-        "who",
-        "requests",
-        "logins",
-        "audit log",
-        "time",
-        "x floor",
-        "CPU",
-    ]);
+    bed.vault.enable_kubernetes_auth(&bed.cluster, "kubernetes").await?;
+    let other = from_environment("VSR_OTHER");
+    let mut headings =
+        vec!["secrets", "way", "connection", "figure", "floor", "poll", "x floor", "controller"];
+    headings.extend(other.is_some().then_some("other"));
+    let mut table = Table::new(&headings);
     let mut bed = Some(bed);
     for secrets in [1_000, 10_000] {
         for way in [Way::Bulk, Way::Get] {
             let owned = bed.take().context("a bed")?;
             let scene = Scene::new(owned, secrets, way).await?;
-            scene.measure(&mut table).await?;
+            scene.measure(other.as_deref(), &mut table).await?;
             bed = Some(scene.bed);
         }
     }
     println!("\n{table}");
     println!(
-        "Each figure is the median of {ROUNDS} rounds, in which the floor and the poll take turns: the \
-         bare requests, {AT_ONCE} at once, whose answers nobody looks at. A poll on a fresh connection \
-         is the first of a process: it logs in, and asks once what is mounted and whether folders can be \
-         listed. CPU is of this process, client side, in an optimised build."
+        "poll: the median of {ROUNDS} rounds in which it and the floor take turns; the floor is the bare \
+         requests, {AT_ONCE} at once, whose answers nobody looks at. On a fresh connection it is the first \
+         poll of a process, which logs in, and asks once what is mounted and whether folders can be listed.\n\
+         controller: the whole process, beside workloads with {REFERENCES} references each; fresh from its \
+         start to the end of its first poll, reused an unchanged poll. Its time is from its first request to \
+         Vault to the last answer.\n\
+         CPU is of the client. All with the policy of the README{}.",
+        other.map(|_| ", but for the other, which may read all").unwrap_or_default()
     );
     Ok(())
 }
 
 impl Scene {
     async fn new(bed: Bed, secrets: usize, way: Way) -> Result<Self> {
-        let name = format!("bench-{secrets}");
+        let name = policy(secrets);
         let kv = bed.vault.kv("secret");
         if way == Way::Bulk {
             println!("Writing {secrets} secrets in {FOLDERS} folders...");
@@ -107,6 +119,9 @@ impl Scene {
                 .buffer_unordered(32)
                 .try_collect::<()>()
                 .await?;
+            // What is written before a workload is deployed is no reason to reload it.
+            next_second().await?;
+            deploy(&bed, secrets).await?;
         }
         let rules = match way {
             Way::Bulk => Vault::reloader_rules("secret"),
@@ -131,44 +146,88 @@ impl Scene {
         })
     }
 
-    async fn measure(&self, table: &mut Table) -> Result<()> {
+    async fn measure(&self, other: Option<&Path>, table: &mut Table) -> Result<()> {
+        println!("Measuring {} secrets by {:?}...", self.secrets, self.way);
         let asks = self.asks();
         let mut poller = self.poller()?;
         self.poll(&mut poller, &asks).await?;
         let client = client()?;
         self.floor(&client).await?;
-        for connection in ["fresh", "reused"] {
-            let (mut floors, mut ours) = (Vec::new(), Vec::new());
-            for _ in 0..ROUNDS {
-                if connection == "fresh" {
-                    let client = crate::client()?;
-                    floors.push(self.cost(self.floor(&client)).await?);
-                    let mut poller = self.poller()?;
-                    ours.push(self.cost(self.poll(&mut poller, &asks)).await?);
-                    poller.close().await;
-                } else {
-                    floors.push(self.cost(self.floor(&client)).await?);
-                    ours.push(self.cost(self.poll(&mut poller, &asks)).await?);
-                }
+        let (mut fresh, mut reused) = (<[Vec<Cost>; 2]>::default(), <[Vec<Cost>; 2]>::default());
+        for _ in 0..ROUNDS {
+            let [floors, polls] = &mut fresh;
+            let newcomer = crate::client()?;
+            floors.push(self.cost(self.floor(&newcomer)).await?);
+            let mut beginner = self.poller()?;
+            polls.push(self.cost(self.poll(&mut beginner, &asks)).await?);
+            beginner.close().await;
+            let [floors, polls] = &mut reused;
+            floors.push(self.cost(self.floor(&client)).await?);
+            polls.push(self.cost(self.poll(&mut poller, &asks)).await?);
+        }
+        poller.close().await;
+        let controller = processes::measure(&self.bed, self.options(Who::Ours).await?).await?;
+        let other = match other {
+            // It has no bulk.
+            Some(binary) if self.way == Way::Get => {
+                let options = self.options(Who::Other).await?.program(binary);
+                Some(processes::measure(&self.bed, options).await?)
             }
-            let (floor, ours) = (median(floors)?, median(ours)?);
-            for (who, cost) in [("floor", floor), ("poll", ours)] {
+            _ => None,
+        };
+        for (connection, costs, of) in [
+            ("fresh", fresh, (|took| &took.first) as fn(&Took) -> &Cost),
+            ("reused", reused, |took| &took.unchanged),
+        ] {
+            let [floor, poll] = costs.map(median);
+            let (floor, poll) = (floor?, poll?);
+            for figure in FIGURES {
                 table.row([
                     self.secrets.to_string(),
                     format!("{:?}", self.way).to_lowercase(),
                     connection.to_owned(),
-                    who.to_owned(),
-                    cost.requests.to_string(),
-                    cost.logins.to_string(),
-                    format!("{:.2} MB", megabytes(cost.audit_bytes)),
-                    format!("{:.1} ms", cost.wall.as_secs_f64() * 1e3),
-                    format!("{:.2}", cost.wall.as_secs_f64() / floor.wall.as_secs_f64()),
-                    format!("{:.1} ms", cost.cpu.as_secs_f64() * 1e3),
+                    figure.name.to_owned(),
+                    figure.show(Some(&floor)),
+                    figure.show(Some(&poll)),
+                    figure.times(&poll, &floor),
+                    figure.show(Some(of(&controller))),
+                    figure.show(other.as_ref().map(of)),
                 ]);
             }
         }
-        poller.close().await;
+        if self.way == Way::Get {
+            for number in 0..self.secrets / REFERENCES {
+                self.bed.cluster.delete(&workload(self.secrets, number)).await?;
+            }
+        }
         Ok(())
+    }
+
+    /// How a whole reloader is run: with a login by `auth/kubernetes`.
+    async fn options(&self, who: Who) -> Result<ControllerOptions> {
+        let vault = &self.bed.vault;
+        let policy = match who {
+            Who::Ours => policy(self.secrets),
+            Who::Other => {
+                let rules = "path \"secret/*\" { capabilities = [\"read\", \"list\"] }";
+                vault.put_policy("bench-other", rules).await?;
+                "bench-other".to_owned()
+            }
+        };
+        let role = KubernetesRole {
+            policies: vec![policy],
+            ..KubernetesRole::new("bench", "default", ACCOUNT)
+        };
+        vault.put_kubernetes_role("kubernetes", &role).await?;
+        let jwt = self.bed.cluster.request_token("default", ACCOUNT, Duration::from_hours(1));
+        let file = self.bed.folder().join("bench-jwt");
+        std::fs::write(&file, jwt.await?)?;
+        let options = ControllerOptions::new().kubernetes_login("bench", file);
+        Ok(match who {
+            Who::Ours => options.flag("--vault-concurrency", &AT_ONCE.to_string()),
+            // It has no leader election, and a default for the namespace that no server has.
+            Who::Other => options.without_flag("--leader-elect=false").env("VAULT_NAMESPACE", ""),
+        })
     }
 
     fn asks(&self) -> Vec<Ask> {
@@ -242,7 +301,7 @@ impl Scene {
         let audit_bytes = self.bed.vault_mark().bytes_since(mark);
         let requests = self.requests(&mark)?;
         let logins = requests.iter().filter(|request| request.is_login()).count();
-        Ok(Cost { requests: requests.len(), logins, audit_bytes, wall, cpu })
+        Ok(Cost { requests: requests.len(), logins, audit_bytes, wall, cpu, ..Cost::default() })
     }
 
     fn requests(&self, mark: &Mark) -> Result<Vec<e2e::VaultRequest>> {
@@ -262,18 +321,27 @@ fn path(secrets: usize, number: usize) -> String {
     format!("{}/{number:05}", folder_of(secrets, number))
 }
 
-fn megabytes(bytes: u64) -> f64 {
-    Duration::from_micros(bytes).as_secs_f64()
-}
-
 /// The CPU time that this process has taken so far.
 fn cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::try_from(time).unwrap_or_default()
 }
 
-/// The one whose time is in the middle.
-fn median(mut costs: Vec<Cost>) -> Result<Cost> {
-    costs.sort_by_key(|cost| cost.wall);
-    costs.get(costs.len() / 2).copied().context("nothing was measured")
+fn policy(secrets: usize) -> String {
+    format!("bench-{secrets}")
+}
+
+/// A workload without pods.
+fn workload(secrets: usize, number: usize) -> Workload {
+    let workload = Workload::deployment("default", &format!("bench-{secrets}-{number}"));
+    (0..REFERENCES).fold(workload.replicas(0).opted_in(), |workload, reference| {
+        let path = path(secrets, number * REFERENCES + reference);
+        workload.env(&format!("SECRET_{reference}"), &format!("vault:secret/data/{path}#k"))
+    })
+}
+
+async fn deploy(bed: &Bed, secrets: usize) -> Result<()> {
+    let workloads: Vec<_> =
+        (0..secrets / REFERENCES).map(|number| workload(secrets, number)).collect();
+    bed.deploy_all(&workloads.iter().collect::<Vec<_>>()).await
 }

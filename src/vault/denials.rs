@@ -1,0 +1,129 @@
+//! When a denial is worth a login: a pure state machine.
+//!
+//! A path that stays forbidden, or a server that forgets each token at once, must not cost a login a
+//! poll; a token that was revoked, or whose role has got another policy, must be replaced.
+
+use std::time::Duration;
+
+/// Why a token is thought to be of no more use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// The server does not know it.
+    Ended,
+    /// A policy forbids what was asked.
+    Forbidden,
+}
+
+/// A token that a policy forbids something to is replaced only if it is older than this, and than
+/// four periods, doubled with each login in a row that did not help.
+const FORBIDDEN: Duration = Duration::from_mins(15);
+
+/// A token that the server does not know is replaced only if it is older than this, doubled with each
+/// login in a row that did not help, up to [`FORBIDDEN`].
+const ENDED: Duration = Duration::from_secs(5);
+
+/// What denials have led to of late.
+#[derive(Debug, Default)]
+pub(super) struct Denials {
+    ended: Row,
+    forbidden: Row,
+}
+
+/// Logins in a row for the same reason.
+#[derive(Debug, Default)]
+struct Row {
+    logins: u32,
+    /// Whether the reason was met during this poll.
+    is_met: bool,
+}
+
+impl Denials {
+    /// A request was denied whose token is so old: whether to log in anew.
+    pub(super) fn is_worth_a_login(
+        &mut self,
+        doubt: Doubt,
+        age: Duration,
+        period: Duration,
+    ) -> bool {
+        let (row, least) = match doubt {
+            Doubt::Forbidden => {
+                let doubled = FORBIDDEN * (1 << self.forbidden.logins.min(7));
+                (&mut self.forbidden, doubled.max(period * 4))
+            }
+            Doubt::Ended => {
+                let doubled = ENDED * (1 << self.ended.logins.min(8));
+                (&mut self.ended, doubled.min(FORBIDDEN))
+            }
+        };
+        row.is_met = true;
+        let is_worth_it = age >= least;
+        if is_worth_it {
+            row.logins = row.logins.saturating_add(1);
+        }
+        is_worth_it
+    }
+
+    /// A poll is over: a reason that it did not meet is no more.
+    pub(super) fn after_poll(&mut self) {
+        for row in [&mut self.ended, &mut self.forbidden] {
+            if !std::mem::take(&mut row.is_met) {
+                row.logins = 0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_mins(1);
+    const HOUR: Duration = Duration::from_hours(1);
+
+    /// The ages at which tokens are replaced, each poll being denied.
+    fn ages(doubt: Doubt, period: Duration, polls: u32) -> Vec<u64> {
+        let mut denials = Denials::default();
+        let (mut age, mut ages) = (Duration::ZERO, Vec::new());
+        for _ in 0..polls {
+            age += period;
+            if denials.is_worth_a_login(doubt, age, period) {
+                ages.push(age.as_secs());
+                age = Duration::ZERO;
+            }
+            // Others of the same poll are denied as well, by then with the new token.
+            assert!(age > Duration::ZERO || !denials.is_worth_a_login(doubt, age, period));
+            denials.after_poll();
+        }
+        ages
+    }
+
+    #[test]
+    fn a_token_that_the_server_does_not_know_is_replaced_less_and_less_often() {
+        let second = Duration::from_secs(1);
+        let ages_of = ages(Doubt::Ended, second, 7200);
+        assert_eq!(ages_of, [5, 10, 20, 40, 80, 160, 320, 640, 900, 900, 900, 900, 900, 900]);
+        assert_eq!(ages(Doubt::Ended, MINUTE, 10)[..3], [60, 60, 60]);
+    }
+
+    #[test]
+    fn a_path_that_stays_forbidden_costs_ever_fewer_logins() {
+        let minutes = |ages: Vec<u64>| ages.into_iter().map(|age| age / 60).collect::<Vec<_>>();
+        assert_eq!(minutes(ages(Doubt::Forbidden, MINUTE, 500)), [15, 30, 60, 120, 240]);
+        // Whoever polls seldom does not log in at each poll either.
+        assert_eq!(minutes(ages(Doubt::Forbidden, HOUR, 13)), [240, 240, 240]);
+    }
+
+    #[test]
+    fn a_poll_without_a_denial_begins_anew() {
+        for (doubt, least) in [(Doubt::Ended, ENDED), (Doubt::Forbidden, FORBIDDEN)] {
+            let mut denials = Denials::default();
+            let old = Duration::from_hours(9);
+            assert!(denials.is_worth_a_login(doubt, old, MINUTE));
+            denials.after_poll();
+            assert!(!denials.is_worth_a_login(doubt, least, MINUTE));
+            denials.after_poll();
+            denials.after_poll();
+            assert!(denials.is_worth_a_login(doubt, least, MINUTE), "{doubt:?}");
+        }
+    }
+}
