@@ -355,6 +355,14 @@ fn file_path<'a>(name: &str, text: &'a str) -> Result<&'a str, ConfigError> {
     Ok(text)
 }
 
+/// The path of a file that holds a secret. A token of any form has no slash.
+fn secret_path<'a>(name: &str, text: &'a str) -> Result<&'a str, ConfigError> {
+    if !text.contains('/') {
+        return Err(unspoken(name, "not the path of a file; write /PATH, or ./NAME"));
+    }
+    file_path(name, text)
+}
+
 /// `HOST:PORT`; without a host all addresses are meant.
 fn listen(text: Option<String>) -> Result<Listen, ConfigError> {
     let text = text.filter(|text| !text.is_empty()).unwrap_or_else(|| ":8080".to_owned());

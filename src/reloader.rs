@@ -229,14 +229,15 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
                 () = grace => break,
             };
             let retry = left.retry_in.map(|delay| Instant::now() + delay);
-            let (time, next) = match retry.filter(|time| *time < next_poll) {
-                Some(time) => {
-                    let Unfinished { workloads, secrets, .. } = left;
-                    (time, Scope::Unfinished { workloads, secrets })
-                }
-                None => (next_poll, Scope::All),
-            };
-            scope = next;
+            let mut time = next_poll;
+            scope = Scope::All;
+            if let Some(retry) = retry.filter(|retry| *retry < next_poll) {
+                let Unfinished { workloads, secrets, .. } = left;
+                time = retry;
+                scope = Scope::Unfinished { workloads, secrets };
+            } else {
+                self.vault.rest().await;
+            }
             tokio::select! {
                 () = sleep_until(time) => {}
                 () = shutdown.cancelled() => {}

@@ -90,7 +90,8 @@ impl VaultRequest {
         let is_metadata = ["/metadata", "/detailed-metadata"]
             .iter()
             .any(|part| self.path.ends_with(part) || self.path.contains(&format!("{part}/")));
-        !about_the_server && !is_metadata
+        let is_looked_at = ["read", "list"].contains(&self.operation.as_str());
+        !(about_the_server || is_metadata && is_looked_at)
     }
 }
 

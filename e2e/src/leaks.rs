@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 use regex::Regex;
 
 /// How the names of variables end that hold a credential, or name a file that does.
-const CREDENTIALS: [&str; 6] =
-    ["TOKEN", "SECRET_ID", "PASSWORD", "TOKEN_FILE", "SECRET_ID_FILE", "PASSWORD_FILE"];
+const CREDENTIALS: [&str; 7] =
+    ["TOKEN", "TOKEN_PATH", "JWT_FILE", "SECRET_ID", "SECRET_ID_FILE", "PASSWORD", "PASSWORD_FILE"];
 
 /// What is shorter is not looked for: a test may call a password `b`.
 const SHORTEST: usize = 6;

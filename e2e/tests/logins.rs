@@ -247,7 +247,9 @@ async fn a_token_of_few_uses_is_replaced_before_it_fails_and_none_is_left_behind
     let requests = roles.requests(&before)?;
     let refused = requests.0.iter().find(|request| !request.error.is_empty());
     assert_eq!(refused, None, "each was sent with a token that was good for it");
-    assert!(requests.logins() > 20 / 5, "{} logins", requests.logins());
+    // Five requests a token; the sixth revokes it. Requests that wait for a login at once share it.
+    let (logins, sent) = (requests.logins(), requests.0.len());
+    assert!((sent / 7..=sent / 6 + 2).contains(&logins), "{logins} logins in {sent} requests");
     assert_eq!(bed.vault.accessors().await?.len(), tokens, "a token is left");
     Ok(())
 }

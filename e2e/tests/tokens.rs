@@ -1,6 +1,7 @@
 //! Tokens: one login serves many polls, what was logged in for is revoked, and what a token may not
 //! do, or must not, is not tried again and again.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -244,7 +245,6 @@ async fn a_ttl_shorter_than_the_period_costs_a_login_a_poll_and_leaves_no_token(
     bed.write_secrets(&["shorter/a"]).await?;
     let a = deployment("a", "shorter/a");
     bed.deploy_all(&[&a]).await?;
-    let left_before = bed.vault.accessors().await?.len();
     let before = bed.mark().await?;
     let options = logins.options("shorter").flag("--reloader-run-period", "1200ms");
     let mut controller = Controller::start(bed, &options).await?;
@@ -260,8 +260,13 @@ async fn a_ttl_shorter_than_the_period_costs_a_login_a_poll_and_leaves_no_token(
     // Also where the signal came during a login; a revocation that it cut short is done again.
     let revoked = requests.of(REVOKE);
     assert!(revoked == made || revoked == made + 1, "{made} logins, {revoked} revoked");
-    let left = bed.vault.accessors().await?.len();
-    assert!(left <= left_before, "{left} tokens, {left_before} before: {requests:#?}");
+    // Each token but the last was revoked before the next login, so it did not have to end by itself.
+    let granted = requests.0.iter().filter(|request| request.error.is_empty());
+    let revoked: BTreeSet<&str> = granted
+        .filter(|request| request.path == REVOKE)
+        .map(|request| request.accessor.as_str())
+        .collect();
+    assert!(revoked.len() + 1 >= made && !revoked.contains(""), "{revoked:?} of {made}");
     Ok(())
 }
 
@@ -380,7 +385,7 @@ async fn a_vault_that_never_answers_does_not_hold_a_controller_with_a_token() ->
     // The token cannot be revoked, which must not keep the process.
     let (status, took) = controller.terminate().await?;
     assert!(status.success() && took < Duration::from_secs(2), "{status}, {took:?}");
-    assert_eq!(controller.lines_with("left to its end").len(), 1);
+    assert_eq!(controller.lines_with("left to their end").len(), 1);
     Ok(())
 }
 

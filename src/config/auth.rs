@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
-use super::{ConfigError, Environment, POD_TOKEN, error, file_path, unspoken};
+use super::{ConfigError, Environment, POD_TOKEN, error, file_path, secret_path, unspoken};
 use crate::vault::approle::{AppRole, SecretId};
 use crate::vault::credential::{self, Credential};
 use crate::vault::login::Method;
@@ -96,7 +96,7 @@ fn given(env: &Environment<'_>) -> Result<Option<Method>, ConfigError> {
         return Ok(Some(Method::Token(SecretString::from(token))));
     }
     let Some((name, file)) = env.get("TOKEN_PATH") else { return Ok(None) };
-    Ok(Some(Method::TokenFile(file_path(&name, &file)?.into())))
+    Ok(Some(Method::TokenFile(secret_path(&name, &file)?.into())))
 }
 
 /// The pod's own token, for a role; where there is no role, the token that the user has at home, or
@@ -119,7 +119,7 @@ fn jwt(env: &Environment<'_>, is_chosen: bool) -> Result<Method, ConfigError> {
         .map(|file| ("KUBERNETES_SERVICE_ACCOUNT_TOKEN".to_owned(), file))
         .or_else(|| env.get("JWT_FILE"))
         .unwrap_or_else(|| ("VAULT_JWT_FILE".to_owned(), POD_TOKEN.to_owned()));
-    let file = PathBuf::from(file_path(&name, &file)?);
+    let file = PathBuf::from(secret_path(&name, &file)?);
     Ok(Method::Jwt { mount: mount(env, "kubernetes")?, role, file })
 }
 

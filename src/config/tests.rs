@@ -249,6 +249,23 @@ fn the_rest_of_the_variables() {
 }
 
 #[test]
+fn a_proxy_for_others_is_not_used_and_that_is_said() {
+    let warned = |variables: &[(&str, &str)]| {
+        let config = load(&[], &[&[ROLE], variables].concat()).unwrap();
+        (
+            config.server.proxy.is_some(),
+            config.warnings.iter().any(|it| it.contains("_PROXY is set")),
+        )
+    };
+    let (plain, proxy) = (("VAULT_ADDR", "http://vault:8200"), "http://proxy:3128");
+    assert_eq!(warned(&[("HTTPS_PROXY", proxy)]), (false, true));
+    assert_eq!(warned(&[("https_proxy", proxy)]), (false, true));
+    assert_eq!(warned(&[("HTTP_PROXY", proxy)]), (false, false), "Vault is asked by https");
+    assert_eq!(warned(&[plain, ("HTTP_PROXY", proxy)]), (false, true));
+    assert_eq!(warned(&[("HTTPS_PROXY", proxy), ("VAULT_PROXY_ADDR", proxy)]), (true, false));
+}
+
+#[test]
 fn what_cannot_be_used_is_refused_with_its_name_and_the_remedy() {
     let table: &[Case<'_>] = &[
         (&[], &[], "VAULT_ROLE: not set"),
@@ -401,6 +418,7 @@ fn an_error_never_repeats_a_secret() {
         ("VAULT_PROXY_ADDR", "socks9://user:HIDDEN@proxy"),
         ("VAULT_CLIENT_KEY", "-----BEGIN PRIVATE KEY-----HIDDEN"),
         ("VAULT_TOKEN_PATH", "hvs.HIDDEN"),
+        ("VAULT_TOKEN_PATH", "b.HIDDEN"),
         ("KUBERNETES_SERVICE_ACCOUNT_TOKEN", "eyJHIDDEN"),
         ("VAULT_SECRET_ID", "HIDDEN"),
         ("VAULT_PASSWORD", "HIDDEN"),

@@ -26,6 +26,13 @@ pub(super) fn server(
         .unwrap_or_else(|| ("VAULT_ADDR".to_owned(), "https://vault:8200".to_owned()));
     let address = url(&name, &address)?;
     let proxy = env.get("PROXY_ADDR").map(|(name, text)| url(&name, &text)).transpose()?;
+    let of_all = if address.scheme() == "https" { "HTTPS_PROXY" } else { "HTTP_PROXY" };
+    if proxy.is_none() && [of_all, &of_all.to_lowercase()].iter().any(|it| env.other(it).is_some())
+    {
+        warnings.push(format!(
+            "{of_all} is set, and Vault is not asked through it; if it should be, set VAULT_PROXY_ADDR"
+        ));
+    }
     let timeout = match env.get("CLIENT_TIMEOUT") {
         // The official client takes a bare number as seconds.
         Some((name, text)) => match text.parse() {

@@ -18,6 +18,9 @@ pub trait Vault: Send {
     /// Has the server answer, for the date of its answer alone.
     fn look(&mut self) -> impl Future<Output = ()> + Send;
 
+    /// Nothing is asked for until the next poll of everything: gives back what that cannot use.
+    fn rest(&mut self) -> impl Future<Output = ()> + Send;
+
     /// Forgets what concerns secrets that are not used any more.
     fn forget(&mut self, is_used: impl Fn(&SecretId) -> bool + Send);
 

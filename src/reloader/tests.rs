@@ -47,6 +47,7 @@ struct World {
     lookups: u32,
     /// How often Vault was asked for the time, and what follows from that.
     looks: u32,
+    rests: u32,
     on_look: Option<Box<dyn Fn() + Send>>,
     /// When each revision was made; long after all rotations, unless it is given.
     revised: Option<Timestamp>,
@@ -125,6 +126,10 @@ impl Vault for Fake {
         if let Some(tell) = &world.on_look {
             tell();
         }
+    }
+
+    async fn rest(&mut self) {
+        self.world().rests += 1;
     }
 
     fn forget(&mut self, _: impl Fn(&SecretId) -> bool + Send) {}

@@ -15,6 +15,8 @@ pub struct Answer {
     pub status: u16,
     /// The body.
     pub body: Vec<u8>,
+    /// How long the server wants to be left alone.
+    pub pause: Option<Duration>,
     /// The state of the storage that the answer was read from.
     pub index: Option<HeaderValue>,
     /// The turn to hold a long body, given back with it.
@@ -25,7 +27,7 @@ impl Answer {
     /// An answer without headers.
     #[must_use]
     pub fn new(status: u16, body: Vec<u8>) -> Self {
-        Self { status, body, index: None, turn: None }
+        Self { status, body, pause: None, index: None, turn: None }
     }
 }
 

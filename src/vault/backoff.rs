@@ -48,6 +48,12 @@ impl Backoff {
         most.mul_f64(chance).max(SHORTEST)
     }
 
+    /// Whether wrong credentials were given so often that those that follow are not tried at once either:
+    /// two in a row, and two more behind a restart, lock nobody.
+    pub(super) fn is_nearly_locked(&self) -> bool {
+        self.wrong >= 2
+    }
+
     /// A login succeeded, or other credentials are at hand.
     pub(super) fn reset(&mut self) {
         *self = Self::default();

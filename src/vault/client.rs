@@ -269,22 +269,39 @@ impl Server {
         }
         let mut request = reqwest::Request::new(reqwest::Method::GET, url);
         *request.headers_mut() = headers;
-        self.send(request).await
+        let answer = self.send(request).await?;
+        self.heed(&answer);
+        Ok(answer)
     }
 
     /// Has the server answer, for the date of its answer: by a request that needs no token, and that no
     /// audit device sees.
     pub async fn look(&self) {
+        if self.resumes_at().is_some() {
+            return;
+        }
         let mut url = self.settings.address.clone();
         url.set_path("/v1/sys/health");
         drop(self.send(reqwest::Request::new(reqwest::Method::GET, url)).await);
+    }
+
+    /// As [`Self::execute_now`]; while the server wants to be left alone, nothing is sent.
+    pub(super) async fn execute(
+        &self,
+        endpoint: impl Endpoint,
+        token: &str,
+    ) -> Result<Answer, Failure> {
+        if self.resumes_at().is_some() {
+            return Err(Failure::RateLimited);
+        }
+        self.execute_now(endpoint, token).await
     }
 
     /// Sends a request of `vaultrs`, with a token that [`super::login::is_token`], or an empty one
     /// for none. The answer is a success.
     ///
     /// The client of `vaultrs` is not used: it reads an answer of any length.
-    pub(super) async fn execute(
+    pub(super) async fn execute_now(
         &self,
         endpoint: impl Endpoint,
         token: &str,
@@ -304,9 +321,20 @@ impl Server {
             token.set_sensitive(true);
         }
         let answer = self.send(request).await?;
+        self.heed(&answer);
         match failure_of(answer.status, &answer.body) {
             Some(failure) => Err(failure),
             None => Ok(answer),
+        }
+    }
+
+    /// Notes how long the server wants to be left alone. A random part is added, so that many clients
+    /// that were told the same do not come back together.
+    fn heed(&self, answer: &Answer) {
+        if let Some(pause) = answer.pause {
+            let pause = pause.mul_f64(1.0 + fastrand::f64() / 5.0);
+            let mut resumes_at = lock(&self.resumes_at);
+            *resumes_at = (*resumes_at).max(Some(Instant::now() + pause));
         }
     }
 
@@ -360,10 +388,7 @@ impl Server {
             return Err(Failure::Redirected(in_short(text(LOCATION).unwrap_or("nowhere"))));
         }
         let mut answer = Answer::new(status.as_u16(), Vec::new());
-        if let Some(pause) = pause(answer.status, text(RETRY_AFTER).and_then(retry_after)) {
-            let resumes_at = &mut *lock(&self.resumes_at);
-            *resumes_at = (*resumes_at).max(Some(Instant::now() + pause));
-        }
+        answer.pause = pause(answer.status, text(RETRY_AFTER).and_then(retry_after));
         answer.index = headers.get(INDEX).cloned();
         while let Some(chunk) = response.chunk().await.map_err(|error| cut_short(&error))? {
             let length = answer.body.len() + chunk.len();
@@ -390,6 +415,8 @@ fn client(
         .timeout(settings.timeout)
         .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout))
         .redirect(redirect::Policy::none())
+        // Those of the environment: whoever set them for something else would be shown the token.
+        .no_proxy()
         .user_agent(concat!("vault-secrets-reloader/", env!("CARGO_PKG_VERSION")))
         .tls_version_min(tls::Version::TLS_1_2)
         .tls_danger_accept_invalid_certs(settings.tls.skip_verify);
@@ -415,8 +442,7 @@ fn client(
         && let Some(host) = settings.address.host_str()
     {
         let host = host.trim_matches(['[', ']']).to_owned();
-        // A proxy would be asked for the name, which is not where the server is.
-        http = http.no_proxy().dns_resolver(Arc::new(AddressesOf(host)));
+        http = http.dns_resolver(Arc::new(AddressesOf(host)));
     }
     http.build().map_err(|e| ClientSetupError::Other(cause_of(&e)))
 }

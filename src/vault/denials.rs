@@ -18,8 +18,8 @@ pub(super) enum Doubt {
 /// four periods, doubled with each login in a row that did not help.
 const FORBIDDEN: Duration = Duration::from_mins(15);
 
-/// A token that the server does not know is replaced only if it is older than this, doubled with each
-/// login in a row that did not help, up to [`FORBIDDEN`].
+/// A token that the server does not know is replaced at once; after a login that did not help, only if
+/// it is older than this, doubled with each other in a row, up to [`FORBIDDEN`].
 const ENDED: Duration = Duration::from_secs(5);
 
 /// What denials have led to of late.
@@ -38,7 +38,8 @@ struct Row {
 }
 
 impl Denials {
-    /// A request was denied whose token is so old: whether to log in anew.
+    /// A request was denied whose token is so old: whether to log in anew. Logins that fail, and are
+    /// paced otherwise, are not counted: see [`Self::has_logged_in`].
     pub(super) fn is_worth_a_login(
         &mut self,
         doubt: Doubt,
@@ -51,16 +52,24 @@ impl Denials {
                 (&mut self.forbidden, doubled.max(period * 4))
             }
             Doubt::Ended => {
-                let doubled = ENDED * (1 << self.ended.logins.min(8));
+                let doubled = match self.ended.logins {
+                    0 => Duration::ZERO,
+                    logins => ENDED * (1 << (logins - 1).min(8)),
+                };
                 (&mut self.ended, doubled.min(FORBIDDEN))
             }
         };
         row.is_met = true;
-        let is_worth_it = age >= least;
-        if is_worth_it {
-            row.logins = row.logins.saturating_add(1);
-        }
-        is_worth_it
+        age >= least
+    }
+
+    /// A login that was worth it has succeeded.
+    pub(super) fn has_logged_in(&mut self, doubt: Doubt) {
+        let row = match doubt {
+            Doubt::Ended => &mut self.ended,
+            Doubt::Forbidden => &mut self.forbidden,
+        };
+        row.logins = row.logins.saturating_add(1);
     }
 
     /// A poll is over: a reason that it did not meet is no more.
@@ -87,11 +96,14 @@ mod tests {
         for _ in 0..polls {
             age += period;
             if denials.is_worth_a_login(doubt, age, period) {
+                denials.has_logged_in(doubt);
                 ages.push(age.as_secs());
                 age = Duration::ZERO;
             }
             // Others of the same poll are denied as well, by then with the new token.
-            assert!(age > Duration::ZERO || !denials.is_worth_a_login(doubt, age, period));
+            if age.is_zero() {
+                assert!(!denials.is_worth_a_login(doubt, age, period));
+            }
             denials.after_poll();
         }
         ages
@@ -101,7 +113,7 @@ mod tests {
     fn a_token_that_the_server_does_not_know_is_replaced_less_and_less_often() {
         let second = Duration::from_secs(1);
         let ages_of = ages(Doubt::Ended, second, 7200);
-        assert_eq!(ages_of, [5, 10, 20, 40, 80, 160, 320, 640, 900, 900, 900, 900, 900, 900]);
+        assert_eq!(ages_of, [1, 5, 10, 20, 40, 80, 160, 320, 640, 900, 900, 900, 900, 900, 900]);
         assert_eq!(ages(Doubt::Ended, MINUTE, 10)[..3], [60, 60, 60]);
     }
 
@@ -114,11 +126,21 @@ mod tests {
     }
 
     #[test]
+    fn a_login_that_fails_does_not_put_off_the_next() {
+        let mut denials = Denials::default();
+        for _ in 0..20 {
+            assert!(denials.is_worth_a_login(Doubt::Ended, Duration::ZERO, MINUTE));
+            denials.after_poll();
+        }
+    }
+
+    #[test]
     fn a_poll_without_a_denial_begins_anew() {
-        for (doubt, least) in [(Doubt::Ended, ENDED), (Doubt::Forbidden, FORBIDDEN)] {
+        for (doubt, least) in [(Doubt::Ended, Duration::ZERO), (Doubt::Forbidden, FORBIDDEN)] {
             let mut denials = Denials::default();
             let old = Duration::from_hours(9);
             assert!(denials.is_worth_a_login(doubt, old, MINUTE));
+            denials.has_logged_in(doubt);
             denials.after_poll();
             assert!(!denials.is_worth_a_login(doubt, least, MINUTE));
             denials.after_poll();

@@ -68,6 +68,8 @@ pub enum Learnt {
     Denied,
     /// The server does not have it.
     Unsupported,
+    /// The server limits how often it may be asked for.
+    Limited,
     /// It failed in another way.
     Failed,
 }
@@ -132,15 +134,18 @@ impl Folders {
         if self.known.len() >= MOST {
             self.known.clear();
         }
-        let page = self.known.get(folder).map_or(PAGE, |known| known.page);
+        let known = self.known.get(folder).filter(|known| now < known.until);
+        let page = known.map_or(PAGE, |known| known.page);
+        // A page that had to be shorter is tried in full again, in time.
+        let kept_until = known.filter(|_| page < PAGE).map_or(now + SIZE_KEPT_FOR, |it| it.until);
         let known = match learnt {
             Learnt::Keys(keys) => {
                 self.granted.insert(folder.mount.clone());
-                Known { page, keys, is_more: false, until: now + SIZE_KEPT_FOR }
+                Known { page, keys, is_more: false, until: kept_until }
             }
             Learnt::MoreThan(keys) => {
                 self.granted.insert(folder.mount.clone());
-                Known { page, keys, is_more: true, until: now + SIZE_KEPT_FOR }
+                Known { page, keys, is_more: true, until: kept_until }
             }
             Learnt::PageTooLong(keys) if keys > SHORTEST_PAGE => {
                 Known { page: keys / 2, keys: 0, is_more: false, until: now + SIZE_KEPT_FOR }
@@ -158,6 +163,11 @@ impl Folders {
                 Known::not_to_be_listed(page, now + REFUSAL_KEPT_FOR)
             }
             Learnt::PageTooLong(_) => Known::not_to_be_listed(page, now + SIZE_KEPT_FOR),
+            Learnt::Limited if !self.granted.contains(&folder.mount) => {
+                self.refused.insert(folder.mount.clone(), now + FAILURE_KEPT_FOR);
+                return;
+            }
+            Learnt::Limited => Known::not_to_be_listed(page, now + FAILURE_KEPT_FOR),
             Learnt::Failed => {
                 // Others may fail just so: one at a time, until one does not.
                 self.granted.remove(&folder.mount);
@@ -264,6 +274,32 @@ mod tests {
         let folders = after(Learnt::Failed, now);
         assert_eq!(folders.plan(&folder("a/"), 9, now), None);
         assert!(folders.plan(&folder("a/"), 9, now + FAILURE_KEPT_FOR).is_some());
+    }
+
+    #[test]
+    fn a_page_that_had_to_be_shorter_is_tried_in_full_again_a_day_later() {
+        let start = Instant::now();
+        let mut folders = after(Learnt::PageTooLong(PAGE), start);
+        let page = |folders: &Folders, now| folders.plan(&folder("a/"), 900, now).unwrap().page;
+        for hour in 0..24 {
+            let now = start + Duration::from_hours(1) * hour;
+            assert_eq!(page(&folders, now), PAGE / 2);
+            folders.learn(&folder("a/"), Learnt::Keys(900), now);
+        }
+        assert_eq!(page(&folders, start + SIZE_KEPT_FOR), PAGE);
+    }
+
+    #[test]
+    fn a_limit_of_lists_is_of_the_folder_and_not_of_the_mount() {
+        let now = Instant::now();
+        let mut folders = after(Learnt::Keys(9), now);
+        folders.learn(&folder("a/"), Learnt::Limited, now);
+        assert_eq!(folders.plan(&folder("a/"), 9, now), None);
+        assert!(folders.plan(&folder("b/"), 9, now).is_some());
+        // Where none was listed before, one is enough to know.
+        let folders = after(Learnt::Limited, now);
+        assert_eq!(folders.plan(&folder("b/"), 9, now), None);
+        assert!(folders.plan(&folder("b/"), 9, now + FAILURE_KEPT_FOR).is_some());
     }
 
     #[test]

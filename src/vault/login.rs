@@ -151,7 +151,8 @@ impl Method {
             Self::AppRole(role) => role.credentials().await,
             Self::UserPass { password, .. } => Some(vec![password.read(PASSWORD).await.ok()?]),
             Self::Jwt { file, .. } => Some(vec![credential::read_token(JWT, file).await.ok()?]),
-            Self::Cert { .. } | Self::Token(_) | Self::TokenFile(_) | Self::None => None,
+            Self::TokenFile(_) => Some(vec![self.reread().await?]),
+            Self::Cert { .. } | Self::Token(_) | Self::None => None,
         }
     }
 
@@ -219,7 +220,8 @@ pub(super) async fn renew(server: &Server, token: &SecretString) -> Result<Grant
 /// Revokes a token.
 pub(super) async fn revoke(server: &Server, token: &SecretString) -> Result<(), Failure> {
     let request = RevokeTokenSelfRequest::builder().build().map_err(|_| unaskable())?;
-    server.execute(request, token.expose_secret()).await.map(drop)
+    // A server that is pressed is better off without it, too.
+    server.execute_now(request, token.expose_secret()).await.map(drop)
 }
 
 async fn look_up(server: &Server, token: SecretString) -> Result<Login, LoginError> {

@@ -274,6 +274,10 @@ impl Vault for Poller {
         self.server.look().await;
     }
 
+    async fn rest(&mut self) {
+        self.session.rest().await;
+    }
+
     fn forget(&mut self, is_used: impl Fn(&SecretId) -> bool) {
         self.troubles.retain(|secret, _| is_used(secret));
     }

@@ -180,13 +180,14 @@ impl<'a> Reads<'a> {
         late: &HashSet<Arc<SecretId>>,
     ) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(asks.len());
-        mounts.expire();
         let (known, unknown): (Vec<_>, Vec<_>) = asks.iter().partition(|ask| {
             let SecretId { namespace, path, .. } = &*ask.secret;
             mounts.classify(namespace.as_deref(), path).is_some()
         });
         let (late, known): (Vec<_>, Vec<_>) =
             known.into_iter().partition(|ask| late.contains(&ask.secret));
+        // Those of a mount that is asked about anew keep their place.
+        mounts.expire();
         for asks in [late, known, unknown] {
             self.read_some(mounts, folders, asks, &mut outcomes).await;
         }
@@ -400,15 +401,16 @@ impl<'a> Reads<'a> {
             if let Some(failure) = self.outage(namespace) {
                 return Err(Trouble::Out(failure));
             }
-            while let Some(time) = self.server.resumes_at()
-                && Instant::now() < self.deadline
-            {
-                sleep_until(time.min(self.deadline)).await;
-            }
+            let deadline = if is_optional { self.listing_deadline } else { self.deadline };
             if let Some(turn) = self.turn() {
-                sleep_until(turn.min(self.deadline)).await;
+                sleep_until(turn.min(deadline)).await;
             }
-            if Instant::now() >= self.deadline {
+            while let Some(time) = self.server.resumes_at()
+                && Instant::now() < deadline
+            {
+                sleep_until(time.min(deadline)).await;
+            }
+            if Instant::now() >= deadline {
                 let is_limited = self.has_limited.load(Ordering::Relaxed);
                 return Err(if is_limited { Trouble::Limited } else { Trouble::Late });
             }
@@ -444,15 +446,13 @@ impl<'a> Reads<'a> {
                 Failure::RateLimited if rate_limits < RATE_LIMIT_RETRIES => {
                     rate_limits += 1;
                     self.has_limited.store(true, Ordering::Relaxed);
-                    if is_optional {
-                        return Err(Trouble::Failed(Failure::RateLimited));
-                    }
                     sleep(RATE_LIMIT_SPREAD.mul_f64(fastrand::f64())).await;
                 }
                 failure @ (Failure::Unreachable(_) | Failure::Sealed) => {
                     return Err(self.trouble(namespace, path, failure));
                 }
                 failure if is_optional => return Err(Trouble::Failed(failure)),
+                Failure::RateLimited => return Err(Trouble::Limited),
                 Failure::Server(_) | Failure::BadAnswer(_) if errors < ERROR_RETRIES => {
                     errors += 1;
                     sleep(ERROR_PAUSE).await;
@@ -562,9 +562,10 @@ fn learnt_of(trouble: &Trouble, limit: usize) -> Option<Learnt> {
         Failure::Refused { .. } => Some(Learnt::Unsupported),
         // A server that answers GETs takes so long only over a page that is long.
         Failure::Endless | Failure::Timeout => Some(Learnt::PageTooLong(limit)),
+        // While all others are let through.
+        Failure::RateLimited => Some(Learnt::Limited),
         Failure::Server(_)
         | Failure::BadAnswer(_)
-        | Failure::RateLimited
         | Failure::Redirected(_)
         | Failure::Unaskable(_) => Some(Learnt::Failed),
         Failure::Unreachable(_) | Failure::Sealed | Failure::TokenEnded => None,

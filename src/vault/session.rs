@@ -26,6 +26,12 @@ const LOOK_AT_FILES: Duration = Duration::from_secs(30);
 /// How long the last request, which revokes the token, may take.
 const REVOKE_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// For how long tokens are revoked behind a poll, before it is acted on what was seen.
+const LONGEST_REVOKING: Duration = Duration::from_secs(1);
+
+/// The most tokens that wait for it. Whoever cannot revoke that many has them end by themselves.
+const MOST_RETIRED: usize = 1000;
+
 /// How long a login may still take when the session ends.
 const LAST_LOGIN_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -142,10 +148,9 @@ impl Session {
             return None;
         }
         debug!(worker = WORKER, "Vault denied a request; logging in anew, once");
-        match self.login(&mut state).await {
-            Ok(()) => state.pass(),
-            Err(_) => None,
-        }
+        self.login(&mut state).await.ok()?;
+        state.denials.has_logged_in(doubt);
+        state.pass()
     }
 
     /// The token `number` has been used as often as it may be. Answers the one that follows it.
@@ -157,13 +162,21 @@ impl Session {
         state.pass().ok_or_else(|| state.refusal(LoginError::GivenTokenEnded, Failed::Unknown))
     }
 
-    /// Revokes the tokens that the next poll could not use.
+    /// A poll is over: revokes the tokens that others have replaced.
     pub(super) async fn after_poll(&self) {
         let mut state = self.state.lock().await;
-        self.revoke_retired(&mut state).await;
         state.denials.after_poll();
+        self.revoke_retired(&mut state).await;
+    }
+
+    /// Nothing is asked for a period: revokes a token that will have ended by then.
+    pub(super) async fn rest(&self) {
+        let mut state = self.state.lock().await;
         if state.held.as_ref().is_some_and(|h| h.ours && h.lease.outlived_by(self.period)) {
-            self.revoke(&mut state).await;
+            if let Some(held) = state.held.take() {
+                state.retire(held.token);
+            }
+            self.revoke_retired(&mut state).await;
         }
     }
 
@@ -172,15 +185,21 @@ impl Session {
         let mut state = self.state.lock().await;
         if let Some(login) = state.under_way.take() {
             match timeout(LAST_LOGIN_TIMEOUT, login).await {
-                Ok(Ok(login)) if login.ours => self.revoke_token(&login.token).await,
+                Ok(Ok(login)) if login.ours => state.retire(login.token),
                 Ok(_) => {}
                 Err(_) => warn!(worker = WORKER, "A login is given up: Vault does not answer"),
             }
         }
-        if state.held.as_ref().is_some_and(|held| held.ours) {
-            self.revoke(&mut state).await;
+        if let Some(held) = state.held.take_if(|held| held.ours) {
+            state.retire(held.token);
         }
         self.revoke_retired(&mut state).await;
+        if let left @ 1.. = state.retired.len() {
+            warn!(
+                worker = WORKER,
+                "Vault does not answer; tokens that are left to their end: {left}"
+            );
+        }
     }
 
     async fn renew(&self, state: &mut State) -> Result<(), NoToken> {
@@ -214,7 +233,7 @@ impl Session {
             && Instant::now() < time
         {
             let present = self.fingerprint().await;
-            if present.is_none() || present == state.tried {
+            if present.is_none() || present == state.tried || state.backoff.is_nearly_locked() {
                 let retry_in = time.saturating_duration_since(Instant::now());
                 let retry_in =
                     if present.is_some() { retry_in.min(LOOK_AT_FILES) } else { retry_in };
@@ -225,7 +244,7 @@ impl Session {
         match self.log_in(state).await {
             Ok(login) => {
                 if let Some(before) = state.hold(login).filter(|before| before.ours) {
-                    state.retired.push(before.token);
+                    state.retire(before.token);
                     // Requests with one that was used up may still be under way, until the poll is over.
                     if !before.uses.are_over() {
                         self.revoke_retired(state).await;
@@ -277,31 +296,28 @@ impl Session {
         outcome
     }
 
-    async fn revoke(&self, state: &mut State) {
-        if let Some(held) = &state.held {
-            self.revoke_token(&held.token).await;
-        }
-        // Not before: a revocation that is given up under way is done again at the end.
-        state.held = None;
-    }
-
+    /// Revokes tokens, as many as there is time for. What fails for the moment is done later.
     async fn revoke_retired(&self, state: &mut State) {
-        while let Some(token) = state.retired.last() {
-            self.revoke_token(token).await;
-            // Not before: see above.
-            state.retired.pop();
-        }
-    }
-
-    async fn revoke_token(&self, token: &SecretString) {
-        match timeout(REVOKE_TIMEOUT, login::revoke(&self.server, token)).await {
-            Ok(Ok(())) => debug!(worker = WORKER, "Revoked the Vault token"),
-            // It has ended already, or it is a batch token, which cannot be revoked.
-            Ok(Err(Failure::TokenEnded | Failure::Denied | Failure::Refused { .. })) => {}
-            Ok(Err(failure)) => {
-                warn!(worker = WORKER, "The Vault token is left to its end: Vault {failure}");
+        let began = Instant::now();
+        while began.elapsed() < LONGEST_REVOKING
+            && let Some(token) = state.retired.last()
+        {
+            let revoked = timeout(REVOKE_TIMEOUT, login::revoke(&self.server, token)).await;
+            match revoked {
+                Ok(Ok(())) => debug!(worker = WORKER, "Revoked the Vault token"),
+                // It has ended already, or it is a batch token, which cannot be revoked.
+                Ok(Err(Failure::TokenEnded | Failure::Denied | Failure::Refused { .. })) => {}
+                Ok(Err(failure)) => {
+                    debug!(worker = WORKER, "The Vault token is revoked later: Vault {failure}");
+                    return;
+                }
+                Err(_) => {
+                    debug!(worker = WORKER, "The Vault token is revoked later: no answer");
+                    return;
+                }
             }
-            Err(_) => warn!(worker = WORKER, "The Vault token is left to its end: no answer"),
+            // Not before: a revocation that is given up under way is done again at the end.
+            state.retired.pop();
         }
     }
 }
@@ -339,6 +355,15 @@ impl State {
             None => {}
         }
         before
+    }
+
+    /// Takes a token of ours to be revoked.
+    fn retire(&mut self, token: SecretString) {
+        if self.retired.len() >= MOST_RETIRED {
+            // The oldest, which will have ended first.
+            self.retired.remove(0);
+        }
+        self.retired.push(token);
     }
 
     /// Notes a failed attempt, and draws when the next one may be.

@@ -22,6 +22,10 @@ impl Vault for Counted {
         self.fake.look().await;
     }
 
+    async fn rest(&mut self) {
+        self.fake.rest().await;
+    }
+
     fn forget(&mut self, _: impl Fn(&SecretId) -> bool + Send) {}
 
     async fn close(&mut self) {
@@ -85,6 +89,21 @@ async fn who_does_not_lead_asks_nothing_and_who_leads_polls_at_once() {
         candidacy.say(Claim::No);
         soon().await;
         assert_eq!(counted.counts(), (4, 2));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_period_outlives_is_given_back_before_it_and_not_between_tries() {
+    let bench = Bench::new(&[("web", &["a"])]);
+    let live = std::mem::take(&mut bench.fake.world().live);
+    run(bench, Leadership::always(), async |counted| {
+        sleep(Duration::from_secs(30)).await;
+        assert!(counted.counts().0 > 9, "{} tries", counted.counts().0);
+        assert_eq!(counted.fake.world().rests, 0);
+        counted.fake.world().live = live;
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(counted.fake.world().rests, 1);
     })
     .await;
 }
