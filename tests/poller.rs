@@ -3,13 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly, its helpers too")]
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, Request, Response};
 use axum::routing::any;
 use futures::StreamExt as _;
@@ -613,6 +614,46 @@ async fn requests_in_flight_that_are_all_denied_are_one_login() {
     let polled = vault_secrets_reloader::reloader::Vault::poll(&mut poller, &asks).await;
     assert_eq!(count(&polled), HashMap::from([("live", 50)]));
     assert_eq!(logins.load(Ordering::Relaxed), 2);
+    poller.close().await;
+}
+
+#[tokio::test]
+async fn no_more_requests_are_under_way_at_once_than_may_be_on_connections_that_are_reused() {
+    let (fake, under_way) = (Fake::new(|_, _| None), Arc::new(AtomicUsize::new(0)));
+    let most = Arc::new(AtomicUsize::new(0));
+    let connections: Arc<Mutex<HashSet<SocketAddr>>> = Arc::default();
+    let secrets = {
+        let (most, connections) = (Arc::clone(&most), Arc::clone(&connections));
+        move |ConnectInfo(from): ConnectInfo<SocketAddr>, request: Request<Body>| {
+            let (fake, under_way, most) = (fake.clone(), Arc::clone(&under_way), Arc::clone(&most));
+            connections.lock().unwrap().insert(from);
+            async move {
+                most.fetch_max(under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                // Long enough for all others that may come to be here as well.
+                for _ in 0..200 {
+                    tokio::task::yield_now().await;
+                }
+                under_way.fetch_sub(1, Ordering::SeqCst);
+                answer(State(fake), request).await
+            }
+        }
+    };
+    let service =
+        Router::new().fallback(secrets).into_make_service_with_connect_info::<SocketAddr>();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { axum::serve(listener, service).await.unwrap() });
+    let pace = Pace { at_once: 3, ..Pace::default() };
+    let method = Method::Token(SecretString::from("token"));
+    let mut poller = poller_at(&address, &[], method, Duration::from_secs(5), pace);
+    for _ in 0..3 {
+        let asks = asks_for((0..60).map(|number| format!("secret/data/{number}")), None);
+        let polled = vault_secrets_reloader::reloader::Vault::poll(&mut poller, &asks).await;
+        assert_eq!(count(&polled), HashMap::from([("live", 60)]));
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 3);
+    assert_eq!(connections.lock().unwrap().len(), 3);
     poller.close().await;
 }
 

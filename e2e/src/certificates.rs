@@ -8,6 +8,9 @@ use rcgen::{
     KeyPair, KeyUsagePurpose,
 };
 
+/// The file, in the bed's folder, of the key by which tokens of `ServiceAccounts` are checked.
+pub(crate) const ACCOUNT_PUBLIC_KEY: &str = "account.pub";
+
 /// Files in the bed's folder.
 #[derive(Debug, Clone)]
 pub(crate) struct Certificates {
@@ -31,7 +34,7 @@ impl Certificates {
             server_certificate: file("apiserver.crt"),
             server_key: file("apiserver.key"),
             account_key: file("account.key"),
-            account_public_key: file("account.pub"),
+            account_public_key: file(ACCOUNT_PUBLIC_KEY),
         };
         these.make().context("cannot make the bed's certificates")?;
         Ok(these)

@@ -11,6 +11,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 
+use crate::certificates::ACCOUNT_PUBLIC_KEY;
 use crate::command_lines::{ADMIN_TOKEN, RELOADER_USER};
 use crate::state::State;
 use crate::wait::eventually;
@@ -77,6 +78,12 @@ impl Cluster {
     #[must_use]
     pub fn ca(&self) -> &str {
         &self.ca
+    }
+
+    /// The key by which others check the tokens of `ServiceAccounts`, as PEM.
+    pub fn account_public_key(&self) -> Result<String> {
+        let file = self.folder.join(ACCOUNT_PUBLIC_KEY);
+        std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
     }
 
     /// The administrator's kubeconfig file, as in `KUBECONFIG`.

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use e2e::ports::Port;
@@ -391,7 +392,8 @@ async fn the_login_can_be_in_a_namespace_of_its_own() -> Result<()> {
     Ok(())
 }
 
-/// A real agent, which logs in itself, keeps its token in a file, and adds it to what it is asked.
+/// A real agent or proxy, which logs in itself, keeps its token in a file, and adds it to what it is
+/// asked.
 struct Agent {
     address: String,
     sink: PathBuf,
@@ -400,9 +402,10 @@ struct Agent {
 }
 
 impl Agent {
-    async fn start(roles: &Roles) -> Result<Self> {
+    /// `kind` is `agent` or `proxy`.
+    async fn start(roles: &Roles, kind: &str) -> Result<Self> {
         let port = Port::any()?;
-        let sink = roles.folder.join("sink");
+        let sink = roles.folder.join(format!("{kind}-sink"));
         let role_id = roles.file("agent-role-id", &roles.role_id)?;
         let secret_id = roles.file("agent-secret-id", &roles.secret_id().await?)?;
         let listen = format!("127.0.0.1:{}", port.number());
@@ -421,10 +424,10 @@ impl Agent {
                 "address": listen, "tls_disable": true, "require_request_header": true,
             }}],
         });
-        let configuration = roles.file("agent.json", &configuration.to_string())?;
-        let log = std::fs::File::create(roles.folder.join("agent.log"))?;
+        let configuration = roles.file(&format!("{kind}.json"), &configuration.to_string())?;
+        let log = std::fs::File::create(roles.folder.join(format!("{kind}.log")))?;
         let mut command = Command::new(roles.bed.binaries().vault());
-        command.arg("agent").arg(format!("-config={}", configuration.display()));
+        command.arg(kind).arg(format!("-config={}", configuration.display()));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         roles.bed.group().join(&mut command);
         let child = command.spawn()?;
@@ -443,13 +446,44 @@ impl Drop for Agent {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_an_agent_there_is_no_login_of_ours() -> Result<()> {
+async fn a_jwt_that_vault_checks_by_itself_is_a_way_in() -> Result<()> {
+    let roles = Roles::new("jwt-method", json!({})).await?;
+    let bed = &roles.bed;
+    let key = bed.cluster.account_public_key()?;
+    ask(bed, "sys/auth/jwt", json!({"type": "jwt"})).await?;
+    ask(bed, "auth/jwt/config", json!({"jwt_validation_pubkeys": [key]})).await?;
+    let role = json!({
+        "role_type": "jwt", "user_claim": "sub", "bound_audiences": ["https://kubernetes.default.svc"],
+        "bound_subject": "system:serviceaccount:default:default", "token_policies": ["reloader"],
+    });
+    ask(bed, "auth/jwt/role/reloader", role).await?;
+    let jwt = bed.cluster.request_token("default", "default", Duration::from_mins(10)).await?;
+    let options = polling_fast()
+        .without_vault_token()
+        .env("VAULT_AUTH_METHOD", "jwt")
+        .env("VAULT_PATH", "jwt")
+        .env("VAULT_ROLE", "reloader")
+        .env("VAULT_JWT_FILE", roles.file("jwt", &jwt)?);
+    let before = bed.mark().await?;
+    let mut controller = Controller::start(bed, &options).await?;
+    just_after_a_poll(&controller).await?;
+    roles.expect_reload(&controller, 1).await?;
+    controller.terminate().await?;
+    let requests = roles.requests(&before)?;
+    assert_eq!((requests.logins(), requests.of("auth/jwt/login")), (1, 1), "{requests:#?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_an_agent_or_a_proxy_there_is_no_login_of_ours() -> Result<()> {
     let roles = Roles::new("agent", json!({})).await?;
-    let agent = Agent::start(&roles).await?;
+    let agent = Agent::start(&roles, "agent").await?;
+    let proxy = Agent::start(&roles, "proxy").await?;
     let plain = || polling_fast().without_vault_token();
     let ways = [
         plain().env("VAULT_AUTH_METHOD", "none").env("VAULT_ADDR", agent.address.as_str()),
         plain().env("VAULT_AGENT_ADDR", agent.address.as_str()),
+        plain().env("VAULT_AUTH_METHOD", "none").env("VAULT_ADDR", proxy.address.as_str()),
         plain().env("VAULT_TOKEN_PATH", agent.sink.as_os_str()),
     ];
     for (count, options) in ways.iter().enumerate() {

@@ -94,6 +94,27 @@ async fn who_does_not_lead_asks_nothing_and_who_leads_polls_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hundred_replicas_that_start_at_once_do_not_come_in_the_same_second() {
+    let within = Duration::from_secs(10);
+    let mut seconds = [0_u32; 10];
+    for _ in 0..100 {
+        let mut bench = Bench::new(&[("web", &["a"])]);
+        bench.reloader.settings.start_within = within;
+        let began = Instant::now();
+        run(bench, Leadership::always(), async |counted| {
+            while counted.counts().0 == 0 {
+                sleep(Duration::from_millis(10)).await;
+            }
+            let second = usize::try_from(began.elapsed().as_secs()).unwrap();
+            seconds[second.min(9)] += 1;
+        })
+        .await;
+    }
+    // Ten a second on average; three times that has odds of one in a million.
+    assert!(seconds.iter().all(|count| *count < 30), "{seconds:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_period_outlives_is_given_back_before_it_and_not_between_tries() {
     let bench = Bench::new(&[("web", &["a"])]);
     let live = std::mem::take(&mut bench.fake.world().live);
