@@ -134,14 +134,22 @@ fn poller_at(
     timeout: Duration,
     pace: Pace,
 ) -> Poller {
-    let settings = ServerSettings {
+    let redirects = redirects.iter().map(|address| address.parse().unwrap()).collect();
+    poller_with(ServerSettings { timeout, redirects: Some(redirects), ..at(address) }, method, pace)
+}
+
+fn at(address: &str) -> ServerSettings {
+    ServerSettings {
         address: address.parse().unwrap(),
         namespace: None,
-        redirects: Some(redirects.iter().map(|address| address.parse().unwrap()).collect()),
-        timeout,
+        redirects: None,
+        timeout: Duration::from_secs(5),
         proxy: None,
         tls: Tls::default(),
-    };
+    }
+}
+
+fn poller_with(settings: ServerSettings, method: Method, pace: Pace) -> Poller {
     let server = Arc::new(Server::new(settings, Arc::<ServerClock>::default()).unwrap());
     let period = Duration::from_mins(1);
     Poller::new(server, method, period, period, pace, false)
@@ -285,13 +293,7 @@ async fn a_redirect_is_followed_to_a_server_that_is_configured_and_to_no_other()
     let token = || Method::Token(SecretString::from("token"));
     let fake = Fake::new(|_, _| None);
     let (node, _tasks) = serve(Router::new().fallback(answer).with_state(fake.clone())).await;
-    let target = node.clone();
-    let redirect = any(move |request: Request<Body>| async move {
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        let answer = Response::builder().status(307).header("location", target + &path);
-        answer.body(Body::empty()).unwrap()
-    });
-    let (front, _tasks) = serve(Router::new().fallback(redirect)).await;
+    let (front, _front) = serve_redirects(&node).await;
     let asks = asks_for((0..3).map(|number| format!("secret/data/{number}")), None);
     let timeout = Duration::from_secs(5);
 
@@ -303,6 +305,109 @@ async fn a_redirect_is_followed_to_a_server_that_is_configured_and_to_no_other()
     let polled = vault_secrets_reloader::reloader::Vault::poll(&mut poller, &asks).await;
     assert_eq!(count(&polled), HashMap::from([("live", 3)]));
     poller.close().await;
+}
+
+/// A server that redirects all that it is asked to another.
+async fn serve_redirects(target: &str) -> (String, JoinSet<()>) {
+    let target = target.to_owned();
+    let redirect = any(move |request: Request<Body>| async move {
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let answer = Response::builder().status(307).header("location", target + &path);
+        answer.body(Body::empty()).unwrap()
+    });
+    serve(Router::new().fallback(redirect)).await
+}
+
+#[tokio::test]
+async fn a_login_shows_its_credentials_to_servers_that_are_configured_alone() {
+    let shown: Arc<Mutex<Vec<serde_json::Value>>> = Arc::default();
+    let login = {
+        let shown = Arc::clone(&shown);
+        move |body: String| async move {
+            shown.lock().unwrap().push(serde_json::from_str(&body).unwrap());
+            granted("fresh")
+        }
+    };
+    let revoke = async || Response::builder().status(204).body(Body::empty()).unwrap();
+    let router = Router::new()
+        .route("/v1/auth/kubernetes/login", any(login))
+        .route("/v1/auth/token/revoke-self", any(revoke))
+        .fallback(answer)
+        .with_state(Fake::new(|_, _| None));
+    let (node, _tasks) = serve(router).await;
+    let (front, _front) = serve_redirects(&node).await;
+    let asks = asks_for((0..3).map(|number| format!("secret/data/{number}")), None);
+    let timeout = Duration::from_secs(5);
+
+    let (method, _jwt) = jwt();
+    let mut alone = poller_at(&front, &[], method, timeout, Pace::default());
+    assert!(alone.poll(&asks).await.observations.is_empty());
+    assert!(shown.lock().unwrap().is_empty(), "no JWT went there");
+    let (method, _jwt) = jwt();
+    let mut poller = poller_at(&front, &[&node], method, timeout, Pace::default());
+    assert_eq!(count(&poller.poll(&asks).await), HashMap::from([("live", 3)]));
+    assert_eq!(*shown.lock().unwrap(), [json!({ "jwt": "jwt", "role": "r" })]);
+    poller.close().await;
+}
+
+#[tokio::test]
+async fn a_proxy_is_asked_in_place_of_the_server() {
+    let fake = Fake::new(|_, _| None);
+    let hosts: Arc<Mutex<HashSet<String>>> = Arc::default();
+    let requests = {
+        let (fake, hosts) = (fake.clone(), Arc::clone(&hosts));
+        move |request: Request<Body>| {
+            hosts.lock().unwrap().insert(request.uri().to_string());
+            answer(State(fake), request)
+        }
+    };
+    let (proxy, _tasks) = serve(Router::new().fallback(requests)).await;
+    let proxy = Some(proxy.parse().unwrap());
+    let settings = ServerSettings { proxy, ..at("http://vault.invalid:8200") };
+    let method = Method::Token(SecretString::from("token"));
+    let mut poller = poller_with(settings, method, Pace::default());
+    let asks = asks_for((0..3).map(|number| format!("secret/data/{number}")), None);
+    assert_eq!(count(&poller.poll(&asks).await), HashMap::from([("live", 3)]));
+    let hosts = hosts.lock().unwrap().clone();
+    assert!(hosts.iter().all(|url| url.starts_with("http://vault.invalid:8200/v1/")), "{hosts:?}");
+    poller.close().await;
+}
+
+#[tokio::test]
+async fn a_server_out_of_reach_costs_one_attempt_a_poll() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let mut tasks = JoinSet::new();
+    let counter = Arc::clone(&attempts);
+    tasks.spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            counter.fetch_add(1, Ordering::Relaxed);
+            drop(connection);
+        }
+    });
+    let method = Method::Token(SecretString::from("token"));
+    let mut poller = poller_at(&address, &[], method, Duration::from_secs(5), Pace::default());
+    // Of several mounts, of which nothing is known yet.
+    let asks = asks_for((0..200).map(|number| format!("{}/data/{number}", number % 5)), None);
+    for polls in 1..=3 {
+        let polled = poller.poll(&asks).await;
+        assert_eq!(polled.failed.len(), 200);
+        let attempts = attempts.load(Ordering::Relaxed);
+        assert!((1..=polls).contains(&attempts), "{attempts} attempts in {polls} polls");
+    }
+}
+
+#[tokio::test]
+async fn a_rate_that_is_set_is_not_exceeded() {
+    let pace = Pace { interval: Duration::from_millis(20), ..Pace::default() };
+    let mut bench = Bench::with_pace(|_, _| None, pace).await;
+    let began = Instant::now();
+    let polled = bench.poll(20, None).await;
+    assert_eq!(count(&polled), HashMap::from([("live", 20)]));
+    // Of 22 requests, all but the first waited for their turn.
+    assert!(began.elapsed() >= pace.interval * 21, "{:?}", began.elapsed());
+    bench.poller.close().await;
 }
 
 #[tokio::test]

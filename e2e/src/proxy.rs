@@ -21,6 +21,7 @@ const REQUEST_LINE_END: &[u8] = b" HTTP/1.1\r\n";
 #[derive(Debug)]
 pub struct Proxy {
     address: String,
+    connections: Arc<AtomicUsize>,
     requests: Arc<AtomicUsize>,
     is_cut: watch::Sender<bool>,
     accepting: JoinHandle<()>,
@@ -38,8 +39,11 @@ impl Proxy {
         let requests = Arc::new(AtomicUsize::new(0));
         let (is_cut, seen) = watch::channel(false);
         let counter = Arc::clone(&requests);
+        let connections = Arc::<AtomicUsize>::default();
+        let connected = Arc::clone(&connections);
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                connected.fetch_add(1, Ordering::Relaxed);
                 let (server, counter, mut seen) = (server.clone(), counter.clone(), seen.clone());
                 tokio::spawn(async move {
                     tokio::select! {
@@ -50,13 +54,19 @@ impl Proxy {
                 });
             }
         });
-        Ok(Self { address, requests, is_cut, accepting })
+        Ok(Self { address, connections, requests, is_cut, accepting })
     }
 
     /// Its address, as in `VAULT_ADDR`.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// How many connections were made so far, ended at once or not.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// How many requests have come in so far, answered or not.

@@ -62,7 +62,7 @@ async fn a_sealed_vault_costs_a_request_a_poll_and_one_line() -> Result<()> {
     let (before, polls) = (proxy.requests(), controller.polls());
     controller.wait_for_polls(POLLS, SOON).await?;
     let (asked, polls) = (proxy.requests() - before, controller.polls() - polls);
-    assert!(asked <= 2 * polls, "{asked} requests in {polls} polls");
+    assert!(asked <= polls + 1, "{asked} requests in {polls} polls");
     assert_eq!(outages(&controller).len(), 1, "{:#?}", outages(&controller));
     assert_healthy(&controller).await?;
 
@@ -99,6 +99,10 @@ async fn a_rotation_while_vault_is_out_of_reach_is_rolled_once() -> Result<()> {
     bed.rotate("unreachable/b").await?;
     bed.expect_no_roll(&controller, &[(&a, None), (&both, None)]).await?;
     assert_healthy(&controller).await?;
+    let (before, polls) = (proxy.connections(), controller.polls());
+    controller.wait_for_polls(4, SOON).await?;
+    let (made, polls) = (proxy.connections() - before, controller.polls() - polls);
+    assert!((1..=polls + 1).contains(&made), "{made} connections in {polls} polls");
     proxy.mend();
     bed.expect_rolls(&controller, &[&a, &both], 1).await?;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use e2e::ports::Port;
 use e2e::scenario::{HEARTBEAT, SOON, next_second, polling_fast};
 use e2e::{Bed, Controller, ControllerOptions, Options, Workload, eventually};
@@ -19,6 +19,8 @@ const ROOT: &str = "root-of-the-server-with-tls";
 struct ServerWithTls {
     address: String,
     ca: PathBuf,
+    /// A token of the controller, with the policy that is meant for it.
+    token: String,
     _port: Port,
 }
 
@@ -40,37 +42,46 @@ impl ServerWithTls {
             .stderr(Stdio::null());
         bed.group().join(&mut command);
         command.spawn()?;
-        let server = Self {
+        let mut server = Self {
             address: format!("https://{listen}"),
             ca: folder.join("vault-ca.pem"),
+            token: String::new(),
             _port: port,
         };
         eventually("the server with TLS", SOON, || async {
             Ok((server.ca.is_file() && server.put("ready").await.is_ok()).then_some(()))
         })
         .await?;
+        let rules = e2e::Vault::reloader_rules("secret");
+        server.post("sys/policies/acl/reloader", &json!({"policy": rules})).await?;
+        let created = server.post("auth/token/create", &json!({"policies": ["reloader"]})).await?;
+        let token = created.pointer("/auth/client_token").and_then(Value::as_str);
+        token.context("no token")?.clone_into(&mut server.token);
         Ok(server)
     }
 
     async fn put(&self, secret: &str) -> Result<()> {
         let value = format!("{:032x}", fastrand::u128(..));
-        self.post(&format!("secret/data/{secret}"), &json!({ "data": { "k": value } })).await
+        self.post(&format!("secret/data/{secret}"), &json!({ "data": { "k": value } })).await?;
+        Ok(())
     }
 
-    async fn post(&self, path: &str, body: &Value) -> Result<()> {
+    async fn post(&self, path: &str, body: &Value) -> Result<Value> {
         let client = Client::builder().tls_danger_accept_invalid_certs(true).build()?;
-        client
+        let answer = client
             .post(format!("{}/v1/{path}", self.address))
             .header("X-Vault-Token", ROOT)
             .json(body)
             .send()
             .await?
-            .error_for_status()?;
-        Ok(())
+            .error_for_status()?
+            .text()
+            .await?;
+        Ok(serde_json::from_str(&answer).unwrap_or_default())
     }
 
     fn options(&self) -> ControllerOptions {
-        polling_fast().vault_token(ROOT).env("VAULT_ADDR", self.address.as_str())
+        polling_fast().vault_token(&self.token).env("VAULT_ADDR", self.address.as_str())
     }
 }
 
@@ -206,19 +217,14 @@ async fn a_client_certificate_is_a_way_in_and_the_server_can_have_another_name()
         .opted_in()
         .env("A", "vault:secret/data/tls#k");
     bed.deploy_all(&[&web]).await?;
-    let key = KeyPair::generate()?;
-    let mut client = CertificateParams::new(vec!["reloader".to_owned()])?;
-    client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    let certificate = client.self_signed(&key)?.pem();
+    let (certificate, key) = client_certificate()?;
     let file = |name: &str, pem: &str| {
         let file = bed.folder().join(name);
         std::fs::write(&file, pem).map(|()| file)
     };
     let certificate_file = file("client.crt", &certificate)?;
-    let key_file = file("client.key", &key.serialize_pem())?;
+    let key_file = file("client.key", &key)?;
     server.post("sys/auth/cert", &json!({"type": "cert"})).await?;
-    let rules = e2e::Vault::reloader_rules("secret");
-    server.post("sys/policies/acl/reloader", &json!({"policy": rules})).await?;
     let role = json!({"certificate": certificate, "token_policies": ["reloader"]});
     server.post("auth/cert/certs/reloader", &role).await?;
 
@@ -255,5 +261,31 @@ async fn a_client_certificate_is_a_way_in_and_the_server_can_have_another_name()
         let line = controller.wait_for("failed to get secret version", SOON).await?;
         assert!(line.text.contains("certificate") || line.text.contains("no-such"), "{line:?}");
     }
+
+    // Another takes the place of the first, which the server knows no more, nor what it gave for it.
+    let options = plain().env("VAULT_ADDR", server.address.as_str());
+    let controller = Controller::start(&bed, &options).await?;
+    controller.wait_for(HEARTBEAT, SOON).await?;
+    let (certificate, key) = client_certificate()?;
+    let role = json!({"certificate": certificate, "token_policies": ["reloader"]});
+    server.post("auth/cert/certs/reloader", &role).await?;
+    file("client.crt", &certificate)?;
+    let said =
+        "cannot be read anew: VAULT_CACERT, VAULT_CLIENT_CERT, VAULT_CLIENT_KEY cannot be used";
+    controller.wait_for(said, SOON).await?;
+    file("client.key", &key)?;
+    controller.wait_for("The certificates for Vault have changed", SOON).await?;
+    server.post("sys/leases/revoke-prefix/auth/cert/login", &json!({"sync": true})).await?;
+    server.put("tls").await?;
+    bed.cluster.wait_for_count(&web, 4, SOON).await?;
+    assert_eq!(controller.lines_with("Logged in to Vault").len(), 2);
     Ok(())
+}
+
+/// A certificate for clients, and its key.
+fn client_certificate() -> Result<(String, String)> {
+    let key = KeyPair::generate()?;
+    let mut client = CertificateParams::new(vec!["reloader".to_owned()])?;
+    client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    Ok((client.self_signed(&key)?.pem(), key.serialize_pem()))
 }

@@ -25,7 +25,8 @@ pub(super) fn server(
         .or_else(|| env.get("ADDR"))
         .unwrap_or_else(|| ("VAULT_ADDR".to_owned(), "https://vault:8200".to_owned()));
     let address = url(&name, &address)?;
-    let proxy = env.get("PROXY_ADDR").map(|(name, text)| url(&name, &text)).transpose()?;
+    let proxy = env.get("PROXY_ADDR").or_else(|| env.get("HTTP_PROXY"));
+    let proxy = proxy.map(|(name, text)| url(&name, &text)).transpose()?;
     let of_all = if address.scheme() == "https" { "HTTPS_PROXY" } else { "HTTP_PROXY" };
     if proxy.is_none() && [of_all, &of_all.to_lowercase()].iter().any(|it| env.other(it).is_some())
     {

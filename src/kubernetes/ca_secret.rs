@@ -95,15 +95,16 @@ impl CaSecret {
 
     async fn watch(&self) {
         let Self { namespace, name, .. } = self;
-        let mut is_failing = false;
+        let (mut is_failing, mut is_missing) = (false, false);
         let mut secrets = pin!(watch_object(self.api.clone(), name).default_backoff());
         while let Some(event) = secrets.next().await {
             match event {
                 Ok(secret) => {
                     is_failing = false;
                     if let Some(ca) = secret.and_then(ca_of) {
+                        is_missing = false;
                         self.ca.send_replace(ca);
-                    } else {
+                    } else if !std::mem::replace(&mut is_missing, true) {
                         warn!(
                             "The Secret {namespace}/{name} of VAULT_TLS_SECRET has no {KEY} any more. \
                              The one from before is used; put the CA back"

@@ -54,7 +54,7 @@ impl Backoff {
         self.wrong >= 2
     }
 
-    /// A login succeeded, or other credentials are at hand.
+    /// A login succeeded.
     pub(super) fn reset(&mut self) {
         *self = Self::default();
     }

@@ -59,13 +59,11 @@ pub struct ServerSettings {
 /// The client cannot be made from its settings.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientSetupError {
-    /// The CA is no PEM.
-    #[error("the CA certificates for Vault are not in PEM")]
-    Ca,
-    /// Our certificate or its key is no PEM, or they do not belong together.
-    #[error(
-        "the client certificate or its key for Vault is not in PEM, or they do not fit together"
-    )]
+    /// The CA is no PEM; with the variable that it comes from.
+    #[error("{0}: no certificate in PEM is there")]
+    Ca(&'static str),
+    /// Our certificate or its key is no PEM.
+    #[error("VAULT_CLIENT_CERT, VAULT_CLIENT_KEY: no certificate and key in PEM are there")]
     Identity,
     /// The proxy cannot be used.
     #[error("the proxy for Vault cannot be used: {0}")]
@@ -73,9 +71,14 @@ pub enum ClientSetupError {
     /// A file with a certificate or a key cannot be read.
     #[error("{0}")]
     File(#[from] TlsFileError),
-    /// Anything else.
-    #[error("the client for Vault cannot be made: {0}")]
-    Other(String),
+    /// The certificates are in PEM and none, or the client's does not fit its key.
+    #[error("{variables} cannot be used: {message}")]
+    Certificates {
+        /// Those from which there are certificates.
+        variables: String,
+        /// What is wrong with them.
+        message: String,
+    },
 }
 
 /// Why a request to the server brought no answer that helps.
@@ -424,9 +427,10 @@ fn client(
         // Without this, a client for plain HTTP fails where the system has no CA files.
         http = http.tls_certs_only([]);
     } else if let Some(ca) = &material.ca {
-        let certificates = Certificate::from_pem_bundle(ca).map_err(|_| ClientSetupError::Ca)?;
+        let no_ca = || ClientSetupError::Ca(settings.tls.authority.variable());
+        let certificates = Certificate::from_pem_bundle(ca).map_err(|_| no_ca())?;
         if certificates.is_empty() {
-            return Err(ClientSetupError::Ca);
+            return Err(no_ca());
         }
         http = http.tls_certs_only(certificates);
     }
@@ -444,7 +448,17 @@ fn client(
         let host = host.trim_matches(['[', ']']).to_owned();
         http = http.dns_resolver(Arc::new(AddressesOf(host)));
     }
-    http.build().map_err(|e| ClientSetupError::Other(cause_of(&e)))
+    http.build().map_err(|error| {
+        let ca = material.ca.as_ref().map(|_| settings.tls.authority.variable());
+        let identity = material.identity.as_ref().map(|_| "VAULT_CLIENT_CERT, VAULT_CLIENT_KEY");
+        let variables: Vec<&str> = [ca, identity].into_iter().flatten().collect();
+        let variables = if variables.is_empty() {
+            "The certificates of the system".to_owned()
+        } else {
+            variables.join(", ")
+        };
+        ClientSetupError::Certificates { variables, message: cause_of(&error) }
+    })
 }
 
 /// Whether a URL is of a server that is configured.
@@ -519,7 +533,10 @@ fn cause_of(error: &reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt as _;
+
     use super::*;
+    use crate::vault::tls::Authority;
 
     fn settings(redirects: Option<&[&str]>) -> ServerSettings {
         let url = |address: &&str| Url::parse(address).unwrap();
@@ -556,6 +573,57 @@ mod tests {
         ] {
             assert!(!is_configured(url), "{url}");
         }
+    }
+
+    #[test]
+    fn certificates_that_are_none_are_said_by_the_variable_they_come_from() {
+        let ways = [
+            (Authority::Bytes(b"no PEM".to_vec()), "VAULT_CACERT_BYTES"),
+            (Authority::Followed(tokio::sync::watch::channel(Vec::new()).1), "VAULT_TLS_SECRET"),
+        ];
+        for (authority, variable) in ways {
+            let tls = Tls { authority, ..Tls::default() };
+            let settings = ServerSettings { tls, ..settings(None) };
+            let said = Server::new(settings, Arc::default()).err().map(|error| error.to_string());
+            assert!(said.as_ref().is_some_and(|said| said.contains(variable)), "{said:?}");
+        }
+    }
+
+    /// The versions of TLS that a client offers, as its first message names them.
+    fn offered_versions(hello: &[u8]) -> Option<Vec<u16>> {
+        const SUPPORTED_VERSIONS: u16 = 43;
+        let number = |at: usize| Some(u16::from_be_bytes([*hello.get(at)?, *hello.get(at + 1)?]));
+        // The headers of the record and of the message, a version, and a random number.
+        let session = 5 + 4 + 2 + 32;
+        let ciphers = session + 1 + usize::from(*hello.get(session)?);
+        let compressions = ciphers + 2 + usize::from(number(ciphers)?);
+        let mut at = compressions + 1 + usize::from(*hello.get(compressions)?) + 2;
+        while number(at)? != SUPPORTED_VERSIONS {
+            at += 4 + usize::from(number(at + 2)?);
+        }
+        let versions = hello.get(at + 5..at + 4 + usize::from(number(at + 2)?))?;
+        Some(versions.chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect())
+    }
+
+    #[tokio::test]
+    async fn no_version_of_tls_before_1_2_is_offered() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("https://{}", listener.local_addr().unwrap());
+        let tls = Tls { skip_verify: true, ..Tls::default() };
+        let settings = ServerSettings { address: address.parse().unwrap(), tls, ..settings(None) };
+        let server = Server::new(settings, Arc::default()).unwrap();
+        let hear = async {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut header = [0; 5];
+            client.read_exact(&mut header).await.unwrap();
+            let mut hello = vec![0; usize::from(u16::from_be_bytes([header[3], header[4]]))];
+            client.read_exact(&mut hello).await.unwrap();
+            [&header[..], &hello].concat()
+        };
+        let (hello, ()) = tokio::join!(hear, server.look());
+        let mut versions = offered_versions(&hello).unwrap();
+        versions.sort_unstable();
+        assert_eq!(versions, [0x0303, 0x0304]);
     }
 
     #[test]

@@ -80,6 +80,10 @@ async fn content_of(what: &'static str, file: &Path) -> Result<String, Credentia
     let mut content = String::new();
     // A file without an end is none, but must not be read for ever.
     let longest = LONGEST as u64 + 2;
+    // A pipe would be waited for without an end.
+    if !tokio::fs::metadata(file).await.map_err(unreadable)?.is_file() {
+        return Err(unreadable(std::io::Error::other("it is no file")));
+    }
     let opened = tokio::fs::File::open(file).await.map_err(unreadable)?;
     opened.take(longest).read_to_string(&mut content).await.map_err(unreadable)?;
     Ok(content)
@@ -134,11 +138,13 @@ mod tests {
             let read = read.map(|secret| secrecy::ExposeSecret::expose_secret(&secret).to_owned());
             assert_eq!(read.as_deref().ok(), expected, "{content:.20}");
         }
-        let error = Credential::File("/dev/zero".into()).read("the file").await.unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the file /dev/zero holds no credential: one line of printable characters is expected"
+        std::fs::write(&file, "a\nb").unwrap();
+        let error = given.read("the file").await.unwrap_err().to_string();
+        assert!(
+            error.ends_with("holds no credential: one line of printable characters is expected")
         );
+        let error = Credential::File("/dev/zero".into()).read("the file").await.unwrap_err();
+        assert_eq!(error.to_string(), "cannot read the file /dev/zero: it is no file");
         folder.close().unwrap();
         let error = given.read("the password file").await.unwrap_err().to_string();
         assert!(error.starts_with("cannot read the password file "), "{error}");

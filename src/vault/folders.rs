@@ -28,6 +28,10 @@ const SIZE_KEPT_FOR: Duration = Duration::from_hours(24);
 /// asking costs one request.
 const REFUSAL_KEPT_FOR: Duration = Duration::from_hours(1);
 
+/// How many folders of a mount are asked for before it counts as refused: a policy may grant some of
+/// them. Others have their turn an hour later.
+const DENIALS: usize = 4;
+
 /// How long it is remembered that a LIST failed, while GETs may work.
 const FAILURE_KEPT_FOR: Duration = Duration::from_mins(5);
 
@@ -82,6 +86,8 @@ pub struct Folders {
     refused: HashMap<Mount, Instant>,
     /// Mounts of which a folder was listed: a denial there is about another folder alone.
     granted: HashSet<Mount>,
+    /// How many folders were denied of mounts of which none was listed.
+    denials: HashMap<Mount, usize>,
     /// Mounts that were denied, and of which nobody has heard yet.
     denied: Vec<Mount>,
     /// Mounts of which somebody has.
@@ -129,6 +135,12 @@ impl Folders {
         self.granted.contains(mount)
     }
 
+    /// Until when the latest attempt at a folder counted, or counts; nothing comes before any.
+    #[must_use]
+    pub fn last_try(&self, folder: &Folder) -> Option<Instant> {
+        self.known.get(folder).map(|known| known.until)
+    }
+
     /// Takes in what came of listing a folder.
     pub fn learn(&mut self, folder: &Folder, learnt: Learnt, now: Instant) {
         if self.known.len() >= MOST {
@@ -140,11 +152,11 @@ impl Folders {
         let kept_until = known.filter(|_| page < PAGE).map_or(now + SIZE_KEPT_FOR, |it| it.until);
         let known = match learnt {
             Learnt::Keys(keys) => {
-                self.granted.insert(folder.mount.clone());
+                self.grant(&folder.mount);
                 Known { page, keys, is_more: false, until: kept_until }
             }
             Learnt::MoreThan(keys) => {
-                self.granted.insert(folder.mount.clone());
+                self.grant(&folder.mount);
                 Known { page, keys, is_more: true, until: kept_until }
             }
             Learnt::PageTooLong(keys) if keys > SHORTEST_PAGE => {
@@ -152,8 +164,13 @@ impl Folders {
             }
             Learnt::Denied if !self.granted.contains(&folder.mount) => {
                 self.denied.push(folder.mount.clone());
-                self.refused.insert(folder.mount.clone(), now + REFUSAL_KEPT_FOR);
-                return;
+                let denials = self.denials.entry(folder.mount.clone()).or_default();
+                *denials += 1;
+                if *denials == DENIALS {
+                    self.denials.remove(&folder.mount);
+                    self.refused.insert(folder.mount.clone(), now + REFUSAL_KEPT_FOR);
+                }
+                Known::not_to_be_listed(page, now + REFUSAL_KEPT_FOR)
             }
             Learnt::Unsupported if !self.granted.contains(&folder.mount) => {
                 self.refused.insert(folder.mount.clone(), now + REFUSAL_KEPT_FOR);
@@ -175,6 +192,11 @@ impl Folders {
             }
         };
         self.known.insert(folder.clone(), known);
+    }
+
+    fn grant(&mut self, mount: &Mount) {
+        self.denials.remove(mount);
+        self.granted.insert(mount.clone());
     }
 
     /// The mounts that were denied, each once.
@@ -236,14 +258,48 @@ mod tests {
     #[test]
     fn where_the_server_has_no_list_it_is_asked_once_an_hour() {
         let now = Instant::now();
-        for learnt in [Learnt::Unsupported, Learnt::Denied] {
-            let folders = after(learnt, now);
-            assert_eq!(folders.plan(&folder("b/"), 9, now), None, "{learnt:?}");
-            assert!(folders.plan(&folder("b/"), 9, now + REFUSAL_KEPT_FOR).is_some());
-            let elsewhere =
-                Folder { mount: (Some("team".into()), "secret/".into()), ..folder("b/") };
-            assert!(folders.plan(&elsewhere, 9, now).is_some());
+        let folders = after(Learnt::Unsupported, now);
+        assert_eq!(folders.plan(&folder("b/"), 9, now), None);
+        assert!(folders.plan(&folder("b/"), 9, now + REFUSAL_KEPT_FOR).is_some());
+        let elsewhere = Folder { mount: (Some("team".into()), "secret/".into()), ..folder("b/") };
+        assert!(folders.plan(&elsewhere, 9, now).is_some());
+    }
+
+    #[test]
+    fn where_the_policy_grants_no_list_a_few_folders_are_asked_for_an_hour() {
+        let mut now = Instant::now();
+        let mut folders = Folders::default();
+        let names: Vec<_> = (0..10).map(|number| folder(&format!("{number}/"))).collect();
+        let mut tried = Vec::new();
+        for _ in 0..3 {
+            for _ in 0..60 {
+                let mut open: Vec<_> = names.iter().collect();
+                open.retain(|folder| folders.plan(folder, 9, now).is_some());
+                open.sort_by_key(|folder| folders.last_try(folder));
+                if let Some(folder) = open.first() {
+                    tried.push((*folder).clone());
+                    folders.learn(folder, Learnt::Denied, now);
+                }
+            }
+            now += REFUSAL_KEPT_FOR;
         }
+        // Each has its turn before one has its second.
+        assert_eq!(tried[..10], names[..]);
+        assert_eq!(tried[10..], names[..2]);
+    }
+
+    #[test]
+    fn a_folder_that_is_granted_among_others_is_found() {
+        let now = Instant::now();
+        let mut folders = after(Learnt::Denied, now);
+        assert_eq!(folders.plan(&folder("a/"), 9, now), None);
+        assert!(folders.plan(&folder("b/"), 9, now).is_some());
+        folders.learn(&folder("b/"), Learnt::Keys(9), now);
+        for number in 0..2 * DENIALS {
+            folders.learn(&folder(&format!("{number}/")), Learnt::Denied, now);
+        }
+        assert!(folders.plan(&folder("b/"), 9, now).is_some());
+        assert!(folders.plan(&folder("c/"), 9, now).is_some());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Architecture Invariant: a poll ends by its deadline, and what one Vault namespace answers never
 //! stands in the way of another.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -598,12 +599,16 @@ fn listings<'a>(folders: &Folders, reads: Vec<Read<'a>>) -> (Vec<Listing<'a>>, V
     (listings, alone)
 }
 
-/// One listing of each mount of which it is not known that it can be listed; and all others.
+/// One listing of each mount of which it is not known that it can be listed; and all others. That one
+/// is of a folder that was not tried yet, or longest ago; of those, of one where the most is to gain.
 fn scouts<'a>(
     folders: &Folders,
-    listings: Vec<Listing<'a>>,
+    mut listings: Vec<Listing<'a>>,
 ) -> (Vec<Listing<'a>>, Vec<Listing<'a>>) {
     let mut scouted = HashSet::new();
+    listings.sort_by_cached_key(|Listing { folder, wanted, .. }| {
+        (folders.last_try(folder), Reverse(wanted.len()))
+    });
     listings.into_iter().partition(|Listing { folder, .. }| {
         !folders.is_granted(&folder.mount) && scouted.insert(folder.mount.clone())
     })

@@ -64,14 +64,29 @@ pub struct TlsFileError {
     pub message: std::io::Error,
 }
 
+impl Authority {
+    /// The variable that it comes from.
+    #[must_use]
+    pub fn variable(&self) -> &'static str {
+        match self {
+            Self::System => "SSL_CERT_FILE",
+            Self::Bytes(_) => "VAULT_CACERT_BYTES",
+            Self::File(_) => "VAULT_CACERT",
+            Self::Folder(_) => "VAULT_CAPATH",
+            Self::Followed(_) => "VAULT_TLS_SECRET",
+        }
+    }
+}
+
 impl Tls {
     /// Reads what the files hold now.
     pub fn read(&self) -> Result<Material, TlsFileError> {
+        let variable = self.authority.variable();
         let ca = match &self.authority {
             Authority::System => None,
             Authority::Bytes(bytes) => Some(bytes.clone()),
-            Authority::File(file) => Some(read("VAULT_CACERT", file)?),
-            Authority::Folder(folder) => Some(read_folder("VAULT_CAPATH", folder)?),
+            Authority::File(file) => Some(read(variable, file)?),
+            Authority::Folder(folder) => Some(read_folder(variable, folder)?),
             Authority::Followed(followed) => Some(followed.borrow().clone()),
         };
         let identity = self.identity.as_ref().map(|Identity { certificate, key }| {
@@ -85,7 +100,12 @@ impl Tls {
 }
 
 fn read(variable: &'static str, path: &Path) -> Result<Vec<u8>, TlsFileError> {
-    std::fs::read(path).map_err(|message| TlsFileError { variable, path: path.to_owned(), message })
+    let unreadable = |message| TlsFileError { variable, path: path.to_owned(), message };
+    // A pipe would be waited for without an end.
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(unreadable(std::io::Error::other("it is no file")));
+    }
+    std::fs::read(path).map_err(unreadable)
 }
 
 /// All files of a folder in one: a Kubernetes volume has links to them.
