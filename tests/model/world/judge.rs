@@ -120,12 +120,13 @@ impl World {
         Some((lacking, gone))
     }
 
-    /// A storage that was restored to a version from before the revision, where nobody can tell that
-    /// the pods have a newer one: it was never recorded, or the record was removed, and no process
+    /// A storage that was restored to a version from before the revision, or to the one that was recorded,
+    /// where nobody can tell that the pods have a newer one: it was never recorded, or the record was removed, and no process
     /// lives that has read another version while the present template was there.
     fn is_beyond_knowing(&self, object: &Object, secret: usize, live: Version) -> bool {
         let present = object.revisions.iter().max_by_key(|rev| rev.number);
-        let seems_older = present.is_some_and(|rev| self.by_api_clock(live.created) < rev.created);
+        let is_before = |rev: &Rev| self.by_api_clock(live.created) < rev.created;
+        let seems_older = object.entry(secret) == Some(live) || present.is_some_and(is_before);
         let has = self.will_have(object, secret);
         let was_recorded = !object.was_tampered_with
             && has.is_some_and(|has| object.covered.contains(&(secret, has.number, has.created)));
