@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::core::clock::{ServerClock, skew, until_telling};
-use crate::core::observation::{Ask, History, Sighting};
-use crate::core::plan::Rules;
+use crate::core::observation::{Ask, History, Poll, Sighting};
+use crate::core::plan::{Action, Rules};
 use crate::core::secret::SecretId;
 use crate::core::store::{Snapshot, Store, Stored};
 use crate::core::workload::{Workload, WorkloadId};
@@ -31,15 +31,18 @@ mod memory;
 mod ports;
 mod reloading;
 mod report;
+mod round;
 #[cfg(test)]
 mod tests;
 
 use budget::Budget;
+use deciding::Asked;
 pub use leadership::{Candidacy, Claim, Leadership, contended};
 use memory::Memory;
 pub use ports::{Cluster, Vault, WriteError};
 use reloading::Outage;
 pub use report::{Held, Log, Report, Reporter};
+use round::Round;
 
 /// The worker that log lines name.
 const WORKER: &str = "reloader";
@@ -53,6 +56,9 @@ const GRACE: Duration = Duration::from_secs(1);
 /// For how long the PATCHes of a tick may begin: for the period, but not for less than this. Where
 /// many take their time to fail, Vault is asked again before all had their turn.
 const SHORTEST_TURN: Duration = Duration::from_secs(30);
+
+/// The longest time between two attempts on workloads of which all wait for the budget.
+const BUDGET_PAUSE: Duration = Duration::from_secs(10);
 
 /// How often, and for how long, both servers are asked for the time before what hangs on it is decided,
 /// rather needlessly than not at all. What is known of each clock doubles with each second look.
@@ -107,6 +113,8 @@ pub struct Reloader<V, C, R> {
     settings: Settings,
     leadership: Leadership,
     history: History,
+    /// What was seen since the last poll of everything began.
+    round: Round,
     /// What is remembered of each workload, by uid.
     memories: HashMap<Box<str>, Memory>,
     budget: Budget,
@@ -163,6 +171,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             settings,
             leadership: Leadership::always(),
             history: History::default(),
+            round: Round::default(),
             memories: HashMap::new(),
             budget,
             unfinished: 0,
@@ -252,34 +261,30 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         let is_full = matches!(scope, Scope::All);
         if is_full {
             self.forget(&snapshot);
+            self.round = std::mem::take(&mut self.round).next();
         }
-        let workloads: Vec<_> = snapshot
+        let mut workloads: Vec<_> = snapshot
             .workloads
             .into_iter()
             .filter(|stored| scope.contains(&stored.workload))
             .collect();
-        let asks = self.asks(&workloads);
-        let polled = tokio::select! {
-            polled = self.vault.poll(&asks) => polled,
+        let mut asks = self.asks(&workloads);
+        self.round.narrow(&mut asks, &scope, &workloads);
+        let mut left = Unfinished::default();
+        tokio::select! {
+            () = self.ask(snapshot.poll, &asks, &mut left) => {}
             () = shutdown.cancelled() => return Unfinished::default(),
-        };
-        let mut left = Unfinished {
-            secrets: polled.failed.into_iter().collect(),
-            retry_in: polled.retry_in,
-            ..Unfinished::default()
-        };
-        let mut sightings = HashMap::with_capacity(asks.len());
-        for ask in &asks {
-            let secret = &ask.secret;
-            let Some(observation) = polled.observations.get(secret) else { continue };
-            let sighting = self.history.observe(snapshot.poll, ask, *observation);
-            if self.history.suspects(secret) {
-                debug!(worker = WORKER, "{secret}: the answer is older than what is known");
-                left.secrets.insert(Arc::clone(secret));
-                left.suspects = true;
-            }
-            sightings.insert(Arc::clone(secret), sighting);
         }
+        workloads.retain(|stored| self.round.is_complete(stored));
+        let again = self.unconfirmed(&workloads);
+        if !again.is_empty() {
+            tokio::select! {
+                () = self.ask(snapshot.poll, &again, &mut left) => {}
+                () = shutdown.cancelled() => return Unfinished::default(),
+            }
+            workloads.retain(|stored| self.round.is_complete(stored));
+        }
+        let sightings = self.round.sightings(&workloads);
         let is_idle = self.act(workloads, &sightings, &mut left, shutdown).await;
         if left.unclear.is_empty() {
             self.report_budget(left.over_budget);
@@ -289,6 +294,49 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         }
         self.pace(&mut left);
         left
+    }
+
+    /// Asks for secrets, and takes in what there is to know of them.
+    async fn ask(&mut self, poll: Poll, asks: &[Ask], left: &mut Unfinished) {
+        let polled = self.vault.poll(asks).await;
+        left.secrets.extend(polled.failed);
+        left.retry_in = left.retry_in.into_iter().chain(polled.retry_in).min();
+        for ask in asks {
+            let secret = &ask.secret;
+            if polled.late.contains(secret) {
+                self.round.is_late(secret);
+                continue;
+            }
+            let Some(observation) = polled.observations.get(secret) else {
+                self.round.forget(secret);
+                continue;
+            };
+            let sighting = self.history.observe(poll, ask, *observation);
+            if self.history.suspects(secret) {
+                debug!(worker = WORKER, "{secret}: the answer is older than what is known");
+                left.secrets.insert(Arc::clone(secret));
+                left.suspects = true;
+            }
+            self.round.take_in(secret, sighting);
+        }
+    }
+
+    /// What is to be asked for again: what was seen long ago of the secrets of workloads that may be due.
+    fn unconfirmed(&mut self, workloads: &[Stored]) -> Vec<Ask> {
+        let is_old = |stored: &&Stored| self.round.seen_long_ago(stored).next().is_some();
+        let mut due: Vec<Stored> = workloads.iter().filter(is_old).cloned().collect();
+        let (rules, now) = (self.rules(), (self.clocks.now)());
+        let sightings = self.round.sightings(&due);
+        due.retain(|stored| {
+            let decision = self.decide_one(stored, &sightings, &rules, Asked::No, now);
+            // What holds it up may end while it is decided.
+            decision.unclear || decision.action != Action::Leave
+        });
+        let again: HashSet<_> =
+            due.iter().flat_map(|stored| self.round.seen_long_ago(stored)).collect();
+        let mut asks = self.asks(&due);
+        asks.retain(|ask| again.contains(&ask.secret));
+        asks
     }
 
     /// Decides about workloads, and reloads those that are due: at once where it is clear, the others
@@ -391,6 +439,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         self.memories.retain(|uid, _| uids.contains(&**uid));
         let store = &self.store;
         self.history.retain(|secret| store.refers_to(secret));
+        self.round.retain(|secret| store.refers_to(secret));
         self.vault.forget(|secret| store.refers_to(secret));
     }
 
@@ -419,7 +468,11 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             if left.is_moving {
                 self.unfinished = 0;
             }
-            let delay = backoff(self.unfinished);
+            let mut delay = backoff(self.unfinished);
+            if left.workloads.len() == left.over_budget && !left.suspects {
+                // Their secrets are asked for each time.
+                delay = delay.max(self.budget.pause().min(BUDGET_PAUSE));
+            }
             self.unfinished = self.unfinished.saturating_add(1);
             left.retry_in = Some(left.retry_in.map_or(delay, |retry| retry.min(delay)));
         }
@@ -438,7 +491,7 @@ impl Scope {
     }
 }
 
-/// What was seen of a secret in this poll.
+/// What was seen of a secret in this round.
 fn seen(sightings: &HashMap<Arc<SecretId>, Sighting>) -> impl Fn(&Arc<SecretId>) -> Sighting + '_ {
     |secret| sightings.get(secret).copied().unwrap_or(Sighting::UNKNOWN)
 }

@@ -158,17 +158,7 @@ fn poller_with(settings: ServerSettings, method: Method, pace: Pace) -> Poller {
 async fn answer(State(fake): State<Fake>, request: Request<Body>) -> Response<Body> {
     let path = request.uri().path().trim_start_matches("/v1/").to_owned();
     if path == "auth/token/lookup-self" {
-        return json_of(
-            200,
-            &json!({
-                "request_id": "", "lease_id": "", "renewable": false, "lease_duration": 0,
-                "data": {
-                    "accessor": "", "creation_time": 0, "creation_ttl": 0, "display_name": "",
-                    "entity_id": "", "explicit_max_ttl": 0, "id": "", "num_uses": 0, "orphan": true,
-                    "path": "", "policies": [], "ttl": 0,
-                },
-            }),
-        );
+        return lives_for(0, false);
     }
     let number = {
         let mut asked = fake.asked.lock().unwrap();
@@ -190,6 +180,19 @@ async fn answer(State(fake): State<Fake>, request: Request<Body>) -> Response<Bo
     let versions =
         json!({ "1": { "created_time": created, "deletion_time": "", "destroyed": false } });
     json_of(200, &json!({ "data": { "current_version": 1, "versions": versions } }))
+}
+
+/// What is said of a token that was given.
+fn lives_for(ttl: u64, renewable: bool) -> Response<Body> {
+    let data = json!({
+        "accessor": "", "creation_time": 0, "creation_ttl": 0, "display_name": "", "entity_id": "",
+        "explicit_max_ttl": 0, "id": "", "num_uses": 0, "orphan": true, "path": "", "policies": [],
+        "ttl": ttl, "renewable": renewable,
+    });
+    let body = json!({
+        "request_id": "", "lease_id": "", "renewable": false, "lease_duration": 0, "data": data,
+    });
+    json_of(200, &body)
 }
 
 fn json_of(status: u16, body: &serde_json::Value) -> Response<Body> {
@@ -221,10 +224,14 @@ async fn a_good_server_is_asked_once_for_each_secret_and_twice_for_the_mount() {
     bench.poller.close().await;
 }
 
+/// How many requests were for a path with this in it.
+fn count_in(fake: &Fake, part: &str) -> usize {
+    fake.asked.lock().unwrap().iter().filter(|path| path.contains(part)).count()
+}
+
 /// How many LISTs were asked for.
 fn lists(bench: &Bench) -> usize {
-    let asked = bench.fake.asked.lock().unwrap();
-    asked.iter().filter(|path| path.contains("/detailed-metadata/")).count()
+    count_in(&bench.fake, "/detailed-metadata/")
 }
 
 #[tokio::test]
@@ -246,6 +253,24 @@ fn page_of(keys: impl Iterator<Item = String>) -> Response<Body> {
     let info = json!({ "current_version": 7, "versions": versions });
     let info: HashMap<_, _> = keys.iter().map(|key| (key, &info)).collect();
     json_of(200, &json!({ "data": { "keys": keys, "key_info": info } }))
+}
+
+#[tokio::test]
+async fn what_goes_first_is_no_secret_that_its_folder_shows() {
+    let mut bench = Bench::new(|_, path| {
+        let is_list = path == "secret/detailed-metadata/";
+        is_list.then(|| page_of((0..3).map(|number| number.to_string())))
+    })
+    .await;
+    let paths = || ["0", "1", "2", "other/3"].into_iter().map(|key| format!("secret/data/{key}"));
+    bench.poll_paths(paths(), None).await;
+    for _ in 0..5 {
+        let polled = bench.poll_paths(paths(), None).await;
+        assert_eq!(count(&polled), HashMap::from([("live", 4)]));
+        let asked = bench.fake.asked.lock().unwrap().clone();
+        assert_eq!(asked, ["secret/metadata/other/3", "secret/detailed-metadata/"]);
+    }
+    bench.poller.close().await;
 }
 
 /// How the script of a server limits the rate of LISTs.
@@ -396,6 +421,215 @@ async fn a_server_out_of_reach_costs_one_attempt_a_poll() {
         let attempts = attempts.load(Ordering::Relaxed);
         assert!((1..=polls).contains(&attempts), "{attempts} attempts in {polls} polls");
     }
+}
+
+#[tokio::test]
+async fn a_sealed_server_costs_one_request_a_poll_however_many_vault_namespaces_there_are() {
+    let mut bench = Bench::new(|_, path| match path {
+        "sys/seal-status" => Some(json_of(200, &json!({ "sealed": true }))),
+        _ => Some(json_of(503, &json!({ "errors": ["Vault is sealed"] }))),
+    })
+    .await;
+    let asks: Vec<Ask> = (0..12)
+        .map(|number| {
+            let namespace = Some(Arc::from(format!("team-{}", number % 4)));
+            let path = format!("secret/data/{number}").into();
+            let secret = SecretId { connection: "default".into(), namespace, path };
+            Ask { secret: secret.into(), not_before: None, believed: None, may_be_missing: false }
+        })
+        .collect();
+    for requests in [4, 1, 1] {
+        bench.fake.asked.lock().unwrap().clear();
+        let polled = bench.poller.poll(&asks).await;
+        assert_eq!((polled.failed.len(), bench.asked()), (12, requests));
+    }
+    bench.poller.close().await;
+}
+
+#[tokio::test]
+async fn a_poll_that_is_spread_lists_first_and_goes_on_where_it_stopped() {
+    // A folder with three keys, of which one may be read alone, and three secrets of others.
+    let lists: Script = |_, path| {
+        let is_list = path == "secret/detailed-metadata/all/";
+        is_list.then(|| page_of(["a", "b", "c"].map(str::to_owned).into_iter()))
+    };
+    let pace =
+        Pace { is_spread: true, longest_poll: Duration::from_millis(1500), ..Pace::default() };
+    let fake = Fake::new(lists);
+    let (address, _tasks) = serve(Router::new().fallback(answer).with_state(fake.clone())).await;
+    let server = Arc::new(Server::new(at(&address), Arc::<ServerClock>::default()).unwrap());
+    let method = Method::Token(SecretString::from("token"));
+    // A minute for six: one each 8 seconds.
+    let period = Duration::from_mins(1);
+    let mut poller = Poller::new(server, method, period, period, pace, false);
+    let paths = ["all/a", "all/b", "all/c", "x/1", "y/2", "z/3"];
+    let asks = asks_for(paths.iter().map(|path| format!("secret/data/{path}")), None);
+    let polled = poller.poll(&asks).await;
+    let lists = count_in(&fake, "/detailed-metadata/all/");
+    assert_eq!((lists, count_in(&fake, "secret/metadata/")), (1, 1));
+    assert_eq!(polled.failed.len() + count(&polled)["live"], 6);
+    // What follows at once waits for the turn that the first left open.
+    let (left, had): (Vec<_>, Vec<_>) =
+        asks.into_iter().partition(|ask| polled.failed.contains(&ask.secret));
+    fake.asked.lock().unwrap().clear();
+    let polled = poller.poll(&left).await;
+    assert_eq!(polled.failed.len(), left.len());
+    assert!(fake.asked.lock().unwrap().iter().all(|path| !path.contains("secret/metadata/")));
+    // Whoever was answered and is asked for again does not wait, whether alone or in a folder.
+    let polled = poller.poll(&had).await;
+    assert_eq!(count(&polled), HashMap::from([("live", had.len())]));
+    // The next poll of everything does not wait for the end of this round, folders least of all.
+    poller.rest().await;
+    fake.asked.lock().unwrap().clear();
+    poller.poll(&had).await;
+    assert_eq!(count_in(&fake, "/detailed-metadata/all/"), 1);
+    poller.close().await;
+}
+
+#[tokio::test]
+async fn a_token_that_ended_is_not_used_while_there_is_no_other_and_that_is_said() {
+    let logins = Arc::new(AtomicUsize::new(0));
+    let login = {
+        let logins = Arc::clone(&logins);
+        move || async move {
+            match logins.fetch_add(1, Ordering::Relaxed) {
+                0 => granted("first"),
+                _ => json_of(403, &json!({ "errors": ["the role is no more"] })),
+            }
+        }
+    };
+    let reads = Arc::new(AtomicUsize::new(0));
+    let read = {
+        let reads = Arc::clone(&reads);
+        move || async move {
+            reads.fetch_add(1, Ordering::Relaxed);
+            json_of(403, &json!({ "errors": ["permission denied"] }))
+        }
+    };
+    let router = Router::new().route("/v1/auth/kubernetes/login", any(login)).fallback(read);
+    let (method, _jwt) = jwt();
+    let (mut poller, _tasks) = poller_of(router, method, Duration::from_secs(5)).await;
+    let asks = asks_for((0..5).map(|number| format!("secret/data/{number}")), None);
+    poller.poll(&asks).await;
+    assert_eq!((logins.load(Ordering::Relaxed), reads.load(Ordering::Relaxed)), (2, 1));
+    // The next login waits for its turn, and no read is sent meanwhile.
+    let polled = poller.poll(&asks).await;
+    assert_eq!(polled.failed.len(), 5);
+    assert_eq!(reads.load(Ordering::Relaxed), 1);
+    poller.close().await;
+}
+
+/// A poller of a server that behaves in this way, with a token that is to be renewed before each poll, but
+/// for those that follow at once.
+struct Renewing {
+    poller: Poller,
+    asks: Vec<Ask>,
+    period: Duration,
+    is_sealed: Arc<AtomicBool>,
+    asked: Arc<AtomicUsize>,
+    _jwt: tempfile::NamedTempFile,
+    _tasks: JoinSet<()>,
+}
+
+impl Renewing {
+    /// Once it `is_sealed`, the server fails where this says so.
+    async fn new(fails: fn(&str) -> bool) -> Self {
+        let is_sealed = Arc::new(AtomicBool::new(false));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let requests = {
+            let (fake, is_sealed) = (Fake::new(|_, _| None), Arc::clone(&is_sealed));
+            let asked = Arc::clone(&asked);
+            move |request: Request<Body>| {
+                let (fake, is_sealed) = (fake.clone(), is_sealed.load(Ordering::Relaxed));
+                asked.fetch_add(1, Ordering::Relaxed);
+                async move {
+                    match request.uri().path() {
+                        path if is_sealed && fails(path) => {
+                            json_of(503, &json!({ "errors": ["Vault is sealed"] }))
+                        }
+                        "/v1/auth/kubernetes/login" => granted("token"),
+                        _ => answer(State(fake), request).await,
+                    }
+                }
+            }
+        };
+        let (address, tasks) = serve(Router::new().fallback(requests)).await;
+        let server = Arc::new(Server::new(at(&address), Arc::<ServerClock>::default()).unwrap());
+        let (method, jwt) = jwt();
+        let (threshold, period) = (Duration::from_hours(2), Duration::from_millis(20));
+        let poller = Poller::new(server, method, threshold, period, Pace::default(), false);
+        let asks = asks_for((0..5).map(|number| format!("secret/data/{number}")), None);
+        Self { poller, asks, period, is_sealed, asked, _jwt: jwt, _tasks: tasks }
+    }
+
+    /// A poll a period after the last, and how many requests it took.
+    async fn poll(&mut self) -> (Polled, usize) {
+        tokio::time::sleep(self.period).await;
+        self.asked.store(0, Ordering::Relaxed);
+        let polled = self.poller.poll(&self.asks).await;
+        (polled, self.asked.load(Ordering::Relaxed))
+    }
+}
+
+#[tokio::test]
+async fn a_sealed_server_costs_one_request_a_poll_though_the_token_is_to_be_renewed() {
+    let mut bench = Renewing::new(|_| true).await;
+    bench.poll().await;
+    bench.is_sealed.store(true, Ordering::Relaxed);
+    // The first finds out: it renews, and reads, since reads may work where renewals do not.
+    for requests in [2, 1, 1] {
+        let (polled, asked) = bench.poll().await;
+        assert_eq!((polled.failed.len(), asked), (5, requests));
+    }
+    bench.is_sealed.store(false, Ordering::Relaxed);
+    let (polled, _) = bench.poll().await;
+    assert_eq!(count(&polled), HashMap::from([("live", 5)]));
+}
+
+#[tokio::test]
+async fn secrets_are_read_where_nothing_but_the_renewal_of_the_token_fails() {
+    let mut bench = Renewing::new(|path| path.starts_with("/v1/auth/")).await;
+    bench.poll().await;
+    bench.is_sealed.store(true, Ordering::Relaxed);
+    for _ in 0..2 {
+        let (polled, asked) = bench.poll().await;
+        assert_eq!((count(&polled), asked), (HashMap::from([("live", 5)]), 6));
+    }
+}
+
+#[tokio::test]
+async fn a_given_token_that_would_end_while_the_server_wants_to_be_left_alone_is_renewed() {
+    let lookup = || async { lives_for(30, true) };
+    let renewals = Arc::new(AtomicUsize::new(0));
+    let renew = {
+        let renewals = Arc::clone(&renewals);
+        move || async move {
+            renewals.fetch_add(1, Ordering::Relaxed);
+            granted("given")
+        }
+    };
+    let limited = || async {
+        let answer = Response::builder().status(429).header("Retry-After", "60");
+        answer.body(Body::from(r#"{"errors":[]}"#)).unwrap()
+    };
+    let router = Router::new()
+        .route("/v1/auth/token/lookup-self", any(lookup))
+        .route("/v1/auth/token/renew-self", any(renew))
+        .fallback(limited);
+    let (address, _tasks) = serve(router).await;
+    let server = Arc::new(Server::new(at(&address), Arc::<ServerClock>::default()).unwrap());
+    let method = Method::Token(SecretString::from("given"));
+    let pace = Pace { longest_poll: Duration::from_millis(200), ..Pace::default() };
+    let (threshold, period) = (Duration::from_secs(10), Duration::from_mins(1));
+    let mut poller = Poller::new(server, method, threshold, period, pace, false);
+    let asks = asks_for(["secret/data/a".to_owned()].into_iter(), None);
+    poller.poll(&asks).await;
+    assert_eq!(renewals.load(Ordering::Relaxed), 0);
+    for _ in 0..3 {
+        let polled = poller.poll(&asks).await;
+        assert_eq!(polled.failed.len(), 1);
+    }
+    assert_eq!(renewals.load(Ordering::Relaxed), 1, "once, and then it lives for long enough");
 }
 
 #[tokio::test]
@@ -560,6 +794,22 @@ async fn whoever_was_late_is_first_in_the_next_poll() {
             return;
         }
     }
+}
+
+#[tokio::test]
+async fn whoever_was_late_stays_so_when_a_poll_asks_for_others() {
+    let pace = Pace {
+        interval: Duration::from_millis(50),
+        longest_poll: Duration::from_millis(125),
+        ..Pace::default()
+    };
+    let mut bench = Bench::with_pace(|_, _| None, pace).await;
+    let late = bench.poll(9, None).await.late;
+    assert!((4..9).contains(&late.len()), "{} were late", late.len());
+    bench.poll_paths(["secret/data/other".to_owned()].into_iter(), None).await;
+    let polled = bench.poll(9, None).await;
+    let seen = polled.observations.iter().filter(|(_, seen)| **seen != Observation::Unknown);
+    assert!(seen.map(|(secret, _)| secret).all(|secret| late.contains(secret)));
 }
 
 #[tokio::test]

@@ -43,9 +43,15 @@ fn given(env: &BTreeMap<String, OsString>) -> Vec<String> {
     given
 }
 
-/// The lines of a log that hold a credential, whole or in part.
-pub(crate) fn find<'l>(log: &'l str, env: &BTreeMap<String, OsString>) -> Vec<&'l str> {
-    let given = given(env);
+/// The lines of a log that hold a credential, whole or in part: one of `env`, or of the `others`, which
+/// came to be known under way.
+pub(crate) fn find<'l>(
+    log: &'l str,
+    env: &BTreeMap<String, OsString>,
+    others: &[String],
+) -> Vec<&'l str> {
+    let mut given = given(env);
+    given.extend_from_slice(others);
     let is_leak = |line: &&str| {
         shapes(line).next().is_some() || given.iter().any(|secret| line.contains(secret))
     };
@@ -69,10 +75,12 @@ mod tests {
             "jwt eyJhbGciOiJSUzI1NiIsImtpZCI6IiJ9.eyJhdWQi",
             "-----BEGIN RSA PRIVATE KEY-----",
         ] {
-            assert_eq!(find(&format!("before\nof {text} it\nafter"), &nothing).len(), 1, "{text}");
+            let log = format!("before\nof {text} it\nafter");
+            assert_eq!(find(&log, &nothing, &[]).len(), 1, "{text}");
         }
-        assert_eq!(find("it was root-token", &env("BAO_TOKEN", "root-token")).len(), 1);
-        assert_eq!(find("b 4f1c-99", &env("VAULT_SECRET_ID", "4f1c-99\n")).len(), 1);
+        assert_eq!(find("it was root-token", &env("BAO_TOKEN", "root-token"), &[]).len(), 1);
+        assert_eq!(find("b 4f1c-99", &env("VAULT_SECRET_ID", "4f1c-99\n"), &[]).len(), 1);
+        assert_eq!(find("b 4f1c-99", &nothing, &["4f1c-99".to_owned()]).len(), 1);
     }
 
     #[test]
@@ -81,14 +89,14 @@ mod tests {
         std::fs::write(file.path(), "hunter-2\n").unwrap();
         let path = file.path().to_string_lossy().into_owned();
         let env = env("VAULT_PASSWORD_FILE", &path);
-        assert_eq!(find("hunter-2", &env), ["hunter-2"]);
-        assert_eq!(find(&format!("no such file: {path}"), &env), [""; 0]);
+        assert_eq!(find("hunter-2", &env, &[]), ["hunter-2"]);
+        assert_eq!(find(&format!("no such file: {path}"), &env, &[]), [""; 0]);
     }
 
     #[test]
     fn what_operators_need_is_no_leak() {
         let lines = "auth/kubernetes/login\nsecret/data/mysql#MYSQL_PASSWORD\nService/vault-0.vault.svc\n\
                      https://vault.example.internal:8200";
-        assert_eq!(find(lines, &env("VAULT_USERNAME", "mysql")), [""; 0]);
+        assert_eq!(find(lines, &env("VAULT_USERNAME", "mysql"), &[]), [""; 0]);
     }
 }

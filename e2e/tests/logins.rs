@@ -169,7 +169,8 @@ async fn a_wrong_secret_id_is_tried_once_and_a_right_one_at_once() -> Result<()>
     let roles = Roles::new("wrong", json!({})).await?;
     let file = roles.file("secret-id", "8f6a7a12-0000-4000-8000-00000000beef")?;
     let before = roles.bed.mark().await?;
-    let controller = Controller::start(&roles.bed, &roles.options(&file)).await?;
+    let mut controller = Controller::start(&roles.bed, &roles.options(&file)).await?;
+    controller.must_not_say("00000000beef");
     controller.wait_for("the login at auth/approle: Vault refuses (status 400)", SOON).await?;
     controller.wait_for_polls(10, SOON).await?;
     assert_eq!(roles.requests(&before)?.logins(), 1, "five would lock the role for everybody");
@@ -177,18 +178,21 @@ async fn a_wrong_secret_id_is_tried_once_and_a_right_one_at_once() -> Result<()>
     std::fs::write(&file, roles.secret_id().await?)?;
     roles.expect_reload(&controller, 1).await?;
     assert_eq!(roles.requests(&before)?.logins(), 2);
-    assert!(controller.lines_with("00000000beef").is_empty(), "the secret id is in the log");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrapped_secret_id_is_unwrapped_once_and_kept() -> Result<()> {
     let roles = Roles::new("wrapped", json!({})).await?;
-    let wrapping_token = roles.wrapped_secret_id().await?;
+    let secret_id = "5f1d8a0c-7e3b-4c52-9a57-wrapped-by-hand";
+    let body = json!({ "secret_id": secret_id });
+    let wrapping_token = roles.wrapped("auth/approle/role/wrapped/custom-secret-id", &body).await?;
     let file = roles.file("secret-id", &wrapping_token)?;
     let options = roles.options(&file).env("VAULT_SECRET_ID_WRAPPED", "true");
     let before = roles.bed.mark().await?;
     let mut controller = Controller::start(&roles.bed, &options).await?;
+    controller.must_not_say(secret_id);
+    controller.must_not_say(&wrapping_token);
     just_after_a_poll(&controller).await?;
     roles.expect_reload(&controller, 1).await?;
     // A token that is revoked is old enough for a new login after some seconds only.
@@ -203,9 +207,7 @@ async fn a_wrapped_secret_id_is_unwrapped_once_and_kept() -> Result<()> {
     let line = controller.wait_for("the wrapped secret id cannot be used", SOON).await?;
     assert!(line.text.contains("take the secret id as stolen"), "{}", line.text);
     std::fs::write(&file, roles.wrapped_secret_id().await?)?;
-    roles.expect_reload(&controller, 3).await?;
-    assert!(controller.lines_with(&wrapping_token).is_empty(), "the wrapping token is in the log");
-    Ok(())
+    roles.expect_reload(&controller, 3).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -289,6 +291,10 @@ async fn tokens_of_each_kind_are_renewed_or_replaced_before_a_read_fails() -> Re
     let reads = requests.0.iter().filter(|request| request.path.contains("/metadata/"));
     let refused = reads.clone().find(|request| !request.error.is_empty());
     assert_eq!(refused, None, "a read failed");
+    // Batch tokens cannot be revoked, which is not tried.
+    let revocations = requests.0.iter().filter(|request| request.path == REVOKE);
+    let refused = revocations.clone().find(|request| !request.error.is_empty());
+    assert_eq!(refused, None, "a revocation was refused");
     // The one is renewed after 9 polls and replaced after 15, the other replaced after 9.
     let polls = controllers[0].polls();
     let logins = |mount: &str| requests.of(&format!("auth/{mount}/login"));

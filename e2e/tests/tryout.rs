@@ -5,7 +5,7 @@ use e2e::binaries::workspace;
 use e2e::controller_log::Stream;
 use e2e::scenario::{HEARTBEAT, SOON, just_after_a_poll, polling_fast};
 use e2e::shared::SharedBed;
-use e2e::{Bed, Controller, Kind, Mark, WorkloadName};
+use e2e::{Bed, Controller, Kind, Mark, VaultRequest, WorkloadName};
 use serde_json::json;
 
 const TO_BE_RELOADED: &str = "deployment-to-be-reloaded";
@@ -163,7 +163,7 @@ async fn a_deleted_secret_is_named_once() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unchanged_poll_costs_a_read_a_secret_and_one_line() -> Result<()> {
+async fn an_unchanged_poll_costs_a_read_a_list_and_one_line() -> Result<()> {
     const POLLS: usize = 3;
     let stage = Stage::set().await?;
     just_after_a_poll(&stage.controller).await?;
@@ -172,16 +172,17 @@ async fn an_unchanged_poll_costs_a_read_a_secret_and_one_line() -> Result<()> {
     for _ in 0..POLLS {
         just_after_a_poll(&stage.controller).await?;
     }
-    let reads = stage.bed.vault_requests_since(&before)?;
+    let asked = stage.bed.vault_requests_since(&before)?;
     let lines = stage.controller.lines().split_off(seen);
     let requests = stage.bed.api_requests_of("vault-secrets-reloader/", &before).await?;
     assert_eq!(requests, []);
-    for secret in WATCHED {
-        let path = format!("secret/metadata/{secret}");
-        let of_it = reads.iter().filter(|request| request.path == path);
-        assert_eq!(of_it.count(), POLLS, "{reads:#?}");
+    // One by itself, and two by their folder.
+    let each = [("read", "secret/metadata/accounts/aws"), ("list", "secret/detailed-metadata/")];
+    for (operation, path) in each {
+        let is_it = |it: &&VaultRequest| it.operation == operation && it.path == path;
+        assert_eq!(asked.iter().filter(is_it).count(), POLLS, "{asked:#?}");
     }
-    assert_eq!(reads.len(), POLLS * WATCHED.len(), "{reads:#?}");
+    assert_eq!(asked.len(), POLLS * each.len(), "{asked:#?}");
     let loud: Vec<_> = lines.iter().filter(|line| !line.text.contains("level=debug")).collect();
     assert_eq!(loud.len(), POLLS, "{loud:#?}");
     let is_heartbeat = |text: &str| text.contains(HEARTBEAT) && text.contains("level=info");

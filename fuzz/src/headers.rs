@@ -47,6 +47,10 @@ pub fn check(data: &[u8]) {
         let wait = until_telling(&vault, &cluster, time);
         assert!(!wait.is_zero() && wait <= Duration::from_secs(1), "{wait:?}");
     }
-    let wait = retry_after(&retry);
-    assert_eq!(wait.map(|wait| wait.as_secs()), retry.trim().parse().ok());
+    let seconds = retry.trim().parse().ok();
+    assert_eq!(retry_after(&retry, None).map(|wait| wait.as_secs()), seconds);
+    for date in [&vault_date, &cluster_date] {
+        let wait = retry_after(&retry, Some(date));
+        assert!(seconds.is_none() || wait.map(|wait| wait.as_secs()) == seconds, "{wait:?}");
+    }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use vault_secrets_reloader::vault::approle::{creation_path, unwrapped};
 use vault_secrets_reloader::vault::client::Failure;
 use vault_secrets_reloader::vault::login::{logged_in, looked_up, renewed};
-use vault_secrets_reloader::vault::token::{Grant, Lease, Step};
+use vault_secrets_reloader::vault::token::{Grant, Lease, Step, Terms};
 
 /// Asserts what must hold of any answer.
 pub fn check(data: &[u8]) {
@@ -15,7 +15,7 @@ pub fn check(data: &[u8]) {
     let secret = |pointer| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let secrets = ["/auth/client_token", "/data/secret_id"].map(secret);
     let login = logged_in(data);
-    if let Ok((granted, grant)) = &login {
+    if let Ok((granted, grant, _)) = &login {
         let granted = granted.expose_secret();
         assert!(!granted.is_empty() && granted.len() <= 64 << 10);
         assert!(granted.bytes().all(|byte| byte.is_ascii_graphic()));
@@ -53,7 +53,7 @@ fn check_grant(grant: Grant) {
     let lease = Lease::new(grant, epoch);
     for lease in [lease, lease.renewed(grant, epoch + hour)] {
         for now in [epoch, epoch + hour, epoch + hour * 24 * 365] {
-            let step = lease.step(now, hour);
+            let step = lease.step(now, &Terms { threshold: hour, period: hour / 3 });
             assert!(!lease.has_ended(now) || step == Step::Login);
             assert!(step != Step::Renew || grant.renewable);
         }

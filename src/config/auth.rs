@@ -11,7 +11,7 @@ use crate::vault::credential::{self, Credential};
 use crate::vault::login::Method;
 
 /// The names of the ways in, in `VAULT_AUTH_METHOD`.
-const METHODS: &str = "jwt, kubernetes, approle, userpass, cert, token or none";
+const METHODS: [&str; 7] = ["jwt", "kubernetes", "approle", "userpass", "cert", "token", "none"];
 
 /// Variables that belong to some ways in, by their names.
 const OWN: [(&str, &[&str]); 8] = [
@@ -43,7 +43,7 @@ pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, Conf
             [("ROLE", &["jwt", "kubernetes", "cert"][..]), ("JWT_FILE", &["jwt", "kubernetes"])]
         {
             if let Some((other, _)) = env.get(suffix)
-                && METHODS.contains(name.as_str())
+                && METHODS.contains(&name.as_str())
                 && !methods.contains(&name.as_str())
             {
                 return Err(unspoken(&other, &format!("does not go with {variable}={name}")));
@@ -78,7 +78,7 @@ pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, Conf
         Some(name) => Err(error(
             "VAULT_AUTH_METHOD",
             name,
-            &format!("not a method that is known; use {METHODS}"),
+            &format!("not a method that is known; use one of {}", METHODS.join(", ")),
         )),
     }
 }

@@ -407,6 +407,33 @@ fn expect_refusals(table: &[Case<'_>]) {
 }
 
 #[test]
+fn debug_output_holds_no_secret_whatever_the_way_in() {
+    let ways: [&[(&str, &str)]; 4] = [
+        &[("VAULT_TOKEN", "hvs.HIDDEN")],
+        &[
+            ("VAULT_AUTH_METHOD", "approle"),
+            ("VAULT_ROLE_ID", "HIDDEN"),
+            ("VAULT_SECRET_ID", "HIDDEN"),
+        ],
+        &[
+            ("VAULT_AUTH_METHOD", "approle"),
+            ("VAULT_ROLE_ID", "HIDDEN"),
+            ("VAULT_SECRET_ID", "HIDDEN"),
+            ("VAULT_SECRET_ID_WRAPPED", "true"),
+        ],
+        &[
+            ("VAULT_AUTH_METHOD", "userpass"),
+            ("VAULT_USERNAME", "reloader"),
+            ("VAULT_PASSWORD", "HIDDEN"),
+        ],
+    ];
+    for way in ways {
+        let shown = format!("{:?}", load(&[], way).unwrap());
+        assert!(shown.contains("method") && !shown.contains("HIDDEN"), "{shown}");
+    }
+}
+
+#[test]
 fn an_error_never_repeats_a_secret() {
     let user = [("VAULT_AUTH_METHOD", "userpass"), ("VAULT_USERNAME", "reloader")];
     let given = [user[0], user[1], ("VAULT_PASSWORD_FILE", "HIDDEN")];

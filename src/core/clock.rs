@@ -116,7 +116,7 @@ pub fn until_telling(first: &ServerClock, second: &ServerClock, time: Timestamp)
     clock.until_its_next_second(time)
 }
 
-fn parse_date(date: &str) -> Option<Timestamp> {
+pub(crate) fn parse_date(date: &str) -> Option<Timestamp> {
     DateTimeParser::new().parse_timestamp(date).ok()
 }
 

@@ -1,6 +1,6 @@
 //! What was observed of secrets, poll by poll, and what this process has witnessed itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,8 +64,10 @@ impl Ask {
 pub struct Polled {
     /// What was observed of each secret that was asked for.
     pub observations: HashMap<Arc<SecretId>, Observation>,
-    /// Those that are unknown because something failed that may pass.
+    /// Those that are unknown because something failed that may pass, or there was no time.
     pub failed: Vec<Arc<SecretId>>,
+    /// Those of them that there was no time to ask for.
+    pub late: HashSet<Arc<SecretId>>,
     /// When to ask for these again, if earlier than for all.
     pub retry_in: Option<Duration>,
 }

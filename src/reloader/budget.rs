@@ -38,6 +38,11 @@ impl Budget {
         }
     }
 
+    /// The time in which it is full again.
+    pub(super) fn pause(&self) -> Duration {
+        self.refill.saturating_mul(self.burst)
+    }
+
     pub(super) fn take(&mut self) {
         self.tokens = self.tokens.saturating_sub(1);
     }
@@ -76,6 +81,7 @@ mod tests {
             budget.give_back();
         }
         assert_eq!(budget.tokens, 2);
+        assert_eq!(budget.pause(), Duration::from_secs(2));
     }
 
     #[tokio::test(start_paused = true)]

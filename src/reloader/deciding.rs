@@ -82,7 +82,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         due
     }
 
-    fn decide_one(
+    pub(super) fn decide_one(
         &self,
         stored: &Stored,
         sightings: &HashMap<Arc<SecretId>, Sighting>,

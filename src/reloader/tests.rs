@@ -20,6 +20,7 @@ use crate::core::workload::Kind;
 
 mod leading;
 mod outage;
+mod rounds;
 mod told;
 mod unclear;
 
@@ -30,6 +31,10 @@ struct World {
     live: BTreeMap<String, Version>,
     /// The paths of secrets that were deleted.
     gone: BTreeSet<String>,
+    /// Whether Vault cannot be asked at all.
+    is_out: bool,
+    /// The paths for which there is no time.
+    are_late: BTreeSet<String>,
     /// The paths that the last poll asked for.
     asked: Vec<String>,
     /// The workloads as the API server has them.
@@ -87,6 +92,12 @@ impl Fake {
         self.world().live.insert(path.to_owned(), version);
     }
 
+    fn delete(&self, path: &str) {
+        let mut world = self.world();
+        world.live.remove(path);
+        world.gone.insert(path.to_owned());
+    }
+
     /// The number of PATCHes and of GETs.
     fn requests(&self) -> (u32, u32) {
         let world = self.world();
@@ -106,13 +117,23 @@ impl Vault for Fake {
         world.asked = asks.iter().map(|ask| ask.secret.path.to_string()).collect();
         world.asked.sort();
         let mut polled = Polled::default();
+        if world.is_out {
+            polled.failed = asks.iter().map(|ask| Arc::clone(&ask.secret)).collect();
+            polled.retry_in = Some(Duration::from_secs(1));
+            return polled;
+        }
         for ask in asks {
             let live = world.live.get(&*ask.secret.path);
             let is_gone = world.gone.contains(&*ask.secret.path);
             let missing = if is_gone { Observation::Gone } else { Observation::Unknown };
+            let is_late = world.are_late.contains(&*ask.secret.path);
+            let live = live.filter(|_| !is_late);
             let observation = live.map_or(missing, |v| Observation::Live(*v));
+            if is_late {
+                polled.late.insert(Arc::clone(&ask.secret));
+            }
             polled.observations.insert(Arc::clone(&ask.secret), observation);
-            if live.is_none() {
+            if live.is_none() && !is_gone {
                 polled.failed.push(Arc::clone(&ask.secret));
                 polled.retry_in = Some(Duration::from_secs(1));
             }
@@ -334,6 +355,20 @@ impl Bench {
         });
     }
 
+    /// Another controller has rolled out a version.
+    fn reload_by_another(&self, name: &str, path: &str, number: u64) {
+        self.write(name, |object| {
+            let created = 1_000_000 + i64::try_from(number).unwrap();
+            let versions =
+                [(secret(path).hash64(), version(number, created))].into_iter().collect();
+            let (uid, mark) = (object.uid.clone(), "theirs".to_owned());
+            object.annotations =
+                [(OptIn::Current.key(), "true"), (MARK, "theirs")].into_iter().collect();
+            object.record = Some(Record { uid, mark, versions }.encode());
+            object.template += 1;
+        });
+    }
+
     /// Polls, and answers what was told of it.
     async fn told(&mut self) -> Vec<String> {
         self.poll().await;
@@ -430,15 +465,8 @@ async fn what_another_controller_reloaded_meanwhile_is_left_to_the_next_poll() {
 async fn a_version_earlier_than_what_another_has_recorded_is_asked_for_again() {
     let mut bench = Bench::new(&[("web", &["a"])]);
     bench.poll().await;
-    // Another controller has rolled out version 2; here a standby still shows version 1.
-    bench.write("web", |object| {
-        let versions = [(secret("a").hash64(), version(2, 1_000_002))].into_iter().collect();
-        let (uid, mark) = (object.uid.clone(), "theirs".to_owned());
-        object.annotations =
-            [(OptIn::Current.key(), "true"), (MARK, "theirs")].into_iter().collect();
-        object.record = Some(Record { uid, mark, versions }.encode());
-        object.template += 1;
-    });
+    // Here a standby still shows version 1.
+    bench.reload_by_another("web", "a", 2);
     bench.poll().await;
     assert_eq!(bench.fake.requests(), (0, 0));
     bench.fake.rotate("a", 2);

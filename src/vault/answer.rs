@@ -6,6 +6,7 @@ use http::header::HeaderValue;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::client::Failure;
+use crate::core::clock::parse_date;
 use crate::core::words::in_short;
 
 /// An answer, whatever its status.
@@ -31,14 +32,20 @@ impl Answer {
     }
 }
 
-/// Reads `Retry-After`. The server may also give a date there; no server of this API does.
+/// Reads `Retry-After`: seconds, or a date by the clock whose present `date` is.
 #[must_use]
-pub fn retry_after(text: &str) -> Option<Duration> {
-    text.trim().parse().ok().map(Duration::from_secs)
+pub fn retry_after(text: &str, date: Option<&str>) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = parse_date(text.trim())?.duration_since(parse_date(date?)?);
+    Some(Duration::try_from(until).unwrap_or_default())
 }
 
-/// The longest that a server may make us wait, and the wait where it limits the rate and says nothing.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(1);
+/// The longest that a server may make us wait, until one request asks whether it still holds: what one
+/// machine of many says by mistake must not silence all rotations for an hour. And the wait where the server
+/// limits the rate and says nothing.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(5);
 const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a server wants to be left alone, by the status of an answer and its `Retry-After`.
@@ -121,7 +128,8 @@ mod tests {
         let table = [
             (429, None, Some(RATE_LIMIT_PAUSE)),
             (429, Some(seconds(7)), Some(seconds(7))),
-            (429, Some(seconds(3600)), Some(LONGEST_RETRY_AFTER)),
+            (429, Some(seconds(300)), Some(seconds(300))),
+            (503, Some(seconds(86_400)), Some(LONGEST_RETRY_AFTER)),
             (503, None, None),
             (503, Some(seconds(7)), Some(seconds(7))),
             (500, Some(seconds(7)), None),
@@ -129,6 +137,24 @@ mod tests {
         ];
         for (status, retry_after, expected) in table {
             assert_eq!(pause(status, retry_after), expected, "{status} {retry_after:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_may_say_when_to_come_back_by_a_date() {
+        let date = Some("Wed, 25 Nov 2026 12:00:00 GMT");
+        let table = [
+            ("7", None, Some(7)),
+            (" 120 ", date, Some(120)),
+            ("Wed, 25 Nov 2026 12:01:30 GMT", date, Some(90)),
+            ("Wed, 25 Nov 2026 11:00:00 GMT", date, Some(0)),
+            ("Wed, 25 Nov 2026 12:01:30 GMT", None, None),
+            ("soon", date, None),
+            ("-1", date, None),
+            ("", date, None),
+        ];
+        for (text, date, seconds) in table {
+            assert_eq!(retry_after(text, date), seconds.map(Duration::from_secs), "{text:?}");
         }
     }
 

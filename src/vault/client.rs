@@ -11,6 +11,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, Identity, Proxy, Url, redirect, tls};
 use rustify::endpoint::Endpoint;
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
@@ -288,6 +289,25 @@ impl Server {
         drop(self.send(reqwest::Request::new(reqwest::Method::GET, url)).await);
     }
 
+    /// Whether the server as a whole is sealed: by a request that needs no token, and that no audit device
+    /// sees.
+    pub(super) async fn is_sealed(&self) -> Result<bool, Failure> {
+        #[derive(Deserialize)]
+        struct Status {
+            sealed: bool,
+        }
+        let mut url = self.settings.address.clone();
+        url.set_path("/v1/sys/seal-status");
+        let answer = self.send(reqwest::Request::new(reqwest::Method::GET, url)).await?;
+        self.heed(&answer);
+        if let Some(failure) = failure_of(answer.status, &answer.body) {
+            return Err(failure);
+        }
+        let status: Status = serde_json::from_slice(&answer.body)
+            .map_err(|error| Failure::BadAnswer(in_short(&format!("seal-status: {error}"))))?;
+        Ok(status.sealed)
+    }
+
     /// As [`Self::execute_now`]; while the server wants to be left alone, nothing is sent.
     pub(super) async fn execute(
         &self,
@@ -391,7 +411,10 @@ impl Server {
             return Err(Failure::Redirected(in_short(text(LOCATION).unwrap_or("nowhere"))));
         }
         let mut answer = Answer::new(status.as_u16(), Vec::new());
-        answer.pause = pause(answer.status, text(RETRY_AFTER).and_then(retry_after));
+        answer.pause = pause(
+            answer.status,
+            text(RETRY_AFTER).and_then(|later| retry_after(later, text(DATE))),
+        );
         answer.index = headers.get(INDEX).cloned();
         while let Some(chunk) = response.chunk().await.map_err(|error| cut_short(&error))? {
             let length = answer.body.len() + chunk.len();
@@ -532,106 +555,4 @@ fn cause_of(error: &reqwest::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::AsyncReadExt as _;
-
-    use super::*;
-    use crate::vault::tls::Authority;
-
-    fn settings(redirects: Option<&[&str]>) -> ServerSettings {
-        let url = |address: &&str| Url::parse(address).unwrap();
-        ServerSettings {
-            address: Url::parse("https://vault.example:8200").unwrap(),
-            namespace: None,
-            redirects: redirects.map(|addresses| addresses.iter().map(url).collect()),
-            timeout: Duration::from_secs(1),
-            proxy: None,
-            tls: Tls::default(),
-        }
-    }
-
-    #[test]
-    fn a_redirect_is_followed_to_configured_servers_alone() {
-        let addresses = ["https://node-1.example:8200", "https://other.example"];
-        let (all, none) = (settings(Some(&addresses)), settings(None));
-        let is_configured = |url| is_configured(&all, &Url::parse(url).unwrap());
-        assert!(!super::is_configured(&none, &none.address));
-        for url in [
-            "https://vault.example:8200/v1/secret/metadata/a?x=1",
-            "https://node-1.example:8200/v1/a",
-            "https://other.example:443/v1/a",
-        ] {
-            assert!(is_configured(url), "{url}");
-        }
-        for url in [
-            "http://vault.example:8200/v1/a",
-            "https://vault.example/v1/a",
-            "https://vault.example:8201/v1/a",
-            "https://node-2.example:8200/v1/a",
-            "https://vault.example:8200@evil.example/v1/a",
-            "https://vault.example.evil.example:8200/",
-        ] {
-            assert!(!is_configured(url), "{url}");
-        }
-    }
-
-    #[test]
-    fn certificates_that_are_none_are_said_by_the_variable_they_come_from() {
-        let ways = [
-            (Authority::Bytes(b"no PEM".to_vec()), "VAULT_CACERT_BYTES"),
-            (Authority::Followed(tokio::sync::watch::channel(Vec::new()).1), "VAULT_TLS_SECRET"),
-        ];
-        for (authority, variable) in ways {
-            let tls = Tls { authority, ..Tls::default() };
-            let settings = ServerSettings { tls, ..settings(None) };
-            let said = Server::new(settings, Arc::default()).err().map(|error| error.to_string());
-            assert!(said.as_ref().is_some_and(|said| said.contains(variable)), "{said:?}");
-        }
-    }
-
-    /// The versions of TLS that a client offers, as its first message names them.
-    fn offered_versions(hello: &[u8]) -> Option<Vec<u16>> {
-        const SUPPORTED_VERSIONS: u16 = 43;
-        let number = |at: usize| Some(u16::from_be_bytes([*hello.get(at)?, *hello.get(at + 1)?]));
-        // The headers of the record and of the message, a version, and a random number.
-        let session = 5 + 4 + 2 + 32;
-        let ciphers = session + 1 + usize::from(*hello.get(session)?);
-        let compressions = ciphers + 2 + usize::from(number(ciphers)?);
-        let mut at = compressions + 1 + usize::from(*hello.get(compressions)?) + 2;
-        while number(at)? != SUPPORTED_VERSIONS {
-            at += 4 + usize::from(number(at + 2)?);
-        }
-        let versions = hello.get(at + 5..at + 4 + usize::from(number(at + 2)?))?;
-        Some(versions.chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect())
-    }
-
-    #[tokio::test]
-    async fn no_version_of_tls_before_1_2_is_offered() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("https://{}", listener.local_addr().unwrap());
-        let tls = Tls { skip_verify: true, ..Tls::default() };
-        let settings = ServerSettings { address: address.parse().unwrap(), tls, ..settings(None) };
-        let server = Server::new(settings, Arc::default()).unwrap();
-        let hear = async {
-            let (mut client, _) = listener.accept().await.unwrap();
-            let mut header = [0; 5];
-            client.read_exact(&mut header).await.unwrap();
-            let mut hello = vec![0; usize::from(u16::from_be_bytes([header[3], header[4]]))];
-            client.read_exact(&mut hello).await.unwrap();
-            [&header[..], &hello].concat()
-        };
-        let (hello, ()) = tokio::join!(hear, server.look());
-        let mut versions = offered_versions(&hello).unwrap();
-        versions.sort_unstable();
-        assert_eq!(versions, [0x0303, 0x0304]);
-    }
-
-    #[test]
-    fn a_server_is_named_as_its_certificate_is() {
-        let url = Url::parse("https://10.0.0.1:8200/v1/a?b=c").unwrap();
-        let mut request = reqwest::Request::new(reqwest::Method::GET, url);
-        name_server(&mut request, "vault.internal");
-        assert_eq!(request.url().as_str(), "https://vault.internal:8200/v1/a?b=c");
-        assert_eq!(request.headers()[HOST], "10.0.0.1:8200");
-    }
-}
+mod tests;

@@ -68,6 +68,8 @@ pub enum Learnt {
     MoreThan(usize),
     /// A page of so many keys is too long an answer.
     PageTooLong(usize),
+    /// A page of so many keys was not answered in time: too long an answer if that happens twice.
+    TimedOut(usize),
     /// The policy does not grant it.
     Denied,
     /// The server does not have it.
@@ -100,6 +102,7 @@ struct Known {
     /// How many keys it has, or at least has where `is_more`.
     keys: usize,
     is_more: bool,
+    has_timed_out: bool,
     until: Instant,
 }
 
@@ -146,6 +149,11 @@ impl Folders {
         if self.known.len() >= MOST {
             self.known.clear();
         }
+        let had_timed_out = self.known.get(folder).is_some_and(|known| known.has_timed_out);
+        let learnt = match learnt {
+            Learnt::TimedOut(keys) if had_timed_out => Learnt::PageTooLong(keys),
+            learnt => learnt,
+        };
         let known = self.known.get(folder).filter(|known| now < known.until);
         let page = known.map_or(PAGE, |known| known.page);
         // A page that had to be shorter is tried in full again, in time.
@@ -153,15 +161,24 @@ impl Folders {
         let known = match learnt {
             Learnt::Keys(keys) => {
                 self.grant(&folder.mount);
-                Known { page, keys, is_more: false, until: kept_until }
+                Known { page, keys, is_more: false, has_timed_out: false, until: kept_until }
             }
             Learnt::MoreThan(keys) => {
                 self.grant(&folder.mount);
-                Known { page, keys, is_more: true, until: kept_until }
+                Known { page, keys, is_more: true, has_timed_out: false, until: kept_until }
             }
-            Learnt::PageTooLong(keys) if keys > SHORTEST_PAGE => {
-                Known { page: keys / 2, keys: 0, is_more: false, until: now + SIZE_KEPT_FOR }
-            }
+            Learnt::PageTooLong(keys) if keys > SHORTEST_PAGE => Known {
+                page: keys / 2,
+                keys: 0,
+                is_more: false,
+                has_timed_out: false,
+                until: now + SIZE_KEPT_FOR,
+            },
+            // A server that hangs for a moment says nothing of the folder.
+            Learnt::TimedOut(_) => Known {
+                has_timed_out: true,
+                ..Known::not_to_be_listed(page, now + FAILURE_KEPT_FOR)
+            },
             Learnt::Denied if !self.granted.contains(&folder.mount) => {
                 self.denied.push(folder.mount.clone());
                 let denials = self.denials.entry(folder.mount.clone()).or_default();
@@ -211,7 +228,7 @@ impl Folders {
 
 impl Known {
     fn not_to_be_listed(page: usize, until: Instant) -> Self {
-        Self { page, keys: usize::MAX, is_more: false, until }
+        Self { page, keys: usize::MAX, is_more: false, has_timed_out: false, until }
     }
 }
 
@@ -330,6 +347,22 @@ mod tests {
         let folders = after(Learnt::Failed, now);
         assert_eq!(folders.plan(&folder("a/"), 9, now), None);
         assert!(folders.plan(&folder("a/"), 9, now + FAILURE_KEPT_FOR).is_some());
+    }
+
+    #[test]
+    fn a_page_that_was_not_answered_in_time_is_shorter_only_after_the_second_time() {
+        let start = Instant::now();
+        let mut folders = after(Learnt::TimedOut(PAGE), start);
+        assert_eq!(folders.plan(&folder("a/"), 900, start), None);
+        let then = start + FAILURE_KEPT_FOR;
+        let page = |folders: &Folders| folders.plan(&folder("a/"), 900, then).unwrap().page;
+        assert_eq!(page(&folders), PAGE);
+        folders.learn(&folder("a/"), Learnt::TimedOut(PAGE), then);
+        assert_eq!(page(&folders), PAGE / 2);
+        // One that was answered in between begins anew.
+        folders.learn(&folder("a/"), Learnt::Keys(900), then);
+        folders.learn(&folder("a/"), Learnt::TimedOut(PAGE / 2), then);
+        assert_eq!(folders.plan(&folder("a/"), 900, then), None);
     }
 
     #[test]

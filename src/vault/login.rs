@@ -107,8 +107,10 @@ impl LoginError {
 pub(super) struct Login {
     pub(super) token: SecretString,
     pub(super) grant: Grant,
-    /// Whether we logged in for it, and so may revoke it.
+    /// Whether we logged in for it.
     pub(super) ours: bool,
+    /// Whether we may revoke it, and can: a batch token cannot be.
+    pub(super) revocable: bool,
 }
 
 impl Method {
@@ -130,11 +132,12 @@ impl Method {
             }
             Self::None => {
                 let grant = Grant { ttl: Duration::ZERO, renewable: false, uses: None };
-                return Ok(Login { token: SecretString::default(), grant, ours: false });
+                let token = SecretString::default();
+                return Ok(Login { token, grant, ours: false, revocable: false });
             }
         };
-        let (token, grant) = logged_in(&body).map_err(LoginError::Server)?;
-        Ok(Login { token, grant, ours: true })
+        let (token, grant, revocable) = logged_in(&body).map_err(LoginError::Server)?;
+        Ok(Login { token, grant, ours: true, revocable })
     }
 
     /// The content of the token file, where that is the way in: it may have been replaced.
@@ -210,10 +213,18 @@ async fn login_with_certificate(
     answer.map(|answer| answer.body).map_err(|failure| LoginError::refused(mount, role, failure))
 }
 
-/// Renews a token.
+/// Renews a token, unless the server wants to be left alone.
 pub(super) async fn renew(server: &Server, token: &SecretString) -> Result<Grant, Failure> {
+    if server.resumes_at().is_some() {
+        return Err(Failure::RateLimited);
+    }
+    renew_now(server, token).await
+}
+
+/// Renews a token.
+pub(super) async fn renew_now(server: &Server, token: &SecretString) -> Result<Grant, Failure> {
     let request = RenewTokenSelfRequest::builder().build().map_err(|_| unaskable())?;
-    let answer = server.execute(request, token.expose_secret()).await?;
+    let answer = server.execute_now(request, token.expose_secret()).await?;
     renewed(&answer.body)
 }
 
@@ -235,7 +246,7 @@ async fn look_up(server: &Server, token: SecretString) -> Result<Login, LoginErr
         Err(Failure::TokenEnded) => return Err(LoginError::GivenTokenEnded),
         Err(failure) => return Err(LoginError::Server(failure)),
     };
-    Ok(Login { token, grant, ours: false })
+    Ok(Login { token, grant, ours: false, revocable: false })
 }
 
 /// The request is not complete, which no configuration that was checked can make it.
@@ -261,6 +272,8 @@ struct Auth {
     renewable: bool,
     #[serde(default)]
     num_uses: u64,
+    #[serde(default)]
+    token_type: String,
 }
 
 impl Auth {
@@ -274,12 +287,13 @@ impl Auth {
     }
 }
 
-/// Reads the answer to a login.
-pub fn logged_in(body: &[u8]) -> Result<(SecretString, Grant), Failure> {
+/// Reads the answer to a login: the token, what was granted, and whether it can be revoked.
+pub fn logged_in(body: &[u8]) -> Result<(SecretString, Grant, bool), Failure> {
     let auth = Auth::of(body)?;
     let grant = auth.grant();
+    let revocable = auth.token_type != "batch";
     if credential::is_token(&auth.client_token) {
-        Ok((SecretString::from(auth.client_token), grant))
+        Ok((SecretString::from(auth.client_token), grant, revocable))
     } else {
         Err(Failure::BadAnswer("its token is not printable, or too long".to_owned()))
     }
@@ -306,9 +320,13 @@ mod tests {
     fn a_login_says_what_was_granted() {
         let body = r#"{"auth":{"client_token":"hvs.x","lease_duration":60,"renewable":true,
             "num_uses":5,"accessor":"a","policies":null,"metadata":{}}}"#;
-        let (token, grant) = logged_in(body.as_bytes()).unwrap();
+        let (token, grant, revocable) = logged_in(body.as_bytes()).unwrap();
         assert_eq!(token.expose_secret(), "hvs.x");
-        assert_eq!(grant, Grant::new(60, true, 5));
+        assert_eq!((grant, revocable), (Grant::new(60, true, 5), true));
+        let batch = r#"{"auth":{"client_token":"b.x","lease_duration":60,"renewable":false,
+            "token_type":"batch"}}"#;
+        let (_, grant, revocable) = logged_in(batch.as_bytes()).unwrap();
+        assert_eq!((grant, revocable), (Grant::new(60, false, 0), false));
         for body in ["{}", r#"{"auth":null}"#, r#"{"auth":{"client_token":"a b"}}"#] {
             assert_eq!(logged_in(body.as_bytes()).unwrap_err().reason(), "bad_answer");
         }

@@ -1,6 +1,10 @@
 //! How hard a server is pressed: a pure choice, with the clock as an argument.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use crate::core::secret::SecretId;
 
 /// The part of a period over which the requests of a poll are spread: what takes longer than planned has
 /// the rest.
@@ -16,6 +20,11 @@ pub struct Pace {
     pub at_once: usize,
     /// From one request to the next, at least.
     pub interval: Duration,
+    /// From one secret that is read alone to the next, at least; and when the first may be. Folders are
+    /// few, and do not wait for each other.
+    pub spread: Duration,
+    /// When the first secret may be read alone.
+    pub spread_from: Option<Instant>,
     /// Whether the requests of a poll come evenly over the period, and not as fast as they may.
     pub is_spread: bool,
     /// How long a poll may take. What was not asked for by then is asked for next, and what was seen is
@@ -26,7 +35,14 @@ pub struct Pace {
 impl Default for Pace {
     /// Enough to read thousands of secrets in a second, and few enough to be no burst to a server.
     fn default() -> Self {
-        Self { at_once: 8, interval: Duration::ZERO, is_spread: false, longest_poll: LONGEST_POLL }
+        Self {
+            at_once: 8,
+            interval: Duration::ZERO,
+            spread: Duration::ZERO,
+            spread_from: None,
+            is_spread: false,
+            longest_poll: LONGEST_POLL,
+        }
     }
 }
 
@@ -37,6 +53,9 @@ pub struct Spread {
     pace: Pace,
     period: Duration,
     round: Option<Round>,
+    /// The secrets that have had their turn in this round. Whatever is asked again of these is asked at
+    /// once: they are few, and somebody waits for the answer.
+    had: HashSet<Arc<SecretId>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -44,13 +63,15 @@ struct Round {
     ends: Instant,
     /// From one request to the next, as planned at its beginning.
     interval: Duration,
+    /// When the next request may be.
+    next: Option<Instant>,
 }
 
 impl Spread {
     /// Of polls each `period`.
     #[must_use]
     pub fn new(pace: Pace, period: Duration) -> Self {
-        Self { pace, period, round: None }
+        Self { pace, period, round: None, had: HashSet::new() }
     }
 
     /// Whether requests are spread at all.
@@ -59,21 +80,48 @@ impl Spread {
         self.pace.is_spread
     }
 
-    /// The pace of a poll that begins now and asks for so many secrets.
+    /// The secrets that have had their turn in this round.
+    #[must_use]
+    pub fn had(&self) -> &HashSet<Arc<SecretId>> {
+        &self.had
+    }
+
+    /// The pace of a poll that begins now and asks for so many secrets that have not had their turn.
     pub fn pace(&mut self, secrets: usize, now: Instant) -> Pace {
         if !self.pace.is_spread {
             return self.pace;
         }
         let secrets = u32::try_from(secrets).unwrap_or(u32::MAX).max(1);
-        let present = self.round.filter(|round| now < round.ends);
-        let round = present.unwrap_or_else(|| {
+        let round = *self.round.get_or_insert_with(|| {
             let takes = self.period.mul_f64(SPREAD_OVER);
-            Round { ends: now + takes, interval: takes / secrets }
+            Round { ends: now + takes, interval: takes / secrets, next: None }
         });
-        self.round = Some(round);
-        // A few that are asked again do not wait for longer than all did.
+        // Whoever is behind goes faster, and a few that are left no slower than all did. What is left
+        // when the time is over goes on as planned, with what there is of the rest of the period.
         let left = round.ends.saturating_duration_since(now) / secrets;
-        Pace { interval: left.min(round.interval).max(self.pace.interval), ..self.pace }
+        let spread = if left.is_zero() { round.interval } else { left.min(round.interval) };
+        let spread = spread.max(self.pace.interval);
+        Pace { spread, spread_from: round.next.map(|next| next.min(now + spread)), ..self.pace }
+    }
+
+    /// A poll has ended, after which the next request may be at this time.
+    pub fn goes_on(&mut self, next: Instant) {
+        if let Some(round) = &mut self.round {
+            round.next = Some(next);
+        }
+    }
+
+    /// A secret has had its turn.
+    pub fn has_had(&mut self, secret: &Arc<SecretId>) {
+        if self.round.is_some() {
+            self.had.insert(Arc::clone(secret));
+        }
+    }
+
+    /// The round is over: the next poll begins another.
+    pub fn end_round(&mut self) {
+        self.round = None;
+        self.had.clear();
     }
 }
 
@@ -96,29 +144,65 @@ mod tests {
     #[test]
     fn the_requests_of_a_round_take_four_fifths_of_a_period() {
         let (mut spread, start) = (spread(Duration::ZERO), Instant::now());
-        let interval = spread.pace(2_880, start).interval;
+        let interval = spread.pace(2_880, start).spread;
         assert_eq!(interval, Duration::from_secs(1));
         // A minute later those that are left go on as the others did.
-        let interval = spread.pace(2_820, start + Duration::from_mins(1)).interval;
+        let interval = spread.pace(2_820, start + Duration::from_mins(1)).spread;
         assert_eq!(interval, Duration::from_secs(1));
         // Whoever is behind goes faster, and the next round is planned anew.
-        let interval = spread.pace(2_400, start + Duration::from_mins(28)).interval;
+        let interval = spread.pace(2_400, start + Duration::from_mins(28)).spread;
         assert_eq!(interval, Duration::from_millis(500));
-        assert_eq!(spread.pace(2_880, start + HOUR).interval, Duration::from_secs(1));
+        // And whoever comes when the time is over does not plan a round that the next has to wait for.
+        assert_eq!(spread.pace(10, start + Duration::from_mins(50)).spread, Duration::from_secs(1));
+        spread.end_round();
+        assert_eq!(spread.pace(1_440, start + HOUR).spread, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_poll_that_goes_on_waits_for_what_the_one_before_has_sent() {
+        let (mut spread, start) = (spread(Duration::ZERO), Instant::now());
+        assert_eq!(spread.pace(10, start).spread_from, None);
+        let next = start + Duration::from_secs(288);
+        spread.goes_on(next);
+        let pace = spread.pace(9, start + Duration::from_mins(1));
+        assert_eq!((pace.spread, pace.spread_from), (Duration::from_secs(288), Some(next)));
+        // No longer than it would wait between two of its own.
+        let pace = spread.pace(2_880, start + Duration::from_mins(1));
+        assert!(pace.spread_from < Some(start + Duration::from_secs(62)));
+        spread.end_round();
+        assert_eq!(spread.pace(10, start + HOUR).spread_from, None);
     }
 
     #[test]
     fn the_few_that_are_asked_again_wait_no_longer_than_all_did() {
         let (mut spread, start) = (spread(Duration::ZERO), Instant::now());
         spread.pace(2_880, start);
-        let again = spread.pace(3, start + Duration::from_mins(1)).interval;
+        let again = spread.pace(3, start + Duration::from_mins(1)).spread;
         assert_eq!(again, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn whoever_has_had_its_turn_is_known_until_the_round_is_over() {
+        let secret = Arc::new(SecretId {
+            connection: "default".into(),
+            namespace: None,
+            path: "secret/data/a".into(),
+        });
+        let mut spread = spread(Duration::ZERO);
+        spread.has_had(&secret);
+        assert!(spread.had().is_empty(), "no round has begun");
+        spread.pace(10, Instant::now());
+        spread.has_had(&secret);
+        assert!(spread.had().contains(&secret));
+        spread.end_round();
+        assert!(spread.had().is_empty());
     }
 
     #[test]
     fn a_rate_holds_whatever_is_spread() {
         let mut spread = spread(Duration::from_millis(100));
-        assert_eq!(spread.pace(1_000_000, Instant::now()).interval, Duration::from_millis(100));
+        let pace = spread.pace(1_000_000, Instant::now());
+        assert_eq!((pace.spread, pace.interval), (pace.interval, Duration::from_millis(100)));
         assert_eq!(spread.pace(0, Instant::now()).at_once, 8);
     }
 }

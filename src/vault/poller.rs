@@ -15,7 +15,7 @@ use super::folders::Folders;
 use super::login::Method;
 use super::mounts::{Engine, Mounts};
 use super::pace::{Pace, Spread};
-use super::reads::{Outcome, Reads, Trouble};
+use super::reads::{Outcome, Reads, Trouble, Turns};
 use super::session::Session;
 use crate::core::observation::{Ask, Observation, Polled};
 use crate::core::secret::SecretId;
@@ -46,8 +46,14 @@ pub struct Poller {
     index: Option<HeaderValue>,
     /// Why the server, or a Vault namespace, is out of reach, said once a change.
     outages: BTreeSet<String>,
+    /// The secrets that could not be asked for because of those.
+    out: HashSet<Arc<SecretId>>,
     /// The secrets for which the last poll had no time.
     late: HashSet<Arc<SecretId>>,
+    /// Whether whatever was asked for was sealed: the server as a whole, most likely.
+    is_sealed: bool,
+    /// Whether the next poll is one of everything.
+    is_full: bool,
     failed_polls: u32,
     ignore_missing: bool,
 }
@@ -74,7 +80,10 @@ impl Poller {
             troubles: HashMap::new(),
             index: None,
             outages: BTreeSet::new(),
+            out: HashSet::new(),
             late: HashSet::new(),
+            is_sealed: false,
+            is_full: true,
             failed_polls: 0,
             ignore_missing,
         }
@@ -85,24 +94,36 @@ impl Poller {
             return Polled::default();
         }
         if let Some(time) = self.server.resumes_at() {
+            self.session.outlast(time).await;
             let retry_in = time.saturating_duration_since(tokio::time::Instant::now());
             return nothing_of(asks, retry_in);
         }
         self.server.refresh();
+        if let Some(failure) = self.probe().await {
+            self.report_outage(format!("Vault {failure}"), asks);
+            return nothing_of(asks, self.back_off());
+        }
         let pass = match self.session.before_poll().await {
             Ok(pass) => pass,
             Err(refused) => {
-                self.report_outages(BTreeSet::from([refused.error.to_string()]));
-                return nothing_of(asks, refused.retry_in);
+                self.report_outage(refused.error.to_string(), asks);
+                let retry_in = refused.retry_in.unwrap_or_else(|| self.back_off());
+                return nothing_of(asks, retry_in);
             }
         };
         // Where the poll is given up halfway, the mounts and folders are asked for anew.
         let mut mounts = std::mem::take(&mut self.mounts);
         let mut folders = std::mem::take(&mut self.folders);
-        let pace = self.spread.pace(asks.len(), Instant::now());
-        let reads = Reads::new(&self.server, &self.session, pass, pace, self.index.take());
-        let outcomes = reads.read_all(&mut mounts, &mut folders, asks, &self.late).await;
+        let has_turn = |ask: &&Ask| !self.spread.had().contains(&ask.secret);
+        let waiting = asks.iter().filter(has_turn).count();
+        let pace = self.spread.pace(waiting, Instant::now());
+        let turns = Turns { late: &self.late, had: self.spread.had() };
+        let index = self.index.take();
+        let reads = Reads::new(&self.server, &self.session, pass, pace, index, turns);
+        let outcomes = reads.read_all(&mut mounts, &mut folders, asks).await;
+        let (has_answered, goes_on_at) = (reads.has_answered(), reads.goes_on_at());
         self.index = reads.into_index();
+        self.spread.goes_on(goes_on_at);
         self.mounts = mounts;
         for (namespace, mount) in folders.take_denied() {
             let namespace = namespace.as_deref();
@@ -116,16 +137,51 @@ impl Poller {
             );
         }
         self.folders = folders;
-        self.session.after_poll().await;
-        self.conclude(asks, outcomes)
+        self.session.after_poll(has_answered).await;
+        let polled = self.conclude(asks, outcomes, has_answered);
+        self.is_full = false;
+        polled
+    }
+
+    /// Why there is no sense in asking for anything: by one request, where everything was sealed before.
+    async fn probe(&self) -> Option<Failure> {
+        if !self.is_sealed {
+            return None;
+        }
+        match self.server.is_sealed().await {
+            Ok(true) => Some(Failure::Sealed),
+            Err(
+                failure @ (Failure::Sealed
+                | Failure::Unreachable(_)
+                | Failure::Timeout
+                | Failure::RateLimited),
+            ) => Some(failure),
+            // Not every proxy lets this through.
+            Ok(false) | Err(_) => None,
+        }
+    }
+
+    /// What follows for the next poll: everything is asked for.
+    fn begin_anew(&mut self) {
+        self.is_full = true;
+        self.spread.end_round();
+    }
+
+    /// How long to wait after a poll that failed.
+    fn back_off(&mut self) -> Duration {
+        let (first, last) = RETRY;
+        let most = first.saturating_mul(1 << self.failed_polls.min(9)).min(last);
+        self.failed_polls = self.failed_polls.saturating_add(1);
+        most.mul_f64(fastrand::f64()).max(Duration::from_millis(200))
     }
 
     /// Turns outcomes into observations, and says what changed for the worse or the better.
-    fn conclude(&mut self, asks: &[Ask], outcomes: Vec<Outcome>) -> Polled {
+    fn conclude(&mut self, asks: &[Ask], outcomes: Vec<Outcome>, has_answered: bool) -> Polled {
         let may_be_missing: HashMap<&SecretId, bool> =
             asks.iter().map(|ask| (&*ask.secret, ask.may_be_missing)).collect();
         let mut polled = Polled::default();
         let mut outages = BTreeSet::new();
+        let (mut out, mut secrets_out) = (HashMap::new(), HashSet::new());
         let (mut late, mut limited) = (HashSet::new(), HashSet::new());
         for (secret, outcome) in outcomes {
             let observation = match &outcome {
@@ -135,9 +191,7 @@ impl Poller {
             };
             match &outcome {
                 Err(Trouble::Out(failure)) => {
-                    let namespace = secret.namespace.as_deref();
-                    let within = namespace.map(|name| format!(", Vault namespace {name},"));
-                    outages.insert(format!("Vault{} {failure}", within.unwrap_or_default()));
+                    out.entry(secret.namespace.clone()).or_insert_with(|| failure.clone());
                 }
                 Err(Trouble::NoToken(error)) => drop(outages.insert(error.to_string())),
                 Err(Trouble::Late) => drop(late.insert(Arc::clone(&secret))),
@@ -147,6 +201,13 @@ impl Poller {
                 }
                 _ => {}
             }
+            match outcome {
+                Err(Trouble::Out(_) | Trouble::NoToken(_) | Trouble::Limited) => {
+                    secrets_out.insert(Arc::clone(&secret));
+                }
+                Err(Trouble::Late) => {}
+                _ => self.spread.has_had(&secret),
+            }
             if outcome.as_ref().is_err_and(may_pass) {
                 polled.failed.push(Arc::clone(&secret));
             }
@@ -154,7 +215,32 @@ impl Poller {
             self.report(&secret, outcome.err(), missing_is_fine);
             polled.observations.insert(secret, observation);
         }
-        self.report_outages(outages);
+        // The same of all that was asked for, and of more than one Vault namespace, is the server as a whole;
+        // what the rest of such a poll meets is the same still.
+        let whole = out
+            .values()
+            .next()
+            .filter(|failure| !has_answered && out.values().all(|other| other == *failure));
+        let whole = whole.map(|failure| (failure, format!("Vault {failure}")));
+        self.is_sealed = whole.as_ref().is_some_and(|(failure, _)| **failure == Failure::Sealed);
+        let whole = whole.filter(|(failure, line)| {
+            matches!(failure, Failure::Unreachable(_) | Failure::Timeout)
+                || (self.is_full && out.len() > 1)
+                || self.outages.contains(line)
+        });
+        if let Some((_, line)) = whole {
+            outages.insert(line);
+        } else {
+            outages.extend(out.iter().map(|(namespace, failure)| {
+                let within = namespace.as_ref().map(|name| format!(", Vault namespace {name},"));
+                format!("Vault{} {failure}", within.unwrap_or_default())
+            }));
+        }
+        // A poll that asked for none of those says nothing of them.
+        let is_told = self.out.is_empty() || asks.iter().any(|ask| self.out.contains(&ask.secret));
+        if !outages.is_empty() || is_told {
+            self.report_outages(outages, secrets_out);
+        }
         if !late.is_empty() && self.late.is_empty() && !self.spread.is_on() {
             warn!(
                 worker = WORKER,
@@ -165,8 +251,10 @@ impl Poller {
         }
         let is_only_late = late.len() == polled.failed.len();
         late.extend(limited);
+        polled.late.clone_from(&late);
         // Whoever is late still stays before those that have had their turn since.
-        self.late.retain(|secret| late.contains(secret));
+        let answered = &polled.observations;
+        self.late.retain(|secret| late.contains(secret) || !answered.contains_key(secret));
         if self.late.is_empty() {
             self.late = late;
         }
@@ -177,15 +265,18 @@ impl Poller {
             self.failed_polls = 0;
             polled.retry_in = Some(GO_ON);
         } else {
-            let (first, last) = RETRY;
-            let most = first.saturating_mul(1 << self.failed_polls.min(9)).min(last);
-            self.failed_polls = self.failed_polls.saturating_add(1);
-            polled.retry_in = Some(most.mul_f64(fastrand::f64()).max(Duration::from_millis(200)));
+            polled.retry_in = Some(self.back_off());
         }
         polled
     }
 
-    fn report_outages(&mut self, outages: BTreeSet<String>) {
+    /// Says what keeps everything from being asked for.
+    fn report_outage(&mut self, outage: String, asks: &[Ask]) {
+        let secrets = asks.iter().map(|ask| Arc::clone(&ask.secret)).collect();
+        self.report_outages(BTreeSet::from([outage]), secrets);
+    }
+
+    fn report_outages(&mut self, outages: BTreeSet<String>, secrets: HashSet<Arc<SecretId>>) {
         let new: Vec<_> = outages.difference(&self.outages).collect();
         for why in new.iter().take(MOST_OUTAGES) {
             error!(
@@ -204,6 +295,7 @@ impl Poller {
             info!(worker = WORKER, "Vault at {} answers again", self.server.address());
         }
         self.outages = outages;
+        self.out = secrets;
     }
 
     fn report(&mut self, secret: &Arc<SecretId>, trouble: Option<Trouble>, missing_is_fine: bool) {
@@ -275,14 +367,18 @@ impl Vault for Poller {
     }
 
     async fn rest(&mut self) {
+        self.begin_anew();
         self.session.rest().await;
     }
 
     fn forget(&mut self, is_used: impl Fn(&SecretId) -> bool) {
         self.troubles.retain(|secret, _| is_used(secret));
+        self.out.retain(|secret| is_used(secret));
+        self.late.retain(|secret| is_used(secret));
     }
 
     async fn close(&mut self) {
+        self.begin_anew();
         self.session.close().await;
     }
 }
@@ -314,6 +410,7 @@ fn nothing_of(asks: &[Ask], retry_in: Duration) -> Polled {
         observations: HashMap::new(),
         failed: asks.iter().map(|ask| Arc::clone(&ask.secret)).collect(),
         retry_in: Some(retry_in),
+        ..Polled::default()
     }
 }
 

@@ -3,7 +3,6 @@
 //! Architecture Invariant: a poll ends by its deadline, and what one Vault namespace answers never
 //! stands in the way of another.
 
-use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,8 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::answer::Answer;
 use super::client::{Failure, Server};
 use super::denials::Doubt;
-use super::folders::{Folder, Folders, Learnt, Plan};
-use super::listing::{self, Page};
+use super::folders::Folders;
 use super::login::LoginError;
 use super::metadata::{self, Metadata};
 use super::mounts::{Classified, Engine, Mounts, Place};
@@ -27,12 +25,11 @@ use super::session::{Pass, Session};
 use crate::core::observation::Ask;
 use crate::core::secret::{SecretId, Version};
 
+mod bulk;
+
 /// The part of a poll's time in which folders may be listed, so that the rest is left to read what no
 /// list shows.
 const LISTING_PART: u32 = 3;
-
-/// How many folders are listed at once: each page takes a few megabytes while it is read.
-const MOST_LISTERS: usize = 8;
 
 /// How often a request is sent again: after a rate limit, which says when, after an error, and after
 /// a denial for which there is another token.
@@ -85,8 +82,8 @@ pub(super) struct Reads<'a> {
     session: &'a Session,
     pass: Mutex<Pass>,
     pace: Pace,
-    /// When the next request may be sent.
-    next: Mutex<Instant>,
+    /// When the next request may be sent, and when the next secret may be read alone.
+    next: Mutex<Next>,
     /// The state of the storage that the latest answer was read from.
     index: Mutex<Option<HeaderValue>>,
     outages: Mutex<Outages>,
@@ -96,9 +93,25 @@ pub(super) struct Reads<'a> {
     has_limited: AtomicBool,
     /// How many secrets, or mounts, brought nothing but errors before that.
     errors: AtomicU32,
+    turns: Turns<'a>,
     deadline: Instant,
     /// No folder is begun after this: what cannot be listed by then has yet to be read.
     listing_deadline: Instant,
+}
+
+/// Whose turn it is.
+#[derive(Clone, Copy)]
+pub(super) struct Turns<'a> {
+    /// Those for which there was no time before: they come first.
+    pub(super) late: &'a HashSet<Arc<SecretId>>,
+    /// Those that have had theirs, and do not wait for it where reads are spread.
+    pub(super) had: &'a HashSet<Arc<SecretId>>,
+}
+
+/// When what may be sent, where requests are not to come too fast.
+struct Next {
+    any: Instant,
+    alone: Instant,
 }
 
 /// What is out of reach, by the first failure that said so.
@@ -114,36 +127,32 @@ struct Read<'a> {
     place: Place,
 }
 
-/// A folder to list, and the secrets that are wanted of it, by their keys.
-struct Listing<'a> {
-    folder: Folder,
-    plan: Plan,
-    wanted: HashMap<Box<str>, Read<'a>>,
-}
-
-/// What listing a folder brought.
-struct Listed<'a> {
-    folder: Folder,
-    learnt: Option<Learnt>,
-    outcomes: Vec<Outcome>,
-    /// The secrets that are still to be read.
-    rest: Vec<Read<'a>>,
-}
-
 /// What is yet to be done, for several who do it.
 struct Queue<T>(Mutex<std::vec::IntoIter<T>>);
+
+/// What a request is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// What is mounted.
+    Mount,
+    /// A folder. Nothing hangs on the answer: where it fails, that says nothing of the server or the token,
+    /// and another way is gone.
+    Folder,
+    /// A secret alone.
+    Secret,
+    /// A secret that is asked for once more.
+    Again,
+}
 
 /// A request.
 #[derive(Clone, Copy)]
 struct Question<'q> {
+    about: About,
     namespace: Option<&'q Arc<str>>,
     path: &'q str,
     query: &'q [(&'q str, &'q str)],
     /// Whether the answer must not be older than the latest of the answers before.
     is_consistent: bool,
-    /// Whether nothing hangs on the answer: where it fails, that says nothing of the server or the
-    /// token, and another way is gone.
-    is_optional: bool,
 }
 
 impl<'a> Reads<'a> {
@@ -153,43 +162,44 @@ impl<'a> Reads<'a> {
         pass: Pass,
         pace: Pace,
         index: Option<HeaderValue>,
+        turns: Turns<'a>,
     ) -> Self {
         Self {
             server,
             session,
             pass: Mutex::new(pass),
             pace,
-            next: Mutex::new(Instant::now()),
+            next: Mutex::new(Next {
+                any: Instant::now(),
+                alone: pace.spread_from.map_or_else(Instant::now, Instant::from_std),
+            }),
             index: Mutex::new(index),
             outages: Mutex::default(),
             has_answered: AtomicBool::new(false),
             has_limited: AtomicBool::new(false),
             errors: AtomicU32::new(0),
+            turns,
             deadline: Instant::now() + pace.longest_poll,
             listing_deadline: Instant::now() + pace.longest_poll / LISTING_PART,
         }
     }
 
-    /// Reads each secret once. Those for which there was no time before come first, so that each has its
-    /// turn; and of all, those whose mount is known: however many paths a tenant makes up that belong to
-    /// no mount, they take no time from the others.
+    /// Reads each secret once. Those whose mount is known come first: however many paths a tenant makes up
+    /// that belong to no mount, they take no time from the others.
     pub(super) async fn read_all(
         &self,
         mounts: &mut Mounts,
         folders: &mut Folders,
         asks: &[Ask],
-        late: &HashSet<Arc<SecretId>>,
     ) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(asks.len());
         let (known, unknown): (Vec<_>, Vec<_>) = asks.iter().partition(|ask| {
             let SecretId { namespace, path, .. } = &*ask.secret;
             mounts.classify(namespace.as_deref(), path).is_some()
         });
-        let (late, known): (Vec<_>, Vec<_>) =
-            known.into_iter().partition(|ask| late.contains(&ask.secret));
         // Those of a mount that is asked about anew keep their place.
         mounts.expire();
-        for asks in [late, known, unknown] {
+        for asks in [known, unknown] {
             self.read_some(mounts, folders, asks, &mut outcomes).await;
         }
         for (secret, outcome) in &outcomes {
@@ -217,14 +227,30 @@ impl<'a> Reads<'a> {
         }
         // Where a limit lets only a part of them through, it is another part each time.
         fastrand::shuffle(&mut readable);
-        // The first goes alone: if the server is out of reach, one request is enough to know.
-        if let Some(first) = readable.pop() {
+        let is_late = |read: &Read<'_>| self.turns.late.contains(&read.ask.secret);
+        readable.sort_by_key(is_late);
+        bulk::put_lone_last(folders, &mut readable);
+        // The first goes alone: if the server is out of reach, one request is enough to know. Where it has to
+        // wait for its turn, folders do not wait for it.
+        if let Some(first) = readable.pop_if(|first| !self.has_to_wait(first)) {
             outcomes.push((Arc::clone(&first.ask.secret), self.read(&first).await));
         }
-        let alone = self.list_some(folders, readable, outcomes).await;
+        let mut alone = self.list_some(folders, readable, outcomes).await;
+        // So that each has its turn.
+        alone.sort_by_key(|read| !is_late(read));
         let queue = Queue::new(alone);
         let readers = (0..self.pace.at_once.min(queue.len())).map(|_| self.read_from(&queue));
         outcomes.extend(join_all(readers).await.into_iter().flatten());
+    }
+
+    /// Whether the server has answered anything sensible.
+    pub(super) fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Relaxed)
+    }
+
+    /// When the next secret may be read alone, where that is spread.
+    pub(super) fn goes_on_at(&self) -> std::time::Instant {
+        lock(&self.next).alone.into_std()
     }
 
     /// The state of the storage that was seen last.
@@ -237,7 +263,7 @@ impl<'a> Reads<'a> {
         let SecretId { namespace, path, .. } = secret;
         if mounts.classify(namespace.as_deref(), path).is_none() {
             let question = Mounts::question(path);
-            let question = Question::about(namespace.as_ref(), &question);
+            let question = Question::about(About::Mount, namespace.as_ref(), &question);
             let asked = self.ask(question, Mounts::read).await;
             match asked {
                 Ok(answer) => mounts.learn(namespace.as_deref(), path, answer),
@@ -267,119 +293,15 @@ impl<'a> Reads<'a> {
         outcomes
     }
 
-    /// Lists one folder after the other, until there is none left.
-    async fn list_from<'r>(&self, queue: &Queue<Listing<'r>>) -> Vec<Listed<'r>> {
-        let mut listed = Vec::new();
-        while let Some(listing) = queue.next() {
-            listed.push(self.list(listing).await);
-        }
-        listed
-    }
-
-    /// Reads by the folder what costs less so. Answers what is left to be read alone.
-    async fn list_some<'r>(
-        &self,
-        folders: &mut Folders,
-        mut reads: Vec<Read<'r>>,
-        outcomes: &mut Vec<Outcome>,
-    ) -> Vec<Read<'r>> {
-        let mut alone = Vec::new();
-        // First one folder of each mount of which it is not known that it can be listed, then the rest:
-        // where it cannot be, one request is enough to know.
-        for is_scouting in [true, false] {
-            let (listings, others) = listings(folders, std::mem::take(&mut reads));
-            alone.extend(others);
-            let (listings, others): (Vec<_>, Vec<_>) = if is_scouting {
-                scouts(folders, listings)
-            } else {
-                listings.into_iter().partition(|listing| folders.is_granted(&listing.folder.mount))
-            };
-            let others = others.into_iter().flat_map(|listing| listing.wanted.into_values());
-            let then = if is_scouting { &mut reads } else { &mut alone };
-            then.extend(others);
-            let queue = Queue::new(listings);
-            let at_once = self.pace.at_once.min(MOST_LISTERS).min(queue.len());
-            let listers = (0..at_once).map(|_| self.list_from(&queue));
-            for listed in join_all(listers).await.into_iter().flatten() {
-                let Listed { folder, learnt, outcomes: found, rest } = listed;
-                if let Some(learnt) = learnt {
-                    folders.learn(&folder, learnt, std::time::Instant::now());
-                }
-                outcomes.extend(found);
-                alone.extend(rest);
-            }
-        }
-        alone
-    }
-
-    /// Lists a folder page by page, until all that is wanted of it is found, or reading one by one
-    /// costs less.
-    async fn list<'r>(&self, listing: Listing<'r>) -> Listed<'r> {
-        let Listing { folder, plan, mut wanted } = listing;
-        let mut outcomes = Vec::new();
-        let mut rest = Vec::new();
-        let (mut keys, mut after) = (0, None);
-        let learnt = loop {
-            if Instant::now() >= self.listing_deadline {
-                break None;
-            }
-            // One more than there may be, so that a folder of just so many is seen to have no more.
-            let limit = plan.page.min(plan.most + 1 - keys);
-            let page = match self.page(&folder, limit, after.as_deref(), &wanted).await {
-                Ok(page) => page,
-                Err(trouble) => break learnt_of(&trouble, limit),
-            };
-            for (key, metadata) in page.found {
-                let Some(read) = wanted.remove(&key) else { continue };
-                match metadata.live() {
-                    Ok(version) if read.ask.may_be_stale(version) => rest.push(read),
-                    outcome => outcomes.push((Arc::clone(&read.ask.secret), outcome)),
-                }
-            }
-            keys += page.keys;
-            // A page that is short need not be the last: a policy can set how long pages are.
-            let is_last = page.keys == 0 || page.last <= after;
-            if is_last || wanted.is_empty() {
-                break Some(Learnt::Keys(keys));
-            }
-            if keys > plan.most {
-                break Some(Learnt::MoreThan(plan.most));
-            }
-            after = page.last;
-        };
-        rest.extend(wanted.into_values());
-        Listed { folder, learnt, outcomes, rest }
-    }
-
-    /// A page of a folder, of the keys behind `after`.
-    async fn page(
-        &self,
-        folder: &Folder,
-        limit: usize,
-        after: Option<&str>,
-        wanted: &HashMap<Box<str>, Read<'_>>,
-    ) -> Result<Page, Trouble> {
-        let limit = limit.to_string();
-        let mut query = vec![("list", "true"), ("limit", limit.as_str())];
-        query.extend(after.map(|key| ("after", key)));
-        let (namespace, _) = &folder.mount;
-        let listing = folder.listing();
-        let question = Question {
-            query: &query,
-            is_optional: true,
-            ..Question::about(namespace.as_ref(), &listing)
-        };
-        self.ask(question, |answer, now| listing::read(answer, now, |key| wanted.contains_key(key)))
-            .await
-    }
-
     async fn read(&self, read: &Read<'_>) -> Result<Version, Trouble> {
         let secret = &read.ask.secret;
         let path = read.place.metadata();
         for attempt in 0..=STALE_RETRIES {
+            let is_again = attempt > 0 || self.turns.had.contains(secret);
+            let about = if is_again { About::Again } else { About::Secret };
             let question = Question {
                 is_consistent: attempt > 0,
-                ..Question::about(secret.namespace.as_ref(), &path)
+                ..Question::about(about, secret.namespace.as_ref(), &path)
             };
             let version = self.ask(question, metadata::read).await?.live()?;
             if !read.ask.may_be_stale(version) || attempt == STALE_RETRIES {
@@ -396,15 +318,20 @@ impl<'a> Reads<'a> {
         question: Question<'_>,
         understand: impl Fn(&Answer, Timestamp) -> Result<T, Failure>,
     ) -> Result<T, Trouble> {
-        let Question { namespace, path, query, is_consistent, is_optional } = question;
+        let Question { mut about, namespace, path, query, is_consistent } = question;
+        let is_optional = about == About::Folder;
         let (mut rate_limits, mut errors, mut denials) = (0, 0, 0);
         loop {
             if let Some(failure) = self.outage(namespace) {
                 return Err(Trouble::Out(failure));
             }
             let deadline = if is_optional { self.listing_deadline } else { self.deadline };
-            if let Some(turn) = self.turn() {
+            if let Some(turn) = self.turn(about, deadline) {
                 sleep_until(turn.min(deadline)).await;
+            }
+            if about == About::Secret {
+                // Its turn is taken, however often it takes to be answered.
+                about = About::Again;
             }
             while let Some(time) = self.server.resumes_at()
                 && Instant::now() < deadline
@@ -463,14 +390,28 @@ impl<'a> Reads<'a> {
         }
     }
 
-    /// When the next request may be sent, where they are not to come too fast.
-    fn turn(&self) -> Option<Instant> {
-        if self.pace.interval.is_zero() {
+    /// Whether a secret has to wait for its turn, since reads are spread.
+    fn has_to_wait(&self, read: &Read<'_>) -> bool {
+        !self.turns.had.contains(&read.ask.secret) && Instant::now() < lock(&self.next).alone
+    }
+
+    /// When the next request may be sent, where they are not to come too fast. A turn that would be behind
+    /// the deadline is not taken.
+    fn turn(&self, about: About, deadline: Instant) -> Option<Instant> {
+        let Pace { interval, spread, .. } = self.pace;
+        let mut next = lock(&self.next);
+        let (time, interval) = if about == About::Secret && !spread.is_zero() {
+            (&mut next.alone, spread)
+        } else {
+            (&mut next.any, interval)
+        };
+        if interval.is_zero() {
             return None;
         }
-        let mut next = lock(&self.next);
-        let turn = (*next).max(Instant::now());
-        *next = turn + self.pace.interval;
+        let turn = (*time).max(Instant::now());
+        if turn < deadline {
+            *time = turn + interval;
+        }
         Some(turn)
     }
 
@@ -523,8 +464,8 @@ impl<'a> Reads<'a> {
 }
 
 impl<'q> Question<'q> {
-    fn about(namespace: Option<&'q Arc<str>>, path: &'q str) -> Self {
-        Self { namespace, path, query: &[], is_consistent: false, is_optional: false }
+    fn about(about: About, namespace: Option<&'q Arc<str>>, path: &'q str) -> Self {
+        Self { about, namespace, path, query: &[], is_consistent: false }
     }
 }
 
@@ -552,66 +493,6 @@ impl Metadata {
             Self::Destroyed => Err(Trouble::Destroyed),
         }
     }
-}
-
-/// What is learnt of a folder whose page of so many keys was not to be had; nothing where that is not
-/// the folder's fault.
-fn learnt_of(trouble: &Trouble, limit: usize) -> Option<Learnt> {
-    let Trouble::Failed(failure) = trouble else { return None };
-    match failure {
-        Failure::Denied => Some(Learnt::Denied),
-        Failure::Refused { .. } => Some(Learnt::Unsupported),
-        // A server that answers GETs takes so long only over a page that is long.
-        Failure::Endless | Failure::Timeout => Some(Learnt::PageTooLong(limit)),
-        // While all others are let through.
-        Failure::RateLimited => Some(Learnt::Limited),
-        Failure::Server(_)
-        | Failure::BadAnswer(_)
-        | Failure::Redirected(_)
-        | Failure::Unaskable(_) => Some(Learnt::Failed),
-        Failure::Unreachable(_) | Failure::Sealed | Failure::TokenEnded => None,
-    }
-}
-
-/// The folders that are to be listed, and what is to be read alone.
-fn listings<'a>(folders: &Folders, reads: Vec<Read<'a>>) -> (Vec<Listing<'a>>, Vec<Read<'a>>) {
-    let now = std::time::Instant::now();
-    let mut alone = Vec::new();
-    let mut by_folder: HashMap<Folder, HashMap<Box<str>, Read<'a>>> = HashMap::new();
-    for read in reads {
-        let Some((path, key)) = read.place.folder_and_key() else {
-            alone.push(read);
-            continue;
-        };
-        let mount = (read.ask.secret.namespace.clone(), read.place.mount.clone());
-        let folder = Folder { mount, path: path.into() };
-        let key = key.into();
-        // Two spellings of one secret share a key.
-        alone.extend(by_folder.entry(folder).or_default().insert(key, read));
-    }
-    let mut listings = Vec::new();
-    for (folder, wanted) in by_folder {
-        match folders.plan(&folder, wanted.len(), now) {
-            Some(plan) => listings.push(Listing { folder, plan, wanted }),
-            None => alone.extend(wanted.into_values()),
-        }
-    }
-    (listings, alone)
-}
-
-/// One listing of each mount of which it is not known that it can be listed; and all others. That one
-/// is of a folder that was not tried yet, or longest ago; of those, of one where the most is to gain.
-fn scouts<'a>(
-    folders: &Folders,
-    mut listings: Vec<Listing<'a>>,
-) -> (Vec<Listing<'a>>, Vec<Listing<'a>>) {
-    let mut scouted = HashSet::new();
-    listings.sort_by_cached_key(|Listing { folder, wanted, .. }| {
-        (folders.last_try(folder), Reverse(wanted.len()))
-    });
-    listings.into_iter().partition(|Listing { folder, .. }| {
-        !folders.is_granted(&folder.mount) && scouted.insert(folder.mount.clone())
-    })
 }
 
 /// Whether a failure casts doubt on the token.

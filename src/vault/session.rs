@@ -15,7 +15,7 @@ use super::backoff::{Backoff, Failed};
 use super::client::{Failure, Server};
 use super::denials::{Denials, Doubt};
 use super::login::{self, Login, LoginError, Method};
-use super::token::{Lease, Step, Uses};
+use super::token::{Lease, Step, Terms, Uses};
 
 /// The worker that log lines name.
 const WORKER: &str = "reloader";
@@ -49,16 +49,16 @@ pub(super) struct Pass {
 #[derive(Clone, Debug)]
 pub(super) struct NoToken {
     pub(super) error: LoginError,
-    /// How long until the next attempt makes sense.
-    pub(super) retry_in: Duration,
+    /// How long until the next attempt makes sense; `None` where the server is out of reach, and it is
+    /// for the polls to say when to come back.
+    pub(super) retry_in: Option<Duration>,
 }
 
 /// Keeps the token of one connection.
 pub(super) struct Session {
     server: Arc<Server>,
     method: Method,
-    threshold: Duration,
-    period: Duration,
+    terms: Terms,
     /// Makes fingerprints of credentials that nobody else can compare.
     fingerprints: RandomState,
     state: Mutex<State>,
@@ -81,6 +81,8 @@ struct State {
     is_of_few: bool,
     /// Tokens of ours that others have replaced, and that are yet to be revoked.
     retired: Vec<SecretString>,
+    /// Whether it was said that tokens are left to their end.
+    is_left: bool,
 }
 
 struct Held {
@@ -89,6 +91,7 @@ struct Held {
     lease: Lease,
     since: Instant,
     ours: bool,
+    revocable: bool,
 }
 
 impl Session {
@@ -100,8 +103,9 @@ impl Session {
         threshold: Duration,
         period: Duration,
     ) -> Self {
+        let terms = Terms { threshold, period };
         let fingerprints = RandomState::new();
-        Self { server, method, threshold, period, fingerprints, state: Mutex::default() }
+        Self { server, method, terms, fingerprints, state: Mutex::default() }
     }
 
     /// The token for a poll that begins now.
@@ -116,20 +120,54 @@ impl Session {
         }
         let now = Instant::now();
         let step = state.held.as_ref().map_or(Step::Login, |held| {
-            if held.uses.are_over() { Step::Login } else { held.lease.step(now, self.threshold) }
+            let step = held.lease.step(now, &self.terms);
+            if held.uses.are_over() {
+                Step::Login
+            } else if step == Step::Login && !held.ours && !held.lease.has_ended(now) {
+                // There is no other, and nothing to be learnt of this one.
+                Step::Use
+            } else {
+                step
+            }
         });
         let renewed = match step {
             Step::Use => Ok(()),
             Step::Renew => self.renew(&mut state).await,
             Step::Login => self.login(&mut state).await,
         };
-        // While the token lives, a login that fails is no reason not to poll.
+        // While the token lives, a login that is refused is no reason not to poll; that the server is out
+        // of reach is one.
         if let Err(refused) = renewed
-            && state.held.as_ref().is_none_or(|held| held.lease.has_ended(Instant::now()))
+            && (refused.retry_in.is_none()
+                || state.held.as_ref().is_none_or(|held| held.lease.has_ended(Instant::now())))
         {
             return Err(refused);
         }
         state.pass().ok_or_else(|| state.refusal(LoginError::GivenTokenEnded, Failed::Unknown))
+    }
+
+    /// Nothing is asked until `then`, since the server wants to be left alone: a token that would end
+    /// before, and that no login can replace, is renewed all the same.
+    pub(super) async fn outlast(&self, then: tokio::time::Instant) {
+        let mut state = self.state.lock().await;
+        let is_lost =
+            |it: &&mut Held| !it.ours && it.lease.is_lost_by(Instant::now(), then.into_std());
+        let Some(held) = state.held.as_mut().filter(is_lost) else { return };
+        if !held.uses.take() {
+            return;
+        }
+        match login::renew_now(&self.server, &held.token).await {
+            Ok(grant) => {
+                held.lease = held.lease.renewed(grant, Instant::now());
+                debug!(
+                    worker = WORKER,
+                    "Renewed the Vault token, which would have ended meanwhile"
+                );
+            }
+            Err(failure) => {
+                debug!(worker = WORKER, "The Vault token is not renewed: Vault {failure}");
+            }
+        }
     }
 
     /// A request with the token `number` was denied. Answers another token to try, if there is one.
@@ -144,13 +182,23 @@ impl Session {
             return None;
         }
         let age = state.held.as_ref().map_or(Duration::MAX, |held| held.since.elapsed());
-        if !state.denials.is_worth_a_login(doubt, age, self.period) {
+        if !state.denials.is_worth_a_login(doubt, age, self.terms.period) {
             return None;
         }
         debug!(worker = WORKER, "Vault denied a request; logging in anew, once");
-        self.login(&mut state).await.ok()?;
-        state.denials.has_logged_in(doubt);
-        state.pass()
+        if self.login(&mut state).await.is_ok() {
+            state.denials.has_logged_in(doubt);
+            return state.pass();
+        }
+        if doubt == Doubt::Ended {
+            // It is of no use; the next poll says why there is no other. Should it live after all, it is
+            // not left behind.
+            if let Some(held) = state.held.take_if(|held| held.ours) {
+                state.retire(held);
+            }
+            state.held = None;
+        }
+        None
     }
 
     /// The token `number` has been used as often as it may be. Answers the one that follows it.
@@ -162,21 +210,22 @@ impl Session {
         state.pass().ok_or_else(|| state.refusal(LoginError::GivenTokenEnded, Failed::Unknown))
     }
 
-    /// A poll is over: revokes the tokens that others have replaced.
-    pub(super) async fn after_poll(&self) {
+    /// A poll is over. Where the server has answered, the tokens that others have replaced are revoked.
+    pub(super) async fn after_poll(&self, has_answered: bool) {
         let mut state = self.state.lock().await;
         state.denials.after_poll();
-        self.revoke_retired(&mut state).await;
+        if has_answered {
+            self.revoke_unless_paused(&mut state).await;
+        }
     }
 
     /// Nothing is asked for a period: revokes a token that will have ended by then.
     pub(super) async fn rest(&self) {
         let mut state = self.state.lock().await;
-        if state.held.as_ref().is_some_and(|h| h.ours && h.lease.outlived_by(self.period)) {
-            if let Some(held) = state.held.take() {
-                state.retire(held.token);
-            }
-            self.revoke_retired(&mut state).await;
+        let period = self.terms.period;
+        if let Some(held) = state.held.take_if(|it| it.ours && it.lease.outlived_by(period)) {
+            state.retire(held);
+            self.revoke_unless_paused(&mut state).await;
         }
     }
 
@@ -185,13 +234,17 @@ impl Session {
         let mut state = self.state.lock().await;
         if let Some(login) = state.under_way.take() {
             match timeout(LAST_LOGIN_TIMEOUT, login).await {
-                Ok(Ok(login)) if login.ours => state.retire(login.token),
+                Ok(Ok(login)) => {
+                    if let Some(before) = state.hold(login) {
+                        state.retire(before);
+                    }
+                }
                 Ok(_) => {}
                 Err(_) => warn!(worker = WORKER, "A login is given up: Vault does not answer"),
             }
         }
         if let Some(held) = state.held.take_if(|held| held.ours) {
-            state.retire(held.token);
+            state.retire(held);
         }
         self.revoke_retired(&mut state).await;
         if let left @ 1.. = state.retired.len() {
@@ -211,7 +264,7 @@ impl Session {
                 held.lease = held.lease.renewed(grant, Instant::now());
                 debug!(worker = WORKER, "Renewed the Vault token for {} s", grant.ttl.as_secs());
                 // What was granted may already be too little for the polls to come.
-                if held.ours && held.lease.step(Instant::now(), self.threshold) == Step::Login {
+                if held.ours && held.lease.is_last(Instant::now(), &self.terms) {
                     return self.login(state).await;
                 }
                 Ok(())
@@ -220,8 +273,11 @@ impl Session {
                 debug!(worker = WORKER, "The Vault token cannot be renewed: Vault {failure}");
                 self.login(state).await
             }
+            Err(failure @ Failure::Unreachable(_)) => {
+                Err(NoToken { error: LoginError::Server(failure), retry_in: None })
+            }
             Err(failure) => {
-                // It lives on for a while; whether the server answers at all, the poll will tell.
+                // It lives on for a while, and reads may work where this does not.
                 debug!(worker = WORKER, "The Vault token is renewed later: Vault {failure}");
                 Ok(())
             }
@@ -237,17 +293,18 @@ impl Session {
                 let retry_in = time.saturating_duration_since(Instant::now());
                 let retry_in =
                     if present.is_some() { retry_in.min(LOOK_AT_FILES) } else { retry_in };
-                return Err(NoToken { error: error.clone(), retry_in });
+                return Err(NoToken { error: error.clone(), retry_in: Some(retry_in) });
             }
             debug!(worker = WORKER, "The credentials for Vault were replaced");
         }
         match self.log_in(state).await {
             Ok(login) => {
-                if let Some(before) = state.hold(login).filter(|before| before.ours) {
-                    state.retire(before.token);
+                if let Some(before) = state.hold(login) {
+                    let is_used_up = before.uses.are_over();
+                    state.retire(before);
                     // Requests with one that was used up may still be under way, until the poll is over.
-                    if !before.uses.are_over() {
-                        self.revoke_retired(state).await;
+                    if !is_used_up {
+                        self.revoke_unless_paused(state).await;
                     }
                 }
                 Ok(())
@@ -255,10 +312,11 @@ impl Session {
             Err(error) => {
                 let failed =
                     if self.is_counted(&error) { Failed::Counted } else { Failed::Unknown };
-                let NoToken { error, retry_in } = state.refusal(error, failed);
-                let retry_in =
-                    if state.tried.is_some() { retry_in.min(LOOK_AT_FILES) } else { retry_in };
-                Err(NoToken { error, retry_in })
+                let mut refused = state.refusal(error, failed);
+                if state.tried.is_some() {
+                    refused.retry_in = refused.retry_in.map(|time| time.min(LOOK_AT_FILES));
+                }
+                Err(refused)
             }
         }
     }
@@ -296,6 +354,13 @@ impl Session {
         outcome
     }
 
+    /// Revokes tokens, unless the server wants to be left alone.
+    async fn revoke_unless_paused(&self, state: &mut State) {
+        if self.server.resumes_at().is_none() {
+            self.revoke_retired(state).await;
+        }
+    }
+
     /// Revokes tokens, as many as there is time for. What fails for the moment is done later.
     async fn revoke_retired(&self, state: &mut State) {
         let began = Instant::now();
@@ -305,8 +370,18 @@ impl Session {
             let revoked = timeout(REVOKE_TIMEOUT, login::revoke(&self.server, token)).await;
             match revoked {
                 Ok(Ok(())) => debug!(worker = WORKER, "Revoked the Vault token"),
-                // It has ended already, or it is a batch token, which cannot be revoked.
-                Ok(Err(Failure::TokenEnded | Failure::Denied | Failure::Refused { .. })) => {}
+                Ok(Err(Failure::Denied)) => {
+                    if !std::mem::replace(&mut state.is_left, true) {
+                        warn!(
+                            worker = WORKER,
+                            "Vault denies that its token is revoked, so each is left to its end. Let the \
+                             role give the policy default, or add to the policy: \
+                             path \"auth/token/revoke-self\" {{ capabilities = [\"update\"] }}"
+                        );
+                    }
+                }
+                // It has ended already.
+                Ok(Err(Failure::TokenEnded | Failure::Refused { .. })) => {}
                 Ok(Err(failure)) => {
                     debug!(worker = WORKER, "The Vault token is revoked later: Vault {failure}");
                     return;
@@ -332,10 +407,10 @@ impl State {
     }
 
     /// Keeps a new token. Answers the one before.
-    fn hold(&mut self, Login { token, grant, ours }: Login) -> Option<Held> {
+    fn hold(&mut self, Login { token, grant, ours, revocable }: Login) -> Option<Held> {
         let now = Instant::now();
         let (uses, lease) = (Uses::of(grant), Lease::new(grant, now));
-        let before = self.held.replace(Held { token, uses, lease, since: now, ours });
+        let before = self.held.replace(Held { token, uses, lease, since: now, ours, revocable });
         self.number += 1;
         self.backoff.reset();
         self.not_before = None;
@@ -357,8 +432,9 @@ impl State {
         before
     }
 
-    /// Takes a token of ours to be revoked.
-    fn retire(&mut self, token: SecretString) {
+    /// Takes a token to be revoked, if it is ours and can be.
+    fn retire(&mut self, held: Held) {
+        let Held { token, revocable: true, .. } = held else { return };
         if self.retired.len() >= MOST_RETIRED {
             // The oldest, which will have ended first.
             self.retired.remove(0);
@@ -371,6 +447,6 @@ impl State {
         let retry_in = self.backoff.after(failed, fastrand::f64());
         self.not_before = Some(Instant::now() + retry_in);
         self.last_error = Some(error.clone());
-        NoToken { error, retry_in }
+        NoToken { error, retry_in: Some(retry_in) }
     }
 }

@@ -57,9 +57,21 @@ impl Uses {
     }
 }
 
+/// What the polls ask of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// It is renewed, or replaced, once no more of its time is left than this.
+    pub threshold: Duration,
+    /// The time from one poll of everything to the next. What such a poll cannot finish is asked for by
+    /// others in between.
+    pub period: Duration,
+}
+
 /// A token's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
+    /// When it was granted.
+    since: Instant,
     /// What the login granted: a renewal that grants less is truncated.
     full: Duration,
     /// When it ends; `None` is never.
@@ -85,7 +97,7 @@ impl Lease {
         // A time that no clock will show is never, too.
         let ends =
             Some(grant.ttl).filter(|ttl| !ttl.is_zero()).and_then(|ttl| now.checked_add(ttl));
-        Self { full: grant.ttl, ends, renewable: grant.renewable }
+        Self { since: now, full: grant.ttl, ends, renewable: grant.renewable }
     }
 
     /// The time after a renewal. One that granted less than the login did has met the token's
@@ -96,22 +108,38 @@ impl Lease {
         Self { full: self.full, renewable: grant.renewable && !truncated, ..Self::new(grant, now) }
     }
 
-    /// What to do before a poll at `now`, if no more than `threshold` may be left.
+    /// What to do before a poll at `now`.
     #[must_use]
-    pub fn step(&self, now: Instant, threshold: Duration) -> Step {
+    pub fn step(&self, now: Instant, terms: &Terms) -> Step {
         let Some(ends) = self.ends else {
             return Step::Use;
         };
         let left = ends.saturating_duration_since(now);
+        let age = now.saturating_duration_since(self.since);
+        // Granted for the last poll of everything, of which this finishes the rest.
+        let is_fresh = age < terms.period / 2 && age < left;
         if left.is_zero() {
             Step::Login
-        } else if left > threshold {
+        } else if left > terms.threshold || is_fresh {
             Step::Use
         } else if self.renewable {
             Step::Renew
         } else {
             Step::Login
         }
+    }
+
+    /// Whether no renewal will follow, and the next poll would find less left than it asks for.
+    #[must_use]
+    pub fn is_last(&self, now: Instant, terms: &Terms) -> bool {
+        let is_short = |ends: Instant| ends.saturating_duration_since(now) <= terms.threshold;
+        !self.renewable && self.ends.is_some_and(is_short)
+    }
+
+    /// Whether it lives, and will have ended by `then` unless it is renewed, which it can be.
+    #[must_use]
+    pub fn is_lost_by(&self, now: Instant, then: Instant) -> bool {
+        self.renewable && !self.has_ended(now) && self.has_ended(then)
     }
 
     /// Whether its time is over.
@@ -133,7 +161,7 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const THRESHOLD: Duration = Duration::from_secs(3);
+    const TERMS: Terms = Terms { threshold: Duration::from_secs(3), period: SECOND };
 
     fn grant(ttl: u32, renewable: bool) -> Grant {
         Grant::new(ttl.into(), renewable, 0)
@@ -159,7 +187,7 @@ mod tests {
             (grant(0, false), 1_000_000, Step::Use),
         ];
         for (grant, age, expected) in table {
-            let step = Lease::new(grant, start).step(start + SECOND * age, THRESHOLD);
+            let step = Lease::new(grant, start).step(start + SECOND * age, &TERMS);
             assert_eq!(step, expected, "{grant:?} after {age} s");
         }
     }
@@ -168,7 +196,7 @@ mod tests {
     fn a_token_that_outlives_all_clocks_never_ends() {
         let now = Instant::now();
         let lease = Lease::new(Grant { ttl: Duration::MAX, ..grant(1, true) }, now);
-        assert_eq!(lease.step(now + SECOND * 1_000_000, THRESHOLD), Step::Use);
+        assert_eq!(lease.step(now + SECOND * 1_000_000, &TERMS), Step::Use);
         assert!(!lease.outlived_by(SECOND));
     }
 
@@ -178,7 +206,7 @@ mod tests {
         let mut lease = Lease::new(grant(60, true), now);
         let mut renewed_at = Vec::new();
         for poll in 0..=171 {
-            match lease.step(now, THRESHOLD) {
+            match lease.step(now, &TERMS) {
                 Step::Use => {}
                 Step::Renew => {
                     renewed_at.push(poll);
@@ -196,11 +224,44 @@ mod tests {
         let start = Instant::now();
         let lease =
             Lease::new(grant(60, true), start).renewed(grant(20, true), start + SECOND * 57);
-        assert_eq!(lease.step(start + SECOND * 58, THRESHOLD), Step::Use);
-        assert_eq!(lease.step(start + SECOND * 74, THRESHOLD), Step::Login);
+        assert_eq!(lease.step(start + SECOND * 58, &TERMS), Step::Use);
+        assert!(!lease.is_last(start + SECOND * 58, &TERMS));
+        assert!(lease.is_last(start + SECOND * 74, &TERMS));
+        assert_eq!(lease.step(start + SECOND * 74, &TERMS), Step::Login);
         // A renewal may also say that there will be no other.
         let lease = Lease::new(grant(60, true), start).renewed(grant(60, false), start);
-        assert_eq!(lease.step(start + SECOND * 58, THRESHOLD), Step::Login);
+        assert_eq!(lease.step(start + SECOND * 58, &TERMS), Step::Login);
+    }
+
+    /// Polls in between, of what the last poll of everything could not finish, cost nothing either.
+    #[test]
+    fn a_token_shorter_than_the_threshold_is_renewed_or_replaced_once_a_period() {
+        let start = Instant::now();
+        let terms = Terms { threshold: SECOND * 180, period: SECOND * 60 };
+        let table = [
+            (grant(120, true), [(0, Step::Use), (29, Step::Use), (60, Step::Renew)]),
+            (grant(120, false), [(0, Step::Use), (29, Step::Use), (60, Step::Login)]),
+            // It would hardly last for another poll.
+            (grant(30, true), [(0, Step::Use), (14, Step::Use), (15, Step::Renew)]),
+            (grant(30, false), [(14, Step::Use), (15, Step::Login), (30, Step::Login)]),
+        ];
+        for (grant, steps) in table {
+            for (age, expected) in steps {
+                let step = Lease::new(grant, start).step(start + SECOND * age, &terms);
+                assert_eq!(step, expected, "{grant:?} after {age} s");
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_that_ends_before_it_is_needed_again_is_lost_unless_it_is_renewed() {
+        let now = Instant::now();
+        let lease = Lease::new(grant(30, true), now);
+        assert!(!lease.is_lost_by(now, now + SECOND * 29));
+        assert!(lease.is_lost_by(now, now + SECOND * 30));
+        assert!(!lease.is_lost_by(now + SECOND * 30, now + SECOND * 60), "it is over");
+        assert!(!Lease::new(grant(30, false), now).is_lost_by(now, now + SECOND * 30));
+        assert!(!Lease::new(grant(0, true), now).is_lost_by(now, now + SECOND * 30));
     }
 
     #[test]

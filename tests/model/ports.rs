@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use jiff::fmt::rfc2822::DateTimePrinter;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use vault_secrets_reloader::core::clock::ServerClock;
 use vault_secrets_reloader::core::manifest::Manifest;
 use vault_secrets_reloader::core::observation::{Ask, Observation, Polled};
@@ -62,6 +62,9 @@ impl Ports {
     }
 }
 
+/// For how long what a poll was told may count for those that finish it.
+const LONGEST_ROUND: Duration = Duration::from_secs(125);
+
 /// A time as a `Date` header has it.
 pub(crate) fn date(time: jiff::Timestamp) -> String {
     DateTimePrinter::new().timestamp_to_rfc9110_string(&time).unwrap_or_default()
@@ -72,7 +75,9 @@ impl Vault for Ports {
         let mut polled = Polled::default();
         let is_on_standby = {
             let mut world = lock(&self.world);
-            world.told[self.process()].clear();
+            // A poll goes on with what those before it were told, for a moment.
+            let is_fresh = |(_, _, at): &(State, State, Instant)| at.elapsed() < LONGEST_ROUND;
+            world.told[self.process()].retain(|_, told| is_fresh(told));
             world.faults.takes_standby(self.process())
         };
         for ask in asks {
@@ -104,7 +109,12 @@ impl Vault for Ports {
             }
             if observation == Observation::Unknown {
                 polled.failed.push(Arc::clone(secret));
-                polled.retry_in = Some(Duration::from_secs(1 + lock(&self.world).below(60)));
+                let mut world = lock(&self.world);
+                polled.retry_in = Some(Duration::from_secs(1 + world.below(60)));
+                // Or there was no time.
+                if world.below(2) == 0 {
+                    polled.late.insert(Arc::clone(secret));
+                }
             }
             polled.observations.insert(Arc::clone(secret), observation);
         }

@@ -202,8 +202,8 @@ pub(crate) struct World {
     pub(crate) killer: Arc<Notify>,
     jobs: BTreeMap<(Instant, u64), Job>,
     pub(crate) job_added: Arc<Notify>,
-    /// What the latest poll of each process was told, and what was so then.
-    pub(crate) told: [BTreeMap<usize, (State, State)>; PROCESSES],
+    /// What the latest polls of each process were told, what was so then, and when that was.
+    pub(crate) told: [BTreeMap<usize, (State, State, Instant)>; PROCESSES],
     /// When each life of a process last read each version.
     reads_of: BTreeMap<(u64, usize), BTreeMap<Version, Instant>>,
     /// The lives that were told of a secret what had not been so for long.
@@ -338,7 +338,7 @@ impl World {
         let is_behind = is_on_standby
             || self.reads.is_multiple_of(2) && lag.is_some_and(|lag| now < since + lag);
         let answer = if is_behind { before } else { state };
-        self.told[process_of(life)].insert(secret, (answer, state));
+        self.told[process_of(life)].insert(secret, (answer, state, Instant::now()));
         if let Some(version) = answer.live() {
             self.reads_of.entry((life, secret)).or_default().insert(version, now);
         }

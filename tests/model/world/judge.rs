@@ -14,6 +14,9 @@ use crate::time;
 /// answers take their time, and sometimes more than a second.
 const CLOCK_ERROR: SignedDuration = SignedDuration::from_millis(500);
 
+/// How long it takes to act on what was told.
+const MOMENT: Duration = Duration::from_secs(5);
+
 impl World {
     /// Whether a PATCH that is sent at this moment is right.
     pub(crate) fn is_right_now(&self, id: &WorkloadId, life: u64) -> bool {
@@ -32,8 +35,10 @@ impl World {
         }
         let told = &self.told[process_of(life)];
         let gone = object.template.refs.iter().filter(|secret| {
-            // Told so in the very poll that this reload is of, and it is so.
-            let is_told = told.get(secret).is_some_and(|(answer, _)| answer.live().is_none());
+            // Told so a moment ago, mostly in the very poll that this reload is of, and it is so.
+            let is_told = told
+                .get(secret)
+                .is_some_and(|(answer, _, at)| answer.live().is_none() && at.elapsed() < MOMENT);
             is_told && self.secrets[**secret].state.live().is_none()
         });
         if gone.count() > 0 && !self.setup.may_be_missing {
@@ -44,7 +49,7 @@ impl World {
             // A standby need not know yet that it was deleted; an older version is another thing.
             let then = told
                 .get(secret)
-                .map(|(answer, state)| if state.live().is_some() { *state } else { *answer });
+                .map(|(answer, state, _)| if state.live().is_some() { *state } else { *answer });
             let states = [Some(self.secrets[*secret].state), then];
             let mut live = states.into_iter().flatten().filter_map(State::live);
             live.any(|live| self.is_right(object, *secret, live, life))

@@ -1,0 +1,151 @@
+//! Rounds: a poll that is cut short, and those that finish it.
+
+use super::*;
+
+impl Bench {
+    /// A poll of what the last one could not finish.
+    async fn go_on(&mut self, left: Unfinished) -> Unfinished {
+        let scope = Scope::Unfinished { workloads: left.workloads, secrets: left.secrets };
+        self.reloader.tick(scope, &self.shutdown).await
+    }
+}
+
+#[tokio::test]
+async fn what_was_answered_is_not_asked_for_again() {
+    let mut bench = Bench::new(&[("web", &["a", "b", "c"]), ("api", &["c", "d"])]);
+    for late in ["b", "c"] {
+        bench.fake.world().live.remove(late);
+    }
+    let left = bench.poll().await;
+    bench.fake.rotate("b", 1);
+    let left = bench.go_on(left).await;
+    assert_eq!(bench.fake.world().asked, ["b", "c"]);
+    bench.fake.rotate("c", 1);
+    let left = bench.go_on(left).await;
+    assert_eq!(bench.fake.world().asked, ["c"]);
+    assert!(left.retry_in.is_none());
+    bench.poll().await;
+    assert_eq!(bench.fake.world().asked, ["a", "b", "c", "d"]);
+}
+
+#[tokio::test]
+async fn that_a_secret_is_gone_holds_its_workload_while_others_are_late() {
+    let mut bench = Bench::new(&[("web", &["a", "b"])]);
+    bench.poll().await;
+    bench.fake.delete("a");
+    bench.fake.world().are_late.insert("b".to_owned());
+    let left = bench.poll().await;
+    bench.fake.world().are_late.clear();
+    // By the next slice nothing is to be had of the one that is gone.
+    bench.fake.world().gone.remove("a");
+    bench.fake.rotate("b", 2);
+    bench.go_on(left).await;
+    assert_eq!(bench.fake.count("web"), 0);
+}
+
+#[tokio::test]
+async fn a_workload_is_reloaded_once_all_its_secrets_had_their_turn() {
+    let mut bench = Bench::new(&[("web", &["a", "b"]), ("api", &["a"])]);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    bench.fake.rotate("b", 2);
+    bench.fake.world().are_late.insert("b".to_owned());
+    let left = bench.poll().await;
+    assert_eq!(["web", "api"].map(|name| bench.fake.count(name)), [0, 1]);
+    bench.fake.world().are_late.clear();
+    bench.go_on(left).await;
+    assert_eq!(["web", "api"].map(|name| bench.fake.count(name)), [1, 1]);
+}
+
+#[tokio::test]
+async fn a_workload_of_which_some_secret_is_always_late_is_not_forgotten() {
+    let mut bench = Bench::new(&[("web", &["a", "b"])]);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    bench.fake.world().are_late.insert("b".to_owned());
+    bench.poll().await;
+    assert_eq!(bench.fake.count("web"), 0);
+    // The period is over, and it is late again.
+    bench.poll().await;
+    assert_eq!(bench.fake.count("web"), 1);
+}
+
+impl Bench {
+    /// A poll of everything, in which there is no time for one of the secrets.
+    async fn poll_without(&mut self, late: &str) {
+        self.fake.world().are_late = [late.to_owned()].into();
+        self.poll().await;
+    }
+}
+
+#[tokio::test]
+async fn no_change_is_missed_where_another_secret_is_late_each_time() {
+    let mut bench = Bench::new(&[("web", &["a", "b"])]);
+    bench.poll().await;
+    bench.poll_without("b").await;
+    bench.poll_without("a").await;
+    bench.fake.rotate("a", 2);
+    bench.poll_without("b").await;
+    bench.poll_without("a").await;
+    assert_eq!(bench.fake.count("web"), 1);
+}
+
+#[tokio::test]
+async fn that_a_secret_was_gone_holds_its_workload_while_it_is_late() {
+    let mut bench = Bench::new(&[("web", &["a", "b"])]);
+    bench.poll().await;
+    bench.fake.delete("a");
+    bench.poll_without("b").await;
+    bench.fake.rotate("b", 2);
+    bench.poll_without("a").await;
+    bench.poll_without("a").await;
+    assert_eq!(bench.fake.count("web"), 0);
+    bench.fake.rotate("a", 3);
+    bench.poll_without("").await;
+    assert_eq!(bench.fake.count("web"), 1);
+}
+
+#[tokio::test]
+async fn a_version_that_a_round_before_saw_does_not_count_where_another_has_recorded_a_later_one() {
+    let mut bench = Bench::new(&[("web", &["a", "b"])]);
+    bench.poll().await;
+    bench.poll_without("b").await;
+    bench.poll_without("b").await;
+    bench.reload_by_another("web", "a", 2);
+    bench.poll_without("a").await;
+    assert_eq!(bench.fake.count("web"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_seen_long_ago_is_asked_for_again_before_it_is_acted_on() {
+    let mut bench = Bench::new(&[("web", &["a", "b"]), ("api", &["b", "c"])]);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    bench.fake.world().are_late.insert("b".to_owned());
+    let left = bench.poll().await;
+    bench.fake.world().are_late.clear();
+    tokio::time::advance(Duration::from_mins(20)).await;
+    // It was deleted since.
+    bench.fake.delete("a");
+    bench.go_on(left).await;
+    assert_eq!(bench.fake.world().asked, ["a"], "of the one that is due");
+    assert_eq!(bench.fake.count("web"), 0);
+}
+
+#[tokio::test]
+async fn whoever_waits_is_not_reloaded_while_vault_cannot_be_asked() {
+    let mut bench = Bench::new(&[("web", &["a"])]);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    bench.fake.world().faults.push_back(Fault::Refused);
+    let left = bench.poll().await;
+    // Its back-off is over.
+    bench.reloader.memories.clear();
+    bench.fake.world().is_out = true;
+    // New pods could not read their secrets.
+    let left = bench.go_on(left).await;
+    assert_eq!(bench.fake.count("web"), 0);
+    bench.fake.world().is_out = false;
+    bench.go_on(left).await;
+    assert_eq!(bench.fake.count("web"), 1);
+}

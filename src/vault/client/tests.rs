@@ -1,0 +1,103 @@
+//! Redirects, names, certificates, and what is offered of TLS.
+
+use tokio::io::AsyncReadExt as _;
+
+use super::*;
+use crate::vault::tls::Authority;
+
+fn settings(redirects: Option<&[&str]>) -> ServerSettings {
+    let url = |address: &&str| Url::parse(address).unwrap();
+    ServerSettings {
+        address: Url::parse("https://vault.example:8200").unwrap(),
+        namespace: None,
+        redirects: redirects.map(|addresses| addresses.iter().map(url).collect()),
+        timeout: Duration::from_secs(1),
+        proxy: None,
+        tls: Tls::default(),
+    }
+}
+
+#[test]
+fn a_redirect_is_followed_to_configured_servers_alone() {
+    let addresses = ["https://node-1.example:8200", "https://other.example"];
+    let (all, none) = (settings(Some(&addresses)), settings(None));
+    let is_configured = |url| is_configured(&all, &Url::parse(url).unwrap());
+    assert!(!super::is_configured(&none, &none.address));
+    for url in [
+        "https://vault.example:8200/v1/secret/metadata/a?x=1",
+        "https://node-1.example:8200/v1/a",
+        "https://other.example:443/v1/a",
+    ] {
+        assert!(is_configured(url), "{url}");
+    }
+    for url in [
+        "http://vault.example:8200/v1/a",
+        "https://vault.example/v1/a",
+        "https://vault.example:8201/v1/a",
+        "https://node-2.example:8200/v1/a",
+        "https://vault.example:8200@evil.example/v1/a",
+        "https://vault.example.evil.example:8200/",
+    ] {
+        assert!(!is_configured(url), "{url}");
+    }
+}
+
+#[test]
+fn certificates_that_are_none_are_said_by_the_variable_they_come_from() {
+    let ways = [
+        (Authority::Bytes(b"no PEM".to_vec()), "VAULT_CACERT_BYTES"),
+        (Authority::Followed(tokio::sync::watch::channel(Vec::new()).1), "VAULT_TLS_SECRET"),
+    ];
+    for (authority, variable) in ways {
+        let tls = Tls { authority, ..Tls::default() };
+        let settings = ServerSettings { tls, ..settings(None) };
+        let said = Server::new(settings, Arc::default()).err().map(|error| error.to_string());
+        assert!(said.as_ref().is_some_and(|said| said.contains(variable)), "{said:?}");
+    }
+}
+
+/// The versions of TLS that a client offers, as its first message names them.
+fn offered_versions(hello: &[u8]) -> Option<Vec<u16>> {
+    const SUPPORTED_VERSIONS: u16 = 43;
+    let number = |at: usize| Some(u16::from_be_bytes([*hello.get(at)?, *hello.get(at + 1)?]));
+    // The headers of the record and of the message, a version, and a random number.
+    let session = 5 + 4 + 2 + 32;
+    let ciphers = session + 1 + usize::from(*hello.get(session)?);
+    let compressions = ciphers + 2 + usize::from(number(ciphers)?);
+    let mut at = compressions + 1 + usize::from(*hello.get(compressions)?) + 2;
+    while number(at)? != SUPPORTED_VERSIONS {
+        at += 4 + usize::from(number(at + 2)?);
+    }
+    let versions = hello.get(at + 5..at + 4 + usize::from(number(at + 2)?))?;
+    Some(versions.chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect())
+}
+
+#[tokio::test]
+async fn no_version_of_tls_before_1_2_is_offered() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("https://{}", listener.local_addr().unwrap());
+    let tls = Tls { skip_verify: true, ..Tls::default() };
+    let settings = ServerSettings { address: address.parse().unwrap(), tls, ..settings(None) };
+    let server = Server::new(settings, Arc::default()).unwrap();
+    let hear = async {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut header = [0; 5];
+        client.read_exact(&mut header).await.unwrap();
+        let mut hello = vec![0; usize::from(u16::from_be_bytes([header[3], header[4]]))];
+        client.read_exact(&mut hello).await.unwrap();
+        [&header[..], &hello].concat()
+    };
+    let (hello, ()) = tokio::join!(hear, server.look());
+    let mut versions = offered_versions(&hello).unwrap();
+    versions.sort_unstable();
+    assert_eq!(versions, [0x0303, 0x0304]);
+}
+
+#[test]
+fn a_server_is_named_as_its_certificate_is() {
+    let url = Url::parse("https://10.0.0.1:8200/v1/a?b=c").unwrap();
+    let mut request = reqwest::Request::new(reqwest::Method::GET, url);
+    name_server(&mut request, "vault.internal");
+    assert_eq!(request.url().as_str(), "https://vault.internal:8200/v1/a?b=c");
+    assert_eq!(request.headers()[HOST], "10.0.0.1:8200");
+}
