@@ -75,7 +75,7 @@ artifacts: need-cargo need-python3 build ## Binary and packaged chart, in target
 
 .PHONY: test
 test: need-cargo need-python3 say-servers say-build ## All tests: units, and scenarios on real servers
-	$(CARGO) test --workspace -- --test-threads=$(TEST_THREADS)
+	$(CARGO) test --workspace --no-fail-fast -- --test-threads=$(TEST_THREADS)
 
 .PHONY: test-unit
 test-unit: need-cargo ## The tests that need no servers
