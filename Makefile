@@ -99,7 +99,8 @@ lint: need-cargo need-python3 ## Formatting, clippy, the chart, the licences of 
 	    else echo "skipped: cargo-deny is not installed (cargo install cargo-deny --locked)"; fi
 
 .PHONY: bench
-bench: need-cargo need-python3 say-servers say-build bed ## Measure polls beside bare requests, and the controller beside 10,000 workloads; OTHER= a reloader beside ours, ARGS= for the latter
+bench: need-cargo need-python3 say-servers say-build bed ## Measure the reading of values, polls beside bare requests, and the controller beside 10,000 workloads; OTHER= a reloader beside ours, ARGS= for the last
+	@$(CARGO) bench -q -p e2e --bench references
 	@VSR_OTHER=$(OTHER) $(CARGO) bench -q -p e2e --bench polls
 	@$(BED) scale $(ARGS)
 

@@ -46,7 +46,13 @@ const WITHOUT_EFFECT: [&str; 4] = ["HEADERS", "MAX_RETRIES", "RATE_LIMIT", "SRV_
 /// The connection to Vault is configured by environment variables: VAULT_ADDR, VAULT_ROLE,
 /// VAULT_PATH and others, or the same with the prefix BAO_; see the README.
 #[derive(Debug, Parser)]
-#[command(name = "vault-secrets-reloader", version, args_override_self = true)]
+#[command(
+    name = "vault-secrets-reloader",
+    version,
+    args_override_self = true,
+    after_help = "Without a cluster: `check FILE...` reads manifests and says what would be watched; \
+                  `explain VALUE` says how one value is read. Each has its own --help."
+)]
 #[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
 pub struct Flags {
     /// How often all workloads are read anew, as a safety net beside the watches

@@ -6,6 +6,7 @@ pub mod admin;
 pub mod config;
 pub mod core;
 pub mod kubernetes;
+pub mod offline;
 pub mod reloader;
 pub mod run;
 pub mod telemetry;

@@ -4,11 +4,15 @@ use std::process::ExitCode;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use vault_secrets_reloader::config::{Config, Flags, process_environment};
-use vault_secrets_reloader::{run, telemetry};
+use vault_secrets_reloader::{offline, run, telemetry};
 
 fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args_os().collect();
+    if offline::is_asked_for(&args) {
+        return offline::run(args);
+    }
     forbid_core_dumps();
-    let flags = match Flags::parse_from(std::env::args_os()) {
+    let flags = match Flags::parse_from(args) {
         Ok(flags) => flags,
         // Also --help and --version, which go to stdout and are no failure.
         Err(message) => {

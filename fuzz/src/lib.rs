@@ -20,6 +20,7 @@ pub mod listing;
 pub mod manifest;
 pub mod metadata;
 pub mod mounts;
+pub mod offline;
 pub mod record;
 pub mod reference;
 pub mod revisions;
@@ -32,13 +33,14 @@ use jiff::Timestamp;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("api", api::check),
     ("headers", headers::check),
     ("listing", listing::check),
     ("manifest", manifest::check),
     ("metadata", metadata::check),
     ("mounts", mounts::check),
+    ("offline", offline::check),
     ("record", record::check),
     ("reference", reference::check),
     ("revisions", revisions::check),

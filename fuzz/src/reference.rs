@@ -33,10 +33,12 @@ fn check_reading(reading: &Reading) {
         }
     };
     assert_is_clean(path);
-    // Cleaning a clean path is itself, unless it now looks like a ciphertext.
+    // Cleaning a clean path is itself, unless it now looks like a ciphertext, or the reference of the
+    // other injector that the path holds is found, too.
     let again = read_value("X", &format!("vault:{path}#k"));
-    let transit = vec![Reading::Skip(Reason::Transit)];
-    assert!(again == [Reading::Watch(path.clone())] || again == transit, "{path:?}: {again:?}");
+    let transit = Reading::Skip(Reason::Transit);
+    let same = |reading: &Reading| *reading == Reading::Watch(path.clone()) || *reading == transit;
+    assert!(again.iter().any(same), "{path:?}: {again:?}");
 }
 
 /// The value as the body of a reference: the same alone, and inline with text around it.
@@ -44,12 +46,10 @@ fn check_that_text_around_does_not_matter(variable: &str, body: &str) {
     if body.contains(['{', '}', '$', '\n']) {
         return;
     }
-    for scheme in ["vault:", "bao:"] {
+    for (scheme, text) in [("vault:", "vault:a#"), ("bao:", "bao:a#")] {
         let alone = read_value(variable, &format!("{scheme}{body}"));
         assert_eq!(alone.len(), 1, "{body:?}");
-        for (before, behind) in
-            [("", ""), ("x", "y"), ("vault:a#", "#b"), ("\n>>", "\n${"), ("{", "#")]
-        {
+        for (before, behind) in [("", ""), ("x", "y"), (text, "#b"), ("\n>>", "\n${"), ("{", "#")] {
             let inline = read_value(variable, &format!("{before}${{{scheme}{body}}}{behind}"));
             assert_eq!(inline, alone, "{body:?} between {before:?} and {behind:?}");
         }

@@ -87,6 +87,16 @@ const WEBHOOK: [(Webhook, &str, Option<&str>); 6] = [
     (Webhook::Provider, "secrets-webhook.security.bank-vaults.io/provider", None),
 ];
 
+impl Webhook {
+    /// Its names, the one that counts where both are there first.
+    pub fn keys(self) -> impl Iterator<Item = &'static str> {
+        WEBHOOK
+            .iter()
+            .filter(move |(which, ..)| *which == self)
+            .flat_map(|(_, current, older)| [Some(*current), *older].into_iter().flatten())
+    }
+}
+
 /// Whether the controller reads this annotation of a pod template at all.
 ///
 /// What it does not read is not kept while an object is decoded.
@@ -117,8 +127,7 @@ impl Annotations {
     /// The value of an annotation of the webhook; its current name wins over the older one.
     #[must_use]
     pub fn webhook(&self, which: Webhook) -> Option<&str> {
-        let (_, current, older) = WEBHOOK.iter().find(|(name, ..)| *name == which)?;
-        self.get(current).or_else(|| self.get((*older)?))
+        which.keys().find_map(|key| self.get(key))
     }
 
     /// The generation of annotations that opts in, if any does.

@@ -79,14 +79,12 @@ impl Manifest {
             return Read { id, workload: None, notes: Vec::new(), record_error: None };
         };
         let mut found = reference::extract(&self.annotations, &self.variables);
+        if let Some(reason) = self.bad_namespace() {
+            // Left out, the same paths of another namespace would be read.
+            found.paths.clear();
+            found.notes = vec![Note { origin: Origin::Namespace, reason }];
+        }
         let namespace = match self.vault_namespace() {
-            Some(name) if name.len() > LONGEST_NAMESPACE || name.contains(char::is_control) => {
-                // Left out, the same paths of another namespace would be read.
-                found.paths.clear();
-                found.notes =
-                    vec![Note { origin: Origin::Namespace, reason: Reason::BadNamespace }];
-                None
-            }
             Some(name) => Some(name.into()),
             None => namespace.cloned(),
         };
@@ -147,9 +145,18 @@ impl Manifest {
     }
 
     /// The Vault namespace that the workload names; an empty annotation names none.
-    fn vault_namespace(&self) -> Option<&str> {
+    #[must_use]
+    pub fn vault_namespace(&self) -> Option<&str> {
         let name = self.annotations.webhook(Webhook::VaultNamespace)?.trim_matches('/');
         (!name.is_empty()).then_some(name)
+    }
+
+    /// Why nothing of the workload is watched, where no request could name its Vault namespace.
+    #[must_use]
+    pub fn bad_namespace(&self) -> Option<Reason> {
+        let name = self.vault_namespace()?;
+        let is_bad = name.len() > LONGEST_NAMESPACE || name.contains(char::is_control);
+        is_bad.then_some(Reason::BadNamespace)
     }
 }
 

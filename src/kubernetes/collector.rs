@@ -241,11 +241,11 @@ impl Collector {
         // The warnings first, so that what is merely not watched does not hide them.
         let (warnings, others): (Vec<_>, Vec<_>) =
             notes.iter().partition(|note| note.reason.is_warning());
-        for line in lines(&warnings, "look odd") {
-            warn!(worker = WORKER, "{id}: {line}");
+        for Line { reason, text } in lines(&warnings, "look odd") {
+            warn!(worker = WORKER, reason, "{id}: {text}");
         }
-        for line in lines(&others, "are not watched") {
-            debug!(worker = WORKER, "{id}: {line}");
+        for Line { reason, text } in lines(&others, "are not watched") {
+            debug!(worker = WORKER, reason, "{id}: {text}");
         }
     }
 
@@ -297,18 +297,27 @@ impl ListSoFar {
     }
 }
 
+/// What there is to say of one reference, or of those that are too many.
+#[derive(Debug, PartialEq, Eq)]
+struct Line {
+    /// The code of the reason.
+    reason: Option<&'static str>,
+    text: String,
+}
+
 /// What there is to say of some notes on a workload, with an end; `so` is what its references are.
-fn lines(notes: &[&Note], so: &str) -> Vec<String> {
-    let mut lines: Vec<String> = notes
+fn lines(notes: &[&Note], so: &str) -> Vec<Line> {
+    let mut lines: Vec<Line> = notes
         .iter()
         .take(MOST_LINES)
-        .map(|Note { origin, reason }| {
-            format!("{}: {}", in_short(&origin.to_string()), reason.advice())
+        .map(|Note { origin, reason }| Line {
+            reason: Some(reason.code()),
+            text: format!("{}: {}", in_short(&origin.to_string()), reason.advice()),
         })
         .collect();
     let more = notes.len() - lines.len();
     if more > 0 {
-        lines.push(format!("and {more} more references {so}"));
+        lines.push(Line { reason: None, text: format!("and {more} more references {so}") });
     }
     lines
 }

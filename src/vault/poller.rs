@@ -312,6 +312,7 @@ impl Poller {
         if self.troubles.get(secret) == Some(&trouble) {
             return;
         }
+        let reason = trouble.code();
         match &trouble {
             Trouble::Missing | Trouble::Deleted | Trouble::Destroyed => {
                 let why = match trouble {
@@ -333,20 +334,22 @@ impl Poller {
             }
             Trouble::Denied { metadata } => error!(
                 worker = WORKER,
+                reason,
                 "failed to get secret version: {secret}: permission denied. {}",
                 missing_rule(metadata)
             ),
             Trouble::NoDataPrefix { correct } => warn!(
                 worker = WORKER,
-                "{secret} is not watched: on a KV v2 mount, write it as {correct}"
+                reason, "{secret} is not watched: on a KV v2 mount, write it as {correct}"
             ),
             Trouble::NotKvV2(Engine::Other(engine)) => warn!(
                 worker = WORKER,
+                reason,
                 "{secret} is not watched: it belongs to an engine that has no versions ({engine}), and \
                  is never called, since a read of some engines makes a new secret"
             ),
             Trouble::NotKvV2(_) => {
-                warn!(worker = WORKER, "{secret} is not watched: KV v1 has no versions");
+                warn!(worker = WORKER, reason, "{secret} is not watched: KV v1 has no versions");
             }
             Trouble::Failed(failure) => {
                 error!(worker = WORKER, "failed to get secret version: {secret}: Vault {failure}");

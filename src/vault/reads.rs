@@ -73,6 +73,23 @@ pub(super) enum Trouble {
     Limited,
 }
 
+impl Trouble {
+    /// The stable name of the reason why a reference is not watched; none where it is, and has only to
+    /// wait.
+    pub(super) fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Missing => Some("NotFound"),
+            Self::Deleted => Some("Deleted"),
+            Self::Destroyed => Some("Destroyed"),
+            Self::Denied { .. } => Some("Denied"),
+            Self::NoDataPrefix { .. } => Some("MissingData"),
+            Self::NotKvV2(Engine::Other(_)) => Some("OtherEngine"),
+            Self::NotKvV2(_) => Some("KvV1"),
+            Self::Failed(_) | Self::Out(_) | Self::NoToken(_) | Self::Late | Self::Limited => None,
+        }
+    }
+}
+
 /// What a read brought.
 pub(super) type Outcome = (Arc<SecretId>, Result<Version, Trouble>);
 

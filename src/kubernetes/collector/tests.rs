@@ -121,8 +121,10 @@ fn lines_about_one_workload_have_an_end() {
     let notes: Vec<&Note> = notes.iter().collect();
     let said = lines(&notes, "look odd");
     assert_eq!(said.len(), MOST_LINES + 1);
-    assert!(said.iter().all(|line| line.len() < 1000));
-    assert_eq!(said[MOST_LINES], "and 4980 more references look odd");
+    assert!(said.iter().all(|line| line.text.len() < 1000));
+    assert!(said[..MOST_LINES].iter().all(|line| line.reason == Some("NoKey")));
+    let more = "and 4980 more references look odd".to_owned();
+    assert_eq!(said[MOST_LINES], Line { reason: None, text: more });
     assert_eq!(lines(&notes[..MOST_LINES], "look odd").len(), MOST_LINES);
     assert!(lines(&[], "look odd").is_empty());
 }

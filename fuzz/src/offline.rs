@@ -1,0 +1,29 @@
+//! Manifests that are checked offline, and values that are explained. Input: YAML or JSON.
+
+use vault_secrets_reloader::offline::check::Report;
+use vault_secrets_reloader::offline::{explain, print};
+
+/// Asserts what must hold of any file.
+pub fn check(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut report = Report::default();
+    report.check("file.yaml", &text);
+    let lines = text.lines().count() as u64 + 1;
+    for workload in &report.workloads {
+        assert!(!workload.references.is_empty() || !workload.remarks.is_empty());
+        assert!((1..=lines).contains(&workload.at.line));
+        for found in &workload.references {
+            assert!((1..=lines).contains(&found.at.line), "{found:?}");
+            assert!(found.path.is_some() || found.remark.is_some());
+            assert_eq!(found.watched, workload.reloaded && found.path.is_some());
+        }
+    }
+    assert!(report.problems.len() <= 1);
+    let json: serde_json::Value = serde_json::from_str(&print::json(&report)).unwrap_or_default();
+    assert_eq!(json["warnings"], report.warnings());
+    let github = print::github(&report);
+    let commands = github.lines().filter(|line| line.starts_with("::")).count();
+    assert_eq!(commands, report.warnings() + report.problems.len());
+    assert!(print::table(&report).ends_with('\n'));
+    assert!(explain::explain("VAULT_TOKEN", &text).ends_with('\n'));
+}

@@ -1,0 +1,160 @@
+//! Why a reference is not watched, or is watched but looks like a mistake.
+
+/// The reason, for a user. Its [code](Reason::code) is stable: tables, events and metrics use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// It names one version, which never changes.
+    Pinned,
+    /// It writes (`>>vault:`), and so makes a new value at every start of a pod.
+    Write,
+    /// It is a transit ciphertext: the value is in the manifest.
+    Transit,
+    /// It passes the pod's own Vault token on.
+    Login,
+    /// The workload uses a secret provider other than Vault or OpenBao.
+    OtherProvider,
+    /// It has no `#key`, and the injector refuses it.
+    NoKey,
+    /// Its path is empty.
+    NoPath,
+    /// Its path leaves the API by `..`, holds control characters, or is longer than any storage
+    /// keeps.
+    BadPath,
+    /// Its version is not a number, and the pod would fail.
+    BadVersion,
+    /// `${>vault:…}` is not a form that the injector knows; it stays as it is.
+    SingleArrow,
+    /// A brace behind an inline reference is read as part of its key. It is watched all the same.
+    BraceInKey,
+    /// An inline reference ends at the first brace, which cuts its template. It is watched all the
+    /// same.
+    TemplateCut,
+    /// An inline reference around another one: only the inner one is resolved.
+    Nested,
+    /// Its path holds `$(NAME)`, which Kubernetes replaces before the injector sees it.
+    Expansion,
+    /// The Vault namespace of the workload is none that a request could name.
+    BadNamespace,
+}
+
+impl Reason {
+    /// All of them, in the order of the documentation.
+    pub const ALL: [Self; 15] = [
+        Self::Pinned,
+        Self::Write,
+        Self::Transit,
+        Self::Login,
+        Self::OtherProvider,
+        Self::NoKey,
+        Self::NoPath,
+        Self::BadPath,
+        Self::BadVersion,
+        Self::SingleArrow,
+        Self::BraceInKey,
+        Self::TemplateCut,
+        Self::Nested,
+        Self::Expansion,
+        Self::BadNamespace,
+    ];
+
+    /// Its stable name, in the way that Kubernetes spells reasons.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Pinned => "Pinned",
+            Self::Write => "Write",
+            Self::Transit => "Transit",
+            Self::Login => "Login",
+            Self::OtherProvider => "OtherProvider",
+            Self::NoKey => "NoKey",
+            Self::NoPath => "NoPath",
+            Self::BadPath => "BadPath",
+            Self::BadVersion => "BadVersion",
+            Self::SingleArrow => "SingleArrow",
+            Self::BraceInKey => "BraceInKey",
+            Self::TemplateCut => "TemplateCut",
+            Self::Nested => "Nested",
+            Self::Expansion => "Expansion",
+            Self::BadNamespace => "BadNamespace",
+        }
+    }
+
+    /// Whether the user should look at it: the pod fails, or runs with something unintended, or a
+    /// rotation would go unseen.
+    #[must_use]
+    pub fn is_warning(self) -> bool {
+        match self {
+            Self::Pinned | Self::Write | Self::Transit | Self::Login | Self::OtherProvider => false,
+            Self::NoKey
+            | Self::NoPath
+            | Self::BadPath
+            | Self::BadVersion
+            | Self::SingleArrow
+            | Self::BraceInKey
+            | Self::TemplateCut
+            | Self::Nested
+            | Self::Expansion
+            | Self::BadNamespace => true,
+        }
+    }
+
+    /// What it means and what to do, for a log line.
+    #[must_use]
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::Pinned => "pinned to a version, so it never changes",
+            Self::Write => "a write, which makes a new value at every start of a pod; never called",
+            Self::Transit => "a transit ciphertext, whose value is in the manifest",
+            Self::Login => "the pod's own Vault token",
+            Self::OtherProvider => "the workload uses another secret provider",
+            Self::NoKey => "no key: write it as vault:PATH#KEY",
+            Self::NoPath => "no path: write it as vault:PATH#KEY",
+            Self::BadPath => {
+                "the path leaves the API, holds control characters or is too long: correct it"
+            }
+            Self::BadVersion => {
+                "the version is not a number, the pod would fail: correct or remove it"
+            }
+            Self::SingleArrow => {
+                "${>vault:...} is not resolved: remove the arrow, or write two for a write"
+            }
+            Self::BraceInKey => {
+                "watched, but the brace behind the reference is read as part of its key: \
+                 put a space between the braces"
+            }
+            Self::TemplateCut => {
+                "watched, but the reference ends at its first brace, within the template: \
+                 give each template a reference of its own"
+            }
+            Self::Nested => {
+                "a reference around another one is not resolved, only the inner one is: \
+                 write them side by side"
+            }
+            Self::Expansion => {
+                "not watched, since Kubernetes replaces $(NAME) in the path: write the path out"
+            }
+            Self::BadNamespace => {
+                "the name is too long or holds control characters, so nothing of this workload is \
+                 watched: correct it"
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_spelt_as_kubernetes_spells_reasons() {
+        let codes: BTreeSet<_> = Reason::ALL.into_iter().map(Reason::code).collect();
+        assert_eq!(codes.len(), Reason::ALL.len());
+        for reason in Reason::ALL {
+            assert_eq!(reason.code(), format!("{reason:?}"));
+            assert!(reason.code().starts_with(|c: char| c.is_ascii_uppercase()));
+            assert!(reason.code().bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        }
+    }
+}

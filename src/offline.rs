@@ -1,0 +1,117 @@
+//! The commands that need neither a cluster nor Vault: `check` and `explain`.
+//!
+//! They read references by the code that the controller reads them by, so that what they say is what
+//! the controller does.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+
+pub mod check;
+pub mod explain;
+pub mod print;
+pub mod yaml;
+
+/// What is asked for by the first argument.
+#[derive(Debug, Parser)]
+#[command(name = "vault-secrets-reloader", version, disable_help_subcommand = true)]
+#[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
+enum Command {
+    /// Reads manifests and says which secrets of each workload would be watched, and what is not
+    ///
+    /// Exits with 0, with 1 where --strict is given and something is to be looked at, and with 2
+    /// where something could not be read.
+    Check {
+        /// A manifest, a folder of manifests, or - for standard input
+        #[arg(value_name = "FILE|DIR|-", required = true)]
+        inputs: Vec<PathBuf>,
+        /// How to print what was found
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+        /// Exit with 1 where something is to be looked at
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Says how one value is read, part by part
+    Explain {
+        /// The value, as it stands in a manifest
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+        /// The variable that holds it: `login` means a token only in VAULT_TOKEN and BAO_TOKEN
+        #[arg(long, value_name = "NAME", default_value = "VARIABLE")]
+        variable: String,
+    },
+}
+
+/// How findings are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Lines for people.
+    Table,
+    /// One JSON document.
+    Json,
+    /// Workflow commands of GitHub Actions, which annotate the files of a pull request.
+    Github,
+}
+
+/// Whether the arguments, with the program's name first, name one of the commands.
+#[must_use]
+pub fn is_asked_for(args: &[OsString]) -> bool {
+    let named = |name: &OsString| [OsStr::new("check"), OsStr::new("explain")].contains(&&**name);
+    args.get(1).is_some_and(named)
+}
+
+/// Runs the command that the arguments name, prints what it says, and returns the exit code.
+#[must_use]
+pub fn run(args: Vec<OsString>) -> ExitCode {
+    let command = match Command::try_parse_from(args) {
+        Ok(command) => command,
+        // Also --help, which goes to stdout and is no failure.
+        Err(message) => {
+            let _ = message.print();
+            return if message.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    let stdout = io::stdout().lock();
+    let done = match command {
+        Command::Check { inputs, output, strict } => check(&inputs, output, strict, stdout),
+        Command::Explain { value, variable } => {
+            let text = explain::explain(&variable, &value);
+            { stdout }.write_all(text.as_bytes()).map(|()| ExitCode::SUCCESS)
+        }
+    };
+    // Who closed the pipe does not want to know more.
+    done.unwrap_or(ExitCode::FAILURE)
+}
+
+fn check(
+    inputs: &[PathBuf],
+    output: Output,
+    strict: bool,
+    mut stdout: impl Write,
+) -> io::Result<ExitCode> {
+    let mut report = check::Report::default();
+    for input in inputs {
+        report.read(input, io::stdin().lock());
+    }
+    let text = match output {
+        Output::Table => print::table(&report),
+        Output::Json => print::json(&report),
+        Output::Github => print::github(&report),
+    };
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()?;
+    for problem in &report.problems {
+        writeln!(io::stderr(), "{problem}")?;
+    }
+    Ok(if !report.problems.is_empty() {
+        ExitCode::from(2)
+    } else if strict && report.warnings() > 0 {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}

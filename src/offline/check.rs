@@ -1,0 +1,413 @@
+//! `check`: what the controller would do with the workloads of some manifests.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::yaml::{self, Node};
+use crate::core::annotation::{OptIn, Webhook};
+use crate::core::manifest::Manifest;
+use crate::core::reference::{self, EnvVar, Origin, PathList, Place, Reading};
+use crate::core::workload::Kind;
+use crate::kubernetes::object::Object;
+
+/// The lists of containers in a pod template.
+const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
+
+/// What was found in all that was read.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// The workloads that refer to secrets, or opt in, in the order of reading.
+    pub workloads: Vec<Checked>,
+    /// What could not be read.
+    pub problems: Vec<Problem>,
+}
+
+/// One workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Checked {
+    /// `namespace/Kind/name`, without the namespace where the manifest names none.
+    pub workload: String,
+    /// Where its manifest begins.
+    #[serde(flatten)]
+    pub at: Location,
+    /// Whether it is rolled out when one of its secrets changes.
+    pub reloaded: bool,
+    /// What there is to say of the workload as a whole.
+    pub remarks: Vec<Remark>,
+    /// Its references, in the order of the file.
+    pub references: Vec<Finding>,
+}
+
+/// A place in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Location {
+    /// The file as it was named; `-` is standard input.
+    pub file: String,
+    /// The line, counted from 1.
+    pub line: u64,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// A reason with its words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Remark {
+    /// Its stable name.
+    pub reason: &'static str,
+    /// Whether it is to be looked at.
+    pub warning: bool,
+    /// What it means and what to do.
+    pub message: &'static str,
+}
+
+/// One reference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Whether its path is watched.
+    pub watched: bool,
+    /// The path, where its changes can be seen.
+    pub path: Option<String>,
+    /// The Vault namespace of the path, where the workload names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Why it is not watched, or looks odd.
+    #[serde(flatten)]
+    pub remark: Option<Remark>,
+    /// Where in the pod template it stands.
+    pub origin: String,
+    /// Where in the file.
+    #[serde(flatten)]
+    pub at: Location,
+}
+
+/// An input that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file as it was named; `-` is standard input.
+    pub file: String,
+    /// The line, if it is known.
+    pub line: Option<u64>,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{}:{line}: {}", self.file, self.message),
+            None => write!(f, "{}: {}", self.file, self.message),
+        }
+    }
+}
+
+const NOT_OPTED_IN: Remark = Remark {
+    reason: "NotOptedIn",
+    warning: false,
+    message: "not reloaded: set the annotation \
+              secrets-reloader.security.bank-vaults.io/reload-on-secret-change: \"true\" on its pod \
+              template",
+};
+
+const OPT_IN_ON_WORKLOAD: Remark = Remark {
+    reason: "OptInOnWorkload",
+    warning: true,
+    message: "not reloaded: the annotation that opts in stands on the workload; move it to \
+              spec.template.metadata.annotations",
+};
+
+const OPT_IN_NOT_TRUE: Remark = Remark {
+    reason: "OptInNotTrue",
+    warning: true,
+    message: "not reloaded: the annotation that opts in has another value than \"true\"",
+};
+
+const MUTATE_SKIP: Remark = Remark {
+    reason: "MutateSkip",
+    warning: false,
+    message: "not reloaded: the annotation mutate: skip tells the webhook to leave it alone",
+};
+
+const KIND_NOT_RELOADED: Remark = Remark {
+    reason: "KindNotReloaded",
+    warning: false,
+    message: "not reloaded: only Deployments, DaemonSets and StatefulSets are",
+};
+
+const KIND_CANNOT_OPT_IN: Remark = Remark {
+    reason: "KindNotReloaded",
+    warning: true,
+    message: "opts in, and is not reloaded: only Deployments, DaemonSets and StatefulSets are",
+};
+
+const NOTHING_WATCHED: Remark = Remark {
+    reason: "NothingWatched",
+    warning: true,
+    message: "opts in, and refers to no secret whose changes could be seen",
+};
+
+impl Report {
+    /// How many findings are to be looked at.
+    #[must_use]
+    pub fn warnings(&self) -> usize {
+        self.workloads.iter().flat_map(Checked::all_remarks).filter(|r| r.warning).count()
+    }
+
+    /// Reads a file, all manifests of a folder and the folders in it, or, named `-`, `stdin`.
+    ///
+    /// What cannot be read is noted among the problems, and the rest is read all the same.
+    pub fn read(&mut self, input: &Path, stdin: impl Read) {
+        let name = input.to_string_lossy().into_owned();
+        if input == Path::new("-") {
+            return match text_of(stdin) {
+                Ok(text) => self.check(&name, &text),
+                Err(error) => self.problem(name, &error.to_string()),
+            };
+        }
+        if !input.is_dir() {
+            return match fs::File::open(input).and_then(text_of) {
+                Ok(text) => self.check(&name, &text),
+                Err(error) => self.problem(name, &error.to_string()),
+            };
+        }
+        match entries(input) {
+            Ok(entries) => {
+                for entry in entries {
+                    if entry.is_dir() || is_manifest(&entry) {
+                        self.read(&entry, io::empty());
+                    }
+                }
+            }
+            Err(error) => self.problem(name, &error.to_string()),
+        }
+    }
+
+    fn problem(&mut self, file: String, message: &str) {
+        self.problems.push(Problem { file, line: None, message: message.to_owned() });
+    }
+
+    /// Reads the documents of a text.
+    pub fn check(&mut self, file: &str, text: &str) {
+        match yaml::read(text) {
+            Ok(documents) => {
+                for document in &documents {
+                    self.check_object(file, document, None);
+                }
+            }
+            Err(yaml::Malformed { line, mut message }) => {
+                if text.contains("{{") {
+                    message.push_str(
+                        "; it looks like a template: render it first, as by `helm template`",
+                    );
+                }
+                self.problems.push(Problem { file: file.to_owned(), line, message });
+            }
+        }
+    }
+
+    /// Reads an object, or those of a list; the elements of a list of one kind name no kind of their
+    /// own.
+    fn check_object(&mut self, file: &str, object: &Node, kind_of_list: Option<&str>) {
+        let kind = object.get("kind").and_then(Node::text).or(kind_of_list).unwrap_or_default();
+        if let (Some(items), Some(kind)) = (object.get("items"), kind.strip_suffix("List")) {
+            for item in items.elements() {
+                self.check_object(file, item, Some(kind).filter(|kind| !kind.is_empty()));
+            }
+            return;
+        }
+        self.workloads.extend(Template::of(object, kind).and_then(|template| template.check(file)));
+    }
+}
+
+impl Checked {
+    /// What there is to say, of the workload and of its references.
+    pub fn all_remarks(&self) -> impl Iterator<Item = &Remark> {
+        self.remarks.iter().chain(self.references.iter().filter_map(|found| found.remark.as_ref()))
+    }
+}
+
+fn text_of(mut file: impl Read) -> io::Result<String> {
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// What is in a folder, by name; what is hidden is left out.
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut entries = fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<io::Result<Vec<PathBuf>>>()?;
+    let is_hidden = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+    };
+    entries.retain(|path| !is_hidden(path));
+    entries.sort();
+    Ok(entries)
+}
+
+fn is_manifest(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| {
+        ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+    })
+}
+
+/// An object that has a pod template.
+struct Template<'a> {
+    object: &'a Node,
+    kind: &'a str,
+    /// One of those that are reloaded.
+    reloaded: Option<Kind>,
+    /// The metadata of the pods.
+    metadata: Option<&'a Node>,
+    /// The `spec` of the pods.
+    pods: &'a Node,
+}
+
+impl<'a> Template<'a> {
+    fn of(object: &'a Node, kind: &'a str) -> Option<Self> {
+        let group = object.get("apiVersion").and_then(Node::text).unwrap_or("apps/v1");
+        let is_apps = group.starts_with("apps/") || group.starts_with("extensions/");
+        let reloaded = Kind::ALL.into_iter().find(|known| is_apps && known.name() == kind);
+        let (metadata, pods) = if kind == "Pod" {
+            (object.get("metadata"), object.get("spec")?)
+        } else {
+            let template = object
+                .at(&["spec", "template"])
+                .or_else(|| object.at(&["spec", "jobTemplate", "spec", "template"]))?;
+            (template.get("metadata"), template.get("spec")?)
+        };
+        pods.get("containers")?;
+        Some(Self { object, kind, reloaded, metadata, pods })
+    }
+
+    /// What there is to say of it; nothing where it has nothing to do with secrets.
+    fn check(&self, file: &str) -> Option<Checked> {
+        let manifest = self.manifest();
+        let mut references = self.references(file, &manifest);
+        let remark = if manifest.annotations.opt_in().is_none() {
+            let why = self.why_not_opted_in();
+            if references.is_empty() && !why.warning {
+                return None;
+            }
+            Some(why)
+        } else if self.reloaded.is_none() {
+            Some(KIND_CANNOT_OPT_IN)
+        } else if manifest.annotations.webhook(Webhook::Mutate) == Some("skip") {
+            Some(MUTATE_SKIP)
+        } else {
+            references.iter().all(|found| found.path.is_none()).then_some(NOTHING_WATCHED)
+        };
+        let bad_namespace = manifest.bad_namespace();
+        let reloaded = remark.is_none() && bad_namespace.is_none();
+        if remark == Some(MUTATE_SKIP) {
+            // To the webhook they are plain text.
+            references.clear();
+        }
+        for found in &mut references {
+            found.watched = reloaded && found.path.is_some();
+        }
+        let name = match &*manifest.namespace {
+            "" => format!("{}/{}", self.kind, manifest.name),
+            namespace => format!("{namespace}/{}/{}", self.kind, manifest.name),
+        };
+        Some(Checked {
+            workload: name,
+            at: Location { file: file.to_owned(), line: self.object.line },
+            reloaded,
+            remarks: remark.into_iter().chain(bad_namespace.map(remark_on)).collect(),
+            references,
+        })
+    }
+
+    /// What the controller decodes of it.
+    fn manifest(&self) -> Manifest {
+        let json = |node: Option<&Node>| node.map_or(serde_json::Value::Null, Node::to_json);
+        let object = serde_json::json!({
+            "metadata": json(self.object.get("metadata")),
+            "spec": { "template": {
+                "metadata": json(self.metadata),
+                "spec": self.pods.to_json(),
+            } },
+        });
+        // Decoding takes any JSON: a field of another type counts as absent.
+        serde_json::from_value::<Object>(object).unwrap_or_default().into_manifest()
+    }
+
+    fn references(&self, file: &str, manifest: &Manifest) -> Vec<Finding> {
+        let namespace = manifest.vault_namespace();
+        let mut references = Vec::new();
+        reference::each(&manifest.annotations, &manifest.variables, |place, reading| {
+            let (path, reason) = match reading {
+                Reading::Watch(path) => (Some(path), None),
+                Reading::WatchOdd(path, reason) => (Some(path), Some(reason)),
+                Reading::Skip(reason) => (None, Some(reason)),
+            };
+            references.push(Finding {
+                watched: false,
+                namespace: path.as_ref().and(namespace).map(str::to_owned),
+                path,
+                remark: reason.map(remark_on),
+                origin: Origin::from(place).to_string(),
+                at: Location { file: file.to_owned(), line: self.line_of(place) },
+            });
+        });
+        references.sort_by_key(|found| found.at.line);
+        references
+    }
+
+    /// The line of what a reference stands in, or that of the object.
+    fn line_of(&self, place: Place) -> u64 {
+        let node = match place {
+            Place::Env(variable) => self.variable(variable),
+            Place::FromPath(list, _) => self.path_list(list),
+        };
+        node.unwrap_or(self.object).line
+    }
+
+    fn variable(&self, wanted: &EnvVar) -> Option<&Node> {
+        let text = |node: &'a Node, key| node.get(key).and_then(Node::text);
+        CONTAINERS
+            .iter()
+            .filter_map(|list| self.pods.get(list))
+            .flat_map(Node::elements)
+            .filter(|container| text(container, "name").unwrap_or_default() == wanted.container)
+            .filter_map(|container| container.get("env"))
+            .flat_map(Node::elements)
+            .filter(|variable| text(variable, "name").unwrap_or_default() == wanted.name)
+            .filter_map(|variable| variable.get("value"))
+            .find(|value| value.text() == Some(&wanted.value))
+    }
+
+    fn path_list(&self, list: PathList) -> Option<&Node> {
+        let annotations = self.metadata?.get("annotations")?;
+        list.annotation().keys().find_map(|key| annotations.get(key))
+    }
+
+    /// Why it does not opt in; a warning where it seems to be meant to.
+    fn why_not_opted_in(&self) -> Remark {
+        let value = |metadata: Option<&'a Node>| {
+            let annotations = metadata?.get("annotations")?;
+            [OptIn::Current, OptIn::Older].iter().find_map(|opt_in| annotations.get(opt_in.key()))
+        };
+        match (value(self.metadata), value(self.object.get("metadata"))) {
+            _ if self.reloaded.is_none() => KIND_NOT_RELOADED,
+            (Some(value), _) if value.text() != Some("false") => OPT_IN_NOT_TRUE,
+            (None, Some(_)) => OPT_IN_ON_WORKLOAD,
+            _ => NOT_OPTED_IN,
+        }
+    }
+}
+
+fn remark_on(reason: reference::Reason) -> Remark {
+    Remark { reason: reason.code(), warning: reason.is_warning(), message: reason.advice() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+//! What is said of manifests.
+
+use super::super::print;
+use super::*;
+
+const WEB: &str = r#"apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: web
+  namespace: shop
+spec:
+  template:
+    metadata:
+      annotations:
+        secrets-reloader.security.bank-vaults.io/reload-on-secret-change: "true"
+        secrets-webhook.security.bank-vaults.io/vault-from-path: "secret/data/all,secret/data/old#1"
+    spec:
+      initContainers:
+        - name: init
+          env:
+            - name: A
+              value: vault:secret/data/init#k
+      containers:
+        - name: app
+          env:
+            - name: A
+              value: vault:secret/data/mysql#k
+            - name: B
+              value: vault:secret/data/mysql
+            - name: URL
+              value: >-
+                x${vault:secret/data/a#u}:${vault:secret/data/b#p#2}
+            - name: PLAIN
+              value: plain
+"#;
+
+fn checked(text: &str) -> Report {
+    let mut report = Report::default();
+    report.check("web.yaml", text);
+    report
+}
+
+/// Path or reason, and line.
+fn found(workload: &Checked) -> Vec<(&str, u64)> {
+    workload
+        .references
+        .iter()
+        .map(|found| {
+            let reason = found.remark.map(|remark| remark.reason);
+            (found.path.as_deref().or(reason).unwrap(), found.at.line)
+        })
+        .collect()
+}
+
+fn reasons(workload: &Checked) -> Vec<&str> {
+    workload.remarks.iter().map(|remark| remark.reason).collect()
+}
+
+#[test]
+fn each_reference_is_said_with_its_line() {
+    let report = checked(WEB);
+    assert!(report.problems.is_empty());
+    let [web] = &report.workloads[..] else { panic!("{report:?}") };
+    assert_eq!(
+        (web.workload.as_str(), web.at.line, web.reloaded),
+        ("shop/Deployment/web", 1, true)
+    );
+    assert_eq!(
+        found(web),
+        [
+            ("secret/data/all", 11),
+            ("Pinned", 11),
+            ("secret/data/init", 17),
+            ("secret/data/mysql", 22),
+            ("NoKey", 24),
+            ("secret/data/a", 27),
+            ("Pinned", 27),
+        ]
+    );
+    assert_eq!(report.warnings(), 1);
+    assert_eq!(web.references[2].origin, "variable A of container init");
+}
+
+#[test]
+fn why_a_workload_is_not_reloaded() {
+    let current =
+        r#"        secrets-reloader.security.bank-vaults.io/reload-on-secret-change: "true""#;
+    let annotation = current.trim();
+    let skip = "secrets-webhook.security.bank-vaults.io/mutate: skip";
+    let on_workload = WEB
+        .replace(&format!("{current}\n"), "")
+        .replace("  namespace: shop", &format!("  annotations: {{{annotation}}}"));
+    let nothing = WEB.replace("vault:", "x:").replace("vault-from-path", "x");
+    let cases = [
+        (WEB.replace(&format!("{current}\n"), ""), "NotOptedIn", 0),
+        (WEB.replace("\"true\"", "\"false\""), "NotOptedIn", 0),
+        (WEB.replace("\"true\"", "\"yes\""), "OptInNotTrue", 1),
+        (WEB.replace("\"true\"", "true"), "OptInNotTrue", 1),
+        (on_workload, "OptInOnWorkload", 1),
+        (WEB.replace(annotation, &format!("{annotation}\n        {skip}")), "MutateSkip", 0),
+        (WEB.replace("kind: Deployment", "kind: Job"), "KindNotReloaded", 1),
+        (WEB.replace("apps/v1", "argoproj.io/v1alpha1"), "KindNotReloaded", 1),
+        (nothing, "NothingWatched", 1),
+    ];
+    for (text, reason, warnings) in cases {
+        let report = checked(&text);
+        let [workload] = &report.workloads[..] else { panic!("{reason}: {report:?}") };
+        assert_eq!(reasons(workload), [reason], "{text}");
+        assert!(!workload.reloaded && workload.references.iter().all(|found| !found.watched));
+        let of_workload = workload.remarks.iter().filter(|remark| remark.warning).count();
+        assert_eq!(of_workload, warnings, "{reason}");
+    }
+}
+
+#[test]
+fn a_namespace_that_no_request_could_name_is_said() {
+    let line = "        secrets-webhook.security.bank-vaults.io/vault-namespace: ";
+    let with = |name: &str| {
+        WEB.replace("    spec:\n      init", &format!("{line}{name}\n    spec:\n      init"))
+    };
+    let team = checked(&with("team/a"));
+    assert_eq!(team.workloads[0].references[0].namespace.as_deref(), Some("team/a"));
+    let bad = checked(&with(r#""a\nb""#));
+    assert_eq!(reasons(&bad.workloads[0]), ["BadNamespace"]);
+    assert!(!bad.workloads[0].reloaded);
+}
+
+#[test]
+fn what_has_nothing_to_do_with_secrets_is_not_mentioned() {
+    for text in [
+        "kind: ConfigMap\ndata: {a: 'vault:secret/data/a#k'}\n",
+        "kind: Deployment\napiVersion: apps/v1\nspec: {template: {spec: {containers: []}}}\n",
+        "- 1\n- 2\n",
+        "just a text",
+        "",
+    ] {
+        assert_eq!(checked(text).workloads, [], "{text:?}");
+        assert_eq!(checked(text).problems, [], "{text:?}");
+    }
+}
+
+#[test]
+fn pods_are_found_wherever_they_are() {
+    let pods = "{containers: [{name: c, env: [{name: X, value: 'vault:secret/data/a#k'}]}]}";
+    for text in [
+        format!("kind: Pod\nmetadata: {{name: x}}\nspec: {pods}\n"),
+        format!(
+            "kind: CronJob\napiVersion: batch/v1\nmetadata: {{name: x}}\nspec: {{jobTemplate: \
+             {{spec: {{template: {{spec: {pods}}}}}}}}}\n"
+        ),
+        format!(
+            "kind: Service\napiVersion: serving.knative.dev/v1\nmetadata: {{name: x}}\n\
+                 spec: {{template: {{spec: {pods}}}}}\n"
+        ),
+    ] {
+        let report = checked(&text);
+        assert_eq!(report.workloads.len(), 1, "{text}");
+        assert_eq!(reasons(&report.workloads[0]), ["KindNotReloaded"]);
+        assert_eq!((report.workloads[0].references.len(), report.warnings()), (1, 0));
+    }
+}
+
+#[test]
+fn lists_and_streams_and_json_are_read() {
+    let one = yaml::read(WEB).unwrap()[0].to_json();
+    let list = serde_json::json!({ "kind": "List", "apiVersion": "v1", "items": [one, one] });
+    let mut kindless = one.clone();
+    kindless.as_object_mut().unwrap().remove("kind");
+    let of_kind = serde_json::json!({ "kind": "DeploymentList", "items": [kindless] });
+    for (text, count) in [
+        (list.to_string(), 2),
+        (serde_json::to_string_pretty(&list).unwrap(), 2),
+        (of_kind.to_string(), 1),
+        (format!("---\n{WEB}---\n---\n{WEB}"), 2),
+    ] {
+        let report = checked(&text);
+        assert_eq!(report.problems, [], "{text}");
+        assert_eq!(report.workloads.len(), count, "{text}");
+        assert!(report.workloads.iter().all(|workload| workload.reloaded));
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_said_and_the_rest_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    write("a/web.yaml", WEB);
+    write("b.yml", "spec:\n  replicas: {{ .Values.replicas }}\n  a: [\n");
+    write("notes.txt", "vault:");
+    write(".hidden/web.yaml", WEB);
+    let mut report = Report::default();
+    report.read(folder.path(), io::empty());
+    report.read(&folder.path().join("missing.yaml"), io::empty());
+    report.read(Path::new("-"), WEB.as_bytes());
+    let files: Vec<_> = report.workloads.iter().map(|workload| &*workload.at.file).collect();
+    let web = folder.path().join("a/web.yaml");
+    assert_eq!(files, [&*web.to_string_lossy(), "-"]);
+    let [template, missing] = &report.problems[..] else { panic!("{:?}", report.problems) };
+    assert!(template.line.is_some() && template.message.contains("helm template"), "{template}");
+    assert!(missing.to_string().contains("missing.yaml: "), "{missing}");
+}
+
+#[test]
+fn the_table_is_for_people() {
+    let text = print::table(&checked(WEB));
+    assert!(text.starts_with("shop/Deployment/web  (web.yaml:1)\n"), "{text}");
+    assert!(text.contains("  watched secret/data/mysql "), "{text}");
+    assert!(text.contains("  warning NoKey: no key: write it as vault:PATH#KEY "), "{text}");
+    assert!(text.contains(" web.yaml:24 variable B of container app\n"), "{text}");
+    assert!(text.ends_with("1 workload reloaded, 0 not; 4 secrets; 1 warning\n"), "{text}");
+}
+
+#[test]
+fn json_is_one_document() {
+    let json: serde_json::Value = serde_json::from_str(&print::json(&checked(WEB))).unwrap();
+    assert_eq!(json["warnings"], 1);
+    let web = &json["workloads"][0];
+    assert_eq!((&web["workload"], &web["line"]), (&"shop/Deployment/web".into(), &1.into()));
+    let no_key = web["references"].as_array().unwrap().iter().find(|r| r["reason"] == "NoKey");
+    assert_eq!(no_key.unwrap()["line"], 24);
+    assert_eq!(no_key.unwrap()["path"], serde_json::Value::Null);
+}
+
+#[test]
+fn workflow_commands_hold_what_is_to_be_looked_at() {
+    let mut report = Report::default();
+    report.check("a,b:c.yaml", WEB);
+    report.check("-", WEB);
+    report.check("bad.yaml", "a: [\n");
+    let text = print::github(&report);
+    assert!(text.contains("::error file=bad.yaml,line="), "{text}");
+    assert!(text.contains("::warning file=a%2Cb%3Ac.yaml,line=24,title=NoKey::shop/Deployment/web, variable B of container app: no key"), "{text}");
+    assert!(text.contains("::warning title=NoKey::"), "{text}");
+    assert_eq!(text.matches("::warning").count(), 2);
+}

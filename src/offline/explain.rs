@@ -1,0 +1,107 @@
+//! `explain`: how one value is read, part by part.
+
+use std::fmt::Write;
+
+use crate::core::reference::Reading;
+use crate::core::reference::grammar::{self, Form, Reference};
+
+/// How a value is read: a line or two for each of its parts, in order.
+#[must_use]
+pub fn explain(variable: &str, value: &str) -> String {
+    let references = grammar::parse(variable, value);
+    let mut said = String::new();
+    if references.is_empty() {
+        let _ = writeln!(said, "{value:?}\n  a literal: it holds no reference");
+        return said;
+    }
+    let mut end = 0;
+    for reference in &references {
+        say_text(&mut said, value.get(end..reference.span.start));
+        let _ = writeln!(said, "{}", &value[reference.span.clone()]);
+        let _ = writeln!(said, "  {}", form(reference));
+        let _ = writeln!(said, "  {}", outcome(reference));
+        end = end.max(reference.span.end);
+    }
+    say_text(&mut said, value.get(end..));
+    said
+}
+
+fn say_text(said: &mut String, text: Option<&str>) {
+    if let Some(text) = text.filter(|text| !text.is_empty()) {
+        let _ = writeln!(said, "{text:?}\n  text, which stays as it is");
+    }
+}
+
+fn form(reference: &Reference) -> String {
+    let kind = if reference.is_inline { "an inline reference" } else { "a reference" };
+    match reference.form {
+        Form::Read { path, key, version } => {
+            let mut form = format!("{kind} to path {path:?}");
+            let what = if key.contains("${") && key.contains('}') { "template" } else { "key" };
+            let _ = write!(form, ", {what} {key:?}");
+            if let Some(version) = version {
+                let _ = write!(form, ", version {version:?}");
+            }
+            form
+        }
+        Form::Write => format!("{kind} that writes"),
+        Form::Transit => "a ciphertext of the transit engine".to_owned(),
+        Form::Login => "the token that the pod logged in with".to_owned(),
+        Form::NoKey => format!("{kind} without a key"),
+        Form::SingleArrow => format!("{kind} with one arrow"),
+        Form::Around => format!("{kind} around another one"),
+    }
+}
+
+fn outcome(reference: &Reference) -> String {
+    match reference.read() {
+        Reading::Watch(path) => format!("watched: {path}"),
+        Reading::WatchOdd(path, reason) => {
+            format!("watched: {path}\n  {}: {}", reason.code(), reason.advice())
+        }
+        Reading::Skip(reason) => format!("not watched ({}): {}", reason.code(), reason.advice()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_part_is_said_in_order() {
+        let said = explain("URL", "x${vault:/secret/data/a#u}:${bao:b#${.p}#2}@h");
+        let expected = "\
+\"x\"
+  text, which stays as it is
+${vault:/secret/data/a#u}
+  an inline reference to path \"/secret/data/a\", key \"u\"
+  watched: secret/data/a
+\":\"
+  text, which stays as it is
+${bao:b#${.p}
+  an inline reference to path \"b\", key \"${.p\"
+  watched: b
+";
+        assert!(said.starts_with(expected), "{said}");
+        assert!(said.contains("\n  TemplateCut: watched, but "), "{said}");
+        assert!(said.ends_with("\"#2}@h\"\n  text, which stays as it is\n"), "{said}");
+    }
+
+    #[test]
+    fn a_literal_is_one() {
+        assert_eq!(explain("X", "plain"), "\"plain\"\n  a literal: it holds no reference\n");
+    }
+
+    #[test]
+    fn what_is_not_watched_has_a_reason() {
+        for (value, expected) in [
+            ("vault:a", "not watched (NoKey): "),
+            (">>vault:a#b", "not watched (Write): "),
+            ("vault:a#b#1", "not watched (Pinned): "),
+            ("${vault:a#b}}", "BraceInKey: watched, but "),
+            ("${vault:a#${vault:b#c}}", "not watched (Nested): "),
+        ] {
+            assert!(explain("X", value).contains(expected), "{value}: {}", explain("X", value));
+        }
+    }
+}
