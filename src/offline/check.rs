@@ -302,7 +302,9 @@ impl<'a> Template<'a> {
         } else if manifest.annotations.webhook(Webhook::Mutate) == Some("skip") {
             Some(MUTATE_SKIP)
         } else {
-            references.iter().all(|found| found.path.is_none()).then_some(NOTHING_WATCHED)
+            // What refers to nothing may have meant to; what is pinned is so on purpose.
+            let remark = Remark { warning: references.is_empty(), ..NOTHING_WATCHED };
+            references.iter().all(|found| found.path.is_none()).then_some(remark)
         };
         let bad_namespace = manifest.bad_namespace();
         let reloaded = remark.is_none() && bad_namespace.is_none();

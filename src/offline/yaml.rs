@@ -48,6 +48,8 @@ pub fn read(text: &str) -> Result<Vec<Node>, Malformed> {
             max_total_scalar_bytes: usize::MAX,
             max_documents: usize::MAX,
         },
+        // As kubectl and Helm read them.
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
         with_snippet: false,
     };
     let documents: Vec<Option<Node>> = serde_saphyr::from_multiple_with_options(text, options)
@@ -202,6 +204,11 @@ mod tests {
         let malformed = read("a: 1\nb: {{ .Values.x }}\nc: [\n").unwrap_err();
         assert!(malformed.line.is_some_and(|line| line >= 2), "{malformed:?}");
         assert!(!malformed.message.contains('\n'));
+    }
+
+    #[test]
+    fn of_a_key_that_is_there_twice_the_last_counts() {
+        assert_eq!(read("a: 1\na: 2\n").unwrap()[0].to_json(), serde_json::json!({ "a": 2 }));
     }
 
     #[test]

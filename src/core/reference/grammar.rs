@@ -149,19 +149,22 @@ pub fn may_hold_reference(value: &str) -> bool {
     let holds_scheme = |start: usize| (start + 1..=start + BLOCK).any(is_scheme);
     let mut start = 0;
     while start < last {
-        if value[start..].first_chunk().is_some_and(|block| holds_end(block)) && holds_scheme(start)
-        {
+        if value[start..].first_chunk().is_some_and(holds_end) && holds_scheme(start) {
             return true;
         }
         start += BLOCK;
     }
     // The last one overlaps the one before.
-    value.last_chunk().is_some_and(|block| holds_end(block)) && holds_scheme(last)
+    value.last_chunk().is_some_and(holds_end) && holds_scheme(last)
 }
 
 /// Whether `t:` or `o:` is in a block and the byte before it. It looks at all of them, without a
 /// branch.
 #[inline]
+#[expect(
+    clippy::needless_bitwise_bool,
+    reason = "without a branch, a block is a few vector instructions"
+)]
 fn holds_end(block: &[u8; BLOCK + 1]) -> bool {
     let is_end = |pair: &[u8]| (pair[1] == b':') & ((pair[0] == b't') | (pair[0] == b'o'));
     block.windows(2).fold(false, |any, pair| any | is_end(pair))

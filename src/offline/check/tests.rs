@@ -91,6 +91,10 @@ fn why_a_workload_is_not_reloaded() {
         .replace(&format!("{current}\n"), "")
         .replace("  namespace: shop", &format!("  annotations: {{{annotation}}}"));
     let nothing = WEB.replace("vault:", "x:").replace("vault-from-path", "x");
+    let one = WEB.split("          env:").next().unwrap();
+    let pinned = format!("{one}          env: [{{name: A, value: 'vault:a#b#1'}}]\n")
+        .replace("vault-from-path", "x")
+        .replace("initContainers", "containers");
     let cases = [
         (WEB.replace(&format!("{current}\n"), ""), "NotOptedIn", 0),
         (WEB.replace("\"true\"", "\"false\""), "NotOptedIn", 0),
@@ -101,6 +105,7 @@ fn why_a_workload_is_not_reloaded() {
         (WEB.replace("kind: Deployment", "kind: Job"), "KindNotReloaded", 1),
         (WEB.replace("apps/v1", "argoproj.io/v1alpha1"), "KindNotReloaded", 1),
         (nothing, "NothingWatched", 1),
+        (pinned, "NothingWatched", 0),
     ];
     for (text, reason, warnings) in cases {
         let report = checked(&text);
