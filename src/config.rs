@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::Parser;
 use jiff::Timestamp;
 
+use crate::core::source::Readable;
 use crate::reloader;
 use crate::telemetry;
 use crate::vault::client::ServerSettings;
@@ -104,6 +105,27 @@ pub struct Flags {
         default_missing_value = "true"
     )]
     vault_spread: String,
+    /// Watch references in ConfigMaps that workloads take variables from
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "true",
+        default_missing_value = "true"
+    )]
+    read_config_maps: String,
+    /// Watch references in Kubernetes Secrets that workloads take variables from, too; no value is
+    /// kept. The service account must be allowed to get, list and watch all Secrets
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true"
+    )]
+    read_secrets: String,
     /// Let one of several replicas lead, by a Lease; the others wait. Without it, each does all the
     /// work
     #[arg(
@@ -153,6 +175,8 @@ pub struct Config {
     pub pace: Pace,
     /// A Kubernetes Secret that holds the CA of the server.
     pub ca_secret: Option<CaSecret>,
+    /// Which sources of variables are read.
+    pub readable: Readable,
     /// How replicas agree on who leads; `None` if they do not.
     pub leader_election: Option<LeaderElection>,
     /// What an operator should know of the configuration, though it can be used.
@@ -236,6 +260,8 @@ impl Config {
             vault_concurrency,
             vault_rate,
             vault_spread,
+            read_config_maps,
+            read_secrets,
             leader_elect,
             leader_elect_lease_duration,
             leader_elect_renew_deadline,
@@ -317,6 +343,7 @@ impl Config {
                 namespace: env.text("TLS_SECRET_NS").unwrap_or_else(|| "default".to_owned()),
                 name,
             }),
+            readable: readable(&read_config_maps, &read_secrets)?,
             leader_election: is_elected.then_some(leader_election),
             warnings,
         })
@@ -410,6 +437,13 @@ fn pace(concurrency: &str, rate: Option<&str>, spread: &str) -> Result<Pace, Con
     let interval = a_second.map_or(Duration::ZERO, |count| Duration::from_secs(1) / count);
     let is_spread = boolean("--vault-spread", spread)?;
     Ok(Pace { at_once: at_once as usize, interval, is_spread, ..Pace::default() })
+}
+
+fn readable(config_maps: &str, secrets: &str) -> Result<Readable, ConfigError> {
+    Ok(Readable {
+        config_maps: boolean("--read-config-maps", config_maps)?,
+        secrets: boolean("--read-secrets", secrets)?,
+    })
 }
 
 fn count(name: &str, text: &str) -> Result<u32, ConfigError> {

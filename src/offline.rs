@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
+use crate::core::source::Readable;
+
 pub mod check;
 pub mod explain;
 pub mod print;
@@ -34,6 +36,9 @@ enum Command {
         /// Exit with 1 where something is to be looked at
         #[arg(long)]
         strict: bool,
+        /// Read Secrets among the manifests, too, as the controller does where it is given this
+        #[arg(long)]
+        read_secrets: bool,
     },
     /// Says how one value is read, part by part
     Explain {
@@ -77,7 +82,10 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     };
     let stdout = io::stdout().lock();
     let done = match command {
-        Command::Check { inputs, output, strict } => check(&inputs, output, strict, stdout),
+        Command::Check { inputs, output, strict, read_secrets } => {
+            let readable = Readable { secrets: read_secrets, ..Readable::default() };
+            check(&inputs, readable, output, strict, stdout)
+        }
         Command::Explain { value, variable } => {
             let text = explain::explain(&variable, &value);
             { stdout }.write_all(text.as_bytes()).map(|()| ExitCode::SUCCESS)
@@ -89,14 +97,16 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
 
 fn check(
     inputs: &[PathBuf],
+    readable: Readable,
     output: Output,
     strict: bool,
     mut stdout: impl Write,
 ) -> io::Result<ExitCode> {
-    let mut report = check::Report::default();
+    let mut manifests = check::Manifests::default();
     for input in inputs {
-        report.read(input, io::stdin().lock());
+        manifests.read(input, io::stdin().lock());
     }
+    let report = manifests.check(readable);
     let text = match output {
         Output::Table => print::table(&report),
         Output::Json => print::json(&report),

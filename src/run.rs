@@ -19,11 +19,12 @@ use crate::config::{self, Config, LeaderElection, Listen};
 use crate::core::store::Store;
 use crate::core::workload::Kind;
 use crate::kubernetes::ca_secret::CaSecret;
-use crate::kubernetes::collector::Collector;
+use crate::kubernetes::collector::{self, Collector};
 use crate::kubernetes::leader::{self, Leader};
 use crate::kubernetes::patcher::Patcher;
+use crate::kubernetes::sources::{Concerned, ConfigMap, Secret, SourceReader, Wanted};
 use crate::kubernetes::{access, client};
-use crate::reloader::{Clocks, Leadership, Log, Reloader, contended};
+use crate::reloader::{self, Clocks, Leadership, Log, Reloader, contended};
 use crate::vault::client::Server;
 use crate::vault::poller::Poller;
 use crate::vault::tls::Authority;
@@ -77,6 +78,7 @@ async fn start(
         threshold,
         pace,
         ca_secret,
+        readable,
         leader_election,
         warnings,
     } = config;
@@ -84,7 +86,7 @@ async fn start(
         warn!("{warning}");
     }
     info!(version = env!("CARGO_PKG_VERSION"), vault = server.address.as_str(), "Starting");
-    let store = Arc::new(Store::default());
+    let store = Arc::new(Store::new(readable));
     let health = Health::new(Arc::clone(&store));
     let listener = bind(&listen).await?;
     info!("Answering probes at {}", listener.local_addr()?);
@@ -112,26 +114,12 @@ async fn start(
     let poller =
         Poller::new(server, method, threshold, settings.period, pace, settings.ignore_missing);
     let synced = Arc::new(Notify::new());
-    for kind in Kind::ALL {
-        let collector = Collector::new(
-            kind,
-            client.clone(),
-            Arc::clone(&store),
-            Arc::clone(&synced),
-            settings.vault_namespace.clone(),
-            collector_sync_period,
-        );
-        let shutdown = shutdown.clone();
-        tasks.spawn(async move {
-            collector.run(shutdown).await;
-            "collector"
-        });
-    }
+    collect(&client, &store, &synced, &settings, collector_sync_period, tasks, &shutdown);
     tasks.spawn({
         let (client, election, shutdown) = (client.clone(), election.clone(), shutdown.clone());
         async move {
             let check = async {
-                for permission in access::lacking(&client, election.as_ref()).await {
+                for permission in access::lacking(&client, readable, election.as_ref()).await {
                     error!("The service account lacks a permission: {permission}");
                 }
                 // Its work is done; it stays until the others are told to end.
@@ -165,6 +153,54 @@ async fn start(
         "reloader"
     });
     Ok(health)
+}
+
+/// Spawns what watches the cluster: a collector of each kind, and a reader of each kind of sources that
+/// may be read.
+fn collect(
+    client: &client::Client,
+    store: &Arc<Store>,
+    synced: &Arc<Notify>,
+    settings: &reloader::Settings,
+    sync_period: Duration,
+    tasks: &mut JoinSet<&'static str>,
+    shutdown: &CancellationToken,
+) {
+    let wanted = Wanted::default();
+    let (concerned, changes) = Concerned::new();
+    for (kind, changed) in Kind::ALL.into_iter().zip(changes) {
+        let settings = collector::Settings {
+            vault_namespace: settings.vault_namespace.clone(),
+            sync_period,
+            synced: Arc::clone(synced),
+            wanted: wanted.clone(),
+        };
+        let collector = Collector::new(kind, client.clone(), Arc::clone(store), changed, settings);
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            collector.run(shutdown).await;
+            "collector"
+        });
+    }
+    let new = || (client.clone(), Arc::clone(store), wanted.clone(), concerned.clone());
+    if store.sources().readable().config_maps {
+        let (client, store, wanted, concerned) = new();
+        let reader = SourceReader::<ConfigMap>::new(client, store, wanted, concerned, sync_period);
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            reader.run(shutdown).await;
+            "reader of ConfigMaps"
+        });
+    }
+    if store.sources().readable().secrets {
+        let (client, store, wanted, concerned) = new();
+        let reader = SourceReader::<Secret>::new(client, store, wanted, concerned, sync_period);
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            reader.run(shutdown).await;
+            "reader of Secrets"
+        });
+    }
 }
 
 /// Reads the CA of a Secret, and has it followed from then on.

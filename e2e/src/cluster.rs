@@ -353,6 +353,11 @@ impl Cluster {
                     "resources": ["replicasets", "controllerrevisions"],
                     "verbs": ["list"],
                 },
+                {
+                    "apiGroups": [""],
+                    "resources": ["configmaps"],
+                    "verbs": ["get", "list", "watch"],
+                },
                 // In any namespace, so that each test can have a lease of its own.
                 {
                     "apiGroups": ["coordination.k8s.io"],

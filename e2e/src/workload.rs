@@ -115,6 +115,7 @@ pub struct Workload {
     labels: BTreeMap<String, String>,
     selector: Option<BTreeMap<String, String>>,
     env: Vec<Value>,
+    env_from: Vec<Value>,
     init_env: Vec<Value>,
     spec: Map<String, Value>,
 }
@@ -137,6 +138,7 @@ impl Workload {
             labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
             selector: None,
             env: Vec::new(),
+            env_from: Vec::new(),
             init_env: Vec::new(),
             spec: Map::new(),
         }
@@ -194,6 +196,21 @@ impl Workload {
         self
     }
 
+    /// A variable of the container whose value is elsewhere, such as
+    /// `{"configMapKeyRef": {"name": "refs", "key": "A"}}`.
+    #[must_use]
+    pub fn env_value_from(mut self, name: &str, source: &Value) -> Self {
+        self.env.push(json!({"name": name, "valueFrom": source}));
+        self
+    }
+
+    /// Variables of the container by all keys of a source, such as `{"configMapRef": {"name": "refs"}}`.
+    #[must_use]
+    pub fn env_from(mut self, source: &Value) -> Self {
+        self.env_from.push(source.clone());
+        self
+    }
+
     /// A variable of an init container.
     #[must_use]
     pub fn init_env(mut self, name: &str, value: &str) -> Self {
@@ -205,6 +222,7 @@ impl Workload {
     #[must_use]
     pub fn without_env(mut self) -> Self {
         self.env.clear();
+        self.env_from.clear();
         self.init_env.clear();
         self
     }
@@ -273,6 +291,9 @@ impl Workload {
             "terminationGracePeriodSeconds": 0,
             "containers": [container("app", &self.env)],
         });
+        if !self.env_from.is_empty() {
+            pod["containers"][0]["envFrom"] = json!(self.env_from);
+        }
         if !self.init_env.is_empty() {
             pod["initContainers"] = json!([container("init", &self.init_env)]);
         }

@@ -38,6 +38,15 @@ async fn the_pod_of_the_chart_does_its_work_and_is_denied_nothing() -> Result<()
         Workload::stateful_set("charted", "db"),
     ]
     .map(|workload| workload.opted_in().env("A", "vault:secret/data/charted/a#k"));
+    let config_map = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"namespace": "charted", "name": "refs"},
+        "data": {"A": "vault:secret/data/charted/a#k"},
+    });
+    bed.cluster.apply_object(&config_map, "configmaps").await?;
+    let named = json!({"configMapRef": {"name": "refs"}});
+    let workloads = workloads.map(|workload| workload.env_from(&named));
     bed.deploy_all(&workloads.each_ref()).await?;
     let mark = bed.mark().await?;
     let mut pod = deploy(&bed, &VALUES, &mut |_| {}).await?;
@@ -88,6 +97,8 @@ async fn the_pod_of_the_chart_does_its_work_and_is_denied_nothing() -> Result<()
         ("patch", "daemonsets"),
         ("list", "replicasets"),
         ("list", "controllerrevisions"),
+        ("get", "configmaps"),
+        ("watch", "configmaps"),
         ("create", "leases"),
         ("update", "leases"),
         ("watch", "leases"),
@@ -98,7 +109,7 @@ async fn the_pod_of_the_chart_does_its_work_and_is_denied_nothing() -> Result<()
     assert!(all.iter().all(|request| request.resource != "secrets"), "{all:#?}");
     bed.expect_no_value_touched(&mark)?;
     let as_pod = format!("--as={}", pod.user);
-    for what in ["secrets", "configmaps", "pods"] {
+    for what in ["secrets", "pods"] {
         let refused = bed.kubectl(&["get", what, "--all-namespaces", &as_pod]).await;
         let refused = refused.err().with_context(|| format!("it may list {what}"))?;
         assert!(format!("{refused:#}").contains("Forbidden"), "{refused:#}");

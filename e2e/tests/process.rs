@@ -57,6 +57,8 @@ fn version_and_help_are_no_failures() -> Result<()> {
             "--vault-concurrency",
             "--vault-rate",
             "--vault-spread",
+            "--read-config-maps",
+            "--read-secrets",
             "--leader-elect",
             "--leader-elect-lease-duration",
             "--leader-elect-renew-deadline",

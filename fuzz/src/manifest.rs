@@ -1,9 +1,13 @@
 //! An object of the API server, from its JSON to a workload. Input: the JSON.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 use vault_secrets_reloader::core::annotation::RECORD;
+use vault_secrets_reloader::core::environment::{Container, EnvValue};
 use vault_secrets_reloader::core::manifest::{Manifest, Read};
 use vault_secrets_reloader::core::reference::may_hold_reference;
+use vault_secrets_reloader::core::source::Sources;
 use vault_secrets_reloader::core::workload::Kind;
 use vault_secrets_reloader::kubernetes::object::Object;
 
@@ -41,6 +45,8 @@ fn check_against_slow_reading(manifest: &Manifest, value: &Value) {
     assert_eq!(manifest.record.as_deref(), metadata["annotations"][RECORD].as_str());
     let template = &value["spec"]["template"];
     let mut variables = Vec::new();
+    let mut sources = BTreeSet::new();
+    let name_of = |source: &Value| source["name"].as_str().unwrap_or_default().to_owned();
     for list in ["containers", "initContainers", "ephemeralContainers"] {
         for container in template["spec"][list].as_array().into_iter().flatten() {
             for variable in container["env"].as_array().into_iter().flatten() {
@@ -48,26 +54,49 @@ fn check_against_slow_reading(manifest: &Manifest, value: &Value) {
                 if may_hold_reference(text("value")) {
                     let container = container["name"].as_str().unwrap_or_default();
                     variables.push((container, text("name"), text("value")));
+                } else {
+                    let from = &variable["valueFrom"];
+                    sources.insert(name_of(&from["configMapKeyRef"]));
+                    sources.insert(name_of(&from["secretKeyRef"]));
                 }
+            }
+            for from in container["envFrom"].as_array().into_iter().flatten() {
+                sources.insert(name_of(&from["configMapRef"]));
+                sources.insert(name_of(&from["secretRef"]));
             }
         }
     }
     variables.sort_unstable();
-    let read = manifest.variables.iter();
-    let mut read: Vec<_> = read.map(|read| (&*read.container, &*read.name, &*read.value)).collect();
+    let all = || {
+        manifest.containers.iter().flat_map(|container| {
+            container.variables.iter().map(|variable| (&*container.name, variable))
+        })
+    };
+    let mut read: Vec<_> = all()
+        .filter_map(|(container, variable)| match &variable.value {
+            EnvValue::Literal(value) => Some((container, &*variable.name, &**value)),
+            EnvValue::Key { .. } | EnvValue::Other => None,
+        })
+        .collect();
     read.sort_unstable();
     assert_eq!(read, variables);
+    // Where two of a kind stand in one place, one of them is read.
+    let named = manifest.containers.iter().flat_map(Container::sources);
+    assert!(named.into_iter().all(|source| sources.contains(&source.name)));
 }
 
 fn check_read(manifest: &Manifest, kind: Kind) {
     let namespace = Some("team".into());
-    let read = manifest.clone().read(kind, namespace.as_ref());
-    let Read { id, workload, notes, record_error } = &read;
+    let sources = Sources::default();
+    let read = manifest.read(kind, namespace.as_ref(), &sources);
+    let Read { id, workload, notes, is_waiting, record_error } = &read;
+    assert!(!is_waiting || !manifest.sources().is_empty());
     assert_eq!((&*id.namespace, &*id.name), (&*manifest.namespace, &*manifest.name));
     let is_opted_in = manifest.annotations.opt_in().is_some();
     assert!(is_opted_in || (workload.is_none() && notes.is_empty() && record_error.is_none()));
 
-    let without = Manifest { record: None, ..manifest.clone() }.read(kind, namespace.as_ref());
+    let without =
+        Manifest { record: None, ..manifest.clone() }.read(kind, namespace.as_ref(), &sources);
     if record_error.is_some() {
         // What cannot be read is none, and changes nothing else.
         assert_eq!(Read { record_error: None, ..read.clone() }, without);
@@ -86,6 +115,6 @@ fn check_read(manifest: &Manifest, kind: Kind) {
         assert!(recorded.versions.iter().all(|(hash, _)| hashes.contains(&hash)));
     }
     let another = Manifest { uid: format!("{}x", manifest.uid), ..manifest.clone() };
-    let another = another.read(kind, namespace.as_ref()).workload;
+    let another = another.read(kind, namespace.as_ref(), &sources).workload;
     assert!(another.is_some_and(|another| another.recorded.is_none()));
 }

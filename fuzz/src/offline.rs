@@ -1,13 +1,15 @@
 //! Manifests that are checked offline, and values that are explained. Input: YAML or JSON.
 
-use vault_secrets_reloader::offline::check::Report;
+use vault_secrets_reloader::core::source::Readable;
+use vault_secrets_reloader::offline::check::Manifests;
 use vault_secrets_reloader::offline::{explain, print};
 
 /// Asserts what must hold of any file.
 pub fn check(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let mut report = Report::default();
-    report.check("file.yaml", &text);
+    let mut manifests = Manifests::default();
+    manifests.add("file.yaml", &text);
+    let report = manifests.check(Readable { config_maps: true, secrets: true });
     let lines = text.lines().count() as u64 + 1;
     for workload in &report.workloads {
         assert!(!workload.references.is_empty() || !workload.remarks.is_empty());

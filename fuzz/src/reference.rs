@@ -1,9 +1,11 @@
 //! The references in a value. Input: the variable's name, and after the first newline its value.
 
 use vault_secrets_reloader::core::annotation::Annotations;
+use vault_secrets_reloader::core::environment::{Container, EnvVar};
 use vault_secrets_reloader::core::reference::{
-    EnvVar, Reading, Reason, extract, may_hold_reference, read_value,
+    Kept, Reading, Reason, extract, may_hold_reference, read_value,
 };
+use vault_secrets_reloader::core::source::Known;
 
 use crate::{assert_is_clean, first_line};
 
@@ -15,6 +17,13 @@ pub fn check(data: &[u8]) {
     assert!(readings.is_empty() || may_hold_reference(&value));
     for reading in &readings {
         check_reading(reading);
+    }
+    // In a source it is read the same, but for what Kubernetes replaces.
+    let kept = Kept::all_of(&value);
+    assert_eq!(kept.len(), readings.len());
+    for (kept, reading) in kept.iter().zip(&readings) {
+        let replaced = *reading == Reading::Skip(Reason::Expansion);
+        assert!(replaced || kept.reading_in(&variable) == *reading, "{variable}: {value:?}");
     }
     check_that_text_around_does_not_matter(&variable, &value);
     check_extraction(variable, value, &readings);
@@ -59,19 +68,21 @@ fn check_that_text_around_does_not_matter(variable: &str, body: &str) {
 }
 
 fn check_extraction(variable: String, value: String, readings: &[Reading]) {
-    let variables = [EnvVar { container: "app".to_owned(), name: variable, value: value.clone() }];
-    let found = extract(&Annotations::default(), &variables);
+    let variables = vec![EnvVar::literal(variable, value.clone())];
+    let containers = [Container { variables, ..Container::default() }];
+    let unknown = |_: &_| Known::NotYet;
+    let found = extract(&Annotations::default(), &containers, unknown);
     assert!(found.paths.len() <= readings.len());
     let odd = readings.iter().filter(|reading| !matches!(reading, Reading::Watch(_))).count();
     assert_eq!(found.notes.len(), odd);
 
     let list = "secrets-webhook.security.bank-vaults.io/vault-from-path";
     let annotations: Annotations = [(list, value.clone())].into_iter().collect();
-    let listed = extract(&annotations, []);
+    let listed = extract(&annotations, &[], unknown);
     listed.paths.iter().for_each(|path| assert_is_clean(path));
     assert!(listed.paths.len() + listed.notes.len() <= value.split(',').count());
 
     let provider = "secrets-webhook.security.bank-vaults.io/provider";
     let other: Annotations = [(list, value), (provider, "aws".to_owned())].into_iter().collect();
-    assert!(extract(&other, &variables).paths.is_empty());
+    assert!(extract(&other, &containers, unknown).paths.is_empty());
 }

@@ -1,14 +1,17 @@
 //! From an object of the API server, as far as it was decoded, to a workload.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::annotation::{Annotations, MARK, OptIn, Webhook};
+use super::environment::{Container, SourceName};
 use super::record::{Record, RecordError, Recorded};
-use super::reference::{self, EnvVar, Note, Origin, Reason};
+use super::reference::{self, Note, Origin, Reason};
 use super::rollout::Rollout;
 use super::secret::{DEFAULT_CONNECTION, SecretId};
+use super::source::Sources;
 use super::workload::{Kind, Workload, WorkloadId};
 
 /// The longest name of a Vault namespace, in bytes. It goes into a header of each request and into
@@ -46,8 +49,8 @@ pub struct Manifest {
     pub template: u64,
     /// The annotations of the template, as far as the controller reads them.
     pub annotations: Annotations,
-    /// The variables of all its containers that may hold a reference.
-    pub variables: Vec<EnvVar>,
+    /// Its containers of all lists, as far as their environment may hold references.
+    pub containers: Vec<Container>,
 }
 
 /// What a manifest means for the controller.
@@ -59,26 +62,45 @@ pub struct Read {
     pub workload: Option<Workload>,
     /// References that are not watched or look odd; empty if it did not opt in.
     pub notes: Vec<Note>,
+    /// Whether sources that it names are not known yet. What else is here may be incomplete then.
+    pub is_waiting: bool,
     /// Why its record, if it has one, could not be read.
     pub record_error: Option<RecordError>,
 }
 
 impl Manifest {
-    /// Reads a manifest.
+    /// Its name within the cluster.
+    #[must_use]
+    pub fn id(&self, kind: Kind) -> WorkloadId {
+        let (namespace, name) = (self.namespace.as_str().into(), self.name.as_str().into());
+        WorkloadId { kind, namespace, name }
+    }
+
+    /// How it opts in; nothing where it does not, or the webhook leaves it alone.
+    fn opt_in(&self) -> Option<OptIn> {
+        let left_alone = self.annotations.webhook(Webhook::Mutate) == Some("skip");
+        self.annotations.opt_in().filter(|_| !left_alone)
+    }
+
+    /// The sources that it names, if it opts in.
+    #[must_use]
+    pub fn sources(&self) -> BTreeSet<&SourceName> {
+        let containers = self.opt_in().map(|_| &self.containers);
+        containers.into_iter().flatten().flat_map(Container::sources).collect()
+    }
+
+    /// Reads a manifest, with what is known of the sources that it names.
     ///
     /// `namespace` is the Vault namespace of paths whose workload names none.
     #[must_use]
-    pub fn read(self, kind: Kind, namespace: Option<&Arc<str>>) -> Read {
-        let id = WorkloadId {
-            kind,
-            namespace: self.namespace.as_str().into(),
-            name: self.name.as_str().into(),
+    pub fn read(&self, kind: Kind, namespace: Option<&Arc<str>>, sources: &Sources) -> Read {
+        let id = self.id(kind);
+        let Some(opt_in) = self.opt_in() else {
+            let notes = Vec::new();
+            return Read { id, workload: None, notes, is_waiting: false, record_error: None };
         };
-        let left_alone = self.annotations.webhook(Webhook::Mutate) == Some("skip");
-        let Some(opt_in) = self.annotations.opt_in().filter(|_| !left_alone) else {
-            return Read { id, workload: None, notes: Vec::new(), record_error: None };
-        };
-        let mut found = reference::extract(&self.annotations, &self.variables);
+        let look_up = |named: &_| sources.look_up(&id.namespace, named);
+        let mut found = reference::extract(&self.annotations, &self.containers, look_up);
         if let Some(reason) = self.bad_namespace() {
             // Left out, the same paths of another namespace would be read.
             found.paths.clear();
@@ -112,7 +134,7 @@ impl Manifest {
         }
         let workload =
             (!secrets.is_empty()).then(|| self.workload(id.clone(), opt_in, recorded, secrets));
-        Read { id, workload, notes: found.notes, record_error }
+        Read { id, workload, notes: found.notes, is_waiting: found.is_waiting, record_error }
     }
 
     fn workload(
@@ -162,9 +184,12 @@ impl Manifest {
 
 #[cfg(test)]
 mod tests {
+    use super::super::environment::EnvVar;
     use super::*;
 
     fn manifest(annotations: &[(&str, &str)], values: &[&str]) -> Manifest {
+        let variable =
+            |(number, value): (u32, &&str)| EnvVar::literal(format!("X{number}"), *value);
         Manifest {
             namespace: "shop".to_owned(),
             name: "web".to_owned(),
@@ -172,14 +197,11 @@ mod tests {
             generation: 2,
             observed_generation: 2,
             annotations: annotations.iter().copied().collect(),
-            variables: values
-                .iter()
-                .map(|value| EnvVar {
-                    container: "app".to_owned(),
-                    name: "X".to_owned(),
-                    value: (*value).to_owned(),
-                })
-                .collect(),
+            containers: vec![Container {
+                name: "app".to_owned(),
+                variables: (1..).zip(values).map(variable).collect(),
+                ..Container::default()
+            }],
             ..Manifest::default()
         }
     }
@@ -191,7 +213,10 @@ mod tests {
     fn a_workload_opts_in_and_refers_to_a_secret_or_is_not_kept() {
         let value = "vault:secret/data/a#k";
         let kept = |annotations: &[_], values: &[_]| {
-            manifest(annotations, values).read(Kind::Deployment, None).workload.is_some()
+            manifest(annotations, values)
+                .read(Kind::Deployment, None, &Sources::default())
+                .workload
+                .is_some()
         };
         assert!(kept(&[OPT_IN], &[value]));
         assert!(!kept(&[], &[value]));
@@ -206,8 +231,11 @@ mod tests {
         let configured: Arc<str> = "team".into();
         let named = ("secrets-webhook.security.bank-vaults.io/vault-namespace", "/other/");
         let namespace = |annotations: &[_]| {
-            let read = manifest(annotations, &["vault:secret/data/a#k"])
-                .read(Kind::DaemonSet, Some(&configured));
+            let read = manifest(annotations, &["vault:secret/data/a#k"]).read(
+                Kind::DaemonSet,
+                Some(&configured),
+                &Sources::default(),
+            );
             read.workload.unwrap().secrets[0].namespace.clone().unwrap()
         };
         assert_eq!(&*namespace(&[OPT_IN]), "team");
@@ -219,8 +247,11 @@ mod tests {
         let configured: Arc<str> = "team".into();
         let key = "secrets-webhook.security.bank-vaults.io/vault-namespace";
         for name in ["a\nb", "a\u{0}b", &"x".repeat(LONGEST_NAMESPACE + 1)] {
-            let read = manifest(&[OPT_IN, (key, name)], &["vault:secret/data/a#k"])
-                .read(Kind::Deployment, Some(&configured));
+            let read = manifest(&[OPT_IN, (key, name)], &["vault:secret/data/a#k"]).read(
+                Kind::Deployment,
+                Some(&configured),
+                &Sources::default(),
+            );
             assert_eq!(read.workload, None, "{name:?}");
             assert_eq!(read.notes.len(), 1);
             assert!(read.notes[0].reason.is_warning());
@@ -242,7 +273,7 @@ mod tests {
             r#"{{"v":1,"uid":"u1","mark":"m","secrets":{{{},"{hash}":"7@1"}}}}"#,
             entries.join(",")
         ));
-        let workload = hostile.read(Kind::Deployment, None).workload.unwrap();
+        let workload = hostile.read(Kind::Deployment, None, &Sources::default()).workload.unwrap();
         let kept: Vec<_> = workload.recorded.unwrap().versions.iter().collect();
         assert_eq!(kept.len(), 1);
         assert_eq!((kept[0].0, kept[0].1.number), (secret.hash64(), 7));
@@ -255,7 +286,7 @@ mod tests {
             &["vault:secret/data/a#k"],
         );
         odd.record = Some("nonsense".to_owned());
-        let read = odd.read(Kind::StatefulSet, None);
+        let read = odd.read(Kind::StatefulSet, None, &Sources::default());
         let workload = read.workload.unwrap();
         assert_eq!((workload.count, workload.recorded), (0, None));
         assert_eq!(read.record_error, Some(RecordError::Malformed));
@@ -265,7 +296,7 @@ mod tests {
     fn a_record_of_a_cloned_workload_is_none_without_a_complaint() {
         let mut clone = manifest(&[OPT_IN], &["vault:secret/data/a#k"]);
         clone.record = Some(r#"{"v":1,"uid":"another","mark":"m","secrets":{}}"#.to_owned());
-        let read = clone.read(Kind::Deployment, None);
+        let read = clone.read(Kind::Deployment, None, &Sources::default());
         assert_eq!((read.workload.unwrap().recorded, read.record_error), (None, None));
     }
 }

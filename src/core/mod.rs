@@ -6,6 +6,7 @@
 
 pub mod annotation;
 pub mod clock;
+pub mod environment;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod lease;
@@ -16,6 +17,7 @@ pub mod record;
 pub mod reference;
 pub mod rollout;
 pub mod secret;
+pub mod source;
 pub mod store;
 pub mod words;
 pub mod workload;

@@ -6,10 +6,12 @@
 //! Architecture Invariant: reading never fails. Every value yields the paths to watch and, for each
 //! reference that is not watched or looks odd, a note with the reason.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use super::annotation::{Annotations, Webhook};
+use super::environment::{Container, EnvFrom, EnvValue, EnvVar, SourceName};
+use super::source::{Content, Known};
 
 pub mod grammar;
 pub mod reason;
@@ -26,6 +28,24 @@ pub enum Origin {
         container: String,
         /// The variable's name.
         name: String,
+    },
+    /// A key of a source that a variable comes from.
+    Key {
+        /// The container's name.
+        container: String,
+        /// The variable's name.
+        name: String,
+        /// The source.
+        source: SourceName,
+        /// The key.
+        key: String,
+    },
+    /// A source that variables come from, as a whole.
+    Source {
+        /// The container's name.
+        container: String,
+        /// The source.
+        source: SourceName,
     },
     /// One of the annotations that list paths.
     FromPath(PathList),
@@ -57,6 +77,10 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Env { container, name } => write!(f, "variable {name} of container {container}"),
+            Self::Key { container, name, source, key } => {
+                write!(f, "variable {name} of container {container}, key {key} of {source}")
+            }
+            Self::Source { container, source } => write!(f, "{source} of container {container}"),
             Self::FromPath(PathList::Vault) => f.write_str("annotation vault-from-path"),
             Self::FromPath(PathList::Bao) => f.write_str("annotation bao-from-path"),
             Self::Namespace => f.write_str("annotation vault-namespace"),
@@ -73,17 +97,6 @@ pub struct Note {
     pub reason: Reason,
 }
 
-/// A variable of a container, as it stands in the manifest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EnvVar {
-    /// The container's name.
-    pub container: String,
-    /// The variable's name.
-    pub name: String,
-    /// The variable's value.
-    pub value: String,
-}
-
 /// What a pod template refers to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extraction {
@@ -91,13 +104,28 @@ pub struct Extraction {
     pub paths: BTreeSet<String>,
     /// What is not watched or looks odd.
     pub notes: Vec<Note>,
+    /// Whether it names sources that are not known yet.
+    pub is_waiting: bool,
 }
 
 /// Where one reference stands, and what stands there.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Place<'a> {
     /// A variable of a container.
-    Env(&'a EnvVar),
+    Env(&'a Container, &'a EnvVar),
+    /// A key of a source that a variable comes from.
+    Key {
+        /// The container.
+        container: &'a Container,
+        /// The variable's name.
+        variable: String,
+        /// The source.
+        source: &'a SourceName,
+        /// The key.
+        key: String,
+    },
+    /// A source that variables come from, as a whole.
+    Source(&'a Container, &'a SourceName),
     /// An item of an annotation that lists paths.
     FromPath(PathList, &'a str),
 }
@@ -105,29 +133,71 @@ pub enum Place<'a> {
 impl From<Place<'_>> for Origin {
     fn from(place: Place) -> Self {
         match place {
-            Place::Env(EnvVar { container, name, .. }) => {
-                Self::Env { container: container.clone(), name: name.clone() }
+            Place::Env(container, variable) => {
+                Self::Env { container: container.name.clone(), name: variable.name.clone() }
+            }
+            Place::Key { container, variable, source, key } => Self::Key {
+                container: container.name.clone(),
+                name: variable,
+                source: source.clone(),
+                key,
+            },
+            Place::Source(container, source) => {
+                Self::Source { container: container.name.clone(), source: source.clone() }
             }
             Place::FromPath(list, _) => Self::FromPath(list),
         }
     }
 }
 
-/// Reads all references of a pod template from its annotations and its variables, in order.
+/// Reads all references of a pod template from its annotations and the environment of its containers.
+/// Answers the sources that are not known yet.
+///
+/// `look_up` says what is known of a source.
 pub fn each<'a>(
     annotations: &'a Annotations,
-    variables: impl IntoIterator<Item = &'a EnvVar>,
+    containers: &'a [Container],
+    look_up: impl Fn(&SourceName) -> Known,
     mut take: impl FnMut(Place<'a>, Reading),
-) {
+) -> BTreeSet<&'a SourceName> {
     let known_provider =
         matches!(annotations.webhook(Webhook::Provider), None | Some("" | "vault" | "bao"));
     let mut take = |place, reading| {
         take(place, if known_provider { reading } else { Reading::Skip(Reason::OtherProvider) });
     };
-    for variable in variables {
-        for reference in grammar::parse(&variable.name, &variable.value) {
-            take(Place::Env(variable), reference.read());
+    let mut unknown = BTreeSet::new();
+    for container in containers {
+        let mut effective = Effective { container, variables: Vec::new() };
+        for from in &container.from {
+            match look_up(&from.source) {
+                Known::Read(content) => effective.add_all(from, &content),
+                Known::Missing if from.optional => {}
+                Known::Missing => {
+                    let place = Place::Source(container, &from.source);
+                    take(place, Reading::Skip(Reason::SourceMissing));
+                }
+                Known::Not(reason) => {
+                    take(Place::Source(container, &from.source), Reading::Skip(reason));
+                }
+                Known::NotYet => {
+                    unknown.insert(&from.source);
+                }
+            }
         }
+        for variable in &container.variables {
+            match &variable.value {
+                EnvValue::Literal(value) => effective.add_literal(variable, value),
+                EnvValue::Other => effective.add(&variable.name, None, Vec::new()),
+                EnvValue::Key { source, key, optional } => {
+                    let known = look_up(source);
+                    if known == Known::NotYet {
+                        unknown.insert(source);
+                    }
+                    effective.add_key(&variable.name, (source, key, *optional), known);
+                }
+            }
+        }
+        effective.each(&mut take);
     }
     for list in [PathList::Vault, PathList::Bao] {
         let items = annotations.webhook(list.annotation()).unwrap_or_default();
@@ -136,16 +206,93 @@ pub fn each<'a>(
             take(Place::FromPath(list, item), grammar::read_latest(path, version));
         }
     }
+    unknown
 }
 
-/// Collects the references of a pod template from its annotations and its variables.
+/// The environment that a container gets: of several variables of one name, the last one counts, and
+/// `env` comes after `envFrom`.
+struct Effective<'a> {
+    container: &'a Container,
+    variables: Vec<(String, Option<Place<'a>>, Vec<Reading>)>,
+}
+
+impl<'a> Effective<'a> {
+    fn add(&mut self, name: &str, place: Option<Place<'a>>, readings: Vec<Reading>) {
+        self.variables.push((name.to_owned(), place, readings));
+    }
+
+    fn add_literal(&mut self, variable: &'a EnvVar, value: &str) {
+        let place = Place::Env(self.container, variable);
+        self.add(&variable.name, Some(place), read_value(&variable.name, value));
+    }
+
+    fn add_all(&mut self, from: &'a EnvFrom, content: &Content) {
+        for (key, kept) in content.iter() {
+            let name = format!("{}{key}", from.prefix);
+            let readings = kept.iter().map(|kept| kept.reading_in(&name)).collect();
+            let place = self.place_of_key(&name, &from.source, key);
+            self.add(&name, Some(place), readings);
+        }
+    }
+
+    fn add_key(
+        &mut self,
+        name: &str,
+        (source, key, optional): (&'a SourceName, &str, bool),
+        known: Known,
+    ) {
+        let readings = match known {
+            Known::Read(content) => match content.get(key) {
+                Some(kept) => kept.iter().map(|kept| kept.reading_in(name)).collect(),
+                None if optional => return,
+                None => vec![Reading::Skip(Reason::KeyMissing)],
+            },
+            Known::Missing if optional => return,
+            Known::Missing => vec![Reading::Skip(Reason::SourceMissing)],
+            Known::Not(reason) => vec![Reading::Skip(reason)],
+            Known::NotYet => Vec::new(),
+        };
+        let place = self.place_of_key(name, source, key);
+        self.add(name, Some(place), readings);
+    }
+
+    fn place_of_key(&self, name: &str, source: &'a SourceName, key: &str) -> Place<'a> {
+        Place::Key {
+            container: self.container,
+            variable: name.to_owned(),
+            source,
+            key: key.to_owned(),
+        }
+    }
+
+    fn each(self, take: &mut impl FnMut(Place<'a>, Reading)) {
+        let mut last = HashMap::new();
+        for (index, (name, ..)) in self.variables.iter().enumerate() {
+            last.insert(name.clone(), index);
+        }
+        for (index, (name, place, readings)) in self.variables.into_iter().enumerate() {
+            let Some(place) = place else { continue };
+            let is_overridden = last.get(&name) != Some(&index);
+            for reading in readings {
+                let overridden = Reading::Skip(Reason::Overridden);
+                take(place.clone(), if is_overridden { overridden } else { reading });
+            }
+        }
+    }
+}
+
+/// Collects the references of a pod template from its annotations and the environment of its
+/// containers; `look_up` says what is known of a source.
 #[must_use]
-pub fn extract<'a>(
-    annotations: &'a Annotations,
-    variables: impl IntoIterator<Item = &'a EnvVar>,
+pub fn extract(
+    annotations: &Annotations,
+    containers: &[Container],
+    look_up: impl Fn(&SourceName) -> Known,
 ) -> Extraction {
     let mut found = Extraction::default();
-    each(annotations, variables, |place, reading| found.add(place, reading));
+    let unknown =
+        each(annotations, containers, look_up, |place, reading| found.add(place, reading));
+    found.is_waiting = !unknown.is_empty();
     found
 }
 
@@ -161,6 +308,45 @@ impl Extraction {
     }
 }
 
+/// What is kept of one reference in the value of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    reading: Reading,
+    /// The variable in which it is the pod's own token.
+    login_in: Option<&'static str>,
+}
+
+impl Kept {
+    /// All references of a value. Kubernetes replaces nothing in the values of sources.
+    #[must_use]
+    pub fn all_of(value: &str) -> Box<[Self]> {
+        let mut kept: Box<[Self]> = grammar::parse("", value)
+            .iter()
+            .map(|reference| Self { reading: reference.read_verbatim(), login_in: None })
+            .collect();
+        for variable in grammar::Scheme::ALL.map(grammar::Scheme::token_variable) {
+            // Only what a reference is depends on the variable, not where there is one.
+            let references =
+                if kept.is_empty() { Vec::new() } else { grammar::parse(variable, value) };
+            for (kept, reference) in kept.iter_mut().zip(references) {
+                if reference.form == grammar::Form::Login {
+                    kept.login_in = Some(variable);
+                }
+            }
+        }
+        kept
+    }
+
+    /// What is done about it in a variable.
+    #[must_use]
+    pub fn reading_in(&self, variable: &str) -> Reading {
+        if self.login_in == Some(variable) {
+            return Reading::Skip(Reason::Login);
+        }
+        self.reading.clone()
+    }
+}
+
 /// Finds the references in one value, and what is done about each; a literal has none.
 #[must_use]
 pub fn read_value(variable: &str, value: &str) -> Vec<Reading> {
@@ -169,7 +355,123 @@ pub fn read_value(variable: &str, value: &str) -> Vec<Reading> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::environment::SourceKind;
     use super::*;
+
+    fn unknown(_: &SourceName) -> Known {
+        Known::NotYet
+    }
+
+    fn container(from: &[EnvFrom], variables: &[EnvVar]) -> Container {
+        Container { name: "app".to_owned(), from: from.to_vec(), variables: variables.to_vec() }
+    }
+
+    fn config_map(name: &str) -> SourceName {
+        SourceName { kind: SourceKind::ConfigMap, name: name.to_owned() }
+    }
+
+    fn from(name: &str, prefix: &str, optional: bool) -> EnvFrom {
+        EnvFrom { prefix: prefix.to_owned(), source: config_map(name), optional }
+    }
+
+    fn key(variable: &str, name: &str, key: &str, optional: bool) -> EnvVar {
+        let (source, key) = (config_map(name), key.to_owned());
+        EnvVar { name: variable.to_owned(), value: EnvValue::Key { source, key, optional } }
+    }
+
+    /// A cluster of some ConfigMaps: `refs`, `more`, one that may not be read, one that is not known
+    /// yet; all others do not exist.
+    fn cluster(named: &SourceName) -> Known {
+        let read = |data: &[(&'static str, &'static str)]| {
+            let data = data.iter().map(|(key, value)| (*key, value.as_bytes()));
+            Known::Read(Arc::new(Content::new(data)))
+        };
+        match &*named.name {
+            "refs" => read(&[
+                ("A", "vault:secret/data/a#k"),
+                ("B", "x${vault:secret/data/b#k}y${vault:secret/data/c#k#2}"),
+                ("PLAIN", "x"),
+                ("TOKEN", "vault:login"),
+            ]),
+            "more" => read(&[("A", "vault:secret/data/more#k"), ("B", "plain")]),
+            "denied" => Known::Not(Reason::SourceDenied),
+            "later" => Known::NotYet,
+            _ => Known::Missing,
+        }
+    }
+
+    fn found(from: &[EnvFrom], variables: &[EnvVar]) -> (Vec<String>, Vec<Reason>, bool) {
+        let found = extract(&Annotations::default(), &[container(from, variables)], cluster);
+        let reasons = found.notes.iter().map(|note| note.reason).collect();
+        (found.paths.into_iter().collect(), reasons, found.is_waiting)
+    }
+
+    #[test]
+    fn env_from_takes_all_keys_and_the_last_of_a_name_counts() {
+        let (a, b, more) = ("secret/data/a", "secret/data/b", "secret/data/more");
+        let whole = (vec![a.into(), b.into()], vec![Reason::Pinned, Reason::NoKey], false);
+        assert_eq!(found(&[from("refs", "", false)], &[]), whole);
+        // Under another name nothing is overridden.
+        let (paths, ..) = found(&[from("refs", "", false), from("more", "X_", false)], &[]);
+        assert_eq!(paths, [a, b, more]);
+        // The later source; of `B` two references are overridden by a text.
+        let (paths, reasons, _) = found(&[from("refs", "", false), from("more", "", false)], &[]);
+        assert_eq!(paths, [more]);
+        let overridden = reasons.iter().filter(|reason| **reason == Reason::Overridden).count();
+        assert_eq!(overridden, 3);
+        // `env` comes after `envFrom`, whatever its value.
+        for value in [EnvValue::Literal("x".to_owned()), EnvValue::Other] {
+            let variable = EnvVar { name: "A".to_owned(), value };
+            assert_eq!(found(&[from("refs", "", false)], &[variable]).0, [b]);
+        }
+        let twice = [EnvVar::literal("X", "vault:a#k"), EnvVar::literal("X", "vault:b#k")];
+        assert_eq!(found(&[], &twice).0, ["b"]);
+    }
+
+    #[test]
+    fn the_value_of_a_key_is_read_as_one_of_its_variable() {
+        let (paths, reasons, _) = found(&[], &[key("X", "refs", "A", false)]);
+        assert_eq!((paths, reasons), (vec!["secret/data/a".to_owned()], vec![]));
+        let reasons = |variable| found(&[], &[key(variable, "refs", "TOKEN", false)]).1;
+        assert_eq!(reasons("VAULT_TOKEN"), [Reason::Login]);
+        assert_eq!(reasons("BAO_TOKEN"), [Reason::NoKey]);
+        assert_eq!(found(&[], &[key("X", "refs", "PLAIN", false)]), (vec![], vec![], false));
+    }
+
+    #[test]
+    fn what_is_missing_is_said_unless_it_is_optional() {
+        assert_eq!(found(&[from("none", "", false)], &[]).1, [Reason::SourceMissing]);
+        assert_eq!(found(&[from("none", "", true)], &[]).1, []);
+        assert_eq!(found(&[], &[key("X", "none", "A", false)]).1, [Reason::SourceMissing]);
+        assert_eq!(found(&[], &[key("X", "refs", "NONE", false)]).1, [Reason::KeyMissing]);
+        for optional in [key("A", "none", "A", true), key("A", "refs", "NONE", true)] {
+            // Then there is no such variable, which could take the place of another one.
+            let all = found(&[from("more", "", false)], &[optional]);
+            assert_eq!(all, (vec!["secret/data/more".to_owned()], vec![], false));
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_waited_for_and_what_cannot_be_is_said() {
+        assert!(found(&[from("later", "", true)], &[]).2);
+        assert!(found(&[], &[key("X", "later", "A", true)]).2);
+        let (paths, reasons, waits) = found(
+            &[from("denied", "", false), from("refs", "", false)],
+            &[key("Z", "denied", "Z", false)],
+        );
+        assert_eq!((paths.len(), waits), (2, false));
+        assert_eq!(reasons.iter().filter(|reason| **reason == Reason::SourceDenied).count(), 2);
+    }
+
+    #[test]
+    fn kubernetes_replaces_nothing_in_the_values_of_sources() {
+        let value = "vault:secret/data/$(STAGE)/a#k";
+        assert_eq!(read_value("X", value), [Reading::Skip(Reason::Expansion)]);
+        let kept = Kept::all_of(value);
+        assert_eq!(kept[0].reading_in("X"), Reading::Watch("secret/data/$(STAGE)/a".to_owned()));
+    }
 
     #[test]
     fn from_path_annotations_are_trimmed_and_skip_pinned_items() {
@@ -179,7 +481,7 @@ mod tests {
         )]
         .into_iter()
         .collect();
-        let found = extract(&annotations, []);
+        let found = extract(&annotations, &[], unknown);
         assert_eq!(found.paths.iter().collect::<Vec<_>>(), ["secret/data/a", "secret/data/c"],);
         let reasons: Vec<_> = found.notes.iter().map(|note| note.reason).collect();
         assert_eq!(reasons, [Reason::Pinned, Reason::BadVersion]);
@@ -192,7 +494,7 @@ mod tests {
             ("secrets-webhook.security.bank-vaults.io/vault-from-path", "secret/data/new");
         let paths = |pairs: &[(&str, &str)]| {
             let annotations: Annotations = pairs.iter().copied().collect();
-            extract(&annotations, []).paths.into_iter().collect::<Vec<_>>()
+            extract(&annotations, &[], unknown).paths.into_iter().collect::<Vec<_>>()
         };
         assert_eq!(paths(&[older]), ["secret/data/old"]);
         assert_eq!(paths(&[older, current]), ["secret/data/new"]);
@@ -200,18 +502,17 @@ mod tests {
 
     #[test]
     fn another_provider_is_skipped_and_a_path_is_listed_once() {
-        let variables: Vec<EnvVar> = ["vault:secret/data/a#x", "vault:/secret/data/a/#y"]
-            .into_iter()
-            .map(|value| EnvVar {
-                container: "app".to_owned(),
-                name: "X".to_owned(),
-                value: value.to_owned(),
-            })
-            .collect();
-        assert_eq!(extract(&Annotations::default(), &variables).paths.len(), 1);
+        let app = [container(
+            &[],
+            &[
+                EnvVar::literal("X", "vault:secret/data/a#x"),
+                EnvVar::literal("Y", "vault:/secret/data/a/#y"),
+            ],
+        )];
+        assert_eq!(extract(&Annotations::default(), &app, unknown).paths.len(), 1);
         let aws: Annotations =
             [("secrets-webhook.security.bank-vaults.io/provider", "aws")].into_iter().collect();
-        let found = extract(&aws, &variables);
+        let found = extract(&aws, &app, unknown);
         assert!(found.paths.is_empty());
         assert!(found.notes.iter().all(|note| note.reason == Reason::OtherProvider));
     }

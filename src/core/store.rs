@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::observation::Poll;
 use super::secret::SecretId;
+use super::source::{Readable, Sources};
 use super::workload::{Kind, Workload, WorkloadId};
 
 /// A handle to the store, shared by whoever holds it.
 #[derive(Debug, Default)]
 pub struct Store {
+    sources: Sources,
     state: Mutex<State>,
 }
 
@@ -76,6 +78,18 @@ struct List {
 }
 
 impl Store {
+    /// An empty store, for workloads whose sources of some kinds may be read.
+    #[must_use]
+    pub fn new(readable: Readable) -> Self {
+        Self { sources: Sources::new(readable), state: Mutex::default() }
+    }
+
+    /// The ConfigMaps and Secrets that workloads name.
+    #[must_use]
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
     /// Takes in a workload as a watch event shows it.
     pub fn apply(&self, workload: Workload) -> Change {
         self.state().apply(workload)

@@ -8,6 +8,8 @@ use kube::{Api, Client};
 
 use super::client::in_time;
 use super::leader;
+use crate::core::environment::SourceKind;
+use crate::core::source::Readable;
 use crate::core::workload::Kind;
 
 /// A permission that the controller needs.
@@ -22,7 +24,7 @@ struct Needed {
     name: Option<String>,
 }
 
-fn needed(lease: Option<&leader::Settings>) -> impl Iterator<Item = Needed> {
+fn needed(readable: Readable, lease: Option<&leader::Settings>) -> impl Iterator<Item = Needed> {
     let of_kind = |kind: Kind| ["get", "list", "watch", "patch"].map(|verb| (verb, kind.plural()));
     let workloads = Kind::ALL.into_iter().flat_map(of_kind);
     let revisions = [("list", "replicasets"), ("list", "controllerrevisions")];
@@ -42,16 +44,28 @@ fn needed(lease: Option<&leader::Settings>) -> impl Iterator<Item = Needed> {
             name: (verb != "create").then(|| settings.name.clone()),
         })
     });
-    everywhere.chain(of_lease)
+    let of_sources = SourceKind::ALL.into_iter().filter(move |kind| readable.includes(*kind));
+    let of_sources = of_sources.flat_map(|kind| {
+        ["get", "list", "watch"].map(|verb| Needed {
+            verb,
+            resource: kind.plural(),
+            ..Needed::default()
+        })
+    });
+    everywhere.chain(of_sources).chain(of_lease)
 }
 
 /// The permissions that are lacking, each with where to add it. Of a lease, where there is to be one.
 ///
 /// Where the API server cannot say, nothing is reported: the requests themselves will tell.
-pub async fn lacking(client: &Client, lease: Option<&leader::Settings>) -> Vec<String> {
+pub async fn lacking(
+    client: &Client,
+    readable: Readable,
+    lease: Option<&leader::Settings>,
+) -> Vec<String> {
     let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
     let mut lacking = Vec::new();
-    for Needed { verb, resource, group, namespace, name } in needed(lease) {
+    for Needed { verb, resource, group, namespace, name } in needed(readable, lease) {
         let place = namespace.as_ref().map_or_else(
             || ". Add it to its ClusterRole".to_owned(),
             |namespace| format!(" in namespace {namespace}. Add it to its Role there"),
@@ -73,7 +87,8 @@ pub async fn lacking(client: &Client, lease: Option<&leader::Settings>) -> Vec<S
         let params = PostParams::default();
         let Ok(answer) = in_time(api.create(&params, &review)).await else { continue };
         if answer.status.is_some_and(|status| !status.allowed) {
-            lacking.push(format!("{verb} {resource}.{group}{place}"));
+            let dot = if group.is_empty() { "" } else { "." };
+            lacking.push(format!("{verb} {resource}{dot}{group}{place}"));
         }
     }
     lacking

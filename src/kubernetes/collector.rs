@@ -3,101 +3,89 @@
 //! Architecture Invariant: the collector writes the store and nothing else. It knows no Vault, and
 //! an object that it cannot use never stops it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::Event;
 use kube::{Api, Client};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
-use super::bounds::is_too_long;
 use super::object::Object;
-use crate::core::manifest::Read;
+use super::sources::Wanted;
+use super::watching::{WORKER, Watching};
+use crate::core::manifest::{Manifest, Read};
 use crate::core::record::RecordError;
 use crate::core::reference::Note;
 use crate::core::store::{Change, Store};
 use crate::core::words::in_short;
 use crate::core::workload::{Kind, WorkloadId};
 
-/// The worker that log lines name.
-const WORKER: &str = "collector";
-
-/// Objects a page of a list. A page is held in memory as a whole, at about 3 kB an object. Where it is
-/// too long for the client, the list is begun anew with a quarter of them, down to one, which always
-/// fits; each list that ends makes it four times as many again, up to this.
-const PAGE: u32 = 250;
-
-/// A list that shows nothing for so long is begun anew: its server is gone, or hangs.
-const LONGEST_SILENCE: Duration = Duration::from_secs(30);
-
-/// The longest list, in time and in objects: one that goes on is given up, and begun anew later. Ten
-/// thousand workloads take seconds, and Kubernetes is made for clusters of 150,000 pods.
-const LONGEST_LIST: Duration = Duration::from_mins(10);
-const MOST_OBJECTS: u32 = 200_000;
-
-/// Between two attempts, after an error: doubled from the first to the last of these.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
-
-/// After so long without an error the next one is the first again.
-const QUIET: Duration = Duration::from_mins(1);
-
 /// Lines about one workload, each time that something about it changes. A manifest of a tenant can
 /// hold tens of thousands of odd references, and the first few tell what is wrong.
 const MOST_LINES: usize = 20;
 
+/// What a collector reads by, and whom it tells.
+pub struct Settings {
+    /// The Vault namespace of workloads that name none.
+    pub vault_namespace: Option<Arc<str>>,
+    /// Everything is read anew after so long.
+    pub sync_period: Duration,
+    /// Told when a full list has ended.
+    pub synced: Arc<Notify>,
+    /// Told when workloads name sources that are to be read.
+    pub wanted: Wanted,
+}
+
 /// Watches one kind.
 pub struct Collector {
     kind: Kind,
-    client: Client,
+    watching: Watching<Object>,
     store: Arc<Store>,
-    synced: Arc<Notify>,
-    vault_namespace: Option<Arc<str>>,
-    sync_period: Duration,
+    settings: Settings,
+    /// Workloads whose sources changed, or are known now.
+    changed: UnboundedReceiver<WorkloadId>,
+    /// The workloads that name sources, as they were seen last.
+    with_sources: HashMap<WorkloadId, Manifest>,
+    /// Those of them that wait for a source to be read.
+    waiting: HashSet<WorkloadId>,
+    /// Whether a list is under way.
+    is_listing: bool,
+    /// The workloads with sources that this list contained.
+    listed: HashSet<WorkloadId>,
     /// What was noted of the references of each workload, as a digest: each is said once. With it
     /// goes the number of the list that last contained the workload.
     noted: HashMap<WorkloadId, (u64, u64)>,
     lists: u64,
-    page: u32,
-    is_failing: bool,
-    failures: u32,
-    last_failure: Option<Instant>,
 }
 
 impl Collector {
-    /// A collector of one kind, which reads everything anew each `sync_period`.
-    ///
-    /// `synced` is told when a full list has ended; `vault_namespace` is the Vault namespace of
-    /// workloads that name none.
+    /// A collector of one kind. `changed` names workloads whose sources are others than before.
     #[must_use]
     pub fn new(
         kind: Kind,
         client: Client,
         store: Arc<Store>,
-        synced: Arc<Notify>,
-        vault_namespace: Option<Arc<str>>,
-        sync_period: Duration,
+        changed: UnboundedReceiver<WorkloadId>,
+        settings: Settings,
     ) -> Self {
-        let noted = HashMap::new();
+        let api = Api::all_with(client, &kind);
         Self {
             kind,
-            client,
+            watching: Watching::new(api, kind.plural(), settings.sync_period),
             store,
-            synced,
-            vault_namespace,
-            sync_period,
-            noted,
+            settings,
+            changed,
+            with_sources: HashMap::new(),
+            waiting: HashSet::new(),
+            is_listing: false,
+            listed: HashSet::new(),
+            noted: HashMap::new(),
             lists: 0,
-            page: PAGE,
-            is_failing: false,
-            failures: 0,
-            last_failure: None,
         }
     }
 
@@ -106,102 +94,119 @@ impl Collector {
         while !shutdown.is_cancelled() {
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = self.list_and_watch() => {}
+                () = self.step() => {}
             }
         }
     }
 
-    /// Lists and watches until everything is to be read anew, or the server hangs.
-    async fn list_and_watch(&mut self) {
-        let api: Api<Object> = Api::all_with(self.client.clone(), &self.kind);
-        let mut events = pin!(watcher(api, watcher::Config::default().page_size(self.page)));
-        // Up to a tenth later, so that the lists of the kinds do not stay together.
-        let end = Instant::now() + self.sync_period.mul_f64(1.0 + fastrand::f64() / 10.0);
-        let mut list = Some(ListSoFar::begin());
-        loop {
-            let silence = Instant::now() + LONGEST_SILENCE;
-            let limit = list.as_ref().map_or(end, |list| silence.min(list.ends));
-            match timeout_at(limit, events.next()).await {
-                Ok(Some(Ok(event))) => {
-                    match (&event, &mut list) {
-                        (Event::Init, list) => *list = Some(ListSoFar::begin()),
-                        (Event::InitApply(_), Some(list)) => list.objects += 1,
-                        (Event::InitApply(_), None) => {}
-                        (Event::InitDone | Event::Apply(_) | Event::Delete(_), list) => {
-                            *list = None;
-                        }
-                    }
-                    if list.as_ref().is_some_and(ListSoFar::is_too_long) {
-                        self.failed("the list has no end");
-                        sleep(self.retry_delay()).await;
-                        return;
-                    }
-                    self.handle(event);
-                }
-                Ok(Some(Err(error))) => {
-                    if list.is_some() && self.page > 1 && is_too_long(&error) {
-                        self.page = (self.page / 4).max(1);
-                        debug!(worker = WORKER, "Listing {} by {}", self.kind.plural(), self.page);
-                        return;
-                    }
-                    self.failed(&error.to_string());
-                    sleep(self.retry_delay()).await;
-                }
-                Err(_) if list.is_some() => {
-                    self.failed("the API server does not answer");
-                    return;
-                }
-                Ok(None) | Err(_) => {
-                    debug!(worker = WORKER, "Reading all {}s anew", self.kind);
-                    return;
+    /// Takes in what comes next.
+    async fn step(&mut self) {
+        let event = tokio::select! {
+            event = self.watching.next() => event,
+            // Within a list, who is not in it yet may be gone.
+            Some(id) = self.changed.recv(), if !self.is_listing => return self.read_again(&id),
+        };
+        if matches!(event, Event::InitDone) {
+            // Who waits for a source is not known yet, and the list has not ended before.
+            while !self.waiting.is_empty() {
+                match self.changed.recv().await {
+                    Some(id) => self.read_again(&id),
+                    None => break,
                 }
             }
         }
+        self.handle(event);
     }
 
     fn handle(&mut self, event: Event<Object>) {
         match event {
             Event::Init => {
                 self.lists += 1;
+                self.is_listing = true;
+                self.listed.clear();
+                self.waiting.clear();
                 self.store.begin_list(self.kind);
             }
-            Event::InitApply(object) => self.apply(object),
-            Event::InitDone => {
-                self.recovered();
-                self.page = (self.page * 4).min(PAGE);
-                let first = !self.store.is_listed(self.kind);
-                for id in self.store.end_list(self.kind) {
-                    say_removed(&id);
-                }
-                self.noted.retain(|_, (_, list)| *list == self.lists);
-                self.synced.notify_one();
-                if first {
-                    let (workloads, secrets) = self.store.len();
-                    info!(
-                        worker = WORKER,
-                        "All {}s are read; so far {workloads} workloads refer to {secrets} secrets",
-                        self.kind
-                    );
-                }
-            }
-            Event::Apply(object) => {
-                self.recovered();
-                self.apply(object);
-            }
+            Event::InitApply(object) | Event::Apply(object) => self.apply(object.into_manifest()),
+            Event::InitDone => self.end_list(),
             Event::Delete(object) => {
-                self.recovered();
-                let read = object.into_manifest().read(self.kind, None);
-                self.noted.remove(&read.id);
-                if self.store.remove(&read.id) == Change::Removed {
-                    say_removed(&read.id);
+                let id = object.into_manifest().id(self.kind);
+                self.noted.remove(&id);
+                self.forget_sources(&id);
+                if self.store.remove(&id) == Change::Removed {
+                    say_removed(&id);
                 }
             }
         }
     }
 
-    fn apply(&mut self, object: Object) {
-        let Read { id, workload, notes, record_error } =
-            object.into_manifest().read(self.kind, self.vault_namespace.as_ref());
+    fn end_list(&mut self) {
+        self.is_listing = false;
+        let first = !self.store.is_listed(self.kind);
+        for id in self.store.end_list(self.kind) {
+            say_removed(&id);
+        }
+        self.noted.retain(|_, (_, list)| *list == self.lists);
+        let is_gone = |id: &&WorkloadId| !self.listed.contains(id);
+        let gone: Vec<_> = self.with_sources.keys().filter(is_gone).cloned().collect();
+        for id in gone {
+            self.forget_sources(&id);
+        }
+        self.listed = HashSet::new();
+        self.settings.synced.notify_one();
+        if first {
+            let (workloads, secrets) = self.store.len();
+            info!(
+                worker = WORKER,
+                "All {}s are read; so far {workloads} workloads refer to {secrets} secrets",
+                self.kind
+            );
+        }
+    }
+
+    fn apply(&mut self, manifest: Manifest) {
+        let id = manifest.id(self.kind);
+        let sources = manifest.sources();
+        if sources.is_empty() {
+            self.forget_sources(&id);
+            self.read(&manifest);
+            return;
+        }
+        if self.store.sources().name(&id, sources) {
+            self.settings.wanted.tell();
+        }
+        if self.is_listing {
+            self.listed.insert(id.clone());
+        }
+        self.read(&manifest);
+        self.with_sources.insert(id, manifest);
+    }
+
+    /// Reads a workload anew whose sources changed.
+    fn read_again(&mut self, id: &WorkloadId) {
+        if let Some(manifest) = self.with_sources.remove(id) {
+            self.read(&manifest);
+            self.with_sources.insert(id.clone(), manifest);
+        }
+    }
+
+    fn forget_sources(&mut self, id: &WorkloadId) {
+        self.waiting.remove(id);
+        if self.with_sources.remove(id).is_some() {
+            self.store.sources().name(id, BTreeSet::new());
+        }
+    }
+
+    fn read(&mut self, manifest: &Manifest) {
+        let namespace = self.settings.vault_namespace.as_ref();
+        let Read { id, workload, notes, is_waiting, record_error } =
+            manifest.read(self.kind, namespace, self.store.sources());
+        if is_waiting {
+            // What is known of it stays until all of it is known.
+            self.waiting.insert(id);
+            return;
+        }
+        self.waiting.remove(&id);
         self.report(&id, &notes, record_error.as_ref());
         let Some(workload) = workload else {
             if self.store.remove(&id) == Change::Removed {
@@ -247,53 +252,6 @@ impl Collector {
         for Line { reason, text } in lines(&others, "are not watched") {
             debug!(worker = WORKER, reason, "{id}: {text}");
         }
-    }
-
-    fn failed(&mut self, message: &str) {
-        if !self.is_failing {
-            error!(
-                worker = WORKER,
-                "Cannot watch {}: {}. What is known is kept; retrying",
-                self.kind.plural(),
-                in_short(message)
-            );
-        }
-        self.is_failing = true;
-        // A server whose lists work and whose watches do not is no reason to list without a pause.
-        if self.last_failure.is_none_or(|time| time.elapsed() > QUIET) {
-            self.failures = 0;
-        }
-        self.last_failure = Some(Instant::now());
-        self.failures = self.failures.saturating_add(1);
-    }
-
-    fn recovered(&mut self) {
-        if self.is_failing {
-            info!(worker = WORKER, "Watching {} again", self.kind.plural());
-            self.is_failing = false;
-        }
-    }
-
-    fn retry_delay(&self) -> Duration {
-        let (first, last) = RETRY;
-        let delay = first.saturating_mul(1 << self.failures.saturating_sub(1).min(8)).min(last);
-        delay.mul_f64(0.5 + fastrand::f64() / 2.0)
-    }
-}
-
-/// A list that is under way.
-struct ListSoFar {
-    ends: Instant,
-    objects: u32,
-}
-
-impl ListSoFar {
-    fn begin() -> Self {
-        Self { ends: Instant::now() + LONGEST_LIST, objects: 0 }
-    }
-
-    fn is_too_long(&self) -> bool {
-        self.objects > MOST_OBJECTS || Instant::now() >= self.ends
     }
 }
 

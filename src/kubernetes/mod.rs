@@ -12,3 +12,7 @@ pub mod leader;
 pub mod object;
 pub mod patcher;
 pub mod revisions;
+#[cfg(test)]
+mod scripted;
+pub mod sources;
+mod watching;

@@ -6,6 +6,7 @@
 //! object never stops a list.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::hash::Hasher;
 
@@ -16,8 +17,9 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use siphasher::sip::SipHasher13;
 
 use crate::core::annotation;
+use crate::core::environment::{Container, EnvFrom, EnvValue, EnvVar, SourceKind, SourceName};
 use crate::core::manifest::Manifest;
-use crate::core::reference::{self, EnvVar};
+use crate::core::reference;
 use crate::core::rollout::Rollout;
 use crate::core::workload::Kind;
 
@@ -86,11 +88,37 @@ struct Draft {
     object: Object,
     /// Of everything below `spec.template`.
     digest: SipHasher13,
-    container: String,
+    container: Container,
     /// The key of the annotation that is read next.
     annotation: String,
-    variable: Option<EnvVar>,
+    variable: Variable,
+    from: From,
+    reference: Reference,
     owner: Owner,
+}
+
+/// An element of `env`, as far as it was read.
+#[derive(Default)]
+struct Variable {
+    name: String,
+    /// What may hold a reference.
+    literal: Option<String>,
+    key: Option<(SourceKind, Reference)>,
+}
+
+/// An element of `envFrom`, as far as it was read.
+#[derive(Default)]
+struct From {
+    prefix: String,
+    source: Option<(SourceKind, Reference)>,
+}
+
+/// What names a source, or a key of one, as far as it was read.
+#[derive(Default)]
+struct Reference {
+    name: String,
+    key: String,
+    optional: bool,
 }
 
 /// One of an object's owners, as far as it was read.
@@ -120,6 +148,13 @@ enum Place {
     Container,
     Env,
     Variable,
+    ValueFrom,
+    EnvFrom,
+    EnvFromItem,
+    /// What names a source, in an element of `envFrom`.
+    SourceRef(SourceKind),
+    /// What names a key of a source, in `valueFrom`.
+    KeyRef(SourceKind),
     Status,
     /// A value that is kept.
     Field(Field),
@@ -151,6 +186,10 @@ enum Field {
     ContainerName,
     VariableName,
     VariableValue,
+    Prefix,
+    SourceName,
+    SourceKey,
+    SourceIsOptional,
 }
 
 impl Place {
@@ -194,6 +233,18 @@ impl Place {
             (Self::Container, "env") => Self::Env,
             (Self::Variable, "name") => Self::Field(Field::VariableName),
             (Self::Variable, "value") => Self::Field(Field::VariableValue),
+            (Self::Variable, "valueFrom") => Self::ValueFrom,
+            (Self::ValueFrom, "configMapKeyRef") => Self::KeyRef(SourceKind::ConfigMap),
+            (Self::ValueFrom, "secretKeyRef") => Self::KeyRef(SourceKind::Secret),
+            (Self::EnvFromItem, "configMapRef") => Self::SourceRef(SourceKind::ConfigMap),
+            (Self::EnvFromItem, "secretRef") => Self::SourceRef(SourceKind::Secret),
+            (Self::Container, "envFrom") => Self::EnvFrom,
+            (Self::EnvFromItem, "prefix") => Self::Field(Field::Prefix),
+            (Self::SourceRef(_) | Self::KeyRef(_), "name") => Self::Field(Field::SourceName),
+            (Self::SourceRef(_) | Self::KeyRef(_), "key") => Self::Field(Field::SourceKey),
+            (Self::SourceRef(_) | Self::KeyRef(_), "optional") => {
+                Self::Field(Field::SourceIsOptional)
+            }
             _ if self.is_in_template() => Self::Digested,
             _ => Self::Ignored,
         }
@@ -205,6 +256,7 @@ impl Place {
             Self::Owners => Self::Owner,
             Self::Containers => Self::Container,
             Self::Env => Self::Variable,
+            Self::EnvFrom => Self::EnvFromItem,
             _ if self.is_in_template() => Self::Digested,
             _ => Self::Ignored,
         }
@@ -220,12 +272,21 @@ impl Place {
             | Self::Container
             | Self::Env
             | Self::Variable
+            | Self::ValueFrom
+            | Self::EnvFrom
+            | Self::EnvFromItem
+            | Self::SourceRef(_)
+            | Self::KeyRef(_)
             | Self::Digested
             | Self::Field(
                 Field::TemplateAnnotation
                 | Field::ContainerName
                 | Field::VariableName
-                | Field::VariableValue,
+                | Field::VariableValue
+                | Field::Prefix
+                | Field::SourceName
+                | Field::SourceKey
+                | Field::SourceIsOptional,
             ) => true,
             Self::Object
             | Self::Metadata
@@ -256,6 +317,59 @@ impl Draft {
             self.digest.write_u8(0xff);
         }
     }
+
+    fn end_owner(&mut self) {
+        let Owner { kind, name, is_controller } = std::mem::take(&mut self.owner);
+        if is_controller && !kind.is_empty() && !name.is_empty() {
+            self.object.manifest.owner = Some(format!("{kind}/{name}"));
+        }
+    }
+
+    fn end_variable(&mut self) {
+        let Variable { name, literal, key } = std::mem::take(&mut self.variable);
+        let value = match (literal, key) {
+            (Some(value), _) => EnvValue::Literal(value),
+            (None, Some((kind, Reference { name, key, optional }))) => {
+                EnvValue::Key { source: SourceName { kind, name }, key, optional }
+            }
+            (None, None) => EnvValue::Other,
+        };
+        self.container.variables.push(EnvVar { name, value });
+    }
+
+    fn end_from(&mut self) {
+        let From { prefix, source } = std::mem::take(&mut self.from);
+        if let Some((kind, Reference { name, optional, .. })) = source {
+            self.container.from.push(EnvFrom {
+                prefix,
+                source: SourceName { kind, name },
+                optional,
+            });
+        }
+    }
+
+    fn end_reference(&mut self, kind: SourceKind) -> Option<(SourceKind, Reference)> {
+        let reference = std::mem::take(&mut self.reference);
+        (!reference.name.is_empty()).then_some((kind, reference))
+    }
+
+    /// Keeps what may hold a reference, and what may take the place of such.
+    fn end_container(&mut self) {
+        let mut container = std::mem::take(&mut self.container);
+        if container.from.is_empty() {
+            let may_refer = |variable: &&EnvVar| variable.value != EnvValue::Other;
+            let names: HashSet<String> = container
+                .variables
+                .iter()
+                .filter(may_refer)
+                .map(|variable| variable.name.clone())
+                .collect();
+            container.variables.retain(|variable| names.contains(&variable.name));
+        }
+        if !(container.from.is_empty() && container.variables.is_empty()) {
+            self.object.manifest.containers.push(container);
+        }
+    }
 }
 
 impl Walk<'_> {
@@ -280,6 +394,7 @@ impl Walk<'_> {
         match self.place {
             Place::Field(Field::Paused) if value => manifest.rollout = Rollout::Paused,
             Place::Field(Field::OwnerIsController) => self.draft.owner.is_controller = value,
+            Place::Field(Field::SourceIsOptional) => self.draft.reference.optional = value,
             _ => {}
         }
     }
@@ -301,19 +416,16 @@ impl Walk<'_> {
             Field::OwnerName => text.clone_into(&mut self.draft.owner.name),
             Field::StrategyType if text == "OnDelete" => manifest.rollout = Rollout::OnDelete,
             Field::UpdateRevision => manifest.update_revision = Some(text.to_owned()),
-            Field::ContainerName => text.clone_into(&mut self.draft.container),
-            Field::VariableName => {
-                if let Some(variable) = &mut self.draft.variable {
-                    text.clone_into(&mut variable.name);
-                }
-            }
+            Field::ContainerName => text.clone_into(&mut self.draft.container.name),
+            Field::VariableName => text.clone_into(&mut self.draft.variable.name),
             Field::VariableValue => {
-                if let Some(variable) = &mut self.draft.variable
-                    && reference::may_hold_reference(text)
-                {
-                    text.clone_into(&mut variable.value);
+                if reference::may_hold_reference(text) {
+                    self.draft.variable.literal = Some(text.to_owned());
                 }
             }
+            Field::Prefix => text.clone_into(&mut self.draft.from.prefix),
+            Field::SourceName => text.clone_into(&mut self.draft.reference.name),
+            Field::SourceKey => text.clone_into(&mut self.draft.reference.key),
             Field::TemplateAnnotation => {
                 let key = std::mem::take(&mut self.draft.annotation);
                 manifest.annotations.push(key, text.to_owned());
@@ -321,6 +433,7 @@ impl Walk<'_> {
             Field::Generation
             | Field::ObservedGeneration
             | Field::OwnerIsController
+            | Field::SourceIsOptional
             | Field::Paused
             | Field::StrategyType
             | Field::Partition => {}
@@ -389,16 +502,13 @@ impl<'de> Visitor<'de> for Walk<'_> {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         self.digest(b'{', &[]);
-        let first = self.draft.object.manifest.variables.len();
         match self.place {
             Place::Owner => self.draft.owner = Owner::default(),
-            Place::Container => self.draft.container.clear(),
-            Place::Variable => {
-                self.draft.variable = Some(EnvVar {
-                    container: String::new(),
-                    name: String::new(),
-                    value: String::new(),
-                });
+            Place::Container => self.draft.container = Container::default(),
+            Place::Variable => self.draft.variable = Variable::default(),
+            Place::EnvFromItem => self.draft.from = From::default(),
+            Place::SourceRef(_) | Place::KeyRef(_) => {
+                self.draft.reference = Reference::default();
             }
             _ => {}
         }
@@ -406,22 +516,12 @@ impl<'de> Visitor<'de> for Walk<'_> {
             map.next_value_seed(Walk { draft: self.draft, place })?;
         }
         match self.place {
-            Place::Owner => {
-                let Owner { kind, name, is_controller } = std::mem::take(&mut self.draft.owner);
-                if is_controller && !kind.is_empty() && !name.is_empty() {
-                    self.draft.object.manifest.owner = Some(format!("{kind}/{name}"));
-                }
-            }
-            Place::Container => {
-                let container = std::mem::take(&mut self.draft.container);
-                for variable in &mut self.draft.object.manifest.variables[first..] {
-                    variable.container.clone_from(&container);
-                }
-            }
-            Place::Variable => {
-                let read = self.draft.variable.take().filter(|read| !read.value.is_empty());
-                self.draft.object.manifest.variables.extend(read);
-            }
+            Place::Owner => self.draft.end_owner(),
+            Place::Container => self.draft.end_container(),
+            Place::Variable => self.draft.end_variable(),
+            Place::EnvFromItem => self.draft.end_from(),
+            Place::SourceRef(kind) => self.draft.from.source = self.draft.end_reference(kind),
+            Place::KeyRef(kind) => self.draft.variable.key = self.draft.end_reference(kind),
             _ => {}
         }
         self.digest(b'}', &[]);

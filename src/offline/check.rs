@@ -4,15 +4,19 @@ use std::fmt;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::yaml::{self, Node};
+use super::yaml::{self, Node, Value};
 use crate::core::annotation::{OptIn, Webhook};
+use crate::core::environment::{Container, EnvValue, EnvVar, SourceKind, SourceName};
 use crate::core::manifest::Manifest;
-use crate::core::reference::{self, EnvVar, Origin, PathList, Place, Reading};
+use crate::core::reference::{self, Origin, PathList, Place, Reading, Reason};
+use crate::core::source::{Content, Known, Readable};
 use crate::core::workload::Kind;
 use crate::kubernetes::object::Object;
+use crate::kubernetes::sources::content_of;
 
 /// The lists of containers in a pod template.
 const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
@@ -147,6 +151,12 @@ const KIND_CANNOT_OPT_IN: Remark = Remark {
     message: "opts in, and is not reloaded: only Deployments, DaemonSets and StatefulSets are",
 };
 
+const SOURCE_NOT_GIVEN: Remark = Remark {
+    reason: "SourceNotGiven",
+    warning: false,
+    message: "not among these manifests, so that its references are not known here",
+};
+
 const NOTHING_WATCHED: Remark = Remark {
     reason: "NothingWatched",
     warning: true,
@@ -159,7 +169,25 @@ impl Report {
     pub fn warnings(&self) -> usize {
         self.workloads.iter().flat_map(Checked::all_remarks).filter(|r| r.warning).count()
     }
+}
 
+/// Manifests that belong together.
+#[derive(Debug, Default)]
+pub struct Manifests {
+    objects: Vec<Document>,
+    problems: Vec<Problem>,
+}
+
+/// An object.
+#[derive(Debug)]
+struct Document {
+    /// The file that it stands in.
+    file: String,
+    kind: String,
+    object: Node,
+}
+
+impl Manifests {
     /// Reads a file, all manifests of a folder and the folders in it, or, named `-`, `stdin`.
     ///
     /// What cannot be read is noted among the problems, and the rest is read all the same.
@@ -167,13 +195,13 @@ impl Report {
         let name = input.to_string_lossy().into_owned();
         if input == Path::new("-") {
             return match text_of(stdin) {
-                Ok(text) => self.check(&name, &text),
+                Ok(text) => self.add(&name, &text),
                 Err(error) => self.problem(name, &error.to_string()),
             };
         }
         if !input.is_dir() {
             return match fs::File::open(input).and_then(text_of) {
-                Ok(text) => self.check(&name, &text),
+                Ok(text) => self.add(&name, &text),
                 Err(error) => self.problem(name, &error.to_string()),
             };
         }
@@ -193,12 +221,12 @@ impl Report {
         self.problems.push(Problem { file, line: None, message: message.to_owned() });
     }
 
-    /// Reads the documents of a text.
-    pub fn check(&mut self, file: &str, text: &str) {
+    /// Adds the documents of a text.
+    pub fn add(&mut self, file: &str, text: &str) {
         match yaml::read(text) {
             Ok(documents) => {
-                for document in &documents {
-                    self.check_object(file, document, None);
+                for document in documents {
+                    self.add_object(file, document, None);
                 }
             }
             Err(yaml::Malformed { line, mut message }) => {
@@ -212,17 +240,116 @@ impl Report {
         }
     }
 
-    /// Reads an object, or those of a list; the elements of a list of one kind name no kind of their
+    /// Adds an object, or those of a list; the elements of a list of one kind name no kind of their
     /// own.
-    fn check_object(&mut self, file: &str, object: &Node, kind_of_list: Option<&str>) {
-        let kind = object.get("kind").and_then(Node::text).or(kind_of_list).unwrap_or_default();
-        if let (Some(items), Some(kind)) = (object.get("items"), kind.strip_suffix("List")) {
-            for item in items.elements() {
-                self.check_object(file, item, Some(kind).filter(|kind| !kind.is_empty()));
+    fn add_object(&mut self, file: &str, object: Node, kind_of_list: Option<&str>) {
+        let kind = object.get("kind").and_then(Node::text).or(kind_of_list);
+        let kind = kind.unwrap_or_default().to_owned();
+        if let (Some(_), Some(kind)) = (object.get("items"), kind.strip_suffix("List")) {
+            let Value::Map(members) = object.value else { return };
+            let items = members.into_iter().filter(|(key, _)| key == "items");
+            for item in items.flat_map(|(_, items)| items.into_elements()) {
+                self.add_object(file, item, Some(kind).filter(|kind| !kind.is_empty()));
             }
             return;
         }
-        self.workloads.extend(Template::of(object, kind).and_then(|template| template.check(file)));
+        self.objects.push(Document { file: file.to_owned(), kind, object });
+    }
+
+    /// Says what there is to say of the workloads among them; `readable` is what the controller may
+    /// read.
+    #[must_use]
+    pub fn check(self, readable: Readable) -> Report {
+        let given = self.objects.iter().filter_map(Given::of).collect();
+        let given = Sources { given, readable };
+        let workloads = self
+            .objects
+            .iter()
+            .filter_map(|Document { file, kind, object }| Template::of(file, object, kind))
+            .filter_map(|template| template.check(&given))
+            .collect();
+        Report { workloads, problems: self.problems }
+    }
+}
+
+/// A ConfigMap or Secret among the manifests.
+struct Given<'a> {
+    named: SourceName,
+    namespace: &'a str,
+    content: Arc<Content>,
+    document: &'a Document,
+}
+
+impl<'a> Given<'a> {
+    fn of(document: &'a Document) -> Option<Self> {
+        let Document { kind, object, .. } = document;
+        let kind = SourceKind::ALL.into_iter().find(|known| known.name() == kind)?;
+        let text = |key| object.at(&["metadata", key]).and_then(Node::text).unwrap_or_default();
+        let data = |key| object.get(key).map_or(serde_json::Value::Null, Node::to_json);
+        let mut json = serde_json::json!({ "data": data("data") });
+        if kind == SourceKind::Secret {
+            json["stringData"] = data("stringData");
+        }
+        Some(Self {
+            named: SourceName { kind, name: text("name").to_owned() },
+            namespace: text("namespace"),
+            content: Arc::new(content_of(kind, json)?),
+            document,
+        })
+    }
+
+    /// The line of a key's value, or that of the object.
+    fn line_of(&self, key: &str) -> u64 {
+        let object = &self.document.object;
+        let value = object.at(&["stringData", key]).or_else(|| object.at(&["data", key]));
+        value.unwrap_or(object).line
+    }
+
+    fn at(&self, key: &str) -> Location {
+        Location { file: self.document.file.clone(), line: self.line_of(key) }
+    }
+}
+
+/// The ConfigMaps and Secrets among the manifests.
+struct Sources<'a> {
+    given: Vec<Given<'a>>,
+    readable: Readable,
+}
+
+impl Sources<'_> {
+    /// The source that a workload of a namespace means. Manifests may leave the namespace to whoever
+    /// applies them.
+    fn find(&self, namespace: &str, named: &SourceName) -> Option<&Given<'_>> {
+        self.given.iter().find(|given| {
+            let other = given.namespace;
+            given.named == *named
+                && (other == namespace || other.is_empty() || namespace.is_empty())
+        })
+    }
+
+    fn look_up(&self, namespace: &str, named: &SourceName) -> Known {
+        match self.find(namespace, named) {
+            _ if !self.readable.includes(named.kind) => Known::Not(Reason::SourceNotRead),
+            Some(given) => Known::Read(Arc::clone(&given.content)),
+            None => Known::NotYet,
+        }
+    }
+
+    /// Whether what is not read holds a reference, as far as that is known here.
+    fn holds_reference(&self, namespace: &str, place: &Place) -> bool {
+        let holds = |named, wanted: Option<&str>| {
+            self.find(namespace, named).is_some_and(|given| {
+                let mut keys = given.content.iter();
+                keys.any(|(key, kept)| {
+                    wanted.is_none_or(|wanted| wanted == key) && !kept.is_empty()
+                })
+            })
+        };
+        match place {
+            Place::Source(_, named) => holds(named, None),
+            Place::Key { source, key, .. } => holds(source, Some(key)),
+            Place::Env(..) | Place::FromPath(..) => true,
+        }
     }
 }
 
@@ -260,6 +387,7 @@ fn is_manifest(file: &Path) -> bool {
 
 /// An object that has a pod template.
 struct Template<'a> {
+    file: &'a str,
     object: &'a Node,
     kind: &'a str,
     /// One of those that are reloaded.
@@ -271,7 +399,7 @@ struct Template<'a> {
 }
 
 impl<'a> Template<'a> {
-    fn of(object: &'a Node, kind: &'a str) -> Option<Self> {
+    fn of(file: &'a str, object: &'a Node, kind: &'a str) -> Option<Self> {
         let group = object.get("apiVersion").and_then(Node::text).unwrap_or("apps/v1");
         let is_apps = group.starts_with("apps/") || group.starts_with("extensions/");
         let reloaded = Kind::ALL.into_iter().find(|known| is_apps && known.name() == kind);
@@ -284,13 +412,13 @@ impl<'a> Template<'a> {
             (template.get("metadata"), template.get("spec")?)
         };
         pods.get("containers")?;
-        Some(Self { object, kind, reloaded, metadata, pods })
+        Some(Self { file, object, kind, reloaded, metadata, pods })
     }
 
     /// What there is to say of it; nothing where it has nothing to do with secrets.
-    fn check(&self, file: &str) -> Option<Checked> {
+    fn check(&self, sources: &Sources) -> Option<Checked> {
         let manifest = self.manifest();
-        let mut references = self.references(file, &manifest);
+        let mut references = self.references(&manifest, sources);
         let remark = if manifest.annotations.opt_in().is_none() {
             let why = self.why_not_opted_in();
             if references.is_empty() && !why.warning {
@@ -321,7 +449,7 @@ impl<'a> Template<'a> {
         };
         Some(Checked {
             workload: name,
-            at: Location { file: file.to_owned(), line: self.object.line },
+            at: self.at(self.object),
             reloaded,
             remarks: remark.into_iter().chain(bad_namespace.map(remark_on)).collect(),
             references,
@@ -342,49 +470,75 @@ impl<'a> Template<'a> {
         serde_json::from_value::<Object>(object).unwrap_or_default().into_manifest()
     }
 
-    fn references(&self, file: &str, manifest: &Manifest) -> Vec<Finding> {
-        let namespace = manifest.vault_namespace();
+    fn references(&self, manifest: &Manifest, sources: &Sources) -> Vec<Finding> {
+        let vault_namespace = manifest.vault_namespace();
+        let namespace = &*manifest.namespace;
+        let finding = |path: Option<String>, remark, origin: String, at| Finding {
+            watched: false,
+            namespace: path.as_ref().and(vault_namespace).map(str::to_owned),
+            path,
+            remark,
+            origin,
+            at,
+        };
         let mut references = Vec::new();
-        reference::each(&manifest.annotations, &manifest.variables, |place, reading| {
+        let look_up = |named: &_| sources.look_up(namespace, named);
+        let take = |place: Place, reading| {
             let (path, reason) = match reading {
                 Reading::Watch(path) => (Some(path), None),
                 Reading::WatchOdd(path, reason) => (Some(path), Some(reason)),
+                // Most Secrets hold none.
+                Reading::Skip(Reason::SourceNotRead)
+                    if !sources.holds_reference(namespace, &place) =>
+                {
+                    return;
+                }
                 Reading::Skip(reason) => (None, Some(reason)),
             };
-            references.push(Finding {
-                watched: false,
-                namespace: path.as_ref().and(namespace).map(str::to_owned),
-                path,
-                remark: reason.map(remark_on),
-                origin: Origin::from(place).to_string(),
-                at: Location { file: file.to_owned(), line: self.line_of(place) },
-            });
-        });
-        references.sort_by_key(|found| found.at.line);
+            let at = match &place {
+                Place::Env(container, variable) => self.at_variable(container, variable),
+                Place::FromPath(list, _) => self.at(self.path_list(*list).unwrap_or(self.object)),
+                Place::Source(..) => self.at(self.object),
+                Place::Key { source, key, .. } => sources
+                    .find(namespace, source)
+                    .map_or_else(|| self.at(self.object), |given| given.at(key)),
+            };
+            let origin = Origin::from(place).to_string();
+            references.push(finding(path, reason.map(remark_on), origin, at));
+        };
+        let unknown = reference::each(&manifest.annotations, &manifest.containers, look_up, take);
+        if manifest.annotations.opt_in().is_some() {
+            references.extend(unknown.into_iter().map(|source| {
+                let at = self.at(self.object);
+                finding(None, Some(SOURCE_NOT_GIVEN), source.to_string(), at)
+            }));
+        }
+        references.sort_by_key(|found| (found.at.file != self.file, found.at.line));
         references
     }
 
-    /// The line of what a reference stands in, or that of the object.
-    fn line_of(&self, place: Place) -> u64 {
-        let node = match place {
-            Place::Env(variable) => self.variable(variable),
-            Place::FromPath(list, _) => self.path_list(list),
-        };
-        node.unwrap_or(self.object).line
+    fn at(&self, node: &Node) -> Location {
+        Location { file: self.file.to_owned(), line: node.line }
     }
 
-    fn variable(&self, wanted: &EnvVar) -> Option<&Node> {
+    /// Where the value of a variable stands, or the object.
+    fn at_variable(&self, container: &Container, wanted: &EnvVar) -> Location {
         let text = |node: &'a Node, key| node.get(key).and_then(Node::text);
-        CONTAINERS
+        let is_wanted = |value: &&Node| match &wanted.value {
+            EnvValue::Literal(literal) => value.text() == Some(literal),
+            EnvValue::Key { .. } | EnvValue::Other => false,
+        };
+        let node = CONTAINERS
             .iter()
             .filter_map(|list| self.pods.get(list))
             .flat_map(Node::elements)
-            .filter(|container| text(container, "name").unwrap_or_default() == wanted.container)
+            .filter(|node| text(node, "name").unwrap_or_default() == container.name)
             .filter_map(|container| container.get("env"))
             .flat_map(Node::elements)
             .filter(|variable| text(variable, "name").unwrap_or_default() == wanted.name)
             .filter_map(|variable| variable.get("value"))
-            .find(|value| value.text() == Some(&wanted.value))
+            .find(is_wanted);
+        self.at(node.unwrap_or(self.object))
     }
 
     fn path_list(&self, list: PathList) -> Option<&Node> {

@@ -88,6 +88,15 @@ impl Node {
         }
     }
 
+    /// As [`Self::elements`], of a value that is not needed any more.
+    #[must_use]
+    pub fn into_elements(self) -> Vec<Self> {
+        match self.value {
+            Value::List(elements) => elements,
+            _ => Vec::new(),
+        }
+    }
+
     /// The text that it is.
     #[must_use]
     pub fn text(&self) -> Option<&str> {

@@ -14,12 +14,13 @@ use super::memory::Memory;
 use super::ports::{Cluster, Vault, WriteError};
 use super::report::{Report, Reporter};
 use super::{Reloader, Unfinished, WORKER, backoff, seen};
+use crate::core::manifest::{Manifest, Read};
 use crate::core::observation::Sighting;
 use crate::core::plan::{self, Action, Case, Cause, Reload, Rules};
 use crate::core::rollout::Rollout;
 use crate::core::secret::SecretId;
 use crate::core::store::{Store, Stored};
-use crate::core::workload::{Workload, WorkloadId};
+use crate::core::workload::{Kind, Workload, WorkloadId};
 
 /// PATCHes under way at once: each starts a rollout, and the API server serves others too.
 const PATCHES_AT_A_TIME: usize = 8;
@@ -170,8 +171,8 @@ impl<C: Cluster, R: Reporter> Writer<'_, C, R> {
             match self.cluster.patch(&workload, &reload).await {
                 Ok(manifest) => {
                     let rollout = manifest.rollout;
-                    let read = manifest.read(id.kind, self.vault_namespace);
-                    if let Some(workload) = read.workload {
+                    let read = self.read(&manifest, id.kind);
+                    if let Some(workload) = read.workload.filter(|_| !read.is_waiting) {
                         self.store.refresh(workload);
                     }
                     return Outcome::Reloaded(reload, rollout);
@@ -231,14 +232,20 @@ impl<C: Cluster, R: Reporter> Writer<'_, C, R> {
             Err(WriteError::NotFound) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let read = manifest.read(id.kind, self.vault_namespace);
-        let fresh = read.workload.filter(|workload| workload.uid == stored.workload.uid);
+        let read = self.read(&manifest, id.kind);
+        // While its sources are not known, it is the collector's: a later poll decides.
+        let fresh = read.workload.filter(|_| !read.is_waiting);
+        let fresh = fresh.filter(|workload| workload.uid == stored.workload.uid);
         Ok(fresh.map(|workload| {
             // No poll has begun after a template that has only just been read.
             let same = stored.workload.kept_its_template(&workload);
             let entered = if same { stored.entered } else { u64::MAX };
             Stored { workload: Arc::new(workload), entered }
         }))
+    }
+
+    fn read(&self, manifest: &Manifest, kind: Kind) -> Read {
+        manifest.read(kind, self.vault_namespace, self.store.sources())
     }
 
     /// Whether the API server answers a read of a workload, whatever the answer.

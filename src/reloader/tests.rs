@@ -8,12 +8,12 @@ use jiff::SignedDuration;
 
 use super::*;
 use crate::core::annotation::{MARK, OptIn};
+use crate::core::environment::{Container, EnvVar};
 use crate::core::fixtures::{second, secret, version};
 use crate::core::manifest::Manifest;
 use crate::core::observation::{Observation, Polled};
 use crate::core::plan::{Reload, Revision};
 use crate::core::record::{Record, Versions};
-use crate::core::reference::EnvVar;
 use crate::core::rollout::Rollout;
 use crate::core::secret::Version;
 use crate::core::workload::Kind;
@@ -274,11 +274,10 @@ impl Bench {
         let shutdown = CancellationToken::new();
         fake.world().token = Some(shutdown.clone());
         for (name, paths) in workloads {
-            let variables = paths.iter().map(|path| EnvVar {
-                container: "app".to_owned(),
-                name: "X".to_owned(),
-                value: format!("vault:{path}#x"),
+            let variables = paths.iter().enumerate().map(|(number, path)| {
+                EnvVar::literal(format!("X{number}"), format!("vault:{path}#x"))
             });
+            let container = Container { variables: variables.collect(), ..Container::default() };
             let manifest = Manifest {
                 namespace: "shop".to_owned(),
                 name: (*name).to_owned(),
@@ -287,7 +286,7 @@ impl Bench {
                 created: second(1_000_000),
                 template: 100,
                 annotations: [(OptIn::Current.key(), "true")].into_iter().collect(),
-                variables: variables.collect(),
+                containers: vec![container],
                 ..Manifest::default()
             };
             fake.world().objects.insert((*name).to_owned(), manifest);
@@ -328,7 +327,7 @@ impl Bench {
     /// Lets the store see the objects as they are.
     fn watch(&self) {
         for object in self.fake.world().objects.values() {
-            let read = object.clone().read(Kind::Deployment, None);
+            let read = object.read(Kind::Deployment, None, self.store.sources());
             match read.workload {
                 Some(workload) => self.store.apply(workload),
                 None => self.store.remove(&read.id),
@@ -424,7 +423,7 @@ async fn a_conflict_is_read_and_decided_anew() {
     bench.fake.world().faults.extend([
         Fault::WrittenBefore(|_| {}),
         Fault::WrittenBefore(|object| {
-            object.variables.clear();
+            object.containers.clear();
             object.template += 1;
         }),
     ]);

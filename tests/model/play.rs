@@ -294,7 +294,7 @@ async fn watch(
 fn apply(store: &Store, event: Seen) {
     match event {
         Seen::Applied(manifest, kind) => {
-            let read = manifest.read(kind, None);
+            let read = manifest.read(kind, None, store.sources());
             match read.workload {
                 Some(workload) => store.apply(workload),
                 None => store.remove(&read.id),

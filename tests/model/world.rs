@@ -10,10 +10,10 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use vault_secrets_reloader::core::annotation::{MARK, OptIn};
+use vault_secrets_reloader::core::environment::{Container, EnvVar};
 use vault_secrets_reloader::core::manifest::Manifest;
 use vault_secrets_reloader::core::plan::{Copied, Reload, Revision};
 use vault_secrets_reloader::core::record::{Record, Versions};
-use vault_secrets_reloader::core::reference::EnvVar;
 use vault_secrets_reloader::core::secret::{DEFAULT_CONNECTION, SecretId, Version};
 use vault_secrets_reloader::core::workload::{Kind, Workload, WorkloadId};
 use vault_secrets_reloader::reloader::WriteError;
@@ -499,11 +499,11 @@ impl Object {
             annotations.push((OptIn::Current.count_key(), count.to_string()));
         }
         annotations.extend(mark.clone().map(|mark| (MARK, mark)));
-        let variables = refs.iter().map(|secret| EnvVar {
-            container: "app".to_owned(),
-            name: "X".to_owned(),
-            value: format!("vault:{}#x", path(*secret)),
+        let variables = refs.iter().map(|secret| {
+            let path = path(*secret);
+            EnvVar::literal(format!("X{path}"), format!("vault:{path}#x"))
         });
+        let container = Container { variables: variables.collect(), ..Container::default() };
         Manifest {
             namespace: "shop".to_owned(),
             name: self.name.clone(),
@@ -516,7 +516,7 @@ impl Object {
             observed_generation: self.observed,
             template: hasher.finish(),
             annotations: annotations.into_iter().collect(),
-            variables: variables.collect(),
+            containers: vec![container],
             ..Manifest::default()
         }
     }

@@ -56,7 +56,7 @@ impl Scheme {
     }
 
     /// The variable in which `login` stands for the pod's own token.
-    fn token_variable(self) -> &'static str {
+    pub(super) fn token_variable(self) -> &'static str {
         match self {
             Self::Vault => "VAULT_TOKEN",
             Self::Bao => "BAO_TOKEN",
@@ -256,9 +256,21 @@ fn is_transit(body: &str) -> bool {
 }
 
 impl Reference<'_> {
-    /// What is done about it.
+    /// What is done about it, where it stands in a pod template.
     #[must_use]
     pub fn read(&self) -> Reading {
+        match self.read_verbatim() {
+            Reading::Watch(path) | Reading::WatchOdd(path, _) if holds_expansion(&path) => {
+                Reading::Skip(Reason::Expansion)
+            }
+            reading => reading,
+        }
+    }
+
+    /// What is done about it, where it stands in a ConfigMap or Secret: there, Kubernetes replaces
+    /// nothing in it.
+    #[must_use]
+    pub fn read_verbatim(&self) -> Reading {
         let (path, key, version) = match self.form {
             Form::Read { path, key, version } => (path, key, version.unwrap_or_default()),
             Form::Write => return Reading::Skip(Reason::Write),
@@ -269,7 +281,6 @@ impl Reference<'_> {
             Form::Around => return Reading::Skip(Reason::Nested),
         };
         match read_latest(path, version) {
-            Reading::Watch(path) if holds_expansion(&path) => Reading::Skip(Reason::Expansion),
             Reading::Watch(path) => match self.oddity(key) {
                 Some(reason) => Reading::WatchOdd(path, reason),
                 None => Reading::Watch(path),

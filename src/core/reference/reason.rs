@@ -35,16 +35,30 @@ pub enum Reason {
     Expansion,
     /// The Vault namespace of the workload is none that a request could name.
     BadNamespace,
+    /// Another variable of the same name takes its place.
+    Overridden,
+    /// It may be in a source of a kind that is not read.
+    SourceNotRead,
+    /// The service account may not read the source.
+    SourceDenied,
+    /// The API server fails to answer for the source.
+    SourceFailed,
+    /// The source does not exist and is not optional: the pod does not start.
+    SourceMissing,
+    /// The source has no such key, which is not optional: the pod does not start.
+    KeyMissing,
 }
 
 impl Reason {
     /// All of them, in the order of the documentation.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 21] = [
         Self::Pinned,
         Self::Write,
         Self::Transit,
         Self::Login,
         Self::OtherProvider,
+        Self::Overridden,
+        Self::SourceNotRead,
         Self::NoKey,
         Self::NoPath,
         Self::BadPath,
@@ -55,6 +69,10 @@ impl Reason {
         Self::Nested,
         Self::Expansion,
         Self::BadNamespace,
+        Self::SourceDenied,
+        Self::SourceFailed,
+        Self::SourceMissing,
+        Self::KeyMissing,
     ];
 
     /// Its stable name, in the way that Kubernetes spells reasons.
@@ -76,6 +94,12 @@ impl Reason {
             Self::Nested => "Nested",
             Self::Expansion => "Expansion",
             Self::BadNamespace => "BadNamespace",
+            Self::Overridden => "Overridden",
+            Self::SourceNotRead => "SourceNotRead",
+            Self::SourceDenied => "SourceDenied",
+            Self::SourceFailed => "SourceFailed",
+            Self::SourceMissing => "SourceMissing",
+            Self::KeyMissing => "KeyMissing",
         }
     }
 
@@ -84,7 +108,13 @@ impl Reason {
     #[must_use]
     pub fn is_warning(self) -> bool {
         match self {
-            Self::Pinned | Self::Write | Self::Transit | Self::Login | Self::OtherProvider => false,
+            Self::Pinned
+            | Self::Write
+            | Self::Transit
+            | Self::Login
+            | Self::OtherProvider
+            | Self::Overridden
+            | Self::SourceNotRead => false,
             Self::NoKey
             | Self::NoPath
             | Self::BadPath
@@ -94,7 +124,11 @@ impl Reason {
             | Self::TemplateCut
             | Self::Nested
             | Self::Expansion
-            | Self::BadNamespace => true,
+            | Self::BadNamespace
+            | Self::SourceDenied
+            | Self::SourceFailed
+            | Self::SourceMissing
+            | Self::KeyMissing => true,
         }
     }
 
@@ -136,6 +170,21 @@ impl Reason {
             Self::BadNamespace => {
                 "the name is too long or holds control characters, so nothing of this workload is \
                  watched: correct it"
+            }
+            Self::Overridden => "another variable of the same name takes its place",
+            Self::SourceNotRead => {
+                "not read: references in Secrets are watched with --read-secrets, those in \
+                 ConfigMaps unless --read-config-maps=false"
+            }
+            Self::SourceDenied => {
+                "not read, since the service account may not: grant it get, list and watch"
+            }
+            Self::SourceFailed => "not read, since the API server fails for it; tried again",
+            Self::SourceMissing => {
+                "does not exist, so the pod does not start: make it, or set optional: true"
+            }
+            Self::KeyMissing => {
+                "there is no such key, so the pod does not start: add it, or set optional: true"
             }
         }
     }

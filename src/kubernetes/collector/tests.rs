@@ -1,114 +1,30 @@
-//! The collector against servers that answer by a script, and what it keeps and says.
-
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+//! What the collector keeps and says, and what it waits for.
 
 use axum::body::Body as Answer;
-use http::{Request, Response};
-use kube::client::Body;
 use serde_json::{Value, json};
-use tower::{BoxError, Layer, service_fn};
+use tokio::sync::mpsc::UnboundedSender;
 
-use super::super::bounds::BoundsLayer;
+use super::super::scripted;
 use super::*;
+use crate::core::environment::{SourceKind, SourceName};
 use crate::core::reference::{Origin, Reason};
+use crate::core::source::{Content, Found, SourceId};
 
-/// A collector whose server answers each request by a script, after a second.
+/// A collector of a server that answers each request by a script, and what concerns its workloads.
 fn collector(
     script: impl Fn(&str) -> Answer + Clone + Send + Sync + 'static,
-) -> (Collector, Arc<Store>) {
-    let server = service_fn(move |request: Request<Body>| {
-        let script = script.clone();
-        async move {
-            sleep(Duration::from_secs(1)).await;
-            let query = request.uri().query().unwrap_or_default();
-            Ok::<_, BoxError>(Response::new(script(query)))
-        }
-    });
-    let client = Client::new(BoundsLayer.layer(server), "default");
+) -> (Collector, Arc<Store>, UnboundedSender<WorkloadId>) {
     let store = Arc::new(Store::default());
-    let synced = Arc::new(Notify::new());
-    let period = Duration::from_hours(1);
-    let collector =
-        Collector::new(Kind::Deployment, client, Arc::clone(&store), synced, None, period);
-    (collector, store)
-}
-
-fn page(objects: &[&str], next: &str) -> Answer {
-    let object = |name: &&str| {
-        let annotation = "secrets-reloader.security.bank-vaults.io/reload-on-secret-change";
-        let env = json!([{ "name": "A", "value": "vault:secret/data/a#k" }]);
-        json!({
-            "metadata": { "namespace": "shop", "name": name, "uid": name },
-            "spec": { "template": {
-                "metadata": { "annotations": { annotation: "true" } },
-                "spec": { "containers": [{ "name": "app", "env": env }] },
-            } },
-        })
+    let (concerned, changed) = tokio::sync::mpsc::unbounded_channel();
+    let settings = Settings {
+        vault_namespace: None,
+        sync_period: Duration::from_hours(1),
+        synced: Arc::default(),
+        wanted: Wanted::default(),
     };
-    let items: Vec<Value> = objects.iter().map(object).collect();
-    let metadata = json!({ "resourceVersion": "1", "continue": next });
-    Answer::from(json!({ "metadata": metadata, "items": items }).to_string())
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_list_whose_pages_go_on_for_ever_is_given_up() {
-    let token = Arc::new(AtomicU32::new(0));
-    let endless = move |_: &str| page(&["web"], &token.fetch_add(1, Ordering::Relaxed).to_string());
-    let (mut collector, store) = collector(endless);
-    let began = Instant::now();
-    collector.list_and_watch().await;
-    let took = began.elapsed();
-    assert!(took >= LONGEST_LIST && took < LONGEST_LIST * 2, "{took:?}");
-    assert!(collector.is_failing);
-    assert_eq!((store.len().0, store.is_listed(Kind::Deployment)), (1, false));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_page_that_is_too_long_is_asked_for_in_parts() {
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&asked);
-    let (mut collector, store) = collector(move |query| {
-        let parameter = |name: &str| {
-            let mut parameters = query.split('&').filter_map(|p| p.split_once('='));
-            parameters.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
-        };
-        let Some(limit) = parameter("limit").and_then(|limit| limit.parse::<u32>().ok()) else {
-            return Answer::empty();
-        };
-        seen.lock().unwrap().push(limit);
-        match (limit, parameter("continue")) {
-            (2.., _) => Answer::from("x".repeat(17 << 20)),
-            (_, None) => page(&["a"], "next"),
-            (_, Some(_)) => page(&["b"], ""),
-        }
-    });
-    while !store.is_listed(Kind::Deployment) {
-        let listing = collector.list_and_watch();
-        let _ = tokio::time::timeout(Duration::from_secs(10), listing).await;
-    }
-    assert_eq!(store.len().0, 2);
-    assert_eq!(*asked.lock().unwrap(), [250, 62, 15, 3, 1, 1]);
-    assert_eq!(collector.page, 4, "the next list is tried with more");
-    assert!(!collector.is_failing);
-}
-
-#[tokio::test(start_paused = true)]
-async fn watches_that_end_at_once_are_not_begun_without_a_pause() {
-    let watches = Arc::new(AtomicU32::new(0));
-    let counter = Arc::clone(&watches);
-    let (mut collector, _) = collector(move |query| {
-        if query.contains("watch=true") {
-            counter.fetch_add(1, Ordering::Relaxed);
-            return Answer::empty();
-        }
-        page(&[], "")
-    });
-    let minute = Duration::from_mins(1);
-    let _ = tokio::time::timeout(minute, collector.list_and_watch()).await;
-    // A second for the answer, and one until it is over.
-    let watches = watches.load(Ordering::Relaxed);
-    assert!((25..=31).contains(&watches), "{watches} watches in a minute");
+    let client = scripted::client(script);
+    let collector = Collector::new(Kind::Deployment, client, Arc::clone(&store), changed, settings);
+    (collector, store, concerned)
 }
 
 #[test]
@@ -131,7 +47,7 @@ fn lines_about_one_workload_have_an_end() {
 
 #[tokio::test]
 async fn what_is_kept_of_workloads_goes_with_them() {
-    let (mut collector, store) = collector(|_| Answer::empty());
+    let (mut collector, store, _) = collector(|_| Answer::empty());
     let object = |name: String| -> Object {
         let env = json!([
             { "name": "A", "value": "vault:secret/data/a#k" },
@@ -162,4 +78,85 @@ async fn what_is_kept_of_workloads_goes_with_them() {
         collector.handle(Event::InitDone);
         assert_eq!((collector.noted.len(), store.len()), (1, (1, 1)));
     }
+}
+
+fn with_config_map(name: &str) -> Value {
+    let annotation = "secrets-reloader.security.bank-vaults.io/reload-on-secret-change";
+    json!({
+        "metadata": { "namespace": "shop", "name": name, "uid": name, "resourceVersion": "1" },
+        "spec": { "template": {
+            "metadata": { "annotations": { annotation: "true" } },
+            "spec": { "containers": [{
+                "name": "app",
+                "envFrom": [{ "configMapRef": { "name": "refs" } }],
+            }] },
+        } },
+    })
+}
+
+fn refs() -> SourceId {
+    let named = SourceName { kind: SourceKind::ConfigMap, name: "refs".to_owned() };
+    SourceId::new(&"shop".into(), &named)
+}
+
+fn read(version: u32, value: &str) -> Found {
+    let content = Content::new([("A", value.as_bytes())]);
+    Found::Read { resource_version: version.to_string(), content }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_ends_when_the_sources_of_its_workloads_are_known() {
+    let (collector, store, concerned) = collector(|query| {
+        let is_watch = query.contains("watch=true");
+        if is_watch { Answer::empty() } else { scripted::list(&[with_config_map("web")], "") }
+    });
+    let test = async {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert!(!store.is_listed(Kind::Deployment));
+        assert_eq!(store.sources().unread(SourceKind::ConfigMap), [refs()]);
+        for user in store.sources().put(&refs(), read(1, "vault:secret/data/a#k")) {
+            concerned.send(user).unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(store.is_listed(Kind::Deployment));
+        assert_eq!(store.len(), (1, 1));
+    };
+    tokio::select! {
+        () = collector.run(CancellationToken::new()) => panic!("it ended"),
+        () = test => {}
+    }
+}
+
+#[tokio::test]
+async fn what_a_source_refers_to_is_watched_and_no_more_than_that() {
+    let (mut collector, store, _) = collector(|_| Answer::empty());
+    let object = |name: &str| serde_json::from_value::<Object>(with_config_map(name)).unwrap();
+    collector.handle(Event::Init);
+    collector.handle(Event::InitDone);
+    collector.handle(Event::Apply(object("web")));
+    assert_eq!((collector.waiting.len(), store.len()), (1, (0, 0)));
+    let change = |collector: &mut Collector, found| {
+        for user in store.sources().put(&refs(), found) {
+            collector.read_again(&user);
+        }
+        store.len()
+    };
+    assert_eq!(change(&mut collector, read(1, "vault:secret/data/a#k")), (1, 1));
+    assert!(collector.waiting.is_empty());
+    assert_eq!(
+        change(&mut collector, read(2, "${vault:secret/data/a#k}${vault:secret/data/b#k}")),
+        (1, 2)
+    );
+    assert_eq!(change(&mut collector, read(3, "plain")), (0, 0));
+    assert_eq!(change(&mut collector, read(4, "vault:secret/data/a#k")), (1, 1));
+    // It does not exist any more: the pods would not start, and nothing is known of references.
+    assert_eq!(change(&mut collector, Found::Missing), (0, 0));
+    collector.handle(Event::Apply(object("other")));
+    collector.handle(Event::Delete(object("web")));
+    assert!(store.sources().is_named(&refs()));
+    // A list that does not contain it says the same.
+    collector.handle(Event::Init);
+    collector.handle(Event::InitDone);
+    assert!(!store.sources().is_named(&refs()));
+    assert!(collector.with_sources.is_empty() && collector.waiting.is_empty());
 }

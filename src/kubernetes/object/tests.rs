@@ -50,16 +50,16 @@ fn read(value: &Value) -> Manifest {
 #[test]
 fn what_is_needed_is_kept_in_any_order_of_the_fields() {
     let manifest = read(&deployment());
-    let variable = |container: &str, name: &str, value: &str| EnvVar {
-        container: container.to_owned(),
+    let container = |name: &str, variable: &str, value: &str| Container {
         name: name.to_owned(),
-        value: value.to_owned(),
+        variables: vec![EnvVar::literal(variable, value)],
+        ..Container::default()
     };
     assert_ne!(manifest.template, 0);
-    let mut variables = manifest.variables.clone();
-    variables.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut containers = manifest.containers.clone();
+    containers.sort_by(|a, b| a.name.cmp(&b.name));
     assert_eq!(
-        Manifest { template: 0, variables, ..manifest },
+        Manifest { template: 0, containers, ..manifest },
         Manifest {
             namespace: "shop".to_owned(),
             name: "web".to_owned(),
@@ -75,9 +75,9 @@ fn what_is_needed_is_kept_in_any_order_of_the_fields() {
             update_revision: Some("web-1".to_owned()),
             template: 0,
             annotations: [(annotation::MARK, "m")].into_iter().collect(),
-            variables: vec![
-                variable("app", "A", "vault:secret/data/a#k"),
-                variable("init", "I", "vault:secret/data/i#k"),
+            containers: vec![
+                container("app", "A", "vault:secret/data/a#k"),
+                container("init", "I", "vault:secret/data/i#k"),
             ],
         }
     );
@@ -198,4 +198,69 @@ fn objects_are_read_from_lists_and_from_watch_events() {
     let event: kube::api::WatchEvent<Object> = serde_json::from_str(&event).unwrap();
     let kube::api::WatchEvent::Added(object) = event else { panic!("an addition") };
     assert_eq!(object.into_manifest(), read(&deployment()));
+}
+
+#[test]
+fn sources_are_kept_and_what_can_take_the_place_of_a_reference() {
+    let mut value = deployment();
+    let key = |source: &str, optional: Value| json!({ source: { "name": "s", "key": "k", "optional": optional } });
+    value["spec"]["template"]["spec"] = json!({ "containers": [
+        {
+            "name": "from",
+            "env": [{ "name": "PLAIN", "value": "x" }, { "name": "F", "valueFrom": { "fieldRef": {} } }],
+            "envFrom": [
+                { "configMapRef": { "name": "a" } },
+                { "prefix": "P_", "secretRef": { "optional": true, "name": "b" } },
+                { "configMapRef": { "name": "" } },
+                { "configMapRef": { "name": 7, "optional": "true" } },
+                {},
+                7,
+            ],
+        },
+        {
+            "name": "keys",
+            "env": [
+                { "name": "A", "value": "vault:a#k" },
+                { "name": "A", "value": "plain" },
+                { "name": "OTHER", "value": "plain" },
+                { "name": "B", "valueFrom": key("configMapKeyRef", json!(true)) },
+                { "name": "C", "valueFrom": key("secretKeyRef", json!(null)) },
+                { "name": "D", "valueFrom": { "configMapKeyRef": { "key": "k" } } },
+            ],
+        },
+        { "name": "none", "env": [{ "name": "PLAIN", "value": "x" }], "envFrom": null },
+    ]});
+    let source = |kind, name: &str| SourceName { kind, name: name.to_owned() };
+    let from =
+        |prefix: &str, source, optional| EnvFrom { prefix: prefix.to_owned(), source, optional };
+    let other = |name: &str| EnvVar { name: name.to_owned(), value: EnvValue::Other };
+    let of_key = |name: &str, kind, optional| {
+        let (source, key) = (source(kind, "s"), "k".to_owned());
+        EnvVar { name: name.to_owned(), value: EnvValue::Key { source, key, optional } }
+    };
+    let expected = [
+        Container {
+            name: "from".to_owned(),
+            from: vec![
+                from("", source(SourceKind::ConfigMap, "a"), false),
+                from("P_", source(SourceKind::Secret, "b"), true),
+            ],
+            variables: vec![other("PLAIN"), other("F")],
+        },
+        Container {
+            name: "keys".to_owned(),
+            from: Vec::new(),
+            variables: vec![
+                EnvVar::literal("A", "vault:a#k"),
+                other("A"),
+                of_key("B", SourceKind::ConfigMap, true),
+                of_key("C", SourceKind::Secret, false),
+            ],
+        },
+    ];
+    assert_eq!(read(&value).containers, expected);
+    // What a source is called counts for the template as all else does.
+    let before = read(&value).template;
+    value["spec"]["template"]["spec"]["containers"][0]["envFrom"][1]["optional"] = json!(false);
+    assert_ne!(read(&value).template, before);
 }

@@ -35,9 +35,15 @@ spec:
 "#;
 
 fn checked(text: &str) -> Report {
-    let mut report = Report::default();
-    report.check("web.yaml", text);
-    report
+    checked_all(&[("web.yaml", text)], Readable::default())
+}
+
+fn checked_all(files: &[(&str, &str)], readable: Readable) -> Report {
+    let mut manifests = Manifests::default();
+    for (file, text) in files {
+        manifests.add(file, text);
+    }
+    manifests.check(readable)
 }
 
 /// Path or reason, and line.
@@ -197,10 +203,11 @@ fn what_cannot_be_read_is_said_and_the_rest_is_read() {
     write("b.yml", "spec:\n  replicas: {{ .Values.replicas }}\n  a: [\n");
     write("notes.txt", "vault:");
     write(".hidden/web.yaml", WEB);
-    let mut report = Report::default();
-    report.read(folder.path(), io::empty());
-    report.read(&folder.path().join("missing.yaml"), io::empty());
-    report.read(Path::new("-"), WEB.as_bytes());
+    let mut manifests = Manifests::default();
+    manifests.read(folder.path(), io::empty());
+    manifests.read(&folder.path().join("missing.yaml"), io::empty());
+    manifests.read(Path::new("-"), WEB.as_bytes());
+    let report = manifests.check(Readable::default());
     let files: Vec<_> = report.workloads.iter().map(|workload| &*workload.at.file).collect();
     let web = folder.path().join("a/web.yaml");
     assert_eq!(files, [&*web.to_string_lossy(), "-"]);
@@ -232,13 +239,94 @@ fn json_is_one_document() {
 
 #[test]
 fn workflow_commands_hold_what_is_to_be_looked_at() {
-    let mut report = Report::default();
-    report.check("a,b:c.yaml", WEB);
-    report.check("-", WEB);
-    report.check("bad.yaml", "a: [\n");
+    let files = [("a,b:c.yaml", WEB), ("-", WEB), ("bad.yaml", "a: [\n")];
+    let report = checked_all(&files, Readable::default());
     let text = print::github(&report);
     assert!(text.contains("::error file=bad.yaml,line="), "{text}");
     assert!(text.contains("::warning file=a%2Cb%3Ac.yaml,line=24,title=NoKey::shop/Deployment/web, variable B of container app: no key"), "{text}");
     assert!(text.contains("::warning title=NoKey::"), "{text}");
     assert_eq!(text.matches("::warning").count(), 2);
+}
+
+const WITH_SOURCES: &str = r#"apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: web
+spec:
+  template:
+    metadata:
+      annotations:
+        secrets-reloader.security.bank-vaults.io/reload-on-secret-change: "true"
+    spec:
+      containers:
+        - name: app
+          envFrom:
+            - configMapRef:
+                name: refs
+            - secretRef:
+                name: tokens
+          env:
+            - name: X
+              valueFrom:
+                configMapKeyRef:
+                  name: refs
+                  key: NONE
+            - name: Y
+              valueFrom:
+                secretKeyRef:
+                  name: elsewhere
+                  key: plain
+            - name: Z
+              valueFrom:
+                configMapKeyRef:
+                  name: elsewhere
+                  key: z
+"#;
+
+const SOURCES: &str = r"apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: refs
+  namespace: shop
+data:
+  PLAIN: x
+  A: vault:secret/data/a#k
+---
+apiVersion: v1
+kind: Secret
+metadata:
+  name: tokens
+data:
+  OLD: dmF1bHQ6c2VjcmV0L2RhdGEvYiNr
+stringData:
+  NEW: vault:secret/data/c#k
+";
+
+#[test]
+fn sources_among_the_manifests_are_read() {
+    let files = [("web.yaml", WITH_SOURCES), ("sources.yaml", SOURCES)];
+    let report = checked_all(&files, Readable::default());
+    let [web] = &report.workloads[..] else { panic!("{report:?}") };
+    assert!(web.reloaded);
+    let expected =
+        [("SourceNotRead", 1), ("SourceNotGiven", 1), ("KeyMissing", 1), ("secret/data/a", 8)];
+    assert_eq!(found(web), expected);
+    assert_eq!(web.references[3].origin, "variable A of container app, key A of ConfigMap refs");
+    assert_eq!(web.references[3].at.file, "sources.yaml");
+    assert_eq!(report.warnings(), 1);
+
+    let with_secrets = Readable { secrets: true, ..Readable::default() };
+    let report = checked_all(&files, with_secrets);
+    let found = found(&report.workloads[0]);
+    assert!(found.contains(&("secret/data/b", 15)), "{found:?}");
+    assert!(found.contains(&("secret/data/c", 17)), "{found:?}");
+    assert_eq!(found.iter().filter(|(what, _)| *what == "SourceNotGiven").count(), 2);
+}
+
+#[test]
+fn a_source_of_another_namespace_is_another_one() {
+    let other = WITH_SOURCES.replace("  name: web", "  name: web\n  namespace: other");
+    let report = checked_all(&[("a", &other), ("b", SOURCES)], Readable::default());
+    let named = report.workloads[0].references.iter().filter(|found| found.path.is_some());
+    assert_eq!(named.count(), 0);
 }

@@ -45,7 +45,7 @@ async fn run(bench: Bench, leadership: Leadership, test: impl AsyncFnOnce(Counte
     for kind in Kind::ALL {
         store.begin_list(kind);
         for object in fake.world().objects.values().filter(|_| kind == Kind::Deployment) {
-            store.apply(object.clone().read(kind, None).workload.unwrap());
+            store.apply(object.read(kind, None, store.sources()).workload.unwrap());
         }
         store.end_list(kind);
     }

@@ -47,6 +47,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 
 {{/*
+"true" unless it is switched off, as above.
+*/}}
+{{- define "vault-secrets-reloader.readsConfigMaps" -}}
+{{- if ne (toString .Values.readConfigMaps) "false" }}true{{ end }}
+{{- end }}
+
+{{/*
 A value of the environment as text. Helm reads a number of YAML as a float, and would print a large
 one as 1e+06.
 */}}

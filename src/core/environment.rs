@@ -1,0 +1,121 @@
+//! The environment of a pod's containers, as the pod template says it.
+//!
+//! A variable has its value in the template itself, or from a [source](SourceName): a key of a
+//! ConfigMap or Secret (`valueFrom`), or all keys of one (`envFrom`).
+
+use std::fmt;
+
+/// What variables can come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SourceKind {
+    /// `v1` ConfigMap.
+    ConfigMap,
+    /// `v1` Secret.
+    Secret,
+}
+
+impl SourceKind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::ConfigMap, Self::Secret];
+
+    /// The kind as manifests spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "ConfigMap",
+            Self::Secret => "Secret",
+        }
+    }
+
+    /// The resource as API paths and RBAC rules spell it.
+    #[must_use]
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "configmaps",
+            Self::Secret => "secrets",
+        }
+    }
+}
+
+/// A ConfigMap or Secret of the workload's own namespace, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SourceName {
+    /// Its kind.
+    pub kind: SourceKind,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for SourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind.name(), self.name)
+    }
+}
+
+/// A container of any of the lists of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Container {
+    /// Its name.
+    pub name: String,
+    /// `envFrom`, in order.
+    pub from: Vec<EnvFrom>,
+    /// `env`, in order.
+    pub variables: Vec<EnvVar>,
+}
+
+impl Container {
+    /// The sources that it names.
+    pub fn sources(&self) -> impl Iterator<Item = &SourceName> {
+        let of_keys = self.variables.iter().filter_map(|variable| match &variable.value {
+            EnvValue::Key { source, .. } => Some(source),
+            EnvValue::Literal(_) | EnvValue::Other => None,
+        });
+        self.from.iter().map(|from| &from.source).chain(of_keys)
+    }
+}
+
+/// A variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnvVar {
+    /// Its name.
+    pub name: String,
+    /// Where its value is.
+    pub value: EnvValue,
+}
+
+impl EnvVar {
+    /// A variable whose value stands in the template.
+    #[must_use]
+    pub fn literal(name: impl Into<String>, value: impl Into<String>) -> Self {
+        Self { name: name.into(), value: EnvValue::Literal(value.into()) }
+    }
+}
+
+/// Where the value of a variable is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EnvValue {
+    /// In the template itself.
+    Literal(String),
+    /// In a source: `valueFrom.configMapKeyRef` or `valueFrom.secretKeyRef`.
+    Key {
+        /// The source.
+        source: SourceName,
+        /// The key in it.
+        key: String,
+        /// Whether source and key may be missing; then there is no such variable.
+        optional: bool,
+    },
+    /// Elsewhere, where no reference can be; or a text that holds none, which is not kept.
+    Other,
+}
+
+/// An element of `envFrom`: a variable for each key of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnvFrom {
+    /// What stands before each key in the name of its variable.
+    pub prefix: String,
+    /// The source.
+    pub source: SourceName,
+    /// Whether it may be missing; then there are no such variables.
+    pub optional: bool,
+}

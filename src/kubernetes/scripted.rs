@@ -1,0 +1,62 @@
+//! An API server that answers by a script, for tests.
+
+use axum::body::Body as Answer;
+use http::{Request, Response};
+use kube::client::Body;
+use serde_json::{Value, json};
+use tokio::time::{Duration, sleep};
+use tower::{BoxError, Layer, service_fn};
+
+use super::bounds::BoundsLayer;
+use super::client::Client;
+
+/// A client whose server answers each request by a script, after a second. The script gets the query.
+pub(super) fn client(script: impl Fn(&str) -> Answer + Clone + Send + Sync + 'static) -> Client {
+    client_of_paths(move |_, query| Response::new(script(query)))
+}
+
+/// As [`client`], with the path before the query.
+pub(super) fn client_of_paths(
+    script: impl Fn(&str, &str) -> Response<Answer> + Clone + Send + Sync + 'static,
+) -> Client {
+    let server = service_fn(move |request: Request<Body>| {
+        let script = script.clone();
+        async move {
+            sleep(Duration::from_secs(1)).await;
+            let query = request.uri().query().unwrap_or_default();
+            Ok::<_, BoxError>(script(request.uri().path(), query))
+        }
+    });
+    Client::new(BoundsLayer.layer(server), "default")
+}
+
+/// A page of a list of workloads that opted in and refer to one secret.
+pub(super) fn page(objects: &[&str], next: &str) -> Answer {
+    let object = |name: &&str| {
+        let annotation = "secrets-reloader.security.bank-vaults.io/reload-on-secret-change";
+        let env = json!([{ "name": "A", "value": "vault:secret/data/a#k" }]);
+        json!({
+            "metadata": { "namespace": "shop", "name": name, "uid": name },
+            "spec": { "template": {
+                "metadata": { "annotations": { annotation: "true" } },
+                "spec": { "containers": [{ "name": "app", "env": env }] },
+            } },
+        })
+    };
+    list(&objects.iter().map(object).collect::<Vec<_>>(), next)
+}
+
+/// A page of a list.
+pub(super) fn list(items: &[Value], next: &str) -> Answer {
+    let metadata = json!({ "resourceVersion": "1", "continue": next });
+    Answer::from(json!({ "metadata": metadata, "items": items }).to_string())
+}
+
+/// A refusal.
+pub(super) fn status(code: u16) -> Response<Answer> {
+    let status =
+        json!({ "kind": "Status", "status": "Failure", "code": code, "message": "so it is" });
+    let mut response = Response::new(Answer::from(status.to_string()));
+    *response.status_mut() = http::StatusCode::from_u16(code).unwrap();
+    response
+}

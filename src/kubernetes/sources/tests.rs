@@ -1,0 +1,243 @@
+//! Reading sources of a server that answers by a script.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use axum::body::Body as Answer;
+use http::Response;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::super::scripted::{client_of_paths, list, status};
+use super::*;
+use crate::core::environment::SourceName;
+use crate::core::source::Known;
+
+/// ConfigMaps of the namespace `shop`: to each the value of its only key, or the status of an answer.
+#[derive(Clone, Default)]
+struct Cluster(Arc<Mutex<World>>);
+
+#[derive(Default)]
+struct World {
+    config_maps: BTreeMap<&'static str, Result<(&'static str, u32), u16>>,
+    /// The paths of what was read, in order.
+    read: Vec<String>,
+    lists: u32,
+    /// Lines of the watch that is under way.
+    events: Vec<String>,
+}
+
+impl Cluster {
+    fn set(&self, name: &'static str, answer: Result<(&'static str, u32), u16>) {
+        self.0.lock().unwrap().config_maps.insert(name, answer);
+    }
+
+    fn show(&self, kind: &str, name: &str, version: u32) {
+        let event = json!({ "type": kind, "object": metadata(name, version) });
+        self.0.lock().unwrap().events.push(format!("{event}\n"));
+    }
+
+    fn read(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap().read)
+    }
+
+    fn answer(&self, path: &str, query: &str) -> Response<Answer> {
+        let mut world = self.0.lock().unwrap();
+        if let Some(name) = path.strip_prefix("/api/v1/namespaces/shop/configmaps/") {
+            world.read.push(name.to_owned());
+            return match world.config_maps.get(name) {
+                None => status(404),
+                Some(Err(code)) => status(*code),
+                Some(Ok((value, version))) => {
+                    let mut object = metadata(name, *version);
+                    object["data"] = json!({ "A": value });
+                    Response::new(Answer::from(object.to_string()))
+                }
+            };
+        }
+        if query.contains("watch=true") {
+            // One that shows what there is, and ends.
+            return Response::new(Answer::from(std::mem::take(&mut world.events).concat()));
+        }
+        world.lists += 1;
+        let shown = world.config_maps.iter().map(|(name, answer)| {
+            metadata(name, answer.as_ref().map_or(1, |(_, version)| *version))
+        });
+        Response::new(list(&shown.collect::<Vec<_>>(), ""))
+    }
+}
+
+fn metadata(name: &str, version: u32) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": { "namespace": "shop", "name": name, "resourceVersion": version.to_string() },
+    })
+}
+
+fn web() -> WorkloadId {
+    WorkloadId { kind: Kind::Deployment, namespace: "shop".into(), name: "web".into() }
+}
+
+/// A store, and what hears of changes.
+struct Bench {
+    cluster: Cluster,
+    store: Arc<Store>,
+    wanted: Wanted,
+    changed: UnboundedReceiver<WorkloadId>,
+}
+
+impl Bench {
+    /// Has the workload `web` name some ConfigMaps.
+    fn name(&self, names: &[&str]) {
+        let named: Vec<_> = names.iter().map(|name| config_map(name)).collect();
+        if self.store.sources().name(&web(), named.iter().collect()) {
+            self.wanted.tell();
+        }
+    }
+
+    fn known(&self, name: &str) -> Known {
+        self.store.sources().look_up(&web().namespace, &config_map(name))
+    }
+
+    /// The path behind the key of a ConfigMap.
+    fn path(&self, name: &str) -> Option<String> {
+        let Known::Read(content) = self.known(name) else { return None };
+        Some(format!("{:?}", content.get("A")?.first()?.reading_in("A")))
+    }
+
+    /// How often the workload was concerned by now.
+    fn changes(&mut self) -> usize {
+        std::iter::from_fn(|| self.changed.try_recv().ok()).count()
+    }
+}
+
+fn config_map(name: &str) -> SourceName {
+    SourceName { kind: SourceKind::ConfigMap, name: name.to_owned() }
+}
+
+/// Runs a reader beside a test.
+async fn run(test: impl AsyncFnOnce(Bench)) {
+    let cluster = Cluster::default();
+    let server = cluster.clone();
+    let client = client_of_paths(move |path, query| server.answer(path, query));
+    let store = Arc::new(Store::default());
+    let wanted = Wanted::default();
+    let (concerned, [changed, ..]) = Concerned::new();
+    let period = Duration::from_mins(30);
+    let reader = SourceReader::<ConfigMap>::new(
+        client,
+        Arc::clone(&store),
+        wanted.clone(),
+        concerned,
+        period,
+    );
+    let bench = Bench { cluster, store, wanted, changed };
+    tokio::select! {
+        () = reader.run(CancellationToken::new()) => panic!("it ended"),
+        () = test(bench) => {}
+    }
+}
+
+const A: &str = "Watch(\"secret/data/a\")";
+const B: &str = "Watch(\"secret/data/b\")";
+
+#[tokio::test(start_paused = true)]
+async fn only_what_is_named_is_read_and_read_again_when_it_changes() {
+    run(async |mut bench| {
+        bench.cluster.set("m", Ok(("vault:secret/data/a#k", 1)));
+        bench.cluster.set("other", Ok(("vault:secret/data/x#k", 1)));
+        sleep(Duration::from_mins(1)).await;
+        assert_eq!(bench.cluster.0.lock().unwrap().lists, 0, "nobody named any");
+        bench.name(&["m"]);
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(bench.path("m").as_deref(), Some(A));
+        assert_eq!((bench.cluster.read(), bench.changes()), (vec!["m".to_owned()], 1));
+
+        bench.cluster.set("m", Ok(("vault:secret/data/b#k", 2)));
+        bench.cluster.show("MODIFIED", "m", 2);
+        bench.cluster.show("MODIFIED", "other", 2);
+        bench.cluster.show("ADDED", "third", 2);
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(bench.path("m").as_deref(), Some(B));
+        assert_eq!((bench.cluster.read(), bench.changes()), (vec!["m".to_owned()], 1));
+        // What was read is not read again for an event that says the same.
+        bench.cluster.show("MODIFIED", "m", 2);
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!((bench.cluster.read().len(), bench.changes()), (0, 0));
+
+        bench.cluster.0.lock().unwrap().config_maps.remove("m");
+        bench.cluster.show("DELETED", "m", 3);
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!((bench.known("m"), bench.changes()), (Known::Missing, 1));
+        // One that is made later is found by its event.
+        bench.cluster.set("m", Ok(("vault:secret/data/a#k", 4)));
+        bench.cluster.show("ADDED", "m", 4);
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!((bench.path("m").as_deref(), bench.changes()), (Some(A), 1));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_saw_is_found_by_the_next_list() {
+    run(async |mut bench| {
+        bench.cluster.set("m", Ok(("vault:secret/data/a#k", 1)));
+        bench.cluster.set("n", Ok(("vault:secret/data/a#k", 1)));
+        bench.name(&["m", "n"]);
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!((bench.path("m").as_deref(), bench.changes()), (Some(A), 2));
+        bench.cluster.set("m", Ok(("vault:secret/data/b#k", 2)));
+        bench.cluster.0.lock().unwrap().config_maps.remove("n");
+        sleep(Duration::from_mins(35)).await;
+        assert_eq!((bench.path("m").as_deref(), bench.known("n")), (Some(B), Known::Missing));
+        assert_eq!(bench.changes(), 2);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_not_be_read_is_said_and_read_once_it_may() {
+    run(async |mut bench| {
+        bench.cluster.set("m", Err(403));
+        bench.cluster.set("n", Err(403));
+        bench.name(&["m", "n"]);
+        sleep(Duration::from_secs(10)).await;
+        for name in ["m", "n"] {
+            assert_eq!(bench.known(name), Known::Not(Reason::SourceDenied));
+        }
+        assert_eq!(bench.changes(), 2, "nobody waits for them any longer");
+        bench.cluster.read();
+        sleep(Duration::from_mins(10)).await;
+        let read = bench.cluster.read().len();
+        assert!((9..=11).contains(&read), "one a minute, not {read}");
+        bench.cluster.set("m", Ok(("vault:secret/data/a#k", 1)));
+        bench.cluster.set("n", Ok(("vault:secret/data/b#k", 1)));
+        sleep(Duration::from_mins(2)).await;
+        assert_eq!((bench.path("m").as_deref(), bench.path("n").as_deref()), (Some(A), Some(B)));
+        assert_eq!(bench.changes(), 2);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_the_server_fails_for_holds_up_nobody_for_long() {
+    run(async |mut bench| {
+        bench.cluster.set("broken", Err(500));
+        bench.cluster.set("m", Ok(("vault:secret/data/a#k", 1)));
+        bench.name(&["broken", "m"]);
+        sleep(Duration::from_mins(1)).await;
+        assert_eq!(bench.path("m").as_deref(), Some(A));
+        assert_eq!(bench.known("broken"), Known::Not(Reason::SourceFailed));
+        assert_eq!(bench.changes(), 2);
+        // Named later, it does not wait for the one that is broken either.
+        bench.cluster.set("n", Ok(("vault:secret/data/b#k", 1)));
+        bench.name(&["broken", "m", "n"]);
+        sleep(Duration::from_secs(3)).await;
+        assert_eq!(bench.path("n").as_deref(), Some(B));
+        bench.cluster.set("broken", Ok(("vault:secret/data/a#k", 2)));
+        sleep(Duration::from_mins(2)).await;
+        assert_eq!(bench.path("broken").as_deref(), Some(A));
+    })
+    .await;
+}

@@ -1,0 +1,315 @@
+//! Watches that go on: lists in pages and a watch behind them, begun anew whatever breaks.
+//!
+//! Architecture Invariant: whatever stands where the API server should be, a watch neither ends nor
+//! hangs, and it asks for nothing again without a pause.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::{debug, error, info};
+
+use super::bounds::is_too_long;
+use crate::core::words::in_short;
+
+/// The worker that log lines name.
+pub(super) const WORKER: &str = "collector";
+
+/// Objects a page of a list. A page is held in memory as a whole, at about 3 kB an object. Where it is
+/// too long for the client, the list is begun anew with a quarter of them, down to one, which always
+/// fits; each list that ends makes it four times as many again, up to this.
+const PAGE: u32 = 250;
+
+/// A list that shows nothing for so long is begun anew: its server is gone, or hangs.
+const LONGEST_SILENCE: Duration = Duration::from_secs(30);
+
+/// The longest list, in time and in objects: one that goes on is given up, and begun anew later. Ten
+/// thousand workloads take seconds, and Kubernetes is made for clusters of 150,000 pods.
+const LONGEST_LIST: Duration = Duration::from_mins(10);
+const MOST_OBJECTS: u32 = 200_000;
+
+/// Between two attempts, after an error: doubled from the first to the last of these.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// After so long without an error the next one is the first again.
+const QUIET: Duration = Duration::from_mins(1);
+
+/// A watch of all objects of a resource.
+pub(super) struct Watching<K> {
+    /// As API paths and RBAC rules spell it.
+    resource: &'static str,
+    /// All is read anew after so long.
+    sync_period: Duration,
+    api: Api<K>,
+    events: Option<Open<K>>,
+    page: u32,
+    is_failing: bool,
+    failures: u32,
+    last_failure: Option<Instant>,
+    pause: Option<Instant>,
+}
+
+/// The stream of one list and the watch behind it.
+struct Open<K> {
+    events: BoxStream<'static, watcher::Result<Event<K>>>,
+    /// The list that is under way.
+    list: Option<ListSoFar>,
+    /// When all is read anew.
+    end: Instant,
+    /// When it showed something last.
+    heard: Instant,
+}
+
+impl<K> Watching<K>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    /// A watch of what an API shows, whose resource is spelt so.
+    pub(super) fn new(api: Api<K>, resource: &'static str, sync_period: Duration) -> Self {
+        Self {
+            resource,
+            sync_period,
+            api,
+            events: None,
+            page: PAGE,
+            is_failing: false,
+            failures: 0,
+            last_failure: None,
+            pause: None,
+        }
+    }
+
+    /// The next event. Nothing is lost where this is given up halfway.
+    pub(super) async fn next(&mut self) -> Event<K> {
+        loop {
+            if let Some(pause) = self.pause {
+                sleep_until(pause).await;
+                self.pause = None;
+            }
+            let page = self.page;
+            let open = self.events.get_or_insert_with(|| Open {
+                events: watcher(self.api.clone(), watcher::Config::default().page_size(page))
+                    .boxed(),
+                list: Some(ListSoFar::begin()),
+                heard: Instant::now(),
+                // Up to a tenth later, so that the lists of several kinds do not stay together.
+                end: Instant::now() + self.sync_period.mul_f64(1.0 + fastrand::f64() / 10.0),
+            });
+            let silence = open.heard + LONGEST_SILENCE;
+            let limit = open.list.as_ref().map_or(open.end, |list| silence.min(list.ends));
+            match timeout_at(limit, open.events.next()).await {
+                Ok(Some(Ok(event))) => {
+                    open.take_in(&event);
+                    if open.list.as_ref().is_some_and(ListSoFar::is_too_long) {
+                        self.failed("the list has no end");
+                        self.events = None;
+                        continue;
+                    }
+                    match &event {
+                        Event::Init | Event::InitApply(_) => {}
+                        Event::InitDone => {
+                            self.recovered();
+                            self.page = (self.page * 4).min(PAGE);
+                        }
+                        Event::Apply(_) | Event::Delete(_) => self.recovered(),
+                    }
+                    return event;
+                }
+                Ok(Some(Err(error))) => {
+                    if open.list.is_some() && self.page > 1 && is_too_long(&error) {
+                        self.page = (self.page / 4).max(1);
+                        self.events = None;
+                        debug!(worker = WORKER, "Listing {} by {}", self.resource, self.page);
+                        continue;
+                    }
+                    self.failed(&error.to_string());
+                }
+                Err(_) if open.list.is_some() => {
+                    self.failed("the API server does not answer");
+                    // It was silence enough.
+                    self.pause = None;
+                    self.events = None;
+                }
+                Ok(None) | Err(_) => {
+                    debug!(worker = WORKER, "Reading all {} anew", self.resource);
+                    self.events = None;
+                }
+            }
+        }
+    }
+
+    fn failed(&mut self, message: &str) {
+        if !self.is_failing {
+            error!(
+                worker = WORKER,
+                "Cannot watch {}: {}. What is known is kept; retrying",
+                self.resource,
+                in_short(message)
+            );
+        }
+        self.is_failing = true;
+        // A server whose lists work and whose watches do not is no reason to list without a pause.
+        if self.last_failure.is_none_or(|time| time.elapsed() > QUIET) {
+            self.failures = 0;
+        }
+        self.last_failure = Some(Instant::now());
+        self.failures = self.failures.saturating_add(1);
+        self.pause = Some(Instant::now() + retry_delay(self.failures));
+    }
+
+    fn recovered(&mut self) {
+        if self.is_failing {
+            info!(worker = WORKER, "Watching {} again", self.resource);
+            self.is_failing = false;
+        }
+    }
+}
+
+impl<K> Open<K> {
+    fn take_in(&mut self, event: &Event<K>) {
+        self.heard = Instant::now();
+        match (event, &mut self.list) {
+            (Event::Init, list) => *list = Some(ListSoFar::begin()),
+            (Event::InitApply(_), Some(list)) => list.objects += 1,
+            (Event::InitApply(_), None) => {}
+            (Event::InitDone | Event::Apply(_) | Event::Delete(_), list) => *list = None,
+        }
+    }
+}
+
+/// How long to wait after so many failures in a row, drawn anew each time.
+pub(super) fn retry_delay(failures: u32) -> Duration {
+    let (first, last) = RETRY;
+    let delay = first.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(last);
+    delay.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+/// A list that is under way.
+struct ListSoFar {
+    ends: Instant,
+    objects: u32,
+}
+
+impl ListSoFar {
+    fn begin() -> Self {
+        Self { ends: Instant::now() + LONGEST_LIST, objects: 0 }
+    }
+
+    fn is_too_long(&self) -> bool {
+        self.objects > MOST_OBJECTS || Instant::now() >= self.ends
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Against servers that answer by a script.
+
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    use axum::body::Body as Answer;
+
+    use super::super::scripted::{client, page};
+    use super::*;
+    use crate::core::workload::Kind;
+    use crate::kubernetes::object::Object;
+
+    fn watching(
+        script: impl Fn(&str) -> Answer + Clone + Send + Sync + 'static,
+    ) -> Watching<Object> {
+        let api = Api::all_with(client(script), &Kind::Deployment);
+        Watching::new(api, "deployments", Duration::from_hours(1))
+    }
+
+    async fn until_listed(watching: &mut Watching<Object>) -> usize {
+        let mut objects = 0;
+        loop {
+            match watching.next().await {
+                Event::Init => objects = 0,
+                Event::InitApply(_) => objects += 1,
+                Event::InitDone => return objects,
+                Event::Apply(_) | Event::Delete(_) => {}
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_whose_pages_go_on_for_ever_is_given_up() {
+        let token = Arc::new(AtomicU32::new(0));
+        let endless =
+            move |_: &str| page(&["web"], &token.fetch_add(1, Ordering::Relaxed).to_string());
+        let mut watching = watching(endless);
+        let began = Instant::now();
+        while !watching.is_failing {
+            // What was waited for goes on where it stopped.
+            let next = tokio::time::timeout(Duration::from_millis(700), watching.next()).await;
+            assert!(!matches!(next, Ok(Event::InitDone)));
+        }
+        let took = began.elapsed();
+        assert!(took >= LONGEST_LIST && took < LONGEST_LIST * 2, "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_that_is_too_long_is_asked_for_in_parts() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&asked);
+        let mut watching = watching(move |query| {
+            let parameter = |name: &str| {
+                let mut parameters = query.split('&').filter_map(|p| p.split_once('='));
+                parameters.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
+            };
+            let Some(limit) = parameter("limit").and_then(|limit| limit.parse::<u32>().ok()) else {
+                return Answer::empty();
+            };
+            seen.lock().unwrap().push(limit);
+            match (limit, parameter("continue")) {
+                (2.., _) => Answer::from("x".repeat(17 << 20)),
+                (_, None) => page(&["a"], "next"),
+                (_, Some(_)) => page(&["b"], ""),
+            }
+        });
+        assert_eq!(until_listed(&mut watching).await, 2);
+        assert_eq!(*asked.lock().unwrap(), [250, 62, 15, 3, 1, 1]);
+        assert_eq!(watching.page, 4, "the next list is tried with more");
+        assert!(!watching.is_failing);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn watches_that_end_at_once_are_not_begun_without_a_pause() {
+        let watches = Arc::new(AtomicU32::new(0));
+        let counter = Arc::clone(&watches);
+        let mut watching = watching(move |query| {
+            if query.contains("watch=true") {
+                counter.fetch_add(1, Ordering::Relaxed);
+                return Answer::empty();
+            }
+            page(&[], "")
+        });
+        let end = Instant::now() + Duration::from_mins(1);
+        while timeout_at(end, watching.next()).await.is_ok() {}
+        // A second for the answer, and one until it is over.
+        let watches = watches.load(Ordering::Relaxed);
+        assert!((25..=31).contains(&watches), "{watches} watches in a minute");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn giving_up_a_wait_halfway_does_not_shorten_a_pause() {
+        let requests = Arc::new(AtomicU32::new(0));
+        let counter = Arc::clone(&requests);
+        let mut watching = watching(move |_| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            Answer::from("no JSON")
+        });
+        let end = Instant::now() + Duration::from_mins(2);
+        while Instant::now() < end {
+            let _ = tokio::time::timeout(Duration::from_millis(100), watching.next()).await;
+        }
+        let requests = requests.load(Ordering::Relaxed);
+        assert!((8..=40).contains(&requests), "{requests} requests in two minutes");
+    }
+}
