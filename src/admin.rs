@@ -1,11 +1,13 @@
-//! The probes. They call nothing: they tell the last known state.
+//! The probes and the metrics. They call nothing: they tell the last known state.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, StatusCode};
 use axum::routing::get;
 
 use crate::core::store::Store;
@@ -36,6 +38,7 @@ pub fn router(health: Health) -> Router {
         .route("/", get(async || "ok"))
         .route("/healthz", get(live))
         .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
         .with_state(health)
 }
 
@@ -61,6 +64,20 @@ async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
     }
 }
 
+/// What is counted, in the text format of Prometheus. The names of reasons need no escapes.
+async fn metrics(State(health): State<Health>) -> ([(HeaderName, &'static str); 1], String) {
+    let mut text = String::from(
+        "# HELP vault_secrets_reloader_notices_total References that are not watched or look odd, by \
+         reason: counted once a workload and change.\n\
+         # TYPE vault_secrets_reloader_notices_total counter\n",
+    );
+    for (reason, count) in health.store.notices().counts() {
+        let _ =
+            writeln!(text, "vault_secrets_reloader_notices_total{{reason=\"{reason}\"}} {count}");
+    }
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+}
+
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
@@ -68,7 +85,8 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::core::workload::Kind;
+    use crate::core::notice::{Notice, Part};
+    use crate::core::workload::{Kind, WorkloadId};
 
     async fn status(health: &Health, path: &str) -> u16 {
         let request = Request::get(path).body(Body::empty()).unwrap();
@@ -90,6 +108,24 @@ mod tests {
         health.ends();
         assert_eq!(status(&health, "/healthz").await, 503);
         assert_eq!(status(&health, "/readyz").await, 503);
-        assert_eq!(status(&health, "/metrics").await, 404);
+        assert_eq!(status(&health, "/metrics").await, 200);
+        assert_eq!(status(&health, "/elsewhere").await, 404);
+    }
+
+    #[tokio::test]
+    async fn notices_are_counted_by_reason() {
+        let store = Arc::new(Store::default());
+        let id =
+            WorkloadId { kind: Kind::Deployment, namespace: "shop".into(), name: "web".into() };
+        let notice = |reason| Notice { reason, is_warning: true, message: String::new() };
+        let notices = vec![notice("NoKey"), notice("Pinned")];
+        store.notices().set(&id, "u", Part::Manifest, notices);
+        let (headers, text) = metrics(State(Health::new(store))).await;
+        assert!(headers[0].1.starts_with("text/plain; version=0.0.4"));
+        assert!(
+            text.contains("\nvault_secrets_reloader_notices_total{reason=\"NoKey\"} 1\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("{reason=\"Pinned\"} 1\n"), "{text}");
     }
 }

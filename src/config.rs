@@ -126,6 +126,16 @@ pub struct Flags {
         default_missing_value = "true"
     )]
     read_secrets: String,
+    /// Write an Event on a workload for each reason why a reference of it is not watched
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "true",
+        default_missing_value = "true"
+    )]
+    record_events: String,
     /// Let one of several replicas lead, by a Lease; the others wait. Without it, each does all the
     /// work
     #[arg(
@@ -177,6 +187,10 @@ pub struct Config {
     pub ca_secret: Option<CaSecret>,
     /// Which sources of variables are read.
     pub readable: Readable,
+    /// Whether Events are written.
+    pub events: bool,
+    /// What this replica is called.
+    pub replica: String,
     /// How replicas agree on who leads; `None` if they do not.
     pub leader_election: Option<LeaderElection>,
     /// What an operator should know of the configuration, though it can be used.
@@ -262,6 +276,7 @@ impl Config {
             vault_spread,
             read_config_maps,
             read_secrets,
+            record_events,
             leader_elect,
             leader_elect_lease_duration,
             leader_elect_renew_deadline,
@@ -288,15 +303,7 @@ impl Config {
         });
         let json = boolean("--enable-json-log", &enable_json_log)?;
         let ignore_versions_before = ignore_versions_before
-            .map(|text| {
-                text.parse::<Timestamp>().map_err(|_| {
-                    error(
-                        "--ignore-versions-before",
-                        &text,
-                        "not a time; write 2026-01-31T12:00:00Z",
-                    )
-                })
-            })
+            .map(|text| time("--ignore-versions-before", &text))
             .transpose()?;
         for suffix in WITHOUT_EFFECT {
             if let Some((name, _)) = env.get(suffix) {
@@ -344,6 +351,8 @@ impl Config {
                 name,
             }),
             readable: readable(&read_config_maps, &read_secrets)?,
+            events: boolean("--record-events", &record_events)?,
+            replica: leader_election.replica.clone(),
             leader_election: is_elected.then_some(leader_election),
             warnings,
         })
@@ -416,6 +425,10 @@ fn duration(name: &str, text: &str) -> Result<Duration, ConfigError> {
         Ok(duration) => Ok(duration),
         Err(_) => Err(error(name, text, wrong)),
     }
+}
+
+fn time(name: &str, text: &str) -> Result<Timestamp, ConfigError> {
+    text.parse().map_err(|_| error(name, text, "not a time; write 2026-01-31T12:00:00Z"))
 }
 
 /// What Go's `ParseBool` takes, and nothing else.

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::core::clock::{ServerClock, skew, until_telling};
+use crate::core::notice::Part;
 use crate::core::observation::{Ask, History, Poll, Sighting};
 use crate::core::plan::{Action, Rules};
 use crate::core::secret::SecretId;
@@ -64,6 +65,9 @@ const BUDGET_PAUSE: Duration = Duration::from_secs(10);
 /// rather needlessly than not at all. What is known of each clock doubles with each second look.
 const LOOKS: u32 = 8;
 const LONGEST_LOOK: Duration = Duration::from_secs(15);
+
+/// How many secrets are told of to the owner of one workload. The log has all of them.
+const MOST_NOTICES: usize = 10;
 
 /// What the operator set.
 #[derive(Clone, Debug)]
@@ -275,6 +279,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             () = self.ask(snapshot.poll, &asks, &mut left) => {}
             () = shutdown.cancelled() => return Unfinished::default(),
         }
+        self.tell_owners(&workloads, is_full);
         workloads.retain(|stored| self.round.is_complete(stored));
         let again = self.unconfirmed(&workloads);
         if !again.is_empty() {
@@ -368,6 +373,26 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             if !rules.patient {
                 self.looked(&workloads);
             }
+        }
+    }
+
+    /// Says what the answers of Vault mean for the workloads that use those secrets; of all that are
+    /// not among them, that they mean nothing any more, if these are all.
+    fn tell_owners(&self, workloads: &[Stored], are_all: bool) {
+        let of_secrets = self.vault.notices();
+        let notices = self.store.notices();
+        if of_secrets.is_empty() && !notices.has_of_vault() {
+            return;
+        }
+        for Stored { workload, .. } in workloads {
+            let found =
+                workload.secrets.iter().filter_map(|secret| of_secrets.get(secret).cloned());
+            let found = found.take(MOST_NOTICES).collect();
+            notices.set(&workload.id, &workload.uid, Part::Vault, found);
+        }
+        if are_all {
+            let present: HashSet<_> = workloads.iter().map(|stored| &stored.workload.id).collect();
+            notices.retain_of_vault(|id| present.contains(id));
         }
     }
 

@@ -20,6 +20,7 @@ use crate::core::store::Store;
 use crate::core::workload::Kind;
 use crate::kubernetes::ca_secret::CaSecret;
 use crate::kubernetes::collector::{self, Collector};
+use crate::kubernetes::events::EventWriter;
 use crate::kubernetes::leader::{self, Leader};
 use crate::kubernetes::patcher::Patcher;
 use crate::kubernetes::sources::{Concerned, ConfigMap, Secret, SourceReader, Wanted};
@@ -79,6 +80,8 @@ async fn start(
         pace,
         ca_secret,
         readable,
+        events,
+        replica,
         leader_election,
         warnings,
     } = config;
@@ -119,7 +122,9 @@ async fn start(
         let (client, election, shutdown) = (client.clone(), election.clone(), shutdown.clone());
         async move {
             let check = async {
-                for permission in access::lacking(&client, readable, election.as_ref()).await {
+                for permission in
+                    access::lacking(&client, readable, events, election.as_ref()).await
+                {
                     error!("The service account lacks a permission: {permission}");
                 }
                 // Its work is done; it stays until the others are told to end.
@@ -146,6 +151,15 @@ async fn start(
             leadership
         }
     };
+    if events {
+        let (client, store, leadership) = (client.clone(), Arc::clone(&store), leadership.clone());
+        let writer = EventWriter::new(client, store, leadership, replica, clocks.now);
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            writer.run(shutdown).await;
+            "writer of Events"
+        });
+    }
     let reloader = Reloader::new(store, poller, Patcher::new(client), Log, clocks, settings);
     tasks.spawn(async move {
         reloader.run(synced, leadership, shutdown).await;

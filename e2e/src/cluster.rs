@@ -358,6 +358,11 @@ impl Cluster {
                     "resources": ["configmaps"],
                     "verbs": ["get", "list", "watch"],
                 },
+                {
+                    "apiGroups": ["events.k8s.io"],
+                    "resources": ["events"],
+                    "verbs": ["create"],
+                },
                 // In any namespace, so that each test can have a lease of its own.
                 {
                     "apiGroups": ["coordination.k8s.io"],

@@ -59,6 +59,7 @@ fn version_and_help_are_no_failures() -> Result<()> {
             "--vault-spread",
             "--read-config-maps",
             "--read-secrets",
+            "--record-events",
             "--leader-elect",
             "--leader-elect-lease-duration",
             "--leader-elect-renew-deadline",

@@ -33,6 +33,7 @@ fn defaults() {
     let Method::Jwt { mount, role, file } = &config.method else { panic!("a login") };
     assert_eq!((mount.as_str(), role.as_str()), ("kubernetes", "reloader"));
     assert_eq!(file, &PathBuf::from(POD_TOKEN));
+    assert!(config.events);
     assert_eq!(config.readable, Readable { config_maps: true, secrets: false });
     assert!(config.warnings.is_empty());
 }

@@ -11,6 +11,7 @@ pub mod environment;
 pub(crate) mod fixtures;
 pub mod lease;
 pub mod manifest;
+pub mod notice;
 pub mod observation;
 pub mod plan;
 pub mod record;

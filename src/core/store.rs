@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::notice::Notices;
 use super::observation::Poll;
 use super::secret::SecretId;
 use super::source::{Readable, Sources};
@@ -18,6 +19,7 @@ use super::workload::{Kind, Workload, WorkloadId};
 #[derive(Debug, Default)]
 pub struct Store {
     sources: Sources,
+    notices: Notices,
     state: Mutex<State>,
 }
 
@@ -81,13 +83,19 @@ impl Store {
     /// An empty store, for workloads whose sources of some kinds may be read.
     #[must_use]
     pub fn new(readable: Readable) -> Self {
-        Self { sources: Sources::new(readable), state: Mutex::default() }
+        Self { sources: Sources::new(readable), ..Self::default() }
     }
 
     /// The ConfigMaps and Secrets that workloads name.
     #[must_use]
     pub fn sources(&self) -> &Sources {
         &self.sources
+    }
+
+    /// What the owners of workloads should know of their references.
+    #[must_use]
+    pub fn notices(&self) -> &Notices {
+        &self.notices
     }
 
     /// Takes in a workload as a watch event shows it.

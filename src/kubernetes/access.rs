@@ -24,7 +24,11 @@ struct Needed {
     name: Option<String>,
 }
 
-fn needed(readable: Readable, lease: Option<&leader::Settings>) -> impl Iterator<Item = Needed> {
+fn needed(
+    readable: Readable,
+    events: bool,
+    lease: Option<&leader::Settings>,
+) -> impl Iterator<Item = Needed> {
     let of_kind = |kind: Kind| ["get", "list", "watch", "patch"].map(|verb| (verb, kind.plural()));
     let workloads = Kind::ALL.into_iter().flat_map(of_kind);
     let revisions = [("list", "replicasets"), ("list", "controllerrevisions")];
@@ -52,7 +56,13 @@ fn needed(readable: Readable, lease: Option<&leader::Settings>) -> impl Iterator
             ..Needed::default()
         })
     });
-    everywhere.chain(of_sources).chain(of_lease)
+    let of_events = events.then(|| Needed {
+        verb: "create",
+        resource: "events",
+        group: "events.k8s.io",
+        ..Needed::default()
+    });
+    everywhere.chain(of_sources).chain(of_events).chain(of_lease)
 }
 
 /// The permissions that are lacking, each with where to add it. Of a lease, where there is to be one.
@@ -61,11 +71,12 @@ fn needed(readable: Readable, lease: Option<&leader::Settings>) -> impl Iterator
 pub async fn lacking(
     client: &Client,
     readable: Readable,
+    events: bool,
     lease: Option<&leader::Settings>,
 ) -> Vec<String> {
     let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
     let mut lacking = Vec::new();
-    for Needed { verb, resource, group, namespace, name } in needed(readable, lease) {
+    for Needed { verb, resource, group, namespace, name } in needed(readable, events, lease) {
         let place = namespace.as_ref().map_or_else(
             || ". Add it to its ClusterRole".to_owned(),
             |namespace| format!(" in namespace {namespace}. Add it to its Role there"),

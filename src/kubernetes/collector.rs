@@ -19,6 +19,7 @@ use super::object::Object;
 use super::sources::Wanted;
 use super::watching::{WORKER, Watching};
 use crate::core::manifest::{Manifest, Read};
+use crate::core::notice::{Notice, Part};
 use crate::core::record::RecordError;
 use crate::core::reference::Note;
 use crate::core::store::{Change, Store};
@@ -132,6 +133,7 @@ impl Collector {
             Event::Delete(object) => {
                 let id = object.into_manifest().id(self.kind);
                 self.noted.remove(&id);
+                self.store.notices().forget(&id);
                 self.forget_sources(&id);
                 if self.store.remove(&id) == Change::Removed {
                     say_removed(&id);
@@ -144,9 +146,13 @@ impl Collector {
         self.is_listing = false;
         let first = !self.store.is_listed(self.kind);
         for id in self.store.end_list(self.kind) {
+            self.store.notices().forget(&id);
             say_removed(&id);
         }
-        self.noted.retain(|_, (_, list)| *list == self.lists);
+        let unlisted = |(_, list): &mut (u64, u64)| *list != self.lists;
+        for (id, _) in self.noted.extract_if(|_, noted| unlisted(noted)) {
+            self.store.notices().forget(&id);
+        }
         let is_gone = |id: &&WorkloadId| !self.listed.contains(id);
         let gone: Vec<_> = self.with_sources.keys().filter(is_gone).cloned().collect();
         for id in gone {
@@ -207,8 +213,9 @@ impl Collector {
             return;
         }
         self.waiting.remove(&id);
-        self.report(&id, &notes, record_error.as_ref());
+        self.report(&id, &manifest.uid, &notes, record_error.as_ref());
         let Some(workload) = workload else {
+            self.store.notices().set(&id, &manifest.uid, Part::Vault, Vec::new());
             if self.store.remove(&id) == Change::Removed {
                 say_removed(&id);
             }
@@ -225,18 +232,27 @@ impl Collector {
     }
 
     /// Says once what is not watched, or looks odd.
-    fn report(&mut self, id: &WorkloadId, notes: &[Note], record_error: Option<&RecordError>) {
+    fn report(
+        &mut self,
+        id: &WorkloadId,
+        uid: &str,
+        notes: &[Note],
+        record_error: Option<&RecordError>,
+    ) {
         if notes.is_empty() && record_error.is_none() {
-            self.noted.remove(id);
+            if self.noted.remove(id).is_some() {
+                self.store.notices().set(id, uid, Part::Manifest, Vec::new());
+            }
             return;
         }
         let mut hasher = DefaultHasher::new();
-        (notes, record_error).hash(&mut hasher);
+        (uid, notes, record_error).hash(&mut hasher);
         let digest = hasher.finish();
         let before = self.noted.insert(id.clone(), (digest, self.lists));
         if before.is_some_and(|(before, _)| before == digest) {
             return;
         }
+        self.store.notices().set(id, uid, Part::Manifest, Notice::of_notes(notes));
         if let Some(error) = record_error {
             warn!(
                 worker = WORKER,

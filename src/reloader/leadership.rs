@@ -84,7 +84,7 @@ impl Leadership {
     }
 
     /// Waits until this process leads.
-    pub(super) async fn gained(&self) {
+    pub async fn gained(&self) {
         let mut claim = self.claim.clone();
         if claim.wait_for(|claim| claim.holds()).await.is_err() {
             // Nobody is left who could say so.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::core::manifest::Manifest;
+use crate::core::notice::Notice;
 use crate::core::observation::{Ask, Polled};
 use crate::core::plan::{Reload, Revision};
 use crate::core::secret::SecretId;
@@ -14,6 +15,11 @@ use crate::core::workload::{Workload, WorkloadId};
 pub trait Vault: Send {
     /// Asks for secrets, each once.
     fn poll(&mut self, asks: &[Ask]) -> impl Future<Output = Polled> + Send;
+
+    /// What there is to say at present of secrets that cannot be watched.
+    fn notices(&self) -> HashMap<Arc<SecretId>, Notice> {
+        HashMap::new()
+    }
 
     /// Has the server answer, for the date of its answer alone.
     fn look(&mut self) -> impl Future<Output = ()> + Send;

@@ -11,6 +11,7 @@ use crate::core::annotation::{MARK, OptIn};
 use crate::core::environment::{Container, EnvVar};
 use crate::core::fixtures::{second, secret, version};
 use crate::core::manifest::Manifest;
+use crate::core::notice::Notice;
 use crate::core::observation::{Observation, Polled};
 use crate::core::plan::{Reload, Revision};
 use crate::core::record::{Record, Versions};
@@ -139,6 +140,14 @@ impl Vault for Fake {
             }
         }
         polled
+    }
+
+    fn notices(&self) -> HashMap<Arc<SecretId>, Notice> {
+        let notice = |path: &String| {
+            let message = format!("secret/data/{path} is deleted");
+            (secret(path), Notice { reason: "Deleted", is_warning: true, message })
+        };
+        self.world().gone.iter().map(notice).collect()
     }
 
     async fn look(&mut self) {

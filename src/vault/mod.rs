@@ -21,3 +21,4 @@ mod reads;
 pub mod session;
 pub mod tls;
 pub mod token;
+mod trouble;

@@ -13,10 +13,12 @@ use tracing::{error, info, warn};
 use super::client::{Failure, Server};
 use super::folders::Folders;
 use super::login::Method;
-use super::mounts::{Engine, Mounts};
+use super::mounts::Mounts;
 use super::pace::{Pace, Spread};
-use super::reads::{Outcome, Reads, Trouble, Turns};
+use super::reads::{Outcome, Reads, Turns};
 use super::session::Session;
+use super::trouble::Trouble;
+use crate::core::notice::Notice;
 use crate::core::observation::{Ask, Observation, Polled};
 use crate::core::secret::SecretId;
 use crate::reloader::Vault;
@@ -332,24 +334,14 @@ impl Poller {
                     error!(worker = WORKER, namespace, "Vault secret path {path} not found{why}");
                 }
             }
-            Trouble::Denied { metadata } => error!(
+            Trouble::Denied { .. } => error!(
                 worker = WORKER,
                 reason,
-                "failed to get secret version: {secret}: permission denied. {}",
-                missing_rule(metadata)
+                "failed to get secret version: {secret}: {}",
+                trouble.meaning()
             ),
-            Trouble::NoDataPrefix { correct } => warn!(
-                worker = WORKER,
-                reason, "{secret} is not watched: on a KV v2 mount, write it as {correct}"
-            ),
-            Trouble::NotKvV2(Engine::Other(engine)) => warn!(
-                worker = WORKER,
-                reason,
-                "{secret} is not watched: it belongs to an engine that has no versions ({engine}), and \
-                 is never called, since a read of some engines makes a new secret"
-            ),
-            Trouble::NotKvV2(_) => {
-                warn!(worker = WORKER, reason, "{secret} is not watched: KV v1 has no versions");
+            Trouble::NoDataPrefix { .. } | Trouble::NotKvV2(_) => {
+                warn!(worker = WORKER, reason, "{secret} is not watched: {}", trouble.meaning());
             }
             Trouble::Failed(failure) => {
                 error!(worker = WORKER, "failed to get secret version: {secret}: Vault {failure}");
@@ -363,6 +355,13 @@ impl Poller {
 impl Vault for Poller {
     async fn poll(&mut self, asks: &[Ask]) -> Polled {
         self.poll(asks).await
+    }
+
+    fn notices(&self) -> HashMap<Arc<SecretId>, Notice> {
+        let notice = |(secret, trouble): (&Arc<SecretId>, &Trouble)| {
+            Some((Arc::clone(secret), trouble.notice(secret)?))
+        };
+        self.troubles.iter().filter_map(notice).collect()
     }
 
     async fn look(&mut self) {
@@ -414,32 +413,5 @@ fn nothing_of(asks: &[Ask], retry_in: Duration) -> Polled {
         failed: asks.iter().map(|ask| Arc::clone(&ask.secret)).collect(),
         retry_in: Some(retry_in),
         ..Polled::default()
-    }
-}
-
-/// The rule that a policy lacks, ready to paste. A path is written by a tenant: one that means more
-/// than itself in a policy is not put into one.
-fn missing_rule(metadata: &str) -> String {
-    if metadata.contains(['"', '*', '+', '{', '}', '\\']) {
-        return "The policy needs read on its metadata; its path holds characters that mean \
-                something else in a policy"
-            .to_owned();
-    }
-    format!("Add to the policy: path \"{metadata}\" {{ capabilities = [\"read\"] }}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rule_to_paste_grants_nothing_but_what_it_names() {
-        assert_eq!(
-            missing_rule("secret/metadata/mysql"),
-            r#"Add to the policy: path "secret/metadata/mysql" { capabilities = ["read"] }"#
-        );
-        for path in ["a\" { capabilities = [\"sudo\"] } path \"b", "secret/metadata/*", "a/+/b"] {
-            assert!(!missing_rule(path).contains(path), "{path}");
-        }
     }
 }

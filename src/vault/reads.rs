@@ -17,11 +17,11 @@ use super::answer::Answer;
 use super::client::{Failure, Server};
 use super::denials::Doubt;
 use super::folders::Folders;
-use super::login::LoginError;
 use super::metadata::{self, Metadata};
 use super::mounts::{Classified, Engine, Mounts, Place};
 use super::pace::Pace;
 use super::session::{Pass, Session};
+use super::trouble::Trouble;
 use crate::core::observation::Ask;
 use crate::core::secret::{SecretId, Version};
 
@@ -47,48 +47,6 @@ const RATE_LIMIT_SPREAD: Duration = Duration::from_millis(500);
 /// [`History`]: crate::core::observation::History
 const STALE_RETRIES: u32 = 3;
 const STALE_PAUSE: Duration = Duration::from_millis(150);
-
-/// Why nothing is known of a secret, or why a new pod could not read it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
-    Missing,
-    Deleted,
-    Destroyed,
-    Denied {
-        metadata: String,
-    },
-    NoDataPrefix {
-        correct: String,
-    },
-    NotKvV2(Engine),
-    /// It concerns this secret alone.
-    Failed(Failure),
-    /// It concerns the server, or all of a Vault namespace.
-    Out(Failure),
-    /// The token was used up, and no other is to be had.
-    NoToken(LoginError),
-    /// There was no time left to ask.
-    Late,
-    /// Nor was there, since the server limits the rate of requests.
-    Limited,
-}
-
-impl Trouble {
-    /// The stable name of the reason why a reference is not watched; none where it is, and has only to
-    /// wait.
-    pub(super) fn code(&self) -> Option<&'static str> {
-        match self {
-            Self::Missing => Some("NotFound"),
-            Self::Deleted => Some("Deleted"),
-            Self::Destroyed => Some("Destroyed"),
-            Self::Denied { .. } => Some("Denied"),
-            Self::NoDataPrefix { .. } => Some("MissingData"),
-            Self::NotKvV2(Engine::Other(_)) => Some("OtherEngine"),
-            Self::NotKvV2(_) => Some("KvV1"),
-            Self::Failed(_) | Self::Out(_) | Self::NoToken(_) | Self::Late | Self::Limited => None,
-        }
-    }
-}
 
 /// What a read brought.
 pub(super) type Outcome = (Arc<SecretId>, Result<Version, Trouble>);

@@ -36,6 +36,14 @@ const AT_ONCE: usize = 16;
 /// Namespaces that the workloads are spread over.
 const NAMESPACES: usize = 5;
 
+/// Of so many secrets, workloads refer to two through ConfigMaps: by `envFrom`, and by a key.
+const CONFIG_MAPS: usize = 4;
+
+/// The ConfigMap that refers to a secret.
+fn config_map(secret: usize) -> String {
+    format!("refs-{secret}")
+}
+
 /// The label of the workloads that an admission policy can freeze: each fifth.
 pub(super) const FREEZE: &str = "e2e/freeze";
 
@@ -88,7 +96,7 @@ impl Arena {
         let all: Vec<usize> = (0..secrets).collect();
         arena.rotate(&all, Moment::One).await?;
         for number in 0..NAMESPACES {
-            arena.bed.cluster.create_namespace(&format!("arena-{number}")).await?;
+            arena.make_namespace(&format!("arena-{number}")).await?;
         }
         for number in 0..workloads {
             let namespace = format!("arena-{}", number % NAMESPACES);
@@ -127,9 +135,40 @@ impl Arena {
 
     fn referring_to(&self, workload: Workload, secrets: &[usize]) -> Workload {
         secrets.iter().enumerate().fold(workload.without_env(), |workload, (index, secret)| {
-            let path = &self.secrets[*secret].path;
-            workload.env(&format!("SECRET_{index}"), &format!("vault:secret/data/{path}#k"))
+            let variable = format!("SECRET_{index}");
+            let reference = self.reference(*secret);
+            match secret % CONFIG_MAPS {
+                0 => {
+                    let name = config_map(*secret);
+                    let source = json!({"prefix": variable, "configMapRef": {"name": name}});
+                    workload.env_from(&source)
+                }
+                1 => {
+                    let source = json!({"name": config_map(*secret), "key": "REF"});
+                    workload.env_value_from(&variable, &json!({"configMapKeyRef": source}))
+                }
+                _ => workload.env(&variable, &reference),
+            }
         })
+    }
+
+    fn reference(&self, secret: usize) -> String {
+        format!("vault:secret/data/{}#k", self.secrets[secret].path)
+    }
+
+    /// Makes a namespace with the ConfigMaps that its workloads take references from.
+    pub(super) async fn make_namespace(&self, namespace: &str) -> Result<()> {
+        self.bed.cluster.create_namespace(namespace).await?;
+        for secret in (0..self.secrets.len()).filter(|secret| secret % CONFIG_MAPS < 2) {
+            let object = json!({
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"namespace": namespace, "name": config_map(secret)},
+                "data": {"REF": self.reference(secret)},
+            });
+            self.bed.cluster.apply_object(&object, "configmaps").await?;
+        }
+        Ok(())
     }
 
     /// A fault begins.

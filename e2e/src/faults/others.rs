@@ -221,7 +221,7 @@ pub(super) async fn terminating(arena: &mut Arena, plan: &Plan) -> Result<()> {
     for time in 0..plan.times.div_ceil(2) {
         arena.strike();
         let namespace = format!("doomed-{time}");
-        arena.bed.cluster.create_namespace(&namespace).await?;
+        arena.make_namespace(&namespace).await?;
         let doomed: Vec<usize> = arena.add(&namespace, DOOMED, true).collect();
         next_second().await?;
         arena.deploy(doomed[0]..arena.len()).await?;
@@ -277,7 +277,7 @@ pub(super) async fn terminating(arena: &mut Arena, plan: &Plan) -> Result<()> {
             Ok((!is_there).then_some(()))
         })
         .await?;
-        arena.bed.cluster.create_namespace(&namespace).await?;
+        arena.make_namespace(&namespace).await?;
         next_second().await?;
         let again = arena.add(&namespace, DOOMED, true);
         arena.deploy(again).await?;

@@ -63,7 +63,7 @@ pub(super) async fn too_old(arena: &mut Arena, plan: &Plan) -> Result<()> {
     for time in 0..plan.times {
         arena.strike();
         let namespace = format!("behind-{time}");
-        arena.bed.cluster.create_namespace(&namespace).await?;
+        arena.make_namespace(&namespace).await?;
         // Not opted in, to be deleted, and there to stay.
         let out = arena.add(&namespace, CHANGED, false);
         arena.deploy(out.clone()).await?;

@@ -102,3 +102,37 @@ async fn what_is_being_deleted_is_told_once_and_never_written() {
     assert_eq!(bench.told().await, NOTHING);
     assert_eq!(bench.fake.world().patches, 0);
 }
+
+#[tokio::test]
+async fn owners_are_told_what_the_answers_mean_for_their_workloads() {
+    let mut bench = Bench::new(&[("web", &["a", "b"]), ("api", &["b"])]);
+    let told = |bench: &Bench| -> Vec<String> {
+        let next = || bench.store.notices().next();
+        std::iter::from_fn(next).map(|untold| untold.workload.name.to_string()).collect()
+    };
+    bench.poll().await;
+    assert_eq!(told(&bench), [""; 0]);
+    bench.fake.delete("a");
+    bench.poll().await;
+    bench.poll().await;
+    assert_eq!(told(&bench), ["web"]);
+    bench.fake.delete("b");
+    bench.poll().await;
+    assert_eq!(told(&bench), ["api", "web"]);
+    // It is back, and deleted again.
+    bench.fake.world().gone.remove("b");
+    bench.fake.rotate("b", 2);
+    bench.poll().await;
+    assert_eq!(told(&bench), [""; 0]);
+    bench.fake.delete("b");
+    bench.poll().await;
+    assert_eq!(told(&bench), ["api", "web"]);
+    let counts: Vec<_> = bench.store.notices().counts().into_iter().collect();
+    assert_eq!(counts, [("Deleted", 5)]);
+    // Whoever leaves the store leaves nothing behind.
+    for name in ["web", "api"] {
+        bench.store.remove(&crate::core::fixtures::workload(name, &[]).id);
+    }
+    bench.poll().await;
+    assert!(!bench.store.notices().has_of_vault());
+}

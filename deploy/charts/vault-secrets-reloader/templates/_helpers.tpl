@@ -53,6 +53,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if ne (toString .Values.readConfigMaps) "false" }}true{{ end }}
 {{- end }}
 
+{{- define "vault-secrets-reloader.recordsEvents" -}}
+{{- if ne (toString .Values.recordEvents) "false" }}true{{ end }}
+{{- end }}
+
 {{/*
 A value of the environment as text. Helm reads a number of YAML as a float, and would print a large
 one as 1e+06.

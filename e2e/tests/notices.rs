@@ -1,0 +1,113 @@
+//! What the owners of workloads are told of their references: log lines, Events and a count.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use e2e::scenario::{SOON, polling_faster};
+use e2e::{Bed, Controller, ControllerOptions, Workload, eventually};
+use serde_json::Value;
+
+const NAMESPACE: &str = "told";
+
+/// Reasons of the Events on workloads, as often as there are, by the workload's name.
+async fn events(bed: &Bed) -> Result<BTreeMap<String, Vec<String>>> {
+    let path = format!("/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events");
+    let list = bed.cluster.get_path(&path).await?;
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for event in list["items"].as_array().into_iter().flatten() {
+        let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or("");
+        if text("/reportingController") == "vault-secrets-reloader" {
+            let reason = format!("{} {}", text("/type"), text("/reason"));
+            found.entry(text("/regarding/name").to_owned()).or_default().push(reason);
+        }
+    }
+    for reasons in found.values_mut() {
+        reasons.sort();
+    }
+    Ok(found)
+}
+
+/// What `/metrics` counts, by reason.
+async fn counted(controller: &Controller) -> Result<BTreeMap<String, u64>> {
+    let answer = controller.probe("/metrics").await?;
+    let lines = answer.body.lines().filter(|line| !line.starts_with('#'));
+    let of = |line: &str| {
+        let (name, count) = line.rsplit_once(' ')?;
+        let reason = name.strip_prefix("vault_secrets_reloader_notices_total{reason=\"")?;
+        Some((reason.strip_suffix("\"}")?.to_owned(), count.parse().ok()?))
+    };
+    lines.map(|line| of(line).with_context(|| line.to_owned())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_reason_is_an_event_on_the_workload_once() -> Result<()> {
+    let bed = Bed::start(e2e::Options::new()).await?;
+    bed.cluster.create_namespace(NAMESPACE).await?;
+    bed.write_secrets(&["told/a"]).await?;
+    let new = |name: &str| Workload::deployment(NAMESPACE, name).opted_in();
+    let workloads = [
+        new("good").env("A", "vault:secret/data/told/a#k"),
+        new("odd")
+            .env("A", "vault:secret/data/told/a")
+            .env("B", "vault:secret/data/told/b")
+            .env("C", "vault:secret/data/told/a#k#1")
+            .env("D", "{\"a\":${vault:secret/data/told/a#k}}"),
+        new("misspelt").env("A", "vault:secret/told/a#k"),
+        new("dynamic").env("A", "vault:sys/creds/reader#password"),
+        new("missing").env("A", "vault:secret/data/told/none#k"),
+        Workload::deployment(NAMESPACE, "not-opted-in").env("A", "vault:secret/data/told/a"),
+    ];
+    bed.deploy_all(&workloads.each_ref()).await?;
+    let expected = [
+        ("dynamic", vec!["Warning OtherEngine"]),
+        ("misspelt", vec!["Warning MissingData"]),
+        ("missing", vec!["Warning NotFound"]),
+        ("odd", vec!["Normal Pinned", "Warning BraceInKey", "Warning NoKey"]),
+    ]
+    .map(|(name, reasons)| (name.to_owned(), reasons.into_iter().map(str::to_owned).collect()));
+    let expected: BTreeMap<String, Vec<String>> = expected.into_iter().collect();
+
+    let mut controller = Controller::start(&bed, &polling_faster()).await?;
+    eventually("the Events", SOON, || async {
+        Ok((events(&bed).await? == expected).then_some(()))
+    })
+    .await?;
+    controller.wait_for_polls(2, SOON).await?;
+    // Each is counted for the workload, whatever the number of references.
+    let count = |reason: &str| (reason.to_owned(), 1);
+    let reasons = ["BraceInKey", "MissingData", "NoKey", "NotFound", "OtherEngine", "Pinned"];
+    assert_eq!(counted(&controller).await?, reasons.map(count).into_iter().collect());
+
+    // Started anew, or beside another replica, it says the same to nobody again.
+    controller.restart().await?;
+    let beside = Controller::start(&bed, &polling_faster()).await?;
+    controller.wait_for_polls(3, SOON).await?;
+    beside.wait_for_polls(3, SOON).await?;
+    assert_eq!(events(&bed).await?, expected);
+
+    // What is mended is over, and comes back as something new only where it is said in other words.
+    bed.write_secrets(&["told/none"]).await?;
+    controller.wait_for("told/none can be read again", SOON).await?;
+    bed.vault.kv("secret").delete_metadata("told/none").await?;
+    eventually("another count", SOON, || async {
+        Ok((counted(&controller).await?.get("NotFound") == Some(&2)).then_some(()))
+    })
+    .await?;
+    assert_eq!(events(&bed).await?, expected);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_events_the_log_says_it_all() -> Result<()> {
+    let bed = Bed::start(e2e::Options::new()).await?;
+    bed.cluster.create_namespace(NAMESPACE).await?;
+    let odd = Workload::deployment(NAMESPACE, "odd").opted_in().env("A", "vault:secret/data/a");
+    bed.deploy_all(&[&odd]).await?;
+    let options: ControllerOptions = polling_faster().switch("--record-events=false");
+    let controller = Controller::start(&bed, &options).await?;
+    controller.wait_for("told/Deployment/odd: variable A of container app: no key", SOON).await?;
+    controller.wait_for_polls(3, SOON).await?;
+    assert!(events(&bed).await?.is_empty());
+    assert_eq!(counted(&controller).await?.get("NoKey"), Some(&1));
+    Ok(())
+}

@@ -1,0 +1,336 @@
+//! Notices: what the owner of a workload should know of its references, told once a change.
+//!
+//! The collector and the reloader say what there is at present, each its own part; whoever tells it
+//! takes what was not told yet. Each is counted, by its reason, when it begins.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use siphasher::sip::SipHasher13;
+
+use super::reference::Note;
+use super::words::in_short;
+use super::workload::WorkloadId;
+
+/// The longest message, in bytes: what an Event takes.
+const LONGEST: usize = 1000;
+
+/// Something to know of the references of a workload.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Notice {
+    /// The stable name of the reason.
+    pub reason: &'static str,
+    /// Whether it is to be looked at.
+    pub is_warning: bool,
+    /// What it concerns, what it means and what to do.
+    pub message: String,
+}
+
+impl Notice {
+    /// One for each reason, which names all that it concerns, as far as there is room.
+    #[must_use]
+    pub fn of_notes(notes: &[Note]) -> Vec<Self> {
+        let mut by_reason: BTreeMap<_, Vec<&Note>> = BTreeMap::new();
+        for note in notes {
+            by_reason.entry(note.reason).or_default().push(note);
+        }
+        let notice = |(reason, notes): (super::reference::Reason, Vec<&Note>)| {
+            let origins = notes.iter().map(|note| note.origin.to_string());
+            Self {
+                reason: reason.code(),
+                is_warning: reason.is_warning(),
+                message: message(origins, reason.advice()),
+            }
+        };
+        by_reason.into_iter().map(notice).collect()
+    }
+
+    fn digest(&self, uid: &str) -> u64 {
+        // The same in each process.
+        let mut hasher = SipHasher13::new();
+        (uid, self.reason, &self.message).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// `A; B; and 3 more: what it means`
+#[must_use]
+pub fn message(concerned: impl ExactSizeIterator<Item = String>, meaning: &str) -> String {
+    let mut left = concerned.len();
+    let mut text = String::new();
+    for one in concerned {
+        let one = in_short(&one);
+        if text.len() + one.len() + meaning.len() + 40 > LONGEST {
+            break;
+        }
+        if !text.is_empty() {
+            text.push_str("; ");
+        }
+        text.push_str(&one);
+        left -= 1;
+    }
+    if left > 0 {
+        let _ = write!(text, "; and {left} more");
+    }
+    format!("{text}: {meaning}")
+}
+
+/// Who says it, and takes it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// What the manifest shows.
+    Manifest,
+    /// What the answers of Vault show.
+    Vault,
+}
+
+/// A notice that was not told yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Untold {
+    /// Whom it concerns.
+    pub workload: WorkloadId,
+    /// `metadata.uid` of the workload.
+    pub uid: Arc<str>,
+    /// What.
+    pub notice: Notice,
+    /// The same for the same notice of the same object, in each process.
+    pub digest: u64,
+}
+
+/// The notices of all workloads.
+#[derive(Debug, Default)]
+pub struct Notices {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    present: HashMap<WorkloadId, Present>,
+    untold: BTreeSet<WorkloadId>,
+    counts: BTreeMap<&'static str, u64>,
+    /// How many workloads the answers of Vault say something of.
+    with_vault: usize,
+}
+
+#[derive(Debug)]
+struct Present {
+    uid: Arc<str>,
+    parts: BTreeMap<Part, Vec<Notice>>,
+    /// What was told of those.
+    told: BTreeSet<u64>,
+}
+
+impl Notices {
+    /// Says what there is at present of one part; nothing is said by an empty list.
+    pub fn set(&self, workload: &WorkloadId, uid: &str, part: Part, notices: Vec<Notice>) {
+        let mut state = self.state();
+        let state = &mut *state;
+        if notices.is_empty() && !state.present.contains_key(workload) {
+            return;
+        }
+        let new = || Present { uid: uid.into(), parts: BTreeMap::new(), told: BTreeSet::new() };
+        let present = state.present.entry(workload.clone()).or_insert_with(new);
+        if *present.uid != *uid {
+            let had_vault = present.parts.contains_key(&Part::Vault);
+            state.with_vault -= usize::from(had_vault);
+            *present = new();
+        }
+        let before = present.parts.get(&part);
+        if before.map_or(notices.is_empty(), |before| *before == notices)
+            && !present.parts.is_empty()
+        {
+            return;
+        }
+        for notice in &notices {
+            if !before.is_some_and(|before| before.contains(notice)) {
+                *state.counts.entry(notice.reason).or_default() += 1;
+                state.untold.insert(workload.clone());
+            }
+        }
+        if part == Part::Vault {
+            state.with_vault -= usize::from(before.is_some());
+            state.with_vault += usize::from(!notices.is_empty());
+        }
+        if notices.is_empty() {
+            present.parts.remove(&part);
+        } else {
+            present.parts.insert(part, notices);
+        }
+        let digests: BTreeSet<u64> = present.digests().collect();
+        present.told.retain(|digest| digests.contains(digest));
+        if present.parts.is_empty() {
+            state.present.remove(workload);
+            state.untold.remove(workload);
+        }
+    }
+
+    /// Forgets a workload.
+    pub fn forget(&self, workload: &WorkloadId) {
+        let mut state = self.state();
+        state.untold.remove(workload);
+        if let Some(present) = state.present.remove(workload) {
+            state.with_vault -= usize::from(present.parts.contains_key(&Part::Vault));
+        }
+    }
+
+    /// Takes back what was said by Vault's answers of all other workloads than these.
+    pub fn retain_of_vault(&self, workloads: impl Fn(&WorkloadId) -> bool) {
+        let state = self.state();
+        let is_over = |(id, present): &(&WorkloadId, &Present)| {
+            present.parts.contains_key(&Part::Vault) && !workloads(id)
+        };
+        let over: Vec<_> = state
+            .present
+            .iter()
+            .filter(is_over)
+            .map(|(id, present)| (id.clone(), Arc::clone(&present.uid)))
+            .collect();
+        drop(state);
+        for (id, uid) in over {
+            self.set(&id, &uid, Part::Vault, Vec::new());
+        }
+    }
+
+    /// Whether the answers of Vault say anything of any workload.
+    #[must_use]
+    pub fn has_of_vault(&self) -> bool {
+        self.state().with_vault > 0
+    }
+
+    /// One that was not told yet; from now on it counts as told.
+    #[must_use]
+    pub fn next(&self) -> Option<Untold> {
+        let mut state = self.state();
+        let state = &mut *state;
+        while let Some(workload) = state.untold.first() {
+            if let Some(present) = state.present.get_mut(workload)
+                && let Some((notice, digest)) = present.untold()
+            {
+                present.told.insert(digest);
+                let (workload, uid) = (workload.clone(), Arc::clone(&present.uid));
+                return Some(Untold { workload, uid, notice, digest });
+            }
+            state.untold.pop_first();
+        }
+        None
+    }
+
+    /// It could not be told: it is to be told again.
+    pub fn give_back(&self, untold: &Untold) {
+        let mut state = self.state();
+        if let Some(present) = state.present.get_mut(&untold.workload)
+            && present.told.remove(&untold.digest)
+        {
+            state.untold.insert(untold.workload.clone());
+        }
+    }
+
+    /// How many began so far, by reason.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
+        self.state().counts.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock was held ends the process; its other tasks may still look.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Present {
+    fn digests(&self) -> impl Iterator<Item = u64> {
+        self.parts.values().flatten().map(|notice| notice.digest(&self.uid))
+    }
+
+    fn untold(&self) -> Option<(Notice, u64)> {
+        let mut all =
+            self.parts.values().flatten().map(|notice| (notice, notice.digest(&self.uid)));
+        let (notice, digest) = all.find(|(_, digest)| !self.told.contains(digest))?;
+        Some((notice.clone(), digest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reference::{Origin, Reason};
+    use super::super::workload::Kind;
+    use super::*;
+
+    fn web() -> WorkloadId {
+        WorkloadId { kind: Kind::Deployment, namespace: "shop".into(), name: "web".into() }
+    }
+
+    fn notice(reason: &'static str, message: &str) -> Notice {
+        Notice { reason, is_warning: true, message: message.to_owned() }
+    }
+
+    fn told(notices: &Notices) -> Vec<String> {
+        let next = || notices.next().map(|untold| untold.notice.message);
+        std::iter::from_fn(next).collect()
+    }
+
+    #[test]
+    fn each_is_told_and_counted_once_a_change() {
+        let notices = Notices::default();
+        let (a, b) = (notice("NoKey", "a"), notice("Denied", "b"));
+        notices.set(&web(), "u", Part::Manifest, vec![a.clone()]);
+        notices.set(&web(), "u", Part::Manifest, vec![a.clone()]);
+        notices.set(&web(), "u", Part::Vault, vec![b.clone()]);
+        assert!(notices.has_of_vault());
+        assert_eq!(told(&notices), ["a", "b"]);
+        assert_eq!(told(&notices), [""; 0]);
+        // One more; the first was told.
+        let more = notice("NoKey", "c");
+        notices.set(&web(), "u", Part::Manifest, vec![a.clone(), more]);
+        assert_eq!(told(&notices), ["c"]);
+        // Gone and back again is a change.
+        notices.set(&web(), "u", Part::Vault, Vec::new());
+        assert!(!notices.has_of_vault());
+        notices.set(&web(), "u", Part::Vault, vec![b]);
+        assert_eq!(told(&notices), ["b"]);
+        // An object of the same name is another one.
+        notices.set(&web(), "v", Part::Manifest, vec![a]);
+        assert_eq!(told(&notices), ["a"]);
+        assert!(!notices.has_of_vault());
+        let counts: Vec<_> = notices.counts().into_iter().collect();
+        assert_eq!(counts, [("Denied", 2), ("NoKey", 3)]);
+    }
+
+    #[test]
+    fn what_could_not_be_told_is_told_later_unless_it_is_over() {
+        let notices = Notices::default();
+        notices.set(&web(), "u", Part::Manifest, vec![notice("NoKey", "a")]);
+        let untold = notices.next().unwrap();
+        assert_eq!(told(&notices), [""; 0]);
+        notices.give_back(&untold);
+        assert_eq!(told(&notices), ["a"]);
+        notices.give_back(&untold);
+        notices.forget(&web());
+        assert_eq!(told(&notices), [""; 0]);
+        notices.give_back(&untold);
+        assert_eq!(told(&notices), [""; 0]);
+        assert!(notices.state().present.is_empty() && notices.state().untold.is_empty());
+    }
+
+    #[test]
+    fn notes_of_one_reason_are_one_notice_that_has_an_end() {
+        let note = |name: &str, reason| Note {
+            origin: Origin::Env { container: "app".to_owned(), name: name.to_owned() },
+            reason,
+        };
+        let notes = [note("A", Reason::NoKey), note("P", Reason::Pinned), note("B", Reason::NoKey)];
+        let notices = Notice::of_notes(&notes);
+        let [pinned, no_key] = &notices[..] else { panic!("{notices:?}") };
+        assert_eq!((pinned.reason, pinned.is_warning), ("Pinned", false));
+        assert_eq!(
+            no_key.message,
+            "variable A of container app; variable B of container app: no key: write it as \
+             vault:PATH#KEY"
+        );
+        let many: Vec<_> = (0..5000).map(|n| note(&format!("X{n}"), Reason::NoKey)).collect();
+        let long = &Notice::of_notes(&many)[0].message;
+        assert!(long.len() <= 1024 && long.contains(" more: no key"), "{long}");
+    }
+}

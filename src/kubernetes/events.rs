@@ -1,0 +1,266 @@
+//! Events on workloads: what their owners should know of their references.
+//!
+//! An Event is named after what it tells, so that the same is not told again by another replica, or
+//! after a restart, while the API server still has it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::client::{RequestError, in_time};
+use super::watching::retry_delay;
+use crate::core::notice::Untold;
+use crate::core::store::Store;
+use crate::reloader::Leadership;
+
+/// Who tells it, as Events name it.
+const CONTROLLER: &str = "vault-secrets-reloader";
+
+/// Between two Events, and between two looks whether there is one to write: a start beside many odd
+/// workloads must not press the API server.
+const PACE: Duration = Duration::from_millis(100);
+
+/// After the API server refused one.
+const REFUSED_RETRY: Duration = Duration::from_mins(10);
+
+/// The longest name of an object.
+const LONGEST_NAME: usize = 253;
+
+/// Writes Events, while this replica leads.
+pub struct EventWriter {
+    client: Client,
+    store: Arc<Store>,
+    leadership: Leadership,
+    replica: String,
+    now: fn() -> Timestamp,
+    failures: u32,
+}
+
+impl EventWriter {
+    /// A writer for what the store has to tell; Events name the replica.
+    #[must_use]
+    pub fn new(
+        client: Client,
+        store: Arc<Store>,
+        leadership: Leadership,
+        replica: String,
+        now: fn() -> Timestamp,
+    ) -> Self {
+        Self { client, store, leadership, replica, now, failures: 0 }
+    }
+
+    /// Writes until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let writing = async {
+            loop {
+                self.leadership.gained().await;
+                let pause = match self.store.notices().next() {
+                    Some(untold) if self.leadership.holds() => self.tell(untold).await,
+                    Some(untold) => {
+                        self.store.notices().give_back(&untold);
+                        PACE
+                    }
+                    None => PACE * 10,
+                };
+                sleep(pause).await;
+            }
+        };
+        tokio::select! {
+            () = writing => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+
+    /// Writes one Event. Answers how long to wait then.
+    async fn tell(&mut self, untold: Untold) -> Duration {
+        let event = event_of(&untold, &self.replica, (self.now)());
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &untold.workload.namespace);
+        let answer = in_time(api.create(&PostParams::default(), &event)).await;
+        match answer {
+            Ok(_) => self.failures = 0,
+            Err(error) => match error.code() {
+                // It is told already; or the namespace is on its way out.
+                404 | 409 => self.failures = 0,
+                _ => return self.failed(&untold, &error),
+            },
+        }
+        PACE
+    }
+
+    fn failed(&mut self, untold: &Untold, error: &RequestError) -> Duration {
+        if error.code() == 403 && error.to_string().contains("being terminated") {
+            return PACE;
+        }
+        self.store.notices().give_back(untold);
+        let is_first = self.failures == 0;
+        self.failures = self.failures.saturating_add(1);
+        if error.is_forbidden() {
+            if is_first {
+                warn!(
+                    "May not write Events: {error}. Grant it create on events.events.k8s.io, or set \
+                     --events=false; all is in the log as well"
+                );
+            }
+            return REFUSED_RETRY;
+        }
+        debug!("Cannot write an Event on {}: {error}. Retrying", untold.workload);
+        retry_delay(self.failures)
+    }
+}
+
+fn event_of(untold: &Untold, replica: &str, now: Timestamp) -> Event {
+    let Untold { workload, uid, notice, digest } = untold;
+    let suffix = format!(".{digest:016x}");
+    let mut name = workload.name.to_string();
+    name.truncate(LONGEST_NAME - suffix.len());
+    Event {
+        metadata: ObjectMeta {
+            namespace: Some(workload.namespace.to_string()),
+            name: Some(format!("{}{suffix}", name.trim_end_matches(['.', '-']))),
+            ..ObjectMeta::default()
+        },
+        event_time: Some(MicroTime(now)),
+        action: Some("Collecting".to_owned()),
+        reason: Some(notice.reason.to_owned()),
+        note: Some(notice.message.clone()),
+        type_: Some(if notice.is_warning { "Warning" } else { "Normal" }.to_owned()),
+        regarding: Some(ObjectReference {
+            api_version: Some("apps/v1".to_owned()),
+            kind: Some(workload.kind.name().to_owned()),
+            namespace: Some(workload.namespace.to_string()),
+            name: Some(workload.name.to_string()),
+            uid: Some(uid.to_string()),
+            ..ObjectReference::default()
+        }),
+        reporting_controller: Some(CONTROLLER.to_owned()),
+        reporting_instance: Some(replica.chars().take(128).collect()),
+        ..Event::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use axum::body::Body as Answer;
+    use http::Response;
+    use serde_json::json;
+    use tokio::time::Instant;
+
+    use super::super::scripted::{client_of_paths, status};
+    use super::*;
+    use crate::core::notice::{Notice, Part};
+    use crate::core::workload::{Kind, WorkloadId};
+    use crate::reloader::{Claim, contended};
+
+    fn workload(name: &str) -> WorkloadId {
+        WorkloadId { kind: Kind::Deployment, namespace: "shop".into(), name: name.into() }
+    }
+
+    fn odd(store: &Store, name: &str) {
+        let notice = Notice { reason: "NoKey", is_warning: true, message: "variable A".to_owned() };
+        store.notices().set(&workload(name), "u", Part::Manifest, vec![notice]);
+    }
+
+    /// A writer whose server answers by these statuses in turn, and with success when they are used up;
+    /// how many requests it got.
+    fn writer(
+        answers: &[u16],
+        leadership: Leadership,
+    ) -> (EventWriter, Arc<Store>, Arc<Mutex<u32>>) {
+        let answers = Arc::new(Mutex::new(answers.to_vec()));
+        let requests = Arc::new(Mutex::new(0));
+        let counter = Arc::clone(&requests);
+        let client = client_of_paths(move |path, _| {
+            assert_eq!(path, "/apis/events.k8s.io/v1/namespaces/shop/events");
+            *counter.lock().unwrap() += 1;
+            let mut answers = answers.lock().unwrap();
+            if answers.is_empty() {
+                return Response::new(Answer::from(json!({ "metadata": {} }).to_string()));
+            }
+            status(answers.remove(0))
+        });
+        let store = Arc::new(Store::default());
+        let now = || Timestamp::UNIX_EPOCH;
+        let writer = EventWriter::new(client, Arc::clone(&store), leadership, "r".to_owned(), now);
+        (writer, store, requests)
+    }
+
+    async fn run_for(writer: EventWriter, time: Duration) {
+        let end = CancellationToken::new();
+        let stop = async {
+            sleep(time).await;
+            end.cancel();
+        };
+        tokio::join!(writer.run(end.clone()), stop);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_is_written_once_and_again_where_it_could_not_be() {
+        // One that another replica has written, and a failure.
+        let (writer, store, requests) = writer(&[409, 500], Leadership::always());
+        for name in ["a", "b", "c"] {
+            odd(&store, name);
+        }
+        run_for(writer, Duration::from_mins(1)).await;
+        assert_eq!(*requests.lock().unwrap(), 4);
+        assert_eq!(store.notices().next(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_the_permission_the_server_is_left_alone() {
+        let (writer, store, requests) = writer(&[403, 403], Leadership::always());
+        odd(&store, "a");
+        odd(&store, "b");
+        let began = Instant::now();
+        run_for(writer, Duration::from_mins(25)).await;
+        assert!(began.elapsed() >= Duration::from_mins(25));
+        assert_eq!(*requests.lock().unwrap(), 4, "two refusals, ten minutes apart, and both then");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_lead_writes_none() {
+        let (candidacy, leadership) = contended();
+        let (writer, store, requests) = writer(&[], leadership);
+        odd(&store, "a");
+        let later = async {
+            sleep(Duration::from_mins(1)).await;
+            assert_eq!(*requests.lock().unwrap(), 0);
+            candidacy.say(Claim::Always);
+        };
+        tokio::join!(run_for(writer, Duration::from_mins(2)), later);
+        assert_eq!(*requests.lock().unwrap(), 1);
+    }
+
+    #[test]
+    fn the_same_has_the_same_name_and_one_that_fits() {
+        let store = Store::default();
+        let long = "x".repeat(253);
+        for name in ["web", &long] {
+            let event = |_: u32| {
+                odd(&store, name);
+                let untold = store.notices().next().unwrap();
+                store.notices().forget(&untold.workload);
+                event_of(&untold, "r", Timestamp::UNIX_EPOCH)
+            };
+            let (event, again) = (event(1), event(2));
+            assert_eq!(event, again);
+            let name = event.metadata.name.unwrap();
+            assert!(name.len() <= LONGEST_NAME && name.starts_with(&name[..3]), "{name}");
+            assert_eq!(event.regarding.unwrap().uid.as_deref(), Some("u"));
+            assert_eq!(
+                (event.reason.as_deref(), event.type_.as_deref()),
+                (Some("NoKey"), Some("Warning"))
+            );
+        }
+    }
+}
