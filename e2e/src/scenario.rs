@@ -171,14 +171,17 @@ impl Bed {
     }
 
     /// What controllers asked the API server since, without what belongs to each start: the LISTs
-    /// and watches of the three kinds, and the look at their own permissions.
+    /// and watches of the three kinds, the look at their own permissions, and the Events about
+    /// references that are not watched.
     pub async fn requests_beyond_the_start(&self, mark: &Mark) -> Result<Vec<ApiRequest>> {
         let mut requests = self.api_requests_of(USER_AGENT, mark).await?;
         requests.retain(|request| {
             let kinds = ["deployments", "daemonsets", "statefulsets"];
             match request.verb.as_str() {
                 "list" | "watch" => !kinds.contains(&request.resource.as_str()),
-                "create" => request.resource != "selfsubjectaccessreviews",
+                "create" => {
+                    !["selfsubjectaccessreviews", "events"].contains(&request.resource.as_str())
+                }
                 _ => true,
             }
         });

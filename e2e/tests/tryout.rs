@@ -5,7 +5,7 @@ use e2e::binaries::workspace;
 use e2e::controller_log::Stream;
 use e2e::scenario::{HEARTBEAT, SOON, just_after_a_poll, polling_fast};
 use e2e::shared::SharedBed;
-use e2e::{Bed, Controller, Kind, Mark, VaultRequest, WorkloadName};
+use e2e::{Bed, Controller, Kind, Mark, VaultRequest, WorkloadName, eventually};
 use serde_json::json;
 
 const TO_BE_RELOADED: &str = "deployment-to-be-reloaded";
@@ -166,6 +166,13 @@ async fn a_deleted_secret_is_named_once() -> Result<()> {
 async fn an_unchanged_poll_costs_a_read_a_list_and_one_line() -> Result<()> {
     const POLLS: usize = 3;
     let stage = Stage::set().await?;
+    // Two workloads have pinned references, of which they are told once.
+    eventually("the Events of the start", SOON, || async {
+        let requests = stage.bed.api_requests_of("vault-secrets-reloader/", &stage.start).await?;
+        let events = requests.iter().filter(|request| request.resource == "events");
+        Ok((events.count() >= 2).then_some(()))
+    })
+    .await?;
     just_after_a_poll(&stage.controller).await?;
     let before = stage.bed.mark().await?;
     let seen = stage.controller.lines().len();

@@ -156,7 +156,7 @@ mod tests {
     use serde_json::json;
     use tokio::time::Instant;
 
-    use super::super::scripted::{client_of_paths, status};
+    use super::super::scripted::{client_of, status};
     use super::*;
     use crate::core::notice::{Notice, Part};
     use crate::core::workload::{Kind, WorkloadId};
@@ -180,8 +180,8 @@ mod tests {
         let answers = Arc::new(Mutex::new(answers.to_vec()));
         let requests = Arc::new(Mutex::new(0));
         let counter = Arc::clone(&requests);
-        let client = client_of_paths(move |path, _| {
-            assert_eq!(path, "/apis/events.k8s.io/v1/namespaces/shop/events");
+        let client = client_of(move |request| {
+            assert_eq!(request.uri().path(), "/apis/events.k8s.io/v1/namespaces/shop/events");
             *counter.lock().unwrap() += 1;
             let mut answers = answers.lock().unwrap();
             if answers.is_empty() {

@@ -12,19 +12,18 @@ use super::client::Client;
 
 /// A client whose server answers each request by a script, after a second. The script gets the query.
 pub(super) fn client(script: impl Fn(&str) -> Answer + Clone + Send + Sync + 'static) -> Client {
-    client_of_paths(move |_, query| Response::new(script(query)))
+    client_of(move |request| Response::new(script(request.uri().query().unwrap_or_default())))
 }
 
-/// As [`client`], with the path before the query.
-pub(super) fn client_of_paths(
-    script: impl Fn(&str, &str) -> Response<Answer> + Clone + Send + Sync + 'static,
+/// As [`client`], with all of the request.
+pub(super) fn client_of(
+    script: impl Fn(&Request<Body>) -> Response<Answer> + Clone + Send + Sync + 'static,
 ) -> Client {
     let server = service_fn(move |request: Request<Body>| {
         let script = script.clone();
         async move {
             sleep(Duration::from_secs(1)).await;
-            let query = request.uri().query().unwrap_or_default();
-            Ok::<_, BoxError>(script(request.uri().path(), query))
+            Ok::<_, BoxError>(script(&request))
         }
     });
     Client::new(BoundsLayer.layer(server), "default")

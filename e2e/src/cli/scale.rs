@@ -13,6 +13,10 @@ const NAMESPACES: usize = 20;
 const FOLDERS: usize = 50;
 /// Requests under way at once while the bed is filled.
 const AT_ONCE: usize = 16;
+/// How often a start is measured.
+const STARTS: usize = 5;
+/// Objects a page of the bare LISTs, as many as the controller asks for.
+const PAGE: usize = 250;
 const USER_AGENT: &str = "vault-secrets-reloader/";
 /// Long enough for one of two busy cores.
 const WITHIN: Duration = Duration::from_mins(10);
@@ -79,7 +83,78 @@ pub(crate) async fn scale(
     ));
     let (_, ended) = controller.terminate().await?;
     say.line(&format!("SIGTERM to the end: {:.2} s.", ended.as_secs_f32()));
+    starts(&bed, &options, say).await
+}
+
+/// Starts of the controller, from its first line until it knows all workloads, in turn with the bare
+/// LISTs of the same objects, by the same pages, whose answers nobody looks at.
+async fn starts(bed: &Bed, options: &ControllerOptions, say: &mut Say) -> Result<()> {
+    let (mut bare, mut ours) = (Vec::new(), Vec::new());
+    for _ in 0..STARTS {
+        bare.push(bare_lists(bed).await?);
+        let mut controller = Controller::spawn(bed, options).await?;
+        let first = controller.wait_for("msg=Starting", WITHIN).await?;
+        let mut known = first.at;
+        for kind in ["Deployments", "DaemonSets", "StatefulSets"] {
+            let line = controller.wait_for(&format!("All {kind} are read"), WITHIN).await?;
+            known = known.max(line.at);
+        }
+        ours.push(known - first.at);
+        controller.terminate().await?;
+    }
+    let median = |times: &mut Vec<Duration>| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
+    let (bare, ours) = (median(&mut bare), median(&mut ours));
+    say.line(&format!(
+        "A start, until all workloads are known: {:.2} s; the bare LISTs of the same objects {:.2} s; {:.2} \
+         times. Medians of {STARTS}, in turn.",
+        ours.as_secs_f32(),
+        bare.as_secs_f32(),
+        ours.as_secs_f32() / bare.as_secs_f32()
+    ));
     Ok(())
+}
+
+/// How long the LISTs of the three kinds take, side by side.
+async fn bare_lists(bed: &Bed) -> Result<Duration> {
+    let began = Instant::now();
+    let kinds = ["deployments", "daemonsets", "statefulsets"];
+    stream::iter(kinds)
+        .map(|kind| bare_list(bed, kind))
+        .buffer_unordered(kinds.len())
+        .try_collect::<()>()
+        .await?;
+    Ok(began.elapsed())
+}
+
+async fn bare_list(bed: &Bed, kind: &str) -> Result<()> {
+    /// Only where the next page begins.
+    #[derive(serde::Deserialize)]
+    struct Page {
+        metadata: Metadata,
+    }
+    #[derive(serde::Deserialize)]
+    struct Metadata {
+        #[serde(rename = "continue", default)]
+        next: String,
+    }
+    let client = bed.cluster.client();
+    let mut next = String::new();
+    loop {
+        let path = format!("/apis/apps/v1/{kind}?limit={PAGE}&continue={next}");
+        let request = http::Request::get(path).body(Vec::new())?;
+        let text = client.request_text(request).await?;
+        // The metadata of a list come before its items, but for their end nobody reads on.
+        let end = text.find("\"items\"").context("no list")?;
+        let head = text[..end].trim_end_matches([' ', '\n', ',']);
+        let page: Page = serde_json::from_str(&format!("{head}}}"))?;
+        if page.metadata.next.is_empty() {
+            return Ok(());
+        }
+        next = page.metadata.next;
+    }
 }
 
 fn path(number: usize, secrets: usize) -> String {

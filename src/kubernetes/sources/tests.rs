@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use axum::body::Body as Answer;
-use http::Response;
+use http::{Request, Response};
+use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::super::scripted::{client_of_paths, list, status};
+use super::super::scripted::{client_of, list, status};
 use super::*;
 use crate::core::environment::SourceName;
 use crate::core::source::Known;
@@ -41,7 +42,8 @@ impl Cluster {
         std::mem::take(&mut self.0.lock().unwrap().read)
     }
 
-    fn answer(&self, path: &str, query: &str) -> Response<Answer> {
+    fn answer(&self, request: &Request<Body>) -> Response<Answer> {
+        let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
         let mut world = self.0.lock().unwrap();
         if let Some(name) = path.strip_prefix("/api/v1/namespaces/shop/configmaps/") {
             world.read.push(name.to_owned());
@@ -55,6 +57,9 @@ impl Cluster {
                 }
             };
         }
+        // Of all there is, only the metadata.
+        let accept = request.headers()["accept"].to_str().unwrap();
+        assert!(accept.contains("as=PartialObjectMetadata"), "{accept}");
         if query.contains("watch=true") {
             // One that shows what there is, and ends.
             return Response::new(Answer::from(std::mem::take(&mut world.events).concat()));
@@ -120,7 +125,7 @@ fn config_map(name: &str) -> SourceName {
 async fn run(test: impl AsyncFnOnce(Bench)) {
     let cluster = Cluster::default();
     let server = cluster.clone();
-    let client = client_of_paths(move |path, query| server.answer(path, query));
+    let client = client_of(move |request| server.answer(request));
     let store = Arc::new(Store::default());
     let wanted = Wanted::default();
     let (concerned, [changed, ..]) = Concerned::new();
