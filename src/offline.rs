@@ -14,6 +14,7 @@ use crate::core::source::Readable;
 
 pub mod check;
 pub mod explain;
+mod given;
 pub mod print;
 pub mod yaml;
 

@@ -130,6 +130,12 @@ impl Annotations {
         which.keys().find_map(|key| self.get(key))
     }
 
+    /// How long they are, in bytes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.0.iter().map(|(key, value)| key.len() + value.len()).sum()
+    }
+
     /// The generation of annotations that opts in, if any does.
     #[must_use]
     pub fn opt_in(&self) -> Option<OptIn> {

@@ -64,6 +64,23 @@ pub struct Container {
 }
 
 impl Container {
+    /// How long the texts of tenants in it are, in bytes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let of_variable = |variable: &EnvVar| {
+            let value = match &variable.value {
+                EnvValue::Literal(value) => value.len(),
+                EnvValue::Key { source, key, .. } => source.name.len() + key.len(),
+                EnvValue::Other => 0,
+            };
+            variable.name.len() + value
+        };
+        let of_from = |from: &EnvFrom| from.prefix.len() + from.source.name.len();
+        let variables: usize = self.variables.iter().map(of_variable).sum();
+        let sources: usize = self.from.iter().map(of_from).sum();
+        self.name.len() + variables + sources
+    }
+
     /// The sources that it names.
     pub fn sources(&self) -> impl Iterator<Item = &SourceName> {
         let of_keys = self.variables.iter().filter_map(|variable| match &variable.value {

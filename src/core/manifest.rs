@@ -82,6 +82,14 @@ impl Manifest {
         self.annotations.opt_in().filter(|_| !left_alone)
     }
 
+    /// How long the texts of tenants in it are, in bytes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let record = self.record.as_ref().map_or(0, String::len);
+        let containers: usize = self.containers.iter().map(Container::weight).sum();
+        record + self.annotations.weight() + containers
+    }
+
     /// The sources that it names, if it opts in.
     #[must_use]
     pub fn sources(&self) -> BTreeSet<&SourceName> {

@@ -30,6 +30,11 @@ use crate::core::workload::{Kind, WorkloadId};
 /// hold tens of thousands of odd references, and the first few tell what is wrong.
 const MOST_LINES: usize = 20;
 
+/// The longest manifest that is kept for the time when its sources change. One of a thousand references
+/// and its record have about as many. For longer ones, which a tenant can make as long as an object may
+/// be, everything is listed anew when their sources change.
+const LONGEST_KEPT: usize = 1 << 16;
+
 /// What a collector reads by, and whom it tells.
 pub struct Settings {
     /// The Vault namespace of workloads that name none.
@@ -50,8 +55,8 @@ pub struct Collector {
     settings: Settings,
     /// Workloads whose sources changed, or are known now.
     changed: UnboundedReceiver<WorkloadId>,
-    /// The workloads that name sources, as they were seen last.
-    with_sources: HashMap<WorkloadId, Manifest>,
+    /// The workloads that name sources, as they were seen last; none of one that is too long to be kept.
+    with_sources: HashMap<WorkloadId, Option<Box<Manifest>>>,
     /// Those of them that wait for a source to be read.
     waiting: HashSet<WorkloadId>,
     /// Whether a list is under way.
@@ -185,14 +190,24 @@ impl Collector {
             self.listed.insert(id.clone());
         }
         self.read(&manifest);
-        self.with_sources.insert(id, manifest);
+        let kept = (manifest.weight() <= LONGEST_KEPT).then(|| Box::new(manifest));
+        self.with_sources.insert(id, kept);
     }
 
     /// Reads a workload anew whose sources changed.
     fn read_again(&mut self, id: &WorkloadId) {
-        if let Some(manifest) = self.with_sources.remove(id) {
-            self.read(&manifest);
-            self.with_sources.insert(id.clone(), manifest);
+        match self.with_sources.remove(id) {
+            Some(Some(manifest)) => {
+                self.read(&manifest);
+                self.with_sources.insert(id.clone(), Some(manifest));
+            }
+            Some(None) => {
+                debug!(worker = WORKER, "{id} is too long to be kept; listing all {}s", self.kind);
+                self.waiting.remove(id);
+                self.with_sources.insert(id.clone(), None);
+                self.watching.list_soon();
+            }
+            None => {}
         }
     }
 

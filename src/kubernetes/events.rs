@@ -3,6 +3,7 @@
 //! An Event is named after what it tells, so that the same is not told again by another replica, or
 //! after a restart, while the API server still has it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::{Api, Client};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -29,8 +30,10 @@ const CONTROLLER: &str = "vault-secrets-reloader";
 /// workloads must not press the API server.
 const PACE: Duration = Duration::from_millis(100);
 
-/// After the API server refused one.
+/// What the API server refused is tried again after so long. It may be one namespace's quota; after so
+/// many refusals in a row it is the permission, and the others wait as well.
 const REFUSED_RETRY: Duration = Duration::from_mins(10);
+const REFUSALS: u32 = 3;
 
 /// The longest name of an object.
 const LONGEST_NAME: usize = 253;
@@ -43,6 +46,9 @@ pub struct EventWriter {
     replica: String,
     now: fn() -> Timestamp,
     failures: u32,
+    refusals: u32,
+    /// What was refused, and when to try it again.
+    refused: VecDeque<(Instant, Untold)>,
 }
 
 impl EventWriter {
@@ -55,7 +61,16 @@ impl EventWriter {
         replica: String,
         now: fn() -> Timestamp,
     ) -> Self {
-        Self { client, store, leadership, replica, now, failures: 0 }
+        Self {
+            client,
+            store,
+            leadership,
+            replica,
+            now,
+            failures: 0,
+            refusals: 0,
+            refused: VecDeque::new(),
+        }
     }
 
     /// Writes until `shutdown`.
@@ -63,6 +78,11 @@ impl EventWriter {
         let writing = async {
             loop {
                 self.leadership.gained().await;
+                while let Some((_, untold)) =
+                    self.refused.pop_front_if(|(again, _)| *again <= Instant::now())
+                {
+                    self.store.notices().give_back(&untold);
+                }
                 let pause = match self.store.notices().next() {
                     Some(untold) if self.leadership.holds() => self.tell(untold).await,
                     Some(untold) => {
@@ -85,35 +105,37 @@ impl EventWriter {
         let event = event_of(&untold, &self.replica, (self.now)());
         let api: Api<Event> = Api::namespaced(self.client.clone(), &untold.workload.namespace);
         let answer = in_time(api.create(&PostParams::default(), &event)).await;
-        match answer {
-            Ok(_) => self.failures = 0,
-            Err(error) => match error.code() {
-                // It is told already; or the namespace is on its way out.
-                404 | 409 => self.failures = 0,
-                _ => return self.failed(&untold, &error),
-            },
+        let code = answer.as_ref().err().map_or(201, RequestError::code);
+        match (code, answer) {
+            (401 | 403, Err(error)) => self.refused(untold, &error),
+            (0 | 429 | 500.., Err(error)) => {
+                self.failures = self.failures.saturating_add(1);
+                debug!("Cannot write an Event on {}: {error}. Retrying", untold.workload);
+                self.store.notices().give_back(&untold);
+                retry_delay(self.failures)
+            }
+            // Written; or told already; or never to be written, as where the namespace is gone.
+            _ => {
+                (self.failures, self.refusals) = (0, 0);
+                PACE
+            }
         }
-        PACE
     }
 
-    fn failed(&mut self, untold: &Untold, error: &RequestError) -> Duration {
-        if error.code() == 403 && error.to_string().contains("being terminated") {
+    fn refused(&mut self, untold: Untold, error: &RequestError) -> Duration {
+        self.failures = 0;
+        self.refusals = self.refusals.saturating_add(1);
+        self.refused.push_back((Instant::now() + REFUSED_RETRY, untold));
+        if self.refusals < REFUSALS {
             return PACE;
         }
-        self.store.notices().give_back(untold);
-        let is_first = self.failures == 0;
-        self.failures = self.failures.saturating_add(1);
-        if error.is_forbidden() {
-            if is_first {
-                warn!(
-                    "May not write Events: {error}. Grant it create on events.events.k8s.io, or set \
-                     --events=false; all is in the log as well"
-                );
-            }
-            return REFUSED_RETRY;
+        if self.refusals == REFUSALS {
+            warn!(
+                "May not write Events: {error}. Grant it create on events.events.k8s.io, or set \
+                 --record-events=false; all is in the log as well"
+            );
         }
-        debug!("Cannot write an Event on {}: {error}. Retrying", untold.workload);
-        retry_delay(self.failures)
+        REFUSED_RETRY
     }
 }
 
@@ -154,7 +176,6 @@ mod tests {
     use axum::body::Body as Answer;
     use http::Response;
     use serde_json::json;
-    use tokio::time::Instant;
 
     use super::super::scripted::{client_of, status};
     use super::*;
@@ -218,13 +239,32 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_the_permission_the_server_is_left_alone() {
+        let (writer, store, requests) = writer(&[403; 5], Leadership::always());
+        for number in 0..20 {
+            odd(&store, &number.to_string());
+        }
+        let early = async {
+            sleep(Duration::from_mins(9)).await;
+            assert_eq!(*requests.lock().unwrap(), 3);
+        };
+        // Two more, ten minutes apart, and then all.
+        tokio::join!(run_for(writer, Duration::from_mins(45)), early);
+        assert_eq!(*requests.lock().unwrap(), 25);
+        assert_eq!(store.notices().next(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_quota_of_one_namespace_keeps_none_of_the_others_waiting() {
         let (writer, store, requests) = writer(&[403, 403], Leadership::always());
-        odd(&store, "a");
-        odd(&store, "b");
-        let began = Instant::now();
-        run_for(writer, Duration::from_mins(25)).await;
-        assert!(began.elapsed() >= Duration::from_mins(25));
-        assert_eq!(*requests.lock().unwrap(), 4, "two refusals, ten minutes apart, and both then");
+        for name in ["a", "b", "c", "d"] {
+            odd(&store, name);
+        }
+        let early = async {
+            sleep(Duration::from_mins(1)).await;
+            assert_eq!(*requests.lock().unwrap(), 4);
+        };
+        tokio::join!(run_for(writer, Duration::from_mins(15)), early);
+        assert_eq!(*requests.lock().unwrap(), 6);
     }
 
     #[tokio::test(start_paused = true)]

@@ -160,6 +160,7 @@ pub struct SourceReader<K> {
     unreadable: BTreeSet<SourceId>,
     probe: Option<Instant>,
     is_denied: bool,
+    is_failing: bool,
     /// Attempts in a row that failed.
     failures: u32,
     pause: Option<Instant>,
@@ -191,6 +192,7 @@ impl<K: SourceObject> SourceReader<K> {
             unreadable: BTreeSet::new(),
             probe: None,
             is_denied: false,
+            is_failing: false,
             failures: 0,
             pause: None,
             listed: None,
@@ -314,6 +316,9 @@ impl<K: SourceObject> SourceReader<K> {
         let found = match answer {
             Ok(found) => {
                 self.failures = 0;
+                if std::mem::replace(&mut self.is_failing, false) {
+                    info!(worker = WORKER, "Reading {} again", K::KIND.plural());
+                }
                 if self.unreadable.remove(&id) {
                     self.readable_again();
                 }
@@ -327,6 +332,9 @@ impl<K: SourceObject> SourceReader<K> {
             }
             Err(error) => {
                 self.failures = self.failures.saturating_add(1);
+                if self.failures == FAILURES_TO_GIVE_UP {
+                    self.say_failing(&error);
+                }
                 let is_answer = error.code() != 0;
                 if !is_answer || self.failures < FAILURES_TO_GIVE_UP {
                     self.pause = Some(Instant::now() + retry_delay(self.failures));
@@ -338,6 +346,16 @@ impl<K: SourceObject> SourceReader<K> {
             }
         };
         self.concerned.tell(self.store.sources().put(&id, found));
+    }
+
+    fn say_failing(&mut self, error: &RequestError) {
+        if !std::mem::replace(&mut self.is_failing, true) {
+            warn!(
+                worker = WORKER,
+                "Cannot read {}: {error}. What is known of them is kept; retrying",
+                K::KIND.plural()
+            );
+        }
     }
 
     fn say_denied(&mut self, error: &RequestError) {

@@ -52,6 +52,8 @@ pub(super) struct Watching<K> {
     failures: u32,
     last_failure: Option<Instant>,
     pause: Option<Instant>,
+    /// When a list was asked for last.
+    last_asked: Option<Instant>,
 }
 
 /// The stream of one list and the watch behind it.
@@ -81,6 +83,16 @@ where
             failures: 0,
             last_failure: None,
             pause: None,
+            last_asked: None,
+        }
+    }
+
+    /// Has all read anew before long: at once, unless that was asked for within a minute.
+    pub(super) fn list_soon(&mut self) {
+        let begin = self.last_asked.map_or_else(Instant::now, |last| last + QUIET);
+        if let Some(open) = &mut self.events {
+            open.end = open.end.min(begin.max(Instant::now()));
+            self.last_asked = Some(open.end);
         }
     }
 

@@ -4,19 +4,18 @@ use std::fmt;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::given::Sources;
 use super::yaml::{self, Node, Value};
 use crate::core::annotation::{OptIn, Webhook};
-use crate::core::environment::{Container, EnvValue, EnvVar, SourceKind, SourceName};
+use crate::core::environment::{Container, EnvValue, EnvVar};
 use crate::core::manifest::Manifest;
 use crate::core::reference::{self, Origin, PathList, Place, Reading, Reason};
-use crate::core::source::{Content, Known, Readable};
+use crate::core::source::Readable;
 use crate::core::workload::Kind;
 use crate::kubernetes::object::Object;
-use crate::kubernetes::sources::content_of;
 
 /// The lists of containers in a pod template.
 const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
@@ -180,11 +179,11 @@ pub struct Manifests {
 
 /// An object.
 #[derive(Debug)]
-struct Document {
+pub(super) struct Document {
     /// The file that it stands in.
-    file: String,
-    kind: String,
-    object: Node,
+    pub(super) file: String,
+    pub(super) kind: String,
+    pub(super) object: Node,
 }
 
 impl Manifests {
@@ -260,96 +259,14 @@ impl Manifests {
     /// read.
     #[must_use]
     pub fn check(self, readable: Readable) -> Report {
-        let given = self.objects.iter().filter_map(Given::of).collect();
-        let given = Sources { given, readable };
+        let sources = Sources::of(&self.objects, readable);
         let workloads = self
             .objects
             .iter()
             .filter_map(|Document { file, kind, object }| Template::of(file, object, kind))
-            .filter_map(|template| template.check(&given))
+            .filter_map(|template| template.check(&sources))
             .collect();
         Report { workloads, problems: self.problems }
-    }
-}
-
-/// A ConfigMap or Secret among the manifests.
-struct Given<'a> {
-    named: SourceName,
-    namespace: &'a str,
-    content: Arc<Content>,
-    document: &'a Document,
-}
-
-impl<'a> Given<'a> {
-    fn of(document: &'a Document) -> Option<Self> {
-        let Document { kind, object, .. } = document;
-        let kind = SourceKind::ALL.into_iter().find(|known| known.name() == kind)?;
-        let text = |key| object.at(&["metadata", key]).and_then(Node::text).unwrap_or_default();
-        let data = |key| object.get(key).map_or(serde_json::Value::Null, Node::to_json);
-        let mut json = serde_json::json!({ "data": data("data") });
-        if kind == SourceKind::Secret {
-            json["stringData"] = data("stringData");
-        }
-        Some(Self {
-            named: SourceName { kind, name: text("name").to_owned() },
-            namespace: text("namespace"),
-            content: Arc::new(content_of(kind, json)?),
-            document,
-        })
-    }
-
-    /// The line of a key's value, or that of the object.
-    fn line_of(&self, key: &str) -> u64 {
-        let object = &self.document.object;
-        let value = object.at(&["stringData", key]).or_else(|| object.at(&["data", key]));
-        value.unwrap_or(object).line
-    }
-
-    fn at(&self, key: &str) -> Location {
-        Location { file: self.document.file.clone(), line: self.line_of(key) }
-    }
-}
-
-/// The ConfigMaps and Secrets among the manifests.
-struct Sources<'a> {
-    given: Vec<Given<'a>>,
-    readable: Readable,
-}
-
-impl Sources<'_> {
-    /// The source that a workload of a namespace means. Manifests may leave the namespace to whoever
-    /// applies them.
-    fn find(&self, namespace: &str, named: &SourceName) -> Option<&Given<'_>> {
-        self.given.iter().find(|given| {
-            let other = given.namespace;
-            given.named == *named
-                && (other == namespace || other.is_empty() || namespace.is_empty())
-        })
-    }
-
-    fn look_up(&self, namespace: &str, named: &SourceName) -> Known {
-        match self.find(namespace, named) {
-            _ if !self.readable.includes(named.kind) => Known::Not(Reason::SourceNotRead),
-            Some(given) => Known::Read(Arc::clone(&given.content)),
-            None => Known::NotYet,
-        }
-    }
-
-    /// Whether what is not read holds a reference, as far as that is known here.
-    fn holds_reference(&self, namespace: &str, place: &Place) -> bool {
-        let holds = |named, wanted: Option<&str>| {
-            self.find(namespace, named).is_some_and(|given| {
-                let mut keys = given.content.iter();
-                keys.any(|(key, kept)| {
-                    wanted.is_none_or(|wanted| wanted == key) && !kept.is_empty()
-                })
-            })
-        };
-        match place {
-            Place::Source(_, named) => holds(named, None),
-            Place::Key { source, key, .. } => holds(source, Some(key)),
-            Place::Env(..) | Place::FromPath(..) => true,
-        }
     }
 }
 

@@ -1,11 +1,14 @@
 //! What the collector keeps and says, and what it waits for.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use axum::body::Body as Answer;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::super::scripted;
 use super::*;
+use crate::core::annotation::RECORD;
 use crate::core::environment::{SourceKind, SourceName};
 use crate::core::reference::{Origin, Reason};
 use crate::core::source::{Content, Found, SourceId};
@@ -159,4 +162,44 @@ async fn what_a_source_refers_to_is_watched_and_no_more_than_that() {
     collector.handle(Event::InitDone);
     assert!(!store.sources().is_named(&refs()));
     assert!(collector.with_sources.is_empty() && collector.waiting.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manifest_too_long_to_keep_is_listed_anew_when_its_sources_change() {
+    let lists = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&lists);
+    let (collector, store, concerned) = collector(move |query| {
+        if query.contains("watch=true") {
+            return Answer::empty();
+        }
+        counter.fetch_add(1, Ordering::Relaxed);
+        let mut long = with_config_map("long");
+        long["metadata"]["annotations"] = json!({ RECORD: "x".repeat(LONGEST_KEPT) });
+        scripted::list(&[long, with_config_map("web")], "")
+    });
+    let change = |found| {
+        for user in store.sources().put(&refs(), found) {
+            concerned.send(user).unwrap();
+        }
+    };
+    let test = async {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        change(read(1, "vault:secret/data/a#k"));
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!((store.len(), lists.load(Ordering::Relaxed)), ((2, 1), 2));
+        // A source that changes all the time is no reason to list all the time.
+        for version in 2..202 {
+            let path = format!("vault:secret/data/{version}#k");
+            change(read(version, &path));
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+        let lists = lists.load(Ordering::Relaxed);
+        assert!((10..=13).contains(&lists), "{lists} lists in eleven minutes");
+        tokio::time::sleep(Duration::from_mins(2)).await;
+        assert_eq!(store.len(), (2, 1));
+    };
+    tokio::select! {
+        () = collector.run(CancellationToken::new()) => panic!("it ended"),
+        () = test => {}
+    }
 }

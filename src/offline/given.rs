@@ -1,0 +1,96 @@
+//! The ConfigMaps and Secrets among manifests, for the workloads that take variables from them.
+
+use std::sync::Arc;
+
+use super::check::{Document, Location};
+use super::yaml::Node;
+use crate::core::environment::{SourceKind, SourceName};
+use crate::core::reference::{Place, Reason};
+use crate::core::source::{Content, Known, Readable};
+use crate::kubernetes::sources::content_of;
+
+/// A ConfigMap or Secret among the manifests.
+pub(super) struct Given<'a> {
+    named: SourceName,
+    namespace: &'a str,
+    content: Arc<Content>,
+    document: &'a Document,
+}
+
+impl<'a> Given<'a> {
+    fn of(document: &'a Document) -> Option<Self> {
+        let Document { kind, object, .. } = document;
+        let kind = SourceKind::ALL.into_iter().find(|known| known.name() == kind)?;
+        let text = |key| object.at(&["metadata", key]).and_then(Node::text).unwrap_or_default();
+        let data = |key| object.get(key).map_or(serde_json::Value::Null, Node::to_json);
+        let mut json = serde_json::json!({ "data": data("data") });
+        if kind == SourceKind::Secret {
+            json["stringData"] = data("stringData");
+        }
+        Some(Self {
+            named: SourceName { kind, name: text("name").to_owned() },
+            namespace: text("namespace"),
+            content: Arc::new(content_of(kind, json)?),
+            document,
+        })
+    }
+
+    /// The line of a key's value, or that of the object.
+    fn line_of(&self, key: &str) -> u64 {
+        let object = &self.document.object;
+        let value = object.at(&["stringData", key]).or_else(|| object.at(&["data", key]));
+        value.unwrap_or(object).line
+    }
+
+    pub(super) fn at(&self, key: &str) -> Location {
+        Location { file: self.document.file.clone(), line: self.line_of(key) }
+    }
+}
+
+/// The ConfigMaps and Secrets among the manifests.
+pub(super) struct Sources<'a> {
+    given: Vec<Given<'a>>,
+    readable: Readable,
+}
+
+impl<'a> Sources<'a> {
+    /// Those among some objects; `readable` is what the controller may read.
+    pub(super) fn of(objects: &'a [Document], readable: Readable) -> Self {
+        Self { given: objects.iter().filter_map(Given::of).collect(), readable }
+    }
+
+    /// The source that a workload of a namespace means. Manifests may leave the namespace to whoever
+    /// applies them.
+    pub(super) fn find(&self, namespace: &str, named: &SourceName) -> Option<&Given<'a>> {
+        self.given.iter().find(|given| {
+            let other = given.namespace;
+            given.named == *named
+                && (other == namespace || other.is_empty() || namespace.is_empty())
+        })
+    }
+
+    pub(super) fn look_up(&self, namespace: &str, named: &SourceName) -> Known {
+        match self.find(namespace, named) {
+            _ if !self.readable.includes(named.kind) => Known::Not(Reason::SourceNotRead),
+            Some(given) => Known::Read(Arc::clone(&given.content)),
+            None => Known::NotYet,
+        }
+    }
+
+    /// Whether what is not read holds a reference, as far as that is known here.
+    pub(super) fn holds_reference(&self, namespace: &str, place: &Place) -> bool {
+        let holds = |named, wanted: Option<&str>| {
+            self.find(namespace, named).is_some_and(|given| {
+                let mut keys = given.content.iter();
+                keys.any(|(key, kept)| {
+                    wanted.is_none_or(|wanted| wanted == key) && !kept.is_empty()
+                })
+            })
+        };
+        match place {
+            Place::Source(_, named) => holds(named, None),
+            Place::Key { source, key, .. } => holds(source, Some(key)),
+            Place::Env(..) | Place::FromPath(..) => true,
+        }
+    }
+}
