@@ -5,11 +5,15 @@
 //! value that is a secret is never repeated.
 
 use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use jiff::Timestamp;
 
+use crate::core::secret::DEFAULT_CONNECTION;
+use crate::core::server::{Declared, Servers, Undeclared};
 use crate::core::source::Readable;
 use crate::reloader;
 use crate::telemetry;
@@ -19,9 +23,11 @@ use crate::vault::pace::Pace;
 
 mod auth;
 mod election;
+mod servers;
 mod vault;
 
 pub use election::LeaderElection;
+pub use servers::ServersFile;
 
 /// The pod's own token.
 const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -89,10 +95,24 @@ pub struct Flags {
     /// How many more of these may be reloaded each minute
     #[arg(long, value_name = "COUNT", default_value = "120")]
     found_reload_rate: String,
-    /// How many requests to Vault may be under way at once
+    /// A file that declares more servers, for workloads that name another one by vault-addr
+    #[arg(long, value_name = "FILE")]
+    vault_servers_file: Option<String>,
+    /// Watch nothing of a workload whose vault-addr is not declared, instead of taking it as another
+    /// name of the default server
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true"
+    )]
+    refuse_undeclared_addresses: String,
+    /// How many requests to each Vault may be under way at once
     #[arg(long, value_name = "COUNT", default_value = "8")]
     vault_concurrency: String,
-    /// How many requests a second may be sent to Vault; as many as it answers unless set
+    /// How many requests a second may be sent to each Vault; as many as it answers unless set
     #[arg(long, value_name = "COUNT")]
     vault_rate: Option<String>,
     /// Spread the requests of a poll over the period, instead of sending them as fast as may be
@@ -169,22 +189,24 @@ pub struct Flags {
 pub struct Config {
     /// Between two full reads of all workloads.
     pub collector_sync_period: Duration,
-    /// The reloader's part.
+    /// The reloader's part, for the default server.
     pub reloader: reloader::Settings,
+    /// How many reloads that nothing but the clock speaks for may start at once.
+    pub found_burst: u32,
+    /// How many more of them each minute.
+    pub found_per_minute: u32,
     /// How log lines are written.
     pub log: telemetry::Settings,
     /// Where probes are answered.
     pub listen: Listen,
-    /// The server of the Vault API.
-    pub server: ServerSettings,
-    /// How we come by a token.
-    pub method: Method,
-    /// The token is renewed once no more than this is left of it.
-    pub threshold: Duration,
-    /// How hard Vault is pressed.
+    /// The default server of the Vault API.
+    pub vault: Connection,
+    /// Servers of which only those workloads are that name them.
+    pub others: Vec<Connection>,
+    /// What workloads call all of them.
+    pub servers: Servers,
+    /// How hard each is pressed.
     pub pace: Pace,
-    /// A Kubernetes Secret that holds the CA of the server.
-    pub ca_secret: Option<CaSecret>,
     /// Which sources of variables are read.
     pub readable: Readable,
     /// Whether Events are written.
@@ -195,6 +217,23 @@ pub struct Config {
     pub leader_election: Option<LeaderElection>,
     /// What an operator should know of the configuration, though it can be used.
     pub warnings: Vec<String>,
+}
+
+/// A server of the Vault API, and how it is used.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its name: see [`Declared::name`].
+    pub name: Arc<str>,
+    /// Where it is.
+    pub server: ServerSettings,
+    /// How we come by a token.
+    pub method: Method,
+    /// The token is renewed once no more than this is left of it.
+    pub threshold: Duration,
+    /// A Kubernetes Secret that holds the CA of the server.
+    pub ca_secret: Option<CaSecret>,
+    /// Whether a missing secret holds nothing.
+    pub ignore_missing: bool,
 }
 
 /// An address to listen on.
@@ -271,6 +310,8 @@ impl Config {
             ignore_versions_before,
             found_reload_burst,
             found_reload_rate,
+            vault_servers_file,
+            refuse_undeclared_addresses,
             vault_concurrency,
             vault_rate,
             vault_spread,
@@ -288,13 +329,10 @@ impl Config {
         let mut warnings = Vec::new();
 
         let period = duration("--reloader-run-period", &reloader_run_period)?;
-        let threshold = match vault_token_renew_threshold {
-            Some(text) => duration("--vault-token-renew-threshold", &text)?,
-            None => match env.get("TOKEN_RENEW_THRESHOLD") {
-                Some((name, text)) => duration(&name, &text)?,
-                None => period.saturating_mul(THRESHOLD_PERIODS),
-            },
-        };
+        let threshold = vault_token_renew_threshold
+            .map(|text| duration("--vault-token-renew-threshold", &text))
+            .transpose()?;
+        let usual_threshold = threshold.unwrap_or(period.saturating_mul(THRESHOLD_PERIODS));
         let level = log_level.parse().unwrap_or_else(|()| {
             warnings.push(format!(
                 "--log-level={log_level:?} is none of debug, info, warn, error; using info"
@@ -310,11 +348,20 @@ impl Config {
                 warnings.push(format!("{name} is set and has no effect here"));
             }
         }
-        let mut server = vault::server(&env, &mut warnings)?;
-        let vault_namespace = server.namespace.clone();
-        if env.get("AUTH_NAMESPACE").is_some() {
-            server.namespace = vault::namespace(&env, "AUTH_NAMESPACE")?;
-        }
+        let mut vault =
+            vault::connection(DEFAULT_CONNECTION, &env, usual_threshold, &mut warnings)?;
+        // Of the default server, the flag comes before the variable.
+        vault.threshold = threshold.unwrap_or(vault.threshold);
+        let file = vault_servers_file.map_or_else(
+            || Ok(ServersFile::default()),
+            |path| ServersFile::read(Path::new(&path)),
+        )?;
+        let default = Declared {
+            addresses: vault::addresses(&env),
+            namespace: vault::namespace(&env, "NAMESPACE")?,
+            ..Declared::default()
+        };
+        let undeclared = undeclared(&refuse_undeclared_addresses)?;
         let leader_election = LeaderElection {
             terms: election::terms(
                 &leader_elect_lease_duration,
@@ -332,24 +379,20 @@ impl Config {
         Ok(Self {
             collector_sync_period: duration("--collector-sync-period", &collector_sync_period)?,
             reloader: reloader::Settings {
+                server: Arc::clone(&vault.name),
                 period,
                 start_within: period.min(START_WITHIN),
                 ignore_versions_before,
-                ignore_missing: env.boolean("IGNORE_MISSING_SECRETS")?,
-                found_burst: count("--found-reload-burst", &found_reload_burst)?,
-                found_per_minute: count("--found-reload-rate", &found_reload_rate)?,
-                vault_namespace,
+                ignore_missing: vault.ignore_missing,
             },
+            found_burst: count("--found-reload-burst", &found_reload_burst)?,
+            found_per_minute: count("--found-reload-rate", &found_reload_rate)?,
             log: telemetry::Settings { level, json },
             listen: listen(environment("LISTEN_ADDRESS"))?,
-            method: auth::method(&env, server.address.scheme() == "https")?,
-            server,
-            threshold,
+            servers: file.declared(default, undeclared)?,
+            others: file.connections(usual_threshold, &mut warnings)?,
+            vault,
             pace: pace(&vault_concurrency, vault_rate.as_deref(), &vault_spread)?,
-            ca_secret: env.text("TLS_SECRET").map(|name| CaSecret {
-                namespace: env.text("TLS_SECRET_NS").unwrap_or_else(|| "default".to_owned()),
-                name,
-            }),
             readable: readable(&read_config_maps, &read_secrets)?,
             events: boolean("--record-events", &record_events)?,
             replica: leader_election.replica.clone(),
@@ -450,6 +493,11 @@ fn pace(concurrency: &str, rate: Option<&str>, spread: &str) -> Result<Pace, Con
     let interval = a_second.map_or(Duration::ZERO, |count| Duration::from_secs(1) / count);
     let is_spread = boolean("--vault-spread", spread)?;
     Ok(Pace { at_once: at_once as usize, interval, is_spread, ..Pace::default() })
+}
+
+fn undeclared(are_refused: &str) -> Result<Undeclared, ConfigError> {
+    let are_refused = boolean("--refuse-undeclared-addresses", are_refused)?;
+    Ok(if are_refused { Undeclared::Refused } else { Undeclared::Default })
 }
 
 fn readable(config_maps: &str, secrets: &str) -> Result<Readable, ConfigError> {

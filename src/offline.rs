@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
+use crate::config::{ConfigError, ServersFile};
+use crate::core::server::{Declared, Servers, Undeclared};
 use crate::core::source::Readable;
 
 pub mod check;
@@ -40,6 +42,15 @@ enum Command {
         /// Read Secrets among the manifests, too, as the controller does where it is given this
         #[arg(long)]
         read_secrets: bool,
+        /// The file that declares servers to the controller. The files that it names need not be here
+        #[arg(long, value_name = "FILE")]
+        vault_servers_file: Option<PathBuf>,
+        /// The controller's VAULT_ADDR, by which workloads may name its default server
+        #[arg(long, value_name = "ADDRESS")]
+        vault_addr: Option<String>,
+        /// Take a vault-addr that is not declared as the controller does where it is given this
+        #[arg(long)]
+        refuse_undeclared_addresses: bool,
     },
     /// Says how one value is read, part by part
     Explain {
@@ -83,9 +94,20 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     };
     let stdout = io::stdout().lock();
     let done = match command {
-        Command::Check { inputs, output, strict, read_secrets } => {
+        Command::Check {
+            inputs,
+            output,
+            strict,
+            read_secrets,
+            vault_servers_file,
+            vault_addr,
+            refuse_undeclared_addresses,
+        } => {
             let readable = Readable { secrets: read_secrets, ..Readable::default() };
-            check(&inputs, readable, output, strict, stdout)
+            match servers(vault_servers_file, vault_addr, refuse_undeclared_addresses) {
+                Ok(servers) => check(&inputs, readable, &servers, output, strict, stdout),
+                Err(error) => writeln!(io::stderr(), "{error}").map(|()| ExitCode::from(2)),
+            }
         }
         Command::Explain { value, variable } => {
             let text = explain::explain(&variable, &value);
@@ -96,9 +118,25 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     done.unwrap_or(ExitCode::FAILURE)
 }
 
+/// The servers that the controller knows.
+fn servers(
+    file: Option<PathBuf>,
+    address: Option<String>,
+    are_refused: bool,
+) -> Result<Servers, ConfigError> {
+    let file = file.map_or_else(|| Ok(ServersFile::default()), |path| ServersFile::read(&path))?;
+    let default = match address {
+        Some(text) => ServersFile::default_at(&text)?,
+        None => Declared::default(),
+    };
+    let undeclared = if are_refused { Undeclared::Refused } else { Undeclared::Default };
+    file.declared(default, undeclared)
+}
+
 fn check(
     inputs: &[PathBuf],
     readable: Readable,
+    servers: &Servers,
     output: Output,
     strict: bool,
     mut stdout: impl Write,
@@ -107,7 +145,7 @@ fn check(
     for input in inputs {
         manifests.read(input, io::stdin().lock());
     }
-    let report = manifests.check(readable);
+    let report = manifests.check(readable, servers);
     let text = match output {
         Output::Table => print::table(&report),
         Output::Json => print::json(&report),

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use futures::future::join;
 use jiff::Timestamp;
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -36,7 +35,7 @@ mod round;
 #[cfg(test)]
 mod tests;
 
-use budget::Budget;
+pub use budget::Budget;
 use deciding::Asked;
 pub use leadership::{Candidacy, Claim, Leadership, contended};
 use memory::Memory;
@@ -72,6 +71,8 @@ const MOST_NOTICES: usize = 10;
 /// What the operator set.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The server whose workloads it reloads: the name of its connection.
+    pub server: Arc<str>,
     /// The time between two polls.
     pub period: Duration,
     /// The first poll begins at a random time within this: many that start at once, after an outage,
@@ -81,12 +82,6 @@ pub struct Settings {
     pub ignore_versions_before: Option<Timestamp>,
     /// See [`Rules::ignore_missing`].
     pub ignore_missing: bool,
-    /// How many reloads that nothing but the clock speaks for may start at once.
-    pub found_burst: u32,
-    /// How many more of them each minute.
-    pub found_per_minute: u32,
-    /// The Vault namespace of workloads that name none.
-    pub vault_namespace: Option<Arc<str>>,
 }
 
 /// The clocks: those of the two servers, for comparing times of the one with times of the other,
@@ -156,7 +151,7 @@ struct Unfinished {
 }
 
 impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
-    /// A reloader that has seen nothing yet.
+    /// A reloader that has seen nothing yet. All reloaders of a process share one budget.
     pub fn new(
         store: Arc<Store>,
         vault: V,
@@ -164,8 +159,8 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         reporter: R,
         clocks: Clocks,
         settings: Settings,
+        budget: Budget,
     ) -> Self {
-        let budget = Budget::new(settings.found_burst, settings.found_per_minute);
         Self {
             store,
             vault,
@@ -184,19 +179,17 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         }
     }
 
-    /// Polls until `shutdown`, whenever this process leads; `synced` tells when the store may have
-    /// become complete.
+    /// Polls until `shutdown`, whenever this process leads, from when the store is complete, which
+    /// `synced` tells.
     pub async fn run(
         mut self,
-        synced: Arc<Notify>,
+        synced: CancellationToken,
         leadership: Leadership,
         shutdown: CancellationToken,
     ) {
-        while !self.store.is_synced() {
-            tokio::select! {
-                () = synced.notified() => {}
-                () = shutdown.cancelled() => return,
-            }
+        tokio::select! {
+            () = synced.cancelled() => {}
+            () = shutdown.cancelled() => return,
         }
         leadership.stand();
         self.leadership = leadership.clone();
@@ -261,7 +254,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     /// One poll, and what follows from it.
     async fn tick(&mut self, scope: Scope, shutdown: &CancellationToken) -> Unfinished {
         debug!(worker = WORKER, "Reloader started");
-        let snapshot = self.store.begin_poll();
+        let snapshot = self.store.begin_poll(&self.settings.server);
         let is_full = matches!(scope, Scope::All);
         if is_full {
             self.forget(&snapshot);
@@ -392,7 +385,9 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         }
         if are_all {
             let present: HashSet<_> = workloads.iter().map(|stored| &stored.workload.id).collect();
-            notices.retain_of_vault(|id| present.contains(id));
+            let server = &*self.settings.server;
+            notices
+                .retain_of_vault(|id| present.contains(id) || self.store.is_of_another(id, server));
         }
     }
 
@@ -475,7 +470,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
                 worker = WORKER,
                 "{over_budget} more workloads have a secret that changed while nobody watched. They \
                  are reloaded at {} a minute (--found-reload-rate), not all at once",
-                self.settings.found_per_minute
+                self.budget.per_minute()
             ),
             (1.., 0) => {
                 info!(worker = WORKER, "No workload waits for --found-reload-rate any more");

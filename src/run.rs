@@ -7,15 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use futures::future::{join, join_all};
+use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{Instrument as _, error, info, warn};
 
 use crate::admin::{self, Health};
-use crate::config::{self, Config, LeaderElection, Listen};
+use crate::config::{self, Config, Connection, LeaderElection, Listen};
+use crate::core::clock::ServerClock;
+use crate::core::source::Readable;
 use crate::core::store::Store;
 use crate::core::workload::Kind;
 use crate::kubernetes::ca_secret::CaSecret;
@@ -25,14 +29,19 @@ use crate::kubernetes::leader::{self, Leader};
 use crate::kubernetes::patcher::Patcher;
 use crate::kubernetes::sources::{Concerned, ConfigMap, Secret, SourceReader, Wanted};
 use crate::kubernetes::{access, client};
-use crate::reloader::{self, Clocks, Leadership, Log, Reloader, contended};
+use crate::reloader::{self, Budget, Clocks, Leadership, Log, Reloader, contended};
+use crate::telemetry;
 use crate::vault::client::Server;
+use crate::vault::pace::Pace;
 use crate::vault::poller::Poller;
 use crate::vault::tls::Authority;
 
 /// From the signal to the end, whatever hangs. The reloader is given one second for PATCHes in
 /// flight, and half a second to revoke the token; the lease is released beside it.
 const LAST_CALL: Duration = Duration::from_millis(1800);
+
+/// Between two attempts to make the client of a server beside the default one.
+const REACH_AGAIN: Duration = Duration::from_secs(30);
 
 /// Runs the controller until it is told to end.
 pub async fn run(config: Config) -> anyhow::Result<()> {
@@ -72,13 +81,14 @@ async fn start(
     let Config {
         collector_sync_period,
         reloader: settings,
+        found_burst,
+        found_per_minute,
         log: _,
         listen,
-        mut server,
-        method,
-        threshold,
+        vault,
+        others,
+        servers,
         pace,
-        ca_secret,
         readable,
         events,
         replica,
@@ -88,8 +98,8 @@ async fn start(
     for warning in warnings {
         warn!("{warning}");
     }
-    info!(version = env!("CARGO_PKG_VERSION"), vault = server.address.as_str(), "Starting");
-    let store = Arc::new(Store::new(readable));
+    info!(version = env!("CARGO_PKG_VERSION"), vault = vault.server.address.as_str(), "Starting");
+    let store = Arc::new(Store::new(servers, readable));
     let health = Health::new(Arc::clone(&store));
     let listener = bind(&listen).await?;
     info!("Answering probes at {}", listener.local_addr()?);
@@ -105,38 +115,29 @@ async fn start(
         }
     });
 
-    let clocks = Clocks::default();
-    let client = client::connect(Arc::clone(&clocks.cluster)).await?;
-    if let Some(secret) = ca_secret {
-        server.tls.authority = follow_ca(client.clone(), secret, tasks, shutdown.clone()).await?;
-    }
+    let cluster_clock = Arc::default();
+    let client = client::connect(Arc::clone(&cluster_clock)).await?;
     let election = leader_election.map(|LeaderElection { terms, name, namespace, replica }| {
         leader::Settings::new(&client, terms, name, namespace, &replica)
     });
-    let server = Arc::new(Server::new(server, Arc::clone(&clocks.vault))?);
-    let poller =
-        Poller::new(server, method, threshold, settings.period, pace, settings.ignore_missing);
-    let synced = Arc::new(Notify::new());
-    collect(&client, &store, &synced, &settings, collector_sync_period, tasks, &shutdown);
-    tasks.spawn({
-        let (client, election, shutdown) = (client.clone(), election.clone(), shutdown.clone());
-        async move {
-            let check = async {
-                for permission in
-                    access::lacking(&client, readable, events, election.as_ref()).await
-                {
-                    error!("The service account lacks a permission: {permission}");
-                }
-                // Its work is done; it stays until the others are told to end.
-                std::future::pending::<()>().await;
-            };
-            tokio::select! {
-                () = check => {}
-                () = shutdown.cancelled() => {}
-            }
-            "check of the permissions"
-        }
-    });
+    let reloaders = Reloaders {
+        client: client.clone(),
+        store: Arc::clone(&store),
+        cluster_clock,
+        settings,
+        pace,
+        budget: Budget::new(found_burst, found_per_minute),
+        synced: CancellationToken::new(),
+    };
+    let reached = reloaders.reach(&vault).await?;
+    collect(&client, &store, &reloaders.synced, collector_sync_period, tasks, &shutdown);
+    tasks.spawn(say_what_is_lacking(
+        client.clone(),
+        readable,
+        events,
+        election.clone(),
+        shutdown.clone(),
+    ));
     let reloader_ended = CancellationToken::new();
     let leadership = match election {
         None => Leadership::always(),
@@ -153,20 +154,140 @@ async fn start(
     };
     if events {
         let (client, store, leadership) = (client.clone(), Arc::clone(&store), leadership.clone());
-        let writer = EventWriter::new(client, store, leadership, replica, clocks.now);
+        let writer = EventWriter::new(client, store, leadership, replica, Timestamp::now);
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
             writer.run(shutdown).await;
             "writer of Events"
         });
     }
-    let reloader = Reloader::new(store, poller, Patcher::new(client), Log, clocks, settings);
     tasks.spawn(async move {
-        reloader.run(synced, leadership, shutdown).await;
+        let default = reloaders.run(vault, reached, leadership.clone(), shutdown.clone());
+        let others = others.into_iter().map(|connection| {
+            let span = telemetry::of_server(&connection.name);
+            let (leadership, shutdown) = (leadership.clone(), shutdown.clone());
+            Box::pin(reloaders.reach_and_run(connection, leadership, shutdown).instrument(span))
+        });
+        join(Box::pin(default), join_all(others)).await;
         reloader_ended.cancel();
         "reloader"
     });
     Ok(health)
+}
+
+/// Says once which permissions are lacking. Its work is done then; it stays until the others are told to
+/// end.
+async fn say_what_is_lacking(
+    client: client::Client,
+    readable: Readable,
+    events: bool,
+    election: Option<leader::Settings>,
+    shutdown: CancellationToken,
+) -> &'static str {
+    let check = async {
+        for permission in access::lacking(&client, readable, events, election.as_ref()).await {
+            error!("The service account lacks a permission: {permission}");
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = check => {}
+        () = shutdown.cancelled() => {}
+    }
+    "check of the permissions"
+}
+
+/// What the reloaders of all servers have in common. Each has a connection and a clock of its own: one
+/// server that fails, or is slow, does not hold up the others.
+struct Reloaders {
+    client: client::Client,
+    store: Arc<Store>,
+    cluster_clock: Arc<ServerClock>,
+    settings: reloader::Settings,
+    pace: Pace,
+    budget: Budget,
+    synced: CancellationToken,
+}
+
+/// A server that can be asked.
+struct Reached {
+    server: Arc<Server>,
+    clock: Arc<ServerClock>,
+    ca: Option<CaSecret>,
+}
+
+impl Reloaders {
+    /// Makes the client of a server, with the CA that is in the cluster.
+    async fn reach(&self, connection: &Connection) -> anyhow::Result<Reached> {
+        let Connection { server, ca_secret, .. } = connection;
+        let mut server = server.clone();
+        let ca = match ca_secret.clone() {
+            Some(config::CaSecret { namespace, name }) => {
+                let secret = CaSecret::read(self.client.clone(), namespace, name).await?;
+                server.tls.authority = Authority::Followed(secret.ca());
+                Some(secret)
+            }
+            None => None,
+        };
+        let clock = Arc::default();
+        let server = Arc::new(Server::new(server, Arc::clone(&clock))?);
+        Ok(Reached { server, clock, ca })
+    }
+
+    /// Reloads the workloads of a server until `shutdown`, and follows its CA.
+    async fn run(
+        &self,
+        connection: Connection,
+        reached: Reached,
+        leadership: Leadership,
+        shutdown: CancellationToken,
+    ) {
+        let Connection { name, server: _, method, threshold, ca_secret: _, ignore_missing } =
+            connection;
+        let Reached { server, clock, ca } = reached;
+        let settings = reloader::Settings { server: name, ignore_missing, ..self.settings.clone() };
+        let poller =
+            Poller::new(server, method, threshold, settings.period, self.pace, ignore_missing);
+        let clocks =
+            Clocks { vault: clock, cluster: Arc::clone(&self.cluster_clock), ..Clocks::default() };
+        let (store, patcher) = (Arc::clone(&self.store), Patcher::new(self.client.clone()));
+        let budget = self.budget.clone();
+        let reloader = Reloader::new(store, poller, patcher, Log, clocks, settings, budget);
+        let follow = async {
+            if let Some(secret) = ca {
+                secret.follow(shutdown.clone()).await;
+            }
+        };
+        let reload = Box::pin(reloader.run(self.synced.clone(), leadership, shutdown.clone()));
+        join(reload, follow).await;
+    }
+
+    /// The same for a server beside the default one: what is wrong with it does not keep the process from
+    /// starting, and is tried again.
+    async fn reach_and_run(
+        &self,
+        connection: Connection,
+        leadership: Leadership,
+        shutdown: CancellationToken,
+    ) {
+        info!(vault = connection.server.address.as_str(), "Watching another server");
+        let mut said = None;
+        let reached = loop {
+            let error = match self.reach(&connection).await {
+                Ok(reached) => break reached,
+                Err(error) => error.to_string(),
+            };
+            if said.as_ref() != Some(&error) {
+                error!("Nothing of this server is watched: {error}. Trying again");
+                said = Some(error);
+            }
+            tokio::select! {
+                () = sleep(REACH_AGAIN) => {}
+                () = shutdown.cancelled() => return,
+            }
+        };
+        self.run(connection, reached, leadership, shutdown).await;
+    }
 }
 
 /// Spawns what watches the cluster: a collector of each kind, and a reader of each kind of sources that
@@ -174,8 +295,7 @@ async fn start(
 fn collect(
     client: &client::Client,
     store: &Arc<Store>,
-    synced: &Arc<Notify>,
-    settings: &reloader::Settings,
+    synced: &CancellationToken,
     sync_period: Duration,
     tasks: &mut JoinSet<&'static str>,
     shutdown: &CancellationToken,
@@ -183,12 +303,8 @@ fn collect(
     let wanted = Wanted::default();
     let (concerned, changes) = Concerned::new();
     for (kind, changed) in Kind::ALL.into_iter().zip(changes) {
-        let settings = collector::Settings {
-            vault_namespace: settings.vault_namespace.clone(),
-            sync_period,
-            synced: Arc::clone(synced),
-            wanted: wanted.clone(),
-        };
+        let settings =
+            collector::Settings { sync_period, synced: synced.clone(), wanted: wanted.clone() };
         let collector = Collector::new(kind, client.clone(), Arc::clone(store), changed, settings);
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
@@ -215,22 +331,6 @@ fn collect(
             "reader of Secrets"
         });
     }
-}
-
-/// Reads the CA of a Secret, and has it followed from then on.
-async fn follow_ca(
-    client: client::Client,
-    config::CaSecret { namespace, name }: config::CaSecret,
-    tasks: &mut JoinSet<&'static str>,
-    shutdown: CancellationToken,
-) -> anyhow::Result<Authority> {
-    let secret = CaSecret::read(client, namespace, name).await?;
-    let authority = Authority::Followed(secret.ca());
-    tasks.spawn(async move {
-        secret.follow(shutdown).await;
-        "watch of the CA"
-    });
-    Ok(authority)
 }
 
 async fn bind(listen: &Listen) -> anyhow::Result<TcpListener> {

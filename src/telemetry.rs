@@ -9,10 +9,12 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
+use tracing::span::{Attributes, Id};
+use tracing::{Event, Span, Subscriber, error_span};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 /// The value of `app` in every line.
@@ -100,10 +102,34 @@ impl<'a> MakeWriter<'a> for Streams {
     }
 }
 
-impl<S: Subscriber, W: for<'a> MakeWriter<'a> + 'static> Layer<S> for Lines<W> {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+/// A span whose lines name a server, for what is done for another one than the default.
+#[must_use]
+pub fn of_server(name: &str) -> Span {
+    // Of the level that is always written.
+    error_span!("server", server = name)
+}
+
+impl<S, W> Layer<S> for Lines<W>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + 'static,
+{
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        if let Some(span) = context.span(id) {
+            span.extensions_mut().insert(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
+        for span in context.event_scope(event).into_iter().flatten() {
+            if let Some(of_span) = span.extensions().get::<Fields>() {
+                fields.others.extend(of_span.others.iter().cloned());
+            }
+        }
         let line = line(Timestamp::now(), *event.metadata().level(), fields, self.json);
         // A log that cannot be written is no reason to stop reloading.
         let _ = self.writer.make_writer_for(event.metadata()).write_all(line.as_bytes());
@@ -204,6 +230,42 @@ mod tests {
             "time=2026-11-22T05:51:00.123Z level=error \
              msg=\"Vault secret path secret/data/mysql not found\" app=vault-secrets-reloader \
              worker=reloader cause=witnessed\n"
+        );
+    }
+
+    /// Keeps what is written.
+    #[derive(Clone, Default)]
+    struct Kept(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_of_another_server_name_it_at_each_level() {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let lines = Lines { json: false, writer: move || writer.clone() };
+        let filter = Targets::new().with_target(TARGET, tracing::Level::ERROR);
+        let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter));
+        tracing::subscriber::with_default(subscriber, || {
+            of_server("team-b").in_scope(|| tracing::error!(worker = "reloader", "of b"));
+            tracing::error!(worker = "reloader", "of the default one");
+        });
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        let ends: Vec<_> = text.lines().map(|line| line.split_once("msg=").unwrap().1).collect();
+        assert_eq!(
+            ends,
+            [
+                "\"of b\" app=vault-secrets-reloader worker=reloader server=team-b",
+                "\"of the default one\" app=vault-secrets-reloader worker=reloader",
+            ]
         );
     }
 

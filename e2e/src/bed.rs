@@ -16,12 +16,12 @@ use crate::binaries::{Binaries, from_environment};
 use crate::certificates::Certificates;
 use crate::cluster::Cluster;
 use crate::command_lines::{
-    Layout, Ports, RELOADER_TOKEN, RELOADER_USER, USERS, VaultFlavour, api_audit_log,
-    vault_audit_log,
+    Layout, Ports, RELOADER_TOKEN, RELOADER_USER, USERS, VaultFlavour, VaultPorts, api_audit_log,
+    vault_audit_log, vault_command,
 };
 use crate::counts::{self, ApiRequest, Mark, VaultRequest};
 use crate::group::{KEEP, ProcessGroup};
-use crate::options::Options;
+use crate::options::{Options, VaultStorage};
 use crate::ports::Port;
 use crate::server::{ReadyCheck, Server};
 use crate::vault::Vault;
@@ -55,6 +55,33 @@ pub struct Bed {
     binaries: Binaries,
     group: Arc<ProcessGroup>,
     _ports: Vec<Port>,
+}
+
+/// A server of the Vault API beside that of the bed.
+#[derive(Debug)]
+pub struct AnotherVault {
+    /// The server, with its root token.
+    pub vault: Vault,
+    /// Its process.
+    pub server: Server,
+    audit_log: PathBuf,
+    _ports: [Port; 2],
+}
+
+impl AnotherVault {
+    /// All requests that have reached its core, those of tests (with the root token) left out.
+    pub fn requests(&self) -> Result<Vec<VaultRequest>> {
+        let mut requests = counts::vault_requests(&self.audit_log, 0)?;
+        let root = self.vault.root_token();
+        requests.retain(|request| request.token != root && request.path != "sys/unseal");
+        Ok(requests)
+    }
+}
+
+impl Drop for AnotherVault {
+    fn drop(&mut self) {
+        self.server.kill();
+    }
 }
 
 impl Bed {
@@ -168,6 +195,29 @@ impl Bed {
             Ok(nodes.iter().all(is_open).then_some(()))
         })
         .await
+    }
+
+    /// Starts another server of the Vault API, with its secrets in memory, prepared as the bed's own is.
+    /// It ends with the bed, or when it is dropped.
+    ///
+    /// # Errors
+    /// When it does not become ready: with its log.
+    pub async fn another_vault(&self, name: &str) -> Result<AnotherVault> {
+        let folder = self.folder.join(name);
+        fs::create_dir_all(&folder)?;
+        let (port, cluster_port) = (Port::any()?, Port::any()?);
+        let program = self.binaries.vault();
+        let flavour = VaultFlavour::of(&program)?;
+        let ports = VaultPorts { api: port.number(), cluster: cluster_port.number() };
+        let command = vault_command(program, &folder, ports, VaultStorage::Memory, flavour)?;
+        let audit_log = vault_audit_log(&folder);
+        let vault = Vault::new(ports.api, flavour, audit_log.display().to_string())?;
+        let server = Server::new(command, &folder, &self.group, vault_is_ready(&vault));
+        server.spawn()?;
+        let another = AnotherVault { vault, server, audit_log, _ports: [port, cluster_port] };
+        another.server.wait_until_ready().await?;
+        another.vault.prepare().await?;
+        Ok(another)
     }
 
     /// The bed's folder: logs, kubeconfigs, configuration files, data.

@@ -28,6 +28,13 @@ pub const ADMIN_TOKEN: &str = USERS[0].1;
 pub const RELOADER_USER: &str = "reloader";
 pub(crate) const RELOADER_TOKEN: &str = "bed-reloader-token";
 
+/// The port numbers of a server of the Vault API.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct VaultPorts {
+    pub(crate) api: u16,
+    pub(crate) cluster: u16,
+}
+
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -163,44 +170,9 @@ impl Layout<'_> {
     }
 
     pub(crate) fn vault(&self, flavour: VaultFlavour) -> Result<CommandLine> {
-        let storage = match self.options.vault_storage {
-            VaultStorage::Memory => "storage \"inmem\" {}\n".to_owned(),
-            VaultStorage::Disk => {
-                let path = self.folder.join("vault-data");
-                fs::create_dir_all(&path)?;
-                // The multiplier makes a lone node its own leader in two seconds instead of ten.
-                format!(
-                    "storage \"raft\" {{\n  path = \"{}\"\n  node_id = \"bed\"\n  \
-                     performance_multiplier = \"1\"\n}}\n",
-                    path.display()
-                )
-            }
-        };
-        let (port, cluster_port) = (self.ports.vault, self.ports.vault_cluster);
-        let own = match flavour {
-            VaultFlavour::OpenBao => format!(
-                "audit \"file\" \"tofile\" {{\n  options {{\n    file_path = \"{}\"\n    \
-                 log_raw = \"true\"\n  }}\n}}\n",
-                vault_audit_log(self.folder).display()
-            ),
-            VaultFlavour::Vault => "disable_mlock = true\n".to_owned(),
-        };
-        let config = format!(
-            "ui = false\n\
-             api_addr = \"http://127.0.0.1:{port}\"\n\
-             cluster_addr = \"http://127.0.0.1:{cluster_port}\"\n\
-             listener \"tcp\" {{\n  address = \"127.0.0.1:{port}\"\n  \
-             cluster_address = \"127.0.0.1:{cluster_port}\"\n  tls_disable = true\n}}\n\
-             telemetry {{\n  prometheus_retention_time = \"24h\"\n  disable_hostname = true\n}}\n\
-             {storage}{own}"
-        );
-        let file = self.folder.join("vault.hcl");
-        fs::write(&file, config)?;
-        Ok(CommandLine {
-            name: "vault",
-            program: self.binaries.vault(),
-            args: vec!["server".into(), "-config".into(), file.into()],
-        })
+        let ports = VaultPorts { api: self.ports.vault, cluster: self.ports.vault_cluster };
+        let storage = self.options.vault_storage;
+        vault_command(self.binaries.vault(), self.folder, ports, storage, flavour)
     }
 
     fn command(
@@ -251,4 +223,52 @@ fn token_file() -> String {
         format!("{token},{user},{user}-uid{group}")
     };
     USERS.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A server of the Vault API, in a folder of its own.
+pub(crate) fn vault_command(
+    program: PathBuf,
+    folder: &Path,
+    ports: VaultPorts,
+    storage: VaultStorage,
+    flavour: VaultFlavour,
+) -> Result<CommandLine> {
+    let storage = match storage {
+        VaultStorage::Memory => "storage \"inmem\" {}\n".to_owned(),
+        VaultStorage::Disk => {
+            let path = folder.join("vault-data");
+            fs::create_dir_all(&path)?;
+            // The multiplier makes a lone node its own leader in two seconds instead of ten.
+            format!(
+                "storage \"raft\" {{\n  path = \"{}\"\n  node_id = \"bed\"\n  \
+                 performance_multiplier = \"1\"\n}}\n",
+                path.display()
+            )
+        }
+    };
+    let VaultPorts { api: port, cluster: cluster_port } = ports;
+    let own = match flavour {
+        VaultFlavour::OpenBao => format!(
+            "audit \"file\" \"tofile\" {{\n  options {{\n    file_path = \"{}\"\n    \
+             log_raw = \"true\"\n  }}\n}}\n",
+            vault_audit_log(folder).display()
+        ),
+        VaultFlavour::Vault => "disable_mlock = true\n".to_owned(),
+    };
+    let config = format!(
+        "ui = false\n\
+         api_addr = \"http://127.0.0.1:{port}\"\n\
+         cluster_addr = \"http://127.0.0.1:{cluster_port}\"\n\
+         listener \"tcp\" {{\n  address = \"127.0.0.1:{port}\"\n  \
+         cluster_address = \"127.0.0.1:{cluster_port}\"\n  tls_disable = true\n}}\n\
+         telemetry {{\n  prometheus_retention_time = \"24h\"\n  disable_hostname = true\n}}\n\
+         {storage}{own}"
+    );
+    let file = folder.join("vault.hcl");
+    fs::write(&file, config)?;
+    Ok(CommandLine {
+        name: "vault",
+        program,
+        args: vec!["server".into(), "-config".into(), file.into()],
+    })
 }

@@ -7,6 +7,7 @@ use vault_secrets_reloader::core::annotation::RECORD;
 use vault_secrets_reloader::core::environment::{Container, EnvValue};
 use vault_secrets_reloader::core::manifest::{Manifest, Read};
 use vault_secrets_reloader::core::reference::may_hold_reference;
+use vault_secrets_reloader::core::server::{Address, Declared, Servers, Undeclared};
 use vault_secrets_reloader::core::source::Sources;
 use vault_secrets_reloader::core::workload::Kind;
 use vault_secrets_reloader::kubernetes::object::Object;
@@ -86,17 +87,22 @@ fn check_against_slow_reading(manifest: &Manifest, value: &Value) {
 }
 
 fn check_read(manifest: &Manifest, kind: Kind) {
-    let namespace = Some("team".into());
+    let default = Declared { namespace: Some("team".into()), ..Declared::default() };
+    let other = Declared {
+        name: "other".into(),
+        addresses: Address::parse("https://other:8200").into_iter().collect(),
+        namespace: None,
+    };
+    let servers = Servers::new(default, vec![other], Undeclared::Default).unwrap_or_default();
     let sources = Sources::default();
-    let read = manifest.read(kind, namespace.as_ref(), &sources);
+    let read = manifest.read(kind, &servers, &sources);
     let Read { id, workload, notes, is_waiting, record_error } = &read;
     assert!(!is_waiting || !manifest.sources().is_empty());
     assert_eq!((&*id.namespace, &*id.name), (&*manifest.namespace, &*manifest.name));
     let is_opted_in = manifest.annotations.opt_in().is_some();
     assert!(is_opted_in || (workload.is_none() && notes.is_empty() && record_error.is_none()));
 
-    let without =
-        Manifest { record: None, ..manifest.clone() }.read(kind, namespace.as_ref(), &sources);
+    let without = Manifest { record: None, ..manifest.clone() }.read(kind, &servers, &sources);
     if record_error.is_some() {
         // What cannot be read is none, and changes nothing else.
         assert_eq!(Read { record_error: None, ..read.clone() }, without);
@@ -115,6 +121,6 @@ fn check_read(manifest: &Manifest, kind: Kind) {
         assert!(recorded.versions.iter().all(|(hash, _)| hashes.contains(&hash)));
     }
     let another = Manifest { uid: format!("{}x", manifest.uid), ..manifest.clone() };
-    let another = another.read(kind, namespace.as_ref(), &sources).workload;
+    let another = another.read(kind, &servers, &sources).workload;
     assert!(another.is_some_and(|another| another.recorded.is_none()));
 }

@@ -1,5 +1,6 @@
 //! Manifests that are checked offline, and values that are explained. Input: YAML or JSON.
 
+use vault_secrets_reloader::core::server::Servers;
 use vault_secrets_reloader::core::source::Readable;
 use vault_secrets_reloader::offline::check::Manifests;
 use vault_secrets_reloader::offline::{explain, print};
@@ -9,7 +10,8 @@ pub fn check(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut manifests = Manifests::default();
     manifests.add("file.yaml", &text);
-    let report = manifests.check(Readable { config_maps: true, secrets: true });
+    let report =
+        manifests.check(Readable { config_maps: true, secrets: true }, &Servers::default());
     // To YAML, a carriage return alone ends a line, too.
     let lines = text.split(['\r', '\n']).count() as u64;
     for workload in &report.workloads {

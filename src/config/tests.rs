@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::core::annotation::Annotations;
 use crate::core::lease::Terms;
+use crate::core::reference::Reason;
 use crate::vault::credential::Credential;
 use crate::vault::tls::Authority;
 
@@ -18,6 +20,11 @@ fn load(args: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
         .map_err(|error| error.to_string())
 }
 
+/// The Vault namespace of workloads that name neither one nor a server.
+fn namespace_of(servers: &Servers) -> Option<Arc<str>> {
+    servers.meant_by(&Annotations::default()).0.namespace.clone()
+}
+
 const ROLE: (&str, &str) = ("VAULT_ROLE", "reloader");
 
 #[test]
@@ -25,12 +32,12 @@ fn defaults() {
     let config = load(&[], &[ROLE]).unwrap();
     assert_eq!(config.collector_sync_period, Duration::from_mins(30));
     assert_eq!(config.reloader.period, Duration::from_mins(1));
-    assert_eq!(config.threshold, Duration::from_mins(3));
+    assert_eq!(config.vault.threshold, Duration::from_mins(3));
     assert_eq!(config.listen, Listen { host: None, port: 8080 });
-    assert_eq!(config.server.address.as_str(), "https://vault:8200/");
-    assert_eq!(config.server.timeout, Duration::from_secs(10));
-    assert_eq!(config.server.namespace, None, "an unset namespace is none");
-    let Method::Jwt { mount, role, file } = &config.method else { panic!("a login") };
+    assert_eq!(config.vault.server.address.as_str(), "https://vault:8200/");
+    assert_eq!(config.vault.server.timeout, Duration::from_secs(10));
+    assert_eq!(config.vault.server.namespace, None, "an unset namespace is none");
+    let Method::Jwt { mount, role, file } = &config.vault.method else { panic!("a login") };
     assert_eq!((mount.as_str(), role.as_str()), ("kubernetes", "reloader"));
     assert_eq!(file, &PathBuf::from(POD_TOKEN));
     assert!(config.events);
@@ -123,24 +130,24 @@ fn variables_of_openbao_come_first_and_empty_ones_are_not_set() {
         ],
     )
     .unwrap();
-    assert_eq!(config.server.address.as_str(), "http://bao:8200/");
-    assert_eq!(config.server.namespace, None);
-    let Method::Jwt { mount, file, .. } = config.method else { panic!("a login") };
+    assert_eq!(config.vault.server.address.as_str(), "http://bao:8200/");
+    assert_eq!(config.vault.server.namespace, None);
+    let Method::Jwt { mount, file, .. } = config.vault.method else { panic!("a login") };
     assert_eq!((mount.as_str(), file), ("k8s", PathBuf::from("/token")));
 }
 
 #[test]
 fn a_token_is_trimmed_and_wins_over_a_role() {
     let config = load(&[], &[ROLE, ("VAULT_TOKEN", "hvs.x\n")]).unwrap();
-    let Method::Token(token) = config.method else { panic!("a token") };
+    let Method::Token(token) = config.vault.method else { panic!("a token") };
     assert_eq!(token.expose_secret(), "hvs.x");
     let config = load(&[], &[("VAULT_TOKEN_PATH", "/sink")]).unwrap();
-    assert!(matches!(config.method, Method::TokenFile(_)));
+    assert!(matches!(config.vault.method, Method::TokenFile(_)));
 }
 
 #[test]
 fn each_way_in_has_its_variables() {
-    let method = |variables: &[(&str, &str)]| load(&[], variables).unwrap().method;
+    let method = |variables: &[(&str, &str)]| load(&[], variables).unwrap().vault.method;
     let Method::AppRole(role) = method(&[
         ("VAULT_AUTH_METHOD", "approle"),
         ("VAULT_ROLE_ID", "role"),
@@ -182,7 +189,7 @@ fn the_login_has_a_namespace_of_its_own_where_it_is_set() {
     let namespaces = |variables: &[(&str, &str)]| {
         let all: Vec<_> = [ROLE].into_iter().chain(variables.iter().copied()).collect();
         let config = load(&[], &all).unwrap();
-        (config.server.namespace, config.reloader.vault_namespace)
+        (config.vault.server.namespace, namespace_of(&config.servers))
     };
     let name = |name: &str| Some(name.into());
     let team = ("VAULT_NAMESPACE", "team");
@@ -195,7 +202,7 @@ fn the_login_has_a_namespace_of_its_own_where_it_is_set() {
 fn redirects_go_to_no_other_server_unless_it_is_named() {
     let redirects = |variables: &[(&str, &str)]| {
         let all: Vec<_> = [ROLE].into_iter().chain(variables.iter().copied()).collect();
-        let redirects = load(&[], &all).unwrap().server.redirects;
+        let redirects = load(&[], &all).unwrap().vault.server.redirects;
         redirects.map(|urls| urls.iter().map(ToString::to_string).collect::<Vec<_>>())
     };
     assert_eq!(redirects(&[]), Some(vec![]));
@@ -236,16 +243,16 @@ fn the_rest_of_the_variables() {
         ],
     )
     .unwrap();
-    assert_eq!(config.server.timeout, Duration::from_secs(30));
-    assert!(config.server.tls.skip_verify && config.reloader.ignore_missing);
-    assert_eq!(config.server.tls.server_name.as_deref(), Some("vault.internal"));
-    assert!(matches!(config.server.tls.authority, Authority::Bytes(_)));
+    assert_eq!(config.vault.server.timeout, Duration::from_secs(30));
+    assert!(config.vault.server.tls.skip_verify && config.reloader.ignore_missing);
+    assert_eq!(config.vault.server.tls.server_name.as_deref(), Some("vault.internal"));
+    assert!(matches!(config.vault.server.tls.authority, Authority::Bytes(_)));
     assert_eq!(
-        config.ca_secret,
+        config.vault.ca_secret,
         Some(CaSecret { namespace: "default".to_owned(), name: "vault-tls".to_owned() })
     );
-    assert_eq!(config.server.namespace.as_deref(), Some("team/a"));
-    assert_eq!(config.threshold, Duration::from_secs(10));
+    assert_eq!(config.vault.server.namespace.as_deref(), Some("team/a"));
+    assert_eq!(config.vault.threshold, Duration::from_secs(10));
     assert_eq!(config.listen, Listen { host: Some("::1".to_owned()), port: 0 });
     assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
 }
@@ -255,7 +262,7 @@ fn a_proxy_for_others_is_not_used_and_that_is_said() {
     let warned = |variables: &[(&str, &str)]| {
         let config = load(&[], &[&[ROLE], variables].concat()).unwrap();
         (
-            config.server.proxy.is_some(),
+            config.vault.server.proxy.is_some(),
             config.warnings.iter().any(|it| it.contains("_PROXY is set")),
         )
     };
@@ -458,4 +465,143 @@ fn an_error_never_repeats_a_secret() {
         let error = load(&[], &[ROLE, (name, value)]).unwrap_err();
         assert!(error.starts_with(name) && !error.contains("HIDDEN"), "{error}");
     }
+}
+
+/// A file with servers, as the flag takes it.
+fn with_servers(text: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("servers.yaml");
+    std::fs::write(&file, text).unwrap();
+    let flag = format!("--vault-servers-file={}", file.display());
+    (folder, flag)
+}
+
+/// The server that an address means.
+fn meant(servers: &Servers, address: &str) -> (String, Option<Reason>) {
+    let key = "secrets-webhook.security.bank-vaults.io/vault-addr";
+    let annotations = [(key, address)].into_iter().collect();
+    let (server, reason) = servers.meant_by(&annotations);
+    (server.name.to_string(), reason)
+}
+
+#[test]
+fn other_servers_are_declared_by_a_file_and_take_nothing_from_the_default_one() {
+    let (_folder, flag) = with_servers(
+        r#"
+servers:
+  - name: default
+    aliases: [https://vault.infra.svc:8200]
+  - name: team-b
+    aliases: ["https://vault.b.example.com/"]
+    env:
+      VAULT_ADDR: http://vault.b:8200
+      VAULT_AUTH_METHOD: approle
+      VAULT_ROLE_ID: reloader
+      BAO_SECRET_ID_FILE: /etc/secret-id
+      VAULT_NAMESPACE: team
+      VAULT_AUTH_NAMESPACE: /
+      VAULT_SKIP_VERIFY: true
+      VAULT_CLIENT_TIMEOUT: 3
+      VAULT_TLS_SECRET: ca-of-b
+      VAULT_IGNORE_MISSING_SECRETS: "1"
+      VAULT_TOKEN_RENEW_THRESHOLD: 5m
+  - name: c
+    env: { VAULT_AGENT_ADDR: "http://127.0.0.1:8100", VAULT_ADDR: "https://c:8200", VAULT_AUTH_METHOD: none }
+"#,
+    );
+    // Of the agent's server, only the agent is asked.
+    let error = load(&[&flag], &[ROLE]).unwrap_err();
+    assert!(error.contains("server c: VAULT_ADDR: is not used"), "{error}");
+    let text = std::fs::read_to_string(flag.split_once('=').unwrap().1).unwrap();
+    let (_folder, flag) = with_servers(&text.replace("VAULT_ADDR: \"https://c:8200\", ", ""));
+    let environment = [
+        ROLE,
+        ("VAULT_ADDR", "https://vault:8200"),
+        ("VAULT_CACERT_BYTES", "pem"),
+        ("VAULT_NAMESPACE", "of-default"),
+    ];
+    let config = load(&[&flag, "--vault-token-renew-threshold=1m"], &environment).unwrap();
+    let Config { vault, others, servers, warnings, .. } = config;
+    assert_eq!((&*vault.name, vault.threshold), ("default", Duration::from_mins(1)));
+    let [b, c] = &others[..] else { panic!("two servers") };
+    assert_eq!((&*b.name, b.server.address.as_str()), ("team-b", "http://vault.b:8200/"));
+    assert_eq!((b.server.namespace.as_deref(), b.server.timeout.as_secs()), (None, 3));
+    assert!(matches!(b.method, Method::AppRole(_)) && b.ignore_missing);
+    assert!(matches!(b.server.tls.authority, Authority::System));
+    assert_eq!(b.threshold, Duration::from_mins(5));
+    let ca = CaSecret { namespace: "default".to_owned(), name: "ca-of-b".to_owned() };
+    assert_eq!(b.ca_secret, Some(ca));
+    assert_eq!((&*c.name, c.server.address.as_str()), ("c", "http://127.0.0.1:8100/"));
+    assert!(matches!(c.method, Method::None) && !c.ignore_missing);
+    assert_eq!(c.threshold, Duration::from_mins(1));
+    assert!(warnings[0].starts_with("server team-b: VAULT_SKIP_VERIFY"), "{warnings:?}");
+    assert_eq!(warnings.len(), 1);
+    for (address, name) in [
+        ("", "default"),
+        ("https://vault:8200", "default"),
+        ("https://vault.infra.svc:8200", "default"),
+        ("http://vault.b:8200", "team-b"),
+        ("https://vault.b.example.com", "team-b"),
+        ("http://127.0.0.1:8100", "c"),
+    ] {
+        assert_eq!(meant(&servers, address), (name.to_owned(), None));
+    }
+    assert_eq!(namespace_of(&servers).as_deref(), Some("of-default"));
+    let not_declared = ("default".to_owned(), Some(Reason::AddressNotDeclared));
+    assert_eq!(meant(&servers, "https://elsewhere:8200"), not_declared);
+    let strict = load(&[&flag, "-refuse-undeclared-addresses"], &environment).unwrap().servers;
+    assert_eq!(meant(&strict, "https://elsewhere:8200").1, Some(Reason::AddressRefused));
+}
+
+#[test]
+fn without_a_file_the_default_server_has_the_addresses_of_the_variables() {
+    let agent = [("VAULT_AGENT_ADDR", "http://127.0.0.1:8100"), ("VAULT_ADDR", "https://v:8200")];
+    for (environment, address) in [
+        (&[ROLE][..], "https://vault:8200"),
+        (&[ROLE, ("BAO_ADDR", "http://bao")], "http://bao:80"),
+        (&agent, "http://127.0.0.1:8100"),
+        (&agent, "https://v:8200"),
+    ] {
+        let servers = load(&[], environment).unwrap().servers;
+        assert_eq!(meant(&servers, address), ("default".to_owned(), None), "{address}");
+    }
+}
+
+#[test]
+fn a_file_of_servers_that_cannot_be_used_is_refused_with_the_remedy() {
+    let b = |env: &str| format!("servers: [{{name: b, env: {{{env}}}}}]");
+    let at_b = |env: &str| b(&format!("VAULT_ADDR: 'http://b:8200', {env}"));
+    for (text, expected) in [
+        ("servers: 1", "write servers: [{name: NAME,"),
+        ("server: []", "write servers: [{name: NAME,"),
+        ("servers: [{name: b, adress: x}]", "adress"),
+        ("servers: [{name: b}, {name: b}]", "two servers have the name b"),
+        ("servers: [{name: B}]", "server B: name=\"B\": small letters"),
+        ("servers: [{name: b-}]", "small letters"),
+        ("servers: [{name: ''}]", "small letters"),
+        ("servers: [{name: default, env: {VAULT_ADDR: 'http://x'}}]", "those of the environment"),
+        (
+            "servers: [{name: default, aliases: [vault]}]",
+            "aliases=\"vault\": not an address of HTTP",
+        ),
+        (&b(""), "server b: VAULT_ADDR: not set"),
+        (&b("VAULT_ADDR: nonsense, VAULT_ROLE: r"), "VAULT_ADDR=\"nonsense\": not an address"),
+        (&b("VAULT_ADDR: 'https://vault:8200', VAULT_ROLE: r"), "servers default and b both have"),
+        (&at_b(""), "server b: VAULT_ROLE: not set"),
+        (
+            &at_b("VAULT_TOKEN: hvs.secret"),
+            "VAULT_TOKEN: a secret is not for this file; set VAULT_TOKEN_PATH",
+        ),
+        (&at_b("BAO_PASSWORD: hunter2"), "BAO_PASSWORD: a secret is not for this file"),
+        (&at_b("VAULT_ROLE: r, VAULT_NAMSPACE: x"), "VAULT_NAMSPACE: is not used for this server"),
+        (&at_b("VAULT_ROLE: r, VAULT_MAX_RETRIES: 2"), "VAULT_MAX_RETRIES: is not used"),
+    ] {
+        let (_folder, flag) = with_servers(text);
+        let error = load(&[&flag], &[ROLE]).unwrap_err();
+        assert!(error.contains(expected), "{text}: {error}");
+        assert!(error.contains("servers.yaml"), "{error}");
+        assert!(!error.contains("hunter2") && !error.contains("hvs.secret"), "{error}");
+    }
+    let error = load(&["--vault-servers-file=/none.yaml"], &[ROLE]).unwrap_err();
+    assert!(error.contains("/none.yaml") && error.contains("cannot be read"), "{error}");
 }

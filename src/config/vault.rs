@@ -7,23 +7,64 @@ use std::time::Duration;
 
 use reqwest::Url;
 
-use super::{ConfigError, Environment, duration, error, file_path, unspoken};
+use super::{
+    CaSecret, ConfigError, Connection, Environment, auth, duration, error, file_path, unspoken,
+};
+use crate::core::server::Address;
 use crate::vault::client::ServerSettings;
 use crate::vault::tls::{Authority, Identity, Tls, TlsFileError};
+
+/// The address of the server, where none is set.
+const DEFAULT_ADDRESS: &str = "https://vault:8200";
 
 /// What the operator should know of a server that anybody can pose as.
 const ANYBODY: &str =
     "VAULT_SKIP_VERIFY is set: anybody on the way can pose as Vault and take the token";
 
+/// How a server is used, as the variables describe it; its token is renewed at the `threshold`, unless
+/// they say otherwise.
+pub(super) fn connection(
+    name: &str,
+    env: &Environment<'_>,
+    threshold: Duration,
+    warnings: &mut Vec<String>,
+) -> Result<Connection, ConfigError> {
+    let mut server = server(env, warnings)?;
+    if env.get("AUTH_NAMESPACE").is_some() {
+        server.namespace = namespace(env, "AUTH_NAMESPACE")?;
+    }
+    let own_threshold = env.get("TOKEN_RENEW_THRESHOLD");
+    let own_threshold = own_threshold.map(|(name, text)| duration(&name, &text)).transpose()?;
+    Ok(Connection {
+        name: name.into(),
+        method: auth::method(env, server.address.scheme() == "https")?,
+        server,
+        threshold: own_threshold.unwrap_or(threshold),
+        ca_secret: env.text("TLS_SECRET").map(|name| CaSecret {
+            namespace: env.text("TLS_SECRET_NS").unwrap_or_else(|| "default".to_owned()),
+            name,
+        }),
+        ignore_missing: env.boolean("IGNORE_MISSING_SECRETS")?,
+    })
+}
+
+/// What workloads may call the server: also where it is asked through an agent, whose address is no name
+/// of its own.
+pub(super) fn addresses(env: &Environment<'_>) -> Vec<Address> {
+    let agent = env.text("AGENT_ADDR");
+    let address = env.text("ADDR").or_else(|| agent.is_none().then(|| DEFAULT_ADDRESS.to_owned()));
+    [agent, address].into_iter().flatten().filter_map(|text| Address::parse(&text)).collect()
+}
+
 /// The server of the Vault API, as the variables describe it.
-pub(super) fn server(
+fn server(
     env: &Environment<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<ServerSettings, ConfigError> {
     let (name, address) = env
         .get("AGENT_ADDR")
         .or_else(|| env.get("ADDR"))
-        .unwrap_or_else(|| ("VAULT_ADDR".to_owned(), "https://vault:8200".to_owned()));
+        .unwrap_or_else(|| ("VAULT_ADDR".to_owned(), DEFAULT_ADDRESS.to_owned()));
     let address = url(&name, &address)?;
     let proxy = env.get("PROXY_ADDR").or_else(|| env.get("HTTP_PROXY"));
     let proxy = proxy.map(|(name, text)| url(&name, &text)).transpose()?;

@@ -51,6 +51,8 @@ pub enum Webhook {
     VaultFromPath,
     /// The same for the OpenBao provider.
     BaoFromPath,
+    /// The address of the server that all paths of the workload are on.
+    VaultAddr,
     /// The Vault namespace of all paths of the workload.
     VaultNamespace,
     /// A missing secret is not an error for this workload.
@@ -62,13 +64,18 @@ pub enum Webhook {
 }
 
 /// The webhook's annotations: what each is, its current name, its older name.
-const WEBHOOK: [(Webhook, &str, Option<&str>); 6] = [
+const WEBHOOK: [(Webhook, &str, Option<&str>); 7] = [
     (
         Webhook::VaultFromPath,
         "secrets-webhook.security.bank-vaults.io/vault-from-path",
         Some("vault.security.banzaicloud.io/vault-env-from-path"),
     ),
     (Webhook::BaoFromPath, "secrets-webhook.security.bank-vaults.io/bao-from-path", None),
+    (
+        Webhook::VaultAddr,
+        "secrets-webhook.security.bank-vaults.io/vault-addr",
+        Some("vault.security.banzaicloud.io/vault-addr"),
+    ),
     (
         Webhook::VaultNamespace,
         "secrets-webhook.security.bank-vaults.io/vault-namespace",
@@ -179,7 +186,7 @@ mod tests {
             assert!(is_read_on_template(key), "{key}");
         }
         assert!(is_read_on_template("vault.security.banzaicloud.io/vault-env-from-path"));
-        for key in ["", "prometheus.io/scrape", "vault.security.banzaicloud.io/vault-addr"] {
+        for key in ["", "prometheus.io/scrape", "vault.security.banzaicloud.io/vault-role"] {
             assert!(!is_read_on_template(key), "{key}");
         }
     }

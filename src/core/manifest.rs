@@ -10,7 +10,8 @@ use super::environment::{Container, SourceName};
 use super::record::{Record, RecordError, Recorded};
 use super::reference::{self, Note, Origin, Reason};
 use super::rollout::Rollout;
-use super::secret::{DEFAULT_CONNECTION, SecretId};
+use super::secret::SecretId;
+use super::server::Servers;
 use super::source::Sources;
 use super::workload::{Kind, Workload, WorkloadId};
 
@@ -99,9 +100,9 @@ impl Manifest {
 
     /// Reads a manifest, with what is known of the sources that it names.
     ///
-    /// `namespace` is the Vault namespace of paths whose workload names none.
+    /// `servers` are those that it may mean.
     #[must_use]
-    pub fn read(&self, kind: Kind, namespace: Option<&Arc<str>>, sources: &Sources) -> Read {
+    pub fn read(&self, kind: Kind, servers: &Servers, sources: &Sources) -> Read {
         let id = self.id(kind);
         let Some(opt_in) = self.opt_in() else {
             let notes = Vec::new();
@@ -114,16 +115,25 @@ impl Manifest {
             found.paths.clear();
             found.notes = vec![Note { origin: Origin::Namespace, reason }];
         }
+        let (server, doubt) = servers.meant_by(&self.annotations);
+        if let Some(reason) = doubt.filter(|_| !found.paths.is_empty()) {
+            let note = Note { origin: Origin::Address, reason };
+            if reason == Reason::AddressRefused {
+                found.paths.clear();
+                found.notes.clear();
+            }
+            found.notes.push(note);
+        }
         let namespace = match self.vault_namespace() {
             Some(name) => Some(name.into()),
-            None => namespace.cloned(),
+            None => server.namespace.clone(),
         };
         let secrets: Box<[_]> = found
             .paths
             .into_iter()
             .map(|path| {
                 Arc::new(SecretId {
-                    connection: DEFAULT_CONNECTION.into(),
+                    connection: Arc::clone(&server.name),
                     namespace: namespace.clone(),
                     path: path.into(),
                 })
@@ -193,6 +203,8 @@ impl Manifest {
 #[cfg(test)]
 mod tests {
     use super::super::environment::EnvVar;
+    use super::super::secret::DEFAULT_CONNECTION;
+    use super::super::server::{Address, Declared, Undeclared};
     use super::*;
 
     fn manifest(annotations: &[(&str, &str)], values: &[&str]) -> Manifest {
@@ -214,6 +226,12 @@ mod tests {
         }
     }
 
+    /// No server but the default one, in a Vault namespace.
+    fn in_namespace(name: &str) -> Servers {
+        let default = Declared { namespace: Some(name.into()), ..Declared::default() };
+        Servers::new(default, Vec::new(), Undeclared::Default).unwrap()
+    }
+
     const OPT_IN: (&str, &str) =
         ("secrets-reloader.security.bank-vaults.io/reload-on-secret-change", "true");
 
@@ -222,7 +240,7 @@ mod tests {
         let value = "vault:secret/data/a#k";
         let kept = |annotations: &[_], values: &[_]| {
             manifest(annotations, values)
-                .read(Kind::Deployment, None, &Sources::default())
+                .read(Kind::Deployment, &Servers::default(), &Sources::default())
                 .workload
                 .is_some()
         };
@@ -236,12 +254,12 @@ mod tests {
 
     #[test]
     fn the_namespace_of_the_workload_wins_over_the_configured_one() {
-        let configured: Arc<str> = "team".into();
+        let configured = in_namespace("team");
         let named = ("secrets-webhook.security.bank-vaults.io/vault-namespace", "/other/");
         let namespace = |annotations: &[_]| {
             let read = manifest(annotations, &["vault:secret/data/a#k"]).read(
                 Kind::DaemonSet,
-                Some(&configured),
+                &configured,
                 &Sources::default(),
             );
             read.workload.unwrap().secrets[0].namespace.clone().unwrap()
@@ -252,17 +270,56 @@ mod tests {
 
     #[test]
     fn a_namespace_that_no_header_can_hold_is_not_another_one() {
-        let configured: Arc<str> = "team".into();
+        let configured = in_namespace("team");
         let key = "secrets-webhook.security.bank-vaults.io/vault-namespace";
         for name in ["a\nb", "a\u{0}b", &"x".repeat(LONGEST_NAMESPACE + 1)] {
             let read = manifest(&[OPT_IN, (key, name)], &["vault:secret/data/a#k"]).read(
                 Kind::Deployment,
-                Some(&configured),
+                &configured,
                 &Sources::default(),
             );
             assert_eq!(read.workload, None, "{name:?}");
             assert_eq!(read.notes.len(), 1);
             assert!(read.notes[0].reason.is_warning());
+        }
+    }
+
+    #[test]
+    fn the_address_of_the_workload_says_whose_secrets_are_meant() {
+        let key = "secrets-webhook.security.bank-vaults.io/vault-addr";
+        let b = Declared {
+            name: "b".into(),
+            addresses: vec![Address::parse("https://b:8200").unwrap()],
+            namespace: Some("of-b".into()),
+        };
+        let read = |undeclared, address, value| {
+            let default = Declared { namespace: Some("team".into()), ..Declared::default() };
+            let servers = Servers::new(default, vec![b.clone()], undeclared).unwrap();
+            let read = manifest(&[OPT_IN, (key, address)], &[value, "vault:secret/data/x#k#1"])
+                .read(Kind::Deployment, &servers, &Sources::default());
+            let secrets = read.workload.map(|workload| workload.secrets);
+            let secrets: Vec<_> = secrets.iter().flatten().map(ToString::to_string).collect();
+            let noted: Vec<_> = read.notes.iter().map(|note| note.reason).collect();
+            (secrets.join(", "), noted)
+        };
+        let value = "vault:secret/data/a#k";
+        assert_eq!(
+            read(Undeclared::Refused, "https://B:8200/", value),
+            ("secret/data/a in Vault namespace of-b on server b".to_owned(), vec![Reason::Pinned])
+        );
+        let of_default = "secret/data/a in Vault namespace team".to_owned();
+        assert_eq!(
+            read(Undeclared::Default, "https://c:8200", value),
+            (of_default, vec![Reason::Pinned, Reason::AddressNotDeclared])
+        );
+        assert_eq!(
+            read(Undeclared::Refused, "https://c:8200", value),
+            (String::new(), vec![Reason::AddressRefused])
+        );
+        // Of what refers to nothing, the address does not matter.
+        for undeclared in [Undeclared::Default, Undeclared::Refused] {
+            let nothing = (String::new(), vec![Reason::Pinned]);
+            assert_eq!(read(undeclared, "https://c:8200", "plain"), nothing);
         }
     }
 
@@ -281,7 +338,10 @@ mod tests {
             r#"{{"v":1,"uid":"u1","mark":"m","secrets":{{{},"{hash}":"7@1"}}}}"#,
             entries.join(",")
         ));
-        let workload = hostile.read(Kind::Deployment, None, &Sources::default()).workload.unwrap();
+        let workload = hostile
+            .read(Kind::Deployment, &Servers::default(), &Sources::default())
+            .workload
+            .unwrap();
         let kept: Vec<_> = workload.recorded.unwrap().versions.iter().collect();
         assert_eq!(kept.len(), 1);
         assert_eq!((kept[0].0, kept[0].1.number), (secret.hash64(), 7));
@@ -294,7 +354,7 @@ mod tests {
             &["vault:secret/data/a#k"],
         );
         odd.record = Some("nonsense".to_owned());
-        let read = odd.read(Kind::StatefulSet, None, &Sources::default());
+        let read = odd.read(Kind::StatefulSet, &Servers::default(), &Sources::default());
         let workload = read.workload.unwrap();
         assert_eq!((workload.count, workload.recorded), (0, None));
         assert_eq!(read.record_error, Some(RecordError::Malformed));
@@ -304,7 +364,7 @@ mod tests {
     fn a_record_of_a_cloned_workload_is_none_without_a_complaint() {
         let mut clone = manifest(&[OPT_IN], &["vault:secret/data/a#k"]);
         clone.record = Some(r#"{"v":1,"uid":"another","mark":"m","secrets":{}}"#.to_owned());
-        let read = clone.read(Kind::Deployment, None, &Sources::default());
+        let read = clone.read(Kind::Deployment, &Servers::default(), &Sources::default());
         assert_eq!((read.workload.unwrap().recorded, read.record_error), (None, None));
     }
 }

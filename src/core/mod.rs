@@ -18,6 +18,7 @@ pub mod record;
 pub mod reference;
 pub mod rollout;
 pub mod secret;
+pub mod server;
 pub mod source;
 pub mod store;
 pub mod words;

@@ -51,6 +51,8 @@ pub enum Origin {
     FromPath(PathList),
     /// The annotation that names the Vault namespace.
     Namespace,
+    /// The annotation that names the address of the server.
+    Address,
 }
 
 /// An annotation that lists paths.
@@ -84,6 +86,7 @@ impl fmt::Display for Origin {
             Self::FromPath(PathList::Vault) => f.write_str("annotation vault-from-path"),
             Self::FromPath(PathList::Bao) => f.write_str("annotation bao-from-path"),
             Self::Namespace => f.write_str("annotation vault-namespace"),
+            Self::Address => f.write_str("annotation vault-addr"),
         }
     }
 }

@@ -48,6 +48,9 @@ impl fmt::Display for SecretId {
         if let Some(namespace) = &self.namespace {
             write!(f, " in Vault namespace {namespace}")?;
         }
+        if *self.connection != *DEFAULT_CONNECTION {
+            write!(f, " on server {}", self.connection)?;
+        }
         Ok(())
     }
 }

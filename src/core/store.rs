@@ -12,12 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::notice::Notices;
 use super::observation::Poll;
 use super::secret::SecretId;
+use super::server::Servers;
 use super::source::{Readable, Sources};
 use super::workload::{Kind, Workload, WorkloadId};
 
 /// A handle to the store, shared by whoever holds it.
 #[derive(Debug, Default)]
 pub struct Store {
+    servers: Servers,
     sources: Sources,
     notices: Notices,
     state: Mutex<State>,
@@ -37,7 +39,7 @@ pub struct Stored {
 pub struct Snapshot {
     /// The number of this poll.
     pub poll: Poll,
-    /// All workloads, in order of their names.
+    /// All workloads of one server, in order of their names.
     pub workloads: Vec<Stored>,
 }
 
@@ -80,10 +82,16 @@ struct List {
 }
 
 impl Store {
-    /// An empty store, for workloads whose sources of some kinds may be read.
+    /// An empty store, for workloads that mean some servers, and whose sources of some kinds may be read.
     #[must_use]
-    pub fn new(readable: Readable) -> Self {
-        Self { sources: Sources::new(readable), ..Self::default() }
+    pub fn new(servers: Servers, readable: Readable) -> Self {
+        Self { servers, sources: Sources::new(readable), ..Self::default() }
+    }
+
+    /// The servers that workloads may mean.
+    #[must_use]
+    pub fn servers(&self) -> &Servers {
+        &self.servers
     }
 
     /// The ConfigMaps and Secrets that workloads name.
@@ -159,13 +167,22 @@ impl Store {
         self.state().lists.get(&kind).is_some_and(|list| list.complete)
     }
 
-    /// Begins a poll: numbers it, and says what there is at this moment.
+    /// Begins a poll of a server: numbers it, and says what there is of that server at this moment. The
+    /// polls of all servers are numbered in one row.
     #[must_use]
-    pub fn begin_poll(&self) -> Snapshot {
+    pub fn begin_poll(&self, server: &str) -> Snapshot {
         let mut state = self.state();
         state.polls += 1;
-        let workloads = state.workloads.values().map(|entry| entry.stored.clone()).collect();
+        let all = state.workloads.values().map(|entry| &entry.stored);
+        let workloads = all.filter(|stored| stored.workload.is_of(server)).cloned().collect();
         Snapshot { poll: state.polls, workloads }
+    }
+
+    /// Whether a workload is there, and of another server than this.
+    #[must_use]
+    pub fn is_of_another(&self, id: &WorkloadId, server: &str) -> bool {
+        let state = self.state();
+        state.workloads.get(id).is_some_and(|entry| !entry.stored.workload.is_of(server))
     }
 
     /// One workload, as it is now.
@@ -281,6 +298,7 @@ fn is_older(version: &str, than: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::fixtures;
+    use super::super::secret::DEFAULT_CONNECTION;
     use super::*;
 
     fn workload(name: &str, resource_version: u64, template: u64, paths: &[&str]) -> Workload {
@@ -310,14 +328,14 @@ mod tests {
         store.apply(workload("a", 1, 7, &["x"]));
         let entered = || store.get(&workload("a", 0, 0, &[]).id).unwrap().entered;
         assert_eq!(entered(), 1);
-        assert_eq!(store.begin_poll().poll, 1);
+        assert_eq!(store.begin_poll(DEFAULT_CONNECTION).poll, 1);
         store.apply(workload("a", 2, 7, &["x"]));
         assert_eq!(entered(), 1);
         store.apply(workload("a", 3, 8, &["x"]));
         assert_eq!(entered(), 2);
         let mut anew = workload("a", 4, 8, &["x"]);
         anew.uid = "u2".into();
-        assert_eq!(store.begin_poll().poll, 2);
+        assert_eq!(store.begin_poll(DEFAULT_CONNECTION).poll, 2);
         store.apply(anew);
         assert_eq!(entered(), 3);
     }
@@ -331,7 +349,7 @@ mod tests {
         };
         let entered = || store.get(&workload("a", 0, 0, &[]).id).unwrap().entered;
         store.apply(read(1, 1));
-        assert_eq!(store.begin_poll().poll, 1);
+        assert_eq!(store.begin_poll(DEFAULT_CONNECTION).poll, 1);
         // A watch would have shown the other template; this is an autoscaler.
         store.apply(read(5, 4));
         assert_eq!(entered(), 1);
@@ -381,11 +399,39 @@ mod tests {
     }
 
     #[test]
+    fn a_poll_is_of_the_workloads_of_one_server() {
+        let store = Store::default();
+        store.apply(workload("a", 1, 1, &["x"]));
+        let on_b = |name, resource_version| {
+            let id = SecretId { connection: "b".into(), ..(*fixtures::secret("x")).clone() };
+            let secrets = [Arc::new(id)].into();
+            Workload { secrets, ..workload(name, resource_version, 1, &[]) }
+        };
+        store.apply(on_b("b", 2));
+        assert_eq!(store.len(), (2, 2), "one path of two servers is two secrets");
+        let names = |server: &str| {
+            let snapshot = store.begin_poll(server);
+            let names = snapshot.workloads.iter().map(|stored| stored.workload.id.name.to_string());
+            (snapshot.poll, names.collect::<Vec<_>>())
+        };
+        assert_eq!(names(DEFAULT_CONNECTION), (1, vec!["a".to_owned()]));
+        assert_eq!(names("b"), (2, vec!["b".to_owned()]));
+        assert_eq!(names("c"), (3, vec![]));
+        let [a, none] = ["a", "none"].map(|name| workload(name, 1, 1, &[]).id);
+        assert!(store.is_of_another(&a, "b") && !store.is_of_another(&a, DEFAULT_CONNECTION));
+        assert!(!store.is_of_another(&none, "b"));
+        // It names another server.
+        store.apply(on_b("a", 3));
+        assert_eq!(names(DEFAULT_CONNECTION).1, [""; 0]);
+        assert_eq!(names("b").1, ["a", "b"]);
+    }
+
+    #[test]
     fn equal_secrets_share_one_allocation() {
         let store = Store::default();
         store.apply(workload("a", 1, 1, &["x"]));
         store.apply(workload("b", 2, 1, &["x"]));
-        let snapshot = store.begin_poll();
+        let snapshot = store.begin_poll(DEFAULT_CONNECTION);
         let [a, b] = &snapshot.workloads[..] else { panic!("two workloads") };
         assert!(Arc::ptr_eq(&a.workload.secrets[0], &b.workload.secrets[0]));
     }

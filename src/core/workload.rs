@@ -109,6 +109,13 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// Whether its secrets are on the server of this name.
+    #[must_use]
+    pub fn is_of(&self, server: &str) -> bool {
+        // All are on one.
+        self.secrets.first().is_some_and(|secret| *secret.connection == *server)
+    }
+
     /// Whether it surely still had the present template when it was read again as `later`, by
     /// somebody who may not have seen all that happened in between.
     ///

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use kube::runtime::watcher::Event;
 use kube::{Api, Client};
-use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -37,12 +36,10 @@ const LONGEST_KEPT: usize = 1 << 16;
 
 /// What a collector reads by, and whom it tells.
 pub struct Settings {
-    /// The Vault namespace of workloads that name none.
-    pub vault_namespace: Option<Arc<str>>,
     /// Everything is read anew after so long.
     pub sync_period: Duration,
-    /// Told when a full list has ended.
-    pub synced: Arc<Notify>,
+    /// Told when all lists have ended once.
+    pub synced: CancellationToken,
     /// Told when workloads name sources that are to be read.
     pub wanted: Wanted,
 }
@@ -164,7 +161,9 @@ impl Collector {
             self.forget_sources(&id);
         }
         self.listed = HashSet::new();
-        self.settings.synced.notify_one();
+        if self.store.is_synced() {
+            self.settings.synced.cancel();
+        }
         if first {
             let (workloads, secrets) = self.store.len();
             info!(
@@ -219,9 +218,8 @@ impl Collector {
     }
 
     fn read(&mut self, manifest: &Manifest) {
-        let namespace = self.settings.vault_namespace.as_ref();
         let Read { id, workload, notes, is_waiting, record_error } =
-            manifest.read(self.kind, namespace, self.store.sources());
+            manifest.read(self.kind, self.store.servers(), self.store.sources());
         if is_waiting {
             // What is known of it stays until all of it is known.
             self.waiting.insert(id);

@@ -13,6 +13,8 @@ use crate::core::annotation::{OptIn, Webhook};
 use crate::core::environment::{Container, EnvValue, EnvVar};
 use crate::core::manifest::Manifest;
 use crate::core::reference::{self, Origin, PathList, Place, Reading, Reason};
+use crate::core::secret::DEFAULT_CONNECTION;
+use crate::core::server::{Declared, Servers};
 use crate::core::source::Readable;
 use crate::core::workload::Kind;
 use crate::kubernetes::object::Object;
@@ -78,6 +80,9 @@ pub struct Finding {
     pub watched: bool,
     /// The path, where its changes can be seen.
     pub path: Option<String>,
+    /// The server that the path is on, where it is not the default one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// The Vault namespace of the path, where the workload names one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
@@ -256,15 +261,15 @@ impl Manifests {
     }
 
     /// Says what there is to say of the workloads among them; `readable` is what the controller may
-    /// read.
+    /// read, and `servers` those that it knows.
     #[must_use]
-    pub fn check(self, readable: Readable) -> Report {
+    pub fn check(self, readable: Readable, servers: &Servers) -> Report {
         let sources = Sources::of(&self.objects, readable);
         let workloads = self
             .objects
             .iter()
             .filter_map(|Document { file, kind, object }| Template::of(file, object, kind))
-            .filter_map(|template| template.check(&sources))
+            .filter_map(|template| template.check(&sources, servers))
             .collect();
         Report { workloads, problems: self.problems }
     }
@@ -333,9 +338,10 @@ impl<'a> Template<'a> {
     }
 
     /// What there is to say of it; nothing where it has nothing to do with secrets.
-    fn check(&self, sources: &Sources) -> Option<Checked> {
+    fn check(&self, sources: &Sources, servers: &Servers) -> Option<Checked> {
         let manifest = self.manifest();
-        let mut references = self.references(&manifest, sources);
+        let (server, doubt) = servers.meant_by(&manifest.annotations);
+        let mut references = self.references(&manifest, sources, server);
         let remark = if manifest.annotations.opt_in().is_none() {
             let why = self.why_not_opted_in();
             if references.is_empty() && !why.warning {
@@ -351,8 +357,11 @@ impl<'a> Template<'a> {
             let remark = Remark { warning: references.is_empty(), ..NOTHING_WATCHED };
             references.iter().all(|found| found.path.is_none()).then_some(remark)
         };
-        let bad_namespace = manifest.bad_namespace();
-        let reloaded = remark.is_none() && bad_namespace.is_none();
+        // Of what is not watched anyway, the server does not matter.
+        let doubt = doubt.filter(|_| remark.is_none());
+        let doubts = [manifest.bad_namespace(), doubt].into_iter().flatten();
+        let doubts: Vec<_> = doubts.map(remark_on).collect();
+        let reloaded = remark.is_none() && !doubts.iter().any(|doubt| doubt.warning);
         if remark == Some(MUTATE_SKIP) {
             // To the webhook they are plain text.
             references.clear();
@@ -368,7 +377,7 @@ impl<'a> Template<'a> {
             workload: name,
             at: self.at(self.object),
             reloaded,
-            remarks: remark.into_iter().chain(bad_namespace.map(remark_on)).collect(),
+            remarks: remark.into_iter().chain(doubts).collect(),
             references,
         })
     }
@@ -387,11 +396,18 @@ impl<'a> Template<'a> {
         serde_json::from_value::<Object>(object).unwrap_or_default().into_manifest()
     }
 
-    fn references(&self, manifest: &Manifest, sources: &Sources) -> Vec<Finding> {
+    fn references(
+        &self,
+        manifest: &Manifest,
+        sources: &Sources,
+        server: &Declared,
+    ) -> Vec<Finding> {
+        let is_other = *server.name != *DEFAULT_CONNECTION;
         let vault_namespace = manifest.vault_namespace();
         let namespace = &*manifest.namespace;
         let finding = |path: Option<String>, remark, origin: String, at| Finding {
             watched: false,
+            server: path.as_ref().filter(|_| is_other).map(|_| server.name.to_string()),
             namespace: path.as_ref().and(vault_namespace).map(str::to_owned),
             path,
             remark,

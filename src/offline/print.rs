@@ -37,6 +37,9 @@ fn row(found: &Finding) -> (&'static str, String, String) {
     if let Some(namespace) = &found.namespace {
         let _ = write!(what, " in Vault namespace {namespace}");
     }
+    if let Some(server) = &found.server {
+        let _ = write!(what, " on server {server}");
+    }
     if let Some(Remark { reason, message, .. }) = found.remark {
         let gap = if what.is_empty() { "" } else { " " };
         let _ = write!(what, "{gap}{reason}: {message}");
@@ -51,7 +54,7 @@ fn summary(report: &Report) -> String {
         .iter()
         .flat_map(|workload| &workload.references)
         .filter(|found| found.watched)
-        .map(|found| (&found.namespace, &found.path))
+        .map(|found| (&found.server, &found.namespace, &found.path))
         .collect();
     paths.sort_unstable();
     paths.dedup();

@@ -104,7 +104,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         };
         let is_looked_at = memory.is_some_and(|memory| memory.looked == Some(stored.entered));
         let rules = Rules { patient: rules.patient && !is_looked_at, ..*rules };
-        plan::decide(&case, seen(sightings), &rules, self.budget.tokens, now)
+        plan::decide(&case, seen(sightings), &rules, self.budget.tokens(), now)
     }
 
     /// Says what there is to say of a decision, and notes what is to be done.

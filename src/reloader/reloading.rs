@@ -59,7 +59,6 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             store: &self.store,
             cluster: &self.cluster,
             reporter: &self.reporter,
-            vault_namespace: self.settings.vault_namespace.as_ref(),
             now: self.clocks.now,
             sightings,
             rules,
@@ -151,7 +150,6 @@ struct Writer<'a, C, R> {
     store: &'a Store,
     cluster: &'a C,
     reporter: &'a R,
-    vault_namespace: Option<&'a Arc<str>>,
     now: fn() -> Timestamp,
     sightings: &'a HashMap<Arc<SecretId>, Sighting>,
     rules: &'a Rules,
@@ -245,7 +243,7 @@ impl<C: Cluster, R: Reporter> Writer<'_, C, R> {
     }
 
     fn read(&self, manifest: &Manifest, kind: Kind) -> Read {
-        manifest.read(kind, self.vault_namespace, self.store.sources())
+        manifest.read(kind, self.store.servers(), self.store.sources())
     }
 
     /// Whether the API server answers a read of a workload, whatever the answer.

@@ -16,7 +16,7 @@ use crate::core::observation::{Observation, Polled};
 use crate::core::plan::{Reload, Revision};
 use crate::core::record::{Record, Versions};
 use crate::core::rollout::Rollout;
-use crate::core::secret::Version;
+use crate::core::secret::{DEFAULT_CONNECTION, Version};
 use crate::core::workload::Kind;
 
 mod leading;
@@ -304,18 +304,17 @@ impl Bench {
             }
         }
         let settings = Settings {
+            server: DEFAULT_CONNECTION.into(),
             period: Duration::from_mins(1),
             ignore_versions_before: None,
             ignore_missing: false,
-            found_burst: 100,
-            found_per_minute: 100,
             start_within: Duration::ZERO,
-            vault_namespace: None,
         };
         let clocks = Clocks::default();
         let [vault, cluster, reporter] = std::array::from_fn(|_| fake.clone());
+        let budget = Budget::new(100, 100);
         let reloader =
-            Reloader::new(Arc::clone(&store), vault, cluster, reporter, clocks, settings);
+            Reloader::new(Arc::clone(&store), vault, cluster, reporter, clocks, settings, budget);
         let bench = Self { fake, store, reloader, shutdown };
         bench.watch();
         bench
@@ -336,7 +335,7 @@ impl Bench {
     /// Lets the store see the objects as they are.
     fn watch(&self) {
         for object in self.fake.world().objects.values() {
-            let read = object.read(Kind::Deployment, None, self.store.sources());
+            let read = object.read(Kind::Deployment, self.store.servers(), self.store.sources());
             match read.workload {
                 Some(workload) => self.store.apply(workload),
                 None => self.store.remove(&read.id),

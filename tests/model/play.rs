@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use vault_secrets_reloader::core::plan::Hold;
+use vault_secrets_reloader::core::secret::DEFAULT_CONNECTION;
 use vault_secrets_reloader::core::store::Store;
 use vault_secrets_reloader::core::workload::Kind;
-use vault_secrets_reloader::reloader::{Candidacy, Claim, Clocks, Reloader, Settings, contended};
+use vault_secrets_reloader::reloader::{
+    Budget, Candidacy, Claim, Clocks, Reloader, Settings, contended,
+};
 
 use crate::history::{Event, History, PROCESSES};
 use crate::ports::{Ports, Recorder, Shared, Standing, date, lock};
@@ -114,7 +117,7 @@ impl Play {
         self.lives += 1;
         let life = self.lives * PROCESSES as u64 + process as u64;
         let store = Arc::new(Store::default());
-        let synced = Arc::new(Notify::new());
+        let synced = CancellationToken::new();
         let clocks = Clocks { now: time::own, ..Clocks::default() };
         let ports = Ports {
             world: Arc::clone(&self.world),
@@ -123,17 +126,16 @@ impl Play {
             cluster_clock: Arc::clone(&clocks.cluster),
         };
         let recorder = Recorder { world: Arc::clone(&self.world), life, standings: Arc::default() };
-        let settings = {
+        let (settings, budget) = {
             let setup = &lock(&self.world).setup;
-            Settings {
+            let settings = Settings {
+                server: DEFAULT_CONNECTION.into(),
                 period: PERIOD,
                 ignore_versions_before: None,
                 ignore_missing: setup.may_be_missing,
-                found_burst: setup.burst,
-                found_per_minute: setup.burst * 4,
                 start_within: Duration::ZERO,
-                vault_namespace: None,
-            }
+            };
+            (settings, Budget::new(setup.burst, setup.burst * 4))
         };
         let (sender, receiver) = mpsc::unbounded_channel();
         let mut world = lock(&self.world);
@@ -141,11 +143,10 @@ impl Play {
         world.watches.insert(process, sender);
         world.living.insert(life);
         drop(world);
-        let watch =
-            watch(ports.clone(), process, Arc::clone(&store), Arc::clone(&synced), receiver);
+        let watch = watch(ports.clone(), process, Arc::clone(&store), synced.clone(), receiver);
         let shutdown = CancellationToken::new();
         let reloader =
-            Reloader::new(store, ports.clone(), ports, recorder.clone(), clocks, settings);
+            Reloader::new(store, ports.clone(), ports, recorder.clone(), clocks, settings, budget);
         let (candidacy, leadership) = contended();
         candidacy.say(Claim::Always);
         let candidacy = Arc::new(candidacy);
@@ -266,7 +267,7 @@ async fn watch(
     ports: Ports,
     process: usize,
     store: Arc<Store>,
-    synced: Arc<Notify>,
+    synced: CancellationToken,
     mut events: mpsc::UnboundedReceiver<(Instant, Seen)>,
 ) {
     let world = &ports.world;
@@ -283,7 +284,7 @@ async fn watch(
         }
         store.end_list(kind);
     }
-    synced.notify_one();
+    synced.cancel();
     while let Some((time, event)) = events.recv().await {
         let delay = lock(world).watch_delay(process);
         sleep_until(time + delay).await;
@@ -294,7 +295,7 @@ async fn watch(
 fn apply(store: &Store, event: Seen) {
     match event {
         Seen::Applied(manifest, kind) => {
-            let read = manifest.read(kind, None, store.sources());
+            let read = manifest.read(kind, store.servers(), store.sources());
             match read.workload {
                 Some(workload) => store.apply(workload),
                 None => store.remove(&read.id),

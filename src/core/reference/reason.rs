@@ -35,6 +35,10 @@ pub enum Reason {
     Expansion,
     /// The Vault namespace of the workload is none that a request could name.
     BadNamespace,
+    /// The workload names an address that is not declared; the default server is asked.
+    AddressNotDeclared,
+    /// The workload names an address that is not declared, and nothing of it is watched.
+    AddressRefused,
     /// Another variable of the same name takes its place.
     Overridden,
     /// It may be in a source of a kind that is not read.
@@ -51,13 +55,14 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of the documentation.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::Pinned,
         Self::Write,
         Self::Transit,
         Self::Login,
         Self::OtherProvider,
         Self::Overridden,
+        Self::AddressNotDeclared,
         Self::SourceNotRead,
         Self::NoKey,
         Self::NoPath,
@@ -69,6 +74,7 @@ impl Reason {
         Self::Nested,
         Self::Expansion,
         Self::BadNamespace,
+        Self::AddressRefused,
         Self::SourceDenied,
         Self::SourceFailed,
         Self::SourceMissing,
@@ -94,6 +100,8 @@ impl Reason {
             Self::Nested => "Nested",
             Self::Expansion => "Expansion",
             Self::BadNamespace => "BadNamespace",
+            Self::AddressNotDeclared => "AddressNotDeclared",
+            Self::AddressRefused => "AddressRefused",
             Self::Overridden => "Overridden",
             Self::SourceNotRead => "SourceNotRead",
             Self::SourceDenied => "SourceDenied",
@@ -114,6 +122,7 @@ impl Reason {
             | Self::Login
             | Self::OtherProvider
             | Self::Overridden
+            | Self::AddressNotDeclared
             | Self::SourceNotRead => false,
             Self::NoKey
             | Self::NoPath
@@ -125,6 +134,7 @@ impl Reason {
             | Self::Nested
             | Self::Expansion
             | Self::BadNamespace
+            | Self::AddressRefused
             | Self::SourceDenied
             | Self::SourceFailed
             | Self::SourceMissing
@@ -170,6 +180,14 @@ impl Reason {
             Self::BadNamespace => {
                 "the name is too long or holds control characters, so nothing of this workload is \
                  watched: correct it"
+            }
+            Self::AddressNotDeclared => {
+                "the address is not declared, so the default server is asked: if that is another \
+                 one, have it declared by --vault-servers-file"
+            }
+            Self::AddressRefused => {
+                "the address is not declared, so nothing of this workload is watched: have it \
+                 declared by --vault-servers-file, or remove the annotation"
             }
             Self::Overridden => "another variable of the same name takes its place",
             Self::SourceNotRead => {

@@ -20,9 +20,8 @@ fn collector(
     let store = Arc::new(Store::default());
     let (concerned, changed) = tokio::sync::mpsc::unbounded_channel();
     let settings = Settings {
-        vault_namespace: None,
         sync_period: Duration::from_hours(1),
-        synced: Arc::default(),
+        synced: CancellationToken::new(),
         wanted: Wanted::default(),
     };
     let client = scripted::client(script);

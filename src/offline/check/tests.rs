@@ -2,6 +2,7 @@
 
 use super::super::print;
 use super::*;
+use crate::core::server::{Address, Undeclared};
 
 const WEB: &str = r#"apiVersion: apps/v1
 kind: Deployment
@@ -43,7 +44,7 @@ fn checked_all(files: &[(&str, &str)], readable: Readable) -> Report {
     for (file, text) in files {
         manifests.add(file, text);
     }
-    manifests.check(readable)
+    manifests.check(readable, &Servers::default())
 }
 
 /// Path or reason, and line.
@@ -207,7 +208,7 @@ fn what_cannot_be_read_is_said_and_the_rest_is_read() {
     manifests.read(folder.path(), io::empty());
     manifests.read(&folder.path().join("missing.yaml"), io::empty());
     manifests.read(Path::new("-"), WEB.as_bytes());
-    let report = manifests.check(Readable::default());
+    let report = manifests.check(Readable::default(), &Servers::default());
     let files: Vec<_> = report.workloads.iter().map(|workload| &*workload.at.file).collect();
     let web = folder.path().join("a/web.yaml");
     assert_eq!(files, [&*web.to_string_lossy(), "-"]);
@@ -329,4 +330,49 @@ fn a_source_of_another_namespace_is_another_one() {
     let report = checked_all(&[("a", &other), ("b", SOURCES)], Readable::default());
     let named = report.workloads[0].references.iter().filter(|found| found.path.is_some());
     assert_eq!(named.count(), 0);
+}
+
+#[test]
+fn a_workload_is_of_the_server_that_its_address_means() {
+    let declared = |name: &str, address: &str| Declared {
+        name: name.into(),
+        addresses: Address::parse(address).into_iter().collect(),
+        namespace: None,
+    };
+    let checked_at = |address: &str, undeclared| {
+        let all = "vault-from-path:";
+        let text = WEB.replace(
+            all,
+            &format!(
+                "vault-addr: {address}\n        secrets-webhook.security.bank-vaults.io/{all}"
+            ),
+        );
+        let mut manifests = Manifests::default();
+        manifests.add("web.yaml", &text);
+        let default = declared("default", "https://vault:8200");
+        let others = vec![declared("team-b", "https://b:8200")];
+        let servers = Servers::new(default, others, undeclared).unwrap();
+        manifests.check(Readable::default(), &servers)
+    };
+    for undeclared in [Undeclared::Default, Undeclared::Refused] {
+        let report = checked_at("https://vault:8200/", undeclared);
+        let web = &report.workloads[0];
+        assert!(web.reloaded && web.remarks.is_empty());
+        assert!(web.references.iter().all(|found| found.server.is_none()));
+        let report = checked_at("https://b:8200", undeclared);
+        let web = &report.workloads[0];
+        assert!(web.reloaded && web.remarks.is_empty());
+        let on_b = |found: &Finding| found.server.as_deref() == Some("team-b");
+        assert!(web.references.iter().all(|found| on_b(found) == found.path.is_some()));
+        assert!(print::table(&report).contains("secret/data/a on server team-b"));
+    }
+    let report = checked_at("https://elsewhere:8200", Undeclared::Default);
+    let web = &report.workloads[0];
+    assert_eq!((web.reloaded, reasons(web)), (true, vec!["AddressNotDeclared"]));
+    let warnings = report.warnings();
+    let report = checked_at("https://elsewhere:8200", Undeclared::Refused);
+    let web = &report.workloads[0];
+    assert_eq!((web.reloaded, reasons(web)), (false, vec!["AddressRefused"]));
+    assert!(web.references.iter().all(|found| !found.watched));
+    assert_eq!(report.warnings(), warnings + 1);
 }

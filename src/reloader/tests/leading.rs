@@ -45,19 +45,22 @@ async fn run(bench: Bench, leadership: Leadership, test: impl AsyncFnOnce(Counte
     for kind in Kind::ALL {
         store.begin_list(kind);
         for object in fake.world().objects.values().filter(|_| kind == Kind::Deployment) {
-            store.apply(object.read(kind, None, store.sources()).workload.unwrap());
+            store.apply(object.read(kind, store.servers(), store.sources()).workload.unwrap());
         }
         store.end_list(kind);
     }
     let counted = Counted { fake: fake.clone(), ..Counted::default() };
-    let Reloader { clocks, settings, .. } = reloader;
-    let reloader = Reloader::new(store, counted.clone(), fake.clone(), fake, clocks, settings);
+    let Reloader { clocks, settings, budget, .. } = reloader;
+    let vault = counted.clone();
+    let reloader = Reloader::new(store, vault, fake.clone(), fake, clocks, settings, budget);
+    let synced = CancellationToken::new();
+    synced.cancel();
     let ending = shutdown.clone();
     let test = async {
         test(counted.clone()).await;
         shutdown.cancel();
     };
-    tokio::join!(reloader.run(Arc::default(), leadership, ending), test);
+    tokio::join!(reloader.run(synced, leadership, ending), test);
     counted
 }
 

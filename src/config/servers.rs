@@ -1,0 +1,231 @@
+//! The servers that are declared beside the default one, by a file: each with what workloads call it, and
+//! with variables of its own, read as those of the environment are. Nothing is taken over from the default
+//! server: its token, its CA and its namespace are its own.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{ConfigError, Connection, Environment, error, unspoken, vault};
+use crate::core::secret::DEFAULT_CONNECTION;
+use crate::core::server::{Address, Declared, Servers, Undeclared};
+
+/// The flag that names the file.
+const FLAG: &str = "--vault-servers-file";
+
+/// Variables that hold a secret, which is not for a file that a `ConfigMap` may hold, with what is
+/// there instead.
+const SECRET: [(&str, &str); 3] =
+    [("TOKEN", "TOKEN_PATH"), ("SECRET_ID", "SECRET_ID_FILE"), ("PASSWORD", "PASSWORD_FILE")];
+
+/// What the file says. It was read without looking at the files that it names.
+#[derive(Debug, Default)]
+pub struct ServersFile {
+    path: String,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    servers: Vec<Entry>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    name: String,
+    #[serde(default)]
+    aliases: Vec<String>,
+    #[serde(default)]
+    env: BTreeMap<String, Scalar>,
+}
+
+/// A value, which may be written without quotes.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Scalar {
+    Boolean(bool),
+    Number(u64),
+    Text(String),
+}
+
+impl Scalar {
+    fn text(&self) -> String {
+        match self {
+            Self::Boolean(value) => value.to_string(),
+            Self::Number(value) => value.to_string(),
+            Self::Text(value) => value.clone(),
+        }
+    }
+}
+
+impl ServersFile {
+    /// Reads the file, and sees that the names, addresses and variables in it can be used.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let name = path.to_string_lossy();
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(&name, &text),
+            Err(problem) => Err(error(FLAG, &name, &format!("cannot be read: {problem}"))),
+        }
+    }
+
+    /// The same of a text; `path` is what messages call it.
+    pub fn parse(path: &str, text: &str) -> Result<Self, ConfigError> {
+        let Content { servers: entries } = serde_saphyr::from_str(text).map_err(|problem| {
+            let problem = problem.to_string();
+            let problem = problem.lines().next().unwrap_or_default();
+            let form =
+                "write servers: [{name: NAME, aliases: [ADDRESS], env: {VAULT_ADDR: ADDRESS}}]";
+            error(FLAG, path, &format!("{problem}; {form}"))
+        })?;
+        let mut names = BTreeSet::new();
+        for entry in &entries {
+            if !names.insert(&entry.name) {
+                let problem = format!("two servers have the name {}; rename one", entry.name);
+                return Err(error(FLAG, path, &problem));
+            }
+        }
+        let file = Self { path: path.to_owned(), entries };
+        for entry in &file.entries {
+            entry.check().map_err(|problem| file.of(entry, problem))?;
+        }
+        Ok(file)
+    }
+
+    /// The default server at an address that no variable holds.
+    pub fn default_at(text: &str) -> Result<Declared, ConfigError> {
+        let address = Address::parse(text).ok_or_else(|| {
+            error("--vault-addr", text, "not an address of HTTP; write https://HOST:PORT")
+        })?;
+        Ok(Declared { addresses: vec![address], ..Declared::default() })
+    }
+
+    /// All servers with what workloads call them; `default` is the default one, as far as the
+    /// environment tells.
+    pub fn declared(
+        &self,
+        mut default: Declared,
+        undeclared: Undeclared,
+    ) -> Result<Servers, ConfigError> {
+        let mut others = Vec::new();
+        for entry in &self.entries {
+            let declared = entry.declared().map_err(|problem| self.of(entry, problem))?;
+            if entry.is_default() {
+                default.addresses.extend(declared.addresses);
+            } else {
+                others.push(declared);
+            }
+        }
+        Servers::new(default, others, undeclared)
+            .map_err(|ambiguous| error(FLAG, &self.path, &ambiguous.to_string()))
+    }
+
+    /// How each server but the default one is used; a token is renewed at the `threshold`, unless its
+    /// variables say otherwise.
+    pub(super) fn connections(
+        &self,
+        threshold: Duration,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<Connection>, ConfigError> {
+        let others = self.entries.iter().filter(|entry| !entry.is_default());
+        let connection = |entry: &Entry| {
+            let connection = entry.connection(threshold, warnings);
+            connection.map_err(|problem| self.of(entry, problem))
+        };
+        others.map(connection).collect()
+    }
+
+    /// Of which server a problem is.
+    fn of(&self, entry: &Entry, problem: ConfigError) -> ConfigError {
+        let name = format!("{}: server {}: {}", self.path, entry.name, problem.name);
+        ConfigError { name, ..problem }
+    }
+}
+
+impl Entry {
+    fn is_default(&self) -> bool {
+        self.name == DEFAULT_CONNECTION
+    }
+
+    fn look_up(&self, name: &str) -> Option<String> {
+        self.env.get(name).map(Scalar::text)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let has_ends =
+            |ends: [Option<&u8>; 2]| ends.iter().all(|end| end.is_some_and(|b| is_plain(*b)));
+        let bytes = self.name.as_bytes();
+        if bytes.len() > 63
+            || !bytes.iter().all(|byte| is_plain(*byte) || *byte == b'-')
+            || !has_ends([bytes.first(), bytes.last()])
+        {
+            let problem = "small letters, digits and dashes are expected, 63 at most";
+            return Err(error("name", &self.name, problem));
+        }
+        if self.is_default() {
+            let Some(name) = self.env.keys().next() else { return Ok(()) };
+            let problem = "the variables of this server are those of the environment; set it there";
+            return Err(unspoken(name, problem));
+        }
+        for (suffix, instead) in SECRET {
+            for name in ["BAO_", "VAULT_"].map(|prefix| format!("{prefix}{suffix}")) {
+                if self.env.contains_key(&name) {
+                    let problem = format!("a secret is not for this file; set VAULT_{instead}");
+                    return Err(unspoken(&name, &problem));
+                }
+            }
+        }
+        let look_up = |name: &str| self.look_up(name);
+        let env = Environment(&look_up);
+        if env.get("ADDR").or_else(|| env.get("AGENT_ADDR")).is_none() {
+            return Err(unspoken("VAULT_ADDR", "not set; write https://HOST:PORT"));
+        }
+        Ok(())
+    }
+
+    fn declared(&self) -> Result<Declared, ConfigError> {
+        let look_up = |name: &str| self.look_up(name);
+        let env = Environment(&look_up);
+        let mut addresses = vault::addresses(&env);
+        for alias in &self.aliases {
+            addresses.push(Address::parse(alias).ok_or_else(|| {
+                error("aliases", alias, "not an address of HTTP; write https://HOST:PORT")
+            })?);
+        }
+        let namespace = vault::namespace(&env, "NAMESPACE")?;
+        Ok(Declared { name: self.name.as_str().into(), addresses, namespace })
+    }
+
+    fn connection(
+        &self,
+        threshold: Duration,
+        warnings: &mut Vec<String>,
+    ) -> Result<Connection, ConfigError> {
+        let used = RefCell::new(BTreeSet::new());
+        let look_up = |name: &str| {
+            let value = self.look_up(name)?;
+            used.borrow_mut().insert(name.to_owned());
+            Some(value)
+        };
+        let mut of_server = Vec::new();
+        let env = Environment(&look_up);
+        let connection = vault::connection(&self.name, &env, threshold, &mut of_server)?;
+        let used = used.borrow();
+        if let Some(name) = self.env.keys().find(|name| !used.contains(*name)) {
+            return Err(unspoken(
+                name,
+                "is not used for this server: it is misspelt, has no effect here, or does not go with \
+                 the others; remove it",
+            ));
+        }
+        let of_server = of_server.into_iter();
+        warnings.extend(of_server.map(|warning| format!("server {}: {warning}", self.name)));
+        Ok(connection)
+    }
+}
