@@ -5,11 +5,12 @@
 //! in the very second of a rotation may be rolled once more. Scenarios that are not about that
 //! second write secrets by [`Bed::write_secrets`], which waits for it to pass.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, ensure};
 use futures::future::try_join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::bed::Bed;
 use crate::controller::{Controller, ControllerOptions};
@@ -186,6 +187,25 @@ impl Bed {
             }
         });
         Ok(requests)
+    }
+
+    /// Types and reasons of the Events that controllers wrote in a namespace, as often as there are, by
+    /// the name of the workload.
+    pub async fn events(&self, namespace: &str) -> Result<BTreeMap<String, Vec<String>>> {
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
+        let list = self.cluster.get_path(&path).await?;
+        let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for event in list["items"].as_array().into_iter().flatten() {
+            let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or("");
+            if text("/reportingController") == "vault-secrets-reloader" {
+                let reason = format!("{} {}", text("/type"), text("/reason"));
+                found.entry(text("/regarding/name").to_owned()).or_default().push(reason);
+            }
+        }
+        for reasons in found.values_mut() {
+            reasons.sort();
+        }
+        Ok(found)
     }
 
     /// Sees that controllers have touched no value since.

@@ -5,27 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use e2e::scenario::{SOON, polling_faster};
 use e2e::{Bed, Controller, ControllerOptions, Workload, eventually};
-use serde_json::Value;
 
 const NAMESPACE: &str = "told";
-
-/// Reasons of the Events on workloads, as often as there are, by the workload's name.
-async fn events(bed: &Bed) -> Result<BTreeMap<String, Vec<String>>> {
-    let path = format!("/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events");
-    let list = bed.cluster.get_path(&path).await?;
-    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for event in list["items"].as_array().into_iter().flatten() {
-        let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or("");
-        if text("/reportingController") == "vault-secrets-reloader" {
-            let reason = format!("{} {}", text("/type"), text("/reason"));
-            found.entry(text("/regarding/name").to_owned()).or_default().push(reason);
-        }
-    }
-    for reasons in found.values_mut() {
-        reasons.sort();
-    }
-    Ok(found)
-}
 
 /// What `/metrics` counts, by reason.
 async fn counted(controller: &Controller) -> Result<BTreeMap<String, u64>> {
@@ -69,7 +50,7 @@ async fn each_reason_is_an_event_on_the_workload_once() -> Result<()> {
 
     let mut controller = Controller::start(&bed, &polling_faster()).await?;
     eventually("the Events", SOON, || async {
-        Ok((events(&bed).await? == expected).then_some(()))
+        Ok((bed.events(NAMESPACE).await? == expected).then_some(()))
     })
     .await?;
     controller.wait_for_polls(2, SOON).await?;
@@ -83,7 +64,7 @@ async fn each_reason_is_an_event_on_the_workload_once() -> Result<()> {
     let beside = Controller::start(&bed, &polling_faster()).await?;
     controller.wait_for_polls(3, SOON).await?;
     beside.wait_for_polls(3, SOON).await?;
-    assert_eq!(events(&bed).await?, expected);
+    assert_eq!(bed.events(NAMESPACE).await?, expected);
 
     // What is mended is over, and comes back as something new only where it is said in other words.
     bed.write_secrets(&["told/none"]).await?;
@@ -93,7 +74,7 @@ async fn each_reason_is_an_event_on_the_workload_once() -> Result<()> {
         Ok((counted(&controller).await?.get("NotFound") == Some(&2)).then_some(()))
     })
     .await?;
-    assert_eq!(events(&bed).await?, expected);
+    assert_eq!(bed.events(NAMESPACE).await?, expected);
     Ok(())
 }
 
@@ -107,7 +88,7 @@ async fn without_events_the_log_says_it_all() -> Result<()> {
     let controller = Controller::start(&bed, &options).await?;
     controller.wait_for("told/Deployment/odd: variable A of container app: no key", SOON).await?;
     controller.wait_for_polls(3, SOON).await?;
-    assert!(events(&bed).await?.is_empty());
+    assert!(bed.events(NAMESPACE).await?.is_empty());
     assert_eq!(counted(&controller).await?.get("NoKey"), Some(&1));
     Ok(())
 }

@@ -1,0 +1,203 @@
+//! More than one server of the Vault API: which one a workload means, and that none holds up another.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use e2e::bed::AnotherVault;
+use e2e::scenario::{SOON, next_second, polling_faster};
+use e2e::{Bed, Controller, ControllerOptions, Options, TokenRequest, Vault, Workload, eventually};
+use serde_json::{Value, json};
+
+const ADDRESS: &str = "secrets-webhook.security.bank-vaults.io/vault-addr";
+
+/// The variables of a server, with a token of its own in a file.
+async fn variables(bed: &Bed, name: &str, vault: &Vault) -> Result<(Value, String)> {
+    let token = vault.create_token(&TokenRequest::default()).await?.token;
+    let file = bed.folder().join(format!("token-of-{name}"));
+    fs::write(&file, &token)?;
+    Ok((json!({"VAULT_ADDR": vault.address(), "VAULT_TOKEN_PATH": file}), token))
+}
+
+/// A controller that knows some servers, and more flags.
+async fn start(bed: &Bed, servers: &Value, options: ControllerOptions) -> Result<Controller> {
+    let file: PathBuf = bed.folder().join("servers.yaml");
+    fs::write(&file, json!({ "servers": servers }).to_string())?;
+    let file = file.display().to_string();
+    Controller::start(bed, &options.flag("--vault-servers-file", &file)).await
+}
+
+/// Gives a secret of `secret/` of a server a new version.
+async fn rotate(vault: &Vault, path: &str) -> Result<()> {
+    let value = format!("{:032x}", fastrand::u128(..));
+    vault.kv("secret").put(path, json!({ "k": value })).await.map(drop)
+}
+
+fn workload(namespace: &str, name: &str, address: &str) -> Workload {
+    let workload = Workload::deployment(namespace, name).replicas(0).opted_in();
+    let workload = workload.env("A", "vault:secret/data/servers/a#k");
+    if address.is_empty() { workload } else { workload.template_annotation(ADDRESS, address) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_workload_is_of_the_server_that_its_address_means() -> Result<()> {
+    let bed = Bed::start(Options::new().without_pods()).await?;
+    let b = bed.another_vault("b").await?;
+    let namespace = "servers";
+    bed.cluster.create_namespace(namespace).await?;
+    rotate(&b.vault, "servers/a").await?;
+    bed.write_secrets(&["servers/a"]).await?;
+    // Whoever would follow an address of a tenant comes here.
+    let trap = TcpListener::bind("127.0.0.1:0")?;
+    trap.set_nonblocking(true)?;
+    let nobody = format!("http://{}", trap.local_addr()?);
+    let of_default = [
+        workload(namespace, "plain", ""),
+        workload(namespace, "address", bed.vault.address()),
+        workload(namespace, "alias", "https://vault.infra.svc:8200/"),
+        workload(namespace, "undeclared", &nobody),
+    ];
+    let of_b = [
+        workload(namespace, "b", b.vault.address()),
+        workload(namespace, "alias-of-b", "https://vault.b.svc"),
+    ];
+    let all: Vec<&Workload> = of_default.iter().chain(&of_b).collect();
+    bed.deploy_all(&all).await?;
+    next_second().await?;
+
+    let (env, token) = variables(&bed, "b", &b.vault).await?;
+    let servers = json!([
+        {"name": "default", "aliases": ["https://vault.infra.svc:8200"]},
+        {"name": "b", "aliases": ["https://vault.b.svc:443"], "env": env},
+    ]);
+    let mark = bed.vault_mark();
+    let mut controller = start(&bed, &servers, polling_faster()).await?;
+    controller.must_not_say(&token);
+    controller.wait_for("server=b", SOON).await?;
+    bed.expect_no_roll(&controller, &all.iter().map(|w| (w.name(), None)).collect::<Vec<_>>())
+        .await?;
+    wait_for_event(&bed, namespace, "undeclared", "Normal AddressNotDeclared").await?;
+
+    // One path, two secrets.
+    rotate(&b.vault, "servers/a").await?;
+    bed.expect_rolls(&controller, &of_b.each_ref(), 1).await?;
+    bed.rotate("servers/a").await?;
+    bed.expect_rolls(&controller, &of_default.each_ref(), 1).await?;
+    assert_eq!(bed.counts(&of_b.each_ref()).await?, [Some(1), Some(1)]);
+    let is_reload = |line: &str| line.contains("Reloading workload: servers/Deployment/b\"");
+    let line = controller.wait_for_line(is_reload, SOON).await?;
+    assert!(line.text.contains("server=b"), "{}", line.text);
+
+    // No credential went to another server than its own, no value was read, and nobody was asked.
+    let of_default = bed.vault_requests_since(&mark)?;
+    assert!(!of_default.is_empty() && of_default.iter().all(|request| request.token != token));
+    let of_b = b.requests()?;
+    assert!(!of_b.is_empty() && of_b.iter().all(|request| request.token == token));
+    assert!(of_default.iter().chain(&of_b).all(|request| !request.touches_a_value()));
+    assert!(trap.accept().is_err(), "an address was asked that only an annotation names");
+
+    // Whose address changes is of the other server from then on, and is not rolled for that.
+    let moved = workload(namespace, "b", "");
+    next_second().await?;
+    bed.deploy_all(&[&moved]).await?;
+    next_second().await?;
+    bed.expect_no_roll(&controller, &[(moved.name(), Some(1))]).await?;
+    rotate(&b.vault, "servers/a").await?;
+    bed.expect_rolls(&controller, &[&workload(namespace, "alias-of-b", "")], 2).await?;
+    bed.expect_no_roll(&controller, &[(moved.name(), Some(1))]).await?;
+    bed.rotate("servers/a").await?;
+    bed.expect_rolls(&controller, &[&moved], 2).await
+}
+
+/// Waits until one workload has an Event, and no other has any.
+async fn wait_for_event(bed: &Bed, namespace: &str, name: &str, event: &str) -> Result<()> {
+    let expected = BTreeMap::from([(name.to_owned(), vec![event.to_owned()])]);
+    eventually("the Event", SOON, || async {
+        Ok((bed.events(namespace).await? == expected).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_not_declared_is_refused_where_that_is_wanted() -> Result<()> {
+    let bed = Bed::start(Options::new().without_pods()).await?;
+    let namespace = "refused";
+    bed.cluster.create_namespace(namespace).await?;
+    bed.write_secrets(&["servers/a"]).await?;
+    let refused = workload(namespace, "refused", "https://vault.of-a-tenant:8200");
+    let plain = workload(namespace, "plain", "");
+    bed.deploy_all(&[&refused, &plain]).await?;
+    next_second().await?;
+    let options = polling_faster().switch("--refuse-undeclared-addresses");
+    let controller = Controller::start(&bed, &options).await?;
+    let said = "refused/Deployment/refused: annotation vault-addr: the address is not declared";
+    let line = controller.wait_for(said, SOON).await?;
+    assert!(line.text.contains("level=warn") && line.text.contains("reason=AddressRefused"));
+    controller.wait_for_polls(1, SOON).await?;
+    bed.rotate("servers/a").await?;
+    bed.expect_rolls(&controller, &[&plain], 1).await?;
+    bed.expect_no_roll(&controller, &[(refused.name(), None)]).await?;
+    wait_for_event(&bed, namespace, "refused", "Warning AddressRefused").await?;
+    assert_eq!(controller.lines_with("AddressRefused").len(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_fails_does_not_hold_up_the_others() -> Result<()> {
+    let bed = Bed::start(Options::new().without_pods()).await?;
+    let names = ["b", "c"];
+    let [b, c]: [AnotherVault; 2] =
+        [bed.another_vault(names[0]).await?, bed.another_vault(names[1]).await?];
+    let namespace = "failing";
+    bed.cluster.create_namespace(namespace).await?;
+    for vault in [&b.vault, &c.vault] {
+        rotate(vault, "servers/a").await?;
+    }
+    bed.write_secrets(&["servers/a"]).await?;
+    let [of_default, of_b, of_c] = [
+        workload(namespace, "of-default", ""),
+        workload(namespace, "of-b", b.vault.address()),
+        workload(namespace, "of-c", c.vault.address()),
+    ];
+    bed.deploy_all(&[&of_default, &of_b, &of_c]).await?;
+    next_second().await?;
+
+    let (env_of_b, _) = variables(&bed, "b", &b.vault).await?;
+    let (mut env_of_c, _) = variables(&bed, "c", &c.vault).await?;
+    // Its CA is not there: that is no reason not to start.
+    env_of_c["VAULT_TLS_SECRET"] = "ca-of-c".into();
+    let servers = json!([{"name": "b", "env": env_of_b}, {"name": "c", "env": env_of_c}]);
+    let options = polling_faster().env("VAULT_CLIENT_TIMEOUT", "2s");
+    let mut controller = start(&bed, &servers, options).await?;
+    let line = controller.wait_for("Nothing of this server is watched", SOON).await?;
+    assert!(line.text.contains("server=c") && line.text.contains("ca-of-c"), "{}", line.text);
+    rotate(&b.vault, "servers/a").await?;
+    bed.expect_rolls(&controller, &[&of_b], 1).await?;
+
+    // A server that takes requests and never answers.
+    b.server.pause()?;
+    let outage = |line: &str| line.contains("level=error") && line.contains("server=b");
+    controller.wait_for_line(outage, SOON).await?;
+    bed.rotate("servers/a").await?;
+    bed.expect_rolls(&controller, &[&of_default], 1).await?;
+    b.server.resume().await?;
+    rotate(&b.vault, "servers/a").await?;
+    bed.expect_rolls(&controller, &[&of_b], 2).await?;
+    assert_eq!(bed.counts(&[&of_default, &of_c]).await?, [Some(1), None]);
+
+    // The default server, in its turn.
+    bed.vault_server.pause()?;
+    let outage = |line: &str| line.contains("level=error") && !line.contains("server=");
+    controller.wait_for_line(outage, SOON).await?;
+    rotate(&b.vault, "servers/a").await?;
+    bed.expect_rolls(&controller, &[&of_b], 3).await?;
+    bed.vault_server.resume().await?;
+
+    // It ends within its time, whichever server hangs.
+    b.server.pause()?;
+    let (status, took) = controller.terminate().await?;
+    assert!(status.success() && took.as_secs() < 3, "{status}, {took:?}");
+    b.server.resume().await
+}
