@@ -66,6 +66,69 @@ one as 1e+06.
 {{- end }}
 
 {{/*
+The file that declares more servers.
+*/}}
+{{- define "vault-secrets-reloader.servers" -}}
+servers:
+{{- range .Values.vaultServers }}
+  - name: {{ .name | quote }}
+    {{- with .aliases }}
+    aliases:
+      {{- range . }}
+      - {{ . | quote }}
+      {{- end }}
+    {{- end }}
+    {{- with .env }}
+    env:
+      {{- range $name, $value := . }}
+      {{ $name }}: {{ include "vault-secrets-reloader.text" $value | quote }}
+      {{- end }}
+    {{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
+May read the one Secret that an environment names, for its ca.crt. Takes the context, the environment and
+the name of the Role.
+*/}}
+{{- define "vault-secrets-reloader.caRole" -}}
+{{- $secret := .env.BAO_TLS_SECRET | default .env.VAULT_TLS_SECRET }}
+{{- if and $secret (kindIs "string" $secret) }}
+{{- $namespace := .env.BAO_TLS_SECRET_NS | default .env.VAULT_TLS_SECRET_NS | default "default" }}
+---
+# The one Secret that the environment names, for its ca.crt.
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata:
+  name: {{ .name }}
+  namespace: {{ $namespace }}
+  labels:
+    {{- include "vault-secrets-reloader.labels" .context | nindent 4 }}
+rules:
+  - apiGroups: [""]
+    resources: ["secrets"]
+    resourceNames: [{{ $secret | quote }}]
+    verbs: ["get", "list", "watch"]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: {{ .name }}
+  namespace: {{ $namespace }}
+  labels:
+    {{- include "vault-secrets-reloader.labels" .context | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: Role
+  name: {{ .name }}
+subjects:
+  - kind: ServiceAccount
+    name: {{ include "vault-secrets-reloader.serviceAccountName" .context }}
+    namespace: {{ .context.Release.Namespace }}
+{{- end }}
+{{- end }}
+
+{{/*
 The port the container listens on: that of env.LISTEN_ADDRESS where it names one, so that probes
 and Service follow it, else service.internalPort.
 */}}
