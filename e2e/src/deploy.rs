@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::bed::Bed;
 use crate::binaries::workspace;
 use crate::kubelet::{Pod, play_kubelet};
+use crate::vault::Vault;
 use crate::vault_access::KubernetesRole;
 
 /// The release's name, and the namespace that [`deploy`] installs it in.
@@ -55,13 +56,23 @@ pub async fn install_chart(
     })
 }
 
-/// Lets a `ServiceAccount` log in to Vault by `auth/kubernetes`, with the controller's policy.
+/// Lets a `ServiceAccount` log in to the bed's Vault by `auth/kubernetes`, with the controller's policy.
 pub async fn allow_login(bed: &Bed, namespace: &str, service_account: &str) -> Result<()> {
-    if !bed.vault.is_auth_enabled("kubernetes").await? {
-        bed.vault.enable_kubernetes_auth(&bed.cluster, "kubernetes").await?;
+    allow_login_to(&bed.vault, bed, namespace, service_account).await
+}
+
+/// As [`allow_login`], to any server.
+pub async fn allow_login_to(
+    vault: &Vault,
+    bed: &Bed,
+    namespace: &str,
+    service_account: &str,
+) -> Result<()> {
+    if !vault.is_auth_enabled("kubernetes").await? {
+        vault.enable_kubernetes_auth(&bed.cluster, "kubernetes").await?;
     }
     let role = KubernetesRole::new(ROLE, namespace, service_account);
-    bed.vault.put_kubernetes_role("kubernetes", &role).await
+    vault.put_kubernetes_role("kubernetes", &role).await
 }
 
 /// Installs the chart, lets it log in, and runs its pod. `say` gets a line a step.

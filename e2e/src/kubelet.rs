@@ -7,8 +7,8 @@
 //! namespaces are not allowed, a kubeconfig and a variable that name the token's file stand in.
 //!
 //! What cannot be as in a pod: it has no network of its own, so `LISTEN_ADDRESS` is moved to a free
-//! port of 127.0.0.1, and probes of the declared port are sent there. Volumes are not mounted: a
-//! container that has some is refused.
+//! port of 127.0.0.1, and probes of the declared port are sent there. A volume of a ConfigMap is a folder
+//! of the bed, and arguments that name its mount path name that instead; other volumes are refused.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -118,9 +118,6 @@ pub async fn play_kubelet(bed: &Bed, namespace: &str, deployment: &str) -> Resul
     let object = bed.cluster.get_path(&path).await?;
     let spec = &object["spec"]["template"]["spec"];
     let container = &spec["containers"][0];
-    if container["volumeMounts"].as_array().is_some_and(|mounts| !mounts.is_empty()) {
-        bail!("{namespace}/{deployment} mounts volumes, which cannot be played here");
-    }
     let account = spec["serviceAccountName"].as_str().unwrap_or("default").to_owned();
     // The API server's own link of pod and account: a missing account fails here, as it would there.
     let secrets = bed.folder().join(format!("pod-{namespace}-{deployment}"));
@@ -133,7 +130,8 @@ pub async fn play_kubelet(bed: &Bed, namespace: &str, deployment: &str) -> Resul
     let fields = PodFields { namespace, pod_name: &pod_name, account: &account };
     let declared = declared_environment(bed, container, &fields).await?;
     let listens_on = listening_port(&declared)?;
-    let (program, args) = command(container, &declared)?;
+    let mounts = mounts(bed, namespace, spec, container).await?;
+    let (program, args) = command(container, &declared, &mounts)?;
     let token_place = token_place();
     let port = Port::any()?;
     let launch = launch(bed, &declared, &secrets, &port, token_place, program, args)?;
@@ -209,10 +207,45 @@ async fn write_token(bed: &Bed, namespace: &str, account: &str, secrets: &Path) 
     Ok(())
 }
 
-fn command(container: &Value, env: &BTreeMap<String, String>) -> Result<(PathBuf, Vec<OsString>)> {
+/// The mount paths of the container, each with the folder that stands in for it.
+async fn mounts(
+    bed: &Bed,
+    namespace: &str,
+    spec: &Value,
+    container: &Value,
+) -> Result<BTreeMap<String, PathBuf>> {
+    let mut mounts = BTreeMap::new();
+    for mount in container["volumeMounts"].as_array().into_iter().flatten() {
+        let name = text(mount, "/name")?;
+        let mut volumes = spec["volumes"].as_array().into_iter().flatten();
+        let volume = volumes.find(|volume| volume["name"] == *name);
+        let config_map = volume.and_then(|volume| volume["configMap"]["name"].as_str());
+        let config_map = config_map.with_context(|| {
+            format!("the volume {name} is of no ConfigMap, and cannot be played")
+        })?;
+        let folder = bed.folder().join(format!("volume-{namespace}-{name}"));
+        fs::create_dir_all(&folder)?;
+        for (key, value) in stored(bed, namespace, "configmaps", config_map).await? {
+            fs::write(folder.join(key), value)?;
+        }
+        mounts.insert(text(mount, "/mountPath")?, folder);
+    }
+    Ok(mounts)
+}
+
+fn command(
+    container: &Value,
+    env: &BTreeMap<String, String>,
+    mounts: &BTreeMap<String, PathBuf>,
+) -> Result<(PathBuf, Vec<OsString>)> {
+    let played = |value: &str| {
+        mounts.iter().fold(expand(value, env), |value, (path, folder)| {
+            value.replace(&format!("{path}/"), &format!("{}/", folder.display()))
+        })
+    };
     let list = |field: &str| -> Vec<String> {
         let values = container[field].as_array().into_iter().flatten();
-        values.filter_map(Value::as_str).map(|value| expand(value, env)).collect()
+        values.filter_map(Value::as_str).map(played).collect()
     };
     let mut words = list("command");
     if words.is_empty() {

@@ -1,10 +1,10 @@
 //! The chart, installed by real Helm, and its pod run as it says.
 
 use anyhow::{Context as _, Result};
-use e2e::deploy::{RELEASE, allow_login, deploy, install_chart};
+use e2e::deploy::{RELEASE, ROLE, allow_login, allow_login_to, deploy, install_chart};
 use e2e::kubelet::{Pod, play_kubelet};
-use e2e::scenario::SOON;
-use e2e::{ApiRequest, Bed, Mark, Workload, eventually};
+use e2e::scenario::{SOON, next_second};
+use e2e::{ApiRequest, Bed, Mark, Options, Workload, eventually};
 use serde_json::{Value, json};
 
 const VALUES: [(&str, &str); 2] = [("logLevel", "debug"), ("reloaderRunPeriod", "1s")];
@@ -80,7 +80,7 @@ async fn the_pod_of_the_chart_does_its_work_and_is_denied_nothing() -> Result<()
     bed.expect_no_roll(&pod.controller, &once).await?;
     // By the clock, so that revisions of both resources are read.
     pod.controller.terminate().await?;
-    e2e::scenario::next_second().await?;
+    next_second().await?;
     bed.rotate("charted/a").await?;
     pod.controller.restart().await?;
     for workload in &workloads {
@@ -136,7 +136,7 @@ async fn of_all_secrets_only_the_named_ca_is_read() -> Result<()> {
     let mut values = VALUES.to_vec();
     values.extend([
         ("env.VAULT_ADDR", bed.vault.address()),
-        ("env.VAULT_ROLE", e2e::deploy::ROLE),
+        ("env.VAULT_ROLE", ROLE),
         ("env.VAULT_TLS_SECRET", "vault-tls"),
         ("env.VAULT_TLS_SECRET_NS", "vault-infra"),
     ]);
@@ -170,4 +170,46 @@ async fn of_all_secrets_only_the_named_ca_is_read() -> Result<()> {
         assert!(format!("{refused:#}").contains("Forbidden"), "{refused:#}");
     }
     bed.helm(&["uninstall", RELEASE, "--namespace", "with-ca", "--wait"]).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_of_the_values_are_asked_each_with_its_own_login() -> Result<()> {
+    let bed = Bed::start(Options::new()).await?;
+    let b = bed.another_vault("b").await?;
+    let namespace = "charted";
+    bed.cluster.create_namespace(namespace).await?;
+    for vault in [&bed.vault, &b.vault] {
+        vault.kv("secret").put("charted/a", json!({"k": "1"})).await?;
+    }
+    next_second().await?;
+    let new = |name: &str| Workload::deployment(namespace, name).opted_in();
+    let new = |name: &str| new(name).env("A", "vault:secret/data/charted/a#k").replicas(0);
+    let address = "secrets-webhook.security.bank-vaults.io/vault-addr";
+    let of_default = new("of-default");
+    let of_b = new("of-b").template_annotation(address, "https://vault.team-b.svc:8200");
+    bed.deploy_all(&[&of_default, &of_b]).await?;
+    next_second().await?;
+    let mut values = VALUES.to_vec();
+    values.extend([
+        ("env.VAULT_ADDR", bed.vault.address()),
+        ("env.VAULT_ROLE", ROLE),
+        ("vaultServers[0].name", "team-b"),
+        ("vaultServers[0].aliases[0]", "https://vault.team-b.svc:8200"),
+        ("vaultServers[0].env.VAULT_ADDR", b.vault.address()),
+        ("vaultServers[0].env.VAULT_ROLE", ROLE),
+    ]);
+    let installed = install_chart(&bed, "with-servers", &values).await?;
+    for vault in [&bed.vault, &b.vault] {
+        allow_login_to(vault, &bed, &installed.namespace, &installed.service_account).await?;
+    }
+    let pod = play_kubelet(&bed, &installed.namespace, &installed.deployment).await?;
+    bed.expect_no_roll(&pod.controller, &[(&of_default, None), (&of_b, None)]).await?;
+    b.vault.kv("secret").put("charted/a", json!({"k": "2"})).await?;
+    bed.expect_rolls(&pod.controller, &[&of_b], 1).await?;
+    bed.vault.kv("secret").put("charted/a", json!({"k": "2"})).await?;
+    bed.expect_rolls(&pod.controller, &[&of_default], 1).await?;
+    assert_eq!(bed.counts(&[&of_b]).await?, [Some(1)]);
+    let logins = b.requests()?.iter().filter(|request| request.is_login()).count();
+    assert_eq!(logins, 1);
+    Ok(())
 }
