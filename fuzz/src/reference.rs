@@ -3,7 +3,7 @@
 use vault_secrets_reloader::core::annotation::Annotations;
 use vault_secrets_reloader::core::environment::{Container, EnvVar};
 use vault_secrets_reloader::core::reference::{
-    Kept, Reading, Reason, extract, may_hold_reference, read_value,
+    Kept, Reading, Reason, Scheme, extract, may_hold_reference, read_value,
 };
 use vault_secrets_reloader::core::source::Known;
 
@@ -31,8 +31,8 @@ pub fn check(data: &[u8]) {
 
 fn check_reading(reading: &Reading) {
     let path = match reading {
-        Reading::Watch(path) => path,
-        Reading::WatchOdd(path, reason) => {
+        Reading::Watch(_, path) => path,
+        Reading::WatchOdd(_, path, reason) => {
             assert!(reason.is_warning());
             path
         }
@@ -46,7 +46,8 @@ fn check_reading(reading: &Reading) {
     // other injector that the path holds is found, too.
     let again = read_value("X", &format!("vault:{path}#k"));
     let transit = Reading::Skip(Reason::Transit);
-    let same = |reading: &Reading| *reading == Reading::Watch(path.clone()) || *reading == transit;
+    let watched = Reading::Watch(Scheme::Vault, path.clone());
+    let same = |reading: &Reading| *reading == watched || *reading == transit;
     assert!(again.iter().any(same), "{path:?}: {again:?}");
 }
 
@@ -73,13 +74,13 @@ fn check_extraction(variable: String, value: String, readings: &[Reading]) {
     let unknown = |_: &_| Known::NotYet;
     let found = extract(&Annotations::default(), &containers, unknown);
     assert!(found.paths.len() <= readings.len());
-    let odd = readings.iter().filter(|reading| !matches!(reading, Reading::Watch(_))).count();
+    let odd = readings.iter().filter(|reading| !matches!(reading, Reading::Watch(..))).count();
     assert_eq!(found.notes.len(), odd);
 
     let list = "secrets-webhook.security.bank-vaults.io/vault-from-path";
     let annotations: Annotations = [(list, value.clone())].into_iter().collect();
     let listed = extract(&annotations, &[], unknown);
-    listed.paths.iter().for_each(|path| assert_is_clean(path));
+    listed.paths.iter().for_each(|(_, path)| assert_is_clean(path));
     assert!(listed.paths.len() + listed.notes.len() <= value.split(',').count());
 
     let provider = "secrets-webhook.security.bank-vaults.io/provider";

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use super::*;
 use crate::core::annotation::Annotations;
 use crate::core::lease::Terms;
-use crate::core::reference::Reason;
+use crate::core::reference::{Reason, Scheme};
 use crate::vault::credential::Credential;
 use crate::vault::tls::Authority;
 
@@ -22,7 +22,7 @@ fn load(args: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
 
 /// The Vault namespace of workloads that name neither one nor a server.
 fn namespace_of(servers: &Servers) -> Option<Arc<str>> {
-    servers.meant_by(&Annotations::default()).0.namespace.clone()
+    servers.meant_by(&Annotations::default(), Scheme::Vault).0.namespace.clone()
 }
 
 const ROLE: (&str, &str) = ("VAULT_ROLE", "reloader");
@@ -480,7 +480,7 @@ fn with_servers(text: &str) -> (tempfile::TempDir, String) {
 fn meant(servers: &Servers, address: &str) -> (String, Option<Reason>) {
     let key = "secrets-webhook.security.bank-vaults.io/vault-addr";
     let annotations = [(key, address)].into_iter().collect();
-    let (server, reason) = servers.meant_by(&annotations);
+    let (server, reason) = servers.meant_by(&annotations, Scheme::Vault);
     (server.name.to_string(), reason)
 }
 

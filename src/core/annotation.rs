@@ -2,6 +2,8 @@
 //!
 //! Two generations of names are in use; where both are present the current one counts.
 
+use super::reference::Scheme;
+
 /// Prefix of the annotations that this controller owns.
 const RELOADER: &str = "secrets-reloader.security.bank-vaults.io/";
 
@@ -45,46 +47,58 @@ impl OptIn {
 ///
 /// `secrets-webhook.security.bank-vaults.io/` is the current prefix, and
 /// `vault.security.banzaicloud.io/` the older one.
+///
+/// Each injector reads those of its own scheme alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Webhook {
     /// Paths whose keys all become environment variables.
-    VaultFromPath,
-    /// The same for the OpenBao provider.
-    BaoFromPath,
-    /// The address of the server that all paths of the workload are on.
-    VaultAddr,
-    /// The Vault namespace of all paths of the workload.
-    VaultNamespace,
+    FromPath(Scheme),
+    /// The address of the server that all paths are on.
+    Addr(Scheme),
+    /// The Vault namespace of all paths.
+    Namespace(Scheme),
     /// A missing secret is not an error for this workload.
-    IgnoreMissingSecrets,
+    IgnoreMissingSecrets(Scheme),
     /// `skip` means that the webhook leaves the workload alone.
     Mutate,
     /// Which secret provider the webhook uses.
     Provider,
 }
 
-/// The webhook's annotations: what each is, its current name, its older name.
-const WEBHOOK: [(Webhook, &str, Option<&str>); 7] = [
+/// The webhook's annotations: what each is, its current name, its older name. The older webhook knew
+/// Vault alone.
+const WEBHOOK: [(Webhook, &str, Option<&str>); 10] = [
     (
-        Webhook::VaultFromPath,
+        Webhook::FromPath(Scheme::Vault),
         "secrets-webhook.security.bank-vaults.io/vault-from-path",
         Some("vault.security.banzaicloud.io/vault-env-from-path"),
     ),
-    (Webhook::BaoFromPath, "secrets-webhook.security.bank-vaults.io/bao-from-path", None),
+    (Webhook::FromPath(Scheme::Bao), "secrets-webhook.security.bank-vaults.io/bao-from-path", None),
     (
-        Webhook::VaultAddr,
+        Webhook::Addr(Scheme::Vault),
         "secrets-webhook.security.bank-vaults.io/vault-addr",
         Some("vault.security.banzaicloud.io/vault-addr"),
     ),
+    (Webhook::Addr(Scheme::Bao), "secrets-webhook.security.bank-vaults.io/bao-addr", None),
     (
-        Webhook::VaultNamespace,
+        Webhook::Namespace(Scheme::Vault),
         "secrets-webhook.security.bank-vaults.io/vault-namespace",
         Some("vault.security.banzaicloud.io/vault-namespace"),
     ),
     (
-        Webhook::IgnoreMissingSecrets,
+        Webhook::Namespace(Scheme::Bao),
+        "secrets-webhook.security.bank-vaults.io/bao-namespace",
+        None,
+    ),
+    (
+        Webhook::IgnoreMissingSecrets(Scheme::Vault),
         "secrets-webhook.security.bank-vaults.io/vault-ignore-missing-secrets",
         Some("vault.security.banzaicloud.io/vault-ignore-missing-secrets"),
+    ),
+    (
+        Webhook::IgnoreMissingSecrets(Scheme::Bao),
+        "secrets-webhook.security.bank-vaults.io/bao-ignore-missing-secrets",
+        None,
     ),
     (
         Webhook::Mutate,

@@ -1,6 +1,6 @@
 //! From an object of the API server, as far as it was decoded, to a workload.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use super::annotation::{Annotations, MARK, OptIn, Webhook};
 use super::environment::{Container, SourceName};
 use super::record::{Record, RecordError, Recorded};
-use super::reference::{self, Note, Origin, Reason};
+use super::reference::{self, Note, Origin, Reason, Scheme};
 use super::rollout::Rollout;
 use super::secret::SecretId;
-use super::server::Servers;
+use super::server::{Declared, Servers};
 use super::source::Sources;
 use super::workload::{Kind, Workload, WorkloadId};
 
@@ -69,6 +69,24 @@ pub struct Read {
     pub record_error: Option<RecordError>,
 }
 
+/// Where the references of a scheme lead.
+#[derive(Clone, Debug)]
+pub struct Target<'a> {
+    /// The server.
+    pub server: &'a Declared,
+    /// The Vault namespace.
+    pub namespace: Option<Arc<str>>,
+}
+
+/// Where the references of each scheme lead, all to one server.
+#[derive(Clone, Debug, Default)]
+pub struct Targets<'a> {
+    /// The targets; references of a scheme that is not here are not watched.
+    pub by_scheme: BTreeMap<Scheme, Target<'a>>,
+    /// Why one is not, or what is odd about it.
+    pub notes: Vec<Note>,
+}
+
 impl Manifest {
     /// Its name within the cluster.
     #[must_use]
@@ -110,35 +128,17 @@ impl Manifest {
         };
         let look_up = |named: &_| sources.look_up(&id.namespace, named);
         let mut found = reference::extract(&self.annotations, &self.containers, look_up);
-        if let Some(reason) = self.bad_namespace() {
-            // Left out, the same paths of another namespace would be read.
-            found.paths.clear();
-            found.notes = vec![Note { origin: Origin::Namespace, reason }];
-        }
-        let (server, doubt) = servers.meant_by(&self.annotations);
-        if let Some(reason) = doubt.filter(|_| !found.paths.is_empty()) {
-            let note = Note { origin: Origin::Address, reason };
-            if reason == Reason::AddressRefused {
-                found.paths.clear();
-                found.notes.clear();
-            }
-            found.notes.push(note);
-        }
-        let namespace = match self.vault_namespace() {
-            Some(name) => Some(name.into()),
-            None => server.namespace.clone(),
+        let in_use: BTreeSet<Scheme> = found.paths.iter().map(|(scheme, _)| *scheme).collect();
+        let Targets { by_scheme, notes } = self.targets(&in_use, servers);
+        found.notes.extend(notes);
+        let secret = |(scheme, path): (Scheme, String)| {
+            let Target { server, namespace } = by_scheme.get(&scheme)?;
+            let (connection, namespace) = (Arc::clone(&server.name), namespace.clone());
+            Some(Arc::new(SecretId { connection, namespace, path: path.into() }))
         };
-        let secrets: Box<[_]> = found
-            .paths
-            .into_iter()
-            .map(|path| {
-                Arc::new(SecretId {
-                    connection: Arc::clone(&server.name),
-                    namespace: namespace.clone(),
-                    path: path.into(),
-                })
-            })
-            .collect();
+        // In both schemes, one secret can be meant.
+        let secrets: BTreeSet<_> = found.paths.into_iter().filter_map(secret).collect();
+        let secrets: Box<[_]> = secrets.into_iter().collect();
         let mark = self.annotations.get(MARK);
         let (mut recorded, record_error) = match self.record.as_deref().map(Record::parse) {
             None => (None, None),
@@ -151,20 +151,21 @@ impl Manifest {
             recorded.versions.retain(secrets.iter().map(|secret| secret.hash64()));
         }
         let workload =
-            (!secrets.is_empty()).then(|| self.workload(id.clone(), opt_in, recorded, secrets));
+            (!secrets.is_empty()).then(|| self.workload(&id, opt_in, &in_use, recorded, secrets));
         Read { id, workload, notes: found.notes, is_waiting: found.is_waiting, record_error }
     }
 
     fn workload(
         &self,
-        id: WorkloadId,
+        id: &WorkloadId,
         opt_in: OptIn,
+        in_use: &BTreeSet<Scheme>,
         recorded: Option<Recorded>,
         secrets: Box<[Arc<SecretId>]>,
     ) -> Workload {
         let count = self.annotations.get(opt_in.count_key()).and_then(|count| count.parse().ok());
         Workload {
-            id,
+            id: id.clone(),
             uid: self.uid.as_str().into(),
             resource_version: self.resource_version.as_str().into(),
             created: self.created,
@@ -177,26 +178,53 @@ impl Manifest {
             opt_in,
             count: count.unwrap_or(0),
             mark: self.annotations.get(MARK).map(Into::into),
-            ignore_missing: self.annotations.webhook(Webhook::IgnoreMissingSecrets) == Some("true"),
+            ignore_missing: self.ignores_missing(in_use),
             update_revision: self.update_revision.as_deref().map(Into::into),
             recorded,
             secrets,
         }
     }
 
-    /// The Vault namespace that the workload names; an empty annotation names none.
+    /// Where the references of each scheme in use lead.
     #[must_use]
-    pub fn vault_namespace(&self) -> Option<&str> {
-        let name = self.annotations.webhook(Webhook::VaultNamespace)?.trim_matches('/');
+    pub fn targets<'a>(&self, in_use: &BTreeSet<Scheme>, servers: &'a Servers) -> Targets<'a> {
+        let mut targets = Targets::default();
+        for scheme in in_use {
+            let (server, doubt) = servers.meant_by(&self.annotations, *scheme);
+            let doubt = doubt.map(|reason| Note { origin: Origin::Address(*scheme), reason });
+            let named = self.vault_namespace(*scheme);
+            let is_bad =
+                |name: &&str| name.len() > LONGEST_NAMESPACE || name.contains(char::is_control);
+            // Left out, the same paths of another namespace would be read.
+            let bad_namespace = named
+                .filter(is_bad)
+                .map(|_| Note { origin: Origin::Namespace(*scheme), reason: Reason::BadNamespace });
+            let other = targets.by_scheme.values().any(|target| target.server.name != server.name);
+            let two_servers = Note { origin: Origin::Address(*scheme), reason: Reason::TwoServers };
+            let other = other.then_some(two_servers);
+            let notes: Vec<_> = [doubt, bad_namespace, other].into_iter().flatten().collect();
+            if !notes.iter().any(|note| note.reason.is_warning()) {
+                let namespace = named.map_or_else(|| server.namespace.clone(), |n| Some(n.into()));
+                targets.by_scheme.insert(*scheme, Target { server, namespace });
+            }
+            targets.notes.extend(notes);
+        }
+        targets
+    }
+
+    /// The Vault namespace that the workload names for a scheme; an empty annotation names none.
+    #[must_use]
+    pub fn vault_namespace(&self, scheme: Scheme) -> Option<&str> {
+        let name = self.annotations.webhook(Webhook::Namespace(scheme))?.trim_matches('/');
         (!name.is_empty()).then_some(name)
     }
 
-    /// Why nothing of the workload is watched, where no request could name its Vault namespace.
-    #[must_use]
-    pub fn bad_namespace(&self) -> Option<Reason> {
-        let name = self.vault_namespace()?;
-        let is_bad = name.len() > LONGEST_NAMESPACE || name.contains(char::is_control);
-        is_bad.then_some(Reason::BadNamespace)
+    /// Whether its annotations say that missing secrets are no error, whoever resolves them.
+    fn ignores_missing(&self, in_use: &BTreeSet<Scheme>) -> bool {
+        let ignores = |scheme: &Scheme| {
+            self.annotations.webhook(Webhook::IgnoreMissingSecrets(*scheme)) == Some("true")
+        };
+        in_use.iter().all(ignores)
     }
 }
 
@@ -204,7 +232,7 @@ impl Manifest {
 mod tests {
     use super::super::environment::EnvVar;
     use super::super::secret::DEFAULT_CONNECTION;
-    use super::super::server::{Address, Declared, Undeclared};
+    use super::super::server::{Address, Undeclared};
     use super::*;
 
     fn manifest(annotations: &[(&str, &str)], values: &[&str]) -> Manifest {
@@ -314,13 +342,71 @@ mod tests {
         );
         assert_eq!(
             read(Undeclared::Refused, "https://c:8200", value),
-            (String::new(), vec![Reason::AddressRefused])
+            (String::new(), vec![Reason::Pinned, Reason::AddressRefused])
         );
         // Of what refers to nothing, the address does not matter.
         for undeclared in [Undeclared::Default, Undeclared::Refused] {
             let nothing = (String::new(), vec![Reason::Pinned]);
             assert_eq!(read(undeclared, "https://c:8200", "plain"), nothing);
         }
+    }
+
+    #[test]
+    fn each_injector_reads_its_own_annotations_and_a_workload_is_of_one_server() {
+        let key = |name: &str| format!("secrets-webhook.security.bank-vaults.io/{name}");
+        let declared = |name: &str| Declared {
+            name: name.into(),
+            addresses: Address::parse(&format!("http://{name}")).into_iter().collect(),
+            namespace: None,
+        };
+        let others = vec![declared("b"), declared("c")];
+        let servers = Servers::new(declared("default"), others, Undeclared::Default).unwrap();
+        let (vault, bao) = ("vault:secret/data/v#k", "bao:secret/data/b#k");
+        let read = |annotations: &[(&str, &str)], values: &[&str]| {
+            let keys: Vec<_> =
+                annotations.iter().map(|(name, value)| (key(name), *value)).collect();
+            let mut all: Vec<_> = keys.iter().map(|(key, value)| (key.as_str(), *value)).collect();
+            all.push(OPT_IN);
+            let read = manifest(&all, values).read(Kind::Deployment, &servers, &Sources::default());
+            let workload = read.workload;
+            let secrets = workload.iter().flat_map(|workload| &workload.secrets);
+            let secrets: Vec<_> = secrets.map(ToString::to_string).collect();
+            let noted: Vec<_> = read.notes.iter().map(|note| note.reason).collect();
+            (secrets.join(", "), noted, workload.is_some_and(|workload| workload.ignore_missing))
+        };
+        let secrets = |text: &str| (text.to_owned(), vec![], false);
+        let both = [vault, bao];
+        assert_eq!(read(&[], &both), secrets("secret/data/b, secret/data/v"));
+        assert_eq!(
+            read(&[("bao-addr", "http://b"), ("bao-namespace", "team")], &[bao]),
+            secrets("secret/data/b in Vault namespace team on server b")
+        );
+        for (value, of_other) in [(bao, "vault"), (vault, "bao")] {
+            let names = ["addr", "namespace", "ignore-missing-secrets"];
+            let names = names.map(|name| format!("{of_other}-{name}"));
+            let values = ["http://b", "team", "true"];
+            let annotations: Vec<_> = names.iter().map(String::as_str).zip(values).collect();
+            let alone = value.split([':', '#']).nth(1).unwrap();
+            assert_eq!(read(&annotations, &[value]), secrets(alone));
+        }
+        let same =
+            [("bao-addr", "http://b/"), ("vault-addr", "http://b:80"), ("bao-namespace", "t")];
+        assert_eq!(
+            read(&same, &both),
+            secrets("secret/data/v on server b, secret/data/b in Vault namespace t on server b")
+        );
+        let (watched, noted, _) =
+            read(&[("bao-addr", "http://b"), ("vault-addr", "http://c")], &both);
+        assert_eq!(
+            (watched.as_str(), noted),
+            ("secret/data/v on server c", vec![Reason::TwoServers])
+        );
+        // A namespace that cannot be named holds up its own scheme alone.
+        let (watched, noted, _) = read(&[("vault-namespace", "a\nb")], &both);
+        assert_eq!((watched.as_str(), noted), ("secret/data/b", vec![Reason::BadNamespace]));
+        let of_vault = ("vault-ignore-missing-secrets", "true");
+        assert!(read(&[of_vault], &[vault]).2 && !read(&[of_vault], &both).2);
+        assert!(read(&[of_vault, ("bao-ignore-missing-secrets", "true")], &both).2);
     }
 
     #[test]

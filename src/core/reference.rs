@@ -16,7 +16,7 @@ use super::source::{Content, Known};
 pub mod grammar;
 pub mod reason;
 
-pub use grammar::{Reading, may_hold_reference};
+pub use grammar::{Reading, Scheme, may_hold_reference};
 pub use reason::Reason;
 
 /// Where in a pod template a reference stands.
@@ -47,32 +47,12 @@ pub enum Origin {
         /// The source.
         source: SourceName,
     },
-    /// One of the annotations that list paths.
-    FromPath(PathList),
-    /// The annotation that names the Vault namespace.
-    Namespace,
-    /// The annotation that names the address of the server.
-    Address,
-}
-
-/// An annotation that lists paths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum PathList {
-    /// `vault-from-path`
-    Vault,
-    /// `bao-from-path`
-    Bao,
-}
-
-impl PathList {
-    /// What it is among the annotations of the webhook.
-    #[must_use]
-    pub fn annotation(self) -> Webhook {
-        match self {
-            Self::Vault => Webhook::VaultFromPath,
-            Self::Bao => Webhook::BaoFromPath,
-        }
-    }
+    /// The annotation that lists paths of a scheme.
+    FromPath(Scheme),
+    /// The annotation that names the Vault namespace of a scheme.
+    Namespace(Scheme),
+    /// The annotation that names the address of the server of a scheme.
+    Address(Scheme),
 }
 
 impl fmt::Display for Origin {
@@ -83,10 +63,9 @@ impl fmt::Display for Origin {
                 write!(f, "variable {name} of container {container}, key {key} of {source}")
             }
             Self::Source { container, source } => write!(f, "{source} of container {container}"),
-            Self::FromPath(PathList::Vault) => f.write_str("annotation vault-from-path"),
-            Self::FromPath(PathList::Bao) => f.write_str("annotation bao-from-path"),
-            Self::Namespace => f.write_str("annotation vault-namespace"),
-            Self::Address => f.write_str("annotation vault-addr"),
+            Self::FromPath(scheme) => write!(f, "annotation {}-from-path", scheme.name()),
+            Self::Namespace(scheme) => write!(f, "annotation {}-namespace", scheme.name()),
+            Self::Address(scheme) => write!(f, "annotation {}-addr", scheme.name()),
         }
     }
 }
@@ -103,8 +82,8 @@ pub struct Note {
 /// What a pod template refers to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extraction {
-    /// The API paths to watch, cleaned, each once, in order.
-    pub paths: BTreeSet<String>,
+    /// The API paths to watch, cleaned, each once for the injector that looks for it, in order.
+    pub paths: BTreeSet<(Scheme, String)>,
     /// What is not watched or looks odd.
     pub notes: Vec<Note>,
     /// Whether it names sources that are not known yet.
@@ -130,7 +109,7 @@ pub enum Place<'a> {
     /// A source that variables come from, as a whole.
     Source(&'a Container, &'a SourceName),
     /// An item of an annotation that lists paths.
-    FromPath(PathList, &'a str),
+    FromPath(Scheme, &'a str),
 }
 
 impl From<Place<'_>> for Origin {
@@ -148,7 +127,7 @@ impl From<Place<'_>> for Origin {
             Place::Source(container, source) => {
                 Self::Source { container: container.name.clone(), source: source.clone() }
             }
-            Place::FromPath(list, _) => Self::FromPath(list),
+            Place::FromPath(scheme, _) => Self::FromPath(scheme),
         }
     }
 }
@@ -202,11 +181,11 @@ pub fn each<'a>(
         }
         effective.each(&mut take);
     }
-    for list in [PathList::Vault, PathList::Bao] {
-        let items = annotations.webhook(list.annotation()).unwrap_or_default();
+    for scheme in Scheme::ALL {
+        let items = annotations.webhook(Webhook::FromPath(scheme)).unwrap_or_default();
         for item in items.split(',').map(str::trim).filter(|item| !item.is_empty()) {
             let (path, version) = item.split_once('#').unwrap_or((item, ""));
-            take(Place::FromPath(list, item), grammar::read_latest(path, version));
+            take(Place::FromPath(scheme, item), grammar::read_latest(scheme, path, version));
         }
     }
     unknown
@@ -302,8 +281,8 @@ pub fn extract(
 impl Extraction {
     fn add(&mut self, place: Place, reading: Reading) {
         let (path, reason) = match reading {
-            Reading::Watch(path) => (Some(path), None),
-            Reading::WatchOdd(path, reason) => (Some(path), Some(reason)),
+            Reading::Watch(scheme, path) => (Some((scheme, path)), None),
+            Reading::WatchOdd(scheme, path, reason) => (Some((scheme, path)), Some(reason)),
             Reading::Skip(reason) => (None, Some(reason)),
         };
         self.paths.extend(path);
@@ -327,7 +306,7 @@ impl Kept {
             .iter()
             .map(|reference| Self { reading: reference.read_verbatim(), login_in: None })
             .collect();
-        for variable in grammar::Scheme::ALL.map(grammar::Scheme::token_variable) {
+        for variable in Scheme::ALL.map(Scheme::token_variable) {
             // Only what a reference is depends on the variable, not where there is one.
             let references =
                 if kept.is_empty() { Vec::new() } else { grammar::parse(variable, value) };
@@ -405,10 +384,14 @@ mod tests {
         }
     }
 
+    fn paths_of(paths: BTreeSet<(Scheme, String)>) -> Vec<String> {
+        paths.into_iter().map(|(_, path)| path).collect()
+    }
+
     fn found(from: &[EnvFrom], variables: &[EnvVar]) -> (Vec<String>, Vec<Reason>, bool) {
         let found = extract(&Annotations::default(), &[container(from, variables)], cluster);
         let reasons = found.notes.iter().map(|note| note.reason).collect();
-        (found.paths.into_iter().collect(), reasons, found.is_waiting)
+        (paths_of(found.paths), reasons, found.is_waiting)
     }
 
     #[test]
@@ -473,7 +456,8 @@ mod tests {
         let value = "vault:secret/data/$(STAGE)/a#k";
         assert_eq!(read_value("X", value), [Reading::Skip(Reason::Expansion)]);
         let kept = Kept::all_of(value);
-        assert_eq!(kept[0].reading_in("X"), Reading::Watch("secret/data/$(STAGE)/a".to_owned()));
+        let path = "secret/data/$(STAGE)/a".to_owned();
+        assert_eq!(kept[0].reading_in("X"), Reading::Watch(Scheme::Vault, path));
     }
 
     #[test]
@@ -485,7 +469,7 @@ mod tests {
         .into_iter()
         .collect();
         let found = extract(&annotations, &[], unknown);
-        assert_eq!(found.paths.iter().collect::<Vec<_>>(), ["secret/data/a", "secret/data/c"],);
+        assert_eq!(paths_of(found.paths), ["secret/data/a", "secret/data/c"]);
         let reasons: Vec<_> = found.notes.iter().map(|note| note.reason).collect();
         assert_eq!(reasons, [Reason::Pinned, Reason::BadVersion]);
     }
@@ -497,7 +481,7 @@ mod tests {
             ("secrets-webhook.security.bank-vaults.io/vault-from-path", "secret/data/new");
         let paths = |pairs: &[(&str, &str)]| {
             let annotations: Annotations = pairs.iter().copied().collect();
-            extract(&annotations, &[], unknown).paths.into_iter().collect::<Vec<_>>()
+            paths_of(extract(&annotations, &[], unknown).paths)
         };
         assert_eq!(paths(&[older]), ["secret/data/old"]);
         assert_eq!(paths(&[older, current]), ["secret/data/new"]);

@@ -1,7 +1,8 @@
 //! Servers of the Vault API: by which addresses workloads know them, and which one a workload means.
 //!
-//! A workload is of one server, as its pods are: the webhook has one address for all references of a
-//! pod. An address that only an annotation names leads nowhere, since a token would go along.
+//! A workload is of one server: the webhook has one address for all references of a scheme, and hardly
+//! anybody uses both. An address that only an annotation names leads nowhere, since a token would go
+//! along.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use url::Url;
 
 use super::annotation::{Annotations, Webhook};
-use super::reference::Reason;
+use super::reference::{Reason, Scheme};
 use super::secret::DEFAULT_CONNECTION;
 
 /// The longest address, in bytes; nobody has a longer one.
@@ -129,12 +130,16 @@ impl Servers {
         Ok(servers)
     }
 
-    /// The server that a workload means by the annotations of its template, and what there is to say of
-    /// that. With [`Reason::AddressRefused`] it is not to be asked for this workload.
+    /// The server that references of a scheme mean by the annotations of their template, and what there
+    /// is to say of that. With [`Reason::AddressRefused`] it is not to be asked for them.
     #[must_use]
-    pub fn meant_by(&self, annotations: &Annotations) -> (&Declared, Option<Reason>) {
-        let Some(text) = annotations.webhook(Webhook::VaultAddr).filter(|text| !text.is_empty())
-        else {
+    pub fn meant_by(
+        &self,
+        annotations: &Annotations,
+        scheme: Scheme,
+    ) -> (&Declared, Option<Reason>) {
+        let text = annotations.webhook(Webhook::Addr(scheme)).filter(|text| !text.is_empty());
+        let Some(text) = text else {
             return (&self.default, None);
         };
         let place = Address::parse(text).and_then(|address| self.by_address.get(&address));
@@ -200,7 +205,7 @@ mod tests {
         let meant = |undeclared, address: &[(&str, &str)]| {
             let servers = Servers::new(default.clone(), others.clone(), undeclared).unwrap();
             let annotations = address.iter().copied().collect();
-            let (server, reason) = servers.meant_by(&annotations);
+            let (server, reason) = servers.meant_by(&annotations, Scheme::Vault);
             (server.name.to_string(), reason)
         };
         let current = "secrets-webhook.security.bank-vaults.io/vault-addr";
@@ -217,6 +222,9 @@ mod tests {
             assert_eq!(name(&[(current, "http://B:8200/")]), "b");
             assert_eq!(name(&[(older, "http://c:80")]), "c");
             assert_eq!(name(&[(older, "http://c"), (current, "http://b:8200")]), "b");
+            // It is for the other injector.
+            let of_bao = "secrets-webhook.security.bank-vaults.io/bao-addr";
+            assert_eq!(name(&[(of_bao, "http://b:8200")]), "default");
         }
         for odd in ["https://b:8200", "http://evil", "vault:8200", "nonsense"] {
             let of = |undeclared| meant(undeclared, &[(current, odd)]);

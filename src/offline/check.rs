@@ -1,5 +1,6 @@
 //! `check`: what the controller would do with the workloads of some manifests.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io::{self, Read};
@@ -11,10 +12,10 @@ use super::given::Sources;
 use super::yaml::{self, Node, Value};
 use crate::core::annotation::{OptIn, Webhook};
 use crate::core::environment::{Container, EnvValue, EnvVar};
-use crate::core::manifest::Manifest;
-use crate::core::reference::{self, Origin, PathList, Place, Reading, Reason};
+use crate::core::manifest::{Manifest, Targets};
+use crate::core::reference::{self, Origin, Place, Reading, Reason, Scheme};
 use crate::core::secret::DEFAULT_CONNECTION;
-use crate::core::server::{Declared, Servers};
+use crate::core::server::Servers;
 use crate::core::source::Readable;
 use crate::core::workload::Kind;
 use crate::kubernetes::object::Object;
@@ -78,12 +79,15 @@ pub struct Remark {
 pub struct Finding {
     /// Whether its path is watched.
     pub watched: bool,
+    /// Which injector resolves it, where its changes can be seen.
+    #[serde(skip)]
+    pub scheme: Option<Scheme>,
     /// The path, where its changes can be seen.
     pub path: Option<String>,
     /// The server that the path is on, where it is not the default one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// The Vault namespace of the path, where the workload names one.
+    /// The Vault namespace of the path, where the workload or the file of servers names one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// Why it is not watched, or looks odd.
@@ -275,6 +279,19 @@ impl Manifests {
     }
 }
 
+impl Finding {
+    /// Says where it leads; it is watched where it leads somewhere and the workload is reloaded.
+    fn set_target(&mut self, targets: &Targets, reloaded: bool) {
+        let Some(target) = self.scheme.and_then(|scheme| targets.by_scheme.get(&scheme)) else {
+            return;
+        };
+        self.watched = reloaded;
+        self.namespace = target.namespace.as_deref().map(str::to_owned);
+        let is_other = *target.server.name != *DEFAULT_CONNECTION;
+        self.server = is_other.then(|| target.server.name.to_string());
+    }
+}
+
 impl Checked {
     /// What there is to say, of the workload and of its references.
     pub fn all_remarks(&self) -> impl Iterator<Item = &Remark> {
@@ -340,8 +357,9 @@ impl<'a> Template<'a> {
     /// What there is to say of it; nothing where it has nothing to do with secrets.
     fn check(&self, sources: &Sources, servers: &Servers) -> Option<Checked> {
         let manifest = self.manifest();
-        let (server, doubt) = servers.meant_by(&manifest.annotations);
-        let mut references = self.references(&manifest, sources, server);
+        let mut references = self.references(&manifest, sources);
+        let in_use: BTreeSet<Scheme> = references.iter().filter_map(|found| found.scheme).collect();
+        let targets = manifest.targets(&in_use, servers);
         let remark = if manifest.annotations.opt_in().is_none() {
             let why = self.why_not_opted_in();
             if references.is_empty() && !why.warning {
@@ -358,28 +376,22 @@ impl<'a> Template<'a> {
             references.iter().all(|found| found.path.is_none()).then_some(remark)
         };
         // Of what is not watched anyway, the server does not matter.
-        let doubt = doubt.filter(|_| remark.is_none());
-        let doubts = [manifest.bad_namespace(), doubt].into_iter().flatten();
-        let doubts: Vec<_> = doubts.map(remark_on).collect();
-        let reloaded = remark.is_none() && !doubts.iter().any(|doubt| doubt.warning);
+        let doubts = targets.notes.iter().filter(|_| remark.is_none());
+        let doubts = doubts.map(|note| remark_on(note.reason));
+        let reloaded = remark.is_none() && !targets.by_scheme.is_empty();
+        let remarks = remark.into_iter().chain(doubts).collect();
         if remark == Some(MUTATE_SKIP) {
             // To the webhook they are plain text.
             references.clear();
         }
         for found in &mut references {
-            found.watched = reloaded && found.path.is_some();
+            found.set_target(&targets, reloaded);
         }
         let name = match &*manifest.namespace {
             "" => format!("{}/{}", self.kind, manifest.name),
             namespace => format!("{namespace}/{}/{}", self.kind, manifest.name),
         };
-        Some(Checked {
-            workload: name,
-            at: self.at(self.object),
-            reloaded,
-            remarks: remark.into_iter().chain(doubts).collect(),
-            references,
-        })
+        Some(Checked { workload: name, at: self.at(self.object), reloaded, remarks, references })
     }
 
     /// What the controller decodes of it.
@@ -396,30 +408,19 @@ impl<'a> Template<'a> {
         serde_json::from_value::<Object>(object).unwrap_or_default().into_manifest()
     }
 
-    fn references(
-        &self,
-        manifest: &Manifest,
-        sources: &Sources,
-        server: &Declared,
-    ) -> Vec<Finding> {
-        let is_other = *server.name != *DEFAULT_CONNECTION;
-        let vault_namespace = manifest.vault_namespace();
+    fn references(&self, manifest: &Manifest, sources: &Sources) -> Vec<Finding> {
         let namespace = &*manifest.namespace;
-        let finding = |path: Option<String>, remark, origin: String, at| Finding {
-            watched: false,
-            server: path.as_ref().filter(|_| is_other).map(|_| server.name.to_string()),
-            namespace: path.as_ref().and(vault_namespace).map(str::to_owned),
-            path,
-            remark,
-            origin,
-            at,
+        let finding = |watched: Option<(Scheme, String)>, remark, origin: String, at| {
+            let (scheme, path) = watched.unzip();
+            let (server, namespace) = (None, None);
+            Finding { watched: false, scheme, path, server, namespace, remark, origin, at }
         };
         let mut references = Vec::new();
         let look_up = |named: &_| sources.look_up(namespace, named);
         let take = |place: Place, reading| {
-            let (path, reason) = match reading {
-                Reading::Watch(path) => (Some(path), None),
-                Reading::WatchOdd(path, reason) => (Some(path), Some(reason)),
+            let (watched, reason) = match reading {
+                Reading::Watch(scheme, path) => (Some((scheme, path)), None),
+                Reading::WatchOdd(scheme, path, reason) => (Some((scheme, path)), Some(reason)),
                 // Most Secrets hold none.
                 Reading::Skip(Reason::SourceNotRead)
                     if !sources.holds_reference(namespace, &place) =>
@@ -430,14 +431,16 @@ impl<'a> Template<'a> {
             };
             let at = match &place {
                 Place::Env(container, variable) => self.at_variable(container, variable),
-                Place::FromPath(list, _) => self.at(self.path_list(*list).unwrap_or(self.object)),
+                Place::FromPath(scheme, _) => {
+                    self.at(self.path_list(*scheme).unwrap_or(self.object))
+                }
                 Place::Source(..) => self.at(self.object),
                 Place::Key { source, key, .. } => sources
                     .find(namespace, source)
                     .map_or_else(|| self.at(self.object), |given| given.at(key)),
             };
             let origin = Origin::from(place).to_string();
-            references.push(finding(path, reason.map(remark_on), origin, at));
+            references.push(finding(watched, reason.map(remark_on), origin, at));
         };
         let unknown = reference::each(&manifest.annotations, &manifest.containers, look_up, take);
         if manifest.annotations.opt_in().is_some() {
@@ -474,9 +477,9 @@ impl<'a> Template<'a> {
         self.at(node.unwrap_or(self.object))
     }
 
-    fn path_list(&self, list: PathList) -> Option<&Node> {
+    fn path_list(&self, scheme: Scheme) -> Option<&Node> {
         let annotations = self.metadata?.get("annotations")?;
-        list.annotation().keys().find_map(|key| annotations.get(key))
+        Webhook::FromPath(scheme).keys().find_map(|key| annotations.get(key))
     }
 
     /// Why it does not opt in; a warning where it seems to be meant to.

@@ -55,8 +55,8 @@ fn form(reference: &Reference) -> String {
 
 fn outcome(reference: &Reference) -> String {
     match reference.read() {
-        Reading::Watch(path) => format!("watched: {path}"),
-        Reading::WatchOdd(path, reason) => {
+        Reading::Watch(_, path) => format!("watched: {path}"),
+        Reading::WatchOdd(_, path, reason) => {
             format!("watched: {path}\n  {}: {}", reason.code(), reason.advice())
         }
         Reading::Skip(reason) => format!("not watched ({}): {}", reason.code(), reason.advice()),

@@ -55,6 +55,15 @@ impl Scheme {
         }
     }
 
+    /// What the names of the annotations that its injector reads begin with.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vault => "vault",
+            Self::Bao => "bao",
+        }
+    }
+
     /// The variable in which `login` stands for the pod's own token.
     pub(super) fn token_variable(self) -> &'static str {
         match self {
@@ -121,10 +130,10 @@ pub enum Form<'a> {
 /// What is done about a reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// Its latest version is used: watch this path.
-    Watch(String),
+    /// Its latest version is used: watch this path, where this injector looks for it.
+    Watch(Scheme, String),
     /// Watch this path, though the reference looks like a mistake.
-    WatchOdd(String, Reason),
+    WatchOdd(Scheme, String, Reason),
     /// It is not watched.
     Skip(Reason),
 }
@@ -260,7 +269,7 @@ impl Reference<'_> {
     #[must_use]
     pub fn read(&self) -> Reading {
         match self.read_verbatim() {
-            Reading::Watch(path) | Reading::WatchOdd(path, _) if holds_expansion(&path) => {
+            Reading::Watch(_, path) | Reading::WatchOdd(_, path, _) if holds_expansion(&path) => {
                 Reading::Skip(Reason::Expansion)
             }
             reading => reading,
@@ -280,12 +289,9 @@ impl Reference<'_> {
             Form::SingleArrow => return Reading::Skip(Reason::SingleArrow),
             Form::Around => return Reading::Skip(Reason::Nested),
         };
-        match read_latest(path, version) {
-            Reading::Watch(path) => match self.oddity(key) {
-                Some(reason) => Reading::WatchOdd(path, reason),
-                None => Reading::Watch(path),
-            },
-            reading => reading,
+        match (read_latest(self.scheme, path, version), self.oddity(key)) {
+            (Reading::Watch(scheme, path), Some(reason)) => Reading::WatchOdd(scheme, path, reason),
+            (reading, _) => reading,
         }
     }
 
@@ -321,14 +327,14 @@ impl Reference<'_> {
 }
 
 /// Reads a path with the version behind it.
-pub(super) fn read_latest(path: &str, version: &str) -> Reading {
+pub(super) fn read_latest(scheme: Scheme, path: &str, version: &str) -> Reading {
     match version_number(version) {
         Some(number) if number > 0 => return Reading::Skip(Reason::Pinned),
         Some(_) => {}
         None => return Reading::Skip(Reason::BadVersion),
     }
     match clean_path(path) {
-        Ok(path) => Reading::Watch(path),
+        Ok(path) => Reading::Watch(scheme, path),
         Err(reason) => Reading::Skip(reason),
     }
 }

@@ -37,8 +37,10 @@ pub enum Reason {
     BadNamespace,
     /// The workload names an address that is not declared; the default server is asked.
     AddressNotDeclared,
-    /// The workload names an address that is not declared, and nothing of it is watched.
+    /// The workload names an address that is not declared, and nothing that is there is watched.
     AddressRefused,
+    /// References of both schemes mean two servers; only those of Vault's are watched.
+    TwoServers,
     /// Another variable of the same name takes its place.
     Overridden,
     /// It may be in a source of a kind that is not read.
@@ -55,7 +57,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of the documentation.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Pinned,
         Self::Write,
         Self::Transit,
@@ -75,6 +77,7 @@ impl Reason {
         Self::Expansion,
         Self::BadNamespace,
         Self::AddressRefused,
+        Self::TwoServers,
         Self::SourceDenied,
         Self::SourceFailed,
         Self::SourceMissing,
@@ -102,6 +105,7 @@ impl Reason {
             Self::BadNamespace => "BadNamespace",
             Self::AddressNotDeclared => "AddressNotDeclared",
             Self::AddressRefused => "AddressRefused",
+            Self::TwoServers => "TwoServers",
             Self::Overridden => "Overridden",
             Self::SourceNotRead => "SourceNotRead",
             Self::SourceDenied => "SourceDenied",
@@ -135,6 +139,7 @@ impl Reason {
             | Self::Expansion
             | Self::BadNamespace
             | Self::AddressRefused
+            | Self::TwoServers
             | Self::SourceDenied
             | Self::SourceFailed
             | Self::SourceMissing
@@ -178,7 +183,7 @@ impl Reason {
                 "not watched, since Kubernetes replaces $(NAME) in the path: write the path out"
             }
             Self::BadNamespace => {
-                "the name is too long or holds control characters, so nothing of this workload is \
+                "the name is too long or holds control characters, so nothing that is there is \
                  watched: correct it"
             }
             Self::AddressNotDeclared => {
@@ -186,8 +191,12 @@ impl Reason {
                  one, have it declared by --vault-servers-file"
             }
             Self::AddressRefused => {
-                "the address is not declared, so nothing of this workload is watched: have it \
+                "the address is not declared, so nothing that is there is watched: have it \
                  declared by --vault-servers-file, or remove the annotation"
+            }
+            Self::TwoServers => {
+                "another server than that of the vault: references, so that the bao: references are \
+                 not watched: leave them to another workload"
             }
             Self::Overridden => "another variable of the same name takes its place",
             Self::SourceNotRead => {

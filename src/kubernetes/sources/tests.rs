@@ -144,8 +144,8 @@ async fn run(test: impl AsyncFnOnce(Bench)) {
     }
 }
 
-const A: &str = "Watch(\"secret/data/a\")";
-const B: &str = "Watch(\"secret/data/b\")";
+const A: &str = "Watch(Vault, \"secret/data/a\")";
+const B: &str = "Watch(Vault, \"secret/data/b\")";
 
 #[tokio::test(start_paused = true)]
 async fn only_what_is_named_is_read_and_read_again_when_it_changes() {

@@ -2,7 +2,7 @@
 
 use super::super::print;
 use super::*;
-use crate::core::server::{Address, Undeclared};
+use crate::core::server::{Address, Declared, Undeclared};
 
 const WEB: &str = r#"apiVersion: apps/v1
 kind: Deployment

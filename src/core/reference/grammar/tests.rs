@@ -9,11 +9,15 @@ fn readings(variable: &str, value: &str) -> Vec<Reading> {
 }
 
 fn watch(path: &str) -> Vec<Reading> {
-    vec![Reading::Watch(path.to_owned())]
+    vec![Reading::Watch(Scheme::Vault, path.to_owned())]
+}
+
+fn watch_bao(path: &str) -> Vec<Reading> {
+    vec![Reading::Watch(Scheme::Bao, path.to_owned())]
 }
 
 fn odd(path: &str, reason: Reason) -> Vec<Reading> {
-    vec![Reading::WatchOdd(path.to_owned(), reason)]
+    vec![Reading::WatchOdd(Scheme::Vault, path.to_owned(), reason)]
 }
 
 fn skip(reason: Reason) -> Vec<Reading> {
@@ -25,7 +29,7 @@ fn skip(reason: Reason) -> Vec<Reading> {
 fn whole_values() {
     let cases = [
         ("vault:secret/data/a#k", watch("secret/data/a")),
-        ("bao:secret/data/a#k", watch("secret/data/a")),
+        ("bao:secret/data/a#k", watch_bao("secret/data/a")),
         ("vault:secret/data/a#${.k}", watch("secret/data/a")),
         ("vault:secret/data/a#${.k | b64enc}", watch("secret/data/a")),
         ("vault:secret/data/a#text ${.k} text", watch("secret/data/a")),
@@ -137,13 +141,13 @@ fn inline_values() {
         ("${vault:v1:8SDd3WHDOjf7==}", skip(Reason::Transit)),
         ("${vault:}", skip(Reason::NoKey)),
         ("${vault:a}", skip(Reason::NoKey)),
-        ("${bao:secret/data/a#u}", watch("secret/data/a")),
+        ("${bao:secret/data/a#u}", watch_bao("secret/data/a")),
         // In the order in which they stand, whoever resolves them.
-        ("${bao:b#k}${vault:a#k}", [watch("b"), watch("a")].concat()),
+        ("${bao:b#k}${vault:a#k}", [watch_bao("b"), watch("a")].concat()),
         // Inline references win over the whole value, of each injector for itself.
         ("vault:secret/data/x#a${vault:secret/data/a#u}", watch("secret/data/a")),
         ("vault:x#a${bao:y}", [watch("x"), skip(Reason::NoKey)].concat()),
-        ("vault:x#a${bao:y#u}", [skip(Reason::BadVersion), watch("y")].concat()),
+        ("vault:x#a${bao:y#u}", [skip(Reason::BadVersion), watch_bao("y")].concat()),
         // Within another one, the inner one is resolved and the outer one is left as it is.
         ("${vault:a#${vault:b#k}}", [skip(Reason::Nested), watch("b")].concat()),
         ("${>>vault:a#${vault:b#k}}", [skip(Reason::Nested), watch("b")].concat()),
@@ -245,7 +249,7 @@ proptest! {
             };
             prop_assert_eq!(same.canonical(), Some(canonical.clone()));
             let path = |reading| match reading {
-                Reading::Watch(path) | Reading::WatchOdd(path, _) => Some(path),
+                Reading::Watch(_, path) | Reading::WatchOdd(_, path, _) => Some(path),
                 Reading::Skip(_) => None,
             };
             prop_assert_eq!(path(same.read()), path(reference.read()));
@@ -276,7 +280,7 @@ proptest! {
             for reference in found {
                 prop_assert!(value.is_char_boundary(reference.span.start));
                 prop_assert!(!value[reference.span.clone()].is_empty());
-                if let Reading::Watch(path) | Reading::WatchOdd(path, _) = reference.read() {
+                if let Reading::Watch(_, path) | Reading::WatchOdd(_, path, _) = reference.read() {
                     prop_assert_eq!(clean_path(&path), Ok(path));
                 }
             }
