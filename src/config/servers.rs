@@ -42,26 +42,7 @@ struct Entry {
     #[serde(default)]
     aliases: Vec<String>,
     #[serde(default)]
-    env: BTreeMap<String, Scalar>,
-}
-
-/// A value, which may be written without quotes.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Scalar {
-    Boolean(bool),
-    Number(u64),
-    Text(String),
-}
-
-impl Scalar {
-    fn text(&self) -> String {
-        match self {
-            Self::Boolean(value) => value.to_string(),
-            Self::Number(value) => value.to_string(),
-            Self::Text(value) => value.clone(),
-        }
-    }
+    env: BTreeMap<String, String>,
 }
 
 impl ServersFile {
@@ -153,7 +134,7 @@ impl Entry {
     }
 
     fn look_up(&self, name: &str) -> Option<String> {
-        self.env.get(name).map(Scalar::text)
+        self.env.get(name).cloned()
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -183,8 +164,12 @@ impl Entry {
         }
         let look_up = |name: &str| self.look_up(name);
         let env = Environment(&look_up);
-        if env.get("ADDR").or_else(|| env.get("AGENT_ADDR")).is_none() {
+        let addresses = [env.get("AGENT_ADDR"), env.get("ADDR")];
+        if addresses == [None, None] {
             return Err(unspoken("VAULT_ADDR", "not set; write https://HOST:PORT"));
+        }
+        for (name, address) in addresses.into_iter().flatten() {
+            vault::url(&name, &address)?;
         }
         Ok(())
     }

@@ -498,7 +498,7 @@ servers:
       VAULT_AUTH_METHOD: approle
       VAULT_ROLE_ID: reloader
       BAO_SECRET_ID_FILE: /etc/secret-id
-      VAULT_NAMESPACE: team
+      VAULT_NAMESPACE: 007
       VAULT_AUTH_NAMESPACE: /
       VAULT_SKIP_VERIFY: true
       VAULT_CLIENT_TIMEOUT: 3
@@ -547,6 +547,10 @@ servers:
         assert_eq!(meant(&servers, address), (name.to_owned(), None));
     }
     assert_eq!(namespace_of(&servers).as_deref(), Some("of-default"));
+    let of_b = "secrets-webhook.security.bank-vaults.io/vault-addr";
+    let of_b = [(of_b, "http://vault.b:8200")].into_iter().collect();
+    let namespace = &servers.meant_by(&of_b, Scheme::Vault).0.namespace;
+    assert_eq!(namespace.as_deref(), Some("007"), "a text, as it was written");
     let not_declared = ("default".to_owned(), Some(Reason::AddressNotDeclared));
     assert_eq!(meant(&servers, "https://elsewhere:8200"), not_declared);
     let strict = load(&[&flag, "-refuse-undeclared-addresses"], &environment).unwrap().servers;

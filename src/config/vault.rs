@@ -181,7 +181,7 @@ fn identity(env: &Environment<'_>) -> Result<Option<Identity>, ConfigError> {
     }
 }
 
-fn url(name: &str, text: &str) -> Result<Url, ConfigError> {
+pub(super) fn url(name: &str, text: &str) -> Result<Url, ConfigError> {
     if text.contains('@') {
         return Err(unspoken(name, "holds a user or a password; remove them"));
     }
