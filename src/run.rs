@@ -271,22 +271,27 @@ impl Reloaders {
         shutdown: CancellationToken,
     ) {
         info!(vault = connection.server.address.as_str(), "Watching another server");
+        tokio::select! {
+            reached = self.reach_at_last(&connection) => {
+                self.run(connection, reached, leadership, shutdown).await;
+            }
+            () = shutdown.cancelled() => {}
+        }
+    }
+
+    async fn reach_at_last(&self, connection: &Connection) -> Reached {
         let mut said = None;
-        let reached = loop {
-            let error = match self.reach(&connection).await {
-                Ok(reached) => break reached,
+        loop {
+            let error = match self.reach(connection).await {
+                Ok(reached) => return reached,
                 Err(error) => error.to_string(),
             };
             if said.as_ref() != Some(&error) {
                 error!("Nothing of this server is watched: {error}. Trying again");
                 said = Some(error);
             }
-            tokio::select! {
-                () = sleep(REACH_AGAIN) => {}
-                () = shutdown.cancelled() => return,
-            }
-        };
-        self.run(connection, reached, leadership, shutdown).await;
+            sleep(REACH_AGAIN).await;
+        }
     }
 }
 

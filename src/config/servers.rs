@@ -177,7 +177,9 @@ impl Entry {
     fn declared(&self) -> Result<Declared, ConfigError> {
         let look_up = |name: &str| self.look_up(name);
         let env = Environment(&look_up);
-        let mut addresses = vault::addresses(&env);
+        // Those of the default server are the environment's.
+        let of_default = self.is_default();
+        let mut addresses = if of_default { Vec::new() } else { vault::addresses(&env) };
         for alias in &self.aliases {
             addresses.push(Address::parse(alias).ok_or_else(|| {
                 error("aliases", alias, "not an address of HTTP; write https://HOST:PORT")

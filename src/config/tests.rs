@@ -572,6 +572,23 @@ fn without_a_file_the_default_server_has_the_addresses_of_the_variables() {
 }
 
 #[test]
+fn the_entry_of_the_default_server_adds_its_aliases_and_no_address_of_its_own() {
+    let (_folder, flag) = with_servers(
+        "servers: [{name: default, aliases: ['http://alias']}, \
+         {name: b, env: {VAULT_ADDR: 'https://vault:8200', VAULT_ROLE: r}}]",
+    );
+    let environment = [ROLE, ("VAULT_ADDR", "https://elsewhere:8200")];
+    let servers = load(&[&flag], &environment).unwrap().servers;
+    for (address, name) in [
+        ("http://alias", "default"),
+        ("https://elsewhere:8200", "default"),
+        ("https://vault:8200", "b"),
+    ] {
+        assert_eq!(meant(&servers, address), (name.to_owned(), None));
+    }
+}
+
+#[test]
 fn a_file_of_servers_that_cannot_be_used_is_refused_with_the_remedy() {
     let b = |env: &str| format!("servers: [{{name: b, env: {{{env}}}}}]");
     let at_b = |env: &str| b(&format!("VAULT_ADDR: 'http://b:8200', {env}"));
