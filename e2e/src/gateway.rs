@@ -1,4 +1,5 @@
-//! A gateway before a server, which passes requests on, and answers some itself, without an end.
+//! A gateway before a server, which passes requests on, answers some itself, without an end, and
+//! leaves others without an answer.
 //!
 //! Invariant: one request a connection, so that what is streamed to one request holds up no other.
 
@@ -41,15 +42,71 @@ impl Endless {
     }
 }
 
-/// Which requests are answered without an end: those whose target contains a text.
-type Rule = (String, Endless);
+/// What is done to which requests.
+#[derive(Debug, Default)]
+struct Rules {
+    /// Those whose target contains a text are answered without an end.
+    endless: Vec<(String, Endless)>,
+    /// What becomes of PATCHes, where they are not all passed on.
+    patches: Option<Patches>,
+}
+
+/// How many PATCHes are still treated in each way; all later ones are held.
+#[derive(Debug)]
+struct Patches {
+    answered: usize,
+    unanswered: usize,
+}
+
+/// What becomes of one request.
+#[derive(Debug)]
+enum Treatment {
+    /// Passed on, and its answer passed back.
+    Pass,
+    /// Not passed on: an answer without an end.
+    Stream(Endless),
+    /// Passed on, but its answer is kept back.
+    Swallow,
+    /// Not passed on, and no answer.
+    Hold,
+}
+
+impl Rules {
+    fn treat(&mut self, method: &Method, target: &str) -> Treatment {
+        if let Some((_, endless)) = self.endless.iter().find(|(part, _)| target.contains(part)) {
+            return Treatment::Stream(endless.clone());
+        }
+        match &mut self.patches {
+            Some(patches) if method == Method::PATCH => {
+                if patches.answered > 0 {
+                    patches.answered -= 1;
+                    Treatment::Pass
+                } else if patches.unanswered > 0 {
+                    patches.unanswered -= 1;
+                    Treatment::Swallow
+                } else {
+                    Treatment::Hold
+                }
+            }
+            _ => Treatment::Pass,
+        }
+    }
+}
+
+/// What was done so far to requests that were not simply passed on and answered.
+#[derive(Debug, Default)]
+struct Counters {
+    streamed: AtomicUsize,
+    swallowed: AtomicUsize,
+    held: AtomicUsize,
+}
 
 /// A running gateway; its connections end when this value is dropped.
 #[derive(Debug)]
 pub struct Gateway {
     address: String,
-    rules: Arc<Mutex<Vec<Rule>>>,
-    streamed: Arc<AtomicUsize>,
+    rules: Arc<Mutex<Rules>>,
+    counters: Arc<Counters>,
     accepting: JoinHandle<()>,
 }
 
@@ -68,23 +125,23 @@ impl Gateway {
         let server = server.trim_end_matches('/').to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = format!("http://{}", listener.local_addr()?);
-        let rules = Arc::<Mutex<Vec<Rule>>>::default();
-        let streamed = Arc::<AtomicUsize>::default();
-        let (shared, counter) = (Arc::clone(&rules), Arc::clone(&streamed));
+        let rules = Arc::<Mutex<Rules>>::default();
+        let counters = Arc::<Counters>::default();
+        let (shared, counted) = (Arc::clone(&rules), Arc::clone(&counters));
         let accepting = tokio::spawn(async move {
             // They end with this task.
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let (client, server) = (client.clone(), server.clone());
-                let (rules, counter) = (Arc::clone(&shared), Arc::clone(&counter));
+                let (rules, counters) = (Arc::clone(&shared), Arc::clone(&counted));
                 connections.spawn(async move {
                     // An error is the end of a connection, which is all there is to it.
-                    drop(serve(stream, &client, &server, &rules, &counter).await);
+                    drop(serve(stream, &client, &server, &rules, &counters).await);
                 });
                 while connections.try_join_next().is_some() {}
             }
         });
-        Ok(Self { address, rules, streamed, accepting })
+        Ok(Self { address, rules, counters, accepting })
     }
 
     /// Its address.
@@ -95,18 +152,37 @@ impl Gateway {
 
     /// From now on, requests whose target contains a text get an answer without an end.
     pub fn stream(&self, target: &str, answer: Endless) {
-        locked(&self.rules).push((target.to_owned(), answer));
+        locked(&self.rules).endless.push((target.to_owned(), answer));
     }
 
-    /// From now on, all requests are passed on.
+    /// From now on, so many PATCHes are passed on and answered, so many of the next ones are passed
+    /// on and never answered, and all later ones are neither passed on nor answered: what a client
+    /// that is killed now has done is known to the last request.
+    pub fn hold_patches(&self, answered: usize, unanswered: usize) {
+        locked(&self.rules).patches = Some(Patches { answered, unanswered });
+    }
+
+    /// From now on, all requests are passed on and answered; those that are held already stay so.
     pub fn mend(&self) {
-        locked(&self.rules).clear();
+        *locked(&self.rules) = Rules::default();
     }
 
     /// How many answers without an end were begun so far.
     #[must_use]
     pub fn streamed(&self) -> usize {
-        self.streamed.load(Ordering::Relaxed)
+        self.counters.streamed.load(Ordering::Relaxed)
+    }
+
+    /// How many requests the server has answered so far whose answers were kept back.
+    #[must_use]
+    pub fn swallowed(&self) -> usize {
+        self.counters.swallowed.load(Ordering::Relaxed)
+    }
+
+    /// How many requests were neither passed on nor answered so far.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.counters.held.load(Ordering::Relaxed)
     }
 }
 
@@ -120,8 +196,8 @@ async fn serve(
     stream: TcpStream,
     client: &reqwest::Client,
     server: &str,
-    rules: &Mutex<Vec<Rule>>,
-    counter: &AtomicUsize,
+    rules: &Mutex<Rules>,
+    counters: &Counters,
 ) -> Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
@@ -129,7 +205,7 @@ async fn serve(
     let mut words = line.split_whitespace();
     let (Some(method), Some(target)) = (words.next(), words.next()) else { bail!("no request") };
     let (method, target) = (Method::from_bytes(method.as_bytes())?, target.to_owned());
-    let mut request = client.request(method, format!("{server}{target}"));
+    let mut request = client.request(method.clone(), format!("{server}{target}"));
     let mut length = 0;
     loop {
         let mut line = String::new();
@@ -143,12 +219,23 @@ async fn serve(
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await?;
-    let endless = locked(rules).iter().find(|(part, _)| target.contains(part)).cloned();
-    if let Some((_, endless)) = endless {
-        counter.fetch_add(1, Ordering::Relaxed);
-        return pour(stream.get_mut(), &endless).await;
-    }
-    let mut answer = request.body(body).send().await?;
+    let treatment = locked(rules).treat(&method, &target);
+    let mut answer = match treatment {
+        Treatment::Pass => request.body(body).send().await?,
+        Treatment::Stream(endless) => {
+            counters.streamed.fetch_add(1, Ordering::Relaxed);
+            return pour(stream.get_mut(), &endless).await;
+        }
+        Treatment::Swallow => {
+            request.body(body).send().await?.bytes().await?;
+            counters.swallowed.fetch_add(1, Ordering::Relaxed);
+            return wait_for_the_end(&mut stream).await;
+        }
+        Treatment::Hold => {
+            counters.held.fetch_add(1, Ordering::Relaxed);
+            return wait_for_the_end(&mut stream).await;
+        }
+    };
     let mut head = format!("HTTP/1.1 {}\r\n", answer.status());
     for (name, value) in answer.headers() {
         if !["connection", "transfer-encoding"].contains(&name.as_str()) {
@@ -161,6 +248,12 @@ async fn serve(
         stream.write_all(&chunk).await?;
     }
     Ok(stream.shutdown().await?)
+}
+
+/// Waits until the client has closed the connection.
+async fn wait_for_the_end(stream: &mut BufReader<TcpStream>) -> Result<()> {
+    while stream.read(&mut [0; 256]).await? > 0 {}
+    Ok(())
 }
 
 /// Writes until the client has had enough.
