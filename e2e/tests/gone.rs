@@ -173,9 +173,9 @@ async fn a_version_that_will_expire_is_live_until_then() -> Result<()> {
     assert!(controller.lines_with("not found").is_empty());
 
     // And from then on it is gone, without anybody having touched it.
-    secrets.put_metadata("expiring/b", json!({"delete_version_after": "3s"})).await?;
+    secrets.put_metadata("expiring/b", json!({"delete_version_after": "10s"})).await?;
     bed.rotate("expiring/b").await?;
-    bed.cluster.wait_for_count(&soon, 1, Duration::from_secs(3)).await?;
+    bed.cluster.wait_for_count(&soon, 1, Duration::from_secs(10)).await?;
     let line = "Vault secret path secret/data/expiring/b not found: its latest version is deleted";
     controller.wait_for(line, SOON).await?;
     bed.expect_no_roll(&controller, &[(&workload, Some(1)), (&soon, Some(1))]).await
@@ -202,6 +202,7 @@ async fn missing_secrets_hold_nothing_where_they_are_ignored() -> Result<()> {
     let options = polling_faster().env("VAULT_IGNORE_MISSING_SECRETS", "true");
     let controller = Controller::start(&bed, &options).await?;
     bed.cluster.wait_for_count(&by_operator, 1, SOON).await?;
+    bed.cluster.wait_rolled_out(&by_operator).await?;
     bed.rotate("ignored/a").await?;
     bed.cluster.wait_for_count(&by_operator, 2, SOON).await?;
     bed.cluster.wait_for_count(&by_tenant, 2, SOON).await?;

@@ -89,6 +89,8 @@ async fn opting_out_and_in_counts_at_once() -> Result<()> {
     for workload in [&left, &lost, &annotated, &came] {
         bed.cluster.apply(workload).await?;
     }
+    // A ReplicaSet that is made only after the rotation has pods with the new version.
+    bed.cluster.wait_rolled_out(&came).await?;
     bed.rotate("opting/a").await?;
     bed.cluster.wait_for_count(&stays, 1, SOON).await?;
     bed.cluster.wait_for_count(&came, 1, SOON).await?;

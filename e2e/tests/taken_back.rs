@@ -220,6 +220,7 @@ async fn the_record_of_another_workload_counts_as_none() -> Result<()> {
     bed.expect_no_roll(&controller, &[(&original, None)]).await?;
     bed.rotate("cloned/a").await?;
     bed.cluster.wait_for_count(&original, 1, SOON).await?;
+    bed.cluster.wait_rolled_out(&original).await?;
     let exported = bed.kubectl(&["get", "deployment", "original", "-n", "cloned", "-o", "json"]);
     let exported = exported.await?;
     bed.rotate("cloned/a").await?;
