@@ -97,7 +97,6 @@ impl Rules {
 #[derive(Debug, Default)]
 struct Counters {
     streamed: AtomicUsize,
-    swallowed: AtomicUsize,
     held: AtomicUsize,
 }
 
@@ -173,12 +172,6 @@ impl Gateway {
         self.counters.streamed.load(Ordering::Relaxed)
     }
 
-    /// How many requests the server has answered so far whose answers were kept back.
-    #[must_use]
-    pub fn swallowed(&self) -> usize {
-        self.counters.swallowed.load(Ordering::Relaxed)
-    }
-
     /// How many requests were neither passed on nor answered so far.
     #[must_use]
     pub fn held(&self) -> usize {
@@ -227,8 +220,7 @@ async fn serve(
             return pour(stream.get_mut(), &endless).await;
         }
         Treatment::Swallow => {
-            request.body(body).send().await?.bytes().await?;
-            counters.swallowed.fetch_add(1, Ordering::Relaxed);
+            request.body(body).send().await?;
             return wait_for_the_end(&mut stream).await;
         }
         Treatment::Hold => {

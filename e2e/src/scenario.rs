@@ -4,6 +4,10 @@
 //! The controller compares times of whole seconds with each other, so a workload that is deployed
 //! in the very second of a rotation may be rolled once more. Scenarios that are not about that
 //! second write secrets by [`Bed::write_secrets`], which waits for it to pass.
+//!
+//! The pods of a revision that is made only after a rotation have the new version, and are rightly
+//! left alone. Scenarios that rotate right after a change of a template, or a reload, wait for its
+//! revision, or its rollout, first.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use e2e::scenario::{SOON, next_second, polling_faster};
-use e2e::{Bed, Controller, Generation, TokenRequest, Vault, Workload};
+use e2e::{Bed, Controller, Generation, TokenRequest, Vault, Workload, eventually};
 use serde_json::json;
 
 /// The annotations of the injecting webhook, current and older.
@@ -86,11 +86,14 @@ async fn opting_out_and_in_counts_at_once() -> Result<()> {
     let lost = loses.clone().without_env();
     let annotated = skipped.clone().template_annotation(&format!("{WEBHOOK}mutate"), "skip");
     let came = comes.clone().opted_in();
-    for workload in [&left, &lost, &annotated, &came] {
+    bed.cluster.apply(&came).await?;
+    eventually("its second ReplicaSet", SOON, || async {
+        Ok((bed.cluster.revisions(&came).await?.len() == 2).then_some(()))
+    })
+    .await?;
+    for workload in [&left, &lost, &annotated] {
         bed.cluster.apply(workload).await?;
     }
-    // A ReplicaSet that is made only after the rotation has pods with the new version.
-    bed.cluster.wait_rolled_out(&came).await?;
     bed.rotate("opting/a").await?;
     bed.cluster.wait_for_count(&stays, 1, SOON).await?;
     bed.cluster.wait_for_count(&came, 1, SOON).await?;
