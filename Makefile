@@ -11,8 +11,12 @@ IMAGE ?= vault-secrets-reloader:$(VERSION)
 CHART := deploy/charts/vault-secrets-reloader
 CONTROLLER := target/release/vault-secrets-reloader
 BED := target/debug/bed
-# Beds at once in tests: each takes up to 1 GB and some seconds of two cores to start.
-TEST_THREADS ?= 2
+# Which scenarios run: those whose names contain one of these words. All, where it is empty.
+export ONLY ?=
+# How many scenarios run at once: each takes up to 1 GB.
+AT_ONCE ?= 6
+# Histories of the model in `make test-unit`; `make test` plays 100,000.
+QUICK_HISTORIES ?= 20000
 FUZZ_TIME ?= 60
 
 # Sets $$servers to the folder of the servers, in a recipe; builds them when they are missing.
@@ -75,15 +79,15 @@ artifacts: need-cargo need-python3 build ## Binary and packaged chart, in target
 
 .PHONY: test
 test: need-cargo need-python3 say-servers say-build ## All tests: units, and scenarios on real servers
-	$(CARGO) test --workspace --no-fail-fast -- --test-threads=$(TEST_THREADS)
+	@unset ONLY; $(CARGO) test --workspace --no-fail-fast
 
 .PHONY: test-unit
-test-unit: need-cargo ## The tests that need no servers
-	$(CARGO) test
+test-unit: need-cargo ## The tests that need no servers, in under a minute
+	MODEL_HISTORIES=$(QUICK_HISTORIES) $(CARGO) test
 
 .PHONY: test-e2e
-test-e2e: need-cargo need-python3 say-servers say-build ## The scenarios on real servers; TEST= names one
-	$(CARGO) test --package e2e --tests -- --test-threads=$(TEST_THREADS) $(TEST)
+test-e2e: need-cargo need-python3 say-servers say-build ## The scenarios on real servers; ONLY= names some
+	$(CARGO) test --package e2e --test scenarios -- --test-threads=$(AT_ONCE)
 
 .PHONY: faults
 faults: need-cargo need-python3 say-servers say-build bed ## Break everything beside 200 workloads and count what was missed or doubled; ARGS= for others

@@ -203,8 +203,7 @@ impl Bed {
     /// # Errors
     /// When it does not become ready: with its log.
     pub async fn another_vault(&self, name: &str) -> Result<AnotherVault> {
-        let folder = self.folder.join(name);
-        fs::create_dir_all(&folder)?;
+        let folder = empty_folder(self.folder.join(name))?;
         let (port, cluster_port) = (Port::any()?, Port::any()?);
         let program = self.binaries.vault();
         let flavour = VaultFlavour::of(&program)?;
@@ -332,19 +331,19 @@ impl Drop for Bed {
     fn drop(&mut self) {
         self.end();
         if std::thread::panicking() || from_environment("VSR_KEEP_BED").is_some() {
-            drop(fs::write(self.folder.join(KEEP), ""));
-            #[expect(
-                clippy::print_stderr,
-                reason = "tells who reads the failed test where to look"
-            )]
-            {
-                eprintln!("the logs of the bed's servers are in {}", self.folder.display());
-            }
+            keep_folder(&self.folder);
         } else {
             drop(fs::remove_dir_all(&self.folder));
         }
         self.group.dismiss();
     }
+}
+
+/// Has a bed's folder stay when the bed has ended, and says where it is.
+#[expect(clippy::print_stderr, reason = "tells who reads the failed test where to look")]
+pub(crate) fn keep_folder(folder: &Path) {
+    drop(fs::write(folder.join(KEEP), ""));
+    eprintln!("the logs of the bed's servers are in {}", folder.display());
 }
 
 /// Starts in an empty folder: what an earlier bed left in a fixed one is removed.
@@ -358,6 +357,11 @@ fn make_folder(options: &Options) -> Result<PathBuf> {
         },
         |fixed| fixed.folder.clone(),
     );
+    empty_folder(folder)
+}
+
+/// Makes a folder, or removes all that is in it.
+fn empty_folder(folder: PathBuf) -> Result<PathBuf> {
     if folder.exists() {
         fs::remove_dir_all(&folder)
             .with_context(|| format!("cannot remove {}", folder.display()))?;

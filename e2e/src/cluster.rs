@@ -1,5 +1,6 @@
 //! The bed's Kubernetes as its administrator sees it: workloads, rollouts, tokens, kubeconfigs.
 
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -161,6 +162,30 @@ impl Cluster {
         let object = self.api(workload).get(&workload.name).await;
         let object = object.with_context(|| format!("cannot read {workload}"))?;
         Ok(State { object: serde_json::to_value(object)? })
+    }
+
+    /// Reads workloads, by one LIST for each kind and namespace.
+    ///
+    /// # Errors
+    /// Also when one of them does not exist.
+    pub async fn get_all(&self, workloads: &[&WorkloadName]) -> Result<Vec<State>> {
+        let mut found = HashMap::new();
+        let lists: BTreeSet<_> =
+            workloads.iter().map(|workload| (workload.kind, workload.namespace.as_str())).collect();
+        for (kind, namespace) in lists {
+            let path = format!("/apis/apps/v1/namespaces/{namespace}/{}", kind.plural());
+            let mut list = self.get_path(&path).await?;
+            for object in list["items"].as_array_mut().into_iter().flatten() {
+                let mut object = object.take();
+                object["kind"] = json!(kind.to_string());
+                let name = object["metadata"]["name"].as_str().unwrap_or_default();
+                found.insert(WorkloadName::new(kind, namespace, name), State { object });
+            }
+        }
+        let state = |workload: &&WorkloadName| {
+            found.get(*workload).cloned().with_context(|| format!("{workload} does not exist"))
+        };
+        workloads.iter().map(state).collect()
     }
 
     /// Changes a workload by a JSON merge patch, as another writer would.

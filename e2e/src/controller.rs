@@ -19,7 +19,6 @@ use crate::group::ProcessGroup;
 use crate::leaks;
 use crate::ports::Port;
 use crate::vault::TokenRequest;
-use crate::wait::eventually;
 
 /// The controller is ready within a second; this is for a machine under far more load.
 const READY_WITHIN: Duration = Duration::from_mins(1);
@@ -328,7 +327,7 @@ impl Controller {
     /// How many polls have begun since the last start.
     #[must_use]
     pub fn polls(&self) -> usize {
-        self.log.count(|line| line.text.contains(POLL_BEGINS))
+        polls_in(&self.log.lines())
     }
 
     /// Waits until `polls` polls that began after this call have ended. Needs the debug level.
@@ -339,9 +338,7 @@ impl Controller {
         // A poll has ended at the latest when the next one begins.
         let wanted = self.polls() + polls + 1;
         let what = format!("the controller's poll {wanted}");
-        eventually(&what, within, || async { Ok((self.polls() >= wanted).then_some(())) })
-            .await
-            .with_context(|| self.log.end())
+        self.log.until(&what, within, |lines| (polls_in(lines) >= wanted).then_some(())).await
     }
 
     /// Sends SIGTERM, and does not wait.
@@ -489,6 +486,10 @@ pub(crate) fn log_file(bed: &Bed, port: &Port) -> PathBuf {
 #[must_use]
 pub fn ended_by_signal(status: ExitStatus) -> Option<i32> {
     status.signal()
+}
+
+fn polls_in(lines: &[Line]) -> usize {
+    lines.iter().filter(|line| line.text.contains(POLL_BEGINS)).count()
 }
 
 fn run(launch: &Launch, group: &ProcessGroup, log: &mut Log) -> Result<Child> {

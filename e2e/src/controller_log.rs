@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
-use crate::wait::{eventually, locked};
+use crate::wait::locked;
 
 /// Where a line was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub struct Line {
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     lines: Arc<Mutex<Vec<Line>>>,
+    /// Changes with each line: who waits for one is woken at once, and costs nothing until then.
+    growth: Arc<watch::Sender<()>>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -48,7 +52,7 @@ impl Log {
         source: impl Read + Send + 'static,
         mut file: File,
     ) {
-        let lines = Arc::clone(&self.lines);
+        let (lines, growth) = (Arc::clone(&self.lines), Arc::clone(&self.growth));
         self.readers.push(std::thread::spawn(move || {
             let mut source = BufReader::new(source);
             let mut bytes = Vec::new();
@@ -57,6 +61,7 @@ impl Log {
                 _ = file.write_all(&bytes);
                 let text = String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned();
                 locked(&lines).push(Line { stream, text, at: Instant::now() });
+                growth.send_replace(());
                 bytes.clear();
             }
         }));
@@ -74,10 +79,6 @@ impl Log {
         locked(&self.lines).clone()
     }
 
-    pub(crate) fn count(&self, is_wanted: impl Fn(&Line) -> bool) -> usize {
-        locked(&self.lines).iter().filter(|line| is_wanted(line)).count()
-    }
-
     /// Waits for a line among those from `from` on.
     pub(crate) async fn wait_for(
         &self,
@@ -87,12 +88,39 @@ impl Log {
         is_wanted: impl Fn(&str) -> bool,
     ) -> Result<Line> {
         let what = format!("a line of the controller: {what}");
-        eventually(&what, within, || async {
-            let lines = locked(&self.lines);
-            Ok(lines.iter().skip(from).find(|line| is_wanted(&line.text)).cloned())
+        let mut next = from;
+        self.until(&what, within, |lines| {
+            let found = lines.iter().skip(next).find(|line| is_wanted(&line.text));
+            next = next.max(lines.len());
+            found.cloned()
         })
         .await
-        .with_context(|| self.end())
+    }
+
+    /// Waits until `look` finds something in the lines.
+    pub(crate) async fn until<T>(
+        &self,
+        what: &str,
+        within: Duration,
+        mut look: impl FnMut(&[Line]) -> Option<T>,
+    ) -> Result<T> {
+        let mut growth = self.growth.subscribe();
+        let found = async {
+            loop {
+                growth.borrow_and_update();
+                let found = look(&locked(&self.lines));
+                if let Some(found) = found {
+                    return found;
+                }
+                if growth.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        timeout(within, found)
+            .await
+            .map_err(|_| anyhow!("waited {within:?} for {what}"))
+            .with_context(|| self.end())
     }
 
     /// The last lines, for an error.

@@ -3,7 +3,7 @@
 //!
 //! One guess for each question:
 //! - how does a bed start, and what is in it? [`bed`], with [`options`]
-//! - how do tests share one? [`shared`]
+//! - which scenarios are there, and how do they run? [`suite`]; how do they share beds? [`shared`]
 //! - which program runs with which flags? [`command_lines`], and [`binaries`] for where they are
 //! - how is a server stopped, paused, started again? [`server`]; cut off, counted at, or made to
 //!   stream for ever? [`proxy`], [`gateway`]
@@ -48,6 +48,7 @@ pub mod scenario;
 pub mod server;
 pub mod shared;
 pub mod state;
+pub mod suite;
 pub mod table;
 pub mod vault;
 pub mod vault_access;

@@ -102,8 +102,9 @@ impl Bed {
 
     /// How often each workload was reloaded; none where it has no count.
     pub async fn counts(&self, workloads: &[&Workload]) -> Result<Vec<Option<i64>>> {
-        let states = try_join_all(workloads.iter().map(|workload| self.cluster.get(workload)));
-        Ok(states.await?.iter().map(crate::State::count).collect())
+        let names: Vec<&WorkloadName> = workloads.iter().map(|workload| workload.name()).collect();
+        let states = self.cluster.get_all(&names).await?;
+        Ok(states.iter().map(crate::State::count).collect())
     }
 
     /// Lets two polls pass, and sees that each workload still has the count beside it.
@@ -116,8 +117,10 @@ impl Bed {
         expected: &[(W, Option<i64>)],
     ) -> Result<()> {
         controller.wait_for_polls(2, SOON).await?;
-        for (workload, wanted) in expected {
-            let count = self.cluster.get(workload).await?.count();
+        let names: Vec<&WorkloadName> = expected.iter().map(|(workload, _)| workload.as_ref()).collect();
+        let states = self.cluster.get_all(&names).await?;
+        for ((workload, wanted), state) in expected.iter().zip(states) {
+            let count = state.count();
             ensure!(
                 count == *wanted,
                 "{}: its reload count is {count:?} instead of {wanted:?}; {}",

@@ -1,25 +1,29 @@
-//! One bed for many tests of a test program, one test at a time.
+//! A pool of beds that scenarios share, one scenario at a time on each.
 //!
-//! A bed takes 5 s to start, and a controller reloads the workloads of all namespaces: so tests
-//! that do not need a bed of their own take turns on this one, and find it without workloads and
-//! with all servers running. It ends with the test program.
+//! A bed takes 5 s of two cores to start, and a controller reloads the workloads of all namespaces.
+//! So a scenario that does not need a bed of its own kind takes one from the pool, and finds it
+//! with all servers running, and without the workloads, secrets and tokens of earlier scenarios. All
+//! beds end with the test program.
 
 use std::ops::Deref;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use anyhow::{Context as _, Result};
 use tokio::runtime::Runtime;
-use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use crate::bed::Bed;
 use crate::options::Options;
+use crate::suite::note_bed;
+use crate::wait::locked;
 use crate::workload::Kind;
 
-/// A turn on the shared bed; it ends when this value is dropped.
+/// The beds that no scenario uses now.
+static IDLE: Mutex<Vec<&'static Bed>> = Mutex::new(Vec::new());
+
+/// The use of a bed of the pool, which gets it back when this value is dropped.
 #[derive(Debug)]
 pub struct SharedBed {
     bed: &'static Bed,
-    _turn: MutexGuard<'static, ()>,
 }
 
 impl Deref for SharedBed {
@@ -30,30 +34,36 @@ impl Deref for SharedBed {
     }
 }
 
+impl Drop for SharedBed {
+    fn drop(&mut self) {
+        locked(&IDLE).push(self.bed);
+    }
+}
+
 impl Bed {
-    /// Waits for a turn on the bed that the tests of this program share. The first one starts it.
+    /// Takes a bed from the pool, which starts one where all are in use.
     ///
-    /// What stays from one test to the next: namespaces, secrets, policies, roles. So a test uses
-    /// names of its own for these.
+    /// What stays from one scenario to the next: namespaces of both kinds, policies, ways to log in,
+    /// other objects than workloads. So a scenario uses names of its own for these.
     ///
     /// # Errors
-    /// When the bed does not start, or a server that an earlier test stopped does not start again.
+    /// When the bed does not start, or a server that an earlier scenario stopped does not start again.
     pub async fn shared() -> Result<SharedBed> {
-        static TURN: Mutex<()> = Mutex::const_new(());
-        static BED: OnceCell<Bed> = OnceCell::const_new();
-        let turn = TURN.lock().await;
-        let bed = BED
-            .get_or_try_init(|| async {
-                // Each test has a runtime of its own, and the clients of the bed must not end with
-                // the first one.
-                background()?.spawn(Bed::start(Options::new())).await?
-            })
-            .await?;
+        let idle = locked(&IDLE).pop();
+        let bed = match idle {
+            Some(bed) => bed,
+            None => start_for_ever().await?,
+        };
+        note_bed(bed.folder().to_owned());
+        let shared = SharedBed { bed };
         bed.recover().await?;
         for kind in [Kind::Deployment, Kind::DaemonSet, Kind::StatefulSet] {
             bed.cluster.delete_all(kind).await?;
         }
-        Ok(SharedBed { bed, _turn: turn })
+        bed.vault.revoke_all().await?;
+        bed.vault.disable("secret").await?;
+        bed.vault.enable_kv2("secret").await?;
+        Ok(shared)
     }
 
     /// Has every server running, whatever a test has done to it, and Vault unsealed.
@@ -67,7 +77,11 @@ impl Bed {
     }
 }
 
-fn background() -> Result<&'static Runtime> {
+/// Each scenario has a runtime of its own, and the clients of the bed must not end with the first one.
+async fn start_for_ever() -> Result<&'static Bed> {
     static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
-    RUNTIME.get_or_init(|| Runtime::new().ok()).as_ref().context("cannot start a runtime")
+    let runtime = RUNTIME.get_or_init(|| Runtime::new().ok()).as_ref();
+    let runtime = runtime.context("cannot start a runtime")?;
+    let bed = runtime.spawn(Bed::start(Options::new())).await??;
+    Ok(Box::leak(Box::new(bed)))
 }

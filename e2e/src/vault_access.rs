@@ -141,6 +141,17 @@ impl Vault {
         self.ask(Method::POST, "auth/token/revoke-accessor", Some(body)).await.map(drop)
     }
 
+    /// Revokes every token but the root token.
+    pub(crate) async fn revoke_all(&self) -> Result<()> {
+        let own = self.lookup(&self.root_token()).await?;
+        let own = text(&own, "/accessor")?;
+        for accessor in self.accessors().await?.iter().filter(|accessor| **accessor != own) {
+            // One that expires meanwhile is gone as well.
+            drop(self.revoke_accessor(accessor).await);
+        }
+        Ok(())
+    }
+
     /// Revokes all tokens that came from a way to log in, such as `auth/kubernetes/login`.
     pub async fn revoke_prefix(&self, prefix: &str) -> Result<()> {
         self.ask(Method::PUT, &format!("sys/leases/revoke-prefix/{prefix}"), None).await.map(drop)

@@ -7,8 +7,13 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// How often a condition is looked at. Short, so that a test is not slower than what it tests.
-const LOOK_EVERY: Duration = Duration::from_millis(25);
+/// How long after the first look at a condition the next one comes. Short, so that a test is not
+/// slower than what it tests.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+/// The longest pause between two looks. Many scenarios wait at once, and each look costs a server
+/// some work.
+const LONGEST_PAUSE: Duration = Duration::from_millis(160);
 
 /// Calls `look` until it finds something, and returns that.
 ///
@@ -24,6 +29,7 @@ where
 {
     let deadline = Instant::now() + within;
     let mut last = None;
+    let mut pause = FIRST_PAUSE;
     loop {
         match timeout_at(deadline, look()).await {
             Ok(Ok(Some(found))) => return Ok(found),
@@ -35,7 +41,8 @@ where
             let cause = last.map_or_else(String::new, |error| format!("; last error: {error:#}"));
             return Err(anyhow!("waited {within:?} for {what}{cause}"));
         }
-        sleep(LOOK_EVERY).await;
+        sleep(pause).await;
+        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
 use e2e::deploy::allow_login;
-use e2e::{Bed, Controller, ControllerOptions, Options, Table};
+use e2e::{Bed, Controller, ControllerOptions, Options, State, Table, WorkloadName};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -218,8 +218,7 @@ impl<'a> Stage<'a> {
     }
 
     async fn look(&self, before: &[i64], last: &[Seen], began: Instant) -> Result<Vec<Seen>> {
-        let states = self.actors.iter().map(|actor| self.bed.cluster.get(&actor.workload));
-        let states = futures::future::try_join_all(states).await?;
+        let states = states(self.bed, &self.actors).await?;
         let each = states.iter().zip(before).enumerate().map(|(index, (state, before))| {
             let count = state.count().unwrap_or(0);
             let rolled = (count > *before).then(|| began.elapsed());
@@ -307,9 +306,12 @@ impl Seen {
 
 /// How often each workload was reloaded so far.
 async fn counts(bed: &Bed, actors: &[Actor]) -> Result<Vec<i64>> {
-    let states = actors.iter().map(|actor| bed.cluster.get(&actor.workload));
-    let states = futures::future::try_join_all(states).await?;
-    Ok(states.iter().map(|state| state.count().unwrap_or(0)).collect())
+    Ok(states(bed, actors).await?.iter().map(|state| state.count().unwrap_or(0)).collect())
+}
+
+async fn states(bed: &Bed, actors: &[Actor]) -> Result<Vec<State>> {
+    let names: Vec<&WorkloadName> = actors.iter().map(|actor| actor.workload.as_ref()).collect();
+    bed.cluster.get_all(&names).await
 }
 
 /// Waits for the clock's next second. Kubernetes tells only the second in which a workload was

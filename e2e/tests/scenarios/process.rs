@@ -15,25 +15,35 @@ use e2e::{Bed, Controller, ControllerOptions, Workload, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
+e2e::scenarios! {
+    version_and_help_are_no_failures,
+    what_cannot_be_used_is_refused_with_its_name_and_a_remedy,
+    log_lines_have_the_keys_that_people_grep_for,
+    an_unknown_level_is_info_and_info_says_one_line_a_poll,
+    it_is_ready_once_the_workloads_are_known_whatever_vault_does,
+    signals_end_it_in_every_state,
+    it_leaves_no_core_dump_which_would_hold_the_token,
+    no_token_and_no_value_is_in_any_line,
+}
+
 /// From the signal to the end, in every state.
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Runs the controller to its end, with nothing but this around it.
-fn run(args: &[&str], env: &[(&str, &str)]) -> Result<Output> {
-    let output = Command::new(controller()?)
+async fn run(args: &[&str], env: &[(&str, &str)]) -> Result<Output> {
+    let mut command = Command::new(controller()?);
+    command
         .args(args)
         .env_clear()
         .env("HOME", "/nonexistent")
         .envs(env.iter().copied())
-        .stdin(Stdio::null())
-        .output()?;
-    Ok(output)
+        .stdin(Stdio::null());
+    Ok(tokio::task::spawn_blocking(move || command.output()).await??)
 }
 
-#[test]
-fn version_and_help_are_no_failures() -> Result<()> {
+async fn version_and_help_are_no_failures() -> Result<()> {
     for flag in ["--version", "-version"] {
-        let output = run(&[flag], &[])?;
+        let output = run(&[flag], &[]).await?;
         let text = String::from_utf8(output.stdout)?;
         assert!(output.status.success() && output.stderr.is_empty(), "{flag}: {text}");
         let (name, version) = text.trim().split_once(' ').context("no version")?;
@@ -42,7 +52,7 @@ fn version_and_help_are_no_failures() -> Result<()> {
         assert!(version.split('.').all(|part| part.parse::<u32>().is_ok()), "{version}");
     }
     for flag in ["--help", "-help", "-h"] {
-        let output = run(&[flag], &[])?;
+        let output = run(&[flag], &[]).await?;
         let text = String::from_utf8(output.stdout)?;
         assert!(output.status.success() && output.stderr.is_empty(), "{flag}: {text}");
         for named in [
@@ -81,8 +91,7 @@ type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a [&'a str]);
 /// What must not be repeated, wherever it was put by mistake.
 const SECRET: &str = "hvs-s3cr3t-3f9a1c07";
 
-#[test]
-fn what_cannot_be_used_is_refused_with_its_name_and_a_remedy() -> Result<()> {
+async fn what_cannot_be_used_is_refused_with_its_name_and_a_remedy() -> Result<()> {
     let role = ("VAULT_ROLE", "reloader");
     let token_twice = format!("{SECRET}\n{SECRET}");
     let user_in_url = format!("https://admin:{SECRET}@vault:8200");
@@ -154,7 +163,7 @@ fn what_cannot_be_used_is_refused_with_its_name_and_a_remedy() -> Result<()> {
         (&[], &[role, ("VAULT_PATH", "a b?")], &["VAULT_PATH", "a b?", "kubernetes"]),
     ];
     for (args, env, wanted) in cases {
-        let output = run(args, env)?;
+        let output = run(args, env).await?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(
             output.status.code().map(|code| code != 0),
@@ -204,7 +213,6 @@ fn json_line(line: &str) -> Result<BTreeMap<String, String>> {
     serde_json::from_str(line).with_context(|| format!("not an object of texts: {line}"))
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn log_lines_have_the_keys_that_people_grep_for() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("lines").await?;
@@ -256,7 +264,6 @@ async fn log_lines_have_the_keys_that_people_grep_for() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_level_is_info_and_info_says_one_line_a_poll() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("lines").await?;
@@ -277,7 +284,6 @@ async fn an_unknown_level_is_info_and_info_says_one_line_a_poll() -> Result<()> 
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn it_is_ready_once_the_workloads_are_known_whatever_vault_does() -> Result<()> {
     let bed = Bed::shared().await?;
     for is_stopped in [false, true] {
@@ -324,7 +330,6 @@ async fn end_by(controller: &mut Controller, signal: Signal, state: &str) -> Res
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn signals_end_it_in_every_state() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("signals").await?;
@@ -362,7 +367,6 @@ async fn signals_end_it_in_every_state() -> Result<()> {
     ended.and(up.map(drop)).and(ended_too)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn it_leaves_no_core_dump_which_would_hold_the_token() -> Result<()> {
     let bed = Bed::shared().await?;
     let mut controller = Controller::start(&bed, &polling_faster()).await?;
@@ -382,7 +386,6 @@ async fn it_leaves_no_core_dump_which_would_hold_the_token() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn no_token_and_no_value_is_in_any_line() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("hidden").await?;

@@ -16,6 +16,11 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+e2e::scenarios! {
+    what_its_owner_puts_back_is_tried_once_a_rotation_and_reported_once,
+    rotations_close_to_each_other_are_no_loop_either,
+}
+
 /// Polls within which nothing more must happen.
 const POLLS: usize = 20;
 
@@ -242,7 +247,6 @@ async fn expect_tried_and_reported_once(
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn what_its_owner_puts_back_is_tried_once_a_rotation_and_reported_once() -> Result<()> {
     let bed = Bed::shared().await?;
     let owned = owned("owners");
@@ -288,7 +292,6 @@ async fn what_its_owner_puts_back_is_tried_once_a_rotation_and_reported_once() -
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn rotations_close_to_each_other_are_no_loop_either() -> Result<()> {
     const ROTATIONS: usize = 6;
     let bed = Bed::shared().await?;

@@ -7,6 +7,15 @@ use e2e::{Bed, Cluster, Controller, Generation, Kind, Workload, WorkloadName};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+e2e::scenarios! {
+    a_rollout_that_was_undone_is_reported_and_left,
+    an_owner_that_strips_what_was_written_is_not_fought,
+    a_new_version_is_rolled_where_the_one_before_was_stripped_unseen,
+    a_newer_canary_with_the_same_labels_hides_nothing,
+    the_record_of_another_workload_counts_as_none,
+    who_redeploys_or_scales_after_a_reload_is_left_alone,
+}
+
 const KINDS: [Kind; 3] = [Kind::Deployment, Kind::DaemonSet, Kind::StatefulSet];
 
 fn using(kind: Kind, namespace: &str, name: &str, path: &str) -> Workload {
@@ -21,7 +30,6 @@ fn warnings(controller: &Controller, workload: &WorkloadName) -> Vec<String> {
     lines.into_iter().map(|line| line.text).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_that_was_undone_is_reported_and_left() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("undone").await?;
@@ -99,7 +107,6 @@ async fn strip(cluster: &Cluster, workload: &WorkloadName, strips: Strips) -> Re
     cluster.patch(workload, &patch).await.map(drop)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_strips_what_was_written_is_not_fought() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("stripped").await?;
@@ -157,7 +164,6 @@ async fn an_owner_that_strips_what_was_written_is_not_fought() -> Result<()> {
     bed.expect_no_roll(&controller, &once).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_new_version_is_rolled_where_the_one_before_was_stripped_unseen() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("unseen").await?;
@@ -184,7 +190,6 @@ async fn a_new_version_is_rolled_where_the_one_before_was_stripped_unseen() -> R
     bed.expect_no_roll(&controller, &[(&workload, Some(1))]).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_newer_canary_with_the_same_labels_hides_nothing() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("canary").await?;
@@ -209,7 +214,6 @@ async fn a_newer_canary_with_the_same_labels_hides_nothing() -> Result<()> {
     bed.expect_no_roll(&controller, &expected).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn the_record_of_another_workload_counts_as_none() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("cloned").await?;
@@ -269,7 +273,6 @@ fn renamed(exported: &str, name: &str) -> Result<Value> {
     Ok(object)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn who_redeploys_or_scales_after_a_reload_is_left_alone() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("redeployed").await?;

@@ -9,6 +9,12 @@ use e2e::workload::RECORD;
 use e2e::{Bed, Controller, Generation, Workload};
 use futures::future::try_join_all;
 
+e2e::scenarios! {
+    absurd_values_are_named_and_never_shown,
+    absurd_records_and_counts_are_as_good_as_none,
+    a_thousand_references_are_one_workload,
+}
+
 /// Stands for what must not be shown: it is part of values, and of no path that is watched.
 const CANARY: &str = "canary-3f9a1c07";
 
@@ -78,7 +84,6 @@ fn huge_values() -> Vec<String> {
     ]
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn absurd_values_are_named_and_never_shown() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("tenants").await?;
@@ -187,7 +192,6 @@ async fn absurd_values_are_named_and_never_shown() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn absurd_records_and_counts_are_as_good_as_none() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("tenants").await?;
@@ -275,7 +279,6 @@ async fn absurd_records_and_counts_are_as_good_as_none() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_references_are_one_workload() -> Result<()> {
     const REFERENCES: usize = 1000;
     let bed = Bed::shared().await?;

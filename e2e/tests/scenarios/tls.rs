@@ -2,16 +2,23 @@
 //! our own certificate; and without a CA no connection, and no rotation missed.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use e2e::ports::Port;
 use e2e::scenario::{HEARTBEAT, SOON, next_second, polling_fast};
-use e2e::{Bed, Controller, ControllerOptions, Options, Workload, eventually};
+use e2e::{Bed, Controller, ControllerOptions, Workload, eventually};
 use rcgen::{CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use reqwest::Client;
 use serde_json::{Value, json};
+
+e2e::scenarios! {
+    the_ca_comes_from_a_file_a_variable_or_a_secret,
+    a_certificate_that_nobody_vouches_for_is_refused,
+    a_ca_that_is_replaced_is_used_without_a_restart,
+    a_client_certificate_is_a_way_in_and_the_server_can_have_another_name,
+}
 
 const ROOT: &str = "root-of-the-server-with-tls";
 
@@ -21,14 +28,22 @@ struct ServerWithTls {
     ca: PathBuf,
     /// A token of the controller, with the policy that is meant for it.
     token: String,
+    process: Child,
     _port: Port,
 }
 
+impl Drop for ServerWithTls {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
 impl ServerWithTls {
-    /// It makes its own CA; it ends with the bed, as all processes of its group do.
+    /// It makes its own CA.
     async fn start(bed: &Bed) -> Result<Self> {
         let port = Port::any()?;
-        let folder = bed.folder().join("tls");
+        let folder = bed.folder().join(format!("tls-{}", port.number()));
         std::fs::create_dir_all(&folder)?;
         let listen = format!("127.0.0.1:{}", port.number());
         let mut command = Command::new(bed.binaries().vault());
@@ -41,8 +56,8 @@ impl ServerWithTls {
             .stdout(std::fs::File::create(folder.join("log"))?)
             .stderr(Stdio::null());
         bed.group().join(&mut command);
-        command.spawn()?;
         let mut server = Self {
+            process: command.spawn()?,
             address: format!("https://{listen}"),
             ca: folder.join("vault-ca.pem"),
             token: String::new(),
@@ -85,9 +100,8 @@ impl ServerWithTls {
     }
 }
 
-#[tokio::test]
 async fn the_ca_comes_from_a_file_a_variable_or_a_secret() -> Result<()> {
-    let bed = Bed::start(Options::new().without_pods()).await?;
+    let bed = Bed::shared().await?;
     let server = ServerWithTls::start(&bed).await?;
     server.put("tls").await?;
     next_second().await?;
@@ -103,7 +117,7 @@ async fn the_ca_comes_from_a_file_a_variable_or_a_secret() -> Result<()> {
         "metadata": { "name": "vault-tls", "namespace": "default" },
         "stringData": { "ca.crt": pem },
     });
-    bed.cluster.create_object(&secret, "secrets").await?;
+    bed.cluster.apply_object(&secret, "secrets").await?;
     let ways = [
         server.options().env("VAULT_CACERT", server.ca.as_os_str()),
         server.options().env("VAULT_CACERT_BYTES", pem.as_str()),
@@ -128,9 +142,8 @@ async fn the_ca_comes_from_a_file_a_variable_or_a_secret() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
 async fn a_certificate_that_nobody_vouches_for_is_refused() -> Result<()> {
-    let bed = Bed::start(Options::new().without_pods()).await?;
+    let bed = Bed::shared().await?;
     let server = ServerWithTls::start(&bed).await?;
     let web = Workload::deployment("default", "web").opted_in().env("A", "vault:secret/data/tls#k");
     bed.cluster.apply(&web).await?;
@@ -154,9 +167,8 @@ fn other_ca() -> Result<String> {
     Ok(CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?.pem())
 }
 
-#[tokio::test]
 async fn a_ca_that_is_replaced_is_used_without_a_restart() -> Result<()> {
-    let bed = Bed::start(Options::new().without_pods()).await?;
+    let bed = Bed::shared().await?;
     let server = ServerWithTls::start(&bed).await?;
     server.put("tls").await?;
     next_second().await?;
@@ -206,9 +218,8 @@ async fn a_ca_that_is_replaced_is_used_without_a_restart() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
 async fn a_client_certificate_is_a_way_in_and_the_server_can_have_another_name() -> Result<()> {
-    let bed = Bed::start(Options::new().without_pods()).await?;
+    let bed = Bed::shared().await?;
     let server = ServerWithTls::start(&bed).await?;
     server.put("tls").await?;
     next_second().await?;

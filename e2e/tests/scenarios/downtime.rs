@@ -6,6 +6,15 @@ use e2e::gateway::Gateway;
 use e2e::scenario::{SOON, just_after_a_poll, next_second, polling_fast};
 use e2e::{Bed, Controller, Workload, eventually};
 
+e2e::scenarios! {
+    a_change_while_it_was_down_is_rolled_once_after_its_start,
+    two_restarts_roll_nothing,
+    what_is_deployed_after_a_change_is_left_alone,
+    killed_in_the_middle_of_reloading_sixty_it_reloads_each_once,
+    two_controllers_at_once_roll_each_workload_once,
+    many_workloads_cost_few_requests,
+}
+
 fn deployment(name: &str, secret: &str) -> Workload {
     Workload::deployment("default", name)
         .opted_in()
@@ -32,7 +41,6 @@ fn refs(workloads: &[Workload]) -> Vec<&Workload> {
     workloads.iter().collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_change_while_it_was_down_is_rolled_once_after_its_start() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.write_secrets(&["down/changed"]).await?;
@@ -57,7 +65,6 @@ async fn a_change_while_it_was_down_is_rolled_once_after_its_start() -> Result<(
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn two_restarts_roll_nothing() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.write_secrets(&["down/kept", "down/never-changed"]).await?;
@@ -85,7 +92,6 @@ async fn two_restarts_roll_nothing() -> Result<()> {
     bed.expect_no_value_touched(&before)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn what_is_deployed_after_a_change_is_left_alone() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.write_secrets(&["down/older"]).await?;
@@ -122,7 +128,6 @@ async fn what_is_deployed_after_a_change_is_left_alone() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn killed_in_the_middle_of_reloading_sixty_it_reloads_each_once() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.write_secrets(&["down/killed"]).await?;
@@ -158,7 +163,6 @@ async fn killed_in_the_middle_of_reloading_sixty_it_reloads_each_once() -> Resul
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn two_controllers_at_once_roll_each_workload_once() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.write_secrets(&["down/two"]).await?;
@@ -191,7 +195,6 @@ async fn two_controllers_at_once_roll_each_workload_once() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn many_workloads_cost_few_requests() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.write_secrets(&["down/many"]).await?;

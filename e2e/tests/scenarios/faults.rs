@@ -5,8 +5,11 @@ use std::io::Write as _;
 use anyhow::Result;
 use e2e::faults::{Plan, run_side_by_side, seed};
 
+e2e::scenarios! {
+    whatever_breaks_nothing_is_missed_and_nothing_doubled,
+}
+
 #[expect(clippy::print_stdout, reason = "how it went, for who reads a failure")]
-#[tokio::test(flavor = "multi_thread")]
 async fn whatever_breaks_nothing_is_missed_and_nothing_doubled() -> Result<()> {
     let plan = Plan::short(seed());
     let report = run_side_by_side(&plan, |part, text| println!("{part:?}: {text}")).await?;

@@ -2,37 +2,40 @@
 
 use anyhow::Result;
 use e2e::scenario::{SOON, deployment_without_pods as deployment, polling_fast};
-use e2e::{Bed, Controller, Options, TokenRequest, Vault};
+use e2e::{Bed, Controller, TokenRequest, Vault};
 use reqwest::Method;
 use serde_json::json;
 
+e2e::scenarios! {
+    a_locked_namespace_stands_in_nobodys_way,
+}
+
 const NAMESPACE: &str = "secrets-webhook.security.bank-vaults.io/vault-namespace";
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_locked_namespace_stands_in_nobodys_way() -> Result<()> {
-    let bed = Bed::start(Options::new().without_pods()).await?;
-    bed.vault.create_namespace("team").await?;
-    let team = bed.vault.in_namespace("team");
+    let bed = Bed::shared().await?;
+    bed.vault.create_namespace("locked-team").await?;
+    let team = bed.vault.in_namespace("locked-team");
     team.enable_kv2("secret").await?;
     let put = async || team.kv("secret").put("a", json!({ "k": fastrand::u64(..) })).await;
     put().await?;
-    bed.vault.put_policy("reloader-team", &Vault::reloader_rules("team/secret")).await?;
-    let policies = ["reloader", "reloader-team"].map(str::to_owned).to_vec();
+    bed.vault.put_policy("locked-team", &Vault::reloader_rules("locked-team/secret")).await?;
+    let policies = ["reloader", "locked-team"].map(str::to_owned).to_vec();
     let request = TokenRequest { policies, ..TokenRequest::default() };
     let token = bed.vault.create_token(&request).await?.token;
     bed.write_secrets(&["a", "b"]).await?;
 
     let (locked, a, b) = (
-        deployment("locked", "a").template_annotation(NAMESPACE, "team"),
+        deployment("locked", "a").template_annotation(NAMESPACE, "locked-team"),
         deployment("a", "a"),
         deployment("b", "b"),
     );
     bed.deploy_all(&[&locked, &a, &b]).await?;
-    let lock = bed.vault.ask(Method::POST, "sys/namespaces/api-lock/lock/team", None).await?;
+    let lock = bed.vault.ask(Method::POST, "sys/namespaces/api-lock/lock/locked-team", None).await?;
 
     // It starts while the namespace is locked, so that not even its mounts are known.
     let controller = Controller::start(&bed, &polling_fast().vault_token(&token)).await?;
-    controller.wait_for("Vault, Vault namespace team,", SOON).await?;
+    controller.wait_for("Vault, Vault namespace locked-team,", SOON).await?;
     for secret in ["a", "b"] {
         bed.rotate(secret).await?;
     }
@@ -42,7 +45,7 @@ async fn a_locked_namespace_stands_in_nobodys_way() -> Result<()> {
     assert_eq!(said.len(), 1, "{said:#?}");
 
     let key = json!({ "unlock_key": lock["data"]["unlock_key"] });
-    bed.vault.ask(Method::POST, "sys/namespaces/api-lock/unlock/team", Some(key)).await?;
+    bed.vault.ask(Method::POST, "sys/namespaces/api-lock/unlock/locked-team", Some(key)).await?;
     controller.wait_for("answers again", SOON).await?;
     put().await?;
     bed.expect_rolls(&controller, &[&locked, &a, &b], 1).await?;

@@ -7,6 +7,13 @@ use e2e::{Bed, Controller, ControllerOptions, TokenRequest, VaultRequest, Worklo
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::json;
 
+e2e::scenarios! {
+    most_of_a_folder_is_read_by_the_page_and_a_few_of_many_one_by_one,
+    what_is_not_in_a_list_is_asked_for_alone,
+    without_the_capability_all_are_read_one_by_one,
+    requests_are_spread_over_the_period_if_asked,
+}
+
 /// Requests under way at once while secrets are written.
 const AT_ONCE: usize = 16;
 
@@ -78,7 +85,6 @@ fn polling() -> ControllerOptions {
     ControllerOptions::new().flag("--reloader-run-period", "2s")
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn most_of_a_folder_is_read_by_the_page_and_a_few_of_many_one_by_one() -> Result<()> {
     let folders = Folders::new(&[("most", 1_200), ("few", 300)]).await?;
     let bed = &folders.bed;
@@ -104,7 +110,6 @@ async fn most_of_a_folder_is_read_by_the_page_and_a_few_of_many_one_by_one() -> 
     bed.expect_no_value_touched(&before)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_in_a_list_is_asked_for_alone() -> Result<()> {
     let folders = Folders::new(&[("a", 40)]).await?;
     let bed = &folders.bed;
@@ -125,7 +130,6 @@ async fn what_is_not_in_a_list_is_asked_for_alone() -> Result<()> {
     bed.expect_rolls(&controller, &[&workload], 1).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn without_the_capability_all_are_read_one_by_one() -> Result<()> {
     let folders = Folders::new(&[("b", 20)]).await?;
     let bed = &folders.bed;
@@ -150,7 +154,6 @@ async fn without_the_capability_all_are_read_one_by_one() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn requests_are_spread_over_the_period_if_asked() -> Result<()> {
     let folders = Folders::new(&[("spread", 8)]).await?;
     let bed = &folders.bed;

@@ -10,6 +10,15 @@ use e2e::{Bed, Controller, ControllerOptions, Workload, eventually};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
 
+e2e::scenarios! {
+    a_secret_with_ten_thousand_versions_is_read_as_any_other,
+    a_workload_with_a_thousand_references_rolls_once_a_change,
+    annotations_as_large_as_they_may_be_stop_nobody,
+    a_vault_that_streams_for_ever_holds_up_nobody,
+    an_answer_to_a_login_without_an_end_is_an_error_as_any_other,
+    an_api_server_that_streams_for_ever_holds_up_nobody,
+}
+
 /// The most that the controller may ever hold. It takes about 18 MB at rest; 65 MB were seen beside
 /// workloads whose pages are too long, and 45 MB beside an API server that streams for ever.
 const MOST: u64 = 100 << 20;
@@ -41,7 +50,6 @@ async fn still_rolls(
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_secret_with_ten_thousand_versions_is_read_as_any_other() -> Result<()> {
     let bed = Bed::shared().await?;
     let kv = bed.vault.kv("secret");
@@ -64,7 +72,6 @@ async fn a_secret_with_ten_thousand_versions_is_read_as_any_other() -> Result<()
     assert_memory(&controller, LITTLE)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_workload_with_a_thousand_references_rolls_once_a_change() -> Result<()> {
     let bed = Bed::shared().await?;
     let kv = bed.vault.kv("secret");
@@ -107,7 +114,6 @@ async fn a_workload_with_a_thousand_references_rolls_once_a_change() -> Result<(
     assert_memory(&controller, LITTLE)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn annotations_as_large_as_they_may_be_stop_nobody() -> Result<()> {
     const LIMIT: usize = 256 << 10;
     let bed = Bed::shared().await?;
@@ -139,7 +145,6 @@ async fn annotations_as_large_as_they_may_be_stop_nobody() -> Result<()> {
     assert_memory(&controller, MOST)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_vault_that_streams_for_ever_holds_up_nobody() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.write_secrets(&["endless", "trickle", "beside"]).await?;
@@ -175,7 +180,6 @@ async fn a_vault_that_streams_for_ever_holds_up_nobody() -> Result<()> {
     bed.expect_rolls(&controller, &[endless, trickle, beside], 1).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_to_a_login_without_an_end_is_an_error_as_any_other() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.write_secrets(&["beside"]).await?;
@@ -194,7 +198,6 @@ async fn an_answer_to_a_login_without_an_end_is_an_error_as_any_other() -> Resul
     still_rolls(&bed, &controller, "beside", &beside, 1).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn an_api_server_that_streams_for_ever_holds_up_nobody() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.write_secrets(&["endless", "beside"]).await?;

@@ -8,8 +8,14 @@ use std::path::PathBuf;
 use anyhow::Result;
 use e2e::bed::AnotherVault;
 use e2e::scenario::{SOON, next_second, polling_faster};
-use e2e::{Bed, Controller, ControllerOptions, Options, TokenRequest, Vault, Workload, eventually};
+use e2e::{Bed, Controller, ControllerOptions, TokenRequest, Vault, Workload, eventually};
 use serde_json::{Value, json};
+
+e2e::scenarios! {
+    each_workload_is_of_the_server_that_its_address_means,
+    an_address_that_is_not_declared_is_refused_where_that_is_wanted,
+    a_server_that_fails_does_not_hold_up_the_others,
+}
 
 const ADDRESS: &str = "secrets-webhook.security.bank-vaults.io/vault-addr";
 
@@ -41,9 +47,8 @@ fn workload(namespace: &str, name: &str, address: &str) -> Workload {
     if address.is_empty() { workload } else { workload.template_annotation(ADDRESS, address) }
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn each_workload_is_of_the_server_that_its_address_means() -> Result<()> {
-    let bed = Bed::start(Options::new().without_pods()).await?;
+    let bed = Bed::shared().await?;
     let b = bed.another_vault("b").await?;
     let namespace = "servers";
     bed.cluster.create_namespace(namespace).await?;
@@ -120,10 +125,9 @@ async fn wait_for_event(bed: &Bed, namespace: &str, name: &str, event: &str) -> 
     .await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_is_not_declared_is_refused_where_that_is_wanted() -> Result<()> {
-    let bed = Bed::start(Options::new().without_pods()).await?;
-    let namespace = "refused";
+    let bed = Bed::shared().await?;
+    let namespace = "undeclared";
     bed.cluster.create_namespace(namespace).await?;
     bed.write_secrets(&["servers/a"]).await?;
     let refused = workload(namespace, "refused", "https://vault.of-a-tenant:8200");
@@ -132,7 +136,7 @@ async fn an_address_that_is_not_declared_is_refused_where_that_is_wanted() -> Re
     next_second().await?;
     let options = polling_faster().switch("--refuse-undeclared-addresses");
     let controller = Controller::start(&bed, &options).await?;
-    let said = "refused/Deployment/refused: annotation vault-addr: the address is not declared";
+    let said = "undeclared/Deployment/refused: annotation vault-addr: the address is not declared";
     let line = controller.wait_for(said, SOON).await?;
     assert!(line.text.contains("level=warn") && line.text.contains("reason=AddressRefused"));
     controller.wait_for_polls(1, SOON).await?;
@@ -144,9 +148,8 @@ async fn an_address_that_is_not_declared_is_refused_where_that_is_wanted() -> Re
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_fails_does_not_hold_up_the_others() -> Result<()> {
-    let bed = Bed::start(Options::new().without_pods()).await?;
+    let bed = Bed::shared().await?;
     let names = ["b", "c"];
     let [b, c]: [AnotherVault; 2] =
         [bed.another_vault(names[0]).await?, bed.another_vault(names[1]).await?];

@@ -15,6 +15,21 @@ use e2e::{
     eventually,
 };
 
+e2e::scenarios! {
+    one_login_serves_many_polls_and_sigterm_revokes_it,
+    a_given_token_is_looked_up_once_and_never_revoked,
+    a_token_that_is_revoked_under_way_costs_one_login,
+    a_ttl_below_the_threshold_is_renewed_at_most_once_a_poll,
+    a_token_that_was_revoked_is_replaced_when_its_renewal_fails,
+    a_token_is_renewed_at_the_threshold_and_not_before,
+    a_ttl_shorter_than_the_period_costs_a_login_a_poll_and_leaves_no_token,
+    a_forbidden_path_names_the_rule_and_costs_no_login_a_poll,
+    what_is_not_kv_v2_is_never_called,
+    the_jwt_is_read_anew_for_each_login,
+    a_vault_that_never_answers_does_not_hold_a_controller_with_a_token,
+    a_namespace_is_sent_only_where_it_is_set,
+}
+
 const RENEW: &str = "auth/token/renew-self";
 const REVOKE: &str = "auth/token/revoke-self";
 const LOOK_UP: &str = "auth/token/lookup-self";
@@ -73,7 +88,6 @@ impl Requests {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn one_login_serves_many_polls_and_sigterm_revokes_it() -> Result<()> {
     let logins = Logins::new().await?;
     let bed = &logins.bed;
@@ -110,7 +124,6 @@ async fn one_login_serves_many_polls_and_sigterm_revokes_it() -> Result<()> {
     bed.expect_no_value_touched(&before)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_given_token_is_looked_up_once_and_never_revoked() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.write_secrets(&["given/a"]).await?;
@@ -132,7 +145,6 @@ async fn a_given_token_is_looked_up_once_and_never_revoked() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_revoked_under_way_costs_one_login() -> Result<()> {
     let logins = Logins::new().await?;
     let bed = &logins.bed;
@@ -164,7 +176,6 @@ async fn a_token_that_is_revoked_under_way_costs_one_login() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_ttl_below_the_threshold_is_renewed_at_most_once_a_poll() -> Result<()> {
     let logins = Logins::new().await?;
     let bed = &logins.bed;
@@ -186,7 +197,6 @@ async fn a_ttl_below_the_threshold_is_renewed_at_most_once_a_poll() -> Result<()
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_was_revoked_is_replaced_when_its_renewal_fails() -> Result<()> {
     let logins = Logins::new().await?;
     let bed = &logins.bed;
@@ -210,7 +220,6 @@ async fn a_token_that_was_revoked_is_replaced_when_its_renewal_fails() -> Result
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_renewed_at_the_threshold_and_not_before() -> Result<()> {
     let logins = Logins::new().await?;
     let bed = &logins.bed;
@@ -237,7 +246,6 @@ async fn a_token_is_renewed_at_the_threshold_and_not_before() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_ttl_shorter_than_the_period_costs_a_login_a_poll_and_leaves_no_token() -> Result<()> {
     let logins = Logins::new().await?;
     let bed = &logins.bed;
@@ -270,7 +278,6 @@ async fn a_ttl_shorter_than_the_period_costs_a_login_a_poll_and_leaves_no_token(
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_forbidden_path_names_the_rule_and_costs_no_login_a_poll() -> Result<()> {
     let logins = Logins::new().await?;
     let bed = &logins.bed;
@@ -305,7 +312,6 @@ async fn a_forbidden_path_names_the_rule_and_costs_no_login_a_poll() -> Result<(
     bed.expect_no_value_touched(&before)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_kv_v2_is_never_called() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.vault.enable_kv1("kv1").await?;
@@ -347,7 +353,6 @@ async fn what_is_not_kv_v2_is_never_called() -> Result<()> {
     bed.expect_no_value_touched(&before)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn the_jwt_is_read_anew_for_each_login() -> Result<()> {
     let logins = Logins::new().await?;
     let bed = &logins.bed;
@@ -371,7 +376,6 @@ async fn the_jwt_is_read_anew_for_each_login() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_vault_that_never_answers_does_not_hold_a_controller_with_a_token() -> Result<()> {
     let logins = Logins::new().await?;
     let bed = &logins.bed;
@@ -389,7 +393,6 @@ async fn a_vault_that_never_answers_does_not_hold_a_controller_with_a_token() ->
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_is_sent_only_where_it_is_set() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.vault.create_namespace("token-team").await?;

@@ -8,6 +8,11 @@ use e2e::{ApiRequest, Bed, Cluster, Controller, Mark, Workload, eventually};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+e2e::scenarios! {
+    workloads_that_others_write_all_the_time_roll_once,
+    a_refused_workload_is_named_and_tried_again_and_the_others_roll,
+}
+
 const WORKLOADS: usize = 20;
 
 fn using(namespace: &str, name: &str, path: &str) -> Workload {
@@ -35,7 +40,6 @@ async fn keep_writing(cluster: Cluster, workload: Workload) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn workloads_that_others_write_all_the_time_roll_once() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("written").await?;
@@ -105,7 +109,6 @@ fn refusal() -> [(Value, &'static str); 2] {
     [(policy, "validatingadmissionpolicies"), (binding, "validatingadmissionpolicybindings")]
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_workload_is_named_and_tried_again_and_the_others_roll() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("refused").await?;

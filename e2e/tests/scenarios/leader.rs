@@ -12,6 +12,18 @@ use e2e::vault_access::KubernetesRole;
 use e2e::{ApiRequest, Bed, Controller, ControllerOptions, LeaseTimes, Mark, Workload, eventually};
 use serde_json::{Value, json};
 
+e2e::scenarios! {
+    one_of_three_leads_and_only_it_asks_vault,
+    after_a_kill_another_takes_over_within_a_lease_and_a_retry_period,
+    who_is_told_to_end_hands_over_within_a_second,
+    a_leader_without_api_server_stops_in_time_and_leads_again_afterwards,
+    a_leader_that_was_frozen_past_its_lease_rolls_nothing_again,
+    the_lease_is_written_once_a_retry_period_and_not_by_who_waits,
+    two_that_both_lead_double_nothing,
+    without_permission_for_the_lease_nothing_is_polled_and_it_is_said,
+    a_lease_that_others_touch_or_that_is_odd_stops_nobody,
+}
+
 /// Short times, so that a test is not long.
 const TIMES: LeaseTimes = LeaseTimes {
     duration: Duration::from_secs(3),
@@ -65,7 +77,6 @@ fn many(prefix: &str, number: usize) -> Vec<Workload> {
     (0..number).map(|n| deployment_without_pods(&format!("{prefix}-{n}"), prefix)).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn one_of_three_leads_and_only_it_asks_vault() -> Result<()> {
     let bed = Bed::shared().await?;
     let names = ["three-a", "three-b", "three-c"];
@@ -139,7 +150,6 @@ async fn one_of_three_leads_and_only_it_asks_vault() -> Result<()> {
     bed.expect_no_roll(&rest[second], &[(&workload, Some(1))]).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn after_a_kill_another_takes_over_within_a_lease_and_a_retry_period() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("killed").await?;
@@ -177,7 +187,6 @@ async fn after_a_kill_another_takes_over_within_a_lease_and_a_retry_period() -> 
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn who_is_told_to_end_hands_over_within_a_second() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("ended").await?;
@@ -227,7 +236,6 @@ async fn who_is_told_to_end_hands_over_within_a_second() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_leader_without_api_server_stops_in_time_and_leads_again_afterwards() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("cut-off").await?;
@@ -269,7 +277,6 @@ async fn a_leader_without_api_server_stops_in_time_and_leads_again_afterwards() 
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_was_frozen_past_its_lease_rolls_nothing_again() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("frozen").await?;
@@ -321,7 +328,6 @@ async fn a_leader_that_was_frozen_past_its_lease_rolls_nothing_again() -> Result
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn the_lease_is_written_once_a_retry_period_and_not_by_who_waits() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("churn").await?;
@@ -354,7 +360,6 @@ async fn the_lease_is_written_once_a_retry_period_and_not_by_who_waits() -> Resu
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn two_that_both_lead_double_nothing() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("both").await?;
@@ -382,7 +387,6 @@ async fn two_that_both_lead_double_nothing() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn without_permission_for_the_lease_nothing_is_polled_and_it_is_said() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("refused-lease").await?;
@@ -449,7 +453,6 @@ async fn without_permission_for_the_lease_nothing_is_polled_and_it_is_said() -> 
     one.wait_for_end(SOON).await.map(drop)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_others_touch_or_that_is_odd_stops_nobody() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("odd-lease").await?;

@@ -5,6 +5,14 @@ use e2e::scenario::{SOON, next_second, polling_faster};
 use e2e::{Bed, Controller, Generation, TokenRequest, Vault, Workload, eventually};
 use serde_json::json;
 
+e2e::scenarios! {
+    the_count_is_of_the_generation_that_opted_in,
+    opting_out_and_in_counts_at_once,
+    a_deleted_workload_and_its_secret_are_forgotten,
+    a_reference_counts_wherever_it_stands_unless_it_is_pinned,
+    a_path_of_a_vault_namespace_is_another_secret,
+}
+
 /// The annotations of the injecting webhook, current and older.
 const WEBHOOK: &str = "secrets-webhook.security.bank-vaults.io/";
 const OLDER_WEBHOOK: &str = "vault.security.banzaicloud.io/";
@@ -13,7 +21,6 @@ fn reference(path: &str) -> String {
     format!("vault:secret/data/{path}#k")
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn the_count_is_of_the_generation_that_opted_in() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("generations").await?;
@@ -65,7 +72,6 @@ async fn the_count_is_of_the_generation_that_opted_in() -> Result<()> {
     bed.expect_no_roll(&controller, &[(&not, None)]).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn opting_out_and_in_counts_at_once() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("opting").await?;
@@ -120,7 +126,6 @@ async fn opting_out_and_in_counts_at_once() -> Result<()> {
     bed.expect_no_roll(&controller, &[(&left, Some(1)), (&lost, None), (&annotated, None)]).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_workload_and_its_secret_are_forgotten() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("deleted").await?;
@@ -151,7 +156,6 @@ async fn a_deleted_workload_and_its_secret_are_forgotten() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_reference_counts_wherever_it_stands_unless_it_is_pinned() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("places").await?;
@@ -230,7 +234,6 @@ async fn a_reference_counts_wherever_it_stands_unless_it_is_pinned() -> Result<(
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_path_of_a_vault_namespace_is_another_secret() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("namespaces").await?;

@@ -12,13 +12,23 @@ use e2e::{Bed, Options, TokenRequest, VaultStorage, Workload, eventually};
 use reqwest::Method;
 use serde_json::json;
 
+e2e::scenarios! {
+    beds_side_by_side_share_nothing_and_leave_nothing,
+    no_process_outlives_a_killed_holder,
+    requests_are_counted_exactly,
+    servers_fail_and_come_back_with_their_data,
+    a_test_finds_the_shared_bed_in_order,
+    so_does_the_next_test,
+    pods_become_ready_late_or_never_and_rollouts_are_undone,
+    a_service_account_logs_in_by_a_real_token_review,
+}
+
 const SOON: Duration = Duration::from_secs(10);
 
 fn small() -> Options {
     Options::new().without_pods().vault_storage(VaultStorage::Memory)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn beds_side_by_side_share_nothing_and_leave_nothing() -> Result<()> {
     let (one, other) = tokio::try_join!(Bed::start(small()), Bed::start(small()))?;
     one.vault.kv("secret").put("a", json!({"k": "v"})).await?;
@@ -37,7 +47,6 @@ async fn beds_side_by_side_share_nothing_and_leave_nothing() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn no_process_outlives_a_killed_holder() -> Result<()> {
     let mut holder =
         Command::new(env!("CARGO_BIN_EXE_bed")).arg("hold").stdout(Stdio::piped()).spawn()?;
@@ -70,7 +79,6 @@ async fn no_process_outlives_a_killed_holder() -> Result<()> {
     .await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn requests_are_counted_exactly() -> Result<()> {
     let bed = Bed::start(small()).await?;
     let workload = Workload::deployment("default", "counted");
@@ -116,7 +124,6 @@ async fn requests_are_counted_exactly() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn servers_fail_and_come_back_with_their_data() -> Result<()> {
     let bed = Bed::start(Options::new().without_pods()).await?;
     let secrets = bed.vault.kv("secret");
@@ -169,17 +176,14 @@ async fn use_the_shared_bed(name: &str) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_test_finds_the_shared_bed_in_order() -> Result<()> {
     use_the_shared_bed("one").await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn so_does_the_next_test() -> Result<()> {
     use_the_shared_bed("other").await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn pods_become_ready_late_or_never_and_rollouts_are_undone() -> Result<()> {
     let bed = Bed::start(Options::new().vault_storage(VaultStorage::Memory)).await?;
     bed.cluster.create_namespace("pods").await?;
@@ -213,7 +217,6 @@ async fn pods_become_ready_late_or_never_and_rollouts_are_undone() -> Result<()>
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_service_account_logs_in_by_a_real_token_review() -> Result<()> {
     let bed = Bed::start(small()).await?;
     bed.vault.enable_kubernetes_auth(&bed.cluster, "kubernetes").await?;

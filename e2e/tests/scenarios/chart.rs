@@ -4,8 +4,14 @@ use anyhow::{Context as _, Result};
 use e2e::deploy::{RELEASE, ROLE, allow_login, allow_login_to, deploy, install_chart};
 use e2e::kubelet::{Pod, play_kubelet};
 use e2e::scenario::{SOON, next_second};
-use e2e::{ApiRequest, Bed, Mark, Options, Workload, eventually};
+use e2e::{ApiRequest, Bed, Mark, Workload, eventually};
 use serde_json::{Value, json};
+
+e2e::scenarios! {
+    the_pod_of_the_chart_does_its_work_and_is_denied_nothing,
+    of_all_secrets_only_the_named_ca_is_read,
+    servers_of_the_values_are_asked_each_with_its_own_login,
+}
 
 const VALUES: [(&str, &str); 2] = [("logLevel", "debug"), ("reloaderRunPeriod", "1s")];
 
@@ -27,7 +33,6 @@ fn deployment_of(release: &Value) -> Result<&Value> {
     release.pointer("/spec/template/spec/containers/0").context("no container")
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn the_pod_of_the_chart_does_its_work_and_is_denied_nothing() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("charted").await?;
@@ -117,7 +122,6 @@ async fn the_pod_of_the_chart_does_its_work_and_is_denied_nothing() -> Result<()
     bed.helm(&["uninstall", RELEASE, "--namespace", RELEASE, "--wait"]).await.map(drop)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn of_all_secrets_only_the_named_ca_is_read() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("vault-infra").await?;
@@ -172,9 +176,8 @@ async fn of_all_secrets_only_the_named_ca_is_read() -> Result<()> {
     bed.helm(&["uninstall", RELEASE, "--namespace", "with-ca", "--wait"]).await.map(drop)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn servers_of_the_values_are_asked_each_with_its_own_login() -> Result<()> {
-    let bed = Bed::start(Options::new()).await?;
+    let bed = Bed::shared().await?;
     let b = bed.another_vault("b").await?;
     let namespace = "charted";
     bed.cluster.create_namespace(namespace).await?;
@@ -211,5 +214,6 @@ async fn servers_of_the_values_are_asked_each_with_its_own_login() -> Result<()>
     assert_eq!(bed.counts(&[&of_b]).await?, [Some(1)]);
     let logins = b.requests()?.iter().filter(|request| request.is_login()).count();
     assert_eq!(logins, 1);
-    Ok(())
+    drop(pod);
+    bed.helm(&["uninstall", RELEASE, "--namespace", "with-servers", "--wait"]).await.map(drop)
 }

@@ -6,6 +6,16 @@ use e2e::scenario::{SOON, next_second, polling_faster};
 use e2e::{Bed, Controller, Generation, Kind, Mark, Workload, WorkloadName, eventually};
 use serde_json::{Value, json};
 
+e2e::scenarios! {
+    a_paused_deployment_is_reloaded_once_and_rolls_when_it_is_resumed,
+    a_deployment_that_was_created_paused_waits_and_is_not_reloaded_in_vain,
+    who_renews_pods_on_delete_is_reloaded_once_and_told_so,
+    a_partition_is_kept_and_what_is_below_it_follows_when_it_is_lowered,
+    who_has_no_pods_is_reloaded_once_like_any_other,
+    who_has_no_revision_of_its_own_is_reloaded_all_the_same,
+    what_is_being_deleted_is_left_alone_and_that_is_said_once,
+}
+
 const RELOADING: &str = "Reloading workload: ";
 
 fn using(kind: Kind, namespace: &str, name: &str) -> Workload {
@@ -127,7 +137,6 @@ async fn delete_pods(bed: &Bed, workload: &Workload) -> Result<()> {
 
 const PAUSED: Option<&str> = Some("which is paused: its pods get the new version once");
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_paused_deployment_is_reloaded_once_and_rolls_when_it_is_resumed() -> Result<()> {
     let bed = Bed::shared().await?;
     prepare(&bed, "paused").await?;
@@ -155,7 +164,6 @@ async fn a_paused_deployment_is_reloaded_once_and_rolls_when_it_is_resumed() -> 
     wait_for_pods(&bed, &web, &[Some(5), Some(5)]).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_that_was_created_paused_waits_and_is_not_reloaded_in_vain() -> Result<()> {
     let bed = Bed::shared().await?;
     prepare(&bed, "created").await?;
@@ -203,7 +211,6 @@ async fn a_deployment_that_was_created_paused_waits_and_is_not_reloaded_in_vain(
     expect_one_reload_a_rotation(&bed, &mut controller, &cases, 2).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn who_renews_pods_on_delete_is_reloaded_once_and_told_so() -> Result<()> {
     let bed = Bed::shared().await?;
     prepare(&bed, "ondelete").await?;
@@ -232,7 +239,6 @@ async fn who_renews_pods_on_delete_is_reloaded_once_and_told_so() -> Result<()> 
     expect_one_reload_a_rotation(&bed, &mut controller, &cases, 3).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_partition_is_kept_and_what_is_below_it_follows_when_it_is_lowered() -> Result<()> {
     let bed = Bed::shared().await?;
     prepare(&bed, "partition").await?;
@@ -259,7 +265,6 @@ async fn a_partition_is_kept_and_what_is_below_it_follows_when_it_is_lowered() -
     wait_for_pods(&bed, &db, &[Some(4); 3]).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn who_has_no_pods_is_reloaded_once_like_any_other() -> Result<()> {
     let bed = Bed::shared().await?;
     prepare(&bed, "zero").await?;
@@ -292,7 +297,6 @@ async fn give_revisions_away(bed: &Bed, workload: &Workload, to: &Value) -> Resu
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn who_has_no_revision_of_its_own_is_reloaded_all_the_same() -> Result<()> {
     let bed = Bed::shared().await?;
     prepare(&bed, "disowned").await?;
@@ -333,7 +337,6 @@ async fn who_has_no_revision_of_its_own_is_reloaded_all_the_same() -> Result<()>
     expect_reloaded_once(&bed, &controller, (&mark, seen), &all[2..], 1).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn what_is_being_deleted_is_left_alone_and_that_is_said_once() -> Result<()> {
     let bed = Bed::shared().await?;
     prepare(&bed, "deletion").await?;

@@ -7,6 +7,13 @@ use e2e::scenario::{SOON, next_second, polling_faster};
 use e2e::{ApiRequest, Bed, Controller, Mark, Workload};
 use serde_json::{Value, json};
 
+e2e::scenarios! {
+    a_reference_counts_in_each_place_that_a_config_map_can_be_named_in,
+    a_config_map_that_changes_changes_what_is_watched,
+    secrets_are_read_only_where_the_operator_allows_it,
+    without_the_permission_the_rest_is_watched_and_it_is_said,
+}
+
 fn reference(path: &str) -> String {
     format!("vault:secret/data/{path}#k")
 }
@@ -45,7 +52,6 @@ fn of_all(name: &str) -> Value {
     json!({"configMapRef": {"name": name}})
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_reference_counts_in_each_place_that_a_config_map_can_be_named_in() -> Result<()> {
     let bed = Bed::shared().await?;
     let namespace = "config-maps";
@@ -129,7 +135,6 @@ async fn a_reference_counts_in_each_place_that_a_config_map_can_be_named_in() ->
     bed.expect_no_value_touched(&mark)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_config_map_that_changes_changes_what_is_watched() -> Result<()> {
     let bed = Bed::shared().await?;
     let namespace = "changing-maps";
@@ -191,7 +196,6 @@ async fn a_config_map_that_changes_changes_what_is_watched() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn secrets_are_read_only_where_the_operator_allows_it() -> Result<()> {
     let bed = Bed::shared().await?;
     let namespace = "kube-secrets";
@@ -256,7 +260,6 @@ async fn secrets_are_read_only_where_the_operator_allows_it() -> Result<()> {
     bed.helm(&["uninstall", RELEASE, "--namespace", RELEASE, "--wait"]).await.map(drop)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn without_the_permission_the_rest_is_watched_and_it_is_said() -> Result<()> {
     let bed = Bed::shared().await?;
     let namespace = "denied-maps";

@@ -9,6 +9,13 @@ use e2e::scenario::{SOON, polling_faster};
 use e2e::{Bed, Controller, Workload};
 use serde_json::json;
 
+e2e::scenarios! {
+    a_gone_secret_holds_its_workloads_until_it_is_back,
+    an_undeleted_version_is_the_one_that_the_pods_have,
+    a_version_that_will_expire_is_live_until_then,
+    missing_secrets_hold_nothing_where_they_are_ignored,
+}
+
 /// How a secret goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum How {
@@ -53,7 +60,6 @@ fn using(name: &str, paths: &[&str]) -> Workload {
     })
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_gone_secret_holds_its_workloads_until_it_is_back() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("gone").await?;
@@ -123,7 +129,6 @@ async fn a_gone_secret_holds_its_workloads_until_it_is_back() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn an_undeleted_version_is_the_one_that_the_pods_have() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("gone").await?;
@@ -153,7 +158,6 @@ async fn an_undeleted_version_is_the_one_that_the_pods_have() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_will_expire_is_live_until_then() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("gone").await?;
@@ -181,7 +185,6 @@ async fn a_version_that_will_expire_is_live_until_then() -> Result<()> {
     bed.expect_no_roll(&controller, &[(&workload, Some(1)), (&soon, Some(1))]).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn missing_secrets_hold_nothing_where_they_are_ignored() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("gone").await?;

@@ -8,6 +8,14 @@ use e2e::shared::SharedBed;
 use e2e::{Bed, Controller, Kind, Mark, VaultRequest, WorkloadName, eventually};
 use serde_json::json;
 
+e2e::scenarios! {
+    a_changed_secret_rolls_the_right_workloads,
+    two_secrets_that_changed_in_one_poll_roll_a_workload_once,
+    a_workload_that_lost_its_reference_does_not_roll,
+    a_deleted_secret_is_named_once,
+    an_unchanged_poll_costs_a_read_a_list_and_one_line,
+}
+
 const TO_BE_RELOADED: &str = "deployment-to-be-reloaded";
 const ANNOTATED_RELOAD: &str = "deployment-annotated-reload";
 const STATEFUL_SET: &str = "statefulset";
@@ -96,7 +104,6 @@ impl Stage {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_secret_rolls_the_right_workloads() -> Result<()> {
     let stage = Stage::set().await?;
     stage.only_these_rolled_once(&[]).await?;
@@ -113,7 +120,6 @@ async fn a_changed_secret_rolls_the_right_workloads() -> Result<()> {
     stage.little_was_asked(2).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn two_secrets_that_changed_in_one_poll_roll_a_workload_once() -> Result<()> {
     let stage = Stage::set().await?;
     just_after_a_poll(&stage.controller).await?;
@@ -129,7 +135,6 @@ async fn two_secrets_that_changed_in_one_poll_roll_a_workload_once() -> Result<(
     stage.little_was_asked(4).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_workload_that_lost_its_reference_does_not_roll() -> Result<()> {
     let stage = Stage::set().await?;
     let name = name_of(ALL[0]);
@@ -146,7 +151,6 @@ async fn a_workload_that_lost_its_reference_does_not_roll() -> Result<()> {
     stage.bed.expect_no_value_touched(&stage.start)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_secret_is_named_once() -> Result<()> {
     let stage = Stage::set().await?;
     stage.bed.vault.kv("secret").delete_metadata("mysql").await?;
@@ -162,7 +166,6 @@ async fn a_deleted_secret_is_named_once() -> Result<()> {
     stage.little_was_asked(0).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn an_unchanged_poll_costs_a_read_a_list_and_one_line() -> Result<()> {
     const POLLS: usize = 3;
     let stage = Stage::set().await?;

@@ -8,6 +8,16 @@ use e2e::proxy::Proxy;
 use e2e::scenario::{SOON, deployment_without_pods as deployment, just_after_a_poll, polling_fast};
 use e2e::{Bed, Controller, Workload, eventually};
 
+e2e::scenarios! {
+    a_sealed_vault_costs_a_request_a_poll_and_one_line,
+    a_rotation_while_vault_is_out_of_reach_is_rolled_once,
+    a_vault_that_was_killed_is_asked_again_once_it_is_back,
+    a_vault_that_never_answers_does_not_hold_the_controller,
+    a_rotation_while_the_api_server_is_down_is_rolled_once,
+    an_api_server_that_is_killed_under_way_loses_and_doubles_nothing,
+    an_api_server_that_never_answers_does_not_hold_the_controller,
+}
+
 /// How long the controller may take to end, whatever hangs.
 const END_WITHIN: Duration = Duration::from_secs(2);
 
@@ -41,7 +51,6 @@ fn outages(controller: &Controller) -> Vec<String> {
     controller.lines_with(OUTAGE).into_iter().map(|line| line.text).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_sealed_vault_costs_a_request_a_poll_and_one_line() -> Result<()> {
     const POLLS: usize = 4;
     let bed = Bed::shared().await?;
@@ -81,7 +90,6 @@ async fn a_sealed_vault_costs_a_request_a_poll_and_one_line() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_while_vault_is_out_of_reach_is_rolled_once() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.write_secrets(&["unreachable/a", "unreachable/b"]).await?;
@@ -117,7 +125,6 @@ async fn a_rotation_while_vault_is_out_of_reach_is_rolled_once() -> Result<()> {
     bed.expect_rolls(&controller, &[&a, &both], 2).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_vault_that_was_killed_is_asked_again_once_it_is_back() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.write_secrets(&["killed/a", "killed/b"]).await?;
@@ -137,7 +144,6 @@ async fn a_vault_that_was_killed_is_asked_again_once_it_is_back() -> Result<()> 
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_vault_that_never_answers_does_not_hold_the_controller() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.write_secrets(&["hung/a"]).await?;
@@ -173,7 +179,6 @@ async fn a_vault_that_never_answers_does_not_hold_the_controller() -> Result<()>
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_while_the_api_server_is_down_is_rolled_once() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.write_secrets(&["no-api/a", "no-api/b"]).await?;
@@ -196,7 +201,6 @@ async fn a_rotation_while_the_api_server_is_down_is_rolled_once() -> Result<()> 
     renew_controllers(&bed).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn an_api_server_that_is_killed_under_way_loses_and_doubles_nothing() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.write_secrets(&["api-killed/a"]).await?;
@@ -217,7 +221,6 @@ async fn an_api_server_that_is_killed_under_way_loses_and_doubles_nothing() -> R
     renew_controllers(&bed).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn an_api_server_that_never_answers_does_not_hold_the_controller() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.write_secrets(&["api-hung/a"]).await?;

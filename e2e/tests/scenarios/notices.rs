@@ -6,6 +6,11 @@ use anyhow::{Context as _, Result};
 use e2e::scenario::{SOON, polling_faster};
 use e2e::{Bed, Controller, ControllerOptions, Workload, eventually};
 
+e2e::scenarios! {
+    each_reason_is_an_event_on_the_workload_once,
+    without_events_the_log_says_it_all,
+}
+
 const NAMESPACE: &str = "told";
 
 /// What `/metrics` counts, by reason.
@@ -20,9 +25,8 @@ async fn counted(controller: &Controller) -> Result<BTreeMap<String, u64>> {
     lines.map(|line| of(line).with_context(|| line.to_owned())).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn each_reason_is_an_event_on_the_workload_once() -> Result<()> {
-    let bed = Bed::start(e2e::Options::new()).await?;
+    let bed = Bed::shared().await?;
     bed.cluster.create_namespace(NAMESPACE).await?;
     bed.write_secrets(&["told/a"]).await?;
     let new = |name: &str| Workload::deployment(NAMESPACE, name).opted_in();
@@ -78,17 +82,16 @@ async fn each_reason_is_an_event_on_the_workload_once() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn without_events_the_log_says_it_all() -> Result<()> {
-    let bed = Bed::start(e2e::Options::new()).await?;
-    bed.cluster.create_namespace(NAMESPACE).await?;
-    let odd = Workload::deployment(NAMESPACE, "odd").opted_in().env("A", "vault:secret/data/a");
+    let bed = Bed::shared().await?;
+    bed.cluster.create_namespace("silent").await?;
+    let odd = Workload::deployment("silent", "odd").opted_in().env("A", "vault:secret/data/a");
     bed.deploy_all(&[&odd]).await?;
     let options: ControllerOptions = polling_faster().switch("--record-events=false");
     let controller = Controller::start(&bed, &options).await?;
-    controller.wait_for("told/Deployment/odd: variable A of container app: no key", SOON).await?;
+    controller.wait_for("silent/Deployment/odd: variable A of container app: no key", SOON).await?;
     controller.wait_for_polls(3, SOON).await?;
-    assert!(bed.events(NAMESPACE).await?.is_empty());
+    assert!(bed.events("silent").await?.is_empty());
     assert_eq!(counted(&controller).await?.get("NoKey"), Some(&1));
     Ok(())
 }

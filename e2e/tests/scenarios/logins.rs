@@ -14,6 +14,22 @@ use e2e::{Bed, Controller, ControllerOptions, Mark, VaultRequest, Workload, even
 use reqwest::Method;
 use serde_json::{Value, json};
 
+e2e::scenarios! {
+    an_approle_logs_in_once_and_its_token_is_revoked,
+    a_wrong_secret_id_is_tried_once_and_a_right_one_at_once,
+    a_wrapped_secret_id_is_unwrapped_once_and_kept,
+    what_somebody_else_wrapped_is_not_used,
+    a_token_of_few_uses_is_replaced_before_it_fails_and_none_is_left_behind,
+    tokens_of_each_kind_are_renewed_or_replaced_before_a_read_fails,
+    a_token_that_lives_for_sixty_polls_costs_a_renewal_each_fifty_seven,
+    a_user_logs_in_with_the_password_of_a_file,
+    the_login_can_be_in_a_namespace_of_its_own,
+    a_jwt_that_vault_checks_by_itself_is_a_way_in,
+    behind_an_agent_or_a_proxy_there_is_no_login_of_ours,
+    an_agents_file_is_followed_when_it_is_replaced,
+    many_that_start_at_once_do_not_come_at_once,
+}
+
 const RENEW: &str = "auth/token/renew-self";
 const UNWRAP: &str = "sys/wrapping/unwrap";
 const REVOKE: &str = "auth/token/revoke-self";
@@ -136,7 +152,6 @@ fn text(value: &Value, pointer: &str) -> Result<String> {
     found.map(str::to_owned).with_context(|| format!("no text at {pointer}"))
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn an_approle_logs_in_once_and_its_token_is_revoked() -> Result<()> {
     let roles = Roles::new("approle", json!({})).await?;
     let secret_id = roles.secret_id().await?;
@@ -164,7 +179,6 @@ async fn an_approle_logs_in_once_and_its_token_is_revoked() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_secret_id_is_tried_once_and_a_right_one_at_once() -> Result<()> {
     let roles = Roles::new("wrong", json!({})).await?;
     let file = roles.file("secret-id", "8f6a7a12-0000-4000-8000-00000000beef")?;
@@ -181,7 +195,6 @@ async fn a_wrong_secret_id_is_tried_once_and_a_right_one_at_once() -> Result<()>
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_wrapped_secret_id_is_unwrapped_once_and_kept() -> Result<()> {
     let roles = Roles::new("wrapped", json!({})).await?;
     let secret_id = "5f1d8a0c-7e3b-4c52-9a57-wrapped-by-hand";
@@ -210,7 +223,6 @@ async fn a_wrapped_secret_id_is_unwrapped_once_and_kept() -> Result<()> {
     roles.expect_reload(&controller, 3).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_else_wrapped_is_not_used() -> Result<()> {
     let roles = Roles::new("foisted", json!({})).await?;
     let foisted = json!({"secret_id": roles.secret_id().await?});
@@ -224,7 +236,6 @@ async fn what_somebody_else_wrapped_is_not_used() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_few_uses_is_replaced_before_it_fails_and_none_is_left_behind() -> Result<()> {
     let roles = Roles::new("few", json!({"token_num_uses": 6})).await?;
     let bed = &roles.bed;
@@ -257,7 +268,6 @@ async fn a_token_of_few_uses_is_replaced_before_it_fails_and_none_is_left_behind
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn tokens_of_each_kind_are_renewed_or_replaced_before_a_read_fails() -> Result<()> {
     // Its methods are of its own, so that logins can be told apart.
     let roles = Roles::new("kinds", json!({})).await?;
@@ -319,7 +329,6 @@ fn with_no_secret_id(role: &Value) -> Value {
     role
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_lives_for_sixty_polls_costs_a_renewal_each_fifty_seven() -> Result<()> {
     let roles = Roles::new("sixty", json!({"token_ttl": "15s"})).await?;
     let file = roles.file("secret-id", &roles.secret_id().await?)?;
@@ -344,7 +353,6 @@ async fn a_token_that_lives_for_sixty_polls_costs_a_renewal_each_fifty_seven() -
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_user_logs_in_with_the_password_of_a_file() -> Result<()> {
     let roles = Roles::new("user", json!({})).await?;
     let bed = &roles.bed;
@@ -369,7 +377,6 @@ async fn a_user_logs_in_with_the_password_of_a_file() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn the_login_can_be_in_a_namespace_of_its_own() -> Result<()> {
     let roles = Roles::new("elsewhere", json!({})).await?;
     let bed = &roles.bed;
@@ -451,7 +458,6 @@ impl Drop for Agent {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_jwt_that_vault_checks_by_itself_is_a_way_in() -> Result<()> {
     let roles = Roles::new("jwt-method", json!({})).await?;
     let bed = &roles.bed;
@@ -480,7 +486,6 @@ async fn a_jwt_that_vault_checks_by_itself_is_a_way_in() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn behind_an_agent_or_a_proxy_there_is_no_login_of_ours() -> Result<()> {
     let roles = Roles::new("agent", json!({})).await?;
     let agent = Agent::start(&roles, "agent").await?;
@@ -504,7 +509,6 @@ async fn behind_an_agent_or_a_proxy_there_is_no_login_of_ours() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn an_agents_file_is_followed_when_it_is_replaced() -> Result<()> {
     let roles = Roles::new("sink", json!({})).await?;
     let request = e2e::TokenRequest::default();
@@ -524,7 +528,6 @@ async fn an_agents_file_is_followed_when_it_is_replaced() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn many_that_start_at_once_do_not_come_at_once() -> Result<()> {
     let roles = Roles::new("herd", json!({})).await?;
     let file = roles.file("secret-id", &roles.secret_id().await?)?;

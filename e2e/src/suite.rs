@@ -1,0 +1,199 @@
+//! The scenarios as one program: which there are, what each needs, and how they run side by side.
+//!
+//! Most of a scenario is waiting, so several run at once, each on a bed of its own from the pool of
+//! [`crate::shared`]. Long scenarios start first, so that the last ones to end are short.
+//!
+//! Invariant: a scenario ends. One that takes longer than [`SCENARIO_WITHIN`] fails.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use futures::future::LocalBoxFuture;
+use libtest_mimic::{Arguments, Failed, Trial};
+use tokio::runtime::Builder;
+use tokio::time::timeout;
+
+use crate::bed::keep_folder;
+use crate::binaries::Binaries;
+use crate::command_lines::VaultFlavour;
+use crate::wait::locked;
+
+/// No scenario takes longer on a machine that works. The fault suite takes three minutes.
+const SCENARIO_WITHIN: Duration = Duration::from_mins(10);
+
+/// How many scenarios run at once where `--test-threads` does not say. Each takes up to 1 GB, and
+/// most of the time it waits: this many keep two cores busy.
+const AT_ONCE: usize = 6;
+
+/// How many of the slowest scenarios are listed at the end.
+const SLOWEST: usize = 12;
+
+/// A scenario, and what is known of it beforehand.
+#[derive(Debug)]
+pub struct Scenario {
+    name: String,
+    run: fn() -> LocalBoxFuture<'static, Result<()>>,
+    is_long: bool,
+    openbao_feature: Option<&'static str>,
+}
+
+impl Scenario {
+    /// A scenario; `module` as `module_path!` gives it.
+    #[must_use]
+    pub fn new(
+        module: &str,
+        name: &str,
+        run: fn() -> LocalBoxFuture<'static, Result<()>>,
+    ) -> Self {
+        let file = module.rsplit("::").next().unwrap_or_default();
+        Self { name: format!("{file}::{name}"), run, is_long: false, openbao_feature: None }
+    }
+
+    /// Takes half a minute or more: starts before the others.
+    #[must_use]
+    pub fn long(mut self) -> Self {
+        self.is_long = true;
+        self
+    }
+
+    /// Needs LIST `detailed-metadata`, which `HashiCorp` Vault does not have.
+    #[must_use]
+    pub fn lists_metadata(mut self) -> Self {
+        self.openbao_feature = Some("LIST detailed-metadata is a feature of OpenBao");
+        self
+    }
+
+    /// Needs Vault namespaces, which the free edition of `HashiCorp` Vault does not have.
+    #[must_use]
+    pub fn uses_namespaces(mut self) -> Self {
+        self.openbao_feature = Some("namespaces are a feature of OpenBao and of Vault Enterprise");
+        self
+    }
+
+    /// Why it cannot run on a server.
+    fn lacks(&self, flavour: VaultFlavour) -> Option<&'static str> {
+        self.openbao_feature.filter(|_| flavour == VaultFlavour::Vault)
+    }
+}
+
+/// Declares the scenarios of a file: functions that return `Result<()>`, each with its marks, which
+/// are methods of [`Scenario`]. A function that is not declared is dead code, and so fails the lint.
+#[macro_export]
+macro_rules! scenarios {
+    ($($name:ident $(: $($mark:ident)+)?),* $(,)?) => {
+        pub(crate) fn scenarios() -> Vec<$crate::suite::Scenario> {
+            vec![$(
+                $crate::suite::Scenario::new(module_path!(), stringify!($name), || Box::pin($name()))
+                    $($(.$mark())+)?
+            ),*]
+        }
+    };
+}
+
+/// Runs the scenarios whose names contain one of the words in the variable `ONLY`, or all. It takes
+/// the arguments of Rust's own test programs: a part of a name, `--exact`, `--skip`, `--list`,
+/// `--test-threads`.
+#[must_use]
+pub fn main(mut scenarios: Vec<Scenario>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(AT_ONCE);
+    let only = std::env::var("ONLY").unwrap_or_default();
+    let only: Vec<&str> = only.split_whitespace().collect();
+    if !only.is_empty() {
+        scenarios.retain(|scenario| only.iter().any(|word| scenario.name.contains(word)));
+        if scenarios.is_empty() {
+            say(&format!("scenarios: no name contains {}", only.join(" or ")));
+            return ExitCode::FAILURE;
+        }
+    }
+    scenarios.sort_by_key(|scenario| !scenario.is_long);
+    let flavour = match Binaries::find().and_then(|binaries| VaultFlavour::of(&binaries.vault())) {
+        Ok(flavour) => flavour,
+        Err(error) => {
+            say(&format!("scenarios: {error:#}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    for scenario in &scenarios {
+        if let Some(reason) = scenario.lacks(flavour) {
+            say(&format!("skipped: {}: {reason}", scenario.name));
+        }
+    }
+    let trials = scenarios.into_iter().map(|scenario| {
+        let is_skipped = scenario.lacks(flavour).is_some();
+        let name = scenario.name.clone();
+        Trial::test(name, move || run(&scenario)).with_ignored_flag(is_skipped)
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    say_slowest();
+    conclusion.exit_code()
+}
+
+/// Runs one scenario on a runtime of its own, with which all its tasks end.
+fn run(scenario: &Scenario) -> Result<(), Failed> {
+    let began = Instant::now();
+    let beds = UsedBeds::none_yet();
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        let late = |_| Err(anyhow!("not over after {SCENARIO_WITHIN:?}"));
+        timeout(SCENARIO_WITHIN, (scenario.run)()).await.unwrap_or_else(late)
+    });
+    runtime.shutdown_background();
+    locked(&TIMES).push((began.elapsed(), scenario.name.clone()));
+    outcome.map_err(|error| Failed::from(format!("{error:#}")))?;
+    beds.forget();
+    Ok(())
+}
+
+thread_local! {
+    static USED_BEDS: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Notes that the scenario of this thread uses a bed of the pool.
+pub(crate) fn note_bed(folder: PathBuf) {
+    USED_BEDS.with_borrow_mut(|beds| beds.push(folder));
+}
+
+/// Keeps the folders of the beds that a scenario has used, unless it ends well.
+struct UsedBeds;
+
+impl UsedBeds {
+    fn none_yet() -> Self {
+        USED_BEDS.take();
+        Self
+    }
+
+    fn forget(self) {
+        USED_BEDS.take();
+    }
+}
+
+impl Drop for UsedBeds {
+    fn drop(&mut self) {
+        for folder in USED_BEDS.take() {
+            keep_folder(&folder);
+        }
+    }
+}
+
+static TIMES: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
+
+fn say_slowest() {
+    let mut times = std::mem::take(&mut *locked(&TIMES));
+    times.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
+    if times.len() > SLOWEST {
+        say("the slowest:");
+        for (time, name) in times.iter().take(SLOWEST) {
+            say(&format!("{:6.1} s  {name}", time.as_secs_f64()));
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "a test program talks to who runs it")]
+fn say(line: &str) {
+    println!("{line}");
+}

@@ -1,0 +1,63 @@
+//! All scenarios, as one program: `make test-e2e ONLY=name` runs those whose name contains that.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the rules of the controller's architecture; scenarios read the environment and spawn"
+)]
+
+mod bed;
+mod bounds;
+mod chart;
+mod conflicts;
+mod downtime;
+mod faults;
+mod folders;
+mod gone;
+mod leader;
+mod logins;
+mod neighbours;
+mod notices;
+mod odd;
+mod opting;
+mod outages;
+mod owners;
+mod process;
+mod servers;
+mod sources;
+mod taken_back;
+mod tenants;
+mod tls;
+mod tokens;
+mod tryout;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let files = [
+        bed::scenarios(),
+        bounds::scenarios(),
+        chart::scenarios(),
+        conflicts::scenarios(),
+        downtime::scenarios(),
+        faults::scenarios(),
+        folders::scenarios(),
+        gone::scenarios(),
+        leader::scenarios(),
+        logins::scenarios(),
+        neighbours::scenarios(),
+        notices::scenarios(),
+        odd::scenarios(),
+        opting::scenarios(),
+        outages::scenarios(),
+        owners::scenarios(),
+        process::scenarios(),
+        servers::scenarios(),
+        sources::scenarios(),
+        taken_back::scenarios(),
+        tenants::scenarios(),
+        tls::scenarios(),
+        tokens::scenarios(),
+        tryout::scenarios(),
+    ];
+    e2e::suite::main(files.into_iter().flatten().collect())
+}
