@@ -4,6 +4,9 @@
 # Two builds at once would only take each other's cores.
 .NOTPARALLEL:
 
+# Which servers the bed runs on: see e2e/servers/servers.py.
+export VAULT KUBERNETES
+
 CARGO ?= cargo
 PYTHON ?= python3
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)

@@ -205,10 +205,9 @@ impl Bed {
     pub async fn another_vault(&self, name: &str) -> Result<AnotherVault> {
         let folder = empty_folder(self.folder.join(name))?;
         let (port, cluster_port) = (Port::any()?, Port::any()?);
-        let program = self.binaries.vault();
-        let flavour = VaultFlavour::of(&program)?;
+        let flavour = VaultFlavour::of(&self.binaries.vault())?;
         let ports = VaultPorts { api: port.number(), cluster: cluster_port.number() };
-        let command = vault_command(program, &folder, ports, VaultStorage::Memory, flavour)?;
+        let command = vault_command(&self.binaries, &folder, ports, VaultStorage::Memory, flavour)?;
         let audit_log = vault_audit_log(&folder);
         let vault = Vault::new(ports.api, flavour, audit_log.display().to_string())?;
         let server = Server::new(command, &folder, &self.group, vault_is_ready(&vault));

@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
+const KUBERNETES_AUTH_PLUGIN: &str = "vault-plugin-auth-kubernetes";
+
 /// The folder of the built servers, and what stands in for some of them.
 #[derive(Debug, Clone)]
 pub struct Binaries {
@@ -57,10 +59,25 @@ impl Binaries {
             .unwrap_or_else(|| self.folder.join(name))
     }
 
-    /// The server of the Vault API: `VAULT_BIN`, or else the pinned `OpenBao`.
+    /// The server of the Vault API: `VAULT_BIN`, or else the pinned one. That is `OpenBao`, or
+    /// `HashiCorp` Vault where the variable `VAULT` selects it.
     #[must_use]
     pub fn vault(&self) -> PathBuf {
-        self.other_vault.clone().unwrap_or_else(|| self.folder.join("bao"))
+        let pinned = || {
+            let vault = self.folder.join("vault");
+            if vault.is_file() { vault } else { self.folder.join("bao") }
+        };
+        self.other_vault.clone().unwrap_or_else(pinned)
+    }
+
+    /// The plugin for `auth/kubernetes`, where [`Self::vault`] does not have it built in.
+    #[must_use]
+    pub fn kubernetes_auth_plugin(&self) -> Option<PathBuf> {
+        if self.other_vault.is_some() {
+            return None;
+        }
+        // Vault refuses a plugin that is a link to a file outside the plugin directory.
+        self.folder.join(KUBERNETES_AUTH_PLUGIN).canonicalize().ok()
     }
 }
 

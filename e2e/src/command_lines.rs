@@ -172,7 +172,7 @@ impl Layout<'_> {
     pub(crate) fn vault(&self, flavour: VaultFlavour) -> Result<CommandLine> {
         let ports = VaultPorts { api: self.ports.vault, cluster: self.ports.vault_cluster };
         let storage = self.options.vault_storage;
-        vault_command(self.binaries.vault(), self.folder, ports, storage, flavour)
+        vault_command(self.binaries, self.folder, ports, storage, flavour)
     }
 
     fn command(
@@ -227,7 +227,7 @@ fn token_file() -> String {
 
 /// A server of the Vault API, in a folder of its own.
 pub(crate) fn vault_command(
-    program: PathBuf,
+    binaries: &Binaries,
     folder: &Path,
     ports: VaultPorts,
     storage: VaultStorage,
@@ -253,7 +253,14 @@ pub(crate) fn vault_command(
              log_raw = \"true\"\n  }}\n}}\n",
             vault_audit_log(folder).display()
         ),
-        VaultFlavour::Vault => "disable_mlock = true\n".to_owned(),
+        VaultFlavour::Vault => {
+            let plugin = binaries.kubernetes_auth_plugin();
+            let plugins =
+                plugin.as_deref().and_then(Path::parent).map_or_else(String::new, |path| {
+                    format!("plugin_directory = \"{}\"\n", path.display())
+                });
+            format!("disable_mlock = true\n{plugins}")
+        }
     };
     let config = format!(
         "ui = false\n\
@@ -268,7 +275,7 @@ pub(crate) fn vault_command(
     fs::write(&file, config)?;
     Ok(CommandLine {
         name: "vault",
-        program,
+        program: binaries.vault(),
         args: vec!["server".into(), "-config".into(), file.into()],
     })
 }

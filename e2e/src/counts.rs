@@ -61,7 +61,8 @@ pub struct VaultRequest {
     pub path: String,
     /// The namespace's path; empty for the root namespace.
     pub namespace: String,
-    /// The token as it is; empty for a login.
+    /// The token; empty for a login. `HashiCorp` Vault logs another form of a token than the one that
+    /// it gave out, so tests tell tokens apart by their accessors.
     pub token: String,
     /// The token's accessor; empty for a login.
     pub accessor: String,

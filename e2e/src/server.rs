@@ -114,6 +114,10 @@ impl Server {
             .with_context(|| format!("cannot write {}", self.log.display()))?;
         let mut command = Command::new(&self.command.program);
         command.args(&self.command.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        if let Some(folder) = self.log.parent() {
+            // Vault's plugins make their sockets there, and leave them behind when they are killed.
+            command.env("TMPDIR", folder);
+        }
         self.group.join(&mut command);
         let started = command.spawn();
         *child = Some(started.with_context(|| {

@@ -57,6 +57,13 @@ impl Vault {
         })
     }
 
+    /// Whether the server is `OpenBao`. Namespaces, and the LIST that answers with the metadata of a
+    /// whole folder, are missing in `HashiCorp` Vault.
+    #[must_use]
+    pub fn is_openbao(&self) -> bool {
+        self.flavour == VaultFlavour::OpenBao
+    }
+
     /// The server's address, as in `VAULT_ADDR`.
     #[must_use]
     pub fn address(&self) -> &str {

@@ -1,13 +1,18 @@
 //! Who may do what on the bed's Vault server: policies, tokens, login by `auth/kubernetes`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use aws_lc_rs::digest::{SHA256, digest};
 use reqwest::Method;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::binaries::Binaries;
 use crate::cluster::Cluster;
 use crate::vault::{Vault, text};
 
@@ -192,6 +197,9 @@ impl Vault {
     /// real `TokenReview`, by the `ServiceAccount` `vault` in the namespace `vault`.
     pub async fn enable_kubernetes_auth(&self, cluster: &Cluster, mount: &str) -> Result<()> {
         let reviewer = cluster.token_reviewer().await?;
+        if let Some(plugin) = Binaries::find()?.kubernetes_auth_plugin() {
+            self.register_kubernetes_auth(&plugin).await?;
+        }
         self.ask(Method::POST, &format!("sys/auth/{mount}"), Some(json!({"type": "kubernetes"})))
             .await?;
         let config = json!({
@@ -201,6 +209,17 @@ impl Vault {
             "disable_local_ca_jwt": true,
         });
         self.ask(Method::POST, &format!("auth/{mount}/config"), Some(config)).await.map(drop)
+    }
+
+    /// Gives the plugin the name of the auth method that other builds of Vault have built in.
+    async fn register_kubernetes_auth(&self, plugin: &Path) -> Result<()> {
+        let content =
+            fs::read(plugin).with_context(|| format!("cannot read {}", plugin.display()))?;
+        let digest = digest(&SHA256, &content);
+        let sha256: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let body =
+            json!({"command": plugin.file_name().map(OsStr::to_string_lossy), "sha256": sha256});
+        self.ask(Method::PUT, "sys/plugins/catalog/auth/kubernetes", Some(body)).await.map(drop)
     }
 
     /// Whether a way to log in is enabled at `mount`.

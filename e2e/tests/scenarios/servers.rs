@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use e2e::bed::AnotherVault;
 use e2e::scenario::{SOON, next_second, polling_faster};
+use e2e::vault_access::Token;
 use e2e::{Bed, Controller, ControllerOptions, TokenRequest, Vault, Workload, eventually};
 use serde_json::{Value, json};
 
@@ -20,10 +21,10 @@ e2e::scenarios! {
 const ADDRESS: &str = "secrets-webhook.security.bank-vaults.io/vault-addr";
 
 /// The variables of a server, with a token of its own in a file.
-async fn variables(bed: &Bed, name: &str, vault: &Vault) -> Result<(Value, String)> {
-    let token = vault.create_token(&TokenRequest::default()).await?.token;
+async fn variables(bed: &Bed, name: &str, vault: &Vault) -> Result<(Value, Token)> {
+    let token = vault.create_token(&TokenRequest::default()).await?;
     let file = bed.folder().join(format!("token-of-{name}"));
-    fs::write(&file, &token)?;
+    fs::write(&file, &token.token)?;
     Ok((json!({"VAULT_ADDR": vault.address(), "VAULT_TOKEN_PATH": file}), token))
 }
 
@@ -79,7 +80,7 @@ async fn each_workload_is_of_the_server_that_its_address_means() -> Result<()> {
     ]);
     let mark = bed.vault_mark();
     let mut controller = start(&bed, &servers, polling_faster()).await?;
-    controller.must_not_say(&token);
+    controller.must_not_say(&token.token);
     controller.wait_for("server=b", SOON).await?;
     bed.expect_no_roll(&controller, &all.iter().map(|w| (w.name(), None)).collect::<Vec<_>>())
         .await?;
@@ -97,9 +98,12 @@ async fn each_workload_is_of_the_server_that_its_address_means() -> Result<()> {
 
     // No credential went to another server than its own, no value was read, and nobody was asked.
     let of_default = bed.vault_requests_since(&mark)?;
-    assert!(!of_default.is_empty() && of_default.iter().all(|request| request.token != token));
+    assert!(
+        !of_default.is_empty()
+            && of_default.iter().all(|request| request.accessor != token.accessor)
+    );
     let of_b = b.requests()?;
-    assert!(!of_b.is_empty() && of_b.iter().all(|request| request.token == token));
+    assert!(!of_b.is_empty() && of_b.iter().all(|request| request.accessor == token.accessor));
     assert!(of_default.iter().chain(&of_b).all(|request| !request.touches_a_value()));
     assert!(trap.accept().is_err(), "an address was asked that only an annotation names");
 
