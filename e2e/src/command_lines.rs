@@ -279,3 +279,47 @@ pub(crate) fn vault_command(
         args: vec!["server".into(), "-config".into(), file.into()],
     })
 }
+
+/// A node of a cluster of `OpenBao` servers, in a folder of its own. Other nodes reach its cluster
+/// port by `cluster_address`.
+pub(crate) fn raft_node_command(
+    program: &Path,
+    folder: &Path,
+    node: usize,
+    ports: VaultPorts,
+    cluster_address: &str,
+) -> Result<CommandLine> {
+    fs::create_dir_all(folder.join("vault-data"))?;
+    let VaultPorts { api, cluster } = ports;
+    // The audit devices of all nodes must be declared alike, so each log is named within its folder.
+    let audit_log = vault_audit_log(Path::new(""));
+    let config = format!(
+        "ui = false\n\
+         api_addr = \"http://127.0.0.1:{api}\"\n\
+         cluster_addr = \"{cluster_address}\"\n\
+         listener \"tcp\" {{\n  address = \"127.0.0.1:{api}\"\n  \
+         cluster_address = \"127.0.0.1:{cluster}\"\n  tls_disable = true\n}}\n\
+         storage \"raft\" {{\n  path = \"vault-data\"\n  node_id = \"node-{node}\"\n  \
+         performance_multiplier = \"1\"\n}}\n\
+         audit \"file\" \"tofile\" {{\n  options {{\n    file_path = \"{}\"\n    \
+         log_raw = \"true\"\n  }}\n}}\n",
+        audit_log.display()
+    );
+    let file = folder.join("vault.hcl");
+    fs::write(&file, config)?;
+    // Autopilot would let a new node vote only after some seconds.
+    let script = "cd \"$0\" && BAO_RAFT_AUTOPILOT_DISABLE=1 exec \"$@\"";
+    Ok(CommandLine {
+        name: "vault",
+        program: PathBuf::from("/bin/sh"),
+        args: vec![
+            "-c".into(),
+            script.into(),
+            folder.into(),
+            program.into(),
+            "server".into(),
+            "-config".into(),
+            file.into(),
+        ],
+    })
+}

@@ -1,14 +1,15 @@
 //! A gateway before a server, which passes requests on, answers some itself, without an end, and
-//! leaves others without an answer.
+//! leaves others without an answer. Before several servers, it is a load balancer.
 //!
 //! Invariant: one request a connection, so that what is streamed to one request holds up no other.
 
+use std::str::FromStr as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use http::Method;
+use anyhow::{Context as _, Result, anyhow, bail};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -100,12 +101,91 @@ struct Counters {
     held: AtomicUsize,
 }
 
+/// A request that a server has answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answered {
+    /// Path and query.
+    pub target: String,
+    /// Which of the servers it was, counted from 0.
+    pub server: usize,
+    /// The HTTP status of the answer.
+    pub status: u16,
+}
+
+/// The servers behind a gateway.
+#[derive(Debug)]
+struct Servers {
+    addresses: Vec<String>,
+    turns: Mutex<Turns>,
+    answered: Mutex<Vec<Answered>>,
+}
+
+/// Whose turn it is.
+#[derive(Debug)]
+struct Turns {
+    /// The servers that get requests.
+    among: Vec<usize>,
+    next: usize,
+}
+
+impl Servers {
+    fn new(addresses: &[&str]) -> Self {
+        let addresses = addresses.iter().map(|address| address.trim_end_matches('/').to_owned());
+        let addresses: Vec<String> = addresses.collect();
+        let among = (0..addresses.len()).collect();
+        let turns = Mutex::new(Turns { among, next: 0 });
+        Self { addresses, turns, answered: Mutex::default() }
+    }
+
+    /// The servers for one request: the one whose turn it is, then those to try in its place.
+    fn turn(&self) -> Vec<usize> {
+        let mut turns = locked(&self.turns);
+        let mut order = turns.among.clone();
+        if !order.is_empty() {
+            let first = turns.next % order.len();
+            order.rotate_left(first);
+        }
+        turns.next = turns.next.wrapping_add(1);
+        order
+    }
+
+    /// Sends a request to the server whose turn it is, or to the next one where there is no connection.
+    async fn send(&self, client: &reqwest::Client, request: &Request) -> Result<reqwest::Response> {
+        let mut refusal = None;
+        for server in self.turn() {
+            let url = format!("{}{}", self.addresses[server], request.target);
+            let attempt = client.request(request.method.clone(), url);
+            let attempt = attempt.headers(request.headers.clone()).body(request.body.clone());
+            match attempt.send().await {
+                Err(error) if error.is_connect() => refusal = Some(error),
+                answer => {
+                    let answer = answer?;
+                    let (target, status) = (request.target.clone(), answer.status().as_u16());
+                    locked(&self.answered).push(Answered { target, server, status });
+                    return Ok(answer);
+                }
+            }
+        }
+        Err(refusal.map_or_else(|| anyhow!("no server"), Into::into))
+    }
+}
+
+/// A request to pass on.
+#[derive(Debug)]
+struct Request {
+    method: Method,
+    target: String,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
 /// A running gateway; its connections end when this value is dropped.
 #[derive(Debug)]
 pub struct Gateway {
     address: String,
     rules: Arc<Mutex<Rules>>,
     counters: Arc<Counters>,
+    servers: Arc<Servers>,
     accepting: JoinHandle<()>,
 }
 
@@ -116,31 +196,43 @@ impl Gateway {
     /// # Errors
     /// When no port is to be had, or the CA is none.
     pub async fn before(server: &str, ca: Option<&str>) -> Result<Self> {
-        let mut client = reqwest::Client::builder().no_proxy();
+        Self::before_all(&[server], ca).await
+    }
+
+    /// As [`Self::before`], before several servers, which get requests in turn. A server that refuses the
+    /// connection is left out.
+    ///
+    /// # Errors
+    /// When no port is to be had, or the CA is none.
+    pub async fn before_all(servers: &[&str], ca: Option<&str>) -> Result<Self> {
+        // A redirect is for the client to judge.
+        let redirects = reqwest::redirect::Policy::none();
+        let mut client = reqwest::Client::builder().no_proxy().redirect(redirects);
         if let Some(ca) = ca {
             client = client.tls_certs_only([reqwest::Certificate::from_pem(ca.as_bytes())?]);
         }
         let client = client.build()?;
-        let server = server.trim_end_matches('/').to_owned();
+        let servers = Arc::new(Servers::new(servers));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = format!("http://{}", listener.local_addr()?);
         let rules = Arc::<Mutex<Rules>>::default();
         let counters = Arc::<Counters>::default();
         let (shared, counted) = (Arc::clone(&rules), Arc::clone(&counters));
+        let behind = Arc::clone(&servers);
         let accepting = tokio::spawn(async move {
             // They end with this task.
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (client, server) = (client.clone(), server.clone());
+                let (client, servers) = (client.clone(), Arc::clone(&behind));
                 let (rules, counters) = (Arc::clone(&shared), Arc::clone(&counted));
                 connections.spawn(async move {
                     // An error is the end of a connection, which is all there is to it.
-                    drop(serve(stream, &client, &server, &rules, &counters).await);
+                    drop(serve(stream, &client, &servers, &rules, &counters).await);
                 });
                 while connections.try_join_next().is_some() {}
             }
         });
-        Ok(Self { address, rules, counters, accepting })
+        Ok(Self { address, rules, counters, servers, accepting })
     }
 
     /// Its address.
@@ -166,6 +258,17 @@ impl Gateway {
         *locked(&self.rules) = Rules::default();
     }
 
+    /// From now on, only these servers get requests, in turn.
+    pub fn direct(&self, servers: &[usize]) {
+        locked(&self.servers.turns).among = servers.to_vec();
+    }
+
+    /// The requests that servers have answered so far, in the order of their answers.
+    #[must_use]
+    pub fn answered(&self) -> Vec<Answered> {
+        locked(&self.servers.answered).clone()
+    }
+
     /// How many answers without an end were begun so far.
     #[must_use]
     pub fn streamed(&self) -> usize {
@@ -188,7 +291,7 @@ impl Drop for Gateway {
 async fn serve(
     stream: TcpStream,
     client: &reqwest::Client,
-    server: &str,
+    servers: &Servers,
     rules: &Mutex<Rules>,
     counters: &Counters,
 ) -> Result<()> {
@@ -198,7 +301,7 @@ async fn serve(
     let mut words = line.split_whitespace();
     let (Some(method), Some(target)) = (words.next(), words.next()) else { bail!("no request") };
     let (method, target) = (Method::from_bytes(method.as_bytes())?, target.to_owned());
-    let mut request = client.request(method.clone(), format!("{server}{target}"));
+    let mut headers = HeaderMap::new();
     let mut length = 0;
     loop {
         let mut line = String::new();
@@ -207,20 +310,23 @@ async fn serve(
         match name.to_ascii_lowercase().as_str() {
             "host" | "connection" => {}
             "content-length" => length = value.trim().parse()?,
-            _ => request = request.header(name, value.trim()),
+            name => {
+                headers.append(HeaderName::from_str(name)?, HeaderValue::from_str(value.trim())?);
+            }
         }
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await?;
     let treatment = locked(rules).treat(&method, &target);
+    let request = Request { method, target, headers, body };
     let mut answer = match treatment {
-        Treatment::Pass => request.body(body).send().await?,
+        Treatment::Pass => servers.send(client, &request).await?,
         Treatment::Stream(endless) => {
             counters.streamed.fetch_add(1, Ordering::Relaxed);
             return pour(stream.get_mut(), &endless).await;
         }
         Treatment::Swallow => {
-            request.body(body).send().await?;
+            servers.send(client, &request).await?;
             return wait_for_the_end(&mut stream).await;
         }
         Treatment::Hold => {

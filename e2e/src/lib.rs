@@ -7,6 +7,7 @@
 //! - which program runs with which flags? [`command_lines`], and [`binaries`] for where they are
 //! - how is a server stopped, paused, started again? [`server`]; cut off, counted at, or made to
 //!   stream for ever? [`proxy`], [`gateway`]
+//! - how do three nodes of a Vault cluster run behind one address? [`raft`]
 //! - why does no process outlive its bed? [`group`]
 //! - what did the controller ask the API server and Vault? [`counts`]
 //! - how does a test rotate a secret or revoke a token? [`vault`], [`vault_access`]
@@ -44,6 +45,7 @@ mod leaks;
 pub mod options;
 pub mod ports;
 pub mod proxy;
+pub mod raft;
 pub mod scenario;
 pub mod server;
 pub mod shared;
@@ -60,6 +62,7 @@ pub use cluster::Cluster;
 pub use controller::{Controller, ControllerOptions, LeaseTimes};
 pub use counts::{ApiRequest, Mark, VaultRequest};
 pub use options::{Options, VaultStorage};
+pub use raft::RaftVault;
 pub use server::Server;
 pub use state::State;
 pub use table::Table;

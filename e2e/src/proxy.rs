@@ -1,5 +1,5 @@
-//! A proxy before the Vault server: for counting requests that its audit device does not log, such
-//! as those to a sealed server, and for outages that only the controller sees.
+//! A proxy before a server: for counting requests that an audit device does not log, such as those to
+//! a sealed server, for outages that only the controller sees, and for a link that delivers nothing.
 //!
 //! Invariant: while it is cut, no connection through it is open.
 
@@ -17,13 +17,22 @@ use crate::vault::Vault;
 /// What ends the first line of each request.
 const REQUEST_LINE_END: &[u8] = b" HTTP/1.1\r\n";
 
+/// What the proxy does with its connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// Connections stay open, but nothing that clients send reaches the server.
+    Held,
+    Cut,
+}
+
 /// A running proxy; its connections end when this value is dropped.
 #[derive(Debug)]
 pub struct Proxy {
     address: String,
     connections: Arc<AtomicUsize>,
     requests: Arc<AtomicUsize>,
-    is_cut: watch::Sender<bool>,
+    state: watch::Sender<State>,
     accepting: JoinHandle<()>,
 }
 
@@ -33,11 +42,20 @@ impl Proxy {
     /// # Errors
     /// When no port is to be had.
     pub async fn before(vault: &Vault) -> Result<Self> {
-        let server = vault.address().strip_prefix("http://").context("not plain HTTP")?.to_owned();
+        let server = vault.address().strip_prefix("http://").context("not plain HTTP")?;
+        Self::before_address(server).await
+    }
+
+    /// As [`Self::before`], before any server: `host:port`. The server need not run yet.
+    ///
+    /// # Errors
+    /// When no port is to be had.
+    pub async fn before_address(server: &str) -> Result<Self> {
+        let server = server.to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = format!("http://{}", listener.local_addr()?);
         let requests = Arc::new(AtomicUsize::new(0));
-        let (is_cut, seen) = watch::channel(false);
+        let (state, seen) = watch::channel(State::Open);
         let counter = Arc::clone(&requests);
         let connections = Arc::<AtomicUsize>::default();
         let connected = Arc::clone(&connections);
@@ -46,15 +64,16 @@ impl Proxy {
                 connected.fetch_add(1, Ordering::Relaxed);
                 let (server, counter, mut seen) = (server.clone(), counter.clone(), seen.clone());
                 tokio::spawn(async move {
+                    let gate = seen.clone();
                     tokio::select! {
                         // An error is the end of a connection, which is all there is to it.
-                        _ = serve(client, &server, &counter) => {}
-                        _ = seen.wait_for(|is_cut| *is_cut) => {}
+                        _ = serve(client, &server, &counter, gate) => {}
+                        _ = seen.wait_for(|state| *state == State::Cut) => {}
                     }
                 });
             }
         });
-        Ok(Self { address, connections, requests, is_cut, accepting })
+        Ok(Self { address, connections, requests, state, accepting })
     }
 
     /// Its address, as in `VAULT_ADDR`.
@@ -77,12 +96,17 @@ impl Proxy {
 
     /// Closes all connections, and each new one at once.
     pub fn cut(&self) {
-        self.is_cut.send_replace(true);
+        self.state.send_replace(State::Cut);
     }
 
-    /// Ends a [`Self::cut`].
+    /// Keeps all connections open, and delivers nothing of what clients send from now on.
+    pub fn hold(&self) {
+        self.state.send_replace(State::Held);
+    }
+
+    /// Ends a [`Self::cut`] or a [`Self::hold`]. What was held is delivered.
     pub fn mend(&self) {
-        self.is_cut.send_replace(false);
+        self.state.send_replace(State::Open);
     }
 }
 
@@ -93,7 +117,12 @@ impl Drop for Proxy {
     }
 }
 
-async fn serve(mut client: TcpStream, server: &str, counter: &AtomicUsize) -> Result<()> {
+async fn serve(
+    mut client: TcpStream,
+    server: &str,
+    counter: &AtomicUsize,
+    mut gate: watch::Receiver<State>,
+) -> Result<()> {
     let mut server = TcpStream::connect(server).await?;
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
@@ -110,6 +139,7 @@ async fn serve(mut client: TcpStream, server: &str, counter: &AtomicUsize) -> Re
             let ends = kept.windows(REQUEST_LINE_END.len()).filter(|w| *w == REQUEST_LINE_END);
             counter.fetch_add(ends.count(), Ordering::Relaxed);
             kept.drain(..kept.len().saturating_sub(REQUEST_LINE_END.len() - 1));
+            gate.wait_for(|state| *state != State::Held).await?;
             to_server.write_all(&buffer[..length]).await?;
         }
     };

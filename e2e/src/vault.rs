@@ -19,6 +19,9 @@ pub use crate::vault_access::TokenRequest;
 /// A paused server never answers; a test must not wait for it for ever.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long an answer about a server's health may take.
+const HEALTH_WITHIN: Duration = Duration::from_secs(2);
+
 /// A client with the root token.
 #[derive(Debug, Clone)]
 pub struct Vault {
@@ -82,6 +85,11 @@ impl Vault {
         Self { namespace: Some(namespace.to_owned()), ..self.clone() }
     }
 
+    /// The same client for another node of the cluster.
+    pub(crate) fn at_node(&self, port: u16) -> Self {
+        Self { address: format!("http://127.0.0.1:{port}"), ..self.clone() }
+    }
+
     /// Makes a namespace (`OpenBao`, or Vault Enterprise).
     pub async fn create_namespace(&self, name: &str) -> Result<()> {
         self.ask(Method::POST, &format!("sys/namespaces/{name}"), Some(json!({}))).await.map(drop)
@@ -102,8 +110,7 @@ impl Vault {
 
     /// One step towards a server that does its work: initialised, unsealed, active.
     pub(crate) async fn make_ready(&self) -> Result<bool> {
-        let health = self.http.get(format!("{}/v1/sys/health", self.address)).send().await?;
-        match health.status().as_u16() {
+        match self.health().await? {
             200 => Ok(true),
             501 => {
                 let one_key = json!({"secret_shares": 1, "secret_threshold": 1});
@@ -115,12 +122,24 @@ impl Vault {
                 Ok(false)
             }
             503 => {
-                let key = json!({"key": locked(&self.keys).unseal_key});
-                self.ask(Method::PUT, "sys/unseal", Some(key)).await?;
+                self.enter_key().await?;
                 Ok(false)
             }
             _ => Ok(false),
         }
+    }
+
+    /// The status of `sys/health`: 200 active, 429 standby, 501 not initialised, 503 sealed.
+    pub(crate) async fn health(&self) -> Result<u16> {
+        let url = format!("{}/v1/sys/health", self.address);
+        let answer = self.http.get(url).timeout(HEALTH_WITHIN).send().await?;
+        Ok(answer.status().as_u16())
+    }
+
+    /// Enters the unseal key.
+    pub(crate) async fn enter_key(&self) -> Result<()> {
+        let key = json!({"key": locked(&self.keys).unseal_key});
+        self.ask(Method::PUT, "sys/unseal", Some(key)).await.map(drop)
     }
 
     /// What every bed has: the audit log, KV v2 at `secret/`, and the controller's policy.
