@@ -117,7 +117,8 @@ impl Bed {
         expected: &[(W, Option<i64>)],
     ) -> Result<()> {
         controller.wait_for_polls(2, SOON).await?;
-        let names: Vec<&WorkloadName> = expected.iter().map(|(workload, _)| workload.as_ref()).collect();
+        let names: Vec<&WorkloadName> =
+            expected.iter().map(|(workload, _)| workload.as_ref()).collect();
         let states = self.cluster.get_all(&names).await?;
         for ((workload, wanted), state) in expected.iter().zip(states) {
             let count = state.count();

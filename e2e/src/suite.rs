@@ -44,11 +44,7 @@ pub struct Scenario {
 impl Scenario {
     /// A scenario; `module` as `module_path!` gives it.
     #[must_use]
-    pub fn new(
-        module: &str,
-        name: &str,
-        run: fn() -> LocalBoxFuture<'static, Result<()>>,
-    ) -> Self {
+    pub fn new(module: &str, name: &str, run: fn() -> LocalBoxFuture<'static, Result<()>>) -> Self {
         let file = module.rsplit("::").next().unwrap_or_default();
         Self { name: format!("{file}::{name}"), run, is_long: false, openbao_feature: None }
     }
@@ -71,6 +67,13 @@ impl Scenario {
     #[must_use]
     pub fn uses_namespaces(mut self) -> Self {
         self.openbao_feature = Some("namespaces are a feature of OpenBao and of Vault Enterprise");
+        self
+    }
+
+    /// Starts nodes of `OpenBao` by flags and variables that `HashiCorp` Vault does not have.
+    #[must_use]
+    pub fn needs_openbao(mut self) -> Self {
+        self.openbao_feature = Some("it starts nodes by settings of OpenBao");
         self
     }
 

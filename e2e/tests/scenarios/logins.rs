@@ -23,7 +23,7 @@ e2e::scenarios! {
     tokens_of_each_kind_are_renewed_or_replaced_before_a_read_fails,
     a_token_that_lives_for_sixty_polls_costs_a_renewal_each_fifty_seven,
     a_user_logs_in_with_the_password_of_a_file,
-    the_login_can_be_in_a_namespace_of_its_own,
+    the_login_can_be_in_a_namespace_of_its_own: uses_namespaces,
     a_jwt_that_vault_checks_by_itself_is_a_way_in,
     behind_an_agent_or_a_proxy_there_is_no_login_of_ours,
     an_agents_file_is_followed_when_it_is_replaced,

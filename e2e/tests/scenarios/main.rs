@@ -22,6 +22,7 @@ mod opting;
 mod outages;
 mod owners;
 mod process;
+mod raft;
 mod servers;
 mod sources;
 mod taken_back;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         outages::scenarios(),
         owners::scenarios(),
         process::scenarios(),
+        raft::scenarios(),
         servers::scenarios(),
         sources::scenarios(),
         taken_back::scenarios(),

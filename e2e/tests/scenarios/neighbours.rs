@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::json;
 
 e2e::scenarios! {
-    a_locked_namespace_stands_in_nobodys_way,
+    a_locked_namespace_stands_in_nobodys_way: uses_namespaces,
 }
 
 const NAMESPACE: &str = "secrets-webhook.security.bank-vaults.io/vault-namespace";
@@ -31,7 +31,8 @@ async fn a_locked_namespace_stands_in_nobodys_way() -> Result<()> {
         deployment("b", "b"),
     );
     bed.deploy_all(&[&locked, &a, &b]).await?;
-    let lock = bed.vault.ask(Method::POST, "sys/namespaces/api-lock/lock/locked-team", None).await?;
+    let lock =
+        bed.vault.ask(Method::POST, "sys/namespaces/api-lock/lock/locked-team", None).await?;
 
     // It starts while the namespace is locked, so that not even its mounts are known.
     let controller = Controller::start(&bed, &polling_fast().vault_token(&token)).await?;

@@ -10,7 +10,7 @@ e2e::scenarios! {
     opting_out_and_in_counts_at_once,
     a_deleted_workload_and_its_secret_are_forgotten,
     a_reference_counts_wherever_it_stands_unless_it_is_pinned,
-    a_path_of_a_vault_namespace_is_another_secret,
+    a_path_of_a_vault_namespace_is_another_secret: uses_namespaces,
 }
 
 /// The annotations of the injecting webhook, current and older.

@@ -27,7 +27,7 @@ e2e::scenarios! {
     what_is_not_kv_v2_is_never_called,
     the_jwt_is_read_anew_for_each_login,
     a_vault_that_never_answers_does_not_hold_a_controller_with_a_token,
-    a_namespace_is_sent_only_where_it_is_set,
+    a_namespace_is_sent_only_where_it_is_set: uses_namespaces,
 }
 
 const RENEW: &str = "auth/token/renew-self";

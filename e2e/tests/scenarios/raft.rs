@@ -11,6 +11,14 @@ use e2e::{Bed, Controller, ControllerOptions, RaftVault, Workload, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+e2e::scenarios! {
+    each_rotation_reloads_once_when_reads_are_spread_over_three_nodes: needs_openbao,
+    a_standby_that_lags_for_many_polls_reloads_nothing_when_reads_are_spread: needs_openbao,
+    a_standby_that_has_caught_up_by_the_second_poll_reloads_nothing: needs_openbao,
+    rotations_around_the_loss_of_the_leader_reload_once: needs_openbao,
+    rotations_around_a_step_down_reload_once: needs_openbao,
+}
+
 /// How many secrets there are, each with a workload that uses it.
 const SECRETS: usize = 6;
 
@@ -152,7 +160,6 @@ async fn put_role(raft: &RaftVault) -> Result<(String, String)> {
     Ok((text(&role_id, "role_id")?, text(&secret_id, "secret_id")?))
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn each_rotation_reloads_once_when_reads_are_spread_over_three_nodes() -> Result<()> {
     const ROTATIONS: i64 = 6;
     let scene = Scene::new("spread").await?;
@@ -166,7 +173,6 @@ async fn each_rotation_reloads_once_when_reads_are_spread_over_three_nodes() -> 
     scene.expect_few_logins(1)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_standby_that_lags_for_many_polls_reloads_nothing_when_reads_are_spread() -> Result<()> {
     const POLLS: usize = 8;
     let scene = Scene::new("lagging").await?;
@@ -193,7 +199,6 @@ async fn a_standby_that_lags_for_many_polls_reloads_nothing_when_reads_are_sprea
     scene.expect_few_logins(1)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_standby_that_has_caught_up_by_the_second_poll_reloads_nothing() -> Result<()> {
     let scene = Scene::new("behind").await?;
     // An older version is asked for again after a second: long enough to stop the controller.
@@ -229,7 +234,6 @@ async fn a_standby_that_has_caught_up_by_the_second_poll_reloads_nothing() -> Re
     scene.expect_few_logins(1)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn rotations_around_the_loss_of_the_leader_reload_once() -> Result<()> {
     let scene = Scene::new("killed").await?;
     let controller = scene.start(polling_fast()).await?;
@@ -247,7 +251,6 @@ async fn rotations_around_the_loss_of_the_leader_reload_once() -> Result<()> {
     scene.expect_few_logins(1)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn rotations_around_a_step_down_reload_once() -> Result<()> {
     let scene = Scene::new("stepping").await?;
     let controller = scene.start(polling_fast()).await?;
