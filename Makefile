@@ -12,12 +12,13 @@ PYTHON ?= python3
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 IMAGE ?= vault-secrets-reloader:$(VERSION)
 CHART := deploy/charts/vault-secrets-reloader
-CONTROLLER := target/release/vault-secrets-reloader
-BED := target/debug/bed
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+CONTROLLER := $(TARGET_DIR)/release/vault-secrets-reloader
+BED := $(TARGET_DIR)/debug/bed
 # Which scenarios run: those whose names contain one of these words. All, where it is empty.
 export ONLY ?=
 # How many scenarios run at once: each takes up to 1 GB.
-AT_ONCE ?= 6
+AT_ONCE ?= 4
 # Histories of the model in `make test-unit`; `make test` plays 100,000.
 QUICK_HISTORIES ?= 20000
 FUZZ_TIME ?= 60

@@ -845,6 +845,36 @@ async fn an_answer_has_an_end_however_right_it_is() {
 }
 
 #[tokio::test]
+async fn a_secret_with_ten_thousand_versions_is_read_as_any_other() {
+    const LATEST: u64 = 10_000;
+    let mut bench = Bench::new(|_, path| {
+        path.ends_with("/metadata/0").then(|| {
+            let version = |number: u64| {
+                let created = Timestamp::from_second(1_700_000_000 + number.cast_signed()).unwrap();
+                let created = created.to_string();
+                (
+                    number.to_string(),
+                    json!({ "created_time": created, "deletion_time": "", "destroyed": false }),
+                )
+            };
+            let versions: serde_json::Map<_, _> = (1..=LATEST).map(version).collect();
+            json_of(200, &json!({ "data": { "current_version": LATEST, "versions": versions } }))
+        })
+    })
+    .await;
+    let polled = bench.poll(2, None).await;
+    let live: HashSet<u64> = polled
+        .observations
+        .values()
+        .filter_map(|observation| match observation {
+            Observation::Live(version) => Some(version.number),
+            Observation::Gone | Observation::Unknown => None,
+        })
+        .collect();
+    assert_eq!(live, HashSet::from([1, LATEST]));
+}
+
+#[tokio::test]
 async fn an_answer_that_does_not_end_concerns_one_secret_whenever_it_is_read() {
     let trickle: Script = |_, path| {
         let begin = futures::stream::iter([Ok::<_, std::convert::Infallible>("{")]);

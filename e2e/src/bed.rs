@@ -360,7 +360,7 @@ fn make_folder(options: &Options) -> Result<PathBuf> {
 }
 
 /// Makes a folder, or removes all that is in it.
-fn empty_folder(folder: PathBuf) -> Result<PathBuf> {
+pub(crate) fn empty_folder(folder: PathBuf) -> Result<PathBuf> {
     if folder.exists() {
         fs::remove_dir_all(&folder)
             .with_context(|| format!("cannot remove {}", folder.display()))?;

@@ -1,6 +1,6 @@
 //! The bed's Kubernetes as its administrator sees it: workloads, rollouts, tokens, kubeconfigs.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +23,9 @@ const ROLLOUT_WITHIN: Duration = Duration::from_mins(1);
 
 /// The lease for which controllers run.
 pub const LEASE: &str = "vault-secrets-reloader";
+
+/// So many workloads of a kind and namespace are read by a LIST, which may hold others too.
+const LIST_FROM: usize = 8;
 
 /// The field manager of what tests apply.
 const MANAGER: &str = "e2e";
@@ -164,28 +167,34 @@ impl Cluster {
         Ok(State { object: serde_json::to_value(object)? })
     }
 
-    /// Reads workloads, by one LIST for each kind and namespace.
+    /// Reads workloads: many of one kind and namespace by one LIST, a few one by one.
     ///
     /// # Errors
     /// Also when one of them does not exist.
     pub async fn get_all(&self, workloads: &[&WorkloadName]) -> Result<Vec<State>> {
-        let mut found = HashMap::new();
-        let lists: BTreeSet<_> =
-            workloads.iter().map(|workload| (workload.kind, workload.namespace.as_str())).collect();
-        for (kind, namespace) in lists {
+        let mut groups: BTreeMap<_, usize> = BTreeMap::new();
+        for workload in workloads {
+            *groups.entry((workload.kind, workload.namespace.as_str())).or_default() += 1;
+        }
+        let mut listed = HashMap::new();
+        for ((kind, namespace), _) in groups.into_iter().filter(|(_, many)| *many >= LIST_FROM) {
             let path = format!("/apis/apps/v1/namespaces/{namespace}/{}", kind.plural());
             let mut list = self.get_path(&path).await?;
             for object in list["items"].as_array_mut().into_iter().flatten() {
                 let mut object = object.take();
                 object["kind"] = json!(kind.to_string());
                 let name = object["metadata"]["name"].as_str().unwrap_or_default();
-                found.insert(WorkloadName::new(kind, namespace, name), State { object });
+                listed.insert(WorkloadName::new(kind, namespace, name), State { object });
             }
         }
-        let state = |workload: &&WorkloadName| {
-            found.get(*workload).cloned().with_context(|| format!("{workload} does not exist"))
-        };
-        workloads.iter().map(state).collect()
+        let mut states = Vec::with_capacity(workloads.len());
+        for workload in workloads {
+            states.push(match listed.get(*workload) {
+                Some(state) => state.clone(),
+                None => self.get(*workload).await?,
+            });
+        }
+        Ok(states)
     }
 
     /// Changes a workload by a JSON merge patch, as another writer would.
@@ -231,7 +240,8 @@ impl Cluster {
         self.wait_for(workload, "its rollout", ROLLOUT_WITHIN, State::is_rolled_out).await
     }
 
-    /// Waits until the workload was reloaded that often.
+    /// Waits until the workload was reloaded that often, and its controller has made the revision: the
+    /// pods of a revision that is made after the next rotation would rightly not be reloaded.
     ///
     /// # Errors
     /// When the count is another one at the end of the time.
@@ -242,7 +252,8 @@ impl Cluster {
         within: Duration,
     ) -> Result<State> {
         let what = format!("its reload count to be {count}");
-        self.wait_for(workload, &what, within, |state| state.count() == Some(count)).await
+        let is_so = |state: &State| state.count() == Some(count) && state.is_observed();
+        self.wait_for(workload, &what, within, is_so).await
     }
 
     /// Waits until the workload is as wanted; `what` says so in words.

@@ -7,7 +7,6 @@
 //!
 //! Invariant: the cluster ends with the bed, or when it is dropped.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use futures::future::join_all;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::bed::Bed;
+use crate::bed::{Bed, empty_folder};
 use crate::command_lines::{VaultFlavour, VaultPorts, raft_node_command, vault_audit_log};
 use crate::counts::{self, VaultRequest};
 use crate::gateway::{Answered, Gateway};
@@ -79,19 +78,16 @@ impl RaftNode {
         index: usize,
         cluster: Option<&Self>,
     ) -> Result<Self> {
-        let folder = folder.join(format!("node-{index}"));
-        fs::create_dir_all(&folder)?;
+        let folder = empty_folder(folder.join(format!("node-{index}")))?;
         let (api_port, cluster_port) = (Port::any()?, Port::any()?);
         let ports = VaultPorts { api: api_port.number(), cluster: cluster_port.number() };
         let link = Proxy::before_address(&format!("127.0.0.1:{}", ports.cluster)).await?;
         let command = raft_node_command(program, &folder, index, ports, link.address())?;
         let audit_log = vault_audit_log(&folder);
-        let vault = match cluster {
-            Some(node) => node.vault.at_node(ports.api),
-            None => {
-                let audit_log = audit_log.display().to_string();
-                Vault::new(ports.api, VaultFlavour::OpenBao, audit_log)?
-            }
+        let vault = if let Some(node) = cluster {
+            node.vault.at_node(ports.api)
+        } else {
+            Vault::new(ports.api, VaultFlavour::OpenBao, audit_log.display().to_string())?
         };
         let server = Server::new(command, &folder, group, node_is_ready(&vault));
         server.spawn()?;

@@ -13,18 +13,22 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, ensure};
-use futures::future::try_join_all;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
 
 use crate::bed::Bed;
 use crate::controller::{Controller, ControllerOptions};
 use crate::counts::{ApiRequest, Mark};
+use crate::state::State;
 use crate::vault::Version;
 use crate::wait::eventually;
 use crate::workload::{Workload, WorkloadName};
 
 /// What takes a second or two; long, because a machine may be under far more load.
 pub const SOON: Duration = Duration::from_secs(30);
+
+/// How many objects are written at once: more would only wait in line.
+pub const AT_ONCE: usize = 16;
 
 /// How the user agent of the controller's requests to the API server begins.
 pub const USER_AGENT: &str = "vault-secrets-reloader/";
@@ -93,7 +97,11 @@ impl Bed {
 
     /// Applies workloads, and waits until all are rolled out.
     pub async fn deploy_all(&self, workloads: &[&Workload]) -> Result<()> {
-        try_join_all(workloads.iter().map(|workload| self.cluster.apply(workload))).await?;
+        stream::iter(workloads)
+            .map(|workload| self.cluster.apply(workload))
+            .buffer_unordered(AT_ONCE)
+            .try_for_each(|_| async { Ok(()) })
+            .await?;
         for workload in workloads {
             self.cluster.wait_rolled_out(workload).await?;
         }
@@ -102,9 +110,12 @@ impl Bed {
 
     /// How often each workload was reloaded; none where it has no count.
     pub async fn counts(&self, workloads: &[&Workload]) -> Result<Vec<Option<i64>>> {
+        Ok(self.states(workloads).await?.iter().map(State::count).collect())
+    }
+
+    async fn states(&self, workloads: &[&Workload]) -> Result<Vec<State>> {
         let names: Vec<&WorkloadName> = workloads.iter().map(|workload| workload.name()).collect();
-        let states = self.cluster.get_all(&names).await?;
-        Ok(states.iter().map(crate::State::count).collect())
+        self.cluster.get_all(&names).await
     }
 
     /// Lets two polls pass, and sees that each workload still has the count beside it.
@@ -132,8 +143,8 @@ impl Bed {
         Ok(())
     }
 
-    /// Waits until each workload was reloaded that often, and then, for two more polls, that none
-    /// is reloaded once more.
+    /// Waits until each workload was reloaded that often and its controller has made the revision, and
+    /// then, for two more polls, that none is reloaded once more.
     ///
     /// # Errors
     /// When they were not, or more often: with the controller's last lines.
@@ -145,7 +156,9 @@ impl Bed {
     ) -> Result<()> {
         let wanted = vec![Some(times); workloads.len()];
         let reached = eventually("every workload to be reloaded", SOON, || async {
-            Ok((self.counts(workloads).await? == wanted).then_some(()))
+            let states = self.states(workloads).await?;
+            let is_so = |state: &State| state.count() == Some(times) && state.is_observed();
+            Ok(states.iter().all(is_so).then_some(()))
         });
         if reached.await.is_ok() {
             controller.wait_for_polls(2, SOON).await?;

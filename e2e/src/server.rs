@@ -114,6 +114,8 @@ impl Server {
             .with_context(|| format!("cannot write {}", self.log.display()))?;
         let mut command = Command::new(&self.command.program);
         command.args(&self.command.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // They have memory to spare, and would spend a good part of their time on collecting it.
+        command.env("GOGC", "400");
         if let Some(folder) = self.log.parent() {
             // Vault's plugins make their sockets there, and leave them behind when they are killed.
             command.env("TMPDIR", folder);

@@ -75,10 +75,16 @@ impl State {
         self.integer("/status/readyReplicas").max(self.integer("/status/numberReady"))
     }
 
+    /// Whether the workload's controller has seen the current template, and so made a revision of it.
+    #[must_use]
+    pub fn is_observed(&self) -> bool {
+        self.integer("/status/observedGeneration") >= self.generation()
+    }
+
     /// Whether every pod has the current template and is available.
     #[must_use]
     pub fn is_rolled_out(&self) -> bool {
-        if self.integer("/status/observedGeneration") < self.generation() {
+        if !self.is_observed() {
             return false;
         }
         let is = |fields: &[&str], wanted: i64| {

@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
@@ -27,7 +27,7 @@ const SCENARIO_WITHIN: Duration = Duration::from_mins(10);
 
 /// How many scenarios run at once where `--test-threads` does not say. Each takes up to 1 GB, and
 /// most of the time it waits: this many keep two cores busy.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 4;
 
 /// How many of the slowest scenarios are listed at the end.
 const SLOWEST: usize = 12;
@@ -38,6 +38,7 @@ pub struct Scenario {
     name: String,
     run: fn() -> LocalBoxFuture<'static, Result<()>>,
     is_long: bool,
+    is_alone: bool,
     openbao_feature: Option<&'static str>,
 }
 
@@ -46,13 +47,21 @@ impl Scenario {
     #[must_use]
     pub fn new(module: &str, name: &str, run: fn() -> LocalBoxFuture<'static, Result<()>>) -> Self {
         let file = module.rsplit("::").next().unwrap_or_default();
-        Self { name: format!("{file}::{name}"), run, is_long: false, openbao_feature: None }
+        let name = format!("{file}::{name}");
+        Self { name, run, is_long: false, is_alone: false, openbao_feature: None }
     }
 
     /// Takes half a minute or more: starts before the others.
     #[must_use]
     pub fn long(mut self) -> Self {
         self.is_long = true;
+        self
+    }
+
+    /// Takes all of the machine: runs before the others, and no other runs meanwhile.
+    #[must_use]
+    pub fn alone(mut self) -> Self {
+        self.is_alone = true;
         self
     }
 
@@ -113,7 +122,7 @@ pub fn main(mut scenarios: Vec<Scenario>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    scenarios.sort_by_key(|scenario| !scenario.is_long);
+    scenarios.sort_by_key(|scenario| (!scenario.is_alone, !scenario.is_long));
     let flavour = match Binaries::find().and_then(|binaries| VaultFlavour::of(&binaries.vault())) {
         Ok(flavour) => flavour,
         Err(error) => {
@@ -138,8 +147,15 @@ pub fn main(mut scenarios: Vec<Scenario>) -> ExitCode {
 
 /// Runs one scenario on a runtime of its own, with which all its tasks end.
 fn run(scenario: &Scenario) -> Result<(), Failed> {
+    // Poisoned by a scenario that failed, it is as good as before.
+    static MACHINE: RwLock<()> = RwLock::new(());
+    let (_alone, _beside) = if scenario.is_alone {
+        (Some(MACHINE.write().unwrap_or_else(PoisonError::into_inner)), None)
+    } else {
+        (None, Some(MACHINE.read().unwrap_or_else(PoisonError::into_inner)))
+    };
     let began = Instant::now();
-    let beds = UsedBeds::none_yet();
+    let mut beds = UsedBeds::none_yet();
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(async {
         let late = |_| Err(anyhow!("not over after {SCENARIO_WITHIN:?}"));
@@ -148,7 +164,7 @@ fn run(scenario: &Scenario) -> Result<(), Failed> {
     runtime.shutdown_background();
     locked(&TIMES).push((began.elapsed(), scenario.name.clone()));
     outcome.map_err(|error| Failed::from(format!("{error:#}")))?;
-    beds.forget();
+    beds.are_kept = false;
     Ok(())
 }
 
@@ -161,24 +177,22 @@ pub(crate) fn note_bed(folder: PathBuf) {
     USED_BEDS.with_borrow_mut(|beds| beds.push(folder));
 }
 
-/// Keeps the folders of the beds that a scenario has used, unless it ends well.
-struct UsedBeds;
+/// The beds that a scenario uses, whose folders are kept unless it ends well.
+struct UsedBeds {
+    are_kept: bool,
+}
 
 impl UsedBeds {
     fn none_yet() -> Self {
         USED_BEDS.take();
-        Self
-    }
-
-    fn forget(self) {
-        USED_BEDS.take();
+        Self { are_kept: true }
     }
 }
 
 impl Drop for UsedBeds {
     fn drop(&mut self) {
-        for folder in USED_BEDS.take() {
-            keep_folder(&folder);
+        for folder in USED_BEDS.take().iter().filter(|_| self.are_kept) {
+            keep_folder(folder);
         }
     }
 }

@@ -216,7 +216,8 @@ impl Vault {
         let content =
             fs::read(plugin).with_context(|| format!("cannot read {}", plugin.display()))?;
         let digest = digest(&SHA256, &content);
-        let sha256: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 =
+            digest.as_ref().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         let body =
             json!({"command": plugin.file_name().map(OsStr::to_string_lossy), "sha256": sha256});
         self.ask(Method::PUT, "sys/plugins/catalog/auth/kubernetes", Some(body)).await.map(drop)

@@ -11,12 +11,12 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
 
 e2e::scenarios! {
-    a_secret_with_ten_thousand_versions_is_read_as_any_other,
-    a_workload_with_a_thousand_references_rolls_once_a_change,
-    annotations_as_large_as_they_may_be_stop_nobody,
+    a_secret_with_a_thousand_versions_is_read_as_any_other,
+    a_workload_with_a_thousand_references_rolls_once_a_change: long,
+    annotations_as_large_as_they_may_be_stop_nobody: long,
     a_vault_that_streams_for_ever_holds_up_nobody,
     an_answer_to_a_login_without_an_end_is_an_error_as_any_other,
-    an_api_server_that_streams_for_ever_holds_up_nobody,
+    an_api_server_that_streams_for_ever_holds_up_nobody: long,
 }
 
 /// The most that the controller may ever hold. It takes about 18 MB at rest; 65 MB were seen beside
@@ -50,12 +50,12 @@ async fn still_rolls(
     Ok(())
 }
 
-async fn a_secret_with_ten_thousand_versions_is_read_as_any_other() -> Result<()> {
+async fn a_secret_with_a_thousand_versions_is_read_as_any_other() -> Result<()> {
     let bed = Bed::shared().await?;
     let kv = bed.vault.kv("secret");
-    kv.put_metadata("huge", json!({ "max_versions": 10_000 })).await?;
-    // Each version is a change of one entry of the storage: at once they would only wait in line.
-    stream::iter(0..10_000)
+    kv.put_metadata("huge", json!({ "max_versions": 1_000 })).await?;
+    // The server writes all versions anew with each: more of them are a matter for tests/poller.rs.
+    stream::iter(0..1_000)
         .map(|number| kv.put("huge", json!({ "k": number })))
         .buffer_unordered(AT_ONCE)
         .try_for_each(|_| async { Ok(()) })

@@ -6,7 +6,7 @@ use anyhow::Result;
 use e2e::faults::{Plan, run_side_by_side, seed};
 
 e2e::scenarios! {
-    whatever_breaks_nothing_is_missed_and_nothing_doubled: long,
+    whatever_breaks_nothing_is_missed_and_nothing_doubled: alone,
 }
 
 #[expect(clippy::print_stdout, reason = "how it went, for who reads a failure")]

@@ -11,7 +11,7 @@ e2e::scenarios! {
     most_of_a_folder_is_read_by_the_page_and_a_few_of_many_one_by_one: lists_metadata,
     what_is_not_in_a_list_is_asked_for_alone: lists_metadata,
     without_the_capability_all_are_read_one_by_one,
-    requests_are_spread_over_the_period_if_asked,
+    requests_are_spread_over_the_period_if_asked: long,
 }
 
 /// Requests under way at once while secrets are written.

@@ -16,10 +16,10 @@ e2e::scenarios! {
     one_of_three_leads_and_only_it_asks_vault,
     after_a_kill_another_takes_over_within_a_lease_and_a_retry_period,
     who_is_told_to_end_hands_over_within_a_second,
-    a_leader_without_api_server_stops_in_time_and_leads_again_afterwards,
+    a_leader_without_api_server_stops_in_time_and_leads_again_afterwards: long,
     a_leader_that_was_frozen_past_its_lease_rolls_nothing_again,
     the_lease_is_written_once_a_retry_period_and_not_by_who_waits,
-    two_that_both_lead_double_nothing,
+    two_that_both_lead_double_nothing: long,
     without_permission_for_the_lease_nothing_is_polled_and_it_is_said,
     a_lease_that_others_touch_or_that_is_odd_stops_nobody,
 }

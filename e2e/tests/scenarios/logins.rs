@@ -20,7 +20,7 @@ e2e::scenarios! {
     a_wrapped_secret_id_is_unwrapped_once_and_kept,
     what_somebody_else_wrapped_is_not_used,
     a_token_of_few_uses_is_replaced_before_it_fails_and_none_is_left_behind,
-    tokens_of_each_kind_are_renewed_or_replaced_before_a_read_fails,
+    tokens_of_each_kind_are_renewed_or_replaced_before_a_read_fails: long,
     a_token_that_lives_for_sixty_polls_costs_a_renewal_each_fifty_seven,
     a_user_logs_in_with_the_password_of_a_file,
     the_login_can_be_in_a_namespace_of_its_own: uses_namespaces,
@@ -273,24 +273,24 @@ async fn tokens_of_each_kind_are_renewed_or_replaced_before_a_read_fails() -> Re
     let roles = Roles::new("kinds", json!({})).await?;
     let bed = &roles.bed;
     let kinds = [
-        ("truncated", json!({"token_ttl": "6s", "token_max_ttl": "9s"})),
-        ("batch", json!({"token_ttl": "6s", "token_type": "batch"})),
-        ("periodic", json!({"token_period": "6s"})),
+        ("truncated", json!({"token_ttl": "12s", "token_max_ttl": "18s"})),
+        ("batch", json!({"token_ttl": "12s", "token_type": "batch"})),
+        ("periodic", json!({"token_period": "12s"})),
     ];
     let tokens = bed.vault.accessors().await?.len();
     let before = bed.mark().await?;
     let mut controllers = Vec::new();
     for (mount, role) in &kinds {
         let role_id = put_role(bed, mount, "kinds", &with_no_secret_id(role)).await?;
-        let options = polling_fast()
+        let options = ControllerOptions::new()
             .without_vault_token()
             .env("VAULT_AUTH_METHOD", "approle")
             .env("VAULT_PATH", *mount)
             .env("VAULT_ROLE_ID", role_id);
         controllers.push(Controller::start(bed, &options).await?);
     }
-    // Twenty seconds: more than two lives of those that are not renewed for ever.
-    controllers[0].wait_for_polls(40, SOON * 2).await?;
+    // Forty seconds: more than two lives of those that are not renewed for ever.
+    controllers[0].wait_for_polls(40, SOON * 4).await?;
     roles.bed.rotate(&roles.secret).await?;
     bed.expect_rolls(&controllers[0], &[&roles.workload], 1).await?;
     for controller in &mut controllers {

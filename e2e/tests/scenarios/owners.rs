@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 e2e::scenarios! {
-    what_its_owner_puts_back_is_tried_once_a_rotation_and_reported_once,
-    rotations_close_to_each_other_are_no_loop_either,
+    what_its_owner_puts_back_is_tried_once_a_rotation_and_reported_once: long,
+    rotations_close_to_each_other_are_no_loop_either: long,
 }
 
 /// Polls within which nothing more must happen.
@@ -167,6 +167,10 @@ async fn operator(cluster: &Cluster, owned: &[Owned]) -> Result<JoinSet<()>> {
                     continue;
                 }
                 seen = mark.clone();
+                if owned.when == When::Later {
+                    let observed = State::is_observed;
+                    drop(cluster.wait_for(owned.name(), "a revision", SOON, observed).await);
+                }
                 sleep(owned.when.delay()).await;
                 while restore(&cluster, &owned, &wanted).await.is_err() {
                     sleep(Duration::from_millis(10)).await;

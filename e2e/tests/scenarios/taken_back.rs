@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use e2e::scenario::{SOON, next_second, polling_faster};
 use e2e::workload::{MARK, RECORD};
-use e2e::{Bed, Cluster, Controller, Generation, Kind, Workload, WorkloadName};
+use e2e::{Bed, Cluster, Controller, Generation, Kind, State, Workload, WorkloadName};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -176,7 +176,8 @@ async fn a_new_version_is_rolled_where_the_one_before_was_stripped_unseen() -> R
     // Stripped before the workload's controller sees it, a reload leaves no trace at all.
     bed.controller_manager.kill();
     bed.rotate("unseen/a").await?;
-    bed.cluster.wait_for_count(&workload, 1, SOON).await?;
+    let is_reloaded = |state: &State| state.count() == Some(1);
+    bed.cluster.wait_for(&workload, "its reload", SOON, is_reloaded).await?;
     strip(&bed.cluster, workload.name(), Strips::Everything).await?;
     bed.controller_manager.start().await?;
     let said = format!("Not reloading {}", workload.name());

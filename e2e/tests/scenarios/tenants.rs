@@ -84,6 +84,18 @@ fn huge_values() -> Vec<String> {
     ]
 }
 
+/// They must not steer the controller to what it never calls.
+const STEERING: [&str; 8] = [
+    "vault:secret/data/../../sys/seal#k",
+    "vault:sys/raw/core/keyring#k",
+    "vault:auth/token/create#k",
+    "vault:cubbyhole/a#k",
+    "vault:secret/data/tenants/healthy?list=true#k",
+    "vault:secret/data/tenants%2f..%2f..%2f..%2fsys%2fseal#k",
+    "vault:http://127.0.0.1:1/secret/data/a#k",
+    "vault:secret/data/tenants/healthy\\..\\..#k",
+];
+
 async fn absurd_values_are_named_and_never_shown() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("tenants").await?;
@@ -107,19 +119,8 @@ async fn absurd_values_are_named_and_never_shown() -> Result<()> {
             .env("PATH_OF_A_MOUNT", &format!("vault:secret/data/{endless}#k"))
             .env("PATH_OF_NONE", &format!("vault:{endless}/data/a#k")),
     );
-    // They must not steer the controller to what it never calls.
-    let steering = [
-        "vault:secret/data/../../sys/seal#k",
-        "vault:sys/raw/core/keyring#k",
-        "vault:auth/token/create#k",
-        "vault:cubbyhole/a#k",
-        "vault:secret/data/tenants/healthy?list=true#k",
-        "vault:secret/data/tenants%2f..%2f..%2f..%2fsys%2fseal#k",
-        "vault:http://127.0.0.1:1/secret/data/a#k",
-        "vault:secret/data/tenants/healthy\\..\\..#k",
-    ];
     let steering =
-        steering.iter().enumerate().fold(tenant("steering"), |workload, (number, value)| {
+        STEERING.iter().enumerate().fold(tenant("steering"), |workload, (number, value)| {
             workload.env(&format!("STEER_{number}"), value)
         });
     workloads.extend([unicode.clone(), steering]);
