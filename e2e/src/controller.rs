@@ -360,7 +360,7 @@ impl Controller {
         Ok((status, began.elapsed()))
     }
 
-    /// Waits until the process ends by itself.
+    /// Waits until the process ends by itself, and all its lines are there.
     ///
     /// # Errors
     /// When it does not; it is killed then, and the error has its last lines.
@@ -368,6 +368,8 @@ impl Controller {
         let deadline = Instant::now() + within;
         loop {
             if let Some(status) = self.child.try_wait()? {
+                // The threads that read its lines may be behind.
+                self.log.finish();
                 return Ok(status);
             }
             if Instant::now() > deadline {
