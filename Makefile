@@ -17,10 +17,10 @@ CONTROLLER := $(TARGET_DIR)/release/vault-secrets-reloader
 BED := $(TARGET_DIR)/debug/bed
 # Which scenarios run: those whose names contain one of these words. All, where it is empty.
 export ONLY ?=
-# How many scenarios run at once: each takes up to 1 GB.
-AT_ONCE ?= 4
+# How many scenarios run at once, if not as many as the program of the scenarios takes for best.
+AT_ONCE ?=
 # Histories of the model in `make test-unit`; `make test` plays 100,000.
-QUICK_HISTORIES ?= 20000
+QUICK_HISTORIES ?= 10000
 FUZZ_TIME ?= 60
 
 # Sets $$servers to the folder of the servers, in a recipe; builds them when they are missing.
@@ -91,7 +91,7 @@ test-unit: need-cargo ## The tests that need no servers, in under a minute
 
 .PHONY: test-e2e
 test-e2e: need-cargo need-python3 say-servers say-build ## The scenarios on real servers; ONLY= names some
-	$(CARGO) test --package e2e --test scenarios -- --test-threads=$(AT_ONCE)
+	$(CARGO) test --package e2e --test scenarios $(if $(AT_ONCE),-- --test-threads=$(AT_ONCE))
 
 .PHONY: faults
 faults: need-cargo need-python3 say-servers say-build bed ## Break everything beside 200 workloads and count what was missed or doubled; ARGS= for others

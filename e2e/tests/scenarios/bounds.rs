@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use e2e::gateway::{Endless, Gateway};
-use e2e::scenario::{SOON, deployment_without_pods as deployment, just_after_a_poll, polling_fast};
+use e2e::scenario::{
+    AT_ONCE, SOON, deployment_without_pods as deployment, just_after_a_poll, polling_fast,
+};
 use e2e::workload::RECORD;
 use e2e::{Bed, Controller, ControllerOptions, Workload, eventually};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -26,9 +28,6 @@ const MOST: u64 = 100 << 20;
 /// The most that it may ever hold where nothing but Vault, or a single large object, is odd: 42 MB were
 /// seen.
 const LITTLE: u64 = 60 << 20;
-
-/// Requests under way at once while secrets are written.
-const AT_ONCE: usize = 16;
 
 fn assert_memory(controller: &Controller, most: u64) -> Result<()> {
     let (_, peak) = controller.memory()?;

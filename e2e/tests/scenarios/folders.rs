@@ -1,7 +1,7 @@
 //! Folders: listed where that costs the server less, and never believed about what is not in them.
 
 use anyhow::{Context as _, Result};
-use e2e::scenario::{HEARTBEAT, SOON, just_after_a_poll, polling_fast};
+use e2e::scenario::{AT_ONCE, HEARTBEAT, SOON, just_after_a_poll, polling_fast};
 use e2e::shared::SharedBed;
 use e2e::{Bed, Controller, ControllerOptions, TokenRequest, VaultRequest, Workload};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -13,9 +13,6 @@ e2e::scenarios! {
     without_the_capability_all_are_read_one_by_one,
     requests_are_spread_over_the_period_if_asked: long,
 }
-
-/// Requests under way at once while secrets are written.
-const AT_ONCE: usize = 16;
 
 /// A policy, beside what every policy of the controller has.
 const READ: &str = "path \"secret/metadata/*\" { capabilities = [\"read\"] }\n";
