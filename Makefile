@@ -19,8 +19,9 @@ BED := $(TARGET_DIR)/debug/bed
 export ONLY ?=
 # How many scenarios run at once, if not as many as the program of the scenarios takes for best.
 AT_ONCE ?=
-# Histories of the model in `make test-unit`; `make test` plays 100,000.
-QUICK_HISTORIES ?= 10000
+# Histories of the model in `make test-unit`, with the checks of a debug build; `make test` plays
+# 100,000, optimised.
+QUICK_HISTORIES ?= 3000
 FUZZ_TIME ?= 60
 
 # Sets $$servers to the folder of the servers, in a recipe; builds them when they are missing.
@@ -83,11 +84,15 @@ artifacts: need-cargo need-python3 build ## Binary and packaged chart, in target
 
 .PHONY: test
 test: need-cargo need-python3 say-servers say-build ## All tests: units, and scenarios on real servers
-	@unset ONLY; $(CARGO) test --workspace --no-fail-fast
+	@unset ONLY; failed=0; \
+	    $(CARGO) test --workspace --no-fail-fast || failed=1; \
+	    $(CARGO) test --release --test model || failed=1; \
+	    exit $$failed
 
 .PHONY: test-unit
 test-unit: need-cargo ## The tests that need no servers, in under a minute
-	MODEL_HISTORIES=$(QUICK_HISTORIES) $(CARGO) test
+	$(CARGO) test
+	MODEL_HISTORIES=$(QUICK_HISTORIES) $(CARGO) test --test model
 
 .PHONY: test-e2e
 test-e2e: need-cargo need-python3 say-servers say-build ## The scenarios on real servers; ONLY= names some

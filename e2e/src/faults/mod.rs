@@ -80,7 +80,7 @@ impl Plan {
     /// The same faults, each once: what is part of `make test`.
     #[must_use]
     pub fn short(seed: u64) -> Self {
-        Self { kills: 12, times: 1, ..Self::full(seed) }
+        Self { workloads: 80, kills: 12, times: 1, ..Self::full(seed) }
     }
 
     fn wants(&self, fault: &Fault) -> bool {
