@@ -1,16 +1,40 @@
 //! The probes and the metrics. They call nothing: they tell the last known state.
 
+use std::collections::VecDeque;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
 use axum::routing::get;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::core::store::Store;
+
+/// Connections at a time. Anybody in the cluster can open some and say nothing; the oldest one is
+/// closed for a new one, so that a probe is always answered. A process may have 1,024 descriptors by
+/// default.
+const MOST_CONNECTIONS: usize = 128;
+
+/// In which a request must have arrived, on a new connection and on one that is used again.
+const REQUEST_WITHIN: Duration = Duration::from_secs(5);
+
+/// No connection lasts longer, whatever happens on it.
+const LONGEST_CONNECTION: Duration = Duration::from_mins(2);
+
+/// Before connections are taken again, where that failed.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// What the probes tell.
 #[derive(Clone)]
@@ -40,6 +64,56 @@ pub fn router(health: Health) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(health)
+}
+
+/// Answers at `listener` until `shutdown`; what is under way then is cut.
+pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+    let mut connections = FuturesUnordered::new();
+    let mut ends: VecDeque<CancellationToken> = VecDeque::new();
+    let mut is_failing = false;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(()) = connections.next() => {
+                ends.retain(|end| !end.is_cancelled());
+                continue;
+            }
+            () = shutdown.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                is_failing = false;
+                if ends.len() >= MOST_CONNECTIONS
+                    && let Some(oldest) = ends.pop_front()
+                {
+                    oldest.cancel();
+                }
+                let end = CancellationToken::new();
+                ends.push_back(end.clone());
+                connections.push(connection(stream, router.clone(), end));
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut is_failing, true) {
+                    warn!("A connection to the probes could not be taken: {error}. Going on");
+                }
+                sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Answers one connection, until `end` at the latest; then `end` has come.
+async fn connection(stream: TcpStream, router: Router, end: CancellationToken) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_WITHIN)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    tokio::select! {
+        // How it ends is the client's affair.
+        _ = timeout(LONGEST_CONNECTION, connection) => {}
+        () = end.cancelled() => {}
+    }
+    end.cancel();
 }
 
 /// Whether all tasks are alive: the process ends with the first that is not, so answering is the
@@ -82,6 +156,7 @@ async fn metrics(State(health): State<Health>) -> ([(HeaderName, &'static str); 
 mod tests {
     use axum::body::Body;
     use axum::http::Request;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tower::ServiceExt as _;
 
     use super::*;
@@ -110,6 +185,59 @@ mod tests {
         assert_eq!(status(&health, "/readyz").await, 503);
         assert_eq!(status(&health, "/metrics").await, 200);
         assert_eq!(status(&health, "/elsewhere").await, 404);
+    }
+
+    /// A server of the probes, on a port of its own.
+    async fn served() -> (std::net::SocketAddr, tokio::task::AbortHandle) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = router(Health::new(Arc::default()));
+        let server = serve(listener, router, CancellationToken::new());
+        let mut tasks = tokio::task::JoinSet::new();
+        let handle = tasks.spawn(server);
+        tasks.detach_all();
+        (address, handle)
+    }
+
+    /// What a probe is answered on a connection.
+    async fn probe(stream: &mut TcpStream) -> std::io::Result<String> {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+        let mut answer = [0; 1024];
+        let length = stream.read(&mut answer).await?;
+        Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    }
+
+    #[tokio::test]
+    async fn whoever_opens_connections_and_says_nothing_keeps_no_probe_waiting() {
+        let (address, server) = served().await;
+        let mut silent = Vec::new();
+        for number in 0..3 * MOST_CONNECTIONS {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            if number % 2 == 0 {
+                stream.write_all(b"GET / HTTP/1.1\r\nX: ").await.unwrap();
+            }
+            silent.push(stream);
+        }
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let answer = timeout(Duration::from_secs(1), probe(&mut stream)).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        // The connection is kept for the next request, and the first of the silent ones is closed.
+        let answer = probe(&mut stream).await.unwrap();
+        assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+        assert_eq!(silent[0].read(&mut [0]).await.unwrap_or(0), 0);
+        server.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_does_not_arrive_ends_its_connection() {
+        let (address, server) = served().await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+        let began = tokio::time::Instant::now();
+        let mut answer = Vec::new();
+        _ = stream.read_to_end(&mut answer).await;
+        assert!(began.elapsed() >= REQUEST_WITHIN && began.elapsed() < 2 * REQUEST_WITHIN);
+        server.abort();
     }
 
     #[tokio::test]

@@ -220,6 +220,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             () = sleep_until(first_poll) => {}
             () = shutdown.cancelled() => return,
         }
+        self.history.resume();
         let mut next_poll = Instant::now();
         let mut scope = Scope::All;
         while !shutdown.is_cancelled() {
@@ -255,6 +256,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     async fn tick(&mut self, scope: Scope, shutdown: &CancellationToken) -> Unfinished {
         debug!(worker = WORKER, "Reloader started");
         let snapshot = self.store.begin_poll(&self.settings.server);
+        self.history.begin(snapshot.poll, Instant::now().into_std());
         let is_full = matches!(scope, Scope::All);
         if is_full {
             self.forget(&snapshot);
@@ -437,20 +439,12 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
                 let ask = asks.entry(secret).or_insert_with(|| {
                     let last = self.history.last_seen(secret);
                     let not_before = last.map(|version| version.created);
-                    let secret = Arc::clone(secret);
-                    Ask { secret, not_before, believed: None, may_be_missing: true }
+                    Ask { secret: Arc::clone(secret), not_before, may_be_missing: true }
                 });
                 ask.may_be_missing &= workload.ignore_missing;
-                let recorded = workload.recorded.as_ref();
-                let entry = recorded.and_then(|r| r.versions.get(secret.hash64()));
-                ask.not_before = ask.not_before.max(entry.map(|version| version.created));
             }
         }
-        let mut asks: Vec<Ask> = asks.into_values().collect();
-        for ask in &mut asks {
-            ask.believed = self.history.believed(&ask.secret, ask.not_before);
-        }
-        asks
+        asks.into_values().collect()
     }
 
     /// Forgets what is no more.

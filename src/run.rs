@@ -107,10 +107,7 @@ async fn start(
     tasks.spawn({
         let shutdown = shutdown.clone();
         async move {
-            let served = axum::serve(listener, router);
-            if let Err(error) = served.with_graceful_shutdown(shutdown.cancelled_owned()).await {
-                error!("The probes cannot be answered: {error}");
-            }
+            admin::serve(listener, router, shutdown).await;
             "server of the probes"
         }
     });

@@ -105,7 +105,6 @@ fn asks_for(paths: impl Iterator<Item = String>, known: Option<Version>) -> Vec<
                 path: path.into(),
             }),
             not_before: known.map(|version| version.created),
-            believed: None,
             may_be_missing: false,
         })
         .collect()
@@ -435,7 +434,7 @@ async fn a_sealed_server_costs_one_request_a_poll_however_many_vault_namespaces_
             let namespace = Some(Arc::from(format!("team-{}", number % 4)));
             let path = format!("secret/data/{number}").into();
             let secret = SecretId { connection: "default".into(), namespace, path };
-            Ask { secret: secret.into(), not_before: None, believed: None, may_be_missing: false }
+            Ask { secret: secret.into(), not_before: None, may_be_missing: false }
         })
         .collect();
     for requests in [4, 1, 1] {

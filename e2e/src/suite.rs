@@ -27,7 +27,7 @@ const SCENARIO_WITHIN: Duration = Duration::from_mins(10);
 
 /// How many scenarios run at once where `--test-threads` does not say. Each takes up to 1 GB, and
 /// most of the time it waits: this many keep two cores busy.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 6;
 
 /// How many of the slowest scenarios are listed at the end.
 const SLOWEST: usize = 12;

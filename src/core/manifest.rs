@@ -222,10 +222,17 @@ impl Manifest {
     /// Whether its annotations say that missing secrets are no error, whoever resolves them.
     fn ignores_missing(&self, in_use: &BTreeSet<Scheme>) -> bool {
         let ignores = |scheme: &Scheme| {
-            self.annotations.webhook(Webhook::IgnoreMissingSecrets(*scheme)) == Some("true")
+            let value = self.annotations.webhook(Webhook::IgnoreMissingSecrets(*scheme));
+            value.is_some_and(is_true)
         };
         in_use.iter().all(ignores)
     }
+}
+
+/// Whether the webhook reads an annotation as true: it takes what Go's `strconv.ParseBool` does, and
+/// all else for false.
+fn is_true(value: &str) -> bool {
+    matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
 #[cfg(test)]

@@ -21,5 +21,6 @@ pub mod secret;
 pub mod server;
 pub mod source;
 pub mod store;
+pub mod turns;
 pub mod words;
 pub mod workload;

@@ -3,7 +3,7 @@
 //! The collector and the reloader say what there is at present, each its own part; whoever tells it
 //! takes what was not told yet. Each is counted, by its reason, when it begins.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use siphasher::sip::SipHasher13;
 
 use super::reference::Note;
+use super::turns::Turns;
 use super::words::in_short;
 use super::workload::WorkloadId;
 
@@ -108,7 +109,9 @@ pub struct Notices {
 #[derive(Debug, Default)]
 struct State {
     present: HashMap<WorkloadId, Present>,
-    untold: BTreeSet<WorkloadId>,
+    untold: Turns,
+    /// The workloads of which nothing is to be told for the time being.
+    resting: HashSet<WorkloadId>,
     counts: BTreeMap<&'static str, u64>,
     /// How many workloads the answers of Vault say something of.
     with_vault: usize,
@@ -146,7 +149,9 @@ impl Notices {
         for notice in &notices {
             if !before.is_some_and(|before| before.contains(notice)) {
                 *state.counts.entry(notice.reason).or_default() += 1;
-                state.untold.insert(workload.clone());
+                if !state.resting.contains(workload) {
+                    state.untold.join(workload);
+                }
             }
         }
         if part == Part::Vault {
@@ -162,14 +167,14 @@ impl Notices {
         present.told.retain(|digest| digests.contains(digest));
         if present.parts.is_empty() {
             state.present.remove(workload);
-            state.untold.remove(workload);
+            state.untold.leave(workload);
         }
     }
 
     /// Forgets a workload.
     pub fn forget(&self, workload: &WorkloadId) {
         let mut state = self.state();
-        state.untold.remove(workload);
+        state.untold.leave(workload);
         if let Some(present) = state.present.remove(workload) {
             state.with_vault -= usize::from(present.parts.contains_key(&Part::Vault));
         }
@@ -199,22 +204,37 @@ impl Notices {
         self.state().with_vault > 0
     }
 
-    /// One that was not told yet; from now on it counts as told.
+    /// One that was not told yet; from now on it counts as told. Workloads and namespaces take turns.
     #[must_use]
     pub fn next(&self) -> Option<Untold> {
         let mut state = self.state();
         let state = &mut *state;
-        while let Some(workload) = state.untold.first() {
-            if let Some(present) = state.present.get_mut(workload)
+        while let Some(workload) = state.untold.next() {
+            if let Some(present) = state.present.get_mut(&workload)
                 && let Some((notice, digest)) = present.untold()
             {
                 present.told.insert(digest);
-                let (workload, uid) = (workload.clone(), Arc::clone(&present.uid));
+                let uid = Arc::clone(&present.uid);
+                state.untold.join(&workload);
                 return Some(Untold { workload, uid, notice, digest });
             }
-            state.untold.pop_first();
         }
         None
+    }
+
+    /// Nothing more is told of a workload until [`Notices::wake`].
+    pub fn rest(&self, workload: &WorkloadId) {
+        let mut state = self.state();
+        state.untold.leave(workload);
+        state.resting.insert(workload.clone());
+    }
+
+    /// What there is to tell of a workload is told again.
+    pub fn wake(&self, workload: &WorkloadId) {
+        let mut state = self.state();
+        if state.resting.remove(workload) {
+            state.untold.join(workload);
+        }
     }
 
     /// It could not be told: it is to be told again.
@@ -222,8 +242,9 @@ impl Notices {
         let mut state = self.state();
         if let Some(present) = state.present.get_mut(&untold.workload)
             && present.told.remove(&untold.digest)
+            && !state.resting.contains(&untold.workload)
         {
-            state.untold.insert(untold.workload.clone());
+            state.untold.join(&untold.workload);
         }
     }
 
@@ -231,6 +252,14 @@ impl Notices {
     #[must_use]
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
         self.state().counts.clone()
+    }
+
+    /// How many of a workload are not told yet.
+    #[cfg(test)]
+    pub(crate) fn untold_of(&self, workload: &WorkloadId) -> usize {
+        let state = self.state();
+        let Some(present) = state.present.get(workload) else { return 0 };
+        present.digests().filter(|digest| !present.told.contains(digest)).count()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -312,6 +341,24 @@ mod tests {
         notices.give_back(&untold);
         assert_eq!(told(&notices), [""; 0]);
         assert!(notices.state().present.is_empty() && notices.state().untold.is_empty());
+    }
+
+    #[test]
+    fn a_workload_with_much_to_tell_keeps_no_namespace_waiting() {
+        let notices = Notices::default();
+        let other =
+            WorkloadId { kind: Kind::Deployment, namespace: "bank".into(), name: "web".into() };
+        let many = (0..5).map(|number| notice("NoKey", &number.to_string())).collect();
+        notices.set(&web(), "u", Part::Manifest, many);
+        assert_eq!(notices.next().unwrap().workload, web());
+        notices.set(&other, "u", Part::Manifest, vec![notice("NoKey", "other")]);
+        assert_eq!(notices.next().unwrap().workload, other);
+        notices.rest(&web());
+        assert_eq!(notices.next(), None);
+        notices.set(&web(), "u", Part::Vault, vec![notice("Denied", "more")]);
+        assert_eq!(notices.next(), None);
+        notices.wake(&web());
+        assert_eq!(told(&notices).len(), 5);
     }
 
     #[test]

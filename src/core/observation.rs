@@ -1,8 +1,8 @@
 //! What was observed of secrets, poll by poll, and what this process has witnessed itself.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -30,11 +30,22 @@ pub struct Sighting {
     /// The last poll that saw another version than the present one live. Whoever has a pod template
     /// since before that poll has pods that may run with that other version.
     pub other_seen: Poll,
+    /// When that other version had been created.
+    pub other_created: Option<Timestamp>,
+    /// A poll of [`BELIEVED_AFTER`] ago or earlier that saw the present version live, and since which
+    /// no other one was; 0 where there is none.
+    pub long_seen: Poll,
 }
 
 impl Sighting {
     /// What is said of a secret that no poll has asked for.
-    pub const UNKNOWN: Self = Self { observation: Observation::Unknown, other_seen: 0 };
+    pub const UNKNOWN: Self = Self::of(Observation::Unknown);
+
+    /// An observation by a process that has seen nothing before.
+    #[must_use]
+    pub const fn of(observation: Observation) -> Self {
+        Self { observation, other_seen: 0, other_created: None, long_seen: 0 }
+    }
 }
 
 /// A secret to ask for.
@@ -42,11 +53,9 @@ impl Sighting {
 pub struct Ask {
     /// Which.
     pub secret: Arc<SecretId>,
-    /// When the latest version that was ever seen or recorded had been created: an answer with an
-    /// earlier one may be stale.
+    /// When the version that this process saw last had been created: an answer with an earlier one
+    /// may be stale. What workloads have on record has no say in it, since tenants can write records.
     pub not_before: Option<Timestamp>,
-    /// The version that is believed although it is earlier. See [`History::observe`].
-    pub believed: Option<Version>,
     /// Whether all workloads that use it say that it may be missing.
     pub may_be_missing: bool,
 }
@@ -55,7 +64,7 @@ impl Ask {
     /// Whether an answer with this version may come from a standby that lags behind.
     #[must_use]
     pub fn may_be_stale(&self, version: Version) -> bool {
-        self.not_before.is_some_and(|time| version.created < time) && self.believed != Some(version)
+        self.not_before.is_some_and(|time| version.created < time)
     }
 }
 
@@ -72,13 +81,37 @@ pub struct Polled {
     pub retry_in: Option<Duration>,
 }
 
+/// How long nothing but an older version must have been seen before it is believed: until then it may
+/// come from a standby that lags behind, afterwards an earlier storage was restored.
+pub const BELIEVED_AFTER: Duration = Duration::from_secs(30);
+
+/// Polls that began within this time count as one.
+const TIMES_APART: Duration = Duration::from_secs(1);
+
 /// What this process has seen of each secret since it began. Lost with the process, and not missed:
 /// the records say the rest.
 #[derive(Debug, Default)]
 pub struct History {
     secrets: HashMap<Arc<SecretId>, Seen>,
-    /// Versions older than what was known, which one poll has seen.
-    suspects: HashMap<Arc<SecretId>, Version>,
+    /// Versions older than what was known, and the first of the polls in a row that have seen each.
+    suspects: HashMap<Arc<SecretId>, (Version, Poll)>,
+    /// When polls of the last [`BELIEVED_AFTER`] began, the latest last. Those that are close to each
+    /// other are one entry, with the latest of them.
+    times: VecDeque<Began>,
+    /// The latest poll that began [`BELIEVED_AFTER`] ago.
+    settled: Poll,
+    /// The first poll after a time in which this process did not poll; 0 until it has begun.
+    resumed: Poll,
+}
+
+/// Polls that began at about the same time.
+#[derive(Clone, Copy, Debug)]
+struct Began {
+    /// When the first of them did.
+    first: Instant,
+    /// The last of them, and when it did.
+    poll: Poll,
+    time: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -87,46 +120,82 @@ struct Seen {
     version: Version,
     /// The last poll that saw it.
     last: Poll,
-    /// The last poll that saw another one before it.
+    /// The last poll that saw another one before it, and when that one had been created.
     other: Poll,
-    /// What the latest answer with it was measured by: whatever is created later is news to it.
-    over: Option<Timestamp>,
+    other_created: Option<Timestamp>,
+    /// A poll that saw it, and not longer ago than [`Seen::long`] and [`BELIEVED_AFTER`] together.
+    since: Poll,
+    /// A poll that saw it [`BELIEVED_AFTER`] ago or earlier; 0 where there is none.
+    long: Poll,
 }
 
 impl History {
+    /// From now on there are polls again. Meanwhile others may have seen other versions.
+    pub fn resume(&mut self) {
+        self.suspects.clear();
+        self.times.clear();
+        self.resumed = 0;
+    }
+
+    /// A poll begins, at a time of the monotonic clock.
+    pub fn begin(&mut self, poll: Poll, now: Instant) {
+        if self.resumed == 0 {
+            self.resumed = poll;
+        }
+        let since = |time: Instant| now.saturating_duration_since(time);
+        while let Some(began) = self.times.pop_front_if(|began| since(began.time) >= BELIEVED_AFTER)
+        {
+            self.settled = began.poll;
+        }
+        match self.times.back_mut() {
+            Some(last) if since(last.first) < TIMES_APART => {
+                (last.poll, last.time) = (poll, now);
+            }
+            _ => self.times.push_back(Began { first: now, poll, time: now }),
+        }
+    }
+
     /// Takes in what a poll observed, and says what that means beside what was seen before.
     ///
-    /// A version that [may be stale](Ask::may_be_stale) is believed when two polls in a row have seen
-    /// it. Until then the answer may come from a standby that lags behind, and the secret is unknown;
-    /// afterwards an earlier storage was restored. That it is what was seen last says nothing, where
-    /// another controller has recorded a later one since.
+    /// A version that [may be stale](Ask::may_be_stale) is believed when nothing else was seen for
+    /// [`BELIEVED_AFTER`]. Until then the secret is unknown.
     pub fn observe(&mut self, poll: Poll, ask: &Ask, observation: Observation) -> Sighting {
         let secret = &ask.secret;
         let before = self.secrets.get(secret).copied();
         let other_seen = before.map_or(0, |seen| seen.other);
+        let other_created = before.and_then(|seen| seen.other_created);
+        let unknown = Sighting { other_seen, other_created, ..Sighting::UNKNOWN };
         let Observation::Live(version) = observation else {
-            return Sighting { observation, other_seen };
+            return Sighting { observation, ..unknown };
         };
-        let suspect = self.suspects.remove(secret);
-        if ask.may_be_stale(version) && suspect != Some(version) {
-            self.suspects.insert(Arc::clone(secret), version);
-            return Sighting { observation: Observation::Unknown, other_seen };
+        let suspect = self.suspects.remove(secret).filter(|(suspect, _)| *suspect == version);
+        let mut long = 0;
+        if ask.may_be_stale(version) {
+            let first = suspect.map_or(poll, |(_, first)| first);
+            if first > self.settled {
+                self.suspects.insert(Arc::clone(secret), (version, first));
+                return unknown;
+            }
+            long = first;
         }
-        let other = match before {
-            Some(seen) if seen.version == version => seen.other,
-            Some(seen) => seen.last,
-            None => 0,
+        let seen = match before {
+            Some(seen) if seen.version == version => {
+                let mut seen = Seen { last: poll, ..seen };
+                if seen.since <= self.settled {
+                    (seen.long, seen.since) = (seen.since, poll);
+                }
+                seen
+            }
+            Some(seen) => {
+                let other_created = Some(seen.version.created);
+                Seen { version, last: poll, other: seen.last, other_created, since: poll, long }
+            }
+            None => Seen { version, last: poll, other: 0, other_created: None, since: poll, long },
         };
-        let seen = Seen { version, last: poll, other, over: ask.not_before };
         self.secrets.insert(Arc::clone(secret), seen);
-        Sighting { observation, other_seen: other }
-    }
-
-    /// The version that is believed although one was recorded that was created at `not_before`.
-    #[must_use]
-    pub fn believed(&self, secret: &SecretId, not_before: Option<Timestamp>) -> Option<Version> {
-        let seen = self.secrets.get(secret).filter(|seen| seen.over >= not_before);
-        seen.map(|seen| seen.version)
+        let Seen { other, other_created, long, .. } = seen;
+        let long_seen = if long < self.resumed { 0 } else { long };
+        Sighting { observation, other_seen: other, other_created, long_seen }
     }
 
     /// Whether the latest answer was older than what is known, and is yet to be believed.
@@ -158,103 +227,123 @@ mod tests {
         Observation::Live(Version { number, created })
     }
 
-    /// Observes as the reloader does, beside what is recorded.
-    fn observe(
-        history: &mut History,
-        poll: Poll,
-        observation: Observation,
-        recorded: Option<i64>,
-    ) -> Sighting {
-        let secret = secret("a");
-        let recorded = recorded.map(|second| Timestamp::from_second(second).unwrap());
-        let last = history.last_seen(&secret).map(|version| version.created);
-        let not_before = recorded.max(last);
-        let believed = history.believed(&secret, not_before);
-        let ask = Ask { secret, not_before, believed, may_be_missing: false };
-        history.observe(poll, &ask, observation)
+    /// A history, and the time at which the present poll began.
+    struct Bench {
+        history: History,
+        now: Instant,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { history: History::default(), now: Instant::now() }
+        }
+
+        /// A poll so many seconds after the last one.
+        fn poll(&mut self, poll: Poll, seconds: u64, observation: Observation) -> Sighting {
+            self.now += Duration::from_secs(seconds);
+            self.history.begin(poll, self.now);
+            let secret = secret("a");
+            let not_before = self.history.last_seen(&secret).map(|version| version.created);
+            let ask = Ask { secret, not_before, may_be_missing: false };
+            self.history.observe(poll, &ask, observation)
+        }
     }
 
     #[test]
     fn the_last_poll_with_another_version_is_kept() {
-        let secret = secret("a");
-        let mut history = History::default();
+        let mut bench = Bench::new();
         let table = [
-            (1, version(1), 0),
-            (2, version(1), 0),
-            (3, Observation::Unknown, 0),
-            (4, version(2), 2),
-            (5, version(2), 2),
-            (6, Observation::Gone, 2),
-            (7, version(3), 5),
+            (1, version(1), 0, 0),
+            (2, version(1), 0, 1),
+            (3, Observation::Unknown, 0, 0),
+            (4, version(2), 2, 0),
+            (5, version(2), 2, 4),
+            (6, Observation::Gone, 2, 0),
+            (7, version(3), 5, 0),
         ];
-        for (poll, observation, other_seen) in table {
-            assert_eq!(
-                observe(&mut history, poll, observation, None),
-                Sighting { observation, other_seen },
-                "poll {poll}"
-            );
+        for (poll, observation, other_seen, long_seen) in table {
+            let sighting = bench.poll(poll, 60, observation);
+            assert_eq!(sighting.observation, observation, "poll {poll}");
+            assert_eq!((sighting.other_seen, sighting.long_seen), (other_seen, long_seen));
+            assert_eq!(sighting.other_created.is_some(), other_seen > 0, "poll {poll}");
         }
         // A storage that was restored is one more change, once it is believed.
-        assert_eq!(observe(&mut history, 8, version(2), None).observation, Observation::Unknown);
-        assert_eq!(observe(&mut history, 9, version(2), None).other_seen, 7);
-        assert_eq!(history.last_seen(&secret).map(|version| version.number), Some(2));
-        history.retain(|_| false);
-        assert_eq!(observe(&mut history, 10, version(4), None).other_seen, 0);
+        assert_eq!(bench.poll(8, 60, version(2)).observation, Observation::Unknown);
+        assert_eq!(bench.poll(9, 60, version(2)).other_seen, 7);
+        assert_eq!(bench.history.last_seen(&secret("a")).map(|version| version.number), Some(2));
+        bench.history.retain(|_| false);
+        assert_eq!(bench.poll(10, 60, version(4)).other_seen, 0);
     }
 
     #[test]
-    fn an_older_version_is_believed_when_two_polls_in_a_row_have_seen_it() {
-        let secret = secret("a");
-        let mut history = History::default();
-        // What is known was created at second 3; that is what an answer is measured by.
+    fn an_older_version_is_believed_when_nothing_else_was_seen_for_a_while() {
+        let mut bench = Bench::new();
         let unknown = Observation::Unknown;
         let table = [
-            (1, version(3), version(3), 0),
-            (2, version(2), unknown, 0),
+            (1, 0, version(3), version(3), 0),
+            (2, 1, version(2), unknown, 0),
+            (3, 14, version(2), unknown, 0),
             // Another standby, another lag.
-            (3, version(1), unknown, 0),
+            (4, 14, version(1), unknown, 0),
             // Nothing is known of it in between, which says nothing.
-            (4, Observation::Unknown, unknown, 0),
-            (5, version(1), version(1), 1),
+            (5, 15, unknown, unknown, 0),
+            (6, 14, version(1), unknown, 0),
+            (7, 1, version(1), version(1), 1),
             // Believed is believed.
-            (6, version(1), version(1), 1),
+            (8, 1, version(1), version(1), 1),
             // It was a standby after all, or the storage was restored once more.
-            (7, version(3), version(3), 6),
-            (8, version(2), unknown, 6),
-            // Two in a row, or it starts anew.
-            (9, version(3), version(3), 6),
-            (10, version(2), unknown, 6),
+            (9, 1, version(3), version(3), 8),
+            (10, 20, version(2), unknown, 8),
+            // It begins anew with each answer that is up to date.
+            (11, 9, version(3), version(3), 8),
+            (12, 1, version(2), unknown, 8),
+            (13, 29, version(2), unknown, 8),
+            (14, 1, version(2), version(2), 11),
         ];
-        for (poll, seen, observation, other_seen) in table {
+        for (poll, seconds, seen, observation, other_seen) in table {
+            let sighting = bench.poll(poll, seconds, seen);
             assert_eq!(
-                observe(&mut history, poll, seen, Some(3)),
-                Sighting { observation, other_seen },
+                (sighting.observation, sighting.other_seen),
+                (observation, other_seen),
                 "poll {poll}"
             );
-            assert_eq!(history.suspects(&secret), seen != observation || poll == 4, "poll {poll}");
+            let is_suspect = seen != observation || poll == 5;
+            assert_eq!(bench.history.suspects(&secret("a")), is_suspect, "poll {poll}");
         }
-        history.retain(|_| false);
-        assert!(!history.suspects(&secret));
+        bench.history.retain(|_| false);
+        assert!(!bench.history.suspects(&secret("a")));
     }
 
     #[test]
-    fn what_was_seen_last_may_be_stale_once_another_has_recorded_a_later_one() {
-        let mut history = History::default();
-        let unknown = Observation::Unknown;
-        let table = [
-            (1, version(1), None, version(1)),
-            // Another controller has read, and rolled out, what a standby does not know yet.
-            (2, version(1), Some(2), unknown),
-            (3, version(2), Some(2), version(2)),
-            // Restored, which is believed whatever is recorded by then, up to that.
-            (4, version(1), Some(2), unknown),
-            (5, version(1), Some(2), version(1)),
-            (6, version(1), Some(2), version(1)),
-            (7, version(1), Some(3), unknown),
-        ];
-        for (poll, seen, recorded, observation) in table {
-            let sighting = observe(&mut history, poll, seen, recorded);
-            assert_eq!(sighting.observation, observation, "poll {poll}");
+    fn a_version_is_long_seen_by_polls_that_have_seen_it_and_not_over_a_time_without_polls() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.poll(1, 0, version(2)).long_seen, 0);
+        assert_eq!(bench.poll(2, 29, version(2)).long_seen, 0);
+        assert_eq!(bench.poll(3, 1, version(2)).long_seen, 1);
+        // Polls that learn nothing of it do not count.
+        for poll in 4..10 {
+            bench.poll(poll, 60, Observation::Unknown);
         }
+        assert_eq!(bench.poll(10, 1, version(2)).long_seen, 3);
+        assert_eq!(bench.poll(11, 29, version(2)).long_seen, 3);
+        assert_eq!(bench.poll(12, 1, version(2)).long_seen, 10);
+        assert_eq!(bench.poll(13, 1, version(1)).observation, Observation::Unknown);
+        bench.history.resume();
+        assert_eq!(bench.poll(14, 60, version(2)).long_seen, 0);
+        assert_eq!(bench.poll(15, 29, version(2)).long_seen, 0);
+        assert_eq!(bench.poll(16, 30, version(2)).long_seen, 14);
+        assert_eq!(bench.poll(17, 1, version(1)).observation, Observation::Unknown);
+    }
+
+    #[test]
+    fn polls_close_to_each_other_take_no_room() {
+        let mut history = History::default();
+        let mut now = Instant::now();
+        for poll in 1..10_000 {
+            history.begin(poll, now);
+            now += Duration::from_millis(10);
+        }
+        assert!(history.times.len() <= 31, "{}", history.times.len());
+        assert!((6_800..=7_000).contains(&history.settled), "{}", history.settled);
     }
 }

@@ -150,6 +150,8 @@ pub enum Verdict {
     /// It depends on a revision that the workload's controller has yet to make, or that could not
     /// be read.
     Wait,
+    /// It is older than what the workload has on record, and not seen for long enough to be believed.
+    Unsettled,
     /// It hangs on what is not known yet of how far the clocks are apart.
     Unclear,
     /// It depends on the revision, and nobody has asked for that.
@@ -173,13 +175,21 @@ pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &R
     if entry == Some(live) && recorded.is_some_and(|recorded| recorded.of_this_template) {
         return Verdict::Same;
     }
-    if sighting.other_seen >= case.entered {
+    // What was seen before a version that the workload has on record was a standby that lags behind.
+    let was_stale = entry == Some(live) && sighting.other_created < Some(live.created);
+    if sighting.other_seen >= case.entered && !was_stale {
         return Verdict::Changed(Cause::Witnessed);
     }
     // Out of range only for times that no clock shows; then it is simply not older.
     let created = |skew| live.created.checked_add(skew).unwrap_or(live.created);
     let is_restored = entry.is_some_and(|entry| live.created < entry.created);
-    if !is_restored {
+    if is_restored {
+        // A standby that lags behind, unless nothing else was seen for a while of what this workload
+        // has on record now.
+        if sighting.long_seen < case.entered {
+            return Verdict::Unsettled;
+        }
+    } else {
         if entry.is_none() && rules.ignore_versions_before.is_some_and(|time| live.created < time) {
             return Verdict::Same;
         }
@@ -259,6 +269,8 @@ pub struct Decision {
     pub changed: Vec<Arc<SecretId>>,
     /// Whether a part of the answer must wait for the workload's controller.
     pub waiting: bool,
+    /// Whether a part of the answer must wait until an older version was seen for long enough.
+    pub unsettled: bool,
     /// Whether a part of the answer must wait until more is known of how far the clocks are apart.
     pub unclear: bool,
     /// The secrets that cannot be judged at present, since nothing is known of them or of the
@@ -284,6 +296,7 @@ pub fn decide(
         reverted: Vec::new(),
         changed: Vec::new(),
         waiting: false,
+        unsettled: false,
         unclear: false,
         open: Vec::new(),
     };
@@ -300,6 +313,10 @@ pub fn decide(
             Verdict::Reverted => decision.reverted.push(Arc::clone(secret)),
             Verdict::Wait => {
                 decision.waiting = true;
+                decision.open.push(Arc::clone(secret));
+            }
+            Verdict::Unsettled => {
+                decision.unsettled = true;
                 decision.open.push(Arc::clone(secret));
             }
             Verdict::Unclear => {
@@ -322,7 +339,8 @@ pub fn decide(
         // Nothing else matters any more, and no revision is worth a request.
         let action = cause.map_or(Action::Leave, |_| Action::Hold(Hold::Deleting));
         let (gone, reverted) = (Vec::new(), Vec::new());
-        return Decision { action, gone, reverted, waiting: false, unclear: false, ..decision };
+        let (waiting, unsettled, unclear) = (false, false, false);
+        return Decision { action, gone, reverted, waiting, unsettled, unclear, ..decision };
     }
     let missing = !decision.gone.is_empty() && !workload.ignore_missing && !rules.ignore_missing;
     // A time further ahead than any hold is long was set by a clock that was wrong.

@@ -6,7 +6,8 @@
 //! Architecture Invariant: reading never fails. Every value yields the paths to watch and, for each
 //! reference that is not watched or looks odd, a note with the reason.
 
-use std::collections::{BTreeSet, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use super::annotation::{Annotations, Webhook};
@@ -147,39 +148,11 @@ pub fn each<'a>(
     let mut take = |place, reading| {
         take(place, if known_provider { reading } else { Reading::Skip(Reason::OtherProvider) });
     };
-    let mut unknown = BTreeSet::new();
+    let mut sources = Sources { look_up, looked: HashMap::new(), left: MOST_WORK };
     for container in containers {
-        let mut effective = Effective { container, variables: Vec::new() };
-        for from in &container.from {
-            match look_up(&from.source) {
-                Known::Read(content) => effective.add_all(from, &content),
-                Known::Missing if from.optional => {}
-                Known::Missing => {
-                    let place = Place::Source(container, &from.source);
-                    take(place, Reading::Skip(Reason::SourceMissing));
-                }
-                Known::Not(reason) => {
-                    take(Place::Source(container, &from.source), Reading::Skip(reason));
-                }
-                Known::NotYet => {
-                    unknown.insert(&from.source);
-                }
-            }
+        for (place, reading) in sources.environment(container) {
+            take(place, reading);
         }
-        for variable in &container.variables {
-            match &variable.value {
-                EnvValue::Literal(value) => effective.add_literal(variable, value),
-                EnvValue::Other => effective.add(&variable.name, None, Vec::new()),
-                EnvValue::Key { source, key, optional } => {
-                    let known = look_up(source);
-                    if known == Known::NotYet {
-                        unknown.insert(source);
-                    }
-                    effective.add_key(&variable.name, (source, key, *optional), known);
-                }
-            }
-        }
-        effective.each(&mut take);
     }
     for scheme in Scheme::ALL {
         let items = annotations.webhook(Webhook::FromPath(scheme)).unwrap_or_default();
@@ -188,78 +161,199 @@ pub fn each<'a>(
             take(Place::FromPath(scheme, item), grammar::read_latest(scheme, path, version));
         }
     }
-    unknown
+    sources.unknown()
 }
 
-/// The environment that a container gets: of several variables of one name, the last one counts, and
-/// `env` comes after `envFrom`.
-struct Effective<'a> {
-    container: &'a Container,
-    variables: Vec<(String, Option<Place<'a>>, Vec<Reading>)>,
+/// How much is done for one workload beyond reading each of its variables, and each reference of its
+/// sources, once: the names of variables that come from whole sources, and references that are read
+/// again since several variables come from one key.
+///
+/// A source can be named many times, so these are the product of what a tenant writes. No program
+/// starts with more variables than this: Linux gives it 6 MiB for them at most.
+const MOST_WORK: usize = 50_000;
+
+/// The sources that a workload names, each looked up once.
+struct Sources<'a, L> {
+    look_up: L,
+    looked: HashMap<&'a SourceName, Looked>,
+    /// How much may still be done of what [`MOST_WORK`] bounds.
+    left: usize,
 }
 
-impl<'a> Effective<'a> {
-    fn add(&mut self, name: &str, place: Option<Place<'a>>, readings: Vec<Reading>) {
-        self.variables.push((name.to_owned(), place, readings));
+/// A source, and which of its keys were read.
+struct Looked {
+    known: Known,
+    read: HashSet<usize>,
+}
+
+impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
+    fn look_up(&mut self, source: &'a SourceName) -> Known {
+        let look_up = &self.look_up;
+        let new = || Looked { known: look_up(source), read: HashSet::new() };
+        self.looked.entry(source).or_insert_with(new).known.clone()
     }
 
-    fn add_literal(&mut self, variable: &'a EnvVar, value: &str) {
-        let place = Place::Env(self.container, variable);
-        self.add(&variable.name, Some(place), read_value(&variable.name, value));
+    /// The sources that are not known yet.
+    fn unknown(self) -> BTreeSet<&'a SourceName> {
+        let unknown = self.looked.into_iter().filter(|(_, looked)| looked.known == Known::NotYet);
+        unknown.map(|(source, _)| source).collect()
     }
 
-    fn add_all(&mut self, from: &'a EnvFrom, content: &Content) {
-        for (key, kept) in content.iter() {
-            let name = format!("{}{key}", from.prefix);
-            let readings = kept.iter().map(|kept| kept.reading_in(&name)).collect();
-            let place = self.place_of_key(&name, &from.source, key);
-            self.add(&name, Some(place), readings);
+    /// Whether something that is a product of what the tenant writes may be done.
+    fn spend(&mut self, work: usize) -> bool {
+        let is_enough = work <= self.left;
+        if is_enough {
+            self.left -= work;
         }
+        is_enough
     }
 
-    fn add_key(
+    /// The references behind a key, for a variable. Those that were read before are left out where
+    /// too many were: they are watched already.
+    fn readings(
         &mut self,
-        name: &str,
-        (source, key, optional): (&'a SourceName, &str, bool),
-        known: Known,
-    ) {
-        let readings = match known {
-            Known::Read(content) => match content.get(key) {
-                Some(kept) => kept.iter().map(|kept| kept.reading_in(name)).collect(),
-                None if optional => return,
-                None => vec![Reading::Skip(Reason::KeyMissing)],
-            },
-            Known::Missing if optional => return,
-            Known::Missing => vec![Reading::Skip(Reason::SourceMissing)],
-            Known::Not(reason) => vec![Reading::Skip(reason)],
-            Known::NotYet => Vec::new(),
-        };
-        let place = self.place_of_key(name, source, key);
-        self.add(name, Some(place), readings);
+        source: &'a SourceName,
+        (index, kept): (usize, &[Kept]),
+        variable: &Variable,
+    ) -> Vec<Reading> {
+        if kept.is_empty() {
+            return Vec::new();
+        }
+        if variable.is_overridden {
+            return vec![Reading::Skip(Reason::Overridden)];
+        }
+        let looked = self.looked.get_mut(source);
+        let is_first = looked.is_some_and(|looked| looked.read.insert(index));
+        if !is_first && !self.spend(kept.len()) {
+            return Vec::new();
+        }
+        kept.iter().map(|kept| kept.reading_in(variable.name)).collect()
     }
 
-    fn place_of_key(&self, name: &str, source: &'a SourceName, key: &str) -> Place<'a> {
-        Place::Key {
-            container: self.container,
-            variable: name.to_owned(),
-            source,
-            key: key.to_owned(),
-        }
-    }
-
-    fn each(self, take: &mut impl FnMut(Place<'a>, Reading)) {
-        let mut last = HashMap::new();
-        for (index, (name, ..)) in self.variables.iter().enumerate() {
-            last.insert(name.clone(), index);
-        }
-        for (index, (name, place, readings)) in self.variables.into_iter().enumerate() {
-            let Some(place) = place else { continue };
-            let is_overridden = last.get(&name) != Some(&index);
-            for reading in readings {
-                let overridden = Reading::Skip(Reason::Overridden);
-                take(place.clone(), if is_overridden { overridden } else { reading });
+    /// The references in the environment that a container gets, in order: of several variables of
+    /// one name, the last one counts, and `env` comes after `envFrom`.
+    fn environment(&mut self, container: &'a Container) -> Vec<(Place<'a>, Reading)> {
+        let mut environment = Environment { container, names: HashSet::new(), found: Vec::new() };
+        // From the end: a name that was met before is that of a later variable.
+        for variable in container.variables.iter().rev() {
+            match &variable.value {
+                EnvValue::Literal(value) => {
+                    let is_first = environment.names.insert(Cow::Borrowed(&variable.name));
+                    let mut readings = read_value(&variable.name, value);
+                    if !is_first && !readings.is_empty() {
+                        readings = vec![Reading::Skip(Reason::Overridden)];
+                    }
+                    environment.add(Place::Env(container, variable), readings);
+                }
+                EnvValue::Other => {
+                    environment.names.insert(Cow::Borrowed(&variable.name));
+                }
+                EnvValue::Key { source, key, optional } => {
+                    let name = variable.name.as_str();
+                    let is_overridden = environment.names.contains(name);
+                    let of = Variable { name, is_overridden };
+                    let Some(readings) = self.key(&of, source, key, *optional) else { continue };
+                    environment.names.insert(Cow::Borrowed(name));
+                    let place = environment.place_of_key(name.to_owned(), source, key);
+                    environment.add(place, readings);
+                }
             }
         }
+        // The same once more has the same names.
+        let mut whole = HashSet::new();
+        for from in container.from.iter().rev() {
+            let place = Place::Source(container, &from.source);
+            let reason = match self.look_up(&from.source) {
+                Known::Missing if from.optional => None,
+                Known::NotYet => None,
+                Known::Missing => Some(Reason::SourceMissing),
+                Known::Not(reason) => Some(reason),
+                Known::Read(content) if !whole.insert((&from.source, &from.prefix)) => {
+                    content.refers().then_some(Reason::Overridden)
+                }
+                Known::Read(content) => self.all(from, &content, &mut environment),
+            };
+            let reading = reason.map(|reason| (place, Reading::Skip(reason)));
+            environment.found.extend(reading);
+        }
+        environment.found.reverse();
+        environment.found
+    }
+
+    /// The references behind one key; `None` where there is no such variable.
+    fn key(
+        &mut self,
+        variable: &Variable,
+        source: &'a SourceName,
+        key: &str,
+        optional: bool,
+    ) -> Option<Vec<Reading>> {
+        let reason = match self.look_up(source) {
+            Known::Read(content) => match content.get(key) {
+                Some(found) => return Some(self.readings(source, found, variable)),
+                None if optional => return None,
+                None => Reason::KeyMissing,
+            },
+            Known::Missing if optional => return None,
+            Known::Missing => Reason::SourceMissing,
+            Known::Not(reason) => reason,
+            Known::NotYet => return Some(Vec::new()),
+        };
+        Some(vec![Reading::Skip(reason)])
+    }
+
+    /// The references behind all keys of a source, and what is to be said of the source as a whole.
+    fn all(
+        &mut self,
+        from: &'a EnvFrom,
+        content: &Content,
+        environment: &mut Environment<'a>,
+    ) -> Option<Reason> {
+        let is_told_apart = self.spend(content.len());
+        for (index, key, kept) in content.iter().rev() {
+            if !is_told_apart && kept.is_empty() {
+                continue;
+            }
+            let name = format!("{}{key}", from.prefix);
+            let is_overridden = is_told_apart && environment.names.contains(&*name);
+            let of = Variable { name: &name, is_overridden };
+            let readings = self.readings(&from.source, (index, kept), &of);
+            if !readings.is_empty() {
+                let place = environment.place_of_key(name.clone(), &from.source, key);
+                environment.add(place, readings);
+            }
+            if is_told_apart && !is_overridden {
+                environment.names.insert(Cow::Owned(name));
+            }
+        }
+        (!is_told_apart).then_some(Reason::TooManyVariables)
+    }
+}
+
+/// A variable that has its value from a source.
+struct Variable<'n> {
+    name: &'n str,
+    /// Whether a later one has its name.
+    is_overridden: bool,
+}
+
+/// What is known of the environment of a container, from its end on.
+struct Environment<'a> {
+    container: &'a Container,
+    /// The names of the variables that were met.
+    names: HashSet<Cow<'a, str>>,
+    /// The references that were met, the last one first.
+    found: Vec<(Place<'a>, Reading)>,
+}
+
+impl<'a> Environment<'a> {
+    fn add(&mut self, place: Place<'a>, readings: Vec<Reading>) {
+        let readings = readings.into_iter().rev();
+        self.found.extend(readings.map(|reading| (place.clone(), reading)));
+    }
+
+    fn place_of_key(&self, name: String, source: &'a SourceName, key: &str) -> Place<'a> {
+        Place::Key { container: self.container, variable: name, source, key: key.to_owned() }
     }
 }
 
@@ -402,11 +496,11 @@ mod tests {
         // Under another name nothing is overridden.
         let (paths, ..) = found(&[from("refs", "", false), from("more", "X_", false)], &[]);
         assert_eq!(paths, [a, b, more]);
-        // The later source; of `B` two references are overridden by a text.
+        // The later source: `A` is another one there, and `B` a text.
         let (paths, reasons, _) = found(&[from("refs", "", false), from("more", "", false)], &[]);
         assert_eq!(paths, [more]);
         let overridden = reasons.iter().filter(|reason| **reason == Reason::Overridden).count();
-        assert_eq!(overridden, 3);
+        assert_eq!(overridden, 2);
         // `env` comes after `envFrom`, whatever its value.
         for value in [EnvValue::Literal("x".to_owned()), EnvValue::Other] {
             let variable = EnvVar { name: "A".to_owned(), value };
@@ -414,6 +508,84 @@ mod tests {
         }
         let twice = [EnvVar::literal("X", "vault:a#k"), EnvVar::literal("X", "vault:b#k")];
         assert_eq!(found(&[], &twice).0, ["b"]);
+    }
+
+    /// A source with so many keys, each with so many references.
+    fn source(keys: usize, references: usize) -> Known {
+        let value = |key| {
+            let reference = |number| format!("${{vault:secret/data/{key}-{number}#k}}");
+            (0..references).map(reference).collect::<String>()
+        };
+        let data: Vec<_> = (0..keys).map(|key| (format!("K{key}"), value(key))).collect();
+        let data = data.iter().map(|(key, value)| (key.as_str(), value.as_bytes()));
+        Known::Read(Arc::new(Content::new(data)))
+    }
+
+    #[test]
+    fn a_product_of_sources_and_keys_is_not_worked_out() {
+        let read = |container: &Container, known: &Known| {
+            let mut taken = 0;
+            let mut paths = HashSet::new();
+            let annotations = Annotations::default();
+            let mut reasons = BTreeSet::new();
+            let containers = std::slice::from_ref(container);
+            each(
+                &annotations,
+                containers,
+                |_| known.clone(),
+                |_, reading| {
+                    taken += 1;
+                    match reading {
+                        Reading::Watch(_, path) => _ = paths.insert(path),
+                        Reading::WatchOdd(_, _, reason) | Reading::Skip(reason) => {
+                            reasons.insert(reason);
+                        }
+                    }
+                },
+            );
+            (taken, paths.len(), reasons)
+        };
+        // The same source again and again is one source.
+        let same: Vec<_> = (0..1_000).map(|_| from("big", "", false)).collect();
+        let (taken, paths, reasons) = read(&container(&same, &[]), &source(10_000, 1));
+        assert_eq!((paths, reasons), (10_000, BTreeSet::from([Reason::Overridden])));
+        assert!(taken <= 10_000 + 1_000, "{taken}");
+        // Under other names each time, it is said that they are too many; nothing goes unwatched.
+        let other: Vec<_> =
+            (0..1_000).map(|number| from("big", &format!("P{number}_"), false)).collect();
+        let (taken, paths, reasons) = read(&container(&other, &[]), &source(10_000, 1));
+        assert_eq!((paths, reasons), (10_000, BTreeSet::from([Reason::TooManyVariables])));
+        assert!(taken <= 10_000 + MOST_WORK + 1_000, "{taken}");
+        // So it is with one key in many variables.
+        let keys: Vec<_> =
+            (0..4_000).map(|number| key(&format!("V{number}"), "big", "K0", false)).collect();
+        let (taken, paths, _) = read(&container(&[], &keys), &source(1, 4_000));
+        assert_eq!(paths, 4_000);
+        assert!(taken <= 4_000 + MOST_WORK, "{taken}");
+        // A source whose keys are all overridden, and which is named once more in another container.
+        let (once, again) = (container(&same, &[]), container(&other, &keys));
+        let mut paths = BTreeSet::new();
+        let known = source(10_000, 1);
+        each(
+            &Annotations::default(),
+            &[once, again],
+            |_| known.clone(),
+            |_, reading| {
+                if let Reading::Watch(_, path) = reading {
+                    paths.insert(path);
+                }
+            },
+        );
+        assert_eq!(paths.len(), 10_000);
+    }
+
+    #[test]
+    fn an_overridden_reference_is_watched_where_another_variable_has_it_too() {
+        let variables = [key("X", "refs", "A", false), EnvVar::literal("X", "plain")];
+        assert_eq!(found(&[], &variables).0, [""; 0]);
+        let (paths, reasons, _) = found(&[from("refs", "", false)], &variables);
+        assert_eq!(paths, ["secret/data/a", "secret/data/b"]);
+        assert!(reasons.contains(&Reason::Overridden));
     }
 
     #[test]

@@ -38,24 +38,45 @@ impl SourceId {
 
 /// The keys of a source, each with the references in its value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Content(BTreeMap<Box<str>, Box<[Kept]>>);
+pub struct Content(Box<[(Box<str>, Box<[Kept]>)]>);
 
 impl Content {
     /// Reads the values of a source. One that is no text holds no reference.
     pub fn new<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
         let keep = |value| std::str::from_utf8(value).map(Kept::all_of).unwrap_or_default();
-        Self(data.into_iter().map(|(key, value)| (key.into(), keep(value))).collect())
+        let keys: BTreeMap<Box<str>, Box<[Kept]>> =
+            data.into_iter().map(|(key, value)| (key.into(), keep(value))).collect();
+        Self(keys.into_iter().collect())
     }
 
-    /// The references behind a key; `None` if there is no such key.
+    /// The references behind a key, and which of the keys it is; `None` if there is no such key.
     #[must_use]
-    pub fn get(&self, key: &str) -> Option<&[Kept]> {
-        self.0.get(key).map(|kept| &**kept)
+    pub fn get(&self, key: &str) -> Option<(usize, &[Kept])> {
+        let index = self.0.binary_search_by(|(known, _)| (**known).cmp(key)).ok()?;
+        Some((index, &self.0[index].1))
     }
 
-    /// All keys with their references, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &[Kept])> {
-        self.0.iter().map(|(key, kept)| (&**key, &**kept))
+    /// All keys with their references, in order, counted from 0.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (usize, &str, &[Kept])> {
+        self.0.iter().enumerate().map(|(index, (key, kept))| (index, &**key, &**kept))
+    }
+
+    /// How many keys there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is no key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether there is a reference behind any key.
+    #[must_use]
+    pub fn refers(&self) -> bool {
+        self.0.iter().any(|(_, kept)| !kept.is_empty())
     }
 }
 

@@ -3,7 +3,7 @@
 //! An Event is named after what it tells, so that the same is not told again by another replica, or
 //! after a restart, while the API server still has it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use super::client::{RequestError, in_time};
 use super::watching::retry_delay;
 use crate::core::notice::Untold;
 use crate::core::store::Store;
+use crate::core::workload::WorkloadId;
 use crate::reloader::Leadership;
 
 /// Who tells it, as Events name it.
@@ -34,6 +35,15 @@ const PACE: Duration = Duration::from_millis(100);
 /// many refusals in a row it is the permission, and the others wait as well.
 const REFUSED_RETRY: Duration = Duration::from_mins(10);
 const REFUSALS: u32 = 3;
+
+/// Events on one workload that are written at once, and the time in which one more may be: what
+/// client-go allows. A workload that is changed all the time is not told of each time.
+const BURST: u32 = 25;
+const ONE_MORE_IN: Duration = Duration::from_mins(5);
+
+/// Workloads that it is kept of how many Events they had. Beyond that, those that had few are
+/// forgotten first.
+const MOST_KEPT: usize = 4096;
 
 /// The longest name of an object.
 const LONGEST_NAME: usize = 253;
@@ -49,6 +59,10 @@ pub struct EventWriter {
     refusals: u32,
     /// What was refused, and when to try it again.
     refused: VecDeque<(Instant, Untold)>,
+    /// How many Events each workload may have, as of when.
+    allowed: HashMap<WorkloadId, (u32, Instant)>,
+    /// The workloads that had as many as they may, and when they may have one more.
+    resting: VecDeque<(Instant, WorkloadId)>,
 }
 
 impl EventWriter {
@@ -70,6 +84,8 @@ impl EventWriter {
             failures: 0,
             refusals: 0,
             refused: VecDeque::new(),
+            allowed: HashMap::new(),
+            resting: VecDeque::new(),
         }
     }
 
@@ -82,6 +98,11 @@ impl EventWriter {
                     self.refused.pop_front_if(|(again, _)| *again <= Instant::now())
                 {
                     self.store.notices().give_back(&untold);
+                }
+                while let Some((_, id)) =
+                    self.resting.pop_front_if(|(end, _)| *end <= Instant::now())
+                {
+                    self.store.notices().wake(&id);
                 }
                 let pause = match self.store.notices().next() {
                     Some(untold) if self.leadership.holds() => self.tell(untold).await,
@@ -117,8 +138,32 @@ impl EventWriter {
             // Written; or told already; or never to be written, as where the namespace is gone.
             _ => {
                 (self.failures, self.refusals) = (0, 0);
+                self.count(untold.workload);
                 PACE
             }
+        }
+    }
+
+    /// Notes that a workload had one Event more.
+    fn count(&mut self, id: WorkloadId) {
+        let now = Instant::now();
+        let since = |time: Instant| now.saturating_duration_since(time);
+        let more = |time| u32::try_from(since(time).as_millis() / ONE_MORE_IN.as_millis());
+        if self.allowed.len() >= MOST_KEPT {
+            self.allowed.retain(|_, (left, time)| *left + more(*time).unwrap_or(BURST) < BURST);
+        }
+        if self.allowed.len() >= MOST_KEPT {
+            self.allowed.retain(|_, (left, _)| *left <= BURST / 2);
+        }
+        let (left, time) = self.allowed.entry(id.clone()).or_insert((BURST, now));
+        let more = more(*time).unwrap_or(BURST);
+        *left = left.saturating_add(more).min(BURST).saturating_sub(1);
+        if more > 0 {
+            *time = now;
+        }
+        if *left == 0 {
+            self.store.notices().rest(&id);
+            self.resting.push_back((now + ONE_MORE_IN, id));
         }
     }
 
@@ -265,6 +310,33 @@ mod tests {
         };
         tokio::join!(run_for(writer, Duration::from_mins(15)), early);
         assert_eq!(*requests.lock().unwrap(), 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_workload_that_changes_all_the_time_is_told_of_now_and_then() {
+        let (writer, store, requests) = writer(&[], Leadership::always());
+        let busy = async {
+            for number in 0..2_400 {
+                let message = format!("variable {number}");
+                let notice = Notice { reason: "NoKey", is_warning: true, message };
+                store.notices().set(&workload("busy"), "u", Part::Manifest, vec![notice]);
+                sleep(Duration::from_millis(500)).await;
+            }
+        };
+        let other = async {
+            sleep(Duration::from_secs(5)).await;
+            let before = *requests.lock().unwrap();
+            odd(&store, "web");
+            // The server takes a second for each.
+            sleep(Duration::from_secs(4)).await;
+            let told = *requests.lock().unwrap() - before;
+            assert!((2..=5).contains(&told), "{told}");
+            assert_eq!(store.notices().untold_of(&workload("web")), 0);
+        };
+        tokio::join!(run_for(writer, Duration::from_mins(20)), busy, other);
+        // One of the other workload, and of this one at first many, and then one in five minutes.
+        let requests = *requests.lock().unwrap();
+        assert!((1 + BURST + 3..=1 + BURST + 4).contains(&requests), "{requests}");
     }
 
     #[tokio::test(start_paused = true)]

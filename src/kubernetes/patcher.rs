@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn one_patch_holds_count_mark_record_and_precondition() {
         let web = workload("web", &["a"]);
-        let seen = Sighting { observation: Observation::Live(version(2, 1)), other_seen: 0 };
+        let seen = Sighting::of(Observation::Live(version(2, 1)));
         let reload = plan::reload(&web, |_| seen, "fresh".to_owned());
         let patch = patch_of(&web, &reload);
         let template = "secrets-reloader.security.bank-vaults.io";

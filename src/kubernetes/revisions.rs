@@ -65,6 +65,9 @@ impl Resource {
         }
     }
 
+    /// The API group of the workloads that own them.
+    const OWNERS: &'static str = "apps/";
+
     fn plural(self) -> &'static str {
         match self {
             Self::ReplicaSets => "replicasets",
@@ -186,7 +189,9 @@ impl<'a> Candidates<'a> {
     pub fn take(&mut self, page: Page) -> Option<String> {
         for object in page.items {
             let owner = object.metadata.owner_references.iter().find(|owner| owner.controller);
-            if let Some(candidate) = owner.and_then(|o| self.0.get_mut(o.uid.as_str())) {
+            if let Some(candidate) = owner.and_then(|o| self.0.get_mut(o.uid.as_str()))
+                && owner.is_some_and(|owner| candidate.is(owner, &object.metadata.namespace))
+            {
                 candidate.take(object);
             }
         }
@@ -213,6 +218,16 @@ struct Candidate<'a> {
 impl<'a> Candidate<'a> {
     fn of(workload: &'a Workload) -> Self {
         Self { workload, number: i64::MIN, created: None, copies: BTreeSet::new() }
+    }
+
+    /// Whether an owner that has its uid, named in a namespace, is this workload. Whoever may write
+    /// revisions in one namespace can claim any uid there; an owner is always in the same namespace.
+    fn is(&self, owner: &Owner, namespace: &str) -> bool {
+        let id = &self.workload.id;
+        *id.namespace == *namespace
+            && *id.name == *owner.name
+            && id.kind.name() == owner.kind
+            && owner.api_version.starts_with(Resource::OWNERS)
     }
 
     fn take(&mut self, object: RevisionObject) {
@@ -299,6 +314,8 @@ struct RevisionObject {
 struct Meta {
     #[serde(default)]
     name: String,
+    #[serde(default)]
+    namespace: String,
     creation_timestamp: Option<String>,
     #[serde(default)]
     owner_references: Vec<Owner>,
@@ -317,7 +334,14 @@ struct Annotations {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Owner {
+    #[serde(default)]
+    api_version: String,
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    name: String,
     #[serde(default)]
     uid: String,
     #[serde(default)]
@@ -461,13 +485,54 @@ mod tests {
     }
 
     fn page(next: &str, objects: &[Value]) -> axum::body::Body {
-        let owners = json!([{ "uid": "uid-of-web", "controller": true }]);
-        let owned = objects.iter().cloned().map(|mut object| {
-            object["metadata"]["ownerReferences"] = owners.clone();
-            object
-        });
+        let owned = objects.iter().map(|object| owned(object, "shop", &[]));
         let items: Vec<Value> = owned.collect();
         json!({ "metadata": { "continue": next }, "items": items }).to_string().into()
+    }
+
+    /// A revision in a namespace that says it is of the Deployment `web`, but for some fields.
+    fn owned(object: &Value, namespace: &str, but: &[(&str, Value)]) -> Value {
+        let mut owner = json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "name": "web",
+            "uid": "uid-of-web",
+            "controller": true,
+        });
+        for (field, value) in but {
+            owner[*field] = value.clone();
+        }
+        let mut object = object.clone();
+        object["metadata"]["namespace"] = namespace.into();
+        object["metadata"]["ownerReferences"] = json!([owner]);
+        object
+    }
+
+    #[test]
+    fn a_revision_counts_only_where_its_owner_can_be_the_workload() {
+        let web = workload("web", &["a"]);
+        let own = owned(&replica_set("1", EARLY, ""), "shop", &[]);
+        let forged = replica_set("999", LATE, "");
+        let others = [
+            owned(&forged, "of-another-tenant", &[]),
+            owned(&forged, "shop", &[("name", json!("web-2"))]),
+            owned(&forged, "shop", &[("kind", json!("StatefulSet"))]),
+            owned(&forged, "shop", &[("apiVersion", json!("example.com/v1"))]),
+            owned(&forged, "shop", &[("controller", json!(false))]),
+            owned(&forged, "shop", &[("uid", json!("uid-of-another"))]),
+            forged,
+        ];
+        for other in others {
+            let mut candidates = Candidates::new([&web]);
+            let items = [own.clone(), other.clone()];
+            candidates.take(serde_json::from_value(json!({ "items": items })).unwrap());
+            let created = candidates.into_revisions().remove(0).1.created;
+            assert_eq!(created, EARLY.parse().unwrap(), "{other}");
+        }
+        let mut candidates = Candidates::new([&web]);
+        let items = [own, owned(&replica_set("2", LATE, ""), "shop", &[])];
+        candidates.take(serde_json::from_value(json!({ "items": items })).unwrap());
+        assert_eq!(candidates.into_revisions()[0].1.created, LATE.parse().unwrap());
     }
 
     #[tokio::test(start_paused = true)]

@@ -82,7 +82,7 @@ impl<'a> Sources<'a> {
         let holds = |named, wanted: Option<&str>| {
             self.find(namespace, named).is_some_and(|given| {
                 let mut keys = given.content.iter();
-                keys.any(|(key, kept)| {
+                keys.any(|(_, key, kept)| {
                     wanted.is_none_or(|wanted| wanted == key) && !kept.is_empty()
                 })
             })

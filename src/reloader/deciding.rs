@@ -57,7 +57,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         self.budget.refill();
         let mut due = Vec::new();
         let mut asking = Vec::new();
-        for stored in workloads {
+        for stored in self.in_fair_order(workloads) {
             let decision = self.decide_one(stored, sightings, rules, Asked::No, now);
             match decision.action {
                 Action::AskRevision => asking.push(stored),
@@ -80,6 +80,30 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             due.extend(self.conclude(stored, decision, now, left).await);
         }
         due
+    }
+
+    /// The order in which workloads take from the budget: those whose last reload failed come last,
+    /// and the others one of each namespace after the other. Failures count as turns.
+    ///
+    /// Whoever writes many workloads, or sees to it that their reloads fail, keeps nobody else waiting.
+    fn in_fair_order<'a>(&self, workloads: &'a [Stored]) -> Vec<&'a Stored> {
+        let failures = |stored: &Stored| {
+            self.memories.get(&stored.workload.uid).map_or(0, |memory| memory.failures)
+        };
+        let mut turns: HashMap<&str, u32> = HashMap::new();
+        for stored in workloads.iter().filter(|stored| failures(stored) > 0) {
+            *turns.entry(&stored.workload.id.namespace).or_default() += 1;
+        }
+        let mut in_order: Vec<_> = workloads
+            .iter()
+            .map(|stored| {
+                let turn = turns.entry(&stored.workload.id.namespace).or_default();
+                *turn += 1;
+                (failures(stored), *turn, stored)
+            })
+            .collect();
+        in_order.sort_by_key(|(failures, turn, _)| (*failures, *turn));
+        in_order.into_iter().map(|(_, _, stored)| stored).collect()
     }
 
     pub(super) fn decide_one(
@@ -115,13 +139,18 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         now: Timestamp,
         left: &mut Unfinished,
     ) -> Option<Due> {
-        let Decision { action, gone, mut reverted, changed, waiting, unclear, open } = decision;
+        let Decision { action, gone, mut reverted, changed, waiting, unsettled, unclear, open } =
+            decision;
         let workload = &stored.workload;
         let id = &workload.id;
         // Whoever is reloaded, or will be, is so for this too; of others nothing is said yet.
         if unclear && matches!(action, Action::Leave | Action::Hold(Hold::Stripped)) {
             left.unclear.push(stored.clone());
             return None;
+        }
+        if unsettled {
+            debug!(worker = WORKER, "{id}: an answer is older than what is recorded; asking again");
+            left.workloads.insert(id.clone());
         }
         let idle = matches!(action, Action::Leave) && reverted.is_empty() && !waiting;
         if idle && !self.memories.contains_key(&workload.uid) {

@@ -39,6 +39,17 @@ enum Outcome {
     Failed(WriteError),
 }
 
+impl Outcome {
+    /// Whether it is certain that no rollout began. Of a request without an answer it is not.
+    fn began_nothing(&self) -> bool {
+        match self {
+            Self::NotNeeded => true,
+            Self::Failed(error) => !matches!(error, WriteError::Failed(_)),
+            Self::Reloaded(..) => false,
+        }
+    }
+}
+
 impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     /// Reloads workloads, a few at a time, and takes in how each ended as it ends.
     ///
@@ -82,11 +93,14 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
                 let writer = &writer;
                 under_way.push(async move {
                     let outcome = writer.reload(&next).await;
-                    (next.stored, outcome)
+                    (next.stored, next.cause, outcome)
                 });
             }
-            let Some((stored, outcome)) = under_way.next().await else { break };
+            let Some((stored, cause, outcome)) = under_way.next().await else { break };
             let id = &stored.workload.id;
+            if cause == Cause::Found && outcome.began_nothing() {
+                self.budget.give_back();
+            }
             match &outcome {
                 Outcome::Failed(WriteError::Failed(_)) if !outage.is_known => {
                     outage.see(&writer.try_to_read(id).await);

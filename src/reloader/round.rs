@@ -56,18 +56,8 @@ impl Round {
         let retried: HashSet<_> = retried.flat_map(|stored| &stored.workload.secrets).collect();
         asks.retain(|ask| {
             let Ask { secret, .. } = ask;
-            !self.seen.contains_key(secret)
-                || self.may_be_stale(ask)
-                || secrets.contains(secret)
-                || retried.contains(secret)
+            !self.seen.contains_key(secret) || secrets.contains(secret) || retried.contains(secret)
         });
-    }
-
-    /// Whether another controller has recorded a later version since.
-    fn may_be_stale(&self, ask: &Ask) -> bool {
-        self.seen.get(&ask.secret).is_some_and(|(sighting, _)| {
-            matches!(sighting.observation, Observation::Live(version) if ask.may_be_stale(version))
-        })
     }
 
     /// Takes in what was seen of a secret.

@@ -12,7 +12,7 @@ use crate::core::environment::{Container, EnvVar};
 use crate::core::fixtures::{second, secret, version};
 use crate::core::manifest::Manifest;
 use crate::core::notice::Notice;
-use crate::core::observation::{Observation, Polled};
+use crate::core::observation::{BELIEVED_AFTER, Observation, Polled};
 use crate::core::plan::{Reload, Revision};
 use crate::core::record::{Record, Versions};
 use crate::core::rollout::Rollout;
@@ -46,6 +46,8 @@ struct World {
     is_down: bool,
     /// The workloads whose PATCHes hang until the API server gives up, and fail.
     hanging: BTreeSet<String>,
+    /// The workloads whose PATCHes an admission policy refuses.
+    refused: BTreeSet<String>,
     /// The workloads that were PATCHed, in order.
     patched: Vec<String>,
     patches: u32,
@@ -195,6 +197,9 @@ impl Cluster for Fake {
             return Err(WriteError::Failed("no answer".to_owned()));
         }
         let mut world = self.world();
+        if world.refused.contains(&name) {
+            return Err(WriteError::Refused("by a policy".to_owned()));
+        }
         let fault = world.faults.pop_front();
         let token = world.token.clone();
         let object = world.objects.get_mut(&*workload.id.name).ok_or(WriteError::NotFound)?;
@@ -530,8 +535,8 @@ async fn what_could_not_be_read_is_asked_for_alone() {
     assert!(left.retry_in.is_none());
 }
 
-#[tokio::test]
-async fn a_version_older_than_what_was_seen_rolls_once_a_second_poll_has_seen_it() {
+#[tokio::test(start_paused = true)]
+async fn a_version_older_than_what_was_seen_rolls_once_nothing_else_is_seen_for_a_while() {
     let mut bench = Bench::new(&[("web", &["a"])]);
     bench.fake.rotate("a", 5);
     bench.poll().await;
@@ -539,9 +544,46 @@ async fn a_version_older_than_what_was_seen_rolls_once_a_second_poll_has_seen_it
     let left = bench.poll().await;
     assert_eq!(left.retry_in, Some(Duration::from_secs(1)), "it is asked for again soon");
     assert_eq!(bench.fake.count("web"), 0);
-    let scope = Scope::Unfinished { workloads: left.workloads, secrets: left.secrets };
-    let left = bench.reloader.tick(scope, &bench.shutdown).await;
-    assert_eq!((bench.fake.count("web"), left.retry_in), (1, None));
+    let scope =
+        || Scope::Unfinished { workloads: left.workloads.clone(), secrets: left.secrets.clone() };
+    tokio::time::advance(BELIEVED_AFTER - Duration::from_secs(1)).await;
+    let again = bench.reloader.tick(scope(), &bench.shutdown).await;
+    assert_eq!((bench.fake.count("web"), again.retry_in.is_some()), (0, true));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let again = bench.reloader.tick(scope(), &bench.shutdown).await;
+    assert_eq!((bench.fake.count("web"), again.retry_in), (1, None));
+}
+
+/// A workload that has a later version on record than there is, and one that has none.
+fn beside_a_later_record() -> Bench {
+    let bench = Bench::new(&[("web", &["a"]), ("api", &["a"])]);
+    let versions = [(secret("a").hash64(), version(9, 253_402_207_200))].into_iter().collect();
+    let record = Record { uid: "uid-of-web".to_owned(), mark: "m".to_owned(), versions };
+    let mut world = bench.fake.world();
+    let web = world.objects.get_mut("web").unwrap();
+    web.annotations = [(OptIn::Current.key(), "true"), (MARK, "m")].into_iter().collect();
+    web.record = Some(record.encode());
+    drop(world);
+    bench.watch();
+    bench
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_workload_has_on_record_is_no_matter_of_the_others() {
+    let mut bench = beside_a_later_record();
+    bench.poll().await;
+    let workloads = bench.store.begin_poll(DEFAULT_CONNECTION).workloads;
+    let asks = bench.reloader.asks(&workloads);
+    assert_eq!(asks[0].not_before, Some(second(1_000_001)), "its answers are no older than known");
+    assert_eq!(bench.reloads(), 0);
+    // It is a restored storage, for all that can be known, once nothing else was seen for a while.
+    tokio::time::advance(BELIEVED_AFTER).await;
+    bench.poll().await;
+    assert_eq!(["web", "api"].map(|name| bench.fake.count(name)), [1, 0]);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    bench.poll().await;
+    assert_eq!(["web", "api"].map(|name| bench.fake.count(name)), [2, 1]);
 }
 
 #[tokio::test]

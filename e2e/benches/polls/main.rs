@@ -258,7 +258,7 @@ impl Scene {
             let path = format!("secret/data/{}", path(self.secrets, number)).into();
             let secret = SecretId { connection: DEFAULT_CONNECTION.into(), namespace: None, path };
             let secret = Arc::new(secret);
-            Ask { secret, not_before: None, believed: None, may_be_missing: false }
+            Ask { secret, not_before: None, may_be_missing: false }
         };
         (0..self.secrets).map(ask).collect()
     }

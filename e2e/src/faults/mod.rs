@@ -45,12 +45,18 @@ const FAULT_WITHIN: Duration = Duration::from_mins(8);
 /// The parts of the suite. Each does as well on a bed of its own, beside the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// The controller itself, and its connections.
+    /// The controller itself, and its watches.
     Controller,
-    /// The cluster.
-    Cluster,
-    /// Vault, and the clocks.
+    /// Its connections.
+    Network,
+    /// The API server and its storage.
+    ApiServer,
+    /// Whoever else writes workloads, or refuses that.
+    Others,
+    /// Vault.
     Vault,
+    /// The clocks. The last: what they leave behind is of no use to others.
+    Clocks,
 }
 
 /// How much is done.
@@ -113,16 +119,22 @@ const OF_THE_CONTROLLER: &[Fault] = faults! {
     "kill -9 of the leader of three": killed::leaders,
     "watches dropped": watches::dropped,
     "resourceVersion too old": watches::too_old,
+};
+
+const OF_THE_NETWORK: &[Fault] = faults! {
     "API answers cut": network::api_cut,
     "API answers and events held": network::api_held,
     "Vault answers cut": network::vault_cut,
 };
 
-const OF_THE_CLUSTER: &[Fault] = faults! {
+const OF_THE_API_SERVER: &[Fault] = faults! {
     "API server killed": api_server::killed,
     "API server paused": api_server::paused,
     "API server restarted": api_server::restarted,
     "etcd paused": api_server::etcd_paused,
+};
+
+const OF_OTHERS: &[Fault] = faults! {
     "other writers (409)": others::writers,
     "denied by admission": others::denied,
     "namespace terminating": others::terminating,
@@ -135,19 +147,25 @@ const OF_VAULT: &[Fault] = faults! {
     "Vault restarted": vault::restarted,
     "token, policy withdrawn in a poll": access::withdrawn,
     "rate limit (429)": access::rate_limit,
-    // The last: what they leave behind is of no use to others.
+};
+
+const OF_CLOCKS: &[Fault] = faults! {
     "Vault's clock 1 h ahead": clocks::ahead,
     "Vault's clock 1 h behind": clocks::behind,
 };
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Controller, Self::Cluster, Self::Vault];
+    const ALL: [Self; 6] =
+        [Self::Controller, Self::Network, Self::ApiServer, Self::Others, Self::Vault, Self::Clocks];
 
     fn faults(self) -> &'static [Fault] {
         match self {
             Self::Controller => OF_THE_CONTROLLER,
-            Self::Cluster => OF_THE_CLUSTER,
+            Self::Network => OF_THE_NETWORK,
+            Self::ApiServer => OF_THE_API_SERVER,
+            Self::Others => OF_OTHERS,
             Self::Vault => OF_VAULT,
+            Self::Clocks => OF_CLOCKS,
         }
     }
 }

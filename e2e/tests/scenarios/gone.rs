@@ -177,9 +177,9 @@ async fn a_version_that_will_expire_is_live_until_then() -> Result<()> {
     assert!(controller.lines_with("not found").is_empty());
 
     // And from then on it is gone, without anybody having touched it.
-    secrets.put_metadata("expiring/b", json!({"delete_version_after": "3s"})).await?;
+    secrets.put_metadata("expiring/b", json!({"delete_version_after": "10s"})).await?;
     bed.rotate("expiring/b").await?;
-    bed.cluster.wait_for_count(&soon, 1, Duration::from_secs(3)).await?;
+    bed.cluster.wait_for_count(&soon, 1, SOON).await?;
     let line = "Vault secret path secret/data/expiring/b not found: its latest version is deleted";
     controller.wait_for(line, SOON).await?;
     bed.expect_no_roll(&controller, &[(&workload, Some(1)), (&soon, Some(1))]).await

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 e2e::scenarios! {
     each_rotation_reloads_once_when_reads_are_spread_over_three_nodes: needs_openbao,
     a_standby_that_lags_for_many_polls_reloads_nothing_when_reads_are_spread: needs_openbao,
+    a_standby_that_lags_and_answers_alone_for_many_polls_reloads_nothing: needs_openbao,
     a_standby_that_has_caught_up_by_the_second_poll_reloads_nothing: needs_openbao,
     rotations_around_the_loss_of_the_leader_reload_once: needs_openbao,
     rotations_around_a_step_down_reload_once: needs_openbao,
@@ -188,6 +189,33 @@ async fn a_standby_that_lags_for_many_polls_reloads_nothing_when_reads_are_sprea
     controller.wait_for_polls(POLLS, SOON).await?;
     let after = scene.reads();
     assert!(after[lagging] > before[lagging], "reads per node: {before:?}, then {after:?}");
+    scene.wait_for_version(lagging, 1).await?;
+    scene.expect_reloads(&controller, 1).await?;
+
+    scene.raft.catch_up(lagging);
+    scene.wait_for_version(lagging, 2).await?;
+    scene.expect_reloads(&controller, 1).await?;
+    scene.rotate_all().await?;
+    scene.expect_reloads(&controller, 2).await?;
+    scene.expect_few_logins(1)
+}
+
+async fn a_standby_that_lags_and_answers_alone_for_many_polls_reloads_nothing() -> Result<()> {
+    const POLLS: usize = 8;
+    let scene = Scene::new("alone").await?;
+    let controller = scene.start(polling_faster()).await?;
+    let (leader, [lagging, _]) = scene.raft.roles().await?;
+    scene.wait_for_version(lagging, 1).await?;
+    scene.raft.hold_back(lagging);
+    scene.raft.direct(&[leader]);
+    scene.rotate_all().await?;
+    scene.expect_reloads(&controller, 1).await?;
+
+    // The balancer moves to the standby, and stays there.
+    let before = scene.reads();
+    scene.raft.direct(&[lagging]);
+    controller.wait_for_polls(POLLS, SOON).await?;
+    assert!(scene.reads()[lagging] >= before[lagging] + POLLS, "{before:?}, {:?}", scene.reads());
     scene.wait_for_version(lagging, 1).await?;
     scene.expect_reloads(&controller, 1).await?;
 

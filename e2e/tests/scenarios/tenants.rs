@@ -18,9 +18,6 @@ e2e::scenarios! {
 /// Stands for what must not be shown: it is part of values, and of no path that is watched.
 const CANARY: &str = "canary-3f9a1c07";
 
-/// The neighbour of absurd workloads is reloaded in the poll that sees the change.
-const WITHIN_A_POLL: Duration = Duration::from_secs(10);
-
 fn tenant(name: &str) -> Workload {
     Workload::deployment("tenants", name).replicas(0).opted_in()
 }
@@ -143,12 +140,12 @@ async fn absurd_values_are_named_and_never_shown() -> Result<()> {
 
     bed.rotate("tenants/healthy").await?;
     bed.rotate("ténants/☃ 𝕏").await?;
-    bed.cluster.wait_for_count(&workloads[0], 1, WITHIN_A_POLL).await?;
+    bed.cluster.wait_for_count(&workloads[0], 1, SOON).await?;
     let others = workloads
         .iter()
         .filter(|workload| !["steering", "endless"].contains(&workload.name().name.as_str()));
     for workload in others {
-        bed.cluster.wait_for_count(workload, 1, WITHIN_A_POLL).await?;
+        bed.cluster.wait_for_count(workload, 1, SOON).await?;
     }
     bed.expect_no_roll(&controller, &[(&workloads[0], Some(1)), (&unicode, Some(1))]).await?;
 
@@ -298,9 +295,9 @@ async fn a_thousand_references_are_one_workload() -> Result<()> {
     bed.expect_no_roll(&controller, &[(&many, None), (&neighbour, None)]).await?;
 
     bed.rotate("tenants/healthy").await?;
-    bed.cluster.wait_for_count(&neighbour, 1, WITHIN_A_POLL).await?;
+    bed.cluster.wait_for_count(&neighbour, 1, SOON).await?;
     bed.rotate(&paths[REFERENCES - 1]).await?;
-    let state = bed.cluster.wait_for_count(&many, 1, WITHIN_A_POLL).await?;
+    let state = bed.cluster.wait_for_count(&many, 1, SOON).await?;
     let record = state.record().context("no record")?;
     assert_eq!(record["secrets"].as_object().map(serde_json::Map::len), Some(REFERENCES));
     bed.expect_no_roll(&controller, &[(&many, Some(1)), (&neighbour, Some(1))]).await?;

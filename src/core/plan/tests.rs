@@ -10,6 +10,7 @@ struct Row {
     recorded: Option<Recorded>,
     live: Observation,
     other_seen: Poll,
+    long_seen: Poll,
     observed: bool,
     revision: Option<Lookup<'static>>,
     copies: Vec<Copied>,
@@ -26,6 +27,7 @@ impl Row {
             revision: None,
             copies: Vec::new(),
             rules: Rules::default(),
+            long_seen: 5,
         }
     }
 
@@ -47,7 +49,8 @@ impl Row {
             revision: self.revision.unwrap_or(Lookup::Found(&revision)),
             past: &Past::default(),
         };
-        let sighting = Sighting { observation: self.live, other_seen: self.other_seen };
+        let Self { other_seen, long_seen, .. } = self;
+        let sighting = Sighting { other_seen, long_seen, ..Sighting::of(self.live) };
         verdict(&case, &secret("a"), sighting, &self.rules)
     }
 }
@@ -94,6 +97,11 @@ fn a_version_that_is_older_than_what_is_recorded_is_a_restored_storage() {
         let row = Row::live(old()).recorded(of_this_template, new());
         assert_eq!(row.verdict(), Verdict::Changed(Cause::Restored));
     }
+    // Until nothing else was seen for a while, since the template came, it may be a standby.
+    let row = Row { long_seen: 4, ..Row::live(old()) };
+    assert_eq!(row.recorded(true, new()).verdict(), Verdict::Unsettled);
+    // Whatever others have on record, it is the version there is for who has none of it.
+    assert_eq!(Row { long_seen: 0, ..Row::live(old()) }.verdict(), Verdict::Same);
     // The number alone says nothing: deleted and made anew, a secret starts at 1 again.
     let row = Row::live(version(1, 1_000_200)).recorded(true, version(3, 1_000_050));
     assert_eq!(row.verdict(), Verdict::Changed(Cause::Found));
@@ -219,11 +227,11 @@ fn decided(workload: &Workload, seen: [Sighting; 2], past: &Past, budget: u32) -
 }
 
 fn saw(observation: Observation) -> Sighting {
-    Sighting { observation, other_seen: 0 }
+    Sighting::of(observation)
 }
 
 fn witnessed(number: u64) -> Sighting {
-    Sighting { observation: Observation::Live(version(number, 200)), other_seen: 5 }
+    Sighting { other_seen: 5, ..saw(Observation::Live(version(number, 200))) }
 }
 
 fn same() -> Sighting {

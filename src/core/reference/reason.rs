@@ -53,11 +53,14 @@ pub enum Reason {
     SourceMissing,
     /// The source has no such key, which is not optional: the pod does not start.
     KeyMissing,
+    /// So many variables come from whole sources that no pod can start with them: which of them
+    /// others override is not told apart, and each reference counts.
+    TooManyVariables,
 }
 
 impl Reason {
     /// All of them, in the order of the documentation.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Pinned,
         Self::Write,
         Self::Transit,
@@ -82,6 +85,7 @@ impl Reason {
         Self::SourceFailed,
         Self::SourceMissing,
         Self::KeyMissing,
+        Self::TooManyVariables,
     ];
 
     /// Its stable name, in the way that Kubernetes spells reasons.
@@ -112,6 +116,7 @@ impl Reason {
             Self::SourceFailed => "SourceFailed",
             Self::SourceMissing => "SourceMissing",
             Self::KeyMissing => "KeyMissing",
+            Self::TooManyVariables => "TooManyVariables",
         }
     }
 
@@ -143,7 +148,8 @@ impl Reason {
             | Self::SourceDenied
             | Self::SourceFailed
             | Self::SourceMissing
-            | Self::KeyMissing => true,
+            | Self::KeyMissing
+            | Self::TooManyVariables => true,
         }
     }
 
@@ -212,6 +218,10 @@ impl Reason {
             }
             Self::KeyMissing => {
                 "there is no such key, so the pod does not start: add it, or set optional: true"
+            }
+            Self::TooManyVariables => {
+                "all its references are watched, since the workload takes over 50,000 variables from \
+                 whole sources, more than a pod can start with: name it less often"
             }
         }
     }

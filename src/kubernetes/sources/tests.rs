@@ -108,7 +108,7 @@ impl Bench {
     /// The path behind the key of a ConfigMap.
     fn path(&self, name: &str) -> Option<String> {
         let Known::Read(content) = self.known(name) else { return None };
-        Some(format!("{:?}", content.get("A")?.first()?.reading_in("A")))
+        Some(format!("{:?}", content.get("A")?.1.first()?.reading_in("A")))
     }
 
     /// How often the workload was concerned by now.

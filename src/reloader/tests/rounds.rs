@@ -149,3 +149,52 @@ async fn whoever_waits_is_not_reloaded_while_vault_cannot_be_asked() {
     bench.go_on(left).await;
     assert_eq!(bench.fake.count("web"), 1);
 }
+
+/// A reloader that finds many workloads of one namespace and a few of another one outdated, with a
+/// budget of 2 that does not grow meanwhile.
+fn beside_a_crowd() -> Bench {
+    let crowd: Vec<String> = (0..20).map(|number| format!("crowd-{number:02}")).collect();
+    let names = crowd.iter().map(String::as_str).chain(["web", "api"]);
+    let mut bench = Bench::new(&names.map(|name| (name, &["a"][..])).collect::<Vec<_>>());
+    bench.fake.rotate("a", 2);
+    bench.fake.world().revised = Some(between_the_versions());
+    for name in &crowd {
+        let mut world = bench.fake.world();
+        let object = world.objects.get_mut(name).unwrap();
+        bench.store.remove(&object.id(Kind::Deployment));
+        object.namespace = "crowd".to_owned();
+    }
+    bench.watch();
+    bench.reloader.budget = Budget::new(2, 1);
+    bench
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_with_many_workloads_does_not_take_the_whole_budget() {
+    let mut bench = beside_a_crowd();
+    bench.poll().await;
+    assert_eq!(bench.reloads(), 2);
+    assert_eq!(bench.fake.count("api"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_reloads_take_nothing_from_the_budget() {
+    let mut bench = beside_a_crowd();
+    let names: BTreeSet<String> = bench.fake.world().objects.keys().cloned().collect();
+    let crowd = names.into_iter().filter(|name| name.starts_with("crowd")).collect();
+    bench.fake.world().refused = crowd;
+    for _ in 0..3 {
+        bench.poll().await;
+    }
+    assert_eq!(["web", "api"].map(|name| bench.fake.count(name)), [1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_without_an_answer_counts_for_the_budget() {
+    let mut bench = beside_a_crowd();
+    bench.fake.world().faults.extend([Fault::AnswerLost, Fault::AnswerLost]);
+    for _ in 0..3 {
+        bench.poll().await;
+    }
+    assert_eq!(bench.reloads(), 2);
+}

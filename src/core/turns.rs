@@ -1,0 +1,104 @@
+//! Whose turn it is: workloads that wait for the same thing get it one of each namespace after the
+//! other, so that no namespace keeps the others waiting.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::workload::WorkloadId;
+
+/// Workloads that wait, each once.
+#[derive(Debug, Default)]
+pub struct Turns {
+    /// Of each namespace, those that wait, in the order of their coming.
+    waiting: BTreeMap<Arc<str>, BTreeMap<u64, WorkloadId>>,
+    /// When each came.
+    came: HashMap<WorkloadId, u64>,
+    coming: u64,
+    /// The namespace that had the last turn.
+    last: Option<Arc<str>>,
+}
+
+impl Turns {
+    /// A workload waits from now on, if it does not already.
+    pub fn join(&mut self, id: &WorkloadId) {
+        if self.came.contains_key(id) {
+            return;
+        }
+        self.coming += 1;
+        self.came.insert(id.clone(), self.coming);
+        let of_namespace = self.waiting.entry(Arc::clone(&id.namespace)).or_default();
+        of_namespace.insert(self.coming, id.clone());
+    }
+
+    /// A workload does not wait any more.
+    pub fn leave(&mut self, id: &WorkloadId) {
+        let Some(came) = self.came.remove(id) else { return };
+        let Some(of_namespace) = self.waiting.get_mut(&id.namespace) else { return };
+        of_namespace.remove(&came);
+        if of_namespace.is_empty() {
+            self.waiting.remove(&id.namespace);
+        }
+    }
+
+    /// The one whose turn it is; it waits no more.
+    pub fn next(&mut self) -> Option<WorkloadId> {
+        let after = self.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let following = self.waiting.range::<Arc<str>, _>((after, Bound::Unbounded)).next();
+        let (namespace, of_namespace) = following.or_else(|| self.waiting.first_key_value())?;
+        let id = of_namespace.values().next()?.clone();
+        self.last = Some(Arc::clone(namespace));
+        self.leave(&id);
+        Some(id)
+    }
+
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::workload::Kind;
+    use super::*;
+
+    fn id(text: &str) -> WorkloadId {
+        let (namespace, name) = text.split_once('/').unwrap();
+        WorkloadId { kind: Kind::Deployment, namespace: namespace.into(), name: name.into() }
+    }
+
+    #[test]
+    fn one_of_each_namespace_after_the_other() {
+        let mut turns = Turns::default();
+        for text in ["b/1", "b/2", "b/3", "b/1", "a/1", "c/1", "c/2"] {
+            turns.join(&id(text));
+        }
+        turns.leave(&id("c/1"));
+        turns.leave(&id("c/9"));
+        let mut order = Vec::new();
+        while let Some(WorkloadId { namespace, name, .. }) = turns.next() {
+            order.push(format!("{namespace}/{name}"));
+        }
+        assert_eq!(order, ["a/1", "b/1", "c/2", "b/2", "b/3"]);
+        assert!(turns.is_empty() && turns.came.is_empty());
+    }
+
+    #[test]
+    fn whoever_comes_again_at_once_is_the_last_of_its_namespace() {
+        let mut turns = Turns::default();
+        for text in ["a/busy", "a/quiet", "b/quiet"] {
+            turns.join(&id(text));
+        }
+        let mut names = Vec::new();
+        for _ in 0..4 {
+            let next = turns.next().unwrap();
+            if &*next.name == "busy" {
+                turns.join(&next);
+            }
+            names.push(next.name.to_string());
+        }
+        assert_eq!(names, ["busy", "quiet", "quiet", "busy"]);
+    }
+}
