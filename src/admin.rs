@@ -187,16 +187,16 @@ mod tests {
         assert_eq!(status(&health, "/elsewhere").await, 404);
     }
 
-    /// A server of the probes, on a port of its own.
-    async fn served() -> (std::net::SocketAddr, tokio::task::AbortHandle) {
+    /// Runs a test beside a server of the probes, on a port of its own.
+    async fn beside_a_server(test: impl AsyncFnOnce(std::net::SocketAddr)) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = router(Health::new(Arc::default()));
-        let server = serve(listener, router, CancellationToken::new());
-        let mut tasks = tokio::task::JoinSet::new();
-        let handle = tasks.spawn(server);
-        tasks.detach_all();
-        (address, handle)
+        let end = CancellationToken::new();
+        let server = serve(listener, router(Health::new(Arc::default())), end.clone());
+        tokio::join!(server, async {
+            test(address).await;
+            end.cancel();
+        });
     }
 
     /// What a probe is answered on a connection.
@@ -209,35 +209,36 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_opens_connections_and_says_nothing_keeps_no_probe_waiting() {
-        let (address, server) = served().await;
-        let mut silent = Vec::new();
-        for number in 0..3 * MOST_CONNECTIONS {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            if number % 2 == 0 {
-                stream.write_all(b"GET / HTTP/1.1\r\nX: ").await.unwrap();
+        beside_a_server(async |address| {
+            let mut silent = Vec::new();
+            for number in 0..3 * MOST_CONNECTIONS {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                if number % 2 == 0 {
+                    stream.write_all(b"GET / HTTP/1.1\r\nX: ").await.unwrap();
+                }
+                silent.push(stream);
             }
-            silent.push(stream);
-        }
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        let answer = timeout(Duration::from_secs(1), probe(&mut stream)).await.unwrap().unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-        // The connection is kept for the next request, and the first of the silent ones is closed.
-        let answer = probe(&mut stream).await.unwrap();
-        assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
-        assert_eq!(silent[0].read(&mut [0]).await.unwrap_or(0), 0);
-        server.abort();
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let answer = timeout(REQUEST_WITHIN, probe(&mut stream)).await.unwrap().unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+            // The connection is kept for the next request, and the first of the others is closed.
+            let answer = probe(&mut stream).await.unwrap();
+            assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+            assert_eq!(silent[0].read(&mut [0]).await.unwrap_or(0), 0);
+        })
+        .await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_request_that_does_not_arrive_ends_its_connection() {
-        let (address, server) = served().await;
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
-        let began = tokio::time::Instant::now();
-        let mut answer = Vec::new();
-        _ = stream.read_to_end(&mut answer).await;
-        assert!(began.elapsed() >= REQUEST_WITHIN && began.elapsed() < 2 * REQUEST_WITHIN);
-        server.abort();
+        beside_a_server(async |address| {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+            let began = tokio::time::Instant::now();
+            _ = stream.read_to_end(&mut Vec::new()).await;
+            assert!((REQUEST_WITHIN..2 * REQUEST_WITHIN).contains(&began.elapsed()));
+        })
+        .await;
     }
 
     #[tokio::test]

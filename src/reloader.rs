@@ -112,6 +112,8 @@ pub struct Reloader<V, C, R> {
     settings: Settings,
     leadership: Leadership,
     history: History,
+    /// When this reloader was made.
+    began: Instant,
     /// What was seen since the last poll of everything began.
     round: Round,
     /// What is remembered of each workload, by uid.
@@ -170,6 +172,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             settings,
             leadership: Leadership::always(),
             history: History::default(),
+            began: Instant::now(),
             round: Round::default(),
             memories: HashMap::new(),
             budget,
@@ -256,7 +259,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     async fn tick(&mut self, scope: Scope, shutdown: &CancellationToken) -> Unfinished {
         debug!(worker = WORKER, "Reloader started");
         let snapshot = self.store.begin_poll(&self.settings.server);
-        self.history.begin(snapshot.poll, Instant::now().into_std());
+        self.history.begin(snapshot.poll, self.began.elapsed());
         let is_full = matches!(scope, Scope::All);
         if is_full {
             self.forget(&snapshot);

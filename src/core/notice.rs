@@ -209,7 +209,7 @@ impl Notices {
     pub fn next(&self) -> Option<Untold> {
         let mut state = self.state();
         let state = &mut *state;
-        while let Some(workload) = state.untold.next() {
+        while let Some(workload) = state.untold.take() {
             if let Some(present) = state.present.get_mut(&workload)
                 && let Some((notice, digest)) = present.untold()
             {

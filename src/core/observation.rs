@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -108,10 +108,10 @@ pub struct History {
 #[derive(Clone, Copy, Debug)]
 struct Began {
     /// When the first of them did.
-    first: Instant,
+    first: Duration,
     /// The last of them, and when it did.
     poll: Poll,
-    time: Instant,
+    time: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -123,7 +123,7 @@ struct Seen {
     /// The last poll that saw another one before it, and when that one had been created.
     other: Poll,
     other_created: Option<Timestamp>,
-    /// A poll that saw it, and not longer ago than [`Seen::long`] and [`BELIEVED_AFTER`] together.
+    /// A poll that saw it, to become `long` when it began [`BELIEVED_AFTER`] ago.
     since: Poll,
     /// A poll that saw it [`BELIEVED_AFTER`] ago or earlier; 0 where there is none.
     long: Poll,
@@ -137,12 +137,12 @@ impl History {
         self.resumed = 0;
     }
 
-    /// A poll begins, at a time of the monotonic clock.
-    pub fn begin(&mut self, poll: Poll, now: Instant) {
+    /// A poll begins, so long after this process has.
+    pub fn begin(&mut self, poll: Poll, now: Duration) {
         if self.resumed == 0 {
             self.resumed = poll;
         }
-        let since = |time: Instant| now.saturating_duration_since(time);
+        let since = |time: Duration| now.saturating_sub(time);
         while let Some(began) = self.times.pop_front_if(|began| since(began.time) >= BELIEVED_AFTER)
         {
             self.settled = began.poll;
@@ -181,7 +181,9 @@ impl History {
         let seen = match before {
             Some(seen) if seen.version == version => {
                 let mut seen = Seen { last: poll, ..seen };
-                if seen.since <= self.settled {
+                if seen.since < self.resumed {
+                    (seen.long, seen.since) = (0, poll);
+                } else if seen.since <= self.settled {
                     (seen.long, seen.since) = (seen.since, poll);
                 }
                 seen
@@ -194,8 +196,7 @@ impl History {
         };
         self.secrets.insert(Arc::clone(secret), seen);
         let Seen { other, other_created, long, .. } = seen;
-        let long_seen = if long < self.resumed { 0 } else { long };
-        Sighting { observation, other_seen: other, other_created, long_seen }
+        Sighting { observation, other_seen: other, other_created, long_seen: long }
     }
 
     /// Whether the latest answer was older than what is known, and is yet to be believed.
@@ -230,12 +231,12 @@ mod tests {
     /// A history, and the time at which the present poll began.
     struct Bench {
         history: History,
-        now: Instant,
+        now: Duration,
     }
 
     impl Bench {
         fn new() -> Self {
-            Self { history: History::default(), now: Instant::now() }
+            Self { history: History::default(), now: Duration::ZERO }
         }
 
         /// A poll so many seconds after the last one.
@@ -338,7 +339,7 @@ mod tests {
     #[test]
     fn polls_close_to_each_other_take_no_room() {
         let mut history = History::default();
-        let mut now = Instant::now();
+        let mut now = Duration::ZERO;
         for poll in 1..10_000 {
             history.begin(poll, now);
             now += Duration::from_millis(10);

@@ -243,7 +243,7 @@ impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
                     if !is_first && !readings.is_empty() {
                         readings = vec![Reading::Skip(Reason::Overridden)];
                     }
-                    environment.add(Place::Env(container, variable), readings);
+                    environment.add(&Place::Env(container, variable), readings);
                 }
                 EnvValue::Other => {
                     environment.names.insert(Cow::Borrowed(&variable.name));
@@ -255,7 +255,7 @@ impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
                     let Some(readings) = self.key(&of, source, key, *optional) else { continue };
                     environment.names.insert(Cow::Borrowed(name));
                     let place = environment.place_of_key(name.to_owned(), source, key);
-                    environment.add(place, readings);
+                    environment.add(&place, readings);
                 }
             }
         }
@@ -320,7 +320,7 @@ impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
             let readings = self.readings(&from.source, (index, kept), &of);
             if !readings.is_empty() {
                 let place = environment.place_of_key(name.clone(), &from.source, key);
-                environment.add(place, readings);
+                environment.add(&place, readings);
             }
             if is_told_apart && !is_overridden {
                 environment.names.insert(Cow::Owned(name));
@@ -347,7 +347,7 @@ struct Environment<'a> {
 }
 
 impl<'a> Environment<'a> {
-    fn add(&mut self, place: Place<'a>, readings: Vec<Reading>) {
+    fn add(&mut self, place: &Place<'a>, readings: Vec<Reading>) {
         let readings = readings.into_iter().rev();
         self.found.extend(readings.map(|reading| (place.clone(), reading)));
     }

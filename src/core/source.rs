@@ -38,7 +38,10 @@ impl SourceId {
 
 /// The keys of a source, each with the references in its value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Content(Box<[(Box<str>, Box<[Kept]>)]>);
+pub struct Content(Box<[Key]>);
+
+/// A key, and the references in its value.
+type Key = (Box<str>, Box<[Kept]>);
 
 impl Content {
     /// Reads the values of a source. One that is no text holds no reference.
@@ -57,6 +60,7 @@ impl Content {
     }
 
     /// All keys with their references, in order, counted from 0.
+    #[must_use]
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (usize, &str, &[Kept])> {
         self.0.iter().enumerate().map(|(index, (key, kept))| (index, &**key, &**kept))
     }

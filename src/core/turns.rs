@@ -41,8 +41,8 @@ impl Turns {
         }
     }
 
-    /// The one whose turn it is; it waits no more.
-    pub fn next(&mut self) -> Option<WorkloadId> {
+    /// Takes out the one whose turn it is.
+    pub fn take(&mut self) -> Option<WorkloadId> {
         let after = self.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let following = self.waiting.range::<Arc<str>, _>((after, Bound::Unbounded)).next();
         let (namespace, of_namespace) = following.or_else(|| self.waiting.first_key_value())?;
@@ -78,7 +78,7 @@ mod tests {
         turns.leave(&id("c/1"));
         turns.leave(&id("c/9"));
         let mut order = Vec::new();
-        while let Some(WorkloadId { namespace, name, .. }) = turns.next() {
+        while let Some(WorkloadId { namespace, name, .. }) = turns.take() {
             order.push(format!("{namespace}/{name}"));
         }
         assert_eq!(order, ["a/1", "b/1", "c/2", "b/2", "b/3"]);
@@ -93,7 +93,7 @@ mod tests {
         }
         let mut names = Vec::new();
         for _ in 0..4 {
-            let next = turns.next().unwrap();
+            let next = turns.take().unwrap();
             if &*next.name == "busy" {
                 turns.join(&next);
             }

@@ -112,11 +112,11 @@ pub(super) async fn rate_limit(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let options = polling_fast().env("VAULT_ADDR", gateway.address());
     for time in 0..plan.times.div_ceil(2).max(2) {
         let is_listed = time % 2 == 1 && arena.bed.vault.is_openbao();
-        let (reading, path, rate, wanted) = if !is_listed {
-            (Reading::OneByOne, "secret/metadata/arena/*", RATE, 20)
-        } else {
+        let (reading, path, rate, wanted) = if is_listed {
             // Two polls a second; and a LIST that is refused is not asked for again.
             (Reading::ByFolder, "secret/detailed-metadata/*", 1, 1)
+        } else {
+            (Reading::OneByOne, "secret/metadata/arena/*", RATE, 20)
         };
         set_policy(arena.bed.vault.clone(), reading.rules()).await?;
         let controller = [Controller::start(&arena.bed, &options).await?];

@@ -1,7 +1,6 @@
 //! Secrets that are deleted, destroyed, removed, brought back, or about to expire.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use anyhow::Result;
 use e2e::controller_log::Stream;

@@ -1,7 +1,6 @@
 //! What tenants write into their manifests: nothing of it stops the controller, or its neighbours.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use e2e::scenario::{SOON, polling_faster};
