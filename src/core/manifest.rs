@@ -414,6 +414,10 @@ mod tests {
         let of_vault = ("vault-ignore-missing-secrets", "true");
         assert!(read(&[of_vault], &[vault]).2 && !read(&[of_vault], &both).2);
         assert!(read(&[of_vault, ("bao-ignore-missing-secrets", "true")], &both).2);
+        // As Go's ParseBool reads it, and false where that fails.
+        let ignores = |value| read(&[("vault-ignore-missing-secrets", value)], &[vault]).2;
+        assert!(["1", "t", "T", "true", "TRUE", "True"].into_iter().all(ignores));
+        assert!(!["0", "false", "", "yes", "tRUE", " true"].into_iter().any(ignores));
     }
 
     #[test]

@@ -294,7 +294,8 @@ impl Arena {
         let paths = secrets.iter().map(|secret| self.bed.rotate(&self.secrets[*secret].path));
         let versions = try_join_all(paths).await?;
         let reads = self.bed.vault_requests_since(&mark)?;
-        let was_divided = reads.iter().any(|request| request.path.contains("/metadata/"));
+        // Of one secret, or the LIST of a folder.
+        let was_divided = reads.iter().any(|request| request.path.contains("metadata/"));
         let moment = if was_divided { Moment::Several } else { moment };
         self.turn += 1;
         for (secret, version) in secrets.iter().zip(&versions) {
