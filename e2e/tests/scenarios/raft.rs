@@ -112,6 +112,32 @@ impl Scene {
         self.wait_for_reloads(times).await
     }
 
+    /// Holds a standby back that sees the first version of each secret, and tells which: leader, and
+    /// standby.
+    async fn hold_a_standby_back(&self) -> Result<(usize, usize)> {
+        let (leader, [lagging, _]) = self.raft.roles().await?;
+        self.wait_for_version(lagging, 1).await?;
+        self.raft.hold_back(lagging);
+        Ok((leader, lagging))
+    }
+
+    /// A standby that was held back for one rotation catches up, which reloads nothing; then the next
+    /// rotation reloads everything.
+    async fn expect_one_more_after_catching_up(
+        &self,
+        controller: &Controller,
+        lagging: usize,
+    ) -> Result<()> {
+        self.wait_for_version(lagging, 1).await?;
+        self.expect_reloads(controller, 1).await?;
+        self.raft.catch_up(lagging);
+        self.wait_for_version(lagging, 2).await?;
+        self.expect_reloads(controller, 1).await?;
+        self.rotate_all().await?;
+        self.expect_reloads(controller, 2).await?;
+        self.expect_few_logins(1)
+    }
+
     /// Waits until a node sees a version of each secret.
     async fn wait_for_version(&self, node: usize, version: u64) -> Result<()> {
         for secret in &self.secrets {
@@ -178,9 +204,7 @@ async fn a_standby_that_lags_for_many_polls_reloads_nothing_when_reads_are_sprea
     const POLLS: usize = 8;
     let scene = Scene::new("lagging").await?;
     let controller = scene.start(polling_faster()).await?;
-    let (_, [lagging, _]) = scene.raft.roles().await?;
-    scene.wait_for_version(lagging, 1).await?;
-    scene.raft.hold_back(lagging);
+    let (_, lagging) = scene.hold_a_standby_back().await?;
     scene.rotate_all().await?;
     scene.expect_reloads(&controller, 1).await?;
 
@@ -189,24 +213,14 @@ async fn a_standby_that_lags_for_many_polls_reloads_nothing_when_reads_are_sprea
     controller.wait_for_polls(POLLS, SOON).await?;
     let after = scene.reads();
     assert!(after[lagging] > before[lagging], "reads per node: {before:?}, then {after:?}");
-    scene.wait_for_version(lagging, 1).await?;
-    scene.expect_reloads(&controller, 1).await?;
-
-    scene.raft.catch_up(lagging);
-    scene.wait_for_version(lagging, 2).await?;
-    scene.expect_reloads(&controller, 1).await?;
-    scene.rotate_all().await?;
-    scene.expect_reloads(&controller, 2).await?;
-    scene.expect_few_logins(1)
+    scene.expect_one_more_after_catching_up(&controller, lagging).await
 }
 
 async fn a_standby_that_lags_and_answers_alone_for_many_polls_reloads_nothing() -> Result<()> {
     const POLLS: usize = 8;
     let scene = Scene::new("alone").await?;
     let controller = scene.start(polling_faster()).await?;
-    let (leader, [lagging, _]) = scene.raft.roles().await?;
-    scene.wait_for_version(lagging, 1).await?;
-    scene.raft.hold_back(lagging);
+    let (leader, lagging) = scene.hold_a_standby_back().await?;
     scene.raft.direct(&[leader]);
     scene.rotate_all().await?;
     scene.expect_reloads(&controller, 1).await?;
@@ -216,15 +230,7 @@ async fn a_standby_that_lags_and_answers_alone_for_many_polls_reloads_nothing() 
     scene.raft.direct(&[lagging]);
     controller.wait_for_polls(POLLS, SOON).await?;
     assert!(scene.reads()[lagging] >= before[lagging] + POLLS, "{before:?}, {:?}", scene.reads());
-    scene.wait_for_version(lagging, 1).await?;
-    scene.expect_reloads(&controller, 1).await?;
-
-    scene.raft.catch_up(lagging);
-    scene.wait_for_version(lagging, 2).await?;
-    scene.expect_reloads(&controller, 1).await?;
-    scene.rotate_all().await?;
-    scene.expect_reloads(&controller, 2).await?;
-    scene.expect_few_logins(1)
+    scene.expect_one_more_after_catching_up(&controller, lagging).await
 }
 
 async fn a_standby_that_has_caught_up_by_the_second_poll_reloads_nothing() -> Result<()> {
@@ -232,9 +238,7 @@ async fn a_standby_that_has_caught_up_by_the_second_poll_reloads_nothing() -> Re
     // An older version is asked for again after a second: long enough to stop the controller.
     let options = ControllerOptions::new().flag("--reloader-run-period", "2s");
     let controller = scene.start(options).await?;
-    let (leader, [lagging, _]) = scene.raft.roles().await?;
-    scene.wait_for_version(lagging, 1).await?;
-    scene.raft.hold_back(lagging);
+    let (leader, lagging) = scene.hold_a_standby_back().await?;
     scene.raft.direct(&[leader]);
     scene.rotate_all().await?;
     scene.wait_for_reloads(1).await?;
