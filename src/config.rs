@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use crate::core::secret::DEFAULT_CONNECTION;
 use crate::core::server::{Declared, Servers, Undeclared};
 use crate::core::source::Readable;
+use crate::core::words::parse_bool;
 use crate::reloader;
 use crate::telemetry;
 use crate::vault::client::ServerSettings;
@@ -474,13 +475,8 @@ fn time(name: &str, text: &str) -> Result<Timestamp, ConfigError> {
     text.parse().map_err(|_| error(name, text, "not a time; write 2026-01-31T12:00:00Z"))
 }
 
-/// What Go's `ParseBool` takes, and nothing else.
 fn boolean(name: &str, text: &str) -> Result<bool, ConfigError> {
-    match text {
-        "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
-        "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
-        _ => Err(error(name, text, "write true or false")),
-    }
+    parse_bool(text).ok_or_else(|| error(name, text, "write true or false"))
 }
 
 fn pace(concurrency: &str, rate: Option<&str>, spread: &str) -> Result<Pace, ConfigError> {

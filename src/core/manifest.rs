@@ -13,6 +13,7 @@ use super::rollout::Rollout;
 use super::secret::SecretId;
 use super::server::{Declared, Servers};
 use super::source::Sources;
+use super::words::parse_bool;
 use super::workload::{Kind, Workload, WorkloadId};
 
 /// The longest name of a Vault namespace, in bytes. It goes into a header of each request and into
@@ -223,16 +224,11 @@ impl Manifest {
     fn ignores_missing(&self, in_use: &BTreeSet<Scheme>) -> bool {
         let ignores = |scheme: &Scheme| {
             let value = self.annotations.webhook(Webhook::IgnoreMissingSecrets(*scheme));
-            value.is_some_and(is_true)
+            // What is neither is false for the webhook, too.
+            value.and_then(parse_bool) == Some(true)
         };
         in_use.iter().all(ignores)
     }
-}
-
-/// Whether the webhook reads an annotation as true: it takes what Go's `strconv.ParseBool` does, and
-/// all else for false.
-fn is_true(value: &str) -> bool {
-    matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
 #[cfg(test)]

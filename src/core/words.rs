@@ -1,4 +1,5 @@
-//! Words of others, made fit for a log line: what servers and tenants write has no end of its own.
+//! Words of others: made fit for a log line, since what servers and tenants write has no end of its own,
+//! and read as Go reads them.
 
 /// The longest text that is kept or logged of what somebody else wrote, in bytes. What a server says
 /// of an error is a sentence or two; more would only fill memory and logs, once for each secret.
@@ -28,6 +29,16 @@ pub fn in_short(text: &str) -> String {
         short.push_str(word);
     }
     short
+}
+
+/// Reads a boolean as Go's `strconv.ParseBool` does; `None` for all that it refuses.
+#[must_use]
+pub fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
