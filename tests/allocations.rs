@@ -1,7 +1,12 @@
 //! What is read often must cost little: by the count of an allocator.
 
+use std::sync::Arc;
+
 use allocation_counter::measure;
-use vault_secrets_reloader::core::reference::{may_hold_reference, read_value};
+use vault_secrets_reloader::core::annotation::Annotations;
+use vault_secrets_reloader::core::environment::{Container, EnvFrom, SourceKind, SourceName};
+use vault_secrets_reloader::core::reference::{extract, may_hold_reference, read_value};
+use vault_secrets_reloader::core::source::{Content, Known};
 use vault_secrets_reloader::vault::answer::Answer;
 use vault_secrets_reloader::vault::metadata::{self, Metadata};
 
@@ -37,4 +42,27 @@ fn metadata_with_ten_thousand_versions_are_read_without_keeping_them() {
     let used = measure(|| read = metadata::read(&answer, now).ok());
     assert!(matches!(read, Some(Metadata::Live(version)) if version.number == 10_000), "{read:?}");
     assert!(used.bytes_max < 16 << 10, "{} bytes beside {}", used.bytes_max, answer.body.len());
+}
+
+#[test]
+fn a_source_that_is_named_a_thousand_times_costs_no_product() {
+    const KEYS: usize = 10_000;
+    let keys: Vec<String> = (0..KEYS).map(|key| format!("K{key}")).collect();
+    let value = |key: &String| format!("vault:secret/data/{key}#k");
+    let values: Vec<String> = keys.iter().map(value).collect();
+    let data = keys.iter().zip(&values).map(|(key, value)| (key.as_str(), value.as_bytes()));
+    let known = Known::Read(Arc::new(Content::new(data)));
+    let source = SourceName { kind: SourceKind::ConfigMap, name: "big".to_owned() };
+    let from =
+        |number| EnvFrom { prefix: format!("P{number}_"), source: source.clone(), optional: false };
+    let from = (0..1_000).map(from).collect();
+    let app = [Container { name: "app".to_owned(), from, variables: Vec::new() }];
+    let mut paths = 0;
+    let used = measure(|| {
+        paths = extract(&Annotations::default(), &app, |_| known.clone()).paths.len();
+    });
+    assert_eq!(paths, KEYS);
+    // Some for each of the 50,000 variables that are told apart, and none for the millions beyond.
+    assert!(used.count_total < 1_000_000, "{used:?}");
+    assert!(used.bytes_max < 64 << 20, "{used:?}");
 }

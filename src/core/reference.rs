@@ -184,13 +184,32 @@ struct Sources<'a, L> {
 struct Looked {
     known: Known,
     read: HashSet<usize>,
+    /// Whether it was read as a whole, whatever the names of its variables.
+    is_all_read: bool,
+    /// Whether there is a reference in it.
+    refers: bool,
 }
 
 impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
     fn look_up(&mut self, source: &'a SourceName) -> Known {
         let look_up = &self.look_up;
-        let new = || Looked { known: look_up(source), read: HashSet::new() };
+        let new = || {
+            let known = look_up(source);
+            let refers = matches!(&known, Known::Read(content) if content.refers());
+            Looked { known, read: HashSet::new(), is_all_read: false, refers }
+        };
         self.looked.entry(source).or_insert_with(new).known.clone()
+    }
+
+    /// Whether there is a reference in a source that was looked up.
+    fn refers(&self, source: &SourceName) -> bool {
+        self.looked.get(source).is_some_and(|looked| looked.refers)
+    }
+
+    /// Whether a source was read as a whole before. It counts as such from now on.
+    fn is_all_read(&mut self, source: &SourceName) -> bool {
+        let looked = self.looked.get_mut(source);
+        looked.is_none_or(|looked| std::mem::replace(&mut looked.is_all_read, true))
     }
 
     /// The sources that are not known yet.
@@ -268,8 +287,8 @@ impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
                 Known::NotYet => None,
                 Known::Missing => Some(Reason::SourceMissing),
                 Known::Not(reason) => Some(reason),
-                Known::Read(content) if !whole.insert((&from.source, &from.prefix)) => {
-                    content.refers().then_some(Reason::Overridden)
+                Known::Read(_) if !whole.insert((&from.source, &from.prefix)) => {
+                    self.refers(&from.source).then_some(Reason::Overridden)
                 }
                 Known::Read(content) => self.all(from, &content, &mut environment),
             };
@@ -310,6 +329,9 @@ impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
         environment: &mut Environment<'a>,
     ) -> Option<Reason> {
         let is_told_apart = self.spend(content.len());
+        if !is_told_apart && self.is_all_read(&from.source) {
+            return Some(Reason::TooManyVariables);
+        }
         for (index, key, kept) in content.iter().rev() {
             if !is_told_apart && kept.is_empty() {
                 continue;
