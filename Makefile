@@ -90,7 +90,7 @@ test: need-cargo need-python3 say-servers say-build ## All tests: units, and sce
 	    exit $$failed
 
 .PHONY: test-unit
-test-unit: need-cargo ## The tests that need no servers, in under a minute
+test-unit: need-cargo ## The tests that need no servers, in a little over a minute
 	$(CARGO) test
 	MODEL_HISTORIES=$(QUICK_HISTORIES) $(CARGO) test --test model
 
