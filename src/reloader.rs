@@ -36,7 +36,7 @@ mod round;
 mod tests;
 
 pub use budget::Budget;
-use deciding::Asked;
+use deciding::{Asked, Stripped};
 pub use leadership::{Candidacy, Claim, Leadership, contended};
 use memory::Memory;
 pub use ports::{Cluster, Vault, WriteError};
@@ -147,6 +147,8 @@ struct Unfinished {
     unclear: Vec<Stored>,
     /// How many of the workloads wait for the budget.
     over_budget: usize,
+    /// The workloads of which is to be told that they are stripped.
+    stripped: Vec<Stripped>,
     /// Whether it goes on: some were reloaded, or not all had their turn.
     is_moving: bool,
     retry_in: Option<Duration>,
@@ -357,10 +359,16 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         let mut looks = 0;
         let mut looks_end = None;
         loop {
-            let due = self.decide(&workloads, sightings, &rules, left).await;
+            let (due, asking) = self.decide(&workloads, sightings, &rules, left);
             is_idle &= due.is_empty();
             self.reload(due, sightings, &rules, left, end, shutdown).await;
+            if !asking.is_empty() {
+                let due = self.decide_by_revision(asking, sightings, &rules, left).await;
+                is_idle &= due.is_empty();
+                self.reload(due, sightings, &rules, left, end, shutdown).await;
+            }
             if left.unclear.is_empty() || shutdown.is_cancelled() {
+                self.report_stripped(std::mem::take(&mut left.stripped)).await;
                 return is_idle;
             }
             workloads = std::mem::take(&mut left.unclear);
