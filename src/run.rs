@@ -27,7 +27,9 @@ use crate::kubernetes::collector::{self, Collector};
 use crate::kubernetes::events::EventWriter;
 use crate::kubernetes::leader::{self, Leader};
 use crate::kubernetes::patcher::Patcher;
-use crate::kubernetes::sources::{Concerned, ConfigMap, Secret, SourceReader, Wanted};
+use crate::kubernetes::sources::{
+    ConfigMap, Secret, SourceReader, SourceRequests, WorkloadUpdates,
+};
 use crate::kubernetes::{access, client};
 use crate::reloader::{self, Budget, Clocks, Leadership, Log, Reloader, contended};
 use crate::telemetry;
@@ -303,22 +305,25 @@ fn collect(
     tasks: &mut JoinSet<&'static str>,
     shutdown: &CancellationToken,
 ) {
-    let wanted = Wanted::default();
-    let (concerned, changes) = Concerned::new();
-    for (kind, changed) in Kind::ALL.into_iter().zip(changes) {
-        let settings =
-            collector::Settings { sync_period, synced: synced.clone(), wanted: wanted.clone() };
-        let collector = Collector::new(kind, client.clone(), Arc::clone(store), changed, settings);
+    let (requests, updates) = (SourceRequests::default(), WorkloadUpdates::default());
+    for kind in Kind::ALL {
+        let settings = collector::Settings {
+            sync_period,
+            synced: synced.clone(),
+            requests: requests.clone(),
+            updates: updates.clone(),
+        };
+        let collector = Collector::new(kind, client.clone(), Arc::clone(store), settings);
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
             collector.run(shutdown).await;
             "collector"
         });
     }
-    let new = || (client.clone(), Arc::clone(store), wanted.clone(), concerned.clone());
+    let new = || (client.clone(), Arc::clone(store), requests.clone(), updates.clone());
     if store.sources().readable().config_maps {
-        let (client, store, wanted, concerned) = new();
-        let reader = SourceReader::<ConfigMap>::new(client, store, wanted, concerned, sync_period);
+        let (client, store, requests, updates) = new();
+        let reader = SourceReader::<ConfigMap>::new(client, store, requests, updates, sync_period);
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
             reader.run(shutdown).await;
@@ -326,8 +331,8 @@ fn collect(
         });
     }
     if store.sources().readable().secrets {
-        let (client, store, wanted, concerned) = new();
-        let reader = SourceReader::<Secret>::new(client, store, wanted, concerned, sync_period);
+        let (client, store, requests, updates) = new();
+        let reader = SourceReader::<Secret>::new(client, store, requests, updates, sync_period);
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
             reader.run(shutdown).await;

@@ -110,11 +110,11 @@ impl Manifest {
         record + self.annotations.weight() + containers
     }
 
-    /// The sources that it names, if it opts in.
+    /// The sources that it names and that are read, if it opts in.
     #[must_use]
     pub fn sources(&self) -> BTreeSet<&SourceName> {
-        let containers = self.opt_in().map(|_| &self.containers);
-        containers.into_iter().flatten().flat_map(Container::sources).collect()
+        let containers: &[Container] = if self.opt_in().is_some() { &self.containers } else { &[] };
+        reference::sources_of(containers).0
     }
 
     /// Reads a manifest, with what is known of the sources that it names.

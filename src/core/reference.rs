@@ -148,7 +148,8 @@ pub fn each<'a>(
     let mut take = |place, reading| {
         take(place, if known_provider { reading } else { Reading::Skip(Reason::OtherProvider) });
     };
-    let mut sources = Sources { look_up, looked: HashMap::new(), left: MOST_WORK };
+    let (_, first_beyond) = sources_of(containers);
+    let mut sources = Sources { look_up, first_beyond, looked: HashMap::new(), left: MOST_WORK };
     for container in containers {
         for (place, reading) in sources.environment(container) {
             take(place, reading);
@@ -164,6 +165,22 @@ pub fn each<'a>(
     sources.unknown()
 }
 
+/// The most sources that are read for one workload. Each is watched and kept, and few pods use more
+/// than ten.
+const MOST_SOURCES: usize = 500;
+
+/// The sources that containers name, as far as they are read: the first by kind and name. Beside them
+/// the first of those that are not.
+#[must_use]
+pub fn sources_of(containers: &[Container]) -> (BTreeSet<&SourceName>, Option<&SourceName>) {
+    let mut sources: BTreeSet<_> = containers.iter().flat_map(Container::sources).collect();
+    let first_beyond = sources.iter().nth(MOST_SOURCES).copied();
+    if let Some(first) = first_beyond {
+        sources.split_off(first);
+    }
+    (sources, first_beyond)
+}
+
 /// How much is done for one workload beyond reading each of its variables, and each reference of its
 /// sources, once: the names of variables that come from whole sources, and references that are read
 /// again since several variables come from one key.
@@ -175,6 +192,8 @@ const MOST_WORK: usize = 50_000;
 /// The sources that a workload names, each looked up once.
 struct Sources<'a, L> {
     look_up: L,
+    /// The first source that is not read, since there are too many.
+    first_beyond: Option<&'a SourceName>,
     looked: HashMap<&'a SourceName, Looked>,
     /// How much may still be done of what [`MOST_WORK`] bounds.
     left: usize,
@@ -193,8 +212,13 @@ struct Looked {
 impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
     fn look_up(&mut self, source: &'a SourceName) -> Known {
         let look_up = &self.look_up;
+        let is_beyond = self.first_beyond.is_some_and(|first| source >= first);
         let new = || {
-            let known = look_up(source);
+            let known = match source {
+                _ if is_beyond => Known::Not(Reason::TooManySources),
+                source if !source.is_valid() => Known::Missing,
+                source => look_up(source),
+            };
             let refers = matches!(&known, Known::Read(content) if content.refers());
             Looked { known, read: HashSet::new(), is_all_read: false, refers }
         };
@@ -608,6 +632,30 @@ mod tests {
         let (paths, reasons, _) = found(&[from("refs", "", false)], &variables);
         assert_eq!(paths, ["secret/data/a", "secret/data/b"]);
         assert!(reasons.contains(&Reason::Overridden));
+    }
+
+    #[test]
+    fn of_too_many_sources_the_first_are_read_and_the_others_said() {
+        let names = |count: usize| -> Vec<EnvFrom> {
+            (0..count).rev().map(|number| from(&format!("later-{number:05}"), "", true)).collect()
+        };
+        assert_eq!(found(&names(MOST_SOURCES), &[]), (vec![], vec![], false));
+        let containers = [container(&names(10_000), &[])];
+        let (read, first_beyond) = sources_of(&containers);
+        assert_eq!(read.last().unwrap().name, "later-00499");
+        assert_eq!(first_beyond.unwrap().name, "later-00500");
+        let all = extract(&Annotations::default(), &containers, |named| {
+            assert!(read.contains(named));
+            Known::NotYet
+        });
+        assert!(all.is_waiting && all.notes.len() == 9_500);
+        assert!(all.notes.iter().all(|note| note.reason == Reason::TooManySources));
+        // Another container's, and a key's.
+        let containers =
+            [container(&names(MOST_SOURCES), &[]), container(&[], &[key("X", "refs", "A", false)])];
+        let all = extract(&Annotations::default(), &containers, cluster);
+        assert_eq!(paths_of(all.paths), [""; 0]);
+        assert_eq!(all.notes[0].reason, Reason::TooManySources);
     }
 
     #[test]
