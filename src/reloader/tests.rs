@@ -22,6 +22,7 @@ use crate::core::workload::Kind;
 mod leading;
 mod outage;
 mod rounds;
+mod stuck;
 mod told;
 mod unclear;
 
