@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::core::secret::DEFAULT_CONNECTION;
 use crate::core::server::{Declared, Servers, Undeclared};
@@ -86,6 +86,11 @@ pub struct Flags {
     /// set here or by VAULT_TOKEN_RENEW_THRESHOLD
     #[arg(long, value_name = "DURATION")]
     vault_token_renew_threshold: Option<String>,
+    /// How long after a rotation new pods may still read the version before it, from a standby or a cache.
+    /// Workloads deployed within that time count as deployed before the rotation, and no reload begins
+    /// before it is over
+    #[arg(long, value_name = "DURATION", default_value = "3s")]
+    settle_time: String,
     /// Take versions created before this as known, where no record says otherwise: for a move to
     /// another Vault, where every version is new. RFC 3339, as in 2026-01-31T12:00:00Z
     #[arg(long, value_name = "TIME")]
@@ -308,6 +313,7 @@ impl Config {
             log_level,
             enable_json_log,
             vault_token_renew_threshold,
+            settle_time,
             ignore_versions_before,
             found_reload_burst,
             found_reload_rate,
@@ -383,6 +389,7 @@ impl Config {
                 server: Arc::clone(&vault.name),
                 period,
                 start_within: period.min(START_WITHIN),
+                settle: settle("--settle-time", &settle_time)?,
                 ignore_versions_before,
                 ignore_missing: vault.ignore_missing,
             },
@@ -469,6 +476,18 @@ fn duration(name: &str, text: &str) -> Result<Duration, ConfigError> {
         Ok(duration) => Ok(duration),
         Err(_) => Err(error(name, text, wrong)),
     }
+}
+
+/// The longest settle time: each reload waits so long after a rotation.
+const LONGEST_SETTLE: SignedDuration = SignedDuration::from_mins(10);
+
+fn settle(name: &str, text: &str) -> Result<SignedDuration, ConfigError> {
+    let settle = humantime::parse_duration(text)
+        .map_err(|_| error(name, text, "not a duration; write 3s or 1m"))?;
+    SignedDuration::try_from(settle)
+        .ok()
+        .filter(|settle| *settle <= LONGEST_SETTLE)
+        .ok_or_else(|| error(name, text, "must be 10m or less"))
 }
 
 fn time(name: &str, text: &str) -> Result<Timestamp, ConfigError> {

@@ -10,13 +10,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::core::clock::{ServerClock, skew, until_telling};
+use crate::core::clock::{ServerClock, skew};
 use crate::core::notice::Part;
 use crate::core::observation::{Ask, History, Poll, Sighting};
 use crate::core::plan::{Action, Rules};
@@ -60,11 +59,6 @@ const SHORTEST_TURN: Duration = Duration::from_secs(30);
 /// The longest time between two attempts on workloads of which all wait for the budget.
 const BUDGET_PAUSE: Duration = Duration::from_secs(10);
 
-/// How often, and for how long, both servers are asked for the time before what hangs on it is decided,
-/// rather needlessly than not at all. What is known of each clock doubles with each second look.
-const LOOKS: u32 = 8;
-const LONGEST_LOOK: Duration = Duration::from_secs(15);
-
 /// How many secrets are told of to the owner of one workload. The log has all of them.
 const MOST_NOTICES: usize = 10;
 
@@ -78,6 +72,8 @@ pub struct Settings {
     /// The first poll begins at a random time within this: many that start at once, after an outage,
     /// do not arrive at Vault at once.
     pub start_within: Duration,
+    /// See [`Rules::settle`].
+    pub settle: SignedDuration,
     /// See [`Rules::ignore_versions_before`].
     pub ignore_versions_before: Option<Timestamp>,
     /// See [`Rules::ignore_missing`].
@@ -143,8 +139,6 @@ struct Unfinished {
     secrets: HashSet<Arc<SecretId>>,
     /// Whether any of the secrets was answered with a version that is yet to be believed.
     suspects: bool,
-    /// The workloads that hang on how far the clocks are apart. A tick that is not cut short leaves none.
-    unclear: Vec<Stored>,
     /// How many of the workloads wait for the budget.
     over_budget: usize,
     /// Whether it goes on: some were reloaded, or not all had their turn.
@@ -223,6 +217,10 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             () = sleep_until(first_poll) => {}
             () = shutdown.cancelled() => return,
         }
+        tokio::select! {
+            () = self.vault.read_clock() => {}
+            () = shutdown.cancelled() => return,
+        }
         self.history.resume();
         let mut next_poll = Instant::now();
         let mut scope = Scope::All;
@@ -288,12 +286,10 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             workloads.retain(|stored| self.round.is_complete(stored));
         }
         let sightings = self.round.sightings(&workloads);
-        let is_idle = self.act(workloads, &sightings, &mut left, shutdown).await;
-        if left.unclear.is_empty() {
-            self.report_budget(left.over_budget);
-            if is_idle && is_full {
-                info!(worker = WORKER, "No workloads to reload");
-            }
+        let is_idle = self.act(&workloads, &sightings, &mut left, shutdown).await;
+        self.report_budget(left.over_budget);
+        if is_idle && is_full {
+            info!(worker = WORKER, "No workloads to reload");
         }
         self.pace(&mut left);
         left
@@ -333,7 +329,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         due.retain(|stored| {
             let decision = self.decide_one(stored, &sightings, &rules, Asked::No, now);
             // What holds it up may end while it is decided.
-            decision.unclear || decision.action != Action::Leave
+            decision.action != Action::Leave
         });
         let again: HashSet<_> =
             due.iter().flat_map(|stored| self.round.seen_long_ago(stored)).collect();
@@ -342,36 +338,19 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         asks
     }
 
-    /// Decides about workloads, and reloads those that are due: at once where it is clear, the others
-    /// when the clocks are known better, or as well as they will be. Answers whether none was due.
+    /// Decides about workloads, and reloads those that are due. Answers whether none was due.
     async fn act(
         &mut self,
-        mut workloads: Vec<Stored>,
+        workloads: &[Stored],
         sightings: &HashMap<Arc<SecretId>, Sighting>,
         left: &mut Unfinished,
         shutdown: &CancellationToken,
     ) -> bool {
         let end = Instant::now() + self.settings.period.max(SHORTEST_TURN);
-        let mut rules = self.rules();
-        let mut is_idle = true;
-        let mut looks = 0;
-        let mut looks_end = None;
-        loop {
-            let due = self.decide(&workloads, sightings, &rules, left).await;
-            is_idle &= due.is_empty();
-            self.reload(due, sightings, &rules, left, end, shutdown).await;
-            if left.unclear.is_empty() || shutdown.is_cancelled() {
-                return is_idle;
-            }
-            workloads = std::mem::take(&mut left.unclear);
-            let looks_end = *looks_end.get_or_insert_with(|| Instant::now() + LONGEST_LOOK);
-            self.look(&workloads, shutdown).await;
-            looks += 1;
-            rules = Rules { patient: looks < LOOKS && Instant::now() < looks_end, ..self.rules() };
-            if !rules.patient {
-                self.looked(&workloads);
-            }
-        }
+        let due = self.decide(workloads, sightings, left).await;
+        let is_idle = due.is_empty();
+        self.reload(due, sightings, left, end, shutdown).await;
+        is_idle
     }
 
     /// Says what the answers of Vault mean for the workloads that use those secrets; of all that are
@@ -397,40 +376,13 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     }
 
     fn rules(&self) -> Rules {
+        let Clocks { vault, cluster, now } = &self.clocks;
         Rules {
             ignore_versions_before: self.settings.ignore_versions_before,
             ignore_missing: self.settings.ignore_missing,
-            skew: skew(&self.clocks.vault, &self.clocks.cluster),
-            patient: true,
-        }
-    }
-
-    /// Notes that some workloads were looked at for as long as that makes sense.
-    fn looked(&mut self, unclear: &[Stored]) {
-        for Stored { workload, entered } in unclear {
-            self.memories.entry(workload.uid.clone()).or_default().looked = Some(*entered);
-        }
-    }
-
-    /// Has both servers answer at the moment that tells most of how far their clocks are apart, for
-    /// workloads that hang on that.
-    async fn look(&mut self, unclear: &[Stored], shutdown: &CancellationToken) {
-        debug!(
-            worker = WORKER,
-            "{} workloads were deployed at about the time of a rotation. What was first hangs on how \
-             far the clocks of Vault and of the API server are apart; asking both again",
-            unclear.len()
-        );
-        let Some(Stored { workload, .. }) = unclear.first() else { return };
-        let Clocks { vault, cluster, now } = &self.clocks;
-        let answers = async {
-            sleep(until_telling(vault, cluster, now())).await;
-            let ((), read) = join(self.vault.look(), self.cluster.get(&workload.id)).await;
-            drop(read);
-        };
-        tokio::select! {
-            () = answers => {}
-            () = shutdown.cancelled() => {}
+            skew: skew(vault, cluster),
+            settle: self.settings.settle,
+            vault_now: vault.at_least(now()),
         }
     }
 

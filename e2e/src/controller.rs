@@ -35,6 +35,9 @@ enum Login {
     Own,
 }
 
+/// The flag of the settle time.
+pub const SETTLE_TIME: &str = "--settle-time";
+
 /// What switches leader election off.
 const ALONE: &str = "--leader-elect=false";
 
@@ -64,7 +67,12 @@ impl Default for ControllerOptions {
     fn default() -> Self {
         let (flags, env) = Default::default();
         let options = Self { flags, env, login: Login::Token, program: None };
-        options.flag("--log-level", "debug").flag("--reloader-run-period", "1s").switch(ALONE)
+        options
+            .flag("--log-level", "debug")
+            .flag("--reloader-run-period", "1s")
+            // What pods of the bed read is never behind, and its servers have one clock.
+            .flag(SETTLE_TIME, "0s")
+            .switch(ALONE)
     }
 }
 
@@ -112,6 +120,7 @@ impl ControllerOptions {
     /// Another binary than ours.
     #[must_use]
     pub fn program(mut self, binary: &Path) -> Self {
+        self.flags.remove(SETTLE_TIME);
         self.program = Some(binary.to_owned());
         self
     }

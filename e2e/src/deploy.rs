@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::bed::Bed;
 use crate::binaries::workspace;
+use crate::controller::SETTLE_TIME;
 use crate::kubelet::{Pod, play_kubelet};
 use crate::vault::Vault;
 use crate::vault_access::KubernetesRole;
@@ -26,7 +27,7 @@ pub struct Installed {
 }
 
 /// Installs the chart, or upgrades it, with values in the notation of `helm --set-string`, such as
-/// `("env.VAULT_ROLE", "reloader")`.
+/// `("env.VAULT_ROLE", "reloader")`. The settle time is zero, as in all scenarios.
 ///
 /// # Errors
 /// When Helm refuses, or the release has no Deployment.
@@ -38,7 +39,10 @@ pub async fn install_chart(
     bed.cluster.create_namespace(namespace).await?;
     let chart = workspace().join("deploy/charts/vault-secrets-reloader");
     let chart = chart.to_str().context("the path of the chart is not text")?;
-    let values: Vec<String> = values.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let more_args = values.iter().filter(|(key, _)| key.starts_with("extraArgs")).count();
+    let values = values.iter().map(|(key, value)| format!("{key}={value}"));
+    let settle_time = format!("extraArgs[{more_args}]={SETTLE_TIME}=0s");
+    let values: Vec<String> = values.chain([settle_time]).collect();
     let mut args = vec!["upgrade", "--install", RELEASE, chart, "--namespace", namespace];
     for value in &values {
         args.extend(["--set-string", value]);

@@ -35,6 +35,9 @@ pub struct Sighting {
     /// A poll of [`BELIEVED_AFTER`] ago or earlier that saw the present version live, and since which
     /// no other one was; 0 where there is none.
     pub long_seen: Poll,
+    /// The last poll that found the secret gone. Pods of a workload that ignores missing secrets may
+    /// have started without it then.
+    pub gone_seen: Poll,
 }
 
 impl Sighting {
@@ -44,7 +47,7 @@ impl Sighting {
     /// An observation by a process that has seen nothing before.
     #[must_use]
     pub const fn of(observation: Observation) -> Self {
-        Self { observation, other_seen: 0, other_created: None, long_seen: 0 }
+        Self { observation, other_seen: 0, other_created: None, long_seen: 0, gone_seen: 0 }
     }
 }
 
@@ -93,6 +96,8 @@ const TIMES_APART: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct History {
     secrets: HashMap<Arc<SecretId>, Seen>,
+    /// The last poll that found each secret gone.
+    gone: HashMap<Arc<SecretId>, Poll>,
     /// Versions older than what was known, and the first of the polls in a row that have seen each.
     suspects: HashMap<Arc<SecretId>, (Version, Poll)>,
     /// When polls of the last [`BELIEVED_AFTER`] began, the latest last. Those that are close to each
@@ -164,7 +169,11 @@ impl History {
         let before = self.secrets.get(secret).copied();
         let other_seen = before.map_or(0, |seen| seen.other);
         let other_created = before.and_then(|seen| seen.other_created);
-        let unknown = Sighting { other_seen, other_created, ..Sighting::UNKNOWN };
+        if observation == Observation::Gone {
+            self.gone.insert(Arc::clone(secret), poll);
+        }
+        let gone_seen = self.gone.get(secret).copied().unwrap_or_default();
+        let unknown = Sighting { other_seen, other_created, gone_seen, ..Sighting::UNKNOWN };
         let Observation::Live(version) = observation else {
             return Sighting { observation, ..unknown };
         };
@@ -196,7 +205,7 @@ impl History {
         };
         self.secrets.insert(Arc::clone(secret), seen);
         let Seen { other, other_created, long, .. } = seen;
-        Sighting { observation, other_seen: other, other_created, long_seen: long }
+        Sighting { observation, other_seen: other, other_created, long_seen: long, gone_seen }
     }
 
     /// Whether the latest answer was older than what is known, and is yet to be believed.
@@ -215,6 +224,7 @@ impl History {
     pub fn retain(&mut self, is_used: impl Fn(&Arc<SecretId>) -> bool) {
         self.secrets.retain(|secret, _| is_used(secret));
         self.suspects.retain(|secret, _| is_used(secret));
+        self.gone.retain(|secret, _| is_used(secret));
     }
 }
 

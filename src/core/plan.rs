@@ -11,15 +11,10 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::clock::Skew;
 use super::observation::{Observation, Poll, Sighting};
 use super::record::{Record, Versions};
 use super::secret::{SecretId, Version};
 use super::workload::Workload;
-
-/// A version this much older than the workload itself was there when its first pods started: no
-/// clock is that wrong, and the look-up of a revision is spared.
-const SURELY_OLDER: SignedDuration = SignedDuration::from_hours(24);
 
 /// How long a workload is left alone when what was written to it is stripped again; doubled each
 /// time up to [`LONGEST_STRIPPED_HOLD`].
@@ -41,9 +36,28 @@ pub struct Rules {
     /// Whether missing secrets are no error for any workload.
     pub ignore_missing: bool,
     /// What to add to a time of Vault to have it on the API server's clock.
-    pub skew: Skew,
-    /// Whether what hangs on how far the clocks are apart waits until more is known of that.
-    pub patient: bool,
+    pub skew: SignedDuration,
+    /// For how long after a version was created new pods may still read the one before it, from a
+    /// standby or a cache. It also covers what is not known of [`Self::skew`].
+    pub settle: SignedDuration,
+    /// The present by Vault's clock, at the least.
+    pub vault_now: Timestamp,
+}
+
+impl Rules {
+    /// Whether pods that start now may still read the version before this one.
+    fn is_settling(&self, version: Version) -> bool {
+        let age = self.vault_now.duration_since(version.created);
+        // A version of the future was created by a node whose clock is wrong: its age says nothing.
+        age < self.settle && age.unsigned_abs() < self.settle.unsigned_abs()
+    }
+
+    /// The time by the API server's clock from which pods that start have the version. Out of range
+    /// only for times that no clock shows; then the version is simply not older.
+    fn settled_at(&self, version: Version) -> Timestamp {
+        let settled = version.created.checked_add(self.skew.saturating_add(self.settle));
+        settled.unwrap_or(version.created)
+    }
 }
 
 /// What the controller of a workload made of its present template.
@@ -150,10 +164,9 @@ pub enum Verdict {
     /// It depends on a revision that the workload's controller has yet to make, or that could not
     /// be read.
     Wait,
-    /// It is older than what the workload has on record, and not seen for long enough to be believed.
+    /// It must be seen for longer: it is older than what the workload has on record, or it was created
+    /// so short a while ago that new pods may read the one before it.
     Unsettled,
-    /// It hangs on what is not known yet of how far the clocks are apart.
-    Unclear,
     /// It depends on the revision, and nobody has asked for that.
     AskRevision,
 }
@@ -163,25 +176,48 @@ pub enum Verdict {
 /// [`Case::past`] has no say in it.
 #[must_use]
 pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &Rules) -> Verdict {
-    let workload = case.workload;
     let live = match sighting.observation {
         Observation::Unknown => return Verdict::Keep,
         Observation::Gone => return Verdict::Gone,
         Observation::Live(version) => version,
     };
+    match verdict_of_live(case, secret, live, sighting, rules) {
+        // The pods of a reload would start with the version before it, and the record would say that
+        // they have this one.
+        Verdict::Changed(_) if rules.is_settling(live) => Verdict::Unsettled,
+        verdict => verdict,
+    }
+}
+
+fn verdict_of_live(
+    case: &Case<'_>,
+    secret: &SecretId,
+    live: Version,
+    sighting: Sighting,
+    rules: &Rules,
+) -> Verdict {
+    let workload = case.workload;
     let hash = secret.hash64();
     let recorded = workload.recorded.as_ref();
     let entry = recorded.and_then(|recorded| recorded.versions.get(hash));
-    if entry == Some(live) && recorded.is_some_and(|recorded| recorded.of_this_template) {
-        return Verdict::Same;
+    let is_of_this_template = recorded.is_some_and(|recorded| recorded.of_this_template);
+    let may_be_missing = workload.ignore_missing || rules.ignore_missing;
+    if may_be_missing && sighting.gone_seen >= case.entered {
+        // Pods started without it.
+        return Verdict::Changed(Cause::Witnessed);
+    }
+    let other_seen = sighting.other_seen >= case.entered;
+    if entry == Some(live) && is_of_this_template {
+        // Pods that were renewed since have the newer version that was seen, and an earlier storage was
+        // restored.
+        let is_outdated = other_seen && sighting.other_created > Some(live.created);
+        return if is_outdated { Verdict::Changed(Cause::Restored) } else { Verdict::Same };
     }
     // What was seen before a version that the workload has on record was a standby that lags behind.
     let was_stale = entry == Some(live) && sighting.other_created < Some(live.created);
-    if sighting.other_seen >= case.entered && !was_stale {
+    if other_seen && !was_stale {
         return Verdict::Changed(Cause::Witnessed);
     }
-    // Out of range only for times that no clock shows; then it is simply not older.
-    let created = |skew| live.created.checked_add(skew).unwrap_or(live.created);
     let is_restored = entry.is_some_and(|entry| live.created < entry.created);
     if is_restored {
         // A standby that lags behind, unless nothing else was seen for a while of what this workload
@@ -189,14 +225,12 @@ pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &R
         if sighting.long_seen < case.entered {
             return Verdict::Unsettled;
         }
-    } else {
-        if entry.is_none() && rules.ignore_versions_before.is_some_and(|time| live.created < time) {
-            return Verdict::Same;
-        }
-        let latest = created(rules.skew.most);
-        if latest.checked_add(SURELY_OLDER).is_ok_and(|time| time < workload.created) {
-            return Verdict::Same;
-        }
+    } else if entry.is_none()
+        && rules.ignore_versions_before.is_some_and(|time| live.created < time)
+    {
+        return Verdict::Same;
+    } else if entry == Some(Version::MISSING) && is_of_this_template {
+        return Verdict::Changed(Cause::Found);
     }
     if !workload.observed {
         return Verdict::Wait;
@@ -217,15 +251,20 @@ pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &R
         } else {
             Verdict::Changed(Cause::Restored)
         }
-    } else if created(rules.skew.most) < revision.created {
+    } else if rules.settled_at(live) < revision.created {
         Verdict::Same
     } else if entry == Some(live) || has_copy(|_| true) {
         Verdict::Reverted
-    } else if rules.patient && created(rules.skew.least) < revision.created {
-        Verdict::Unclear
     } else {
         Verdict::Changed(Cause::Found)
     }
+}
+
+/// Whether the record of the present template has this version of a secret.
+fn is_on_record(workload: &Workload, secret: &SecretId, version: Version) -> bool {
+    workload.recorded.as_ref().is_some_and(|recorded| {
+        recorded.of_this_template && recorded.versions.get(secret.hash64()) == Some(version)
+    })
 }
 
 /// What is to be done about a workload.
@@ -269,12 +308,10 @@ pub struct Decision {
     pub changed: Vec<Arc<SecretId>>,
     /// Whether a part of the answer must wait for the workload's controller.
     pub waiting: bool,
-    /// Whether a part of the answer must wait until an older version was seen for long enough.
+    /// Whether a part of the answer must wait until a version was seen for long enough.
     pub unsettled: bool,
-    /// Whether a part of the answer must wait until more is known of how far the clocks are apart.
-    pub unclear: bool,
     /// The secrets that cannot be judged at present, since nothing is known of them or of the
-    /// revision, or too little of the clocks. What was said of these still stands.
+    /// revision, or not for long enough. What was said of these still stands.
     pub open: Vec<Arc<SecretId>>,
 }
 
@@ -297,7 +334,6 @@ pub fn decide(
         changed: Vec::new(),
         waiting: false,
         unsettled: false,
-        unclear: false,
         open: Vec::new(),
     };
     let mut cause = None;
@@ -319,16 +355,14 @@ pub fn decide(
                 decision.unsettled = true;
                 decision.open.push(Arc::clone(secret));
             }
-            Verdict::Unclear => {
-                decision.unclear = true;
-                decision.open.push(Arc::clone(secret));
-            }
             Verdict::AskRevision => ask = true,
             Verdict::Changed(why) => {
                 cause = cause.max(Some(why));
                 let patched = past.patched.get(secret.hash64());
                 all_patched &= patched.is_some_and(|version| {
                     seen.observation == Observation::Live(version)
+                        && seen.gone_seen < case.entered
+                        && !is_on_record(workload, secret, version)
                         && !past.is_superseded(workload, secret, version)
                 });
                 decision.changed.push(Arc::clone(secret));
@@ -339,8 +373,7 @@ pub fn decide(
         // Nothing else matters any more, and no revision is worth a request.
         let action = cause.map_or(Action::Leave, |_| Action::Hold(Hold::Deleting));
         let (gone, reverted) = (Vec::new(), Vec::new());
-        let (waiting, unsettled, unclear) = (false, false, false);
-        return Decision { action, gone, reverted, waiting, unsettled, unclear, ..decision };
+        return Decision { action, gone, reverted, waiting: false, unsettled: false, ..decision };
     }
     let missing = !decision.gone.is_empty() && !workload.ignore_missing && !rules.ignore_missing;
     // A time further ahead than any hold is long was set by a clock that was wrong.
@@ -411,11 +444,13 @@ pub struct Reload {
 }
 
 /// Prepares a reload: the record takes over every version that was seen live, keeps what it said of
-/// secrets that are unknown or gone, and drops what is no longer referred to.
+/// secrets that are unknown or gone, and drops what is no longer referred to. A secret that is gone and
+/// may be missing is recorded as [`Version::MISSING`]: the new pods start without it.
 #[must_use]
 pub fn reload(
     workload: &Workload,
     sighting: impl Fn(&Arc<SecretId>) -> Sighting,
+    ignore_missing: bool,
     mark: String,
 ) -> Reload {
     let versions = workload
@@ -425,6 +460,9 @@ pub fn reload(
             let hash = secret.hash64();
             let version = match sighting(secret).observation {
                 Observation::Live(version) => Some(version),
+                Observation::Gone if ignore_missing || workload.ignore_missing => {
+                    Some(Version::MISSING)
+                }
                 Observation::Gone | Observation::Unknown => {
                     workload.recorded.as_ref().and_then(|recorded| recorded.versions.get(hash))
                 }

@@ -67,6 +67,11 @@ pub struct Version {
     pub created: Timestamp,
 }
 
+impl Version {
+    /// What a record has for a secret that pods started without.
+    pub const MISSING: Self = Self { number: 0, created: Timestamp::UNIX_EPOCH };
+}
+
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.number, self.created)

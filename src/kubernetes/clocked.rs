@@ -51,7 +51,7 @@ where
         async move {
             let answer = answer.await?;
             if let Some(date) = answer.headers().get(DATE).and_then(|date| date.to_str().ok()) {
-                clock.observe(date, sent, Timestamp::now());
+                clock.observe_date(date, sent, Timestamp::now());
             }
             Ok(answer)
         }

@@ -122,7 +122,7 @@ mod tests {
     fn one_patch_holds_count_mark_record_and_precondition() {
         let web = workload("web", &["a"]);
         let seen = Sighting::of(Observation::Live(version(2, 1)));
-        let reload = plan::reload(&web, |_| seen, "fresh".to_owned());
+        let reload = plan::reload(&web, |_| seen, false, "fresh".to_owned());
         let patch = patch_of(&web, &reload);
         let template = "secrets-reloader.security.bank-vaults.io";
         assert_eq!(

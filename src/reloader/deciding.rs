@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures::future::join;
 use jiff::Timestamp;
 use tracing::debug;
 
@@ -50,15 +51,15 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         &mut self,
         workloads: &[Stored],
         sightings: &HashMap<Arc<SecretId>, Sighting>,
-        rules: &Rules,
         left: &mut Unfinished,
     ) -> Vec<Due> {
         let now = (self.clocks.now)();
+        let rules = self.rules();
         self.budget.refill();
         let mut due = Vec::new();
         let mut asking = Vec::new();
         for stored in self.in_fair_order(workloads) {
-            let decision = self.decide_one(stored, sightings, rules, Asked::No, now);
+            let decision = self.decide_one(stored, sightings, &rules, Asked::No, now);
             match decision.action {
                 Action::AskRevision => asking.push(stored),
                 _ => due.extend(self.conclude(stored, decision, now, left).await),
@@ -69,14 +70,17 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         }
         let wanted: Vec<_> = asking.iter().map(|stored| Arc::clone(&stored.workload)).collect();
         debug!(worker = WORKER, "Asking for the revisions of {} workloads", wanted.len());
-        let mut found = self.cluster.revisions(&wanted).await;
+        // Both clocks count for what is decided by a revision.
+        let revisions = self.cluster.revisions(&wanted);
+        let ((), mut found) = join(self.vault.read_clock(), revisions).await;
+        let rules = self.rules();
         for stored in asking {
             let workload = &stored.workload;
             if let Some(revision) = found.remove(&workload.uid) {
                 let memory = self.memories.entry(workload.uid.clone()).or_default();
                 memory.revision = Some((stored.entered, revision));
             }
-            let decision = self.decide_one(stored, sightings, rules, Asked::Yes, now);
+            let decision = self.decide_one(stored, sightings, &rules, Asked::Yes, now);
             due.extend(self.conclude(stored, decision, now, left).await);
         }
         due
@@ -126,9 +130,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             revision: asked.lookup(revision),
             past: memory.map_or(&nothing, |memory| &memory.past),
         };
-        let is_looked_at = memory.is_some_and(|memory| memory.looked == Some(stored.entered));
-        let rules = Rules { patient: rules.patient && !is_looked_at, ..*rules };
-        plan::decide(&case, seen(sightings), &rules, self.budget.tokens(), now)
+        plan::decide(&case, seen(sightings), rules, self.budget.tokens(), now)
     }
 
     /// Says what there is to say of a decision, and notes what is to be done.
@@ -139,17 +141,15 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         now: Timestamp,
         left: &mut Unfinished,
     ) -> Option<Due> {
-        let Decision { action, gone, mut reverted, changed, waiting, unsettled, unclear, open } =
-            decision;
+        let Decision { action, gone, mut reverted, changed, waiting, unsettled, open } = decision;
         let workload = &stored.workload;
         let id = &workload.id;
-        // Whoever is reloaded, or will be, is so for this too; of others nothing is said yet.
-        if unclear && matches!(action, Action::Leave | Action::Hold(Hold::Stripped)) {
-            left.unclear.push(stored.clone());
-            return None;
-        }
         if unsettled {
-            debug!(worker = WORKER, "{id}: an answer is older than what is recorded; asking again");
+            debug!(
+                worker = WORKER,
+                "{id}: a secret has a version that has to be seen for longer: it is older than the \
+                 recorded one, or newer than the settle time (--settle-time)"
+            );
             left.workloads.insert(id.clone());
         }
         let idle = matches!(action, Action::Leave) && reverted.is_empty() && !waiting;

@@ -19,9 +19,6 @@ pub(super) struct Memory {
     /// Its revision, with the poll that its template entered the store before: a template that was
     /// replaced and put back is another.
     pub(super) revision: Option<(Poll, Revision)>,
-    /// The poll that its template entered the store before, once it was decided about though the
-    /// clocks leave open what came first: nobody looks at it for that again.
-    pub(super) looked: Option<Poll>,
     /// What was said of it.
     pub(super) said: Said,
 }

@@ -21,8 +21,8 @@ pub trait Vault: Send {
         HashMap::new()
     }
 
-    /// Has the server answer, for the date of its answer alone.
-    fn look(&mut self) -> impl Future<Output = ()> + Send;
+    /// Asks the server for its time, for the clock that it was made with.
+    fn read_clock(&mut self) -> impl Future<Output = ()> + Send;
 
     /// Nothing is asked for until the next poll of everything: gives back what that cannot use.
     fn rest(&mut self) -> impl Future<Output = ()> + Send;

@@ -60,7 +60,6 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         &mut self,
         due: Vec<Due>,
         sightings: &HashMap<Arc<SecretId>, Sighting>,
-        rules: &Rules,
         left: &mut Unfinished,
         end: Instant,
         shutdown: &CancellationToken,
@@ -72,7 +71,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             reporter: &self.reporter,
             now: self.clocks.now,
             sightings,
-            rules,
+            rules: self.rules(),
         };
         let outage = &mut self.outage;
         if outage.is_known
@@ -166,12 +165,12 @@ struct Writer<'a, C, R> {
     reporter: &'a R,
     now: fn() -> Timestamp,
     sightings: &'a HashMap<Arc<SecretId>, Sighting>,
-    rules: &'a Rules,
+    rules: Rules,
 }
 
 impl<C: Cluster, R: Reporter> Writer<'_, C, R> {
     async fn reload(&self, due: &Due) -> Outcome {
-        let Self { sightings, rules, .. } = *self;
+        let Self { sightings, rules, .. } = self;
         let Due { past, cause, changed, .. } = due;
         let mut stored = due.stored.clone();
         let mut revision = due.revision.clone();
@@ -179,7 +178,7 @@ impl<C: Cluster, R: Reporter> Writer<'_, C, R> {
         self.reporter.report(&id, &Report::Reloading { changed, cause: *cause });
         for _ in 0..CONFLICT_RETRIES {
             let workload = Arc::clone(&stored.workload);
-            let reload = plan::reload(&workload, seen(sightings), new_mark());
+            let reload = plan::reload(&workload, seen(sightings), rules.ignore_missing, new_mark());
             match self.cluster.patch(&workload, &reload).await {
                 Ok(manifest) => {
                     let rollout = manifest.rollout;

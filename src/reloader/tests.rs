@@ -22,8 +22,8 @@ use crate::core::workload::Kind;
 mod leading;
 mod outage;
 mod rounds;
+mod settling;
 mod told;
-mod unclear;
 
 /// What both fakes share with the test.
 #[derive(Default)]
@@ -53,10 +53,12 @@ struct World {
     patches: u32,
     gets: u32,
     lookups: u32,
-    /// How often Vault was asked for the time, and what follows from that.
-    looks: u32,
+    /// How often Vault was asked for its time, and what it tells whom.
+    clock_reads: u32,
+    on_clock: Option<(Arc<ServerClock>, Timestamp)>,
+    /// Whose `Date` headers are noted, by a clock that agrees with the controller's.
+    cluster_clock: Option<Arc<ServerClock>>,
     rests: u32,
-    on_look: Option<Box<dyn Fn() + Send>>,
     /// When each revision was made; long after all rotations, unless it is given.
     revised: Option<Timestamp>,
     /// When those that are asked for after the next look-up were made, if not then.
@@ -152,11 +154,12 @@ impl Vault for Fake {
         self.world().gone.iter().map(notice).collect()
     }
 
-    async fn look(&mut self) {
+    async fn read_clock(&mut self) {
         let mut world = self.world();
-        world.looks += 1;
-        if let Some(tell) = &world.on_look {
-            tell();
+        world.clock_reads += 1;
+        if let Some((clock, own_time)) = &world.on_clock {
+            let now = *own_time - SignedDuration::from_hours(1);
+            clock.observe_own_time(*own_time, now, now);
         }
     }
 
@@ -173,6 +176,10 @@ impl Cluster for Fake {
     async fn revisions(&self, workloads: &[Arc<Workload>]) -> HashMap<Box<str>, Revision> {
         let mut world = self.world();
         world.lookups += 1;
+        if let Some(clock) = &world.cluster_clock {
+            let noon: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
+            clock.observe_date("Sun, 22 Nov 2026 12:00:00 GMT", noon, noon);
+        }
         if world.without_revisions {
             return HashMap::new();
         }
@@ -311,6 +318,7 @@ impl Bench {
         let settings = Settings {
             server: DEFAULT_CONNECTION.into(),
             period: Duration::from_mins(1),
+            settle: SignedDuration::ZERO,
             ignore_versions_before: None,
             ignore_missing: false,
             start_within: Duration::ZERO,

@@ -20,6 +20,8 @@ pub struct Answer {
     pub pause: Option<Duration>,
     /// The state of the storage that the answer was read from.
     pub index: Option<HeaderValue>,
+    /// When it was given, by the clock of the server or of a proxy before it.
+    pub(super) date: Option<HeaderValue>,
     /// The turn to hold a long body, given back with it.
     pub(super) turn: Option<OwnedSemaphorePermit>,
 }
@@ -28,7 +30,7 @@ impl Answer {
     /// An answer without headers.
     #[must_use]
     pub fn new(status: u16, body: Vec<u8>) -> Self {
-        Self { status, body, pause: None, index: None, turn: None }
+        Self { status, body, pause: None, index: None, date: None, turn: None }
     }
 }
 

@@ -2,6 +2,7 @@
 //! that never hold a token.
 
 use std::error::Error as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use vaultrs::api::EndpointMiddleware;
 
 use super::answer::{Answer, failure_of, pause, retry_after};
 use super::tls::{Material, Tls, TlsFileError};
-use crate::core::clock::ServerClock;
+use crate::core::clock::{ServerClock, contradicts};
 use crate::core::words::in_short;
 
 /// The worker that log lines name.
@@ -35,6 +36,9 @@ const LONG_ANSWER: usize = 2 << 20;
 
 /// The longest time to set up a connection, where the time-out of a request is not shorter still.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the server may take to tell its time. Nothing waits longer for that.
+const CLOCK_WITHIN: Duration = Duration::from_secs(5);
 
 /// Answered by an HA server; sent back, it makes a standby answer no older than it.
 const INDEX: &str = "x-vault-index";
@@ -160,6 +164,8 @@ pub struct Server {
     long_answers: Arc<Semaphore>,
     /// It wants to be left alone until then.
     resumes_at: Mutex<Option<Instant>>,
+    /// Whether a proxy's `Date` was found to contradict the server's own time.
+    is_contradicted: AtomicBool,
 }
 
 /// The client, and the certificates that it was made with.
@@ -180,7 +186,8 @@ impl Server {
         let http = client(&settings, &material)?;
         let connection = Mutex::new(Connection { http, material, problem: None });
         let long_answers = Arc::new(Semaphore::new(1));
-        Ok(Self { connection, settings, clock, long_answers, resumes_at: Mutex::default() })
+        let (resumes_at, is_contradicted) = (Mutex::default(), AtomicBool::new(false));
+        Ok(Self { connection, settings, clock, long_answers, resumes_at, is_contradicted })
     }
 
     /// Reads the certificates anew, and uses them from now on if they have changed. Where they cannot be
@@ -278,15 +285,36 @@ impl Server {
         Ok(answer)
     }
 
-    /// Has the server answer, for the date of its answer: by a request that needs no token, and that no
-    /// audit device sees.
-    pub async fn look(&self) {
+    /// Asks the server for its time, by a request that needs no token and that no audit device sees. A
+    /// server that does not tell it is known by the `Date` of its answers alone.
+    pub(super) async fn read_clock(&self) {
+        #[derive(Deserialize)]
+        struct Health {
+            server_time_utc: i64,
+        }
         if self.resumes_at().is_some() {
             return;
         }
         let mut url = self.settings.address.clone();
         url.set_path("/v1/sys/health");
-        drop(self.send(reqwest::Request::new(reqwest::Method::GET, url)).await);
+        let sent = Timestamp::now();
+        let answer = self.send(reqwest::Request::new(reqwest::Method::GET, url));
+        // A standby answers 429, which is no rate limit here, and a sealed server 503.
+        let Ok(Ok(answer)) = timeout(CLOCK_WITHIN, answer).await else { return };
+        let received = Timestamp::now();
+        let Ok(health) = serde_json::from_slice::<Health>(&answer.body) else { return };
+        let Ok(time) = Timestamp::from_second(health.server_time_utc) else { return };
+        self.clock.observe_own_time(time, sent, received);
+        let date = answer.date.as_ref().and_then(|date| date.to_str().ok());
+        let is_contradicted = date.is_some_and(|date| contradicts(date, time));
+        if is_contradicted && !self.is_contradicted.swap(true, Ordering::Relaxed) {
+            warn!(
+                worker = WORKER,
+                "The Date header of {} differs from Vault's own time by more than 5 seconds. Vault's \
+                 time is used: check the clocks of the proxy and of Vault",
+                self.address()
+            );
+        }
     }
 
     /// Whether the server as a whole is sealed: by a request that needs no token, and that no audit device
@@ -405,7 +433,7 @@ impl Server {
         let headers = response.headers();
         let text = |name: http::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         if let Some(date) = text(DATE) {
-            self.clock.observe(date, sent, Timestamp::now());
+            self.clock.observe_date(date, sent, Timestamp::now());
         }
         if status.is_redirection() {
             return Err(Failure::Redirected(in_short(text(LOCATION).unwrap_or("nowhere"))));
@@ -416,6 +444,7 @@ impl Server {
             text(RETRY_AFTER).and_then(|later| retry_after(later, text(DATE))),
         );
         answer.index = headers.get(INDEX).cloned();
+        answer.date = headers.get(DATE).cloned();
         while let Some(chunk) = response.chunk().await.map_err(|error| cut_short(&error))? {
             let length = answer.body.len() + chunk.len();
             if length > LONGEST_ANSWER {

@@ -364,8 +364,8 @@ impl Vault for Poller {
         self.troubles.iter().filter_map(notice).collect()
     }
 
-    async fn look(&mut self) {
-        self.server.look().await;
+    async fn read_clock(&mut self) {
+        self.server.read_clock().await;
     }
 
     async fn rest(&mut self) {

@@ -12,6 +12,10 @@ pub(crate) const WORKLOADS: usize = 3;
 /// The most controllers that run at once, each of them acting as a leader.
 pub(crate) const PROCESSES: usize = 3;
 
+/// How far pods that start may be behind, in milliseconds: what the settle time covers beside what is not
+/// known of clocks that differ.
+const MOST_PODS_LAG: u64 = 1_900;
+
 /// A history.
 #[derive(Clone, Debug)]
 pub(crate) struct History {
@@ -32,6 +36,9 @@ pub(crate) struct Setup {
     pub(crate) processes: usize,
     /// How far Vault's clock is ahead of the API server's.
     pub(crate) skew_ms: i64,
+    /// How far the clock of a proxy before Vault is ahead of Vault's, and whether Vault tells its own time.
+    pub(crate) proxy_skew_ms: i64,
+    pub(crate) tells_time: bool,
     /// How far ours is ahead of the API server's.
     pub(crate) own_skew_ms: i64,
     /// The longest time from a new template to its revision, and from there to its pods.
@@ -91,6 +98,8 @@ pub(crate) enum Event {
     /// It is deleted and made anew, fresh or with all annotations of the old one.
     Recreate(usize),
     Clone(usize),
+    /// It is deleted, and its pods are not; made anew as its owner wrote it, it adopts them.
+    Adopt(usize),
     // To requests.
     Patch(PatchFault),
     /// Reads of a secret, or all requests to Vault, fail for so long.
@@ -102,6 +111,8 @@ pub(crate) enum Event {
     NoRevisions(u64),
     /// For a minute, every second read is answered by a standby that is so far behind.
     Standby(u64),
+    /// For a minute, pods that start read what was so long ago.
+    PodsLag(u64),
     /// The next poll of a process is answered by one that knows nothing of the latest change.
     OnStandby(usize),
     /// The controllers of workloads do nothing for so long.
@@ -159,13 +170,13 @@ fn setups() -> impl Strategy<Value = Setup> {
     };
     (
         (any::<u64>(), 1..=SECRETS, vec(any::<u8>(), 1..=WORKLOADS), prop::bool::weighted(0.1)),
-        (1..=PROCESSES, skew(), skew()),
+        (1..=PROCESSES, skew(), skew(), clocks_of_proxies()),
         (0..2_000_u64, 0..8_000_u64, prop_oneof![4 => 0..50_u64, 1 => 0..5_000_u64]),
         (prop_oneof![4 => Just(100_u32), 1 => Just(1)], 0..90_000_u64),
     )
         .prop_map(
             |((chance, secrets, workloads, may_be_missing), p, delays, (burst, start_ms))| {
-                let (processes, skew_ms, own_skew_ms) = p;
+                let (processes, skew_ms, own_skew_ms, (tells_time, proxy_skew_ms)) = p;
                 let (controller_ms, pods_ms, watch_ms) = delays;
                 Setup {
                     chance,
@@ -174,6 +185,8 @@ fn setups() -> impl Strategy<Value = Setup> {
                     may_be_missing,
                     processes,
                     skew_ms,
+                    proxy_skew_ms,
+                    tells_time,
                     own_skew_ms,
                     controller_ms,
                     pods_ms,
@@ -183,6 +196,16 @@ fn setups() -> impl Strategy<Value = Setup> {
                 }
             },
         )
+}
+
+/// Whether Vault tells its own time, and how far the proxy before it is ahead: where there is one whose
+/// clock is wrong, nothing else helps.
+fn clocks_of_proxies() -> impl Strategy<Value = (bool, i64)> {
+    prop_oneof![
+        4 => Just((true, 0_i64)),
+        1 => Just((false, 0)),
+        1 => prop_oneof![Just(60_000_i64), Just(-60_000)].prop_map(|skew| (true, skew)),
+    ]
 }
 
 fn steps(kinds: u32) -> impl Strategy<Value = Step> {
@@ -215,7 +238,15 @@ fn events(kinds: u32) -> impl Strategy<Value = Event> {
         (1, w().prop_map(Event::Prune).boxed()),
         (4, prop_oneof![w().prop_map(Event::Touch), w().prop_map(Event::RenewPods)].boxed()),
         (1, w().prop_map(Event::StartDeletion).boxed()),
-        (3, prop_oneof![w().prop_map(Event::Recreate), w().prop_map(Event::Clone)].boxed()),
+        (
+            4,
+            prop_oneof![
+                w().prop_map(Event::Recreate),
+                w().prop_map(Event::Clone),
+                w().prop_map(Event::Adopt)
+            ]
+            .boxed(),
+        ),
         (8, patch_faults().prop_map(Event::Patch).boxed()),
         (2, (s(), time()).prop_map(|(s, ms)| Event::Unreadable(s, ms)).boxed()),
         (
@@ -267,6 +298,7 @@ fn slow_controllers(time: Range<u64>) -> impl Strategy<Value = Event> {
 fn standbys(p: Range<usize>) -> impl Strategy<Value = Event> {
     prop_oneof![
         2 => (0..500_u64).prop_map(Event::Standby),
+        2 => (0..MOST_PODS_LAG).prop_map(Event::PodsLag),
         1 => p.prop_map(Event::OnStandby),
     ]
 }

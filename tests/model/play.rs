@@ -19,7 +19,7 @@ use vault_secrets_reloader::reloader::{
 use crate::history::{Event, History, PROCESSES};
 use crate::ports::{Ports, Recorder, Shared, Standing, date, lock};
 use crate::time;
-use crate::world::{Seen, World, process_of};
+use crate::world::{SETTLE, Seen, World, process_of};
 
 /// Between two polls of everything.
 const PERIOD: Duration = Duration::from_mins(1);
@@ -131,6 +131,7 @@ impl Play {
             let settings = Settings {
                 server: DEFAULT_CONNECTION.into(),
                 period: PERIOD,
+                settle: SETTLE,
                 ignore_versions_before: None,
                 ignore_missing: setup.may_be_missing,
                 start_within: Duration::ZERO,
@@ -276,7 +277,7 @@ async fn watch(
     }
     let manifests: Vec<_> = lock(world).manifests().collect();
     // Nothing else has been asked yet, so nothing can come between the list and what follows it.
-    ports.cluster_clock.observe(&date(time::now()), time::own(), time::own());
+    ports.cluster_clock.observe_date(&date(time::now()), time::own(), time::own());
     for kind in Kind::ALL {
         store.begin_list(kind);
         for (manifest, _) in manifests.iter().filter(|(_, of)| *of == kind) {

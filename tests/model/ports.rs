@@ -57,7 +57,7 @@ impl Ports {
         let answer = answer(&mut lock(&self.world));
         let date = date(time::now());
         self.travel().await;
-        self.cluster_clock.observe(&date, sent, time::own());
+        self.cluster_clock.observe_date(&date, sent, time::own());
         answer
     }
 }
@@ -89,13 +89,15 @@ impl Vault for Ports {
                 self.travel().await;
                 let (state, date) = {
                     let mut world = lock(&self.world);
-                    let skew = SignedDuration::from_millis(world.setup.skew_ms);
+                    // A proxy writes the date.
+                    let skew = world.setup.skew_ms + world.setup.proxy_skew_ms;
+                    let skew = SignedDuration::from_millis(skew);
                     let state = world.read(self.life, secret_of(secret), is_on_standby);
                     (state, date(time::now() + skew))
                 };
                 self.travel().await;
                 let Some(state) = state else { break };
-                self.vault_clock.observe(&date, sent, time::own());
+                self.vault_clock.observe_date(&date, sent, time::own());
                 observation = match state {
                     State::Live(version) => Observation::Live(version),
                     State::Missing | State::Deleted(_) | State::Destroyed(_) => Observation::Gone,
@@ -121,13 +123,19 @@ impl Vault for Ports {
         polled
     }
 
-    async fn look(&mut self) {
+    async fn read_clock(&mut self) {
         let sent = time::own();
         self.travel().await;
-        let skew = SignedDuration::from_millis(lock(&self.world).setup.skew_ms);
-        let date = date(time::now() + skew);
+        let (skew, answers) = {
+            let world = lock(&self.world);
+            (SignedDuration::from_millis(world.setup.skew_ms), world.vault_answers())
+        };
+        let own_time = time::floor(time::now() + skew);
         self.travel().await;
-        self.vault_clock.observe(&date, sent, time::own());
+        // A server that does not tell its time has no proxy, or nobody could know it.
+        if answers && lock(&self.world).setup.tells_time {
+            self.vault_clock.observe_own_time(own_time, sent, time::own());
+        }
     }
 
     async fn rest(&mut self) {

@@ -26,6 +26,9 @@ mod events;
 mod judge;
 mod requests;
 
+/// The settle time of all processes.
+pub(crate) const SETTLE: SignedDuration = SignedDuration::from_secs(3);
+
 /// What a secret is at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -159,6 +162,7 @@ pub(crate) struct Faults {
     api: Option<Instant>,
     revisions: Option<Instant>,
     standby: Option<(Instant, Duration)>,
+    pods_lag: Option<(Instant, Duration)>,
     /// The processes whose next poll is answered by a standby, and those whose last one was.
     on_standby: BTreeSet<usize>,
     were_on_standby: BTreeSet<usize>,
@@ -206,6 +210,8 @@ pub(crate) struct World {
     pub(crate) told: [BTreeMap<usize, (State, State, Instant)>; PROCESSES],
     /// When each life of a process last read each version.
     reads_of: BTreeMap<(u64, usize), BTreeMap<Version, Instant>>,
+    /// When each life of a process last read that a secret is gone.
+    gone_reads: BTreeMap<(u64, usize), Instant>,
     /// The lives that were told of a secret what had not been so for long.
     misled: BTreeSet<(u64, usize)>,
     /// The lives that have not ended.
@@ -235,6 +241,7 @@ impl World {
             job_added: Arc::default(),
             told: Default::default(),
             reads_of: BTreeMap::new(),
+            gone_reads: BTreeMap::new(),
             misled: BTreeSet::new(),
             living: BTreeSet::new(),
             standby_ms: 0,
@@ -316,6 +323,11 @@ impl World {
         self.say(|| format!("secret {secret}: {old:?} -> {state:?}"));
     }
 
+    /// Whether Vault answers at all.
+    pub(crate) fn vault_answers(&self) -> bool {
+        self.faults.vault.is_none_or(|until| Instant::now() >= until)
+    }
+
     /// What a read of a secret answers to a life of a process: `None` for an error.
     pub(crate) fn read(&mut self, life: u64, secret: usize, is_on_standby: bool) -> Option<State> {
         let now = Instant::now();
@@ -341,6 +353,8 @@ impl World {
         self.told[process_of(life)].insert(secret, (answer, state, Instant::now()));
         if let Some(version) = answer.live() {
             self.reads_of.entry((life, secret)).or_default().insert(version, now);
+        } else {
+            self.gone_reads.insert((life, secret), now);
         }
         Some(answer)
     }
@@ -397,6 +411,24 @@ impl World {
     fn live_of(&self, template: &Template) -> BTreeMap<usize, Version> {
         let live = |secret: &usize| Some((*secret, self.secrets[*secret].state.live()?));
         template.refs.iter().filter_map(live).collect()
+    }
+
+    /// What pods of a template read of its secrets at this moment.
+    fn read_by_pods(&self, template: &Template) -> BTreeMap<usize, Version> {
+        let now = Instant::now();
+        let lag = self.faults.pods_lag.filter(|(until, _)| now < *until).map(|(_, lag)| lag);
+        let read = |secret: &usize| {
+            let Secret { state, before, since } = self.secrets[*secret];
+            // A storage that was restored is everywhere.
+            let is_behind = lag.is_some_and(|lag| now < since + lag)
+                && before
+                    .live()
+                    .zip(state.live())
+                    .is_some_and(|(then, now)| then.created < now.created);
+            let state = if is_behind { before } else { state };
+            Some((*secret, state.live()?))
+        };
+        template.refs.iter().filter_map(read).collect()
     }
 
     /// Notes that an object was written, and lets everybody know.

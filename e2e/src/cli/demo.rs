@@ -3,7 +3,7 @@
 //! It is a check too: where something else happens than expected, it fails.
 
 use std::fs;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use e2e::deploy::allow_login;
@@ -15,6 +15,9 @@ use super::demo_scene::{AWS, Actor, DOCKER, Expected, MYSQL, TO_BE_RELOADED, api
 use super::say::Say;
 
 const NAMESPACE: &str = "demo";
+/// The settle time, and the two seconds that a time of Kubernetes and one of Vault may be off.
+const SETTLE_TIME: Duration = Duration::from_secs(5);
+
 /// The controller polls each second; what has not rolled by then will not.
 const ROLL_WITHIN: Duration = Duration::from_secs(20);
 const USER_AGENT: &str = "vault-secrets-reloader/";
@@ -73,7 +76,10 @@ impl<'a> Stage<'a> {
             rotate(bed, secret).await?;
         }
         bed.cluster.create_namespace(NAMESPACE).await?;
-        next_second().await;
+        say.line(
+            "The secrets are written. Workloads are deployed after the settle time of 3 seconds.",
+        );
+        sleep(SETTLE_TIME).await;
         let actors = cast(NAMESPACE);
         for actor in &actors {
             bed.cluster.apply(&actor.workload).await?;
@@ -314,14 +320,6 @@ async fn states(bed: &Bed, actors: &[Actor]) -> Result<Vec<State>> {
     bed.cluster.get_all(&names).await
 }
 
-/// Waits for the clock's next second. Kubernetes tells only the second in which a workload was
-/// deployed: for a secret written in the same one, the controller cannot know which came first, and
-/// rolls to be safe.
-async fn next_second() {
-    let within = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_millis();
-    sleep(Duration::from_millis(u64::from(1010 - within.min(1000)))).await;
-}
-
 /// A demo that ran on this bed before leaves its workloads.
 async fn clear(bed: &Bed) -> Result<()> {
     let args = ["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait"];
@@ -350,6 +348,7 @@ async fn start_controller(bed: &Bed) -> Result<Controller> {
     fs::write(&file, token)?;
     let kubeconfig = bed.cluster.kubeconfig_for_file("demo", &file)?;
     let options = ControllerOptions::new()
+        .without_flag("--settle-time")
         .kubernetes_login(e2e::deploy::ROLE, file)
         .env("KUBECONFIG", kubeconfig);
     Controller::start(bed, &options).await

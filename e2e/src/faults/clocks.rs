@@ -11,19 +11,20 @@ use super::Plan;
 use super::arena::Arena;
 use super::gateway::Gateway;
 use super::ledger::Moment;
-use crate::controller::Controller;
+use crate::controller::{Controller, SETTLE_TIME};
 use crate::scenario::{next_second, polling_fast};
 
 /// Secrets that are rotated at a time.
 const ROTATED: usize = 12;
 
-/// Whole seconds between a rotation and what comes after it for certain. A revision's time is rounded
-/// down to the second, so this leaves one second for what is not known of the clocks: more than a
-/// process that asks a few times may take them to be wrong, and less than it knows when it starts.
-const APART: usize = 2;
+/// The settle time of the controller, in seconds.
+const SETTLE: usize = 2;
 
-/// How often the controller is started after versions and revisions came at the same time. Each start
-/// knows the clocks only roughly, and must not make more of that than the one before.
+/// Whole seconds between a rotation and what comes after it for certain. A revision's time is rounded
+/// down to the second, and one more second and a round trip are not known of the clocks.
+const APART: usize = SETTLE + 3;
+
+/// How often the controller is started after versions and revisions came at the same time.
 const STARTS: usize = 3;
 
 /// Vault's is ahead.
@@ -42,7 +43,9 @@ async fn apart(arena: &mut Arena, plan: &Plan, shift: SignedDuration) -> Result<
         next_second().await?;
     }
     arena.shift_clock(shift).await?;
-    let options = polling_fast().env("VAULT_ADDR", gateway.address());
+    let options = polling_fast()
+        .env("VAULT_ADDR", gateway.address())
+        .flag(SETTLE_TIME, &format!("{SETTLE}s"));
     let mut controller = [Controller::start(&arena.bed, &options).await?];
     // What was rotated before the deploy is with the pods.
     arena.settle(&controller).await?;
@@ -64,8 +67,8 @@ async fn apart(arena: &mut Arena, plan: &Plan, shift: SignedDuration) -> Result<
         controller[0].restart().await?;
         arena.settle(&controller).await?;
 
-        // Rotated after a deploy and before its revisions are made: within a second, some within less
-        // than the clocks are known to. Whatever is taken for what came first, that must stay.
+        // Rotated after a deploy and before its revisions are made, within the settle time. Each is
+        // reloaded once, however often the controller starts.
         controller[0].kill();
         let deployed: Vec<usize> = (0..arena.len()).step_by(4).collect();
         for number in &deployed {

@@ -38,6 +38,9 @@ const OF_A_CONNECTION: [HeaderName; 4] = [CONNECTION, CONTENT_LENGTH, HOST, TRAN
 /// Fields of Vault that hold a time.
 const TIMES: [&str; 3] = ["created_time", "deletion_time", "updated_time"];
 
+/// The field of Vault's health that holds its time, in whole seconds.
+const HEALTH_TIME: &str = "server_time_utc";
+
 /// A running gateway; it ends when this value is dropped.
 #[derive(Debug)]
 pub(super) struct Gateway {
@@ -196,6 +199,12 @@ impl Shared {
         match value {
             Value::Object(fields) => {
                 for (name, value) in fields {
+                    if name == HEALTH_TIME
+                        && let Some(time) = value.as_i64()
+                    {
+                        *value = time.saturating_add(self.shift.as_secs()).into();
+                        continue;
+                    }
                     match value.as_str().map(str::parse::<Timestamp>) {
                         Some(Ok(time)) if TIMES.contains(&name.as_str()) => {
                             if let Ok(time) = time.checked_add(self.shift) {
@@ -261,6 +270,9 @@ mod tests {
         let mut value = versions("05");
         shared.shift_times(&mut value);
         assert_eq!(value, versions("04"));
+        let mut health = json!({"server_time_utc": 10_000, "version": "2"});
+        shared.shift_times(&mut health);
+        assert_eq!(health, json!({"server_time_utc": 6_400, "version": "2"}));
         let date = HeaderValue::from_static("Sun, 22 Nov 2026 12:00:00 GMT");
         let shifted = shared.shift_date(&date).unwrap();
         assert_eq!(shifted, "Sun, 22 Nov 2026 11:00:00 GMT");

@@ -119,66 +119,117 @@ fn what_was_created_before_the_revision_is_what_its_pods_have() {
 
 #[test]
 fn times_are_compared_on_one_clock() {
-    let rules = skewed(-150, -149);
+    let rules = skewed(-150);
     assert_eq!(Row { rules, ..Row::live(new()) }.verdict(), Verdict::Same);
-    let rules = skewed(149, 150);
+    let rules = skewed(150);
     let row = Row { rules, ..Row::live(old()) };
     assert_eq!(row.verdict(), Verdict::Changed(Cause::Found));
 }
 
-fn skewed(least: i64, most: i64) -> Rules {
-    let [least, most] = [least, most].map(SignedDuration::from_secs);
-    Rules { skew: Skew { least, most }, patient: true, ..Rules::default() }
+fn skewed(seconds: i64) -> Rules {
+    Rules { skew: SignedDuration::from_secs(seconds), ..Rules::default() }
+}
+
+fn settling(seconds: i64) -> Rules {
+    Rules { settle: SignedDuration::from_secs(seconds), vault_now: second(1_000_202), ..skewed(0) }
 }
 
 #[test]
-fn what_hangs_on_the_clocks_waits_and_is_then_rather_needless_than_missed() {
-    // The version is of second 200, the revision of second 100.
-    let verdict = |least, most, patient| {
-        let rules = Rules { patient, ..skewed(least, most) };
-        Row { rules, ..Row::live(new()) }.verdict()
-    };
-    let found = Verdict::Changed(Cause::Found);
-    assert_eq!(verdict(-101, -99, true), Verdict::Unclear);
-    assert_eq!(verdict(-101, -99, false), found);
-    // Both say the same: nothing is open.
-    for patient in [true, false] {
-        assert_eq!(verdict(-105, -101, patient), Verdict::Same);
-        assert_eq!(verdict(-100, -90, patient), found);
+fn pods_that_started_within_the_settle_time_may_have_the_version_before() {
+    // The version is of second 50, the revision of second 100.
+    for (settle, expected) in
+        [(0, Verdict::Same), (49, Verdict::Same), (50, Verdict::Changed(Cause::Found))]
+    {
+        let row = Row { rules: settling(settle), ..Row::live(old()) };
+        assert_eq!(row.verdict(), expected, "{settle}");
     }
-    // What was seen, or is recorded, hangs on no clock.
-    let witnessed = Row { rules: skewed(-101, -99), other_seen: 5, ..Row::live(new()) };
-    assert_eq!(witnessed.verdict(), Verdict::Changed(Cause::Witnessed));
-    let unclear = || Row { rules: skewed(-101, -99), ..Row::live(new()) };
-    assert_eq!(unclear().recorded(true, new()).verdict(), Verdict::Same);
-    assert_eq!(unclear().recorded(false, new()).verdict(), Verdict::Reverted);
 }
 
 #[test]
-fn whoever_waits_for_the_clocks_is_left_alone_unless_another_secret_changed() {
-    let web = workload("web", &["a", "b"]);
-    let revision = Revision { created: second(100), copies: Arc::new([]) };
+fn nothing_is_reloaded_within_the_settle_time() {
+    // The version is of second 200, and now it is second 202.
+    for (settle, expected) in [
+        (0, Verdict::Changed(Cause::Witnessed)),
+        (2, Verdict::Changed(Cause::Witnessed)),
+        (3, Verdict::Unsettled),
+    ] {
+        let row = Row { rules: settling(settle), other_seen: 5, ..Row::live(new()) };
+        assert_eq!(row.verdict(), expected, "{settle}");
+    }
+    // What the pods have need not settle.
+    let row = Row { rules: settling(3), ..Row::live(new()) };
+    assert_eq!(row.recorded(true, new()).verdict(), Verdict::Same);
+    // A version from an hour ahead was created by a node whose clock is wrong.
+    let ahead = version(2, 1_003_802);
+    let row = Row { rules: settling(3), other_seen: 5, ..Row::live(ahead) };
+    assert_eq!(row.verdict(), Verdict::Changed(Cause::Witnessed));
+}
+
+#[test]
+fn pods_of_an_object_that_is_younger_than_they_are_count_by_their_revision() {
+    // The workload was created at second 0, and adopted pods of a revision from a month before.
+    let month = 30 * 24 * 3600;
+    let revision = Revision { created: second(1_000_000 - month), copies: Arc::new([]) };
+    let web = Workload { created: second(1_000_000), ..workload("web", &["a"]) };
     let past = Past::default();
     let case = Case { workload: &web, entered: 5, revision: Lookup::Found(&revision), past: &past };
-    let unclear = saw(Observation::Live(version(2, 101)));
-    let with = |other: Sighting| {
-        let of = |id: &Arc<SecretId>| if &*id.path == "b" { other } else { unclear };
-        decide(&case, of, &skewed(-2, -1), 1, second(1_000))
+    let seen = |seconds| Sighting::of(Observation::Live(version(2, 1_000_000 + seconds)));
+    let verdict = |sighting| verdict(&case, &secret("a"), sighting, &Rules::default());
+    assert_eq!(verdict(seen(-2 * 24 * 3600)), Verdict::Changed(Cause::Found));
+    assert_eq!(verdict(seen(-month - 1)), Verdict::Same);
+}
+
+#[test]
+fn pods_that_started_without_a_secret_are_reloaded_when_it_is_back() {
+    let lenient = Rules { ignore_missing: true, ..Rules::default() };
+    let row = |gone_seen, rules| {
+        let workload =
+            Workload { recorded: Some(recorded(true, &[("a", old())])), ..workload("web", &["a"]) };
+        let past = Past::default();
+        let revision = Revision { created: second(1_000_100), copies: Arc::new([]) };
+        let lookup = Lookup::Found(&revision);
+        let case = Case { workload: &workload, entered: 5, revision: lookup, past: &past };
+        let sighting = Sighting { gone_seen, ..Sighting::of(Observation::Live(old())) };
+        verdict(&case, &secret("a"), sighting, &rules)
     };
-    let decision = with(same());
-    assert_eq!((&decision.action, decision.unclear), (&Action::Leave, true));
-    assert_eq!((decision.open, decision.waiting), (vec![secret("a")], false));
-    assert_eq!(with(witnessed(2)).action, Action::Roll(Cause::Witnessed));
+    assert_eq!(row(5, lenient), Verdict::Changed(Cause::Witnessed));
+    // Before the present template came, or where pods wait for what is missing.
+    assert_eq!(row(4, lenient), Verdict::Same);
+    assert_eq!(row(5, Rules::default()), Verdict::Same);
+    // A reload while it was gone is recorded so.
+    let row = |of_this_template, entry| {
+        Row { rules: lenient, ..Row::live(old()) }.recorded(of_this_template, entry).verdict()
+    };
+    assert_eq!(row(true, Version::MISSING), Verdict::Changed(Cause::Found));
+    assert_eq!(row(false, Version::MISSING), Verdict::Same);
+}
+
+#[test]
+fn a_newer_version_that_was_seen_counts_before_the_record() {
+    // Pods were renewed while version 2 was live, and then the storage was restored to what is recorded.
+    let row = |other_seen, other_created| {
+        let workload =
+            Workload { recorded: Some(recorded(true, &[("a", old())])), ..workload("web", &["a"]) };
+        let past = Past::default();
+        let revision = Revision { created: second(1_000_100), copies: Arc::new([]) };
+        let lookup = Lookup::Found(&revision);
+        let case = Case { workload: &workload, entered: 5, revision: lookup, past: &past };
+        let other_created = Some(second(other_created));
+        let sighting =
+            Sighting { other_seen, other_created, ..Sighting::of(Observation::Live(old())) };
+        verdict(&case, &secret("a"), sighting, &Rules::default())
+    };
+    assert_eq!(row(5, 1_000_200), Verdict::Changed(Cause::Restored));
+    assert_eq!(row(4, 1_000_200), Verdict::Same);
+    // A standby that lagged behind.
+    assert_eq!(row(5, 1_000_010), Verdict::Same);
 }
 
 #[test]
 fn a_revision_is_asked_for_only_where_the_answer_hangs_on_it() {
     let not_asked = |row: Row| Row { revision: Some(Lookup::NotAsked), ..row }.verdict();
     assert_eq!(not_asked(Row::live(new())), Verdict::AskRevision);
-    let long_ago = version(1, 1_000_000 - 24 * 3600 - 1);
-    assert_eq!(not_asked(Row::live(long_ago)), Verdict::Same);
-    let not_that_long_ago = version(1, 1_000_000 - 24 * 3600);
-    assert_eq!(not_asked(Row::live(not_that_long_ago)), Verdict::AskRevision);
+    assert_eq!(not_asked(Row::live(old())), Verdict::AskRevision);
     let rules = Rules { ignore_versions_before: Some(second(1_000_201)), ..Rules::default() };
     assert_eq!(not_asked(Row { rules, ..Row::live(new()) }), Verdict::Same);
     // What is recorded is known better than by a date.
@@ -296,7 +347,7 @@ fn nobody_asks_for_a_revision_that_cannot_matter() {
 fn what_is_stripped_again_is_not_fought() {
     let web = workload("web", &["a", "b"]);
     let mut past = Past::default();
-    let reloaded = reload(&web, |_| witnessed(2), "m".to_owned());
+    let reloaded = reload(&web, |_| witnessed(2), false, "m".to_owned());
     past.patched(reloaded.record.clone(), None);
     let seen = [witnessed(2), witnessed(2)];
     let at = |past: &Past, now: i64| {
@@ -325,9 +376,9 @@ fn what_is_stripped_again_is_not_fought() {
 fn what_was_reloaded_since_is_not_stripped() {
     let first = workload("web", &["a", "b"]);
     let mut past = Past::default();
-    let older = reload(&first, |_| witnessed(9), "our older".to_owned());
+    let older = reload(&first, |_| witnessed(9), false, "our older".to_owned());
     past.patched(older.record, None);
-    let reloaded = reload(&first, |_| witnessed(2), "ours".to_owned());
+    let reloaded = reload(&first, |_| witnessed(2), false, "ours".to_owned());
     past.patched(reloaded.record, Some("before".into()));
     let seen = [witnessed(2), witnessed(2)];
     let with = |mark: &str, of_this_template, number| {
@@ -358,7 +409,7 @@ fn only_so_many_marks_are_kept() {
     let web = workload("web", &["a"]);
     let mut past = Past::default();
     for number in 0..100 {
-        let reloaded = reload(&web, |_| witnessed(2), format!("m{number}"));
+        let reloaded = reload(&web, |_| witnessed(2), false, format!("m{number}"));
         past.patched(reloaded.record, (number == 0).then(|| "first".into()));
     }
     let latest: Vec<&str> = past.earlier.iter().map(|mark| &**mark).collect();
@@ -398,7 +449,7 @@ fn a_record_takes_over_what_is_live_and_keeps_what_is_not_known() {
         "b" => saw(Observation::Gone),
         _ => Sighting::UNKNOWN,
     };
-    let reload = reload(&web, of, "fresh".to_owned());
+    let reload = reload(&web, of, false, "fresh".to_owned());
     assert_eq!(reload.count, 7);
     assert_eq!(reload.record.mark, "fresh");
     assert_eq!(reload.record.uid, "uid-of-web");
@@ -415,8 +466,7 @@ fn no_time_is_out_of_range() {
     for extreme in [Timestamp::MIN, Timestamp::MAX] {
         let live = Version { number: 1, created: extreme };
         for end in [SignedDuration::MIN, SignedDuration::MAX] {
-            let skew = Skew { least: SignedDuration::MIN, most: end };
-            let rules = Rules { skew, ..Rules::default() };
+            let rules = Rules { skew: end, settle: end, vault_now: extreme, ..Rules::default() };
             Row { rules, ..Row::live(live) }.recorded(false, old()).verdict();
         }
     }

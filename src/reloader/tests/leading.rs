@@ -18,8 +18,8 @@ impl Vault for Counted {
         self.fake.poll(asks).await
     }
 
-    async fn look(&mut self) {
-        self.fake.look().await;
+    async fn read_clock(&mut self) {
+        self.fake.read_clock().await;
     }
 
     async fn rest(&mut self) {

@@ -87,7 +87,7 @@ async fn no_version_of_tls_before_1_2_is_offered() {
         client.read_exact(&mut hello).await.unwrap();
         [&header[..], &hello].concat()
     };
-    let (hello, ()) = tokio::join!(hear, server.look());
+    let (hello, ()) = tokio::join!(hear, server.read_clock());
     let mut versions = offered_versions(&hello).unwrap();
     versions.sort_unstable();
     assert_eq!(versions, [0x0303, 0x0304]);

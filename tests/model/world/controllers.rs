@@ -93,7 +93,7 @@ impl World {
         if object.pods.template == template && !is_forced {
             return;
         }
-        let have = self.live_of(&template);
+        let have = self.read_by_pods(&template);
         let uid = object.uid.clone();
         if have.len() < template.refs.len() && !self.setup.may_be_missing {
             // They fail, and are tried again.
@@ -138,6 +138,31 @@ impl World {
         }
         self.say(|| format!("w{slot}: rollout undo"));
         self.deploy(slot, |current| *current = template);
+    }
+
+    /// It is deleted without its pods, and made anew as its owner wrote it: it adopts them.
+    pub(super) fn adopt(&mut self, slot: usize) {
+        let Some(mut old) = self.objects[slot].take() else { return };
+        self.tell(&Seen::Deleted(old.id()));
+        let number = self.next();
+        let before = std::mem::replace(&mut old.uid, format!("uid-{number}"));
+        old.predecessor = Some(before);
+        old.created = time::floor(time::now());
+        (old.deleting, old.record, old.reloaded) = (false, None, None);
+        (old.generation, old.observed) = (1, 0);
+        // Whoever saw something while the one before was there knows nothing of this one.
+        old.is_stayer = false;
+        old.covered.clear();
+        old.was_tampered_with |= old.template.mark.is_some();
+        self.say(|| format!("w{slot}: made anew as {}, with its pods", old.uid));
+        self.objects[slot] = Some(old);
+        self.deploy(slot, |template| {
+            template.mark = None;
+            template.count = 0;
+        });
+        self.written(slot);
+        let delay = self.below(self.setup.controller_ms);
+        self.later(delay, Job::MakeRevision(slot, format!("uid-{number}")));
     }
 
     pub(super) fn recreate(&mut self, slot: usize, is_clone: bool) {

@@ -62,12 +62,14 @@ impl World {
             }
             Event::Recreate(w) => self.recreate(self.slot(w), false),
             Event::Clone(w) => self.recreate(self.slot(w), true),
+            Event::Adopt(w) => self.adopt(self.slot(w)),
             Event::Patch(_)
             | Event::Unreadable(..)
             | Event::VaultDown(_)
             | Event::ApiDown(_)
             | Event::NoRevisions(_)
             | Event::Standby(_)
+            | Event::PodsLag(_)
             | Event::OnStandby(_)
             | Event::ControllersDown(_)
             | Event::SlowWatch(..) => self.fail(event),
@@ -157,6 +159,9 @@ impl World {
             Event::Standby(ms) => {
                 self.standby_ms = self.standby_ms.max(ms);
                 self.faults.standby = Some((until(60_000), Duration::from_millis(ms)));
+            }
+            Event::PodsLag(ms) => {
+                self.faults.pods_lag = Some((until(60_000), Duration::from_millis(ms)));
             }
             Event::OnStandby(p) => {
                 self.faults.on_standby.insert(p % self.setup.processes);

@@ -7,12 +7,12 @@ use jiff::SignedDuration;
 use vault_secrets_reloader::core::secret::Version;
 use vault_secrets_reloader::core::workload::WorkloadId;
 
-use super::{Object, Rev, Secret, State, World, process_of, secret_id};
+use super::{Object, Rev, SETTLE, Secret, State, World, process_of, secret_id};
 use crate::time;
 
-/// What may stay open of how far clocks are apart, where they are, though both servers are asked again:
-/// answers take their time, and sometimes more than a second.
-const CLOCK_ERROR: SignedDuration = SignedDuration::from_millis(500);
+/// How much longer than the settle time a version may be taken for newer than it is: a second for the
+/// whole seconds of both clocks, and both round trips.
+const CLOCK_ERROR: SignedDuration = SignedDuration::from_millis(2_500);
 
 /// How long it takes to act on what was told.
 const MOMENT: Duration = Duration::from_secs(5);
@@ -75,10 +75,7 @@ impl World {
         // Created in the same second as the template, or later: pods of it may have started before.
         // A standby may have shown the version before for as long as it was behind.
         let behind = SignedDuration::from_millis(self.standby_ms.try_into().unwrap_or_default());
-        let mut created = self.by_api_clock(live.created) + behind;
-        if self.setup.skew_ms != 0 {
-            created += CLOCK_ERROR;
-        }
+        let created = self.by_api_clock(live.created) + behind + SETTLE + CLOCK_ERROR;
         let seems_newer =
             created >= object.deployed || present.is_none_or(|rev| created >= rev.created);
         // It came back since, and whoever saw the one in between cannot know when pods were made.
@@ -90,16 +87,20 @@ impl World {
         // Whoever was told that another version is live has to believe it, unless the record of the
         // workload knows better.
         let is_misled = self.misled.contains(&(life, secret)) && entry != Some(live);
-        let may_be_right = is_needed || seems_newer || came_back || seems_restored;
+        // It was gone when the last reload was decided, and may have been back before the pods were made.
+        let was_missing = entry == Some(Version::MISSING);
+        let may_be_right = is_needed || seems_newer || came_back || seems_restored || was_missing;
         is_misled || may_be_right && !is_again(object, secret, live, life)
     }
 
-    /// What the pods have of a secret, once those that are to be made are made: they wait for what is
-    /// missing.
+    /// What the pods have of a secret, once those that are to be made are made. `None` for pods that were
+    /// made without it.
     fn will_have(&self, object: &Object, secret: usize) -> Option<Version> {
-        let is_made = object.pods.template == object.template;
-        let have = object.pods.have.get(&secret).copied().filter(|_| is_made);
-        have.or(self.secrets[secret].state.live())
+        if object.pods.template == object.template {
+            object.pods.have.get(&secret).copied()
+        } else {
+            self.secrets[secret].state.live()
+        }
     }
 
     /// The secrets of a workload whose live version has not reached its pods, with whether anything
@@ -129,6 +130,9 @@ impl World {
     /// where nobody can tell that the pods have a newer one: it was never recorded, or the record was removed, and no process
     /// lives that has read another version while the present template was there.
     fn is_beyond_knowing(&self, object: &Object, secret: usize, live: Version) -> bool {
+        if self.will_have(object, secret).is_none() {
+            return self.lacks_unknowably(object, secret, live);
+        }
         let present = object.revisions.iter().max_by_key(|rev| rev.number);
         let is_before = |rev: &Rev| self.by_api_clock(live.created) < rev.created;
         let seems_older = object.entry(secret) == Some(live) || present.is_some_and(is_before);
@@ -137,16 +141,36 @@ impl World {
             && has.is_some_and(|has| object.covered.contains(&(secret, has.number, has.created)));
         // Long enough for the template to be known to whoever polled then.
         let known = object.deployed_at + Duration::from_mins(1);
-        // What is recorded is believed before what was seen: `rollout undo` brings old records back.
+        // What is recorded is believed before an older version that was seen: that was a standby.
+        let is_entry = object.entry(secret) == Some(live);
         let has_witness = object.is_stayer
-            && object.entry(secret) != Some(live)
             && self.living.iter().any(|life| {
                 let reads = self.reads_of.get(&(*life, secret));
-                let mut others = reads.into_iter().flatten().filter(|(read, _)| **read != live);
+                let counts =
+                    |read: &Version| *read != live && (!is_entry || read.created > live.created);
+                let mut others = reads.into_iter().flatten().filter(|(read, _)| counts(read));
                 others.any(|(_, time)| *time > known)
             });
         let is_recorded = object.entry(secret).is_some_and(|entry| entry.created > live.created);
         self.was_restored && seems_older && !was_recorded && !has_witness && !is_recorded
+    }
+}
+
+impl World {
+    /// Pods were made without a secret that is back since, and nobody can tell: it was not created since,
+    /// no process lives that read that it was gone while the present template was there, and no reload
+    /// was recorded without it.
+    fn lacks_unknowably(&self, object: &Object, secret: usize, live: Version) -> bool {
+        let present = object.revisions.iter().max_by_key(|rev| rev.number);
+        let is_before = present.is_some_and(|rev| self.by_api_clock(live.created) < rev.created);
+        let known = object.deployed_at + Duration::from_mins(1);
+        let has_witness = object.is_stayer
+            && self.living.iter().any(|life| {
+                self.gone_reads.get(&(*life, secret)).is_some_and(|time| *time > known)
+            });
+        let is_recorded =
+            !object.was_tampered_with && object.entry(secret) == Some(Version::MISSING);
+        is_before && !has_witness && !is_recorded
     }
 }
 
