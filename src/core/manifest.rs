@@ -20,6 +20,10 @@ use super::workload::{Kind, Workload, WorkloadId};
 /// each line about one of its secrets; no server of the API takes a longer one.
 const LONGEST_NAMESPACE: usize = 1024;
 
+/// The most secrets that are watched for one workload. Each costs Vault a request a poll, and the record an
+/// entry of 30 bytes, of the 256 KiB that all annotations of an object share.
+pub const MOST_SECRETS: usize = 1000;
+
 /// What is decoded of a Deployment, DaemonSet or StatefulSet; all else is never kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Manifest {
@@ -138,7 +142,11 @@ impl Manifest {
             Some(Arc::new(SecretId { connection, namespace, path: path.into() }))
         };
         // In both schemes, one secret can be meant.
-        let secrets: BTreeSet<_> = found.paths.into_iter().filter_map(secret).collect();
+        let mut secrets: BTreeSet<_> = found.paths.into_iter().filter_map(secret).collect();
+        if let Some(first_beyond) = secrets.iter().nth(MOST_SECRETS).cloned() {
+            secrets.split_off(&first_beyond);
+            found.notes.push(Note { origin: Origin::Workload, reason: Reason::TooManySecrets });
+        }
         let secrets: Box<[_]> = secrets.into_iter().collect();
         let mark = self.annotations.get(MARK);
         let (mut recorded, record_error) = match self.record.as_deref().map(Record::parse) {
@@ -281,6 +289,26 @@ mod tests {
         assert!(!kept(&[OPT_IN], &["vault:secret/data/a#k#1"]));
         let skip = ("secrets-webhook.security.bank-vaults.io/mutate", "skip");
         assert!(!kept(&[OPT_IN, skip], &[value]));
+    }
+
+    #[test]
+    fn a_workload_has_a_bounded_number_of_secrets_and_that_is_said() {
+        for (number, kept) in [(MOST_SECRETS, MOST_SECRETS), (20_000, MOST_SECRETS)] {
+            let value = |number: usize| format!("vault:secret/data/{number:05}#k");
+            let values: Vec<_> = (0..number).map(value).collect();
+            let values: Vec<_> = values.iter().map(String::as_str).collect();
+            let read = manifest(&[OPT_IN], &values).read(
+                Kind::Deployment,
+                &Servers::default(),
+                &Sources::default(),
+            );
+            let secrets = read.workload.unwrap().secrets;
+            assert_eq!(secrets.len(), kept);
+            // Which they are stays the same, whatever comes behind them.
+            assert_eq!(&*secrets[kept - 1].path, format!("secret/data/{:05}", kept - 1));
+            let note = Note { origin: Origin::Workload, reason: Reason::TooManySecrets };
+            assert_eq!(read.notes.contains(&note), number > MOST_SECRETS);
+        }
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub enum Origin {
     Namespace(Scheme),
     /// The annotation that names the address of the server of a scheme.
     Address(Scheme),
+    /// The workload as a whole.
+    Workload,
 }
 
 impl fmt::Display for Origin {
@@ -67,6 +69,7 @@ impl fmt::Display for Origin {
             Self::FromPath(scheme) => write!(f, "annotation {}-from-path", scheme.name()),
             Self::Namespace(scheme) => write!(f, "annotation {}-namespace", scheme.name()),
             Self::Address(scheme) => write!(f, "annotation {}-addr", scheme.name()),
+            Self::Workload => f.write_str("the references of the workload"),
         }
     }
 }

@@ -12,7 +12,7 @@ use super::given::Sources;
 use super::yaml::{self, Node, Value};
 use crate::core::annotation::{OptIn, Webhook};
 use crate::core::environment::{Container, EnvValue, EnvVar};
-use crate::core::manifest::{Manifest, Targets};
+use crate::core::manifest::{MOST_SECRETS, Manifest, Targets};
 use crate::core::reference::{self, Origin, Place, Reading, Reason, Scheme};
 use crate::core::secret::DEFAULT_CONNECTION;
 use crate::core::server::Servers;
@@ -379,13 +379,16 @@ impl<'a> Template<'a> {
         let doubts = targets.notes.iter().filter(|_| remark.is_none());
         let doubts = doubts.map(|note| remark_on(note.reason));
         let reloaded = remark.is_none() && !targets.by_scheme.is_empty();
-        let remarks = remark.into_iter().chain(doubts).collect();
+        let mut remarks: Vec<_> = remark.into_iter().chain(doubts).collect();
         if remark == Some(MUTATE_SKIP) {
             // To the webhook they are plain text.
             references.clear();
         }
         for found in &mut references {
             found.set_target(&targets, reloaded);
+        }
+        if leave_too_many(&mut references) {
+            remarks.push(remark_on(Reason::TooManySecrets));
         }
         let name = match &*manifest.namespace {
             "" => format!("{}/{}", self.kind, manifest.name),
@@ -495,6 +498,22 @@ impl<'a> Template<'a> {
             _ => NOT_OPTED_IN,
         }
     }
+}
+
+/// Leaves of the secrets of a workload those that the controller watches. Answers whether there are more.
+fn leave_too_many(references: &mut [Finding]) -> bool {
+    let secret = |found: &Finding| {
+        let Finding { server, namespace, path, .. } = found;
+        // As the controller orders them.
+        let server = server.as_deref().unwrap_or(DEFAULT_CONNECTION).to_owned();
+        found.watched.then(|| (server, namespace.clone(), path.clone()))
+    };
+    let secrets: BTreeSet<_> = references.iter().filter_map(secret).collect();
+    let Some(first_beyond) = secrets.iter().nth(MOST_SECRETS) else { return false };
+    for found in references {
+        found.watched &= secret(found).is_some_and(|secret| secret < *first_beyond);
+    }
+    true
 }
 
 fn remark_on(reason: reference::Reason) -> Remark {

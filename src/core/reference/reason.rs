@@ -56,11 +56,13 @@ pub enum Reason {
     /// So many variables come from whole sources that no pod can start with them: which of them
     /// others override is not told apart, and each reference counts.
     TooManyVariables,
+    /// It refers to more secrets than are watched for one workload.
+    TooManySecrets,
 }
 
 impl Reason {
     /// All of them, in the order of the documentation.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Pinned,
         Self::Write,
         Self::Transit,
@@ -86,6 +88,7 @@ impl Reason {
         Self::SourceMissing,
         Self::KeyMissing,
         Self::TooManyVariables,
+        Self::TooManySecrets,
     ];
 
     /// Its stable name, in the way that Kubernetes spells reasons.
@@ -117,6 +120,7 @@ impl Reason {
             Self::SourceMissing => "SourceMissing",
             Self::KeyMissing => "KeyMissing",
             Self::TooManyVariables => "TooManyVariables",
+            Self::TooManySecrets => "TooManySecrets",
         }
     }
 
@@ -149,7 +153,8 @@ impl Reason {
             | Self::SourceFailed
             | Self::SourceMissing
             | Self::KeyMissing
-            | Self::TooManyVariables => true,
+            | Self::TooManyVariables
+            | Self::TooManySecrets => true,
         }
     }
 
@@ -222,6 +227,10 @@ impl Reason {
             Self::TooManyVariables => {
                 "all its references are watched, since the workload takes over 50,000 variables from \
                  whole sources, more than a pod can start with: name it less often"
+            }
+            Self::TooManySecrets => {
+                "only the first 1,000 secrets are watched, in the order of their server, Vault namespace \
+                 and path, since the workload refers to more: spread them over several workloads"
             }
         }
     }

@@ -376,3 +376,18 @@ fn a_workload_is_of_the_server_that_its_address_means() {
     assert!(web.references.iter().all(|found| !found.watched));
     assert_eq!(report.warnings(), warnings + 1);
 }
+
+#[test]
+fn of_too_many_secrets_those_that_the_controller_leaves_are_not_watched() {
+    let paths = (0..MOST_SECRETS + 5).map(|number| format!("secret/data/{number:05}"));
+    let paths = paths.collect::<Vec<_>>().join(",");
+    let text = WEB.replace("secret/data/all,secret/data/old#1", &paths);
+    let report = checked(&text);
+    let [web] = &report.workloads[..] else { panic!("one workload") };
+    let watched: BTreeSet<_> =
+        web.references.iter().filter(|found| found.watched).map(|found| &found.path).collect();
+    assert_eq!(watched.len(), MOST_SECRETS);
+    let remarks: Vec<_> = web.remarks.iter().map(|remark| remark.reason).collect();
+    assert_eq!(remarks, ["TooManySecrets"]);
+    assert_eq!(checked(WEB).workloads[0].remarks, []);
+}
