@@ -34,7 +34,7 @@ type Script = fn(usize, &str) -> Option<Response<Body>>;
 
 #[derive(Clone)]
 struct Fake {
-    script: Script,
+    script: Arc<Mutex<Script>>,
     /// The API paths that were asked for; those about the token left out.
     asked: Arc<Mutex<Vec<String>>>,
     /// When the live version of all secrets was created.
@@ -44,7 +44,7 @@ struct Fake {
 impl Fake {
     fn new(script: Script) -> Self {
         let created = Arc::new(Mutex::new("2026-11-22T06:00:00Z".to_owned()));
-        Self { script, asked: Arc::default(), created }
+        Self { script: Arc::new(Mutex::new(script)), asked: Arc::default(), created }
     }
 }
 
@@ -93,6 +93,11 @@ impl Bench {
 
     fn asked(&self) -> usize {
         self.fake.asked.lock().unwrap().len()
+    }
+
+    /// From now on, the server answers by another script.
+    fn follow(&self, script: Script) {
+        *self.fake.script.lock().unwrap() = script;
     }
 }
 
@@ -164,8 +169,12 @@ async fn answer(State(fake): State<Fake>, request: Request<Body>) -> Response<Bo
         asked.push(path.clone());
         asked.len()
     };
-    if let Some(answer) = (fake.script)(number, &path) {
+    let script = *fake.script.lock().unwrap();
+    if let Some(answer) = script(number, &path) {
         return answer;
+    }
+    if path == "sys/seal-status" {
+        return json_of(200, &json!({ "sealed": false }));
     }
     if path.starts_with("sys/internal/ui/mounts/") {
         let data = json!({ "path": "secret/", "type": "kv", "options": { "version": "2" } });
@@ -179,6 +188,21 @@ async fn answer(State(fake): State<Fake>, request: Request<Body>) -> Response<Bo
     let versions =
         json!({ "1": { "created_time": created, "deletion_time": "", "destroyed": false } });
     json_of(200, &json!({ "data": { "current_version": 1, "versions": versions } }))
+}
+
+/// No answer: the connection is closed in its place.
+fn closed() -> Response<Body> {
+    let broken = futures::stream::once(async { Err::<&str, _>(std::io::Error::other("closed")) });
+    Response::new(Body::from_stream(broken))
+}
+
+/// What the server says of a path of no mount, or of a mount that the token may not know of.
+fn no_mount(path: &str) -> Response<Body> {
+    let said = format!(
+        "preflight capability check returned 403, please ensure client's policies grant access to \
+         path \"{path}/\""
+    );
+    json_of(403, &json!({ "errors": [said] }))
 }
 
 /// What is said of a token that was given.
@@ -423,6 +447,195 @@ async fn a_server_out_of_reach_costs_one_attempt_a_poll() {
 }
 
 #[tokio::test]
+async fn a_path_whose_requests_end_without_an_answer_is_no_outage_and_comes_last() {
+    let broken: Script = |_, path| path.contains("share$$").then(closed);
+    // Where all others are listed, it is the one that would be asked for alone, before all else.
+    let listed: Script = |_, path| match path {
+        "secret/detailed-metadata/" => Some(page_of((0..40).map(|key| key.to_string()))),
+        _ => path.contains("share$$").then(closed),
+    };
+    for script in [broken, listed] {
+        let mut bench = Bench::new(script).await;
+        for polls in 0..6 {
+            let others = (0..40).map(|number| format!("secret/data/{number}"));
+            let paths = others.chain(["secret/data/share$$/app".to_owned()]);
+            let polled = bench.poll_paths(paths, None).await;
+            assert_eq!(count(&polled), HashMap::from([("live", 40), ("unknown", 1)]));
+            assert_eq!(polled.failed.len(), 1, "it is asked for again");
+            let asked = bench.fake.asked.lock().unwrap();
+            let reads: Vec<_> = asked.iter().filter(|path| !path.starts_with("sys/")).collect();
+            let at = reads.iter().position(|path| path.contains("share$$")).unwrap();
+            // Eight are under way at once, and one is asked for once more, for comparison.
+            assert!(polls == 0 || at + 9 >= reads.len(), "{at} of {}", reads.len());
+        }
+        bench.poller.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_list_whose_requests_end_without_an_answer_is_no_outage() {
+    // As OpenBao 2.2 does for a folder with folders in it.
+    let mut bench = Bench::new(|_, path| path.contains("/detailed-metadata/").then(closed)).await;
+    for _ in 0..4 {
+        let paths = (0..40).map(|number| format!("secret/data/{}/{number}", number % 4));
+        let polled = bench.poll_paths(paths, None).await;
+        assert_eq!(count(&polled), HashMap::from([("live", 40)]));
+    }
+    bench.poller.close().await;
+}
+
+#[tokio::test]
+async fn whatever_one_path_is_answered_says_nothing_of_the_others() {
+    let scripts: [Script; 4] = [
+        |_, path| path.ends_with("/odd").then(|| json_of(503, &json!({ "errors": ["no"] }))),
+        |_, path| {
+            let denied = json!({ "errors": ["permission denied"] });
+            path.ends_with("/odd").then(|| json_of(403, &denied))
+        },
+        |_, path| {
+            let elsewhere =
+                Response::builder().status(301).header("location", "http://elsewhere.invalid/");
+            path.ends_with("/odd").then(|| elsewhere.body(Body::empty()).unwrap())
+        },
+        |_, path| path.ends_with("/odd").then(|| json_of(500, &json!({ "errors": ["no"] }))),
+    ];
+    for (number, script) in scripts.into_iter().enumerate() {
+        let mut bench = Bench::new(script).await;
+        let paths = || (0..9).map(|n| format!("secret/data/{n}"));
+        let all = || paths().chain(["secret/data/x/odd".to_owned()]);
+        bench.poll_paths(all(), None).await;
+        for _ in 0..4 {
+            let polled = bench.poll_paths(all(), None).await;
+            let expected = HashMap::from([("live", 9), ("unknown", 1)]);
+            assert_eq!(count(&polled), expected, "script {number}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_goes_away_costs_a_few_requests_a_poll_whatever_of_it_still_answers() {
+    let dead: Script = |_, _| Some(closed());
+    let without_reads: Script = |_, path| path.contains("metadata/").then(closed);
+    let failing: Script =
+        |_, path| path.contains("metadata/").then(|| json_of(500, &json!({ "errors": ["boom"] })));
+    for (script, first, then) in [(dead, 2, 3), (without_reads, 40, 40), (failing, 70, 70)] {
+        // A server that has never answered, and one that did.
+        let mut bench = Bench::new(script).await;
+        for knows in [false, true] {
+            if knows {
+                bench.follow(|_, _| None);
+                assert_eq!(count(&bench.poll(500, None).await), HashMap::from([("live", 500)]));
+                bench.follow(script);
+            }
+            for _ in 0..3 {
+                let polled = bench.poll(500, None).await;
+                assert_eq!(polled.failed.len(), 500);
+                let most = if knows { then } else { first };
+                assert!(bench.asked() <= most, "{} requests, {knows}", bench.asked());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn mounts_that_do_not_exist_are_asked_for_once_and_all_at_once() {
+    let mut bench =
+        Bench::new(|_, path| path.contains("/mounts/none").then(|| no_mount(path))).await;
+    let of_one = (0..300).map(|number| format!("none/data/{number}"));
+    let of_many = (0..300).map(|number| format!("none-{number}/data/a"));
+    let paths: Vec<_> = of_one.chain(of_many).chain(["secret/data/a".to_owned()]).collect();
+    for questions in [302, 0, 0] {
+        let polled = bench.poll_paths(paths.iter().cloned(), None).await;
+        assert_eq!(count(&polled), HashMap::from([("live", 1), ("unknown", 600)]));
+        assert_eq!(count_in(&bench.fake, "/mounts/"), questions);
+        assert_eq!(bench.asked(), questions + 1);
+    }
+    bench.poller.close().await;
+}
+
+#[tokio::test]
+async fn a_secret_of_a_child_of_the_vault_namespace_is_read() {
+    // As the server tells of it: by its path from the root.
+    let mut bench = Bench::new(|_, path| {
+        let data = json!({
+            "path": "ns1/ns2/secret/", "type": "kv", "options": { "version": "2" },
+        });
+        path.contains("/mounts/ns2/secret").then(|| json_of(200, &json!({ "data": data })))
+    })
+    .await;
+    let secret = SecretId {
+        connection: "default".into(),
+        namespace: Some("ns1".into()),
+        path: "ns2/secret/data/foo".into(),
+    };
+    let asks = [Ask { secret: secret.into(), not_before: None, may_be_missing: false }];
+    let polled = bench.poller.poll(&asks).await;
+    assert_eq!(count(&polled), HashMap::from([("live", 1)]));
+    assert_eq!(count_in(&bench.fake, "ns2/secret/metadata/foo"), 1);
+    bench.poller.close().await;
+}
+
+/// Lines of the log of this thread, for as long as the guard is there.
+fn log_lines() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
+    #[derive(Clone)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Arc::<Mutex<Vec<u8>>>::default();
+    let log = Log(Arc::clone(&lines));
+    let subscriber = tracing_subscriber::fmt().with_writer(move || log.clone()).finish();
+    (lines, tracing::subscriber::set_default(subscriber))
+}
+
+#[tokio::test]
+async fn a_poll_says_a_bounded_number_of_things_and_the_next_ones_say_the_rest() {
+    let (log, _guard) = log_lines();
+    let mut bench = Bench::new(|_, path| {
+        let number = path.strip_prefix("secret/metadata/")?.parse::<usize>().ok()?;
+        (number < 250).then(|| json_of(404, &json!({ "errors": [] })))
+    })
+    .await;
+    let mut said: HashSet<String> = HashSet::new();
+    for (lines, left) in [(100, Some(150)), (100, Some(50)), (50, None), (0, None)] {
+        bench.poll(300, None).await;
+        let text = String::from_utf8(std::mem::take(&mut *log.lock().unwrap())).unwrap();
+        let new: Vec<_> = text.lines().filter(|line| line.contains("not found")).collect();
+        assert_eq!(new.len(), lines);
+        let path = |line: &&str| line.split("secret/data/").nth(1).map(str::to_owned);
+        said.extend(new.iter().filter_map(path));
+        let more = left.map(|left| format!("{left} more secrets"));
+        let is_said = more.is_none_or(|more| text.contains(&more));
+        assert!(is_said && (left.is_some() || !text.contains("more secrets")), "{text}");
+    }
+    assert_eq!(said.len(), 250);
+    bench.poller.close().await;
+}
+
+#[tokio::test]
+async fn a_mount_that_is_not_to_be_seen_may_not_exist_and_both_are_said() {
+    let (log, _guard) = log_lines();
+    let mut bench = Bench::new(|_, path| path.contains("/mounts/").then(|| no_mount(path))).await;
+    bench.poll_paths(["none/data/a".to_owned()].into_iter(), None).await;
+    let text = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+    for part in [
+        "failed to get secret version: none/data/a: permission denied",
+        "preflight capability check",
+        "no such mount",
+        "path \"none/metadata/a\" { capabilities = [\"read\"] }",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    bench.poller.close().await;
+}
+
+#[tokio::test]
 async fn a_sealed_server_costs_one_request_a_poll_however_many_vault_namespaces_there_are() {
     let mut bench = Bench::new(|_, path| match path {
         "sys/seal-status" => Some(json_of(200, &json!({ "sealed": true }))),
@@ -437,7 +650,7 @@ async fn a_sealed_server_costs_one_request_a_poll_however_many_vault_namespaces_
             Ask { secret: secret.into(), not_before: None, may_be_missing: false }
         })
         .collect();
-    for requests in [4, 1, 1] {
+    for requests in [2, 1, 1] {
         bench.fake.asked.lock().unwrap().clear();
         let polled = bench.poller.poll(&asks).await;
         assert_eq!((polled.failed.len(), bench.asked()), (12, requests));
@@ -575,8 +788,9 @@ async fn a_sealed_server_costs_one_request_a_poll_though_the_token_is_to_be_rene
     let mut bench = Renewing::new(|_| true).await;
     bench.poll().await;
     bench.is_sealed.store(true, Ordering::Relaxed);
-    // The first finds out: it renews, and reads, since reads may work where renewals do not.
-    for requests in [2, 1, 1] {
+    // The first finds out: it renews, it reads, since reads may work where renewals do not, and it compares
+    // that with another read and with the status of the server.
+    for requests in [4, 1, 1] {
         let (polled, asked) = bench.poll().await;
         assert_eq!((polled.failed.len(), asked), (5, requests));
     }
@@ -1005,12 +1219,16 @@ async fn requests_in_flight_that_are_all_denied_are_one_login() {
 async fn no_more_requests_are_under_way_at_once_than_may_be_on_connections_that_are_reused() {
     let (fake, under_way) = (Fake::new(|_, _| None), Arc::new(AtomicUsize::new(0)));
     let most = Arc::new(AtomicUsize::new(0));
+    let most_about_mounts = Arc::new(AtomicUsize::new(0));
     let connections: Arc<Mutex<HashSet<SocketAddr>>> = Arc::default();
     let secrets = {
         let (most, connections) = (Arc::clone(&most), Arc::clone(&connections));
+        let most_about_mounts = Arc::clone(&most_about_mounts);
         move |ConnectInfo(from): ConnectInfo<SocketAddr>, request: Request<Body>| {
             let (fake, under_way, most) = (fake.clone(), Arc::clone(&under_way), Arc::clone(&most));
             connections.lock().unwrap().insert(from);
+            let is_about_mounts = request.uri().path().contains("/mounts/");
+            let most = if is_about_mounts { Arc::clone(&most_about_mounts) } else { most };
             async move {
                 most.fetch_max(under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 // Long enough for all others that may come to be here as well.
@@ -1032,11 +1250,14 @@ async fn no_more_requests_are_under_way_at_once_than_may_be_on_connections_that_
     let method = Method::Token(SecretString::from("token"));
     let mut poller = poller_at(&address, &[], method, Duration::from_secs(5), pace);
     for _ in 0..3 {
-        let asks = asks_for((0..60).map(|number| format!("secret/data/{number}")), None);
+        let paths = (0..60).map(|number| format!("secret/data/{number}"));
+        let asks =
+            asks_for(paths.chain((0..30).map(|number| format!("none-{number}/data/a"))), None);
         let polled = vault_secrets_reloader::reloader::Vault::poll(&mut poller, &asks).await;
-        assert_eq!(count(&polled), HashMap::from([("live", 60)]));
+        assert_eq!(count(&polled), HashMap::from([("live", 60), ("unknown", 30)]));
     }
     assert_eq!(most.load(Ordering::SeqCst), 3);
+    assert_eq!(most_about_mounts.load(Ordering::SeqCst), 3);
     assert_eq!(connections.lock().unwrap().len(), 3);
     poller.close().await;
 }

@@ -76,10 +76,13 @@ pub fn failure_of(status: u16, body: &[u8]) -> Option<Failure> {
 }
 
 /// A policy that forbids is reported as one of a list of errors, a token that the server does not
-/// know by the bare words, or by name.
+/// know by the bare words, or by name. A mount that does not exist is reported as one that no policy
+/// grants, so that nobody finds out which mounts there are.
 fn denial_of(body: &[u8]) -> Failure {
     let said = said(body);
-    if said == "permission denied" || said.contains("invalid token") {
+    if said.to_ascii_lowercase().contains("preflight capability check") {
+        Failure::NoMount
+    } else if said == "permission denied" || said.contains("invalid token") {
         Failure::TokenEnded
     } else {
         Failure::Denied
@@ -169,6 +172,10 @@ mod tests {
                 Failure::TokenEnded,
             ),
             (r#"{"errors":["1 error occurred:\n\t* permission denied\n\n"]}"#, Failure::Denied),
+            (
+                r#"{"errors":["preflight capability check returned 403, please ensure client's policies grant access to path \"none/\""]}"#,
+                Failure::NoMount,
+            ),
             ("", Failure::Denied),
         ];
         for (body, expected) in table {

@@ -110,6 +110,10 @@ pub enum Failure {
     /// 403 by policy.
     #[error("denies permission (403)")]
     Denied,
+    /// 403 to a question about a mount that does not exist, or of which the policy grants nothing: the
+    /// server does not say which.
+    #[error("does not tell of such a mount (403, preflight capability check)")]
+    NoMount,
     /// Another 4xx, with what the server says of it.
     #[error("refuses (status {status}): {message}")]
     Refused {
@@ -145,7 +149,7 @@ impl Failure {
             Self::RateLimited => "rate_limited",
             Self::Server(_) => "server_error",
             Self::TokenEnded => "token_ended",
-            Self::Denied => "denied",
+            Self::Denied | Self::NoMount => "denied",
             Self::Refused { .. } => "refused",
             Self::Redirected(_) => "redirected",
             Self::Unaskable(_) => "unaskable",

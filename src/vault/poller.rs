@@ -15,7 +15,7 @@ use super::folders::Folders;
 use super::login::Method;
 use super::mounts::Mounts;
 use super::pace::{Pace, Spread};
-use super::reads::{Outcome, Reads, Turns};
+use super::reads::{Outcome, Reads, Turns, Witnesses};
 use super::session::Session;
 use super::trouble::Trouble;
 use crate::core::notice::Notice;
@@ -35,6 +35,10 @@ const GO_ON: Duration = Duration::from_millis(200);
 /// The most lines about outages in one poll: each is of a Vault namespace, which a tenant may name.
 const MOST_OUTAGES: usize = 20;
 
+/// The most lines about secrets in one poll: those are as many as tenants name. What is left is said in the
+/// next polls.
+const MOST_LINES: usize = 100;
+
 /// Polls one server.
 pub struct Poller {
     server: Arc<Server>,
@@ -44,6 +48,14 @@ pub struct Poller {
     folders: Folders,
     /// What is wrong with each secret, said once a change.
     troubles: HashMap<Arc<SecretId>, Trouble>,
+    /// Those of them that are yet to be said.
+    unsaid: HashSet<Arc<SecretId>>,
+    /// How many lines about secrets may still be said of this poll.
+    lines_left: usize,
+    /// How many more secrets can be read again.
+    recovered: usize,
+    /// Paths that were answered.
+    witnesses: Witnesses,
     /// The state of the storage that was seen last.
     index: Option<HeaderValue>,
     /// Why the server, or a Vault namespace, is out of reach, said once a change.
@@ -52,6 +64,8 @@ pub struct Poller {
     out: HashSet<Arc<SecretId>>,
     /// The secrets for which the last poll had no time.
     late: HashSet<Arc<SecretId>>,
+    /// The secrets whose own requests failed the last time.
+    failed: HashSet<Arc<SecretId>>,
     /// Whether whatever was asked for was sealed: the server as a whole, most likely.
     is_sealed: bool,
     /// Whether the next poll is one of everything.
@@ -80,10 +94,15 @@ impl Poller {
             mounts: Mounts::default(),
             folders: Folders::default(),
             troubles: HashMap::new(),
+            unsaid: HashSet::new(),
+            lines_left: 0,
+            recovered: 0,
+            witnesses: Witnesses::default(),
             index: None,
             outages: BTreeSet::new(),
             out: HashSet::new(),
             late: HashSet::new(),
+            failed: HashSet::new(),
             is_sealed: false,
             is_full: true,
             failed_polls: 0,
@@ -119,12 +138,13 @@ impl Poller {
         let has_turn = |ask: &&Ask| !self.spread.had().contains(&ask.secret);
         let waiting = asks.iter().filter(has_turn).count();
         let pace = self.spread.pace(waiting, Instant::now());
-        let turns = Turns { late: &self.late, had: self.spread.had() };
+        let turns = Turns { late: &self.late, had: self.spread.had(), failed: &self.failed };
         let index = self.index.take();
-        let reads = Reads::new(&self.server, &self.session, pass, pace, index, turns);
+        let witnesses = std::mem::take(&mut self.witnesses);
+        let reads = Reads::new(&self.server, &self.session, pass, pace, index, witnesses, turns);
         let outcomes = reads.read_all(&mut mounts, &mut folders, asks).await;
         let (has_answered, goes_on_at) = (reads.has_answered(), reads.goes_on_at());
-        self.index = reads.into_index();
+        (self.index, self.witnesses) = reads.into_parts();
         self.spread.goes_on(goes_on_at);
         self.mounts = mounts;
         for (namespace, mount) in folders.take_denied() {
@@ -185,6 +205,7 @@ impl Poller {
         let mut outages = BTreeSet::new();
         let (mut out, mut secrets_out) = (HashMap::new(), HashSet::new());
         let (mut late, mut limited) = (HashSet::new(), HashSet::new());
+        self.lines_left = MOST_LINES;
         for (secret, outcome) in outcomes {
             let observation = match &outcome {
                 Ok(version) => Observation::Live(*version),
@@ -192,7 +213,7 @@ impl Poller {
                 Err(_) => Observation::Unknown,
             };
             match &outcome {
-                Err(Trouble::Out(failure)) => {
+                Err(Trouble::Out { failure, .. }) => {
                     out.entry(secret.namespace.clone()).or_insert_with(|| failure.clone());
                 }
                 Err(Trouble::NoToken(error)) => drop(outages.insert(error.to_string())),
@@ -204,19 +225,28 @@ impl Poller {
                 _ => {}
             }
             match outcome {
-                Err(Trouble::Out(_) | Trouble::NoToken(_) | Trouble::Limited) => {
+                Err(Trouble::Out { .. } | Trouble::NoToken(_) | Trouble::Limited) => {
                     secrets_out.insert(Arc::clone(&secret));
                 }
                 Err(Trouble::Late) => {}
                 _ => self.spread.has_had(&secret),
             }
-            if outcome.as_ref().is_err_and(may_pass) {
+            let may_pass = outcome.as_ref().is_err_and(may_pass);
+            if may_pass {
                 polled.failed.push(Arc::clone(&secret));
+            }
+            let is_own =
+                matches!(outcome, Err(Trouble::Failed(_) | Trouble::Out { is_own: true, .. }));
+            if may_pass && is_own {
+                self.failed.insert(Arc::clone(&secret));
+            } else {
+                self.failed.remove(&secret);
             }
             let missing_is_fine = may_be_missing.get(&*secret).copied().unwrap_or_default();
             self.report(&secret, outcome.err(), missing_is_fine);
             polled.observations.insert(secret, observation);
         }
+        self.report_unsaid();
         // The same of all that was asked for, and of more than one Vault namespace, is the server as a whole;
         // what the rest of such a poll meets is the same still.
         let whole = out
@@ -300,10 +330,31 @@ impl Poller {
         self.out = secrets;
     }
 
+    /// Says of how many secrets there was no line left.
+    fn report_unsaid(&mut self) {
+        if let more @ 1.. = std::mem::take(&mut self.recovered) {
+            info!(worker = WORKER, "{more} more secrets can be read again");
+        }
+        if self.unsaid.is_empty() || self.lines_left > 0 {
+            return;
+        }
+        warn!(
+            worker = WORKER,
+            "There is something to say of {} more secrets. The next polls say it, {MOST_LINES} lines each; the \
+             Events of the workloads that use them (kubectl describe) say it now",
+            self.unsaid.len()
+        );
+    }
+
     fn report(&mut self, secret: &Arc<SecretId>, trouble: Option<Trouble>, missing_is_fine: bool) {
         let Some(trouble) = trouble else {
-            if self.troubles.remove(secret).is_some() {
-                info!(worker = WORKER, "Vault secret path {secret} can be read again");
+            if self.troubles.remove(secret).is_some() && !self.unsaid.remove(secret) {
+                if let Some(left) = self.lines_left.checked_sub(1) {
+                    self.lines_left = left;
+                    info!(worker = WORKER, "Vault secret path {secret} can be read again");
+                } else {
+                    self.recovered += 1;
+                }
             }
             return;
         };
@@ -311,9 +362,16 @@ impl Poller {
             // Said of the server as a whole; what was said of the secret still stands.
             return;
         }
-        if self.troubles.get(secret) == Some(&trouble) {
+        if self.troubles.get(secret) == Some(&trouble) && !self.unsaid.contains(secret) {
             return;
         }
+        if self.lines_left == 0 {
+            self.unsaid.insert(Arc::clone(secret));
+            self.troubles.insert(Arc::clone(secret), trouble);
+            return;
+        }
+        self.lines_left -= 1;
+        self.unsaid.remove(secret);
         let reason = trouble.code();
         match &trouble {
             Trouble::Missing | Trouble::Deleted | Trouble::Destroyed => {
@@ -334,7 +392,7 @@ impl Poller {
                     error!(worker = WORKER, namespace, "Vault secret path {path} not found{why}");
                 }
             }
-            Trouble::Denied { .. } => error!(
+            Trouble::Denied { .. } | Trouble::NoMount { .. } => error!(
                 worker = WORKER,
                 reason,
                 "failed to get secret version: {secret}: {}",
@@ -346,7 +404,7 @@ impl Poller {
             Trouble::Failed(failure) => {
                 error!(worker = WORKER, "failed to get secret version: {secret}: Vault {failure}");
             }
-            Trouble::Out(_) | Trouble::NoToken(_) | Trouble::Late | Trouble::Limited => {}
+            Trouble::Out { .. } | Trouble::NoToken(_) | Trouble::Late | Trouble::Limited => {}
         }
         self.troubles.insert(Arc::clone(secret), trouble);
     }
@@ -375,6 +433,9 @@ impl Vault for Poller {
 
     fn forget(&mut self, is_used: impl Fn(&SecretId) -> bool) {
         self.troubles.retain(|secret, _| is_used(secret));
+        self.unsaid.retain(|secret| is_used(secret));
+        self.witnesses.retain(&is_used);
+        self.failed.retain(|secret| is_used(secret));
         self.out.retain(|secret| is_used(secret));
         self.late.retain(|secret| is_used(secret));
     }
@@ -387,7 +448,7 @@ impl Vault for Poller {
 
 /// Whether it is said of the server as a whole, and not of a secret.
 fn is_of_all(trouble: &Trouble) -> bool {
-    matches!(trouble, Trouble::Out(_) | Trouble::NoToken(_) | Trouble::Late | Trouble::Limited)
+    matches!(trouble, Trouble::Out { .. } | Trouble::NoToken(_) | Trouble::Late | Trouble::Limited)
 }
 
 /// Whether it makes sense to ask again before the next poll of everything.
@@ -396,11 +457,12 @@ fn may_pass(trouble: &Trouble) -> bool {
         Trouble::Failed(failure) => {
             !matches!(failure, Failure::Refused { .. } | Failure::Unaskable(_))
         }
-        Trouble::Out(_) | Trouble::NoToken(_) | Trouble::Late | Trouble::Limited => true,
+        Trouble::Out { .. } | Trouble::NoToken(_) | Trouble::Late | Trouble::Limited => true,
         Trouble::Missing
         | Trouble::Deleted
         | Trouble::Destroyed
         | Trouble::Denied { .. }
+        | Trouble::NoMount { .. }
         | Trouble::NoDataPrefix { .. }
         | Trouble::NotKvV2(_) => false,
     }

@@ -3,8 +3,8 @@
 //! Architecture Invariant: a poll ends by its deadline, and what one Vault namespace answers never
 //! stands in the way of another.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::client::{Failure, Server};
 use super::denials::Doubt;
 use super::folders::Folders;
 use super::metadata::{self, Metadata};
-use super::mounts::{Classified, Engine, Mounts, Place};
+use super::mounts::{Mounts, Place};
 use super::pace::Pace;
 use super::session::{Pass, Session};
 use super::trouble::Trouble;
@@ -26,6 +26,11 @@ use crate::core::observation::Ask;
 use crate::core::secret::{SecretId, Version};
 
 mod bulk;
+mod evidence;
+mod placing;
+
+use evidence::Outages;
+pub(super) use evidence::Witnesses;
 
 /// The part of a poll's time in which folders may be listed, so that the rest is left to read what no
 /// list shows.
@@ -62,12 +67,13 @@ pub(super) struct Reads<'a> {
     /// The state of the storage that the latest answer was read from.
     index: Mutex<Option<HeaderValue>>,
     outages: Mutex<Outages>,
+    witnesses: Mutex<Witnesses>,
+    /// The turn to find out whom a failure concerns.
+    comparison: tokio::sync::Mutex<()>,
     /// Whether the server has answered anything sensible in this poll.
     has_answered: AtomicBool,
     /// Whether it has limited the rate of requests in this poll.
     has_limited: AtomicBool,
-    /// How many secrets, or mounts, brought nothing but errors before that.
-    errors: AtomicU32,
     turns: Turns<'a>,
     deadline: Instant,
     /// No folder is begun after this: what cannot be listed by then has yet to be read.
@@ -81,19 +87,14 @@ pub(super) struct Turns<'a> {
     pub(super) late: &'a HashSet<Arc<SecretId>>,
     /// Those that have had theirs, and do not wait for it where reads are spread.
     pub(super) had: &'a HashSet<Arc<SecretId>>,
+    /// Those that failed the last time: they come last.
+    pub(super) failed: &'a HashSet<Arc<SecretId>>,
 }
 
 /// When what may be sent, where requests are not to come too fast.
 struct Next {
     any: Instant,
     alone: Instant,
-}
-
-/// What is out of reach, by the first failure that said so.
-#[derive(Default)]
-struct Outages {
-    server: Option<Failure>,
-    namespaces: HashMap<Option<Arc<str>>, Failure>,
 }
 
 /// One secret to read.
@@ -126,6 +127,8 @@ struct Question<'q> {
     namespace: Option<&'q Arc<str>>,
     path: &'q str,
     query: &'q [(&'q str, &'q str)],
+    /// It is not begun after this.
+    until: Instant,
     /// Whether the answer must not be older than the latest of the answers before.
     is_consistent: bool,
 }
@@ -137,8 +140,10 @@ impl<'a> Reads<'a> {
         pass: Pass,
         pace: Pace,
         index: Option<HeaderValue>,
+        mut witnesses: Witnesses,
         turns: Turns<'a>,
     ) -> Self {
+        witnesses.begin();
         Self {
             server,
             session,
@@ -150,9 +155,10 @@ impl<'a> Reads<'a> {
             }),
             index: Mutex::new(index),
             outages: Mutex::default(),
+            witnesses: Mutex::new(witnesses),
+            comparison: tokio::sync::Mutex::default(),
             has_answered: AtomicBool::new(false),
             has_limited: AtomicBool::new(false),
-            errors: AtomicU32::new(0),
             turns,
             deadline: Instant::now() + pace.longest_poll,
             listing_deadline: Instant::now() + pace.longest_poll / LISTING_PART,
@@ -173,7 +179,7 @@ impl<'a> Reads<'a> {
             mounts.classify(namespace.as_deref(), path).is_some()
         });
         // Those of a mount that is asked about anew keep their place.
-        mounts.expire();
+        mounts.expire(std::time::Instant::now());
         for asks in [known, unknown] {
             self.read_some(mounts, folders, asks, &mut outcomes).await;
         }
@@ -193,29 +199,31 @@ impl<'a> Reads<'a> {
         asks: Vec<&Ask>,
         outcomes: &mut Vec<Outcome>,
     ) {
-        let mut readable = Vec::with_capacity(asks.len());
-        for ask in asks {
-            match self.classify(mounts, &ask.secret).await {
-                Ok(place) => readable.push(Read { ask, place }),
-                Err(trouble) => outcomes.push((Arc::clone(&ask.secret), Err(trouble))),
-            }
-        }
+        let mut readable = self.place(mounts, asks, outcomes).await;
         // Where a limit lets only a part of them through, it is another part each time.
         fastrand::shuffle(&mut readable);
-        let is_late = |read: &Read<'_>| self.turns.late.contains(&read.ask.secret);
-        readable.sort_by_key(is_late);
-        bulk::put_lone_last(folders, &mut readable);
+        // From the end.
+        readable.sort_by_key(|read| std::cmp::Reverse(self.order(read)));
+        let has_failed = |read: &Read<'_>| self.turns.failed.contains(&read.ask.secret);
+        bulk::put_lone_last(folders, &mut readable, |read| !has_failed(read));
         // The first goes alone: if the server is out of reach, one request is enough to know. Where it has to
         // wait for its turn, folders do not wait for it.
         if let Some(first) = readable.pop_if(|first| !self.has_to_wait(first)) {
             outcomes.push((Arc::clone(&first.ask.secret), self.read(&first).await));
         }
         let mut alone = self.list_some(folders, readable, outcomes).await;
-        // So that each has its turn.
-        alone.sort_by_key(|read| !is_late(read));
+        alone.sort_by_key(|read| self.order(read));
         let queue = Queue::new(alone);
         let readers = (0..self.pace.at_once.min(queue.len())).map(|_| self.read_from(&queue));
         outcomes.extend(join_all(readers).await.into_iter().flatten());
+    }
+
+    /// Who goes first: whoever was late, so that each has its turn; whoever failed goes last, and takes no
+    /// time from the others.
+    fn order(&self, read: &Read<'_>) -> u8 {
+        let Turns { late, failed, .. } = self.turns;
+        let secret = &read.ask.secret;
+        if failed.contains(secret) { 2 } else { u8::from(!late.contains(secret)) }
     }
 
     /// Whether the server has answered anything sensible.
@@ -228,35 +236,11 @@ impl<'a> Reads<'a> {
         lock(&self.next).alone.into_std()
     }
 
-    /// The state of the storage that was seen last.
-    pub(super) fn into_index(self) -> Option<HeaderValue> {
-        self.index.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Where a secret is, once its mount is known to be KV v2.
-    async fn classify(&self, mounts: &mut Mounts, secret: &SecretId) -> Result<Place, Trouble> {
-        let SecretId { namespace, path, .. } = secret;
-        if mounts.classify(namespace.as_deref(), path).is_none() {
-            let question = Mounts::question(path);
-            let question = Question::about(About::Mount, namespace.as_ref(), &question);
-            let asked = self.ask(question, Mounts::read).await;
-            match asked {
-                Ok(answer) => mounts.learn(namespace.as_deref(), path, answer),
-                Err(Trouble::Denied { .. }) => {
-                    return Err(Trouble::Denied {
-                        metadata: path.replacen("/data/", "/metadata/", 1),
-                    });
-                }
-                Err(trouble) => return Err(trouble),
-            }
-        }
-        match mounts.classify(namespace.as_deref(), path) {
-            Some(Classified::Secret(place)) => Ok(place),
-            Some(Classified::NoDataPrefix { correct }) => Err(Trouble::NoDataPrefix { correct }),
-            Some(Classified::NotKvV2(engine)) => Err(Trouble::NotKvV2(engine)),
-            // Auth methods and the like, which the server reports by other paths.
-            None => Err(Trouble::NotKvV2(Engine::Other("unknown".to_owned()))),
-        }
+    /// The state of the storage that was seen last, and secrets that were answered.
+    pub(super) fn into_parts(self) -> (Option<HeaderValue>, Witnesses) {
+        let Self { index, witnesses, .. } = self;
+        let index = index.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (index, witnesses.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Reads one secret after the other, until there is none left.
@@ -276,9 +260,11 @@ impl<'a> Reads<'a> {
             let about = if is_again { About::Again } else { About::Secret };
             let question = Question {
                 is_consistent: attempt > 0,
-                ..Question::about(about, secret.namespace.as_ref(), &path)
+                ..Question::about(about, secret.namespace.as_ref(), &path, self.deadline)
             };
-            let version = self.ask(question, metadata::read).await?.live()?;
+            let metadata = self.ask(question, metadata::read).await?;
+            self.was_answered(read);
+            let version = metadata.live()?;
             if !read.ask.may_be_stale(version) || attempt == STALE_RETRIES {
                 return Ok(version);
             }
@@ -293,27 +279,26 @@ impl<'a> Reads<'a> {
         question: Question<'_>,
         understand: impl Fn(&Answer, Timestamp) -> Result<T, Failure>,
     ) -> Result<T, Trouble> {
-        let Question { mut about, namespace, path, query, is_consistent } = question;
+        let Question { mut about, namespace, path, query, until, is_consistent } = question;
         let is_optional = about == About::Folder;
         let (mut rate_limits, mut errors, mut denials) = (0, 0, 0);
         loop {
             if let Some(failure) = self.outage(namespace) {
-                return Err(Trouble::Out(failure));
+                return Err(Trouble::Out { failure, is_own: false });
             }
-            let deadline = if is_optional { self.listing_deadline } else { self.deadline };
-            if let Some(turn) = self.turn(about, deadline) {
-                sleep_until(turn.min(deadline)).await;
+            if let Some(turn) = self.turn(about, until) {
+                sleep_until(turn.min(until)).await;
             }
             if about == About::Secret {
                 // Its turn is taken, however often it takes to be answered.
                 about = About::Again;
             }
             while let Some(time) = self.server.resumes_at()
-                && Instant::now() < deadline
+                && Instant::now() < until
             {
-                sleep_until(time.min(deadline)).await;
+                sleep_until(time.min(until)).await;
             }
-            if Instant::now() >= deadline {
+            if Instant::now() >= until {
                 let is_limited = self.has_limited.load(Ordering::Relaxed);
                 return Err(if is_limited { Trouble::Limited } else { Trouble::Late });
             }
@@ -352,7 +337,7 @@ impl<'a> Reads<'a> {
                     sleep(RATE_LIMIT_SPREAD.mul_f64(fastrand::f64())).await;
                 }
                 failure @ (Failure::Unreachable(_) | Failure::Sealed) => {
-                    return Err(self.trouble(namespace, path, failure));
+                    return Err(self.trouble(question, failure).await);
                 }
                 failure if is_optional => return Err(Trouble::Failed(failure)),
                 Failure::RateLimited => return Err(Trouble::Limited),
@@ -360,7 +345,7 @@ impl<'a> Reads<'a> {
                     errors += 1;
                     sleep(ERROR_PAUSE).await;
                 }
-                failure => return Err(self.trouble(namespace, path, failure)),
+                failure => return Err(self.trouble(question, failure).await),
             }
         }
     }
@@ -401,46 +386,11 @@ impl<'a> Reads<'a> {
             *lock(&self.pass) = anew.map_err(|refused| Trouble::NoToken(refused.error))?;
         }
     }
-
-    /// What a failure means, and for whom.
-    fn trouble(&self, namespace: Option<&Arc<str>>, path: &str, failure: Failure) -> Trouble {
-        let mut outages = lock(&self.outages);
-        match failure {
-            Failure::Denied => {
-                self.has_answered.store(true, Ordering::Relaxed);
-                Trouble::Denied { metadata: path.to_owned() }
-            }
-            Failure::Unreachable(_) | Failure::Timeout => {
-                outages.server.get_or_insert_with(|| failure.clone());
-                Trouble::Out(failure)
-            }
-            // A namespace can be sealed or locked on its own.
-            Failure::Sealed | Failure::TokenEnded | Failure::Redirected(_) => {
-                outages.namespaces.entry(namespace.cloned()).or_insert_with(|| failure.clone());
-                Trouble::Out(failure)
-            }
-            // A load balancer before a server that is gone answers so to everything. One alone may
-            // be a secret that the server fails on.
-            Failure::Server(_) | Failure::BadAnswer(_) | Failure::Endless
-                if !self.has_answered.load(Ordering::Relaxed)
-                    && self.errors.fetch_add(1, Ordering::Relaxed) > 0 =>
-            {
-                outages.namespaces.entry(namespace.cloned()).or_insert_with(|| failure.clone());
-                Trouble::Out(failure)
-            }
-            failure => Trouble::Failed(failure),
-        }
-    }
-
-    fn outage(&self, namespace: Option<&Arc<str>>) -> Option<Failure> {
-        let outages = lock(&self.outages);
-        outages.server.clone().or_else(|| outages.namespaces.get(&namespace.cloned()).cloned())
-    }
 }
 
 impl<'q> Question<'q> {
-    fn about(about: About, namespace: Option<&'q Arc<str>>, path: &'q str) -> Self {
-        Self { about, namespace, path, query: &[], is_consistent: false }
+    fn about(about: About, namespace: Option<&'q Arc<str>>, path: &'q str, until: Instant) -> Self {
+        Self { about, namespace, path, query: &[], until, is_consistent: false }
     }
 }
 
@@ -474,7 +424,7 @@ impl Metadata {
 fn doubt_of(failure: &Failure) -> Option<Doubt> {
     match failure {
         Failure::TokenEnded => Some(Doubt::Ended),
-        Failure::Denied => Some(Doubt::Forbidden),
+        Failure::Denied | Failure::NoMount => Some(Doubt::Forbidden),
         _ => None,
     }
 }

@@ -15,6 +15,10 @@ pub(super) enum Trouble {
     Denied {
         metadata: String,
     },
+    /// There is no mount of it, or the policy grants nothing of that.
+    NoMount {
+        metadata: String,
+    },
     NoDataPrefix {
         correct: String,
     },
@@ -22,7 +26,11 @@ pub(super) enum Trouble {
     /// It concerns this secret alone.
     Failed(Failure),
     /// It concerns the server, or all of a Vault namespace.
-    Out(Failure),
+    Out {
+        failure: Failure,
+        /// Whether it was met by asking for this secret.
+        is_own: bool,
+    },
     /// The token was used up, and no other is to be had.
     NoToken(LoginError),
     /// There was no time left to ask.
@@ -39,13 +47,19 @@ impl Trouble {
             Self::Deleted => "its latest version is deleted: a new pod would fail".to_owned(),
             Self::Destroyed => "its latest version is destroyed: a new pod would fail".to_owned(),
             Self::Denied { metadata } => format!("permission denied. {}", missing_rule(metadata)),
+            Self::NoMount { metadata } => format!(
+                "permission denied: Vault tells of no such mount (preflight capability check returned \
+                 403). If there is none, correct the path; if there is, the policy grants nothing of \
+                 it. {}",
+                missing_rule(metadata)
+            ),
             Self::NoDataPrefix { correct } => format!("on a KV v2 mount, write it as {correct}"),
             Self::NotKvV2(Engine::Other(engine)) => format!(
                 "it belongs to an engine that has no versions ({engine}), and is never called, since \
                  a read of some engines makes a new secret"
             ),
             Self::NotKvV2(_) => "KV v1 has no versions".to_owned(),
-            Self::Failed(failure) | Self::Out(failure) => format!("Vault {failure}"),
+            Self::Failed(failure) | Self::Out { failure, .. } => format!("Vault {failure}"),
             Self::NoToken(error) => error.to_string(),
             Self::Late => "there was no time to ask".to_owned(),
             Self::Limited => format!("Vault {}", Failure::RateLimited),
@@ -66,11 +80,13 @@ impl Trouble {
             Self::Missing => Some("NotFound"),
             Self::Deleted => Some("Deleted"),
             Self::Destroyed => Some("Destroyed"),
-            Self::Denied { .. } => Some("Denied"),
+            Self::Denied { .. } | Self::NoMount { .. } => Some("Denied"),
             Self::NoDataPrefix { .. } => Some("MissingData"),
             Self::NotKvV2(Engine::Other(_)) => Some("OtherEngine"),
             Self::NotKvV2(_) => Some("KvV1"),
-            Self::Failed(_) | Self::Out(_) | Self::NoToken(_) | Self::Late | Self::Limited => None,
+            Self::Failed(_) | Self::Out { .. } | Self::NoToken(_) | Self::Late | Self::Limited => {
+                None
+            }
         }
     }
 }

@@ -343,7 +343,7 @@ async fn what_is_not_kv_v2_is_never_called() -> Result<()> {
         assert_eq!(called, None);
         let asked = requests.iter().filter(|request| request.path.contains(mount));
         let asked: Vec<&str> = asked.map(|request| request.path.as_str()).collect();
-        let question = format!("sys/internal/ui/mounts/{path}");
+        let question = format!("sys/internal/ui/mounts/{mount}");
         assert!(!asked.is_empty() && asked.iter().all(|path| *path == question), "{asked:?}");
         let loud = controller.lines_matching(|line| {
             line.contains(path) && (line.contains("level=warn") || line.contains("level=error"))

@@ -98,7 +98,10 @@ impl Reads<'_> {
                 let Some(read) = wanted.remove(&key) else { continue };
                 match metadata.live() {
                     Ok(version) if read.ask.may_be_stale(version) => rest.push(read),
-                    outcome => outcomes.push((Arc::clone(&read.ask.secret), outcome)),
+                    outcome => {
+                        self.was_answered(&read);
+                        outcomes.push((Arc::clone(&read.ask.secret), outcome));
+                    }
                 }
             }
             keys += page.keys;
@@ -131,7 +134,7 @@ impl Reads<'_> {
         let listing = folder.listing();
         let question = Question {
             query: &query,
-            ..Question::about(About::Folder, namespace.as_ref(), &listing)
+            ..Question::about(About::Folder, namespace.as_ref(), &listing, self.listing_deadline)
         };
         self.ask(question, |answer, now| listing::read(answer, now, |key| wanted.contains_key(key)))
             .await
@@ -143,23 +146,30 @@ impl Reads<'_> {
 fn learnt_of(trouble: &Trouble, limit: usize) -> Option<Learnt> {
     let Trouble::Failed(failure) = trouble else { return None };
     match failure {
-        Failure::Denied => Some(Learnt::Denied),
+        Failure::Denied | Failure::NoMount => Some(Learnt::Denied),
         Failure::Refused { .. } => Some(Learnt::Unsupported),
         // A server that answers GETs takes so long only over a page that is long.
         Failure::Endless => Some(Learnt::PageTooLong(limit)),
         Failure::Timeout => Some(Learnt::TimedOut(limit)),
         // While all others are let through.
         Failure::RateLimited => Some(Learnt::Limited),
-        Failure::Server(_)
+        // Of this folder alone: other paths are answered.
+        Failure::Unreachable(_)
+        | Failure::Sealed
+        | Failure::Server(_)
         | Failure::BadAnswer(_)
         | Failure::Redirected(_)
         | Failure::Unaskable(_) => Some(Learnt::Failed),
-        Failure::Unreachable(_) | Failure::Sealed | Failure::TokenEnded => None,
+        Failure::TokenEnded => None,
     }
 }
 
-/// Puts a secret last that is read alone whatever else is, if there is one.
-pub(super) fn put_lone_last(folders: &Folders, reads: &mut [Read<'_>]) {
+/// Puts a secret last that `may_lead` and that is read alone whatever else is, if there is one.
+pub(super) fn put_lone_last(
+    folders: &Folders,
+    reads: &mut [Read<'_>],
+    may_lead: impl Fn(&Read<'_>) -> bool,
+) {
     let now = std::time::Instant::now();
     let mut wanted: HashMap<_, usize> = HashMap::new();
     for folder in reads.iter().filter_map(|read| folder_of(read)) {
@@ -173,7 +183,7 @@ pub(super) fn put_lone_last(folders: &Folders, reads: &mut [Read<'_>]) {
         wanted.into_iter().map(|entry| (entry.0, is_listed(entry))).collect();
     let is_lone =
         |read: &Read<'_>| folder_of(read).is_none_or(|folder| listed.get(&folder) != Some(&true));
-    if let Some(lone) = reads.iter().rposition(is_lone) {
+    if let Some(lone) = reads.iter().rposition(|read| may_lead(read) && is_lone(read)) {
         reads[lone..].rotate_left(1);
     }
 }

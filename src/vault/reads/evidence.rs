@@ -1,0 +1,266 @@
+//! Whom a failure concerns: the path that was asked for, a Vault namespace, or the server as a whole.
+//!
+//! Architecture Invariant: what happens to requests for one path puts no other out of reach. Anybody who
+//! may write a manifest may name a path that a gateway closes the connection on. It takes another path
+//! that fails, too: that of a secret which was answered before, or the server's own status.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures::future::join;
+use tokio::time::{Instant, sleep_until};
+
+use super::{About, Question, Read, Reads, Trouble, lock};
+use crate::core::secret::SecretId;
+use crate::vault::answer::failure_of;
+use crate::vault::client::Failure;
+
+/// How many paths of a Vault namespace have to fail in a row, where none was answered before. And how
+/// many failures one comparison is for.
+const IN_A_ROW: u32 = 8;
+
+/// How many paths are kept for comparison: the one that failed is none.
+const MOST_WITNESSES: usize = 2;
+
+/// A Vault namespace.
+type Namespace = Option<Arc<str>>;
+
+/// Paths that are compared with each other: a gateway may let through what the server is asked about itself,
+/// and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Group {
+    namespace: Namespace,
+    /// Questions about mounts, and not secrets.
+    are_mounts: bool,
+}
+
+/// What is out of reach, by the failure that said so.
+#[derive(Default)]
+pub(super) struct Outages {
+    server: Option<Failure>,
+    namespaces: HashMap<Namespace, Failure>,
+    /// Failures in a row.
+    rows: HashMap<Group, Row>,
+}
+
+#[derive(Default)]
+struct Row {
+    /// How many there were since something was answered.
+    failures: u32,
+    /// How many more there may be before something else is asked for, for comparison.
+    left: u32,
+}
+
+/// API paths that were answered: where another one fails, they tell whether the server does.
+#[derive(Default)]
+pub(in crate::vault) struct Witnesses {
+    /// In this poll.
+    fresh: HashMap<Group, Vec<Witness>>,
+    /// In polls before.
+    older: HashMap<Group, Vec<Witness>>,
+}
+
+struct Witness {
+    /// The secret that they were asked for.
+    secret: Arc<SecretId>,
+    path: Arc<str>,
+}
+
+impl Witnesses {
+    /// A poll begins.
+    pub(super) fn begin(&mut self) {
+        let fresh = std::mem::take(&mut self.fresh);
+        self.older.extend(fresh);
+    }
+
+    /// Forgets secrets that are not used any more.
+    pub(in crate::vault) fn retain(&mut self, is_used: impl Fn(&SecretId) -> bool) {
+        for witnesses in [&mut self.fresh, &mut self.older] {
+            witnesses.retain(|_, of_group| {
+                of_group.retain(|witness| is_used(&witness.secret));
+                !of_group.is_empty()
+            });
+        }
+    }
+
+    fn add(&mut self, group: Group, secret: &Arc<SecretId>, path: impl FnOnce() -> String) {
+        let fresh = self.fresh.entry(group).or_default();
+        if fresh.len() < MOST_WITNESSES {
+            fresh.push(Witness { secret: Arc::clone(secret), path: path().into() });
+        }
+    }
+
+    /// One that is not at a path that failed.
+    fn pick(&self, group: &Group, failed: &str) -> Option<Arc<str>> {
+        let all = [&self.fresh, &self.older].into_iter().filter_map(|all| all.get(group));
+        let mut paths = all.flatten().map(|witness| &witness.path);
+        paths.find(|path| ***path != *failed).cloned()
+    }
+
+    fn remove(&mut self, group: &Group, path: &str) {
+        for witnesses in [&mut self.fresh, &mut self.older] {
+            if let Some(of_group) = witnesses.get_mut(group) {
+                of_group.retain(|witness| *witness.path != *path);
+            }
+        }
+    }
+}
+
+impl Reads<'_> {
+    /// Why there is no sense in asking for anything of a Vault namespace.
+    pub(super) fn outage(&self, namespace: Option<&Arc<str>>) -> Option<Failure> {
+        let outages = lock(&self.outages);
+        outages.server.clone().or_else(|| outages.namespaces.get(&namespace.cloned()).cloned())
+    }
+
+    /// The server has told of a secret.
+    pub(super) fn was_answered(&self, read: &Read<'_>) {
+        let secret = &read.ask.secret;
+        let group = Group { namespace: secret.namespace.clone(), are_mounts: false };
+        lock(&self.outages).rows.remove(&group);
+        lock(&self.witnesses).add(group, secret, || read.place.metadata());
+    }
+
+    /// The server has told of the mount of a secret, by this API path.
+    pub(super) fn was_told_of_mount(&self, secret: &Arc<SecretId>, path: &str) {
+        let group = Group { namespace: secret.namespace.clone(), are_mounts: true };
+        lock(&self.outages).rows.remove(&group);
+        lock(&self.witnesses).add(group, secret, || path.to_owned());
+    }
+
+    /// What a failure means, and for whom.
+    pub(super) async fn trouble(&self, question: Question<'_>, failure: Failure) -> Trouble {
+        let Question { about, namespace, path, .. } = question;
+        match failure {
+            Failure::Denied | Failure::NoMount => {
+                self.has_answered.store(true, Ordering::Relaxed);
+                let metadata = path.to_owned();
+                if failure == Failure::Denied {
+                    Trouble::Denied { metadata }
+                } else {
+                    Trouble::NoMount { metadata }
+                }
+            }
+            Failure::Refused { .. } | Failure::RateLimited | Failure::Unaskable(_) => {
+                Trouble::Failed(failure)
+            }
+            failure => {
+                let namespace = namespace.cloned();
+                let group = Group { namespace, are_mounts: about == About::Mount };
+                // Rare, and larger than all else that a request takes.
+                Box::pin(self.compare(group, path, failure)).await
+            }
+        }
+    }
+
+    /// Asks for something else, to know whether that fails, too.
+    async fn compare(&self, group: Group, path: &str, failure: Failure) -> Trouble {
+        // One after the other: those that failed together share what the first finds out.
+        let _turn = self.comparison.lock().await;
+        if let Some(failure) = self.outage(group.namespace.as_ref()) {
+            return Trouble::Out { failure, is_own: true };
+        }
+        let failures = {
+            let mut outages = lock(&self.outages);
+            let row = outages.rows.entry(group.clone()).or_default();
+            row.failures = row.failures.saturating_add(1);
+            if let Some(left) = row.left.checked_sub(1) {
+                row.left = left;
+                return of_path(path, failure);
+            }
+            row.failures
+        };
+        let (witness, status) =
+            if self.server.resumes_at().is_some() || Instant::now() >= self.deadline {
+                (None, None)
+            } else if failure == Failure::TokenEnded {
+                // The status of the server needs none.
+                (self.ask_witness(&group, path).await, None)
+            } else {
+                join(self.ask_witness(&group, path), self.ask_status()).await
+            };
+        let mut outages = lock(&self.outages);
+        if witness == Some(true) {
+            outages.rows.insert(group, Row { failures: 0, left: IN_A_ROW - 1 });
+            return of_path(path, failure);
+        }
+        let has_answered = self.has_answered.load(Ordering::Relaxed);
+        if let Some((down, _)) = status.filter(|(_, is_certain)| *is_certain || !has_answered) {
+            outages.server = Some(down.clone());
+            return Trouble::Out { failure: down, is_own: true };
+        }
+        // What a namespace is as a whole: one can be sealed or locked on its own.
+        let is_of_namespace =
+            matches!(failure, Failure::Sealed | Failure::TokenEnded | Failure::Redirected(_));
+        if witness == Some(false) || is_of_namespace || failures >= IN_A_ROW {
+            outages.namespaces.insert(group.namespace, failure.clone());
+            return Trouble::Out { failure, is_own: true };
+        }
+        of_path(path, failure)
+    }
+
+    /// Whether a path that was answered before still is; `None` where there is none to ask for.
+    async fn ask_witness(&self, group: &Group, failed: &str) -> Option<bool> {
+        let path = lock(&self.witnesses).pick(group, failed)?;
+        if let Some(turn) = self.turn(About::Again, self.deadline) {
+            sleep_until(turn.min(self.deadline)).await;
+        }
+        let pass = self.pass_for_one().await.ok()?;
+        let namespace = group.namespace.as_deref();
+        let got = self.server.get(&path, &[], namespace, &pass.token, None).await;
+        let failure = got.map_or_else(Some, |answer| failure_of(answer.status, &answer.body));
+        let answers = match failure {
+            None => true,
+            Some(failure) => !may_be_outage(&failure),
+        };
+        if answers {
+            self.has_answered.store(true, Ordering::Relaxed);
+        } else {
+            lock(&self.witnesses).remove(group, &path);
+        }
+        Some(answers)
+    }
+
+    /// Why the server as a whole does not answer, and whether that is certain: not every proxy lets
+    /// this through.
+    async fn ask_status(&self) -> Option<(Failure, bool)> {
+        match self.server.is_sealed().await {
+            Ok(false) => None,
+            Ok(true) => Some((Failure::Sealed, true)),
+            Err(failure @ (Failure::Sealed | Failure::Unreachable(_) | Failure::Timeout)) => {
+                Some((failure, true))
+            }
+            Err(failure) => may_be_outage(&failure).then_some((failure, false)),
+        }
+    }
+}
+
+/// What a failure means where other paths are answered.
+fn of_path(path: &str, failure: Failure) -> Trouble {
+    if failure == Failure::TokenEnded {
+        // It lives.
+        Trouble::Denied { metadata: path.to_owned() }
+    } else {
+        Trouble::Failed(failure)
+    }
+}
+
+/// Whether a failure may concern more than the path that was asked for.
+fn may_be_outage(failure: &Failure) -> bool {
+    match failure {
+        Failure::Denied
+        | Failure::NoMount
+        | Failure::Refused { .. }
+        | Failure::RateLimited
+        | Failure::Unaskable(_) => false,
+        Failure::Unreachable(_)
+        | Failure::Timeout
+        | Failure::Sealed
+        | Failure::Server(_)
+        | Failure::TokenEnded
+        | Failure::Redirected(_)
+        | Failure::BadAnswer(_)
+        | Failure::Endless => true,
+    }
+}

@@ -1,0 +1,154 @@
+//! Where secrets are: the questions about mounts that a poll asks, each once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use super::{About, Ask, LISTING_PART, Outcome, Question, Queue, Read, Reads, Trouble};
+use crate::core::secret::SecretId;
+use crate::vault::client::Failure;
+use crate::vault::mounts::{Classified, Engine, Lookup, Mounts};
+
+/// A path to ask about, for the secrets that may be on its mount.
+struct Unknown<'a> {
+    namespace: Option<&'a Arc<str>>,
+    path: Box<str>,
+    asks: Vec<&'a Ask>,
+}
+
+/// What the server told of the mount of a path.
+type Told = Result<(String, Engine), Trouble>;
+
+impl Reads<'_> {
+    /// Where secrets are, once their mounts are known to be KV v2. What is known of all others goes to the
+    /// `outcomes`.
+    ///
+    /// However many mounts tenants make up, a part of the poll is left to read the others.
+    pub(super) async fn place<'r>(
+        &self,
+        mounts: &mut Mounts,
+        asks: Vec<&'r Ask>,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Vec<Read<'r>> {
+        let until = (Instant::now() + self.pace.longest_poll / LISTING_PART).min(self.deadline);
+        let mut placed = Vec::with_capacity(asks.len());
+        let mut left = asks;
+        // Each time, what is left has one question less to ask, of two at most.
+        while !left.is_empty() {
+            let mut unknown = sort(mounts, std::mem::take(&mut left), &mut placed, outcomes);
+            unknown.sort_by_key(|Unknown { asks, .. }| {
+                let is_late = asks.iter().any(|ask| self.turns.late.contains(&ask.secret));
+                (asks.iter().all(|ask| self.turns.failed.contains(&ask.secret)), !is_late)
+            });
+            // The first goes alone: if the server is out of reach, one request is enough to know.
+            let rest = unknown.split_off(unknown.len().min(1));
+            for queue in [unknown, rest].map(Queue::new) {
+                let askers = (0..self.pace.at_once.min(queue.len()))
+                    .map(|_| self.ask_about_mounts(&queue, until));
+                for (unknown, told) in join_all(askers).await.into_iter().flatten() {
+                    left.extend(learn(mounts, unknown, told, outcomes));
+                }
+            }
+        }
+        placed
+    }
+
+    /// Asks one question after the other, until there is none left.
+    async fn ask_about_mounts<'r>(
+        &self,
+        queue: &Queue<Unknown<'r>>,
+        until: Instant,
+    ) -> Vec<(Unknown<'r>, Told)> {
+        let mut told = Vec::new();
+        while let Some(unknown) = queue.next() {
+            let path = Mounts::question(&unknown.path);
+            let question = Question {
+                until,
+                ..Question::about(About::Mount, unknown.namespace, &path, self.deadline)
+            };
+            let answer = self.ask(question, Mounts::read).await;
+            if let (Ok(_), Some(ask)) = (&answer, unknown.asks.first()) {
+                self.was_told_of_mount(&ask.secret, &path);
+            }
+            told.push((unknown, answer));
+        }
+        told
+    }
+}
+
+/// Sorts secrets by what is known of their mounts. Answers what is to be asked for the rest.
+fn sort<'a>(
+    mounts: &Mounts,
+    asks: Vec<&'a Ask>,
+    placed: &mut Vec<Read<'a>>,
+    outcomes: &mut Vec<Outcome>,
+) -> Vec<Unknown<'a>> {
+    let mut unknown: HashMap<(_, Box<str>), Vec<&'a Ask>> = HashMap::new();
+    for ask in asks {
+        let SecretId { namespace, path, .. } = &*ask.secret;
+        let trouble = match mounts.look_up(namespace.as_deref(), path) {
+            Lookup::Known(Classified::Secret(place)) => {
+                placed.push(Read { ask, place });
+                continue;
+            }
+            Lookup::Unknown(question) => {
+                unknown.entry((namespace.as_ref(), question)).or_default().push(ask);
+                continue;
+            }
+            Lookup::Known(Classified::NoDataPrefix { correct }) => {
+                Trouble::NoDataPrefix { correct }
+            }
+            Lookup::Known(Classified::NotKvV2(engine)) => Trouble::NotKvV2(engine),
+            Lookup::Refused(failure) => refused(&failure, path),
+        };
+        outcomes.push((Arc::clone(&ask.secret), Err(trouble)));
+    }
+    let unknown = unknown.into_iter();
+    unknown.map(|((namespace, path), asks)| Unknown { namespace, path, asks }).collect()
+}
+
+/// Takes in what was told of a mount. Answers the secrets of which more is known now.
+fn learn<'a>(
+    mounts: &mut Mounts,
+    unknown: Unknown<'a>,
+    told: Told,
+    outcomes: &mut Vec<Outcome>,
+) -> Vec<&'a Ask> {
+    let Unknown { namespace, path, asks } = unknown;
+    let namespace = namespace.map(|name| &**name);
+    let now = std::time::Instant::now();
+    let failure = match told {
+        Ok(answer) => {
+            mounts.learn(namespace, &path, answer, now);
+            return asks;
+        }
+        Err(Trouble::Denied { .. }) => Some(Failure::Denied),
+        Err(Trouble::NoMount { .. }) => Some(Failure::NoMount),
+        Err(Trouble::Failed(ref failure)) => Some(failure.clone()),
+        Err(_) => None,
+    };
+    if failure.as_ref().is_some_and(|it| mounts.learn_refusal(namespace, &path, it, now)) {
+        return asks;
+    }
+    let Err(trouble) = told else { return asks };
+    outcomes.extend(asks.into_iter().map(|ask| {
+        let trouble = match &failure {
+            Some(failure) => refused(failure, &ask.secret.path),
+            None => trouble.clone(),
+        };
+        (Arc::clone(&ask.secret), Err(trouble))
+    }));
+    Vec::new()
+}
+
+/// What it means for a secret that the server did not tell of its mount.
+fn refused(failure: &Failure, path: &str) -> Trouble {
+    let metadata = || path.replacen("/data/", "/metadata/", 1);
+    match failure {
+        Failure::Denied => Trouble::Denied { metadata: metadata() },
+        Failure::NoMount => Trouble::NoMount { metadata: metadata() },
+        failure => Trouble::Failed(failure.clone()),
+    }
+}
