@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 
 use crate::core::clock::{ServerClock, skew};
 use crate::core::notice::Part;
-use crate::core::observation::{Ask, History, Poll, Sighting};
+use crate::core::observation::{Ask, History, Observation, Poll, Sighting};
 use crate::core::plan::{Action, Rules};
 use crate::core::secret::SecretId;
 use crate::core::store::{Snapshot, Store, Stored};
@@ -120,6 +120,8 @@ pub struct Reloader<V, C, R> {
     /// How many workloads waited for the budget after the last poll.
     over_budget: usize,
     outage: Outage,
+    /// Whether it is yet to be said of this period that nothing was to be reloaded.
+    owes_idle_line: bool,
 }
 
 /// What a tick is about.
@@ -139,6 +141,8 @@ struct Unfinished {
     secrets: HashSet<Arc<SecretId>>,
     /// Whether any of the secrets was answered with a version that is yet to be believed.
     suspects: bool,
+    /// Whether Vault has answered for any secret, or none was asked for.
+    has_answer: bool,
     /// How many of the workloads wait for the budget.
     over_budget: usize,
     /// Whether it goes on: some were reloaded, or not all had their turn.
@@ -173,6 +177,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             unfinished: 0,
             over_budget: 0,
             outage: Outage::default(),
+            owes_idle_line: false,
         }
     }
 
@@ -288,9 +293,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         let sightings = self.round.sightings(&workloads);
         let is_idle = self.act(&workloads, &sightings, &mut left, shutdown).await;
         self.report_budget(left.over_budget);
-        if is_idle && is_full {
-            info!(worker = WORKER, "No workloads to reload");
-        }
+        self.report_idle(is_full, is_idle, left.has_answer);
         self.pace(&mut left);
         left
     }
@@ -298,6 +301,8 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     /// Asks for secrets, and takes in what there is to know of them.
     async fn ask(&mut self, poll: Poll, asks: &[Ask], left: &mut Unfinished) {
         let polled = self.vault.poll(asks).await;
+        let is_known = |observation: &Observation| *observation != Observation::Unknown;
+        left.has_answer |= asks.is_empty() || polled.observations.values().any(is_known);
         left.secrets.extend(polled.failed);
         left.retry_in = left.retry_in.into_iter().chain(polled.retry_in).min();
         for ask in asks {
@@ -410,6 +415,16 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         self.history.retain(|secret| store.refers_to(secret));
         self.round.retain(|secret| store.refers_to(secret));
         self.vault.forget(|secret| store.refers_to(secret));
+    }
+
+    /// Says once a period that nothing was to be reloaded, where Vault has answered. In an outage, the
+    /// first answer after it says so.
+    fn report_idle(&mut self, is_full: bool, is_idle: bool, has_answer: bool) {
+        self.owes_idle_line = is_idle && (is_full || self.owes_idle_line);
+        if self.owes_idle_line && has_answer {
+            self.owes_idle_line = false;
+            self.reporter.nothing_to_reload();
+        }
     }
 
     /// Says when workloads begin to wait for the budget, and when none does any more.

@@ -245,6 +245,7 @@ impl Reloaders {
         let settings = reloader::Settings { server: name, ignore_missing, ..self.settings.clone() };
         let poller =
             Poller::new(server, method, threshold, settings.period, self.pace, ignore_missing);
+        let keep_alive = poller.keep_alive();
         let clocks =
             Clocks { vault: clock, cluster: Arc::clone(&self.cluster_clock), ..Clocks::default() };
         let (store, patcher) = (Arc::clone(&self.store), Patcher::new(self.client.clone()));
@@ -256,7 +257,10 @@ impl Reloaders {
             }
         };
         let reload = Box::pin(reloader.run(self.synced.clone(), leadership, shutdown.clone()));
-        join(reload, follow).await;
+        tokio::select! {
+            _ = join(reload, follow) => {}
+            () = keep_alive => {}
+        }
     }
 
     /// The same for a server beside the default one: what is wrong with it does not keep the process from

@@ -812,7 +812,7 @@ async fn secrets_are_read_where_nothing_but_the_renewal_of_the_token_fails() {
 
 #[tokio::test]
 async fn a_given_token_that_would_end_while_the_server_wants_to_be_left_alone_is_renewed() {
-    let lookup = || async { lives_for(30, true) };
+    let lookup = || async { lives_for(2, true) };
     let renewals = Arc::new(AtomicUsize::new(0));
     let renew = {
         let renewals = Arc::clone(&renewals);
@@ -838,11 +838,112 @@ async fn a_given_token_that_would_end_while_the_server_wants_to_be_left_alone_is
     let asks = asks_for(["secret/data/a".to_owned()].into_iter(), None);
     poller.poll(&asks).await;
     assert_eq!(renewals.load(Ordering::Relaxed), 0);
-    for _ in 0..3 {
-        let polled = poller.poll(&asks).await;
-        assert_eq!(polled.failed.len(), 1);
-    }
+    keep_alive_for(Duration::from_secs(2), &poller).await;
+    assert_eq!(poller.poll(&asks).await.failed.len(), 1);
     assert_eq!(renewals.load(Ordering::Relaxed), 1, "once, and then it lives for long enough");
+}
+
+/// What goes on between polls.
+async fn keep_alive_for(time: Duration, poller: &Poller) {
+    let forever = tokio::time::timeout(time, poller.keep_alive()).await;
+    assert!(forever.is_err());
+}
+
+/// A server with one token, which ends unless it is renewed, and how often it was.
+async fn server_of_a_token(lives: Duration) -> (Poller, Arc<AtomicUsize>, JoinSet<()>) {
+    let ends = Arc::new(Mutex::new(Instant::now() + lives));
+    let renewals = Arc::new(AtomicUsize::new(0));
+    let requests = {
+        let (fake, renewals) = (Fake::new(|_, _| None), Arc::clone(&renewals));
+        move |request: Request<Body>| {
+            let (fake, renewals, ends) = (fake.clone(), Arc::clone(&renewals), Arc::clone(&ends));
+            async move {
+                if *ends.lock().unwrap() < Instant::now() {
+                    return json_of(
+                        403,
+                        &json!({ "errors": ["permission denied", "invalid token"] }),
+                    );
+                }
+                match request.uri().path() {
+                    "/v1/auth/token/lookup-self" => lives_for(lives.as_secs(), true),
+                    "/v1/auth/token/renew-self" => {
+                        renewals.fetch_add(1, Ordering::Relaxed);
+                        *ends.lock().unwrap() = Instant::now() + lives;
+                        granted_for("given", lives.as_secs())
+                    }
+                    _ => answer(State(fake), request).await,
+                }
+            }
+        }
+    };
+    let (address, tasks) = serve(Router::new().fallback(requests)).await;
+    let server = Arc::new(Server::new(at(&address), Arc::<ServerClock>::default()).unwrap());
+    let method = Method::Token(SecretString::from("given"));
+    let (threshold, period) = (Duration::from_hours(3), Duration::from_hours(1));
+    let poller = Poller::new(server, method, threshold, period, Pace::default(), false);
+    (poller, renewals, tasks)
+}
+
+#[tokio::test]
+async fn a_given_token_that_is_shorter_than_the_period_is_kept_alive_between_polls() {
+    let (mut poller, renewals, _tasks) = server_of_a_token(Duration::from_secs(2)).await;
+    let asks = asks_for(["secret/data/a".to_owned()].into_iter(), None);
+    assert_eq!(count(&poller.poll(&asks).await), HashMap::from([("live", 1)]));
+    keep_alive_for(Duration::from_millis(3500), &poller).await;
+    assert_eq!(count(&poller.poll(&asks).await), HashMap::from([("live", 1)]));
+    let renewed = renewals.load(Ordering::Relaxed);
+    assert!((2..=3).contains(&renewed), "{renewed} times");
+    // Whoever does not lead any more asks nothing.
+    poller.close().await;
+    keep_alive_for(Duration::from_secs(2), &poller).await;
+    assert_eq!(renewals.load(Ordering::Relaxed), renewed);
+}
+
+/// Keeps what is logged.
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Kept {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_given_token_that_ends_before_the_next_poll_and_cannot_be_renewed_is_said_once() {
+    async fn warnings(
+        lookup: impl Fn() -> Response<Body> + Clone + Send + Sync + 'static,
+    ) -> usize {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let log = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(log);
+        let router = Router::new()
+            .route("/v1/auth/token/lookup-self", any(async move || lookup()))
+            .fallback(answer)
+            .with_state(Fake::new(|_, _| None));
+        let method = Method::Token(SecretString::from("given"));
+        // It polls once a minute.
+        let (mut poller, _tasks) = poller_of(router, method, Duration::from_secs(5)).await;
+        for _ in 0..2 {
+            assert_eq!(
+                count(
+                    &poller.poll(&asks_for(["secret/data/a".to_owned()].into_iter(), None)).await
+                ),
+                HashMap::from([("live", 1)])
+            );
+        }
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        text.matches("The given token ends in").count()
+    }
+    assert_eq!(warnings(|| lives_for(50, false)).await, 1);
+    assert_eq!(warnings(|| lives_for(50, true)).await, 0);
+    assert_eq!(warnings(|| lives_for(500, false)).await, 0);
+    assert_eq!(warnings(|| lives_for(0, false)).await, 0);
 }
 
 #[tokio::test]
@@ -1272,9 +1373,13 @@ fn jwt() -> (Method, tempfile::NamedTempFile) {
 
 /// The answer to a login.
 fn granted(token: &str) -> Response<Body> {
+    granted_for(token, 3600)
+}
+
+fn granted_for(token: &str, seconds: u64) -> Response<Body> {
     let auth = json!({
         "client_token": token, "accessor": "", "policies": [], "token_policies": [],
-        "lease_duration": 3600, "renewable": true, "entity_id": "",
+        "lease_duration": seconds, "renewable": true, "entity_id": "",
         "token_type": "service", "orphan": true, "metadata": null,
     });
     let body = json!({

@@ -90,6 +90,9 @@ pub enum Held<'a> {
 pub trait Reporter: Send + Sync {
     /// Takes in a report of a workload.
     fn report(&self, id: &WorkloadId, report: &Report<'_>);
+
+    /// Takes in that all is well: Vault has answered, and nothing was to be reloaded. Once a period.
+    fn nothing_to_reload(&self) {}
 }
 
 /// Writes reports as log lines.
@@ -97,6 +100,10 @@ pub trait Reporter: Send + Sync {
 pub struct Log;
 
 impl Reporter for Log {
+    fn nothing_to_reload(&self) {
+        info!(worker = WORKER, "No workloads to reload");
+    }
+
     fn report(&self, id: &WorkloadId, report: &Report<'_>) {
         match report {
             Report::Reloading { changed, cause } => info!(

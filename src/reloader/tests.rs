@@ -67,6 +67,8 @@ struct World {
     without_revisions: bool,
     /// What was told, of what an operator is to know.
     told: Vec<String>,
+    /// How often it was told that there is nothing to reload.
+    idle: u32,
     token: Option<CancellationToken>,
 }
 
@@ -253,6 +255,10 @@ impl Cluster for Fake {
 }
 
 impl Reporter for Fake {
+    fn nothing_to_reload(&self) {
+        self.world().idle += 1;
+    }
+
     fn report(&self, id: &WorkloadId, report: &Report<'_>) {
         let told = match report {
             Report::Reverted { secrets, again: false, .. } if !secrets.is_empty() => {

@@ -221,7 +221,7 @@ pub(super) async fn renew(server: &Server, token: &SecretString) -> Result<Grant
     renew_now(server, token).await
 }
 
-/// Renews a token.
+/// Renews a token, also one that ends while the server wants to be left alone.
 pub(super) async fn renew_now(server: &Server, token: &SecretString) -> Result<Grant, Failure> {
     let request = RenewTokenSelfRequest::builder().build().map_err(|_| unaskable())?;
     let answer = server.execute_now(request, token.expose_secret()).await?;

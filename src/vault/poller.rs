@@ -42,7 +42,7 @@ const MOST_LINES: usize = 100;
 /// Polls one server.
 pub struct Poller {
     server: Arc<Server>,
-    session: Session,
+    session: Arc<Session>,
     spread: Spread,
     mounts: Mounts,
     folders: Folders,
@@ -86,7 +86,7 @@ impl Poller {
         pace: Pace,
         ignore_missing: bool,
     ) -> Self {
-        let session = Session::new(Arc::clone(&server), method, threshold, period);
+        let session = Arc::new(Session::new(Arc::clone(&server), method, threshold, period));
         Self {
             server,
             session,
@@ -110,12 +110,17 @@ impl Poller {
         }
     }
 
+    /// Keeps a given token alive between polls; never ends, and is to be run beside them.
+    pub fn keep_alive(&self) -> impl Future<Output = ()> + Send + use<> {
+        let session = Arc::clone(&self.session);
+        async move { session.keep_alive().await }
+    }
+
     async fn poll(&mut self, asks: &[Ask]) -> Polled {
         if asks.is_empty() {
             return Polled::default();
         }
         if let Some(time) = self.server.resumes_at() {
-            self.session.outlast(time).await;
             let retry_in = time.saturating_duration_since(tokio::time::Instant::now());
             return nothing_of(asks, retry_in);
         }

@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::sync::{Mutex, Notify};
+use tokio::time::{sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::backoff::{Backoff, Failed};
 use super::client::{Failure, Server};
 use super::denials::{Denials, Doubt};
 use super::login::{self, Login, LoginError, Method};
-use super::token::{Lease, Step, Terms, Uses};
+use super::token::{Grant, Lease, Step, Terms, Uses};
 
 /// The worker that log lines name.
 const WORKER: &str = "reloader";
@@ -31,6 +31,9 @@ const LONGEST_REVOKING: Duration = Duration::from_secs(1);
 
 /// The most tokens that wait for it. Whoever cannot revoke that many has them end by themselves.
 const MOST_RETIRED: usize = 1000;
+
+/// Between two attempts to renew a given token, at least; where more of its time is left, a third of that.
+const RENEW_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long a login may still take when the session ends.
 const LAST_LOGIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -62,6 +65,8 @@ pub(super) struct Session {
     /// Makes fingerprints of credentials that nobody else can compare.
     fingerprints: RandomState,
     state: Mutex<State>,
+    /// Told when there is another token.
+    is_replaced: Notify,
 }
 
 #[derive(Default)]
@@ -79,6 +84,8 @@ struct State {
     denials: Denials,
     /// Whether tokens of few uses were met before, which is said once.
     is_of_few: bool,
+    /// Whether it was said that a given token ends before long, and nothing can be done about it.
+    is_said_to_end: bool,
     /// Tokens of ours that others have replaced, and that are yet to be revoked.
     retired: Vec<SecretString>,
     /// Whether it was said that tokens are left to their end.
@@ -92,6 +99,8 @@ struct Held {
     since: Instant,
     ours: bool,
     revocable: bool,
+    /// When a given token is renewed, if no poll has renewed it before.
+    renew_at: Option<Instant>,
 }
 
 impl Session {
@@ -105,7 +114,8 @@ impl Session {
     ) -> Self {
         let terms = Terms { threshold, period };
         let fingerprints = RandomState::new();
-        Self { server, method, terms, fingerprints, state: Mutex::default() }
+        let (state, is_replaced) = (Mutex::default(), Notify::new());
+        Self { server, method, terms, fingerprints, state, is_replaced }
     }
 
     /// The token for a poll that begins now.
@@ -143,31 +153,84 @@ impl Session {
         {
             return Err(refused);
         }
+        self.say_if_it_ends(&mut state);
         state.pass().ok_or_else(|| state.refusal(LoginError::GivenTokenEnded, Failed::Unknown))
     }
 
-    /// Nothing is asked until `then`, since the server wants to be left alone: a token that would end
-    /// before, and that no login can replace, is renewed all the same.
-    pub(super) async fn outlast(&self, then: tokio::time::Instant) {
-        let mut state = self.state.lock().await;
-        let is_lost =
-            |it: &&mut Held| !it.ours && it.lease.is_lost_by(Instant::now(), then.into_std());
-        let Some(held) = state.held.as_mut().filter(is_lost) else { return };
-        if !held.uses.take() {
-            return;
+    /// Renews a given token between polls, whenever it would end before the next one, until this is
+    /// dropped: no login could replace it. Without a token, and so while this process does not lead, it
+    /// waits for one.
+    pub(super) async fn keep_alive(&self) {
+        loop {
+            let renew_at = self.renew_at(self.state.lock().await.held.as_ref());
+            let Some(time) = renew_at else {
+                self.is_replaced.notified().await;
+                continue;
+            };
+            tokio::select! {
+                () = sleep_until(time.into()) => self.renew_given().await,
+                () = self.is_replaced.notified() => {}
+            }
         }
-        match login::renew_now(&self.server, &held.token).await {
+    }
+
+    /// When a token is renewed between polls. A server that wants to be left alone is, while the token
+    /// outlives that.
+    fn renew_at(&self, held: Option<&Held>) -> Option<Instant> {
+        let held = held?;
+        let time = held.renew_at?;
+        let resumes_at = self.server.resumes_at().map(tokio::time::Instant::into_std);
+        let outlived = resumes_at.filter(|then| !held.lease.has_ended(*then));
+        Some(outlived.map_or(time, |then| time.max(then)))
+    }
+
+    /// Renews a given token, if it is time.
+    async fn renew_given(&self) {
+        let mut state = self.state.lock().await;
+        let is_due = self.renew_at(state.held.as_ref()).is_some_and(|time| time <= Instant::now());
+        let Some(held) = state.held.as_mut().filter(|_| is_due) else { return };
+        let outcome = if held.uses.take() {
+            login::renew_now(&self.server, &held.token).await
+        } else {
+            Err(Failure::Denied)
+        };
+        let now = Instant::now();
+        match outcome {
             Ok(grant) => {
-                held.lease = held.lease.renewed(grant, Instant::now());
-                debug!(
-                    worker = WORKER,
-                    "Renewed the Vault token, which would have ended meanwhile"
-                );
+                debug!(worker = WORKER, "Renewed the given token for {} s", grant.ttl.as_secs());
+                held.renewed(grant, now, &self.terms);
+            }
+            Err(failure @ (Failure::TokenEnded | Failure::Denied | Failure::Refused { .. })) => {
+                debug!(worker = WORKER, "The given token cannot be renewed: Vault {failure}");
+                held.renew_at = None;
             }
             Err(failure) => {
-                debug!(worker = WORKER, "The Vault token is not renewed: Vault {failure}");
+                debug!(worker = WORKER, "The given token is renewed later: Vault {failure}");
+                held.renew_at = held.lease.renew_again_at(now, RENEW_AGAIN);
             }
         }
+        self.say_if_it_ends(&mut state);
+    }
+
+    /// Says once that a given token ends before the next poll, and that nothing here can change that.
+    fn say_if_it_ends(&self, state: &mut State) {
+        let Some(held) = state.held.as_ref().filter(|held| !held.ours && held.renew_at.is_none())
+        else {
+            return;
+        };
+        let Some(left) = held.lease.ends_within(self.terms.period, Instant::now()) else { return };
+        if std::mem::replace(&mut state.is_said_to_end, true) {
+            return;
+        }
+        let remedy = match self.method {
+            Method::TokenFile(_) => "Another token must be in its file by then",
+            _ => "Give one that can be renewed, or lives for longer",
+        };
+        warn!(
+            worker = WORKER,
+            "The given token ends in {} s, before the next poll, and cannot be renewed. {remedy}",
+            left.as_secs()
+        );
     }
 
     /// A request with the token `number` was denied. Answers another token to try, if there is one.
@@ -235,7 +298,7 @@ impl Session {
         if let Some(login) = state.under_way.take() {
             match timeout(LAST_LOGIN_TIMEOUT, login).await {
                 Ok(Ok(login)) => {
-                    if let Some(before) = state.hold(login) {
+                    if let Some(before) = state.hold(login, &self.terms) {
                         state.retire(before);
                     }
                 }
@@ -243,7 +306,9 @@ impl Session {
                 Err(_) => warn!(worker = WORKER, "A login is given up: Vault does not answer"),
             }
         }
-        if let Some(held) = state.held.take_if(|held| held.ours) {
+        if let Some(held) = state.held.take()
+            && held.ours
+        {
             state.retire(held);
         }
         self.revoke_retired(&mut state).await;
@@ -261,7 +326,7 @@ impl Session {
         };
         match login::renew(&self.server, &held.token).await {
             Ok(grant) => {
-                held.lease = held.lease.renewed(grant, Instant::now());
+                held.renewed(grant, Instant::now(), &self.terms);
                 debug!(worker = WORKER, "Renewed the Vault token for {} s", grant.ttl.as_secs());
                 // What was granted may already be too little for the polls to come.
                 if held.ours && held.lease.is_last(Instant::now(), &self.terms) {
@@ -299,7 +364,9 @@ impl Session {
         }
         match self.log_in(state).await {
             Ok(login) => {
-                if let Some(before) = state.hold(login) {
+                let before = state.hold(login, &self.terms);
+                self.is_replaced.notify_one();
+                if let Some(before) = before {
                     let is_used_up = before.uses.are_over();
                     state.retire(before);
                     // Requests with one that was used up may still be under way, until the poll is over.
@@ -397,6 +464,14 @@ impl Session {
     }
 }
 
+impl Held {
+    /// Takes in what a renewal granted.
+    fn renewed(&mut self, grant: Grant, now: Instant, terms: &Terms) {
+        self.lease = self.lease.renewed(grant, now);
+        self.renew_at = self.lease.renew_at(terms).filter(|_| !self.ours);
+    }
+}
+
 impl State {
     fn pass(&self) -> Option<Pass> {
         self.held.as_ref().map(|held| Pass {
@@ -407,10 +482,13 @@ impl State {
     }
 
     /// Keeps a new token. Answers the one before.
-    fn hold(&mut self, Login { token, grant, ours, revocable }: Login) -> Option<Held> {
+    fn hold(&mut self, login: Login, terms: &Terms) -> Option<Held> {
+        let Login { token, grant, ours, revocable } = login;
         let now = Instant::now();
         let (uses, lease) = (Uses::of(grant), Lease::new(grant, now));
-        let before = self.held.replace(Held { token, uses, lease, since: now, ours, revocable });
+        let renew_at = lease.renew_at(terms).filter(|_| !ours);
+        let held = Held { token, uses, lease, since: now, ours, revocable, renew_at };
+        let before = self.held.replace(held);
         self.number += 1;
         self.backoff.reset();
         self.not_before = None;

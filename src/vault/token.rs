@@ -136,10 +136,30 @@ impl Lease {
         !self.renewable && self.ends.is_some_and(is_short)
     }
 
-    /// Whether it lives, and will have ended by `then` unless it is renewed, which it can be.
+    /// When it is renewed at the latest, whether there is a poll or not: with a third of its time left, or
+    /// half of what would have a poll renew it, if that is less. `None` where it never ends, or cannot be
+    /// renewed.
     #[must_use]
-    pub fn is_lost_by(&self, now: Instant, then: Instant) -> bool {
-        self.renewable && !self.has_ended(now) && self.has_ended(then)
+    pub fn renew_at(&self, terms: &Terms) -> Option<Instant> {
+        let ends = self.ends.filter(|_| self.renewable)?;
+        let lives = ends.saturating_duration_since(self.since);
+        ends.checked_sub((lives / 3).min(terms.threshold.max(terms.period) / 2))
+    }
+
+    /// When it is renewed after an attempt failed: when a third of what is left has passed, but not sooner
+    /// than after `least`. `None` where it will have ended by then.
+    #[must_use]
+    pub fn renew_again_at(&self, now: Instant, least: Duration) -> Option<Instant> {
+        let ends = self.ends?;
+        let pause = (ends.saturating_duration_since(now) / 3).max(least);
+        now.checked_add(pause).filter(|time| *time < ends)
+    }
+
+    /// How long it still lives, if it ends within `period`.
+    #[must_use]
+    pub fn ends_within(&self, period: Duration, now: Instant) -> Option<Duration> {
+        let left = self.ends?.saturating_duration_since(now);
+        (left <= period).then_some(left)
     }
 
     /// Whether its time is over.
@@ -254,14 +274,43 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_ends_before_it_is_needed_again_is_lost_unless_it_is_renewed() {
+    fn a_given_token_is_renewed_between_polls_where_these_would_come_too_late() {
         let now = Instant::now();
-        let lease = Lease::new(grant(30, true), now);
-        assert!(!lease.is_lost_by(now, now + SECOND * 29));
-        assert!(lease.is_lost_by(now, now + SECOND * 30));
-        assert!(!lease.is_lost_by(now + SECOND * 30, now + SECOND * 60), "it is over");
-        assert!(!Lease::new(grant(30, false), now).is_lost_by(now, now + SECOND * 30));
-        assert!(!Lease::new(grant(0, true), now).is_lost_by(now, now + SECOND * 30));
+        let hour = SECOND * 3600;
+        let terms = Terms { threshold: hour * 3, period: hour };
+        for (grant, expected) in [
+            (grant(3600, true), Some(hour * 2 / 3)),
+            (grant(60, true), Some(SECOND * 40)),
+            // The polls renew it with three hours left.
+            (grant(86_400, true), Some(hour * 45 / 2)),
+            (grant(3600, false), None),
+            (grant(0, true), None),
+        ] {
+            let lease = Lease::new(grant, now);
+            assert_eq!(lease.renew_at(&terms), expected.map(|time| now + time), "{grant:?}");
+        }
+    }
+
+    #[test]
+    fn a_renewal_that_fails_is_tried_again_a_bounded_number_of_times() {
+        let mut now = Instant::now();
+        let lease = Lease::new(grant(3600, true), now);
+        let mut tries = 0;
+        while let Some(next) = lease.renew_again_at(now, SECOND) {
+            assert!(next >= now + SECOND);
+            (now, tries) = (next, tries + 1);
+        }
+        assert!((10..30).contains(&tries), "{tries}");
+        assert!(!lease.has_ended(now) && lease.has_ended(now + SECOND * 2));
+    }
+
+    #[test]
+    fn whether_a_token_ends_before_the_next_poll() {
+        let now = Instant::now();
+        let lease = Lease::new(grant(60, false), now);
+        assert_eq!(lease.ends_within(SECOND * 60, now), Some(SECOND * 60));
+        assert_eq!(lease.ends_within(SECOND * 59, now), None);
+        assert_eq!(Lease::new(grant(0, false), now).ends_within(SECOND * 60, now), None);
     }
 
     #[test]

@@ -28,6 +28,40 @@ async fn an_api_server_that_does_not_work_is_asked_once_a_tick_and_nobody_pays_f
     assert_eq!(left.retry_in, Some(Duration::from_secs(1)), "it goes on");
 }
 
+#[tokio::test]
+async fn that_there_is_nothing_to_reload_is_said_once_vault_has_answered() {
+    let mut bench = Bench::new(&[("web", &["a"]), ("other", &["b"])]);
+    let idle = |bench: &Bench| bench.fake.world().idle;
+    bench.poll().await;
+    assert_eq!(idle(&bench), 1);
+    bench.fake.world().is_out = true;
+    bench.poll().await;
+    assert_eq!(idle(&bench), 1, "no answer at all");
+    bench.fake.world().is_out = false;
+    let b = bench.fake.world().live.remove("b").unwrap();
+    let left = bench.poll().await;
+    assert_eq!(idle(&bench), 2, "one secret that fails is an error line of its own");
+    assert_eq!(left.secrets.len(), 1);
+    bench.fake.world().live.insert("b".to_owned(), b);
+    bench.fake.rotate("a", 2);
+    bench.poll().await;
+    assert_eq!((idle(&bench), bench.reloads()), (2, 1));
+}
+
+#[tokio::test]
+async fn after_an_outage_it_is_said_with_the_first_answer_and_once_a_period() {
+    let mut bench = Bench::new(&[("web", &["a"])]);
+    bench.fake.world().is_out = true;
+    let left = bench.poll().await;
+    bench.fake.world().is_out = false;
+    let Unfinished { workloads, secrets, .. } = left;
+    let again = || Scope::Unfinished { workloads: workloads.clone(), secrets: secrets.clone() };
+    for _ in 0..2 {
+        bench.reloader.tick(again(), &CancellationToken::new()).await;
+        assert_eq!(bench.fake.world().idle, 1);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_hangs_for_some_keeps_nobody_else_waiting_and_comes_last() {
     let mut bench = Bench::of(50);
