@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use futures::future::{join, join_all};
+use futures::future::join;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,7 @@ use crate::kubernetes::{access, client};
 use crate::reloader::{self, Budget, Clocks, Leadership, Log, Reloader, contended};
 use crate::telemetry;
 use crate::vault::client::Server;
+use crate::vault::files::Files;
 use crate::vault::pace::Pace;
 use crate::vault::poller::Poller;
 use crate::vault::tls::Authority;
@@ -41,7 +43,7 @@ use crate::vault::tls::Authority;
 const LAST_CALL: Duration = Duration::from_millis(1800);
 
 /// Between two attempts to make the client of a server beside the default one.
-const REACH_AGAIN: Duration = Duration::from_secs(30);
+const REACH_AGAIN: Duration = Duration::from_secs(10);
 
 /// Runs the controller until it is told to end.
 pub async fn run(config: Config) -> anyhow::Result<()> {
@@ -99,6 +101,11 @@ async fn start(
         warn!("{warning}");
     }
     info!(version = env!("CARGO_PKG_VERSION"), vault = vault.server.address.as_str(), "Starting");
+    let files = Files::default();
+    if vault.ca_secret.is_none() {
+        // So that a mistake shows before anything else is needed.
+        Server::connect(vault.server.clone(), Arc::default(), &files).await?;
+    }
     let store = Arc::new(Store::new(servers, readable));
     let health = Health::new(Arc::clone(&store));
     let listener = bind(&listen).await?;
@@ -117,7 +124,7 @@ async fn start(
     let election = leader_election.map(|LeaderElection { terms, name, namespace, replica }| {
         leader::Settings::new(&client, terms, name, namespace, &replica)
     });
-    let reloaders = Reloaders {
+    let reloaders = Arc::new(Reloaders {
         client: client.clone(),
         store: Arc::clone(&store),
         cluster_clock,
@@ -125,8 +132,8 @@ async fn start(
         pace,
         budget: Budget::new(found_burst, found_per_minute),
         synced: CancellationToken::new(),
-    };
-    let reached = reloaders.reach(&vault).await?;
+    });
+    let reached = reloaders.reach(&vault, &files).await?;
     collect(&client, &store, &reloaders.synced, collector_sync_period, tasks, &shutdown);
     tasks.spawn(say_what_is_lacking(
         client.clone(),
@@ -135,15 +142,17 @@ async fn start(
         election.clone(),
         shutdown.clone(),
     ));
-    let reloader_ended = CancellationToken::new();
+    // Each reloader holds one end of it, so it closes once all have ended.
+    let (running, mut ended) = mpsc::channel::<()>(1);
     let leadership = match election {
         None => Leadership::always(),
         Some(settings) => {
             let (candidacy, leadership) = contended();
             let leader = Leader::new(client.clone(), settings, candidacy);
-            let (shutdown, ended) = (shutdown.clone(), reloader_ended.clone());
+            let shutdown = shutdown.clone();
             tasks.spawn(async move {
-                leader.run(shutdown, ended.cancelled()).await;
+                let ended = async { while ended.recv().await.is_some() {} };
+                leader.run(shutdown, ended).await;
                 "leader election"
             });
             leadership
@@ -158,15 +167,20 @@ async fn start(
             "writer of Events"
         });
     }
+    for connection in others {
+        let span = telemetry::of_server(&connection.name);
+        let (reloaders, running) = (Arc::clone(&reloaders), running.clone());
+        let (leadership, shutdown) = (leadership.clone(), shutdown.clone());
+        let reload = async move {
+            reloaders.reach_and_run(connection, leadership, shutdown).await;
+            drop(running);
+            "reloader of another server"
+        };
+        tasks.spawn(reload.instrument(span));
+    }
     tasks.spawn(async move {
-        let default = reloaders.run(vault, reached, leadership.clone(), shutdown.clone());
-        let others = others.into_iter().map(|connection| {
-            let span = telemetry::of_server(&connection.name);
-            let (leadership, shutdown) = (leadership.clone(), shutdown.clone());
-            Box::pin(reloaders.reach_and_run(connection, leadership, shutdown).instrument(span))
-        });
-        join(Box::pin(default), join_all(others)).await;
-        reloader_ended.cancel();
+        reloaders.run(vault, reached, leadership, shutdown).await;
+        drop(running);
         "reloader"
     });
     Ok(health)
@@ -194,8 +208,8 @@ async fn say_what_is_lacking(
     "check of the permissions"
 }
 
-/// What the reloaders of all servers have in common. Each has a connection and a clock of its own: one
-/// server that fails, or is slow, does not hold up the others.
+/// What the reloaders of all servers have in common. Each has a task, a connection and a clock of its own:
+/// one server that fails, or is slow, does not hold up the others.
 struct Reloaders {
     client: client::Client,
     store: Arc<Store>,
@@ -214,8 +228,8 @@ struct Reached {
 }
 
 impl Reloaders {
-    /// Makes the client of a server, with the CA that is in the cluster.
-    async fn reach(&self, connection: &Connection) -> anyhow::Result<Reached> {
+    /// Makes the client of a server, with the CA that is in the cluster. `files` are those of this server.
+    async fn reach(&self, connection: &Connection, files: &Files) -> anyhow::Result<Reached> {
         let Connection { server, ca_secret, .. } = connection;
         let mut server = server.clone();
         let ca = match ca_secret.clone() {
@@ -227,7 +241,7 @@ impl Reloaders {
             None => None,
         };
         let clock = Arc::default();
-        let server = Arc::new(Server::new(server, Arc::clone(&clock))?);
+        let server = Arc::new(Server::connect(server, Arc::clone(&clock), files).await?);
         Ok(Reached { server, clock, ca })
     }
 
@@ -281,9 +295,9 @@ impl Reloaders {
     }
 
     async fn reach_at_last(&self, connection: &Connection) -> Reached {
-        let mut said = None;
+        let (mut said, files) = (None, Files::default());
         loop {
-            let error = match self.reach(connection).await {
+            let error = match self.reach(connection, &files).await {
                 Ok(reached) => return reached,
                 Err(error) => error.to_string(),
             };

@@ -340,7 +340,6 @@ fn what_cannot_be_used_is_refused_with_its_name_and_the_remedy() {
         (&["-vault-concurrency=1000"], &[ROLE], "must not be more than 256"),
         (&[], &[ROLE, ("VAULT_PATH", "a?b")], "VAULT_PATH=\"a?b\""),
         (&[], &[ROLE, ("VAULT_CLIENT_TIMEOUT", "0")], "VAULT_CLIENT_TIMEOUT=\"0\""),
-        (&[], &[ROLE, ("VAULT_CACERT", "/no/such")], "VAULT_CACERT=\"/no/such\": the file cannot"),
         (&[], &[ROLE, ("VAULT_CLIENT_CERT", "/x")], "VAULT_CLIENT_KEY is missing"),
         (&[], &[ROLE, ("VAULT_NAMESPACE", "tëam")], "VAULT_NAMESPACE=\"tëam\""),
         (&[], &[ROLE, ("LISTEN_ADDRESS", "8080")], "LISTEN_ADDRESS=\"8080\""),
@@ -555,6 +554,20 @@ servers:
     assert_eq!(meant(&servers, "https://elsewhere:8200"), not_declared);
     let strict = load(&[&flag, "-refuse-undeclared-addresses"], &environment).unwrap().servers;
     assert_eq!(meant(&strict, "https://elsewhere:8200").1, Some(Reason::AddressRefused));
+}
+
+#[test]
+fn files_of_a_server_that_are_not_there_yet_are_no_reason_not_to_start() {
+    let files = "VAULT_CACERT: /no/such/ca, VAULT_CLIENT_CERT: /no/such/cert, \
+                 VAULT_CLIENT_KEY: /no/such/key, VAULT_AUTH_METHOD: approle, \
+                 VAULT_ROLE_ID_FILE: /no/such/role, VAULT_SECRET_ID_FILE: /no/such/id";
+    for files in [files, "VAULT_CAPATH: /no/such/folder, VAULT_TOKEN_PATH: /no/such/token"] {
+        let server =
+            format!("servers: [{{name: b, env: {{VAULT_ADDR: 'https://b:8200', {files}}}}}]");
+        let (_folder, flag) = with_servers(&server);
+        let config = load(&[&flag], &[ROLE]).unwrap();
+        assert_eq!(config.others.len(), 1);
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::core::server::Address;
 use crate::vault::client::ServerSettings;
-use crate::vault::tls::{Authority, Identity, Tls, TlsFileError};
+use crate::vault::tls::{Authority, Identity, Tls};
 
 /// The address of the server, where none is set.
 const DEFAULT_ADDRESS: &str = "https://vault:8200";
@@ -144,17 +144,12 @@ fn tls(env: &Environment<'_>, is_tls: bool, has_proxy: bool) -> Result<Tls, Conf
             return Err(error(name, text, "does not go with VAULT_PROXY_ADDR; remove one of them"));
         }
     }
-    let tls = Tls {
+    Ok(Tls {
         authority: authority(env)?,
         identity: identity(env)?,
         server_name: server_name.map(|(_, name)| name).filter(|_| is_tls),
         skip_verify: env.boolean("SKIP_VERIFY")?,
-    };
-    // Read once, so that a mistake shows at the start.
-    tls.read().map_err(|TlsFileError { variable, path, message }| {
-        error(variable, &path.to_string_lossy(), &format!("the file cannot be read: {message}"))
-    })?;
-    Ok(tls)
+    })
 }
 
 /// Who vouches for the server.

@@ -13,6 +13,7 @@ use vaultrs::api::sys::responses::WrappingLookupResponse;
 use super::client::{Failure, Server};
 use super::credential::{self, Credential};
 use super::endpoint::Post;
+use super::files::Files;
 use super::login::{LoginError, unaskable, unreadable};
 use crate::core::words::in_short;
 
@@ -53,7 +54,7 @@ impl SecretId {
     }
 
     async fn read(&self, server: &Server, mount: &str) -> Result<SecretString, LoginError> {
-        let given = self.given.read(SECRET_ID).await?;
+        let given = self.given.read(server.files(), SECRET_ID).await?;
         let Some(wrapped) = &self.wrapped else { return Ok(given) };
         let mut unwrapped = wrapped.lock().await;
         if let Some(known) = &*unwrapped
@@ -69,10 +70,10 @@ impl SecretId {
 
 impl AppRole {
     /// The role id and what stands for the secret id; `None` where they cannot be read.
-    pub(super) async fn credentials(&self) -> Option<Vec<SecretString>> {
-        let mut credentials = vec![self.role_id.read(ROLE_ID).await.ok()?];
+    pub(super) async fn credentials(&self, files: &Files) -> Option<Vec<SecretString>> {
+        let mut credentials = vec![self.role_id.read(files, ROLE_ID).await.ok()?];
         if let Some(secret_id) = &self.secret_id {
-            credentials.push(secret_id.given.read(SECRET_ID).await.ok()?);
+            credentials.push(secret_id.given.read(files, SECRET_ID).await.ok()?);
         }
         Some(credentials)
     }
@@ -80,7 +81,7 @@ impl AppRole {
     /// Logs in. Answers the body of the answer.
     pub(super) async fn login(&self, server: &Server) -> Result<Vec<u8>, LoginError> {
         let Self { mount, role_id, secret_id } = self;
-        let role_id = role_id.read(ROLE_ID).await?;
+        let role_id = role_id.read(server.files(), ROLE_ID).await?;
         let secret_id = match secret_id {
             Some(secret_id) => secret_id.read(server, mount).await?,
             None => SecretString::default(),

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use vaultrs::api::EndpointMiddleware;
 
 use super::answer::{Answer, failure_of, pause, retry_after};
+use super::files::Files;
 use super::tls::{Material, Tls, TlsFileError};
 use crate::core::clock::{ServerClock, contradicts};
 use crate::core::words::in_short;
@@ -76,6 +77,9 @@ pub enum ClientSetupError {
     /// A file with a certificate or a key cannot be read.
     #[error("{0}")]
     File(#[from] TlsFileError),
+    /// The files with certificates and keys cannot be read in time.
+    #[error("the files with certificates cannot be read: {0}")]
+    Files(#[from] std::io::Error),
     /// The certificates are in PEM and none, or the client's does not fit its key.
     #[error("{variables} cannot be used: {message}")]
     Certificates {
@@ -162,7 +166,8 @@ impl Failure {
 /// A server of the Vault API.
 pub struct Server {
     connection: Mutex<Connection>,
-    settings: ServerSettings,
+    settings: Arc<ServerSettings>,
+    files: Files,
     clock: Arc<ServerClock>,
     /// The turn to read a long answer.
     long_answers: Arc<Semaphore>,
@@ -175,39 +180,77 @@ pub struct Server {
 /// The client, and the certificates that it was made with.
 struct Connection {
     http: reqwest::Client,
-    material: Material,
+    material: Arc<Material>,
     /// Why the certificates that are there now cannot be used, said once a change.
     problem: Option<String>,
 }
 
+impl Connection {
+    fn new(settings: &ServerSettings, material: Material) -> Result<Self, ClientSetupError> {
+        let http = client(settings, &material)?;
+        Ok(Self { http, material: Arc::new(material), problem: None })
+    }
+
+    /// Reads the certificates, and makes a connection of those that are others than `before`. It blocks
+    /// meanwhile.
+    fn changed(
+        settings: &ServerSettings,
+        before: &Material,
+    ) -> Result<Option<Self>, ClientSetupError> {
+        let material = settings.tls.read()?;
+        if material == *before {
+            return Ok(None);
+        }
+        Self::new(settings, material).map(Some)
+    }
+}
+
 impl Server {
-    /// Makes the client; no request is sent. The `Date` of each answer goes to `clock`.
+    /// Makes the client; no request is sent. The `Date` of each answer goes to `clock`. It blocks while
+    /// it reads the files of the certificates: [`Self::connect`] does not.
     pub fn new(
         settings: ServerSettings,
         clock: Arc<ServerClock>,
     ) -> Result<Self, ClientSetupError> {
-        let material = settings.tls.read()?;
-        let http = client(&settings, &material)?;
-        let connection = Mutex::new(Connection { http, material, problem: None });
-        let long_answers = Arc::new(Semaphore::new(1));
-        let (resumes_at, is_contradicted) = (Mutex::default(), AtomicBool::new(false));
-        Ok(Self { connection, settings, clock, long_answers, resumes_at, is_contradicted })
+        let connection = Connection::new(&settings, settings.tls.read()?)?;
+        Ok(Self {
+            connection: Mutex::new(connection),
+            settings: Arc::new(settings),
+            files: Files::default(),
+            clock,
+            long_answers: Arc::new(Semaphore::new(1)),
+            resumes_at: Mutex::default(),
+            is_contradicted: AtomicBool::new(false),
+        })
+    }
+
+    /// As [`Self::new`], without blocking. `files` are to be the same for all attempts.
+    pub async fn connect(
+        settings: ServerSettings,
+        clock: Arc<ServerClock>,
+        files: &Files,
+    ) -> Result<Self, ClientSetupError> {
+        let server = files.read(move || Self::new(settings, clock)).await??;
+        Ok(Self { files: files.clone(), ..server })
+    }
+
+    /// The files of this server.
+    pub(super) fn files(&self) -> &Files {
+        &self.files
     }
 
     /// Reads the certificates anew, and uses them from now on if they have changed. Where they cannot be
     /// used, those from before are.
-    pub fn refresh(&self) {
+    pub async fn refresh(&self) {
+        let settings = Arc::clone(&self.settings);
+        let before = Arc::clone(&lock(&self.connection).material);
+        let read = self.files.read(move || Connection::changed(&settings, &before)).await;
         let mut connection = lock(&self.connection);
-        let renewed =
-            self.settings.tls.read().map_err(ClientSetupError::from).and_then(|material| {
-                let is_same = material == connection.material;
-                Ok((!is_same).then_some((client(&self.settings, &material)?, material)))
-            });
-        match renewed {
+        match read.map_err(ClientSetupError::from).flatten() {
             Ok(None) => connection.problem = None,
-            Ok(Some((http, material))) => {
+            Ok(Some(changed)) => {
                 info!(worker = WORKER, "The certificates for Vault have changed, and are used");
-                *connection = Connection { http, material, problem: None };
+                *connection = changed;
             }
             Err(error) => {
                 let problem = error.to_string();

@@ -1,9 +1,12 @@
 //! Credentials: tokens, JWTs, secret ids and passwords, as they are given to us. None is ever shown.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
-use tokio::io::AsyncReadExt as _;
+
+use super::files::Files;
 
 /// The longest credential, in bytes. Batch tokens and projected tokens take a few thousand, and
 /// servers take no longer header than this.
@@ -45,12 +48,16 @@ pub enum CredentialError {
 
 impl Credential {
     /// What it is at present. `what` says it in words: "the file of the secret id".
-    pub(super) async fn read(&self, what: &'static str) -> Result<SecretString, CredentialError> {
+    pub(super) async fn read(
+        &self,
+        files: &Files,
+        what: &'static str,
+    ) -> Result<SecretString, CredentialError> {
         let file = match self {
             Self::Text(text) => return Ok(text.clone()),
             Self::File(file) => file,
         };
-        let content = content_of(what, file).await?;
+        let content = content_of(files, what, file).await?;
         // Editors and `echo` end a file with a newline, an agent does not. Spaces can be meant.
         let line = content.trim_end_matches(['\r', '\n']);
         if is_line(line) { Ok(line.into()) } else { Err(not_one(what, file, "no credential")) }
@@ -59,10 +66,11 @@ impl Credential {
 
 /// Reads a token, or a JWT, from a file.
 pub(super) async fn read_token(
+    files: &Files,
     what: &'static str,
     file: &Path,
 ) -> Result<SecretString, CredentialError> {
-    let content = content_of(what, file).await?;
+    let content = content_of(files, what, file).await?;
     let token = content.trim();
     if is_token(token) { Ok(token.into()) } else { Err(not_one(what, file, "no token")) }
 }
@@ -71,21 +79,28 @@ fn not_one(what: &'static str, file: &Path, expected: &'static str) -> Credentia
     CredentialError::NotOne { what, file: file.display().to_string(), expected }
 }
 
-async fn content_of(what: &'static str, file: &Path) -> Result<String, CredentialError> {
-    let unreadable = |error: std::io::Error| CredentialError::Unreadable {
+async fn content_of(
+    files: &Files,
+    what: &'static str,
+    file: &Path,
+) -> Result<String, CredentialError> {
+    let path = file.to_owned();
+    let content = files.read(move || read_to_end(&path)).await.flatten();
+    content.map_err(|error| CredentialError::Unreadable {
         what,
         file: file.display().to_string(),
         message: error.to_string(),
-    };
+    })
+}
+
+fn read_to_end(file: &Path) -> io::Result<String> {
+    // A pipe would be waited for without an end.
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
     let mut content = String::new();
     // A file without an end is none, but must not be read for ever.
-    let longest = LONGEST as u64 + 2;
-    // A pipe would be waited for without an end.
-    if !tokio::fs::metadata(file).await.map_err(unreadable)?.is_file() {
-        return Err(unreadable(std::io::Error::other("it is no file")));
-    }
-    let opened = tokio::fs::File::open(file).await.map_err(unreadable)?;
-    opened.take(longest).read_to_string(&mut content).await.map_err(unreadable)?;
+    File::open(file)?.take(LONGEST as u64 + 2).read_to_string(&mut content)?;
     Ok(content)
 }
 
@@ -125,6 +140,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("password");
         let given = Credential::File(file.clone());
+        let files = Files::default();
         for (content, expected) in [
             ("one\n", Some("one")),
             ("two\r\n", Some("two")),
@@ -134,19 +150,20 @@ mod tests {
             (&*"x".repeat(LONGEST + 3), None),
         ] {
             std::fs::write(&file, content).unwrap();
-            let read = given.read("the file").await;
+            let read = given.read(&files, "the file").await;
             let read = read.map(|secret| secrecy::ExposeSecret::expose_secret(&secret).to_owned());
             assert_eq!(read.as_deref().ok(), expected, "{content:.20}");
         }
         std::fs::write(&file, "a\nb").unwrap();
-        let error = given.read("the file").await.unwrap_err().to_string();
+        let error = given.read(&files, "the file").await.unwrap_err().to_string();
         assert!(
             error.ends_with("holds no credential: one line of printable characters is expected")
         );
-        let error = Credential::File("/dev/zero".into()).read("the file").await.unwrap_err();
+        let endless = Credential::File("/dev/zero".into());
+        let error = endless.read(&files, "the file").await.unwrap_err();
         assert_eq!(error.to_string(), "cannot read the file /dev/zero: it is no file");
         folder.close().unwrap();
-        let error = given.read("the password file").await.unwrap_err().to_string();
+        let error = given.read(&files, "the password file").await.unwrap_err().to_string();
         assert!(error.starts_with("cannot read the password file "), "{error}");
     }
 

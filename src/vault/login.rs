@@ -18,9 +18,11 @@ use super::approle::AppRole;
 use super::client::{Failure, Server};
 use super::credential::{self, Credential, CredentialError};
 use super::endpoint::Post;
+use super::files::Files;
 use super::token::Grant;
 
 const JWT: &str = "the JWT file";
+const TOKEN: &str = "the token file";
 const PASSWORD: &str = "the file of the password";
 
 /// A way to come by a token.
@@ -127,7 +129,7 @@ impl Method {
             }
             Self::Token(token) => return look_up(server, token.clone()).await,
             Self::TokenFile(file) => {
-                let token = credential::read_token("the token file", file).await?;
+                let token = credential::read_token(server.files(), TOKEN, file).await?;
                 return look_up(server, token).await;
             }
             Self::None => {
@@ -141,20 +143,24 @@ impl Method {
     }
 
     /// The content of the token file, where that is the way in: it may have been replaced.
-    pub(super) async fn reread(&self) -> Option<SecretString> {
+    pub(super) async fn reread(&self, files: &Files) -> Option<SecretString> {
         match self {
-            Self::TokenFile(file) => credential::read_token("the token file", file).await.ok(),
+            Self::TokenFile(file) => credential::read_token(files, TOKEN, file).await.ok(),
             _ => None,
         }
     }
 
     /// What it logs in with, and may be replaced in a file; `None` where that cannot be read.
-    pub(super) async fn credentials(&self) -> Option<Vec<SecretString>> {
+    pub(super) async fn credentials(&self, files: &Files) -> Option<Vec<SecretString>> {
         match self {
-            Self::AppRole(role) => role.credentials().await,
-            Self::UserPass { password, .. } => Some(vec![password.read(PASSWORD).await.ok()?]),
-            Self::Jwt { file, .. } => Some(vec![credential::read_token(JWT, file).await.ok()?]),
-            Self::TokenFile(_) => Some(vec![self.reread().await?]),
+            Self::AppRole(role) => role.credentials(files).await,
+            Self::UserPass { password, .. } => {
+                Some(vec![password.read(files, PASSWORD).await.ok()?])
+            }
+            Self::Jwt { file, .. } => {
+                Some(vec![credential::read_token(files, JWT, file).await.ok()?])
+            }
+            Self::TokenFile(_) => Some(vec![self.reread(files).await?]),
             Self::Cert { .. } | Self::Token(_) | Self::None => None,
         }
     }
@@ -171,7 +177,7 @@ async fn login_with_jwt(
     role: &str,
     file: &Path,
 ) -> Result<Vec<u8>, LoginError> {
-    let jwt = credential::read_token(JWT, file).await?;
+    let jwt = credential::read_token(server.files(), JWT, file).await?;
     let request = LoginWithKubernetesRequest::builder()
         .mount(mount)
         .role(role)
@@ -190,7 +196,7 @@ async fn login_with_password(
     username: &str,
     password: &Credential,
 ) -> Result<Vec<u8>, LoginError> {
-    let password = password.read(PASSWORD).await?;
+    let password = password.read(server.files(), PASSWORD).await?;
     let request = LoginWithPasswordRequest::builder()
         .mount(mount)
         .username(username)

@@ -10,6 +10,7 @@ pub mod client;
 pub mod credential;
 mod denials;
 mod endpoint;
+pub mod files;
 pub mod folders;
 pub mod listing;
 pub mod login;

@@ -124,7 +124,7 @@ impl Poller {
             let retry_in = time.saturating_duration_since(tokio::time::Instant::now());
             return nothing_of(asks, retry_in);
         }
-        self.server.refresh();
+        self.server.refresh().await;
         if let Some(failure) = self.probe().await {
             self.report_outage(format!("Vault {failure}"), asks);
             return nothing_of(asks, self.back_off());

@@ -121,7 +121,7 @@ impl Session {
     /// The token for a poll that begins now.
     pub(super) async fn before_poll(&self) -> Result<Pass, NoToken> {
         let mut state = self.state.lock().await;
-        if let Some(token) = self.method.reread().await
+        if let Some(token) = self.method.reread(self.server.files()).await
             && state.held.as_ref().is_some_and(|h| h.token.expose_secret() != token.expose_secret())
         {
             debug!(worker = WORKER, "The token file was replaced");
@@ -402,7 +402,7 @@ impl Session {
     /// Tells credentials in files from those that were there before; `None` where they cannot be read,
     /// or are in no file.
     async fn fingerprint(&self) -> Option<u64> {
-        let credentials = self.method.credentials().await?;
+        let credentials = self.method.credentials(self.server.files()).await?;
         let parts: Vec<&str> = credentials.iter().map(ExposeSecret::expose_secret).collect();
         Some(self.fingerprints.hash_one(parts))
     }

@@ -79,7 +79,7 @@ impl Authority {
 }
 
 impl Tls {
-    /// Reads what the files hold now.
+    /// Reads what the files hold now, and blocks meanwhile: see [`super::files`].
     pub fn read(&self) -> Result<Material, TlsFileError> {
         let variable = self.authority.variable();
         let ca = match &self.authority {

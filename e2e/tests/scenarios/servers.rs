@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use e2e::bed::AnotherVault;
-use e2e::scenario::{SOON, next_second, polling_faster};
+use e2e::scenario::{HEARTBEAT, SOON, next_second, polling_faster};
 use e2e::vault_access::Token;
 use e2e::{Bed, Controller, ControllerOptions, TokenRequest, Vault, Workload, eventually};
 use serde_json::{Value, json};
@@ -175,11 +175,23 @@ async fn a_server_that_fails_does_not_hold_up_the_others() -> Result<()> {
     let (mut env_of_c, _) = variables(&bed, "c", &c.vault).await?;
     // Its CA is not there: that is no reason not to start.
     env_of_c["VAULT_TLS_SECRET"] = "ca-of-c".into();
-    let servers = json!([{"name": "b", "env": env_of_b}, {"name": "c", "env": env_of_c}]);
+    // Nor is a CA in a file, and nobody listens at this one.
+    let ca_of_d = bed.folder().join("ca-of-d");
+    let env_of_d = json!({
+        "VAULT_ADDR": "http://127.0.0.1:1", "VAULT_ROLE": "reloader", "VAULT_CACERT": ca_of_d,
+    });
+    let servers = json!([
+        {"name": "b", "env": env_of_b}, {"name": "c", "env": env_of_c}, {"name": "d", "env": env_of_d},
+    ]);
     let options = polling_faster().env("VAULT_CLIENT_TIMEOUT", "2s");
     let mut controller = start(&bed, &servers, options).await?;
-    let line = controller.wait_for("Nothing of this server is watched", SOON).await?;
-    assert!(line.text.contains("server=c") && line.text.contains("ca-of-c"), "{}", line.text);
+    let has_all =
+        |words: [&'static str; 3]| move |line: &str| words.iter().all(|it| line.contains(it));
+    for words in [("server=c", "ca-of-c"), ("server=d", "ca-of-d")] {
+        let words = ["Nothing of this server is watched", words.0, words.1];
+        controller.wait_for_line(has_all(words), SOON).await?;
+    }
+    fs::write(&ca_of_d, "")?;
     rotate(&b.vault, "servers/a").await?;
     bed.expect_rolls(&controller, &[&of_b], 1).await?;
 
@@ -201,6 +213,8 @@ async fn a_server_that_fails_does_not_hold_up_the_others() -> Result<()> {
     rotate(&b.vault, "servers/a").await?;
     bed.expect_rolls(&controller, &[&of_b], 3).await?;
     bed.vault_server.resume().await?;
+
+    controller.wait_for_line(has_all([HEARTBEAT, "server=d", "level=info"]), SOON).await?;
 
     // It ends within its time, whichever server hangs.
     b.server.pause()?;
