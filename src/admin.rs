@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::core::store::Store;
+use crate::heartbeat::Heartbeats;
 
 /// Connections at a time. Anybody in the cluster can open some and say nothing; the oldest one is
 /// closed for a new one, so that a probe is always answered. A process may have 1,024 descriptors by
@@ -40,14 +41,15 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub struct Health {
     store: Arc<Store>,
+    heartbeats: Heartbeats,
     ending: Arc<AtomicBool>,
 }
 
 impl Health {
     /// Of a process that is alive until [`Health::ends`].
     #[must_use]
-    pub fn new(store: Arc<Store>) -> Self {
-        Self { store, ending: Arc::default() }
+    pub fn new(store: Arc<Store>, heartbeats: Heartbeats) -> Self {
+        Self { store, heartbeats, ending: Arc::default() }
     }
 
     /// From now on, the process is about to end.
@@ -116,13 +118,14 @@ async fn connection(stream: TcpStream, router: Router, end: CancellationToken) {
     end.cancel();
 }
 
-/// Whether all tasks are alive: the process ends with the first that is not, so answering is the
-/// answer until then.
-async fn live(State(health): State<Health>) -> (StatusCode, &'static str) {
+/// Whether all loops move. A task that has ended ends the process, so that needs no answer.
+async fn live(State(health): State<Health>) -> (StatusCode, String) {
     if health.ending.load(Ordering::Relaxed) {
-        (StatusCode::SERVICE_UNAVAILABLE, "ending")
+        (StatusCode::SERVICE_UNAVAILABLE, "ending".to_owned())
+    } else if let Some(stuck) = health.heartbeats.stuck() {
+        (StatusCode::SERVICE_UNAVAILABLE, stuck.to_string())
     } else {
-        (StatusCode::OK, "ok")
+        (StatusCode::OK, "ok".to_owned())
     }
 }
 
@@ -171,7 +174,7 @@ mod tests {
     #[tokio::test]
     async fn ready_means_that_the_store_has_synced() {
         let store = Arc::new(Store::default());
-        let health = Health::new(Arc::clone(&store));
+        let health = Health::new(Arc::clone(&store), Heartbeats::default());
         assert_eq!(status(&health, "/").await, 200);
         assert_eq!(status(&health, "/healthz").await, 200);
         assert_eq!(status(&health, "/readyz").await, 503);
@@ -187,12 +190,29 @@ mod tests {
         assert_eq!(status(&health, "/elsewhere").await, 404);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_is_stuck_is_named_and_no_reason_not_to_be_ready() {
+        let heartbeats = Heartbeats::default();
+        let health = Health::new(Arc::default(), heartbeats.clone());
+        let collector = heartbeats.add("collector of deployments", Duration::from_mins(1));
+        collector.works();
+        assert_eq!(live(State(health.clone())).await, (StatusCode::OK, "ok".to_owned()));
+        tokio::time::advance(Duration::from_mins(2)).await;
+        let (status, said) = live(State(health)).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(said, "the collector of deployments is stuck: it should have moved 60 s ago");
+    }
+
     /// Runs a test beside a server of the probes, on a port of its own.
     async fn beside_a_server(test: impl AsyncFnOnce(std::net::SocketAddr)) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let end = CancellationToken::new();
-        let server = serve(listener, router(Health::new(Arc::default())), end.clone());
+        let server = serve(
+            listener,
+            router(Health::new(Arc::default(), Heartbeats::default())),
+            end.clone(),
+        );
         tokio::join!(server, async {
             test(address).await;
             end.cancel();
@@ -249,7 +269,7 @@ mod tests {
         let notice = |reason| Notice { reason, is_warning: true, message: String::new() };
         let notices = vec![notice("NoKey"), notice("Pinned")];
         store.notices().set(&id, "u", Part::Manifest, notices);
-        let (headers, text) = metrics(State(Health::new(store))).await;
+        let (headers, text) = metrics(State(Health::new(store, Heartbeats::default()))).await;
         assert!(headers[0].1.starts_with("text/plain; version=0.0.4"));
         assert!(
             text.contains("\nvault_secrets_reloader_notices_total{reason=\"NoKey\"} 1\n"),

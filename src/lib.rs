@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod config;
 pub mod core;
+pub mod heartbeat;
 pub mod kubernetes;
 pub mod offline;
 pub mod reloader;

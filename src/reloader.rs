@@ -22,6 +22,7 @@ use crate::core::plan::{Action, Rules};
 use crate::core::secret::SecretId;
 use crate::core::store::{Snapshot, Store, Stored};
 use crate::core::workload::{Workload, WorkloadId};
+use crate::heartbeat::Heartbeat;
 
 mod budget;
 mod deciding;
@@ -107,6 +108,7 @@ pub struct Reloader<V, C, R> {
     clocks: Clocks,
     settings: Settings,
     leadership: Leadership,
+    heartbeat: Heartbeat,
     history: History,
     /// When this reloader was made.
     began: Instant,
@@ -169,6 +171,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             clocks,
             settings,
             leadership: Leadership::always(),
+            heartbeat: Heartbeat::default(),
             history: History::default(),
             began: Instant::now(),
             round: Round::default(),
@@ -179,6 +182,12 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             outage: Outage::default(),
             owes_idle_line: false,
         }
+    }
+
+    /// The same, which says by `heartbeat` that it moves.
+    #[must_use]
+    pub fn with_heartbeat(self, heartbeat: Heartbeat) -> Self {
+        Self { heartbeat, ..self }
     }
 
     /// Polls until `shutdown`, whenever this process leads, from when the store is complete, which
@@ -197,6 +206,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         self.leadership = leadership.clone();
         let first_poll = Instant::now() + self.settings.start_within.mul_f64(fastrand::f64());
         while !shutdown.is_cancelled() {
+            self.heartbeat.waits_for_others();
             tokio::select! {
                 () = leadership.gained() => {}
                 () = shutdown.cancelled() => return,
@@ -211,6 +221,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
                 () = self.poll_until(first_poll, &term) => {}
                 () = lost => {}
             }
+            self.heartbeat.works();
             // Whoever does not lead keeps no token, and logs in again when it is needed.
             self.vault.close().await;
         }
@@ -218,6 +229,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
 
     /// Polls from `first_poll` until `shutdown`, of the process or of this term of leading.
     async fn poll_until(&mut self, first_poll: Instant, shutdown: &CancellationToken) {
+        self.heartbeat.waits_until(first_poll);
         tokio::select! {
             () = sleep_until(first_poll) => {}
             () = shutdown.cancelled() => return,
@@ -251,6 +263,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             } else {
                 self.vault.rest().await;
             }
+            self.heartbeat.waits_until(time);
             tokio::select! {
                 () = sleep_until(time) => {}
                 () = shutdown.cancelled() => {}
@@ -300,6 +313,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
 
     /// Asks for secrets, and takes in what there is to know of them.
     async fn ask(&mut self, poll: Poll, asks: &[Ask], left: &mut Unfinished) {
+        self.heartbeat.works();
         let polled = self.vault.poll(asks).await;
         let is_known = |observation: &Observation| *observation != Observation::Unknown;
         left.has_answer |= asks.is_empty() || polled.observations.values().any(is_known);

@@ -23,6 +23,7 @@ use crate::core::clock::ServerClock;
 use crate::core::source::Readable;
 use crate::core::store::Store;
 use crate::core::workload::Kind;
+use crate::heartbeat::{Heartbeats, LONGEST_STEP};
 use crate::kubernetes::ca_secret::CaSecret;
 use crate::kubernetes::collector::{self, Collector};
 use crate::kubernetes::events::EventWriter;
@@ -32,7 +33,7 @@ use crate::kubernetes::sources::{Concerned, ConfigMap, Secret, SourceReader, Wan
 use crate::kubernetes::{access, client};
 use crate::reloader::{self, Budget, Clocks, Leadership, Log, Reloader, contended};
 use crate::telemetry;
-use crate::vault::client::Server;
+use crate::vault::client::{Server, ServerSettings};
 use crate::vault::files::Files;
 use crate::vault::pace::Pace;
 use crate::vault::poller::Poller;
@@ -44,6 +45,10 @@ const LAST_CALL: Duration = Duration::from_millis(1800);
 
 /// Between two attempts to make the client of a server beside the default one.
 const REACH_AGAIN: Duration = Duration::from_secs(10);
+
+/// A step of a reloader takes this many requests to Vault at most that are not a part of a poll, and may
+/// all take as long as they may.
+const REQUESTS_A_STEP: u32 = 10;
 
 /// Runs the controller until it is told to end.
 pub async fn run(config: Config) -> anyhow::Result<()> {
@@ -107,7 +112,8 @@ async fn start(
         Server::connect(vault.server.clone(), Arc::default(), &files).await?;
     }
     let store = Arc::new(Store::new(servers, readable));
-    let health = Health::new(Arc::clone(&store));
+    let heartbeats = Heartbeats::default();
+    let health = Health::new(Arc::clone(&store), heartbeats.clone());
     let listener = bind(&listen).await?;
     info!("Answering probes at {}", listener.local_addr()?);
     let router = admin::router(health.clone());
@@ -132,9 +138,10 @@ async fn start(
         pace,
         budget: Budget::new(found_burst, found_per_minute),
         synced: CancellationToken::new(),
+        heartbeats: heartbeats.clone(),
     });
     let reached = reloaders.reach(&vault, &files).await?;
-    collect(&client, &store, &reloaders.synced, collector_sync_period, tasks, &shutdown);
+    collect(&reloaders, collector_sync_period, tasks, &shutdown);
     tasks.spawn(say_what_is_lacking(
         client.clone(),
         readable,
@@ -148,7 +155,7 @@ async fn start(
         None => Leadership::always(),
         Some(settings) => {
             let (candidacy, leadership) = contended();
-            let leader = Leader::new(client.clone(), settings, candidacy);
+            let leader = Leader::new(client.clone(), settings, candidacy, heartbeats);
             let shutdown = shutdown.clone();
             tasks.spawn(async move {
                 let ended = async { while ended.recv().await.is_some() {} };
@@ -218,6 +225,7 @@ struct Reloaders {
     pace: Pace,
     budget: Budget,
     synced: CancellationToken,
+    heartbeats: Heartbeats,
 }
 
 /// A server that can be asked.
@@ -253,9 +261,17 @@ impl Reloaders {
         leadership: Leadership,
         shutdown: CancellationToken,
     ) {
-        let Connection { name, server: _, method, threshold, ca_secret: _, ignore_missing } =
-            connection;
+        let Connection {
+            name,
+            server: ServerSettings { timeout, .. },
+            method,
+            threshold,
+            ca_secret: _,
+            ignore_missing,
+        } = connection;
         let Reached { server, clock, ca } = reached;
+        let longest_step = LONGEST_STEP + timeout * REQUESTS_A_STEP;
+        let heartbeat = self.heartbeats.add(format!("reloader of server {name}"), longest_step);
         let settings = reloader::Settings { server: name, ignore_missing, ..self.settings.clone() };
         let poller =
             Poller::new(server, method, threshold, settings.period, self.pace, ignore_missing);
@@ -265,6 +281,7 @@ impl Reloaders {
         let (store, patcher) = (Arc::clone(&self.store), Patcher::new(self.client.clone()));
         let budget = self.budget.clone();
         let reloader = Reloader::new(store, poller, patcher, Log, clocks, settings, budget);
+        let reloader = reloader.with_heartbeat(heartbeat);
         let follow = async {
             if let Some(secret) = ca {
                 secret.follow(shutdown.clone()).await;
@@ -313,18 +330,18 @@ impl Reloaders {
 /// Spawns what watches the cluster: a collector of each kind, and a reader of each kind of sources that
 /// may be read.
 fn collect(
-    client: &client::Client,
-    store: &Arc<Store>,
-    synced: &CancellationToken,
+    reloaders: &Reloaders,
     sync_period: Duration,
     tasks: &mut JoinSet<&'static str>,
     shutdown: &CancellationToken,
 ) {
+    let Reloaders { client, store, synced, heartbeats, .. } = reloaders;
     let wanted = Wanted::default();
     let (concerned, changes) = Concerned::new();
     for (kind, changed) in Kind::ALL.into_iter().zip(changes) {
-        let settings =
-            collector::Settings { sync_period, synced: synced.clone(), wanted: wanted.clone() };
+        let heartbeat = heartbeats.add(format!("collector of {kind}s"), LONGEST_STEP);
+        let (synced, wanted) = (synced.clone(), wanted.clone());
+        let settings = collector::Settings { sync_period, synced, wanted, heartbeat };
         let collector = Collector::new(kind, client.clone(), Arc::clone(store), changed, settings);
         let shutdown = shutdown.clone();
         tasks.spawn(async move {

@@ -24,6 +24,7 @@ use crate::core::reference::Note;
 use crate::core::store::{Change, Store};
 use crate::core::words::in_short;
 use crate::core::workload::{Kind, WorkloadId};
+use crate::heartbeat::Heartbeat;
 
 /// Lines about one workload, each time that something about it changes. A manifest of a tenant can
 /// hold tens of thousands of odd references, and the first few tell what is wrong.
@@ -42,6 +43,8 @@ pub struct Settings {
     pub synced: CancellationToken,
     /// Told when workloads name sources that are to be read.
     pub wanted: Wanted,
+    /// Told that it moves.
+    pub heartbeat: Heartbeat,
 }
 
 /// Watches one kind.
@@ -77,9 +80,10 @@ impl Collector {
         settings: Settings,
     ) -> Self {
         let api = Api::all_with(client, &kind);
+        let watching = Watching::new(api, kind.plural(), settings.sync_period);
         Self {
             kind,
-            watching: Watching::new(api, kind.plural(), settings.sync_period),
+            watching: watching.with_heartbeat(settings.heartbeat.clone()),
             store,
             settings,
             changed,
@@ -111,6 +115,7 @@ impl Collector {
         };
         if matches!(event, Event::InitDone) {
             // Who waits for a source is not known yet, and the list has not ended before.
+            self.settings.heartbeat.waits_for_others();
             while !self.waiting.is_empty() {
                 match self.changed.recv().await {
                     Some(id) => self.read_again(&id),

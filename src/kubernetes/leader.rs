@@ -11,12 +11,13 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{ApiResource, DynamicObject, PostParams, WatchEvent};
 use kube::{Api, Client};
 use serde_json::Value;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::client::{RequestError, in_time_of};
 use crate::core::lease::{Contender, Record, Step, Terms};
+use crate::heartbeat::{Heartbeat, Heartbeats, LONGEST_STEP, Stuck};
 use crate::reloader::{Candidacy, Claim};
 
 mod object;
@@ -70,6 +71,11 @@ impl Settings {
         let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
         Self { identity, namespace, name, terms }
     }
+
+    /// One who knows nothing of the lease.
+    fn contender(&self) -> Contender {
+        Contender::new(&self.identity, self.terms, STAND_BACK.mul_f64(fastrand::f64()))
+    }
 }
 
 /// Runs for the lease.
@@ -77,6 +83,9 @@ pub struct Leader {
     api: Api<DynamicObject>,
     settings: Settings,
     candidacy: Candidacy,
+    /// Whoever has a loop that is stuck leads nothing.
+    heartbeats: Heartbeats,
+    heartbeat: Heartbeat,
     contender: Contender,
     /// The object as it was last seen: what others wrote into it is written back.
     object: Option<DynamicObject>,
@@ -94,16 +103,23 @@ pub struct Leader {
 impl Leader {
     /// One who has not begun to run.
     #[must_use]
-    pub fn new(client: Client, settings: Settings, candidacy: Candidacy) -> Self {
-        let Settings { identity, namespace, name, terms } = &settings;
+    pub fn new(
+        client: Client,
+        settings: Settings,
+        candidacy: Candidacy,
+        heartbeats: Heartbeats,
+    ) -> Self {
+        let Settings { identity: _, namespace, name, terms } = &settings;
         let api = Api::namespaced_with(client, namespace, &ApiResource::erase::<Lease>(&()));
-        let stand_back = STAND_BACK.mul_f64(fastrand::f64());
-        let contender = Contender::new(identity, *terms, stand_back);
+        let contender = settings.contender();
+        let heartbeat = heartbeats.add("leader election", LONGEST_STEP);
         let watch = LeaseWatch::new(api.clone(), name, *terms);
         Self {
             api,
             settings,
             candidacy,
+            heartbeats,
+            heartbeat,
             contender,
             object: None,
             watch,
@@ -119,7 +135,7 @@ impl Leader {
     pub async fn run(mut self, shutdown: CancellationToken, ended: impl Future<Output = ()>) {
         let contend = async {
             self.candidacy.stands().await;
-            self.contend().await;
+            self.run_for_it().await;
         };
         tokio::select! {
             () = contend => {}
@@ -132,8 +148,21 @@ impl Leader {
         }
     }
 
-    async fn contend(&mut self) {
+    /// Runs for the lease, but for while a loop of this process is stuck.
+    async fn run_for_it(&mut self) {
         loop {
+            let stuck = self.contend().await;
+            self.stand_down(&stuck).await;
+        }
+    }
+
+    /// Runs for the lease, and keeps it, until a loop of this process is stuck.
+    async fn contend(&mut self) -> Stuck {
+        loop {
+            if let Some(stuck) = self.heartbeats.stuck() {
+                return stuck;
+            }
+            self.heartbeat.works();
             let now = Instant::now();
             self.tell(now);
             let time = match self.contender.step(now.into_std(), self.watch.is_up()) {
@@ -158,6 +187,23 @@ impl Leader {
                 Err(error) => self.is_not_watched(&error),
             }
         }
+    }
+
+    /// Leaves the lease to others for as long as a loop of this process is stuck.
+    async fn stand_down(&mut self, stuck: &Stuck) {
+        error!(worker = WORKER, "{stuck}. {} is left to another replica", self.lease());
+        if timeout(RELEASE_WITHIN, self.release()).await.is_err() {
+            warn!(worker = WORKER, "{} is left to its end: no answer", self.lease());
+        }
+        self.is_leading = false;
+        while self.heartbeats.stuck().is_some() {
+            self.heartbeat.works();
+            sleep(self.settings.terms.retry_period).await;
+        }
+        info!(worker = WORKER, "All loops move again");
+        // What was known of the lease is old.
+        self.contender = self.settings.contender();
+        self.watch.renew();
     }
 
     /// Tells the reloader, and the log, what has changed.
@@ -389,9 +435,83 @@ fn is_conflict(step: &Step, error: &RequestError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use std::sync::{Arc, Mutex};
 
+    use axum::body::Body as Answer;
+    use http::{Method, Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+    use tower::{BoxError, service_fn};
+
+    use super::super::scripted::status;
     use super::*;
+    use crate::reloader::contended;
+
+    /// A client of an API server that keeps one Lease, and what it holds.
+    fn client() -> (Client, Arc<Mutex<Option<Value>>>) {
+        let lease: Arc<Mutex<Option<Value>>> = Arc::default();
+        let kept = Arc::clone(&lease);
+        let server = service_fn(move |request: Request<Body>| {
+            let kept = Arc::clone(&kept);
+            async move {
+                sleep(Duration::from_millis(10)).await;
+                let (head, body) = request.into_parts();
+                let body = body.collect_bytes().await?;
+                let mut lease = kept.lock().unwrap();
+                if head.method != Method::GET {
+                    let mut object: Value = serde_json::from_slice(&body)?;
+                    let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
+                    let before = lease.as_ref().map_or(Value::Null, &version);
+                    if version(&object) != before {
+                        return Ok(status(409));
+                    }
+                    let number: u64 = before.as_str().map_or(Ok(0), str::parse)?;
+                    object["metadata"]["resourceVersion"] = (number + 1).to_string().into();
+                    *lease = Some(object);
+                } else if head.uri.query().is_some_and(|query| query.contains("watch")) {
+                    return Ok(Response::new(Answer::empty()));
+                }
+                let answer = lease.as_ref().map(|lease| Answer::from(lease.to_string()));
+                Ok::<_, BoxError>(answer.map_or_else(|| status(404), Response::new))
+            }
+        });
+        (Client::new(server, "default"), lease)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_has_a_loop_that_is_stuck_leaves_the_lease_to_others_until_it_moves() {
+        let seconds = Duration::from_secs;
+        let terms =
+            Terms { duration: seconds(15), renew_deadline: seconds(10), retry_period: seconds(2) };
+        let (client, lease) = client();
+        let settings = Settings::new(&client, terms, "lease".to_owned(), None, "me");
+        let (candidacy, leadership) = contended();
+        let heartbeats = Heartbeats::default();
+        let reloader = heartbeats.add("reloader", seconds(60));
+        let mut leader = Leader::new(client, settings, candidacy, heartbeats);
+        let holder = || lease.lock().unwrap().as_ref().map(|lease| read(lease).holder);
+        let test = async {
+            reloader.works();
+            for _ in 0..6 {
+                sleep(seconds(9)).await;
+                let holder = holder().unwrap();
+                assert!(leadership.holds() && holder.starts_with("me_"), "{holder:?}");
+            }
+            sleep(seconds(10)).await;
+            for _ in 0..10 {
+                assert!(!leadership.holds());
+                assert_eq!(holder().as_deref(), Some(""));
+                sleep(seconds(60)).await;
+            }
+            reloader.waits_for_others();
+            sleep(seconds(10)).await;
+            assert!(leadership.holds());
+        };
+        tokio::select! {
+            () = leader.run_for_it() => panic!("it runs until the end"),
+            () = test => {}
+        }
+    }
 
     #[test]
     fn a_lease_that_is_gone_is_a_conflict_and_a_namespace_that_is_gone_an_error() {

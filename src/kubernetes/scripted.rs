@@ -53,8 +53,10 @@ pub(super) fn list(items: &[Value], next: &str) -> Answer {
 
 /// A refusal.
 pub(super) fn status(code: u16) -> Response<Answer> {
-    let status =
-        json!({ "kind": "Status", "status": "Failure", "code": code, "message": "so it is" });
+    let reason = if code == 404 { "NotFound" } else { "" };
+    let status = json!({
+        "kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": "so it is",
+    });
     let mut response = Response::new(Answer::from(status.to_string()));
     *response.status_mut() = http::StatusCode::from_u16(code).unwrap();
     response

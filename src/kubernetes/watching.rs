@@ -16,6 +16,7 @@ use tracing::{debug, error, info};
 
 use super::bounds::is_too_long;
 use crate::core::words::in_short;
+use crate::heartbeat::Heartbeat;
 
 /// The worker that log lines name.
 pub(super) const WORKER: &str = "collector";
@@ -46,6 +47,7 @@ pub(super) struct Watching<K> {
     /// All is read anew after so long.
     sync_period: Duration,
     api: Api<K>,
+    heartbeat: Heartbeat,
     events: Option<Open<K>>,
     page: u32,
     is_failing: bool,
@@ -77,6 +79,7 @@ where
             resource,
             sync_period,
             api,
+            heartbeat: Heartbeat::default(),
             events: None,
             page: PAGE,
             is_failing: false,
@@ -85,6 +88,11 @@ where
             pause: None,
             last_asked: None,
         }
+    }
+
+    /// The same, which says by `heartbeat` that it moves.
+    pub(super) fn with_heartbeat(self, heartbeat: Heartbeat) -> Self {
+        Self { heartbeat, ..self }
     }
 
     /// Has all read anew before long: at once, unless that was asked for within a minute.
@@ -100,6 +108,7 @@ where
     pub(super) async fn next(&mut self) -> Event<K> {
         loop {
             if let Some(pause) = self.pause {
+                self.heartbeat.waits_until(pause);
                 sleep_until(pause).await;
                 self.pause = None;
             }
@@ -114,6 +123,7 @@ where
             });
             let silence = open.heard + LONGEST_SILENCE;
             let limit = open.list.as_ref().map_or(open.end, |list| silence.min(list.ends));
+            self.heartbeat.waits_until(limit);
             match timeout_at(limit, open.events.next()).await {
                 Ok(Some(Ok(event))) => {
                     open.take_in(&event);

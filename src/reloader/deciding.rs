@@ -70,6 +70,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         }
         let wanted: Vec<_> = asking.iter().map(|stored| Arc::clone(&stored.workload)).collect();
         debug!(worker = WORKER, "Asking for the revisions of {} workloads", wanted.len());
+        self.heartbeat.works();
         // Both clocks count for what is decided by a revision.
         let revisions = self.cluster.revisions(&wanted);
         let ((), mut found) = join(self.vault.read_clock(), revisions).await;
@@ -196,6 +197,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         let held = match hold {
             Some(Hold::Stripped) if memory.past.answered => {
                 let hours = memory.past.stripped(now).as_hours();
+                self.heartbeat.works();
                 let by = self.cluster.last_writer(id).await;
                 Some(Held::Stripped { hours, by, owner: workload.owner.as_deref() })
             }

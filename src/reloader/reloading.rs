@@ -95,6 +95,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
                     (next.stored, next.cause, outcome)
                 });
             }
+            self.heartbeat.works();
             let Some((stored, cause, outcome)) = under_way.next().await else { break };
             let id = &stored.workload.id;
             if cause == Cause::Found && outcome.began_nothing() {

@@ -23,6 +23,7 @@ mod leading;
 mod outage;
 mod rounds;
 mod settling;
+mod stuck;
 mod told;
 
 /// What both fakes share with the test.

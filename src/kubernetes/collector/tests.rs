@@ -23,6 +23,7 @@ fn collector(
         sync_period: Duration::from_hours(1),
         synced: CancellationToken::new(),
         wanted: Wanted::default(),
+        heartbeat: Heartbeat::default(),
     };
     let client = scripted::client(script);
     let collector = Collector::new(Kind::Deployment, client, Arc::clone(&store), changed, settings);

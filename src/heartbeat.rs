@@ -1,0 +1,123 @@
+//! Whether each loop of the process still moves.
+//!
+//! A loop says before each step that it works, and before each wait until when, or that it waits for
+//! others. It is stuck once that time is over by more than a step may take: so a long period, a pause that
+//! a server asks for, or a replica that does not lead is no reason to restart anything.
+//!
+//! Architecture Invariant: what is said here decides nothing but whether the process is restarted, and
+//! whether another replica leads.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long a step may take that asks for nothing but what has a time-out of its own. The longest asks
+/// for the revisions of all workloads, and takes minutes where each request takes as long as it may.
+pub const LONGEST_STEP: Duration = Duration::from_mins(15);
+
+/// The loops of a process.
+#[derive(Clone, Debug, Default)]
+pub struct Heartbeats(Arc<Mutex<Vec<(Box<str>, Heartbeat)>>>);
+
+/// What one loop says of itself. It begins with waiting for others.
+#[derive(Clone, Debug, Default)]
+pub struct Heartbeat {
+    longest_step: Duration,
+    /// When it will have moved; `None` while it waits for others.
+    due: Arc<Mutex<Option<Instant>>>,
+}
+
+/// A loop that does not move any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// Which one.
+    pub name: Box<str>,
+    /// For how long it should have moved.
+    pub overdue: Duration,
+}
+
+impl fmt::Display for Stuck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the {} is stuck: it should have moved {} s ago",
+            self.name,
+            self.overdue.as_secs()
+        )
+    }
+}
+
+impl Heartbeats {
+    /// That of another loop, of which a step takes `longest_step` at most.
+    pub fn add(&self, name: impl Into<Box<str>>, longest_step: Duration) -> Heartbeat {
+        let heartbeat = Heartbeat { longest_step, due: Arc::default() };
+        lock(&self.0).push((name.into(), heartbeat.clone()));
+        heartbeat
+    }
+
+    /// The loop that has been stuck for the longest time, if any is.
+    #[must_use]
+    pub fn stuck(&self) -> Option<Stuck> {
+        let now = Instant::now();
+        let overdue = |heartbeat: &Heartbeat| now.checked_duration_since((*lock(&heartbeat.due))?);
+        let loops = lock(&self.0);
+        let stuck = loops.iter().filter_map(|(name, heartbeat)| Some((name, overdue(heartbeat)?)));
+        let (name, overdue) = stuck.max_by_key(|(_, overdue)| *overdue)?;
+        Some(Stuck { name: name.clone(), overdue })
+    }
+}
+
+impl Heartbeat {
+    /// A step begins.
+    pub fn works(&self) {
+        self.waits_until(Instant::now());
+    }
+
+    /// It waits until this time, or less.
+    pub fn waits_until(&self, time: Instant) {
+        *lock(&self.due) = time.checked_add(self.longest_step);
+    }
+
+    /// It waits for what other loops do, or other replicas, and may do so for ever.
+    pub fn waits_for_others(&self) {
+        *lock(&self.due) = None;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const STEP: Duration = Duration::from_mins(1);
+    const HOUR: Duration = Duration::from_hours(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_is_stuck_once_a_step_takes_too_long_and_not_while_it_waits() {
+        let heartbeats = Heartbeats::default();
+        let (one, other) = (heartbeats.add("one", STEP), heartbeats.add("other", STEP));
+        let stuck = || heartbeats.stuck().map(|stuck| stuck.to_string());
+        advance(HOUR).await;
+        assert_eq!(stuck(), None, "neither has begun");
+        one.works();
+        other.waits_until(Instant::now() + HOUR);
+        advance(STEP - Duration::from_secs(1)).await;
+        assert_eq!(stuck(), None);
+        one.works();
+        advance(STEP + Duration::from_secs(5)).await;
+        assert_eq!(stuck().unwrap(), "the one is stuck: it should have moved 5 s ago");
+        advance(2 * HOUR).await;
+        assert_eq!(&*heartbeats.stuck().unwrap().name, "one", "for longer than the other");
+        one.waits_for_others();
+        assert_eq!(&*heartbeats.stuck().unwrap().name, "other");
+        other.works();
+        assert_eq!(stuck(), None);
+    }
+}
