@@ -1,8 +1,8 @@
 # Base images are named by tag. Where builds must be reproducible to the byte, pin them by digest:
-#   docker build --build-arg BUILDER=rust@sha256:... --build-arg BASE=gcr.io/distroless/cc-debian12@sha256:... .
-ARG BUILDER=rust:1.95-bookworm
+#   docker build --build-arg BUILDER=rust@sha256:... --build-arg BASE=gcr.io/distroless/cc-debian13@sha256:... .
+ARG BUILDER=rust:1.95-trixie
 # glibc, libgcc and CA certificates, no shell; the same Debian as the builder's, so that glibc fits.
-ARG BASE=gcr.io/distroless/cc-debian12:nonroot
+ARG BASE=gcr.io/distroless/cc-debian13:nonroot
 
 FROM ${BUILDER} AS build
 WORKDIR /src
