@@ -114,17 +114,7 @@ async fn start(
     let store = Arc::new(Store::new(servers, readable));
     let heartbeats = Heartbeats::default();
     let health = Health::new(Arc::clone(&store), heartbeats.clone());
-    let listener = bind(&listen).await?;
-    info!("Answering probes at {}", listener.local_addr()?);
-    let router = admin::router(health.clone());
-    tasks.spawn({
-        let shutdown = shutdown.clone();
-        async move {
-            admin::serve(listener, router, shutdown).await;
-            "server of the probes"
-        }
-    });
-
+    answer_probes(&listen, &health, tasks, shutdown.clone()).await?;
     let cluster_clock = Arc::default();
     let client = client::connect(Arc::clone(&cluster_clock)).await?;
     let election = leader_election.map(|LeaderElection { terms, name, namespace, replica }| {
@@ -175,15 +165,13 @@ async fn start(
         });
     }
     for connection in others {
-        let span = telemetry::of_server(&connection.name);
-        let (reloaders, running) = (Arc::clone(&reloaders), running.clone());
-        let (leadership, shutdown) = (leadership.clone(), shutdown.clone());
-        let reload = async move {
-            reloaders.reach_and_run(connection, leadership, shutdown).await;
-            drop(running);
-            "reloader of another server"
-        };
-        tasks.spawn(reload.instrument(span));
+        let (leadership, running) = (leadership.clone(), running.clone());
+        tasks.spawn(Arc::clone(&reloaders).run_another(
+            connection,
+            leadership,
+            running,
+            shutdown.clone(),
+        ));
     }
     tasks.spawn(async move {
         reloaders.run(vault, reached, leadership, shutdown).await;
@@ -295,7 +283,21 @@ impl Reloaders {
     }
 
     /// The same for a server beside the default one: what is wrong with it does not keep the process from
-    /// starting, and is tried again.
+    /// starting, and is tried again. `running` is held until the end.
+    async fn run_another(
+        self: Arc<Self>,
+        connection: Connection,
+        leadership: Leadership,
+        running: mpsc::Sender<()>,
+        shutdown: CancellationToken,
+    ) -> &'static str {
+        let span = telemetry::of_server(&connection.name);
+        let run = self.reach_and_run(connection, leadership, shutdown).instrument(span);
+        Box::pin(run).await;
+        drop(running);
+        "reloader of another server"
+    }
+
     async fn reach_and_run(
         &self,
         connection: Connection,
@@ -368,6 +370,23 @@ fn collect(
             "reader of Secrets"
         });
     }
+}
+
+/// Spawns what answers the probes.
+async fn answer_probes(
+    listen: &Listen,
+    health: &Health,
+    tasks: &mut JoinSet<&'static str>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = bind(listen).await?;
+    info!("Answering probes at {}", listener.local_addr()?);
+    let router = admin::router(health.clone());
+    tasks.spawn(async move {
+        admin::serve(listener, router, shutdown).await;
+        "server of the probes"
+    });
+    Ok(())
 }
 
 async fn bind(listen: &Listen) -> anyhow::Result<TcpListener> {

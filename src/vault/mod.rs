@@ -1,7 +1,7 @@
 //! Everything that talks to a server of the Vault API.
 //!
 //! Architecture Invariant: only this module names `vaultrs` and `reqwest`, it knows nothing of
-//! Kubernetes, and it never asks for anything but KV v2 metadata, the mounts, and its own token.
+//! Kubernetes, and of secrets engines it asks for nothing but their mounts and KV v2 metadata.
 
 pub mod answer;
 pub mod approle;
