@@ -899,6 +899,15 @@ async fn a_given_token_that_is_shorter_than_the_period_is_kept_alive_between_pol
     assert_eq!(renewals.load(Ordering::Relaxed), renewed);
 }
 
+#[tokio::test]
+async fn a_given_token_is_kept_alive_while_no_workload_refers_to_a_secret() {
+    let (mut poller, _renewals, _tasks) = server_of_a_token(Duration::from_secs(2)).await;
+    assert_eq!(poller.poll(&[]).await.failed.len(), 0);
+    keep_alive_for(Duration::from_millis(3500), &poller).await;
+    let asks = asks_for(["secret/data/a".to_owned()].into_iter(), None);
+    assert_eq!(count(&poller.poll(&asks).await), HashMap::from([("live", 1)]));
+}
+
 /// Keeps what is logged.
 #[derive(Clone, Default)]
 struct Kept(Arc<Mutex<Vec<u8>>>);

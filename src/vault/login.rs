@@ -165,6 +165,11 @@ impl Method {
         }
     }
 
+    /// Whether the token is given, so that no login can replace it.
+    pub(super) fn is_given(&self) -> bool {
+        matches!(self, Self::Token(_) | Self::TokenFile(_))
+    }
+
     /// Whether wrong credentials, given a few times, lock whoever they are of out.
     pub(super) fn can_be_locked(&self) -> bool {
         matches!(self, Self::AppRole(_) | Self::UserPass { .. })

@@ -118,6 +118,7 @@ impl Poller {
 
     async fn poll(&mut self, asks: &[Ask]) -> Polled {
         if asks.is_empty() {
+            self.session.without_poll().await;
             return Polled::default();
         }
         if let Some(time) = self.server.resumes_at() {

@@ -157,6 +157,14 @@ impl Session {
         state.pass().ok_or_else(|| state.refusal(LoginError::GivenTokenEnded, Failed::Unknown))
     }
 
+    /// Nothing is to be polled at present: a given token is looked up all the same, so that it is kept alive
+    /// until there is. What is wrong with it is said when it is needed.
+    pub(super) async fn without_poll(&self) {
+        if self.method.is_given() {
+            drop(self.before_poll().await);
+        }
+    }
+
     /// Renews a given token between polls, whenever it would end before the next one, until this is
     /// dropped: no login could replace it. Without a token, and so while this process does not lead, it
     /// waits for one.
