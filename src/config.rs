@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::Parser;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::core::reference::Scheme;
 use crate::core::secret::DEFAULT_CONNECTION;
 use crate::core::server::{Declared, Servers, Undeclared};
 use crate::core::source::Readable;
@@ -397,7 +398,7 @@ impl Config {
             found_per_minute: count("--found-reload-rate", &found_reload_rate)?,
             log: telemetry::Settings { level, json },
             listen: listen(environment("LISTEN_ADDRESS"))?,
-            servers: file.declared(default, undeclared)?,
+            servers: allowed(file.declared(default, undeclared)?, &environment),
             others: file.connections(usual_threshold, &mut warnings)?,
             vault,
             pace: pace(&vault_concurrency, vault_rate.as_deref(), &vault_spread)?,
@@ -408,6 +409,17 @@ impl Config {
             warnings,
         })
     }
+}
+
+/// The servers, with the addresses that the webhook allows, where its variables are set here, too.
+fn allowed(servers: Servers, environment: &impl Fn(&str) -> Option<String>) -> Servers {
+    Scheme::ALL.into_iter().fold(servers, |servers, scheme| {
+        let name = format!("{}_ADDR_ALLOWLIST", scheme.name().to_ascii_uppercase());
+        match environment(&name).filter(|list| !list.trim().is_empty()) {
+            Some(list) => servers.with_allowed(scheme, &list),
+            None => servers,
+        }
+    })
 }
 
 /// The variables of the Vault client, which OpenBao's reads by another prefix.

@@ -47,18 +47,23 @@ fn check_against_slow_reading(manifest: &Manifest, value: &Value) {
     let template = &value["spec"]["template"];
     let mut variables = Vec::new();
     let mut sources = BTreeSet::new();
+    // Containers whose variables hold others; their values are other ones then.
+    let mut expanded = BTreeSet::new();
     let name_of = |source: &Value| source["name"].as_str().unwrap_or_default().to_owned();
     for list in ["containers", "initContainers", "ephemeralContainers"] {
         for container in template["spec"][list].as_array().into_iter().flatten() {
+            let name = container["name"].as_str().unwrap_or_default();
             for variable in container["env"].as_array().into_iter().flatten() {
                 let text = |key: &str| variable[key].as_str().unwrap_or_default();
-                if may_hold_reference(text("value")) {
-                    let container = container["name"].as_str().unwrap_or_default();
-                    variables.push((container, text("name"), text("value")));
-                } else {
+                if text("value").contains('$') {
+                    expanded.insert(name);
+                }
+                if text("value").is_empty() {
                     let from = &variable["valueFrom"];
                     sources.insert(name_of(&from["configMapKeyRef"]));
                     sources.insert(name_of(&from["secretKeyRef"]));
+                } else if may_hold_reference(text("value")) {
+                    variables.push((name, text("name"), text("value")));
                 }
             }
             for from in container["envFrom"].as_array().into_iter().flatten() {
@@ -67,6 +72,7 @@ fn check_against_slow_reading(manifest: &Manifest, value: &Value) {
             }
         }
     }
+    variables.retain(|(container, ..)| !expanded.contains(container));
     variables.sort_unstable();
     let all = || {
         manifest.containers.iter().flat_map(|container| {
@@ -75,9 +81,12 @@ fn check_against_slow_reading(manifest: &Manifest, value: &Value) {
     };
     let mut read: Vec<_> = all()
         .filter_map(|(container, variable)| match &variable.value {
-            EnvValue::Literal(value) => Some((container, &*variable.name, &**value)),
-            EnvValue::Key { .. } | EnvValue::Other => None,
+            EnvValue::Literal(value) | EnvValue::Partly(value) if may_hold_reference(value) => {
+                Some((container, &*variable.name, &**value))
+            }
+            _ => None,
         })
+        .filter(|(container, ..)| !expanded.contains(container))
         .collect();
     read.sort_unstable();
     assert_eq!(read, variables);

@@ -484,6 +484,23 @@ fn meant(servers: &Servers, address: &str) -> (String, Option<Reason>) {
 }
 
 #[test]
+fn the_lists_of_the_webhook_are_read() {
+    let list = |value| {
+        let config = load(&[], &[ROLE, ("VAULT_ADDR_ALLOWLIST", value)]).unwrap();
+        meant(&config.servers, "https://vault:8200").1
+    };
+    assert_eq!(list("https://other, https://vault:8200/"), None);
+    assert_eq!(list("https://other"), Some(Reason::AddressNotAllowed));
+    // As if it were not set, nothing is known of what the webhook takes.
+    assert_eq!(list(" "), None);
+    let config = load(&[], &[ROLE, ("BAO_ADDR_ALLOWLIST", "https://other")]).unwrap();
+    assert_eq!(meant(&config.servers, "https://vault:8200").1, None);
+    let of_bao = [("secrets-webhook.security.bank-vaults.io/bao-addr", "https://vault:8200")];
+    let (_, reason) = config.servers.meant_by(&of_bao.into_iter().collect(), Scheme::Bao);
+    assert_eq!(reason, Some(Reason::AddressNotAllowed));
+}
+
+#[test]
 fn other_servers_are_declared_by_a_file_and_take_nothing_from_the_default_one() {
     let (_folder, flag) = with_servers(
         r#"

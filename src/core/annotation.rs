@@ -2,7 +2,7 @@
 //!
 //! Two generations of names are in use; where both are present the current one counts.
 
-use super::reference::Scheme;
+use super::reference::{Scheme, settings};
 
 /// Prefix of the annotations that this controller owns.
 const RELOADER: &str = "secrets-reloader.security.bank-vaults.io/";
@@ -10,6 +10,9 @@ const RELOADER: &str = "secrets-reloader.security.bank-vaults.io/";
 /// On a pod template: a value never used before, so that two templates of ours always differ, and a
 /// template that was put back can be told from the one that the record belongs to.
 pub const MARK: &str = "secrets-reloader.security.bank-vaults.io/reload-mark";
+
+/// A label of a pod template: by the value `skip`, pods do not reach the webhook at all.
+pub const MUTATE_LABEL: &str = "security.banzaicloud.io/mutate";
 
 /// On the metadata of a workload: the record, see [`super::record`].
 pub const RECORD: &str = "secrets-reloader.security.bank-vaults.io/reload-record";
@@ -129,7 +132,8 @@ pub fn is_read_on_template(key: &str) -> bool {
         || WEBHOOK.iter().any(|(_, current, older)| key == *current || Some(key) == *older)
 }
 
-/// The annotations of a pod template, or of a workload, that the controller reads.
+/// The annotations of a pod template, or of a workload, that the controller reads, and the one
+/// [label](MUTATE_LABEL).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Annotations(Vec<(String, String)>);
 
@@ -149,6 +153,34 @@ impl Annotations {
     #[must_use]
     pub fn webhook(&self, which: Webhook) -> Option<&str> {
         which.keys().find_map(|key| self.get(key))
+    }
+
+    /// Whether the webhook leaves the pods alone.
+    #[must_use]
+    pub fn is_left_alone(&self) -> bool {
+        // Either generation counts by itself, whatever the other one holds.
+        Webhook::Mutate.keys().chain([MUTATE_LABEL]).any(|key| self.get(key) == Some("skip"))
+    }
+
+    /// Whether references of a scheme are resolved, by the provider that is named.
+    #[must_use]
+    pub fn resolves(&self, scheme: Scheme) -> bool {
+        match self.webhook(Webhook::Provider) {
+            None | Some("") => true,
+            Some(provider) => provider == scheme.name(),
+        }
+    }
+
+    /// The Vault namespace that is named for a scheme; an empty annotation names none.
+    #[must_use]
+    pub fn vault_namespace(&self, scheme: Scheme) -> Option<&str> {
+        settings::namespace(self.webhook(Webhook::Namespace(scheme))?)
+    }
+
+    /// The list of paths of a scheme that all containers get; none where it is empty.
+    #[must_use]
+    pub fn path_list(&self, scheme: Scheme) -> Option<&str> {
+        self.webhook(Webhook::FromPath(scheme)).filter(|list| !list.is_empty())
     }
 
     /// How long they are, in bytes.
@@ -184,6 +216,20 @@ mod tests {
         let older: Annotations =
             [(OptIn::Older.key(), "true"), (OptIn::Current.key(), "false")].into_iter().collect();
         assert_eq!(older.opt_in(), Some(OptIn::Older));
+    }
+
+    #[test]
+    fn the_webhook_is_kept_away_by_either_generation_and_by_a_label() {
+        let current = "secrets-webhook.security.bank-vaults.io/mutate";
+        let older = "vault.security.banzaicloud.io/mutate";
+        let is_left_alone =
+            |pairs: &[(&str, &str)]| pairs.iter().copied().collect::<Annotations>().is_left_alone();
+        for key in [current, older, MUTATE_LABEL] {
+            assert!(is_left_alone(&[(key, "skip")]), "{key}");
+            assert!(!is_left_alone(&[(key, "true")]), "{key}");
+        }
+        assert!(is_left_alone(&[(current, "true"), (older, "skip")]));
+        assert!(!is_left_alone(&[]));
     }
 
     #[test]

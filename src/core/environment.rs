@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+pub mod expansion;
+
 /// What variables can come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SourceKind {
@@ -61,6 +63,9 @@ pub struct Container {
     pub from: Vec<EnvFrom>,
     /// `env`, in order.
     pub variables: Vec<EnvVar>,
+    /// Whether its command or arguments name an injector, which then resolves references at each start, whether the
+    /// webhook has put it there or not.
+    pub starts_injector: bool,
 }
 
 impl Container {
@@ -69,7 +74,7 @@ impl Container {
     pub fn weight(&self) -> usize {
         let of_variable = |variable: &EnvVar| {
             let value = match &variable.value {
-                EnvValue::Literal(value) => value.len(),
+                EnvValue::Literal(value) | EnvValue::Partly(value) => value.len(),
                 EnvValue::Key { source, key, .. } => source.name.len() + key.len(),
                 EnvValue::Other => 0,
             };
@@ -81,11 +86,24 @@ impl Container {
         self.name.len() + variables + sources
     }
 
+    /// Whether a word of a command is the program of an injector, wherever it lies.
+    #[must_use]
+    pub fn is_injector(word: &str) -> bool {
+        let program = word.rsplit('/').next().unwrap_or_default();
+        ["vault-env", "secret-init"].contains(&program)
+    }
+
+    /// The variable of `env` that counts for a name: the last one.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&EnvVar> {
+        self.variables.iter().rev().find(|variable| variable.name == name)
+    }
+
     /// The sources that it names.
     pub fn sources(&self) -> impl Iterator<Item = &SourceName> {
         let of_keys = self.variables.iter().filter_map(|variable| match &variable.value {
             EnvValue::Key { source, .. } => Some(source),
-            EnvValue::Literal(_) | EnvValue::Other => None,
+            EnvValue::Literal(_) | EnvValue::Partly(_) | EnvValue::Other => None,
         });
         self.from.iter().map(|from| &from.source).chain(of_keys)
     }
@@ -101,7 +119,7 @@ pub struct EnvVar {
 }
 
 impl EnvVar {
-    /// A variable whose value stands in the template.
+    /// A variable whose value stands in the template, as Kubernetes hands it over.
     #[must_use]
     pub fn literal(name: impl Into<String>, value: impl Into<String>) -> Self {
         Self { name: name.into(), value: EnvValue::Literal(value.into()) }
@@ -111,8 +129,10 @@ impl EnvVar {
 /// Where the value of a variable is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EnvValue {
-    /// In the template itself.
+    /// In the template itself, expanded.
     Literal(String),
+    /// The same, with variables in it that are not in the template, which stand as `$(NAME)`.
+    Partly(String),
     /// In a source: `valueFrom.configMapKeyRef` or `valueFrom.secretKeyRef`.
     Key {
         /// The source.

@@ -5,20 +5,16 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::annotation::{Annotations, MARK, OptIn, Webhook};
+use super::annotation::{Annotations, MARK, OptIn};
 use super::environment::{Container, SourceName};
 use super::record::{Record, RecordError, Recorded};
+use super::reference::settings::{self, Destination, Setting};
 use super::reference::{self, Note, Origin, Reason, Scheme};
 use super::rollout::Rollout;
 use super::secret::SecretId;
 use super::server::{Declared, Servers};
 use super::source::Sources;
-use super::words::parse_bool;
 use super::workload::{Kind, Workload, WorkloadId};
-
-/// The longest name of a Vault namespace, in bytes. It goes into a header of each request and into
-/// each line about one of its secrets; no server of the API takes a longer one.
-const LONGEST_NAMESPACE: usize = 1024;
 
 /// The most secrets that are watched for one workload. Each costs Vault a request a poll, and the record an
 /// entry of 30 bytes, of the 256 KiB that all annotations of an object share.
@@ -83,11 +79,12 @@ pub struct Target<'a> {
     pub namespace: Option<Arc<str>>,
 }
 
-/// Where the references of each scheme lead, all to one server.
+/// Where references lead, all to one server.
 #[derive(Clone, Debug, Default)]
 pub struct Targets<'a> {
-    /// The targets; references of a scheme that is not here are not watched.
-    pub by_scheme: BTreeMap<Scheme, Target<'a>>,
+    /// The targets, by scheme and by what containers say; references of what is not here are not
+    /// watched.
+    pub known: BTreeMap<(Scheme, Destination<'a>), Target<'a>>,
     /// Why one is not, or what is odd about it.
     pub notes: Vec<Note>,
 }
@@ -98,12 +95,6 @@ impl Manifest {
     pub fn id(&self, kind: Kind) -> WorkloadId {
         let (namespace, name) = (self.namespace.as_str().into(), self.name.as_str().into());
         WorkloadId { kind, namespace, name }
-    }
-
-    /// How it opts in; nothing where it does not, or the webhook leaves it alone.
-    fn opt_in(&self) -> Option<OptIn> {
-        let left_alone = self.annotations.webhook(Webhook::Mutate) == Some("skip");
-        self.annotations.opt_in().filter(|_| !left_alone)
     }
 
     /// How long the texts of tenants in it are, in bytes.
@@ -117,8 +108,11 @@ impl Manifest {
     /// The sources that it names, if it opts in.
     #[must_use]
     pub fn sources(&self) -> BTreeSet<&SourceName> {
-        let containers = self.opt_in().map(|_| &self.containers);
-        containers.into_iter().flatten().flat_map(Container::sources).collect()
+        let containers = self.annotations.opt_in().map(|_| &self.containers);
+        let is_injected =
+            |container: &&Container| container.starts_injector || !self.annotations.is_left_alone();
+        let containers = containers.into_iter().flatten().filter(is_injected);
+        containers.flat_map(Container::sources).collect()
     }
 
     /// Reads a manifest, with what is known of the sources that it names.
@@ -127,21 +121,22 @@ impl Manifest {
     #[must_use]
     pub fn read(&self, kind: Kind, servers: &Servers, sources: &Sources) -> Read {
         let id = self.id(kind);
-        let Some(opt_in) = self.opt_in() else {
+        let Some(opt_in) = self.annotations.opt_in() else {
             let notes = Vec::new();
             return Read { id, workload: None, notes, is_waiting: false, record_error: None };
         };
         let look_up = |named: &_| sources.look_up(&id.namespace, named);
         let mut found = reference::extract(&self.annotations, &self.containers, look_up);
-        let in_use: BTreeSet<Scheme> = found.paths.iter().map(|(scheme, _)| *scheme).collect();
-        let Targets { by_scheme, notes } = self.targets(&in_use, servers);
+        let in_use: BTreeSet<_> =
+            found.paths.iter().map(|(scheme, to, _)| (*scheme, *to)).collect();
+        let Targets { known, notes } = self.targets(&in_use, servers);
         found.notes.extend(notes);
-        let secret = |(scheme, path): (Scheme, String)| {
-            let Target { server, namespace } = by_scheme.get(&scheme)?;
+        let secret = |(scheme, to, path): (Scheme, Destination, String)| {
+            let Target { server, namespace } = known.get(&(scheme, to))?;
             let (connection, namespace) = (Arc::clone(&server.name), namespace.clone());
             Some(Arc::new(SecretId { connection, namespace, path: path.into() }))
         };
-        // In both schemes, one secret can be meant.
+        // In both schemes, and in several containers, one secret can be meant.
         let mut secrets: BTreeSet<_> = found.paths.into_iter().filter_map(secret).collect();
         if let Some(first_beyond) = secrets.iter().nth(MOST_SECRETS).cloned() {
             secrets.split_off(&first_beyond);
@@ -159,8 +154,9 @@ impl Manifest {
             // that can count.
             recorded.versions.retain(secrets.iter().map(|secret| secret.hash64()));
         }
+        let schemes: BTreeSet<Scheme> = in_use.iter().map(|(scheme, _)| *scheme).collect();
         let workload =
-            (!secrets.is_empty()).then(|| self.workload(&id, opt_in, &in_use, recorded, secrets));
+            (!secrets.is_empty()).then(|| self.workload(&id, opt_in, &schemes, recorded, secrets));
         Read { id, workload, notes: found.notes, is_waiting: found.is_waiting, record_error }
     }
 
@@ -168,7 +164,7 @@ impl Manifest {
         &self,
         id: &WorkloadId,
         opt_in: OptIn,
-        in_use: &BTreeSet<Scheme>,
+        schemes: &BTreeSet<Scheme>,
         recorded: Option<Recorded>,
         secrets: Box<[Arc<SecretId>]>,
     ) -> Workload {
@@ -187,61 +183,72 @@ impl Manifest {
             opt_in,
             count: count.unwrap_or(0),
             mark: self.annotations.get(MARK).map(Into::into),
-            ignore_missing: self.ignores_missing(in_use),
+            ignore_missing: settings::ignores_missing(&self.annotations, &self.containers, schemes),
             update_revision: self.update_revision.as_deref().map(Into::into),
             recorded,
             secrets,
         }
     }
 
-    /// Where the references of each scheme in use lead.
+    /// Where the references of each scheme in use lead, by what containers say.
     #[must_use]
-    pub fn targets<'a>(&self, in_use: &BTreeSet<Scheme>, servers: &'a Servers) -> Targets<'a> {
+    pub fn targets<'a>(
+        &'a self,
+        in_use: &BTreeSet<(Scheme, Destination<'a>)>,
+        servers: &'a Servers,
+    ) -> Targets<'a> {
         let mut targets = Targets::default();
-        for scheme in in_use {
-            let (server, doubt) = servers.meant_by(&self.annotations, *scheme);
-            let doubt = doubt.map(|reason| Note { origin: Origin::Address(*scheme), reason });
-            let named = self.vault_namespace(*scheme);
-            let is_bad =
-                |name: &&str| name.len() > LONGEST_NAMESPACE || name.contains(char::is_control);
-            // Left out, the same paths of another namespace would be read.
-            let bad_namespace = named
-                .filter(is_bad)
-                .map(|_| Note { origin: Origin::Namespace(*scheme), reason: Reason::BadNamespace });
-            let other = targets.by_scheme.values().any(|target| target.server.name != server.name);
-            let two_servers = Note { origin: Origin::Address(*scheme), reason: Reason::TwoServers };
-            let other = other.then_some(two_servers);
-            let notes: Vec<_> = [doubt, bad_namespace, other].into_iter().flatten().collect();
-            if !notes.iter().any(|note| note.reason.is_warning()) {
-                let namespace = named.map_or_else(|| server.namespace.clone(), |n| Some(n.into()));
-                targets.by_scheme.insert(*scheme, Target { server, namespace });
+        let mut notes = BTreeSet::new();
+        for (scheme, to) in in_use {
+            // What a container says by itself passes no webhook.
+            let (server, doubt) = match to.container {
+                Some(_) => servers.at(to.address),
+                None => servers.meant_by(&self.annotations, *scheme),
+            };
+            let origin = || match to.container {
+                Some(container) => Origin::Env {
+                    container: container.to_owned(),
+                    name: Setting::Address.names(*scheme)[0].to_owned(),
+                },
+                None => Origin::Address(*scheme),
+            };
+            notes.extend(doubt.map(|reason| Note { origin: origin(), reason }));
+            if matches!(doubt, Some(Reason::AddressRefused | Reason::AddressNotAllowed)) {
+                continue;
             }
-            targets.notes.extend(notes);
+            let named = to.namespace.or_else(|| self.named_namespace(*scheme, *to));
+            let is_bad = named.is_some_and(|name| !settings::is_namespace(name));
+            // Left out, the same paths of another namespace would be read. Of a variable it is said
+            // where that is read.
+            if is_bad && to.namespace.is_none() {
+                let origin = Origin::Namespace(*scheme);
+                notes.insert(Note { origin, reason: Reason::BadNamespace });
+            }
+            // All that are known are of the server of the first.
+            let first = targets.known.values().next();
+            let is_other = first.is_some_and(|target| target.server.name != server.name);
+            if is_other {
+                notes.insert(Note { origin: origin(), reason: Reason::TwoServers });
+            }
+            if !is_bad && !is_other {
+                let namespace = named.map_or_else(|| server.namespace.clone(), |n| Some(n.into()));
+                targets.known.insert((*scheme, *to), Target { server, namespace });
+            }
         }
+        targets.notes = notes.into_iter().collect();
         targets
     }
 
-    /// The Vault namespace that the workload names for a scheme; an empty annotation names none.
-    #[must_use]
-    pub fn vault_namespace(&self, scheme: Scheme) -> Option<&str> {
-        let name = self.annotations.webhook(Webhook::Namespace(scheme))?.trim_matches('/');
-        (!name.is_empty()).then_some(name)
-    }
-
-    /// Whether its annotations say that missing secrets are no error, whoever resolves them.
-    fn ignores_missing(&self, in_use: &BTreeSet<Scheme>) -> bool {
-        let ignores = |scheme: &Scheme| {
-            let value = self.annotations.webhook(Webhook::IgnoreMissingSecrets(*scheme));
-            // What is neither is false for the webhook, too.
-            value.and_then(parse_bool) == Some(true)
-        };
-        in_use.iter().all(ignores)
+    /// The Vault namespace that the webhook names for a scheme.
+    fn named_namespace(&self, scheme: Scheme, to: Destination) -> Option<&str> {
+        self.annotations.vault_namespace(scheme).filter(|_| to.container.is_none())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::environment::EnvVar;
+    use super::super::reference::settings::LONGEST_NAMESPACE;
     use super::super::secret::DEFAULT_CONNECTION;
     use super::super::server::{Address, Undeclared};
     use super::*;
@@ -442,6 +449,68 @@ mod tests {
         let ignores = |value| read(&[("vault-ignore-missing-secrets", value)], &[vault]).2;
         assert!(["1", "t", "T", "true", "TRUE", "True"].into_iter().all(ignores));
         assert!(!["0", "false", "", "yes", "tRUE", " true"].into_iter().any(ignores));
+    }
+
+    #[test]
+    fn where_the_webhook_is_kept_away_the_variables_of_the_container_count() {
+        let declared = |name: &str| Declared {
+            name: name.into(),
+            addresses: Address::parse(&format!("http://{name}")).into_iter().collect(),
+            namespace: None,
+        };
+        let servers = Servers::new(declared("default"), vec![declared("b")], Undeclared::Default);
+        // The list is of what the webhook takes.
+        let servers = servers.unwrap().with_allowed(Scheme::Vault, "http://nowhere");
+        let skip = ("secrets-webhook.security.bank-vaults.io/mutate", "skip");
+        let address = ("secrets-webhook.security.bank-vaults.io/vault-addr", "http://default");
+        let ignores = ("secrets-webhook.security.bank-vaults.io/vault-ignore-missing-secrets", "1");
+        let mut manual = manifest(&[OPT_IN, skip, address, ignores], &["vault:secret/data/a#k"]);
+        manual.containers[0].starts_injector = true;
+        let read = |manifest: &Manifest| {
+            let read = manifest.read(Kind::Deployment, &servers, &Sources::default());
+            let secrets = read.workload.iter().flat_map(|workload| &workload.secrets);
+            let secrets: Vec<_> = secrets.map(ToString::to_string).collect();
+            let notes: Vec<_> =
+                read.notes.iter().map(|n| format!("{}: {}", n.reason.code(), n.origin)).collect();
+            let ignores = read.workload.is_some_and(|workload| workload.ignore_missing);
+            (secrets.join(", "), notes.join(", "), ignores)
+        };
+        let on_default = || ("secret/data/a".to_owned(), String::new(), false);
+        assert_eq!(read(&manual), on_default());
+        let mut with = |variables: &[(&str, &str)]| {
+            let variables = variables.iter().map(|(name, value)| EnvVar::literal(*name, *value));
+            manual.containers[0].variables.truncate(1);
+            manual.containers[0].variables.extend(variables);
+            read(&manual)
+        };
+        let (secrets, notes, ignores) = with(&[
+            ("VAULT_ADDR", "http://b:80/"),
+            ("VAULT_NAMESPACE", "team"),
+            ("VAULT_IGNORE_MISSING_SECRETS", "true"),
+        ]);
+        assert_eq!(secrets, "secret/data/a in Vault namespace team on server b");
+        assert_eq!((&*notes, ignores), ("", true));
+        let (secrets, notes, _) = with(&[("VAULT_ADDR", "http://elsewhere")]);
+        assert_eq!(secrets, "secret/data/a");
+        assert_eq!(notes, "AddressNotDeclared: variable VAULT_ADDR of container app");
+        let (secrets, notes, _) = with(&[("VAULT_NAMESPACE", "a\nb")]);
+        assert_eq!(
+            (&*secrets, &*notes),
+            ("", "BadNamespace: variable VAULT_NAMESPACE of container app")
+        );
+        with(&[("VAULT_ADDR", "http://b")]);
+        let mut second = manual.containers[0].clone();
+        second.name = "second".to_owned();
+        second.variables.truncate(1);
+        manual.containers.push(second);
+        let (secrets, notes, _) = read(&manual);
+        assert_eq!(secrets, "secret/data/a on server b");
+        assert_eq!(notes, "TwoServers: variable VAULT_ADDR of container second");
+        // A container that starts no injector resolves nothing, and its sources are of no interest.
+        manual.containers.truncate(1);
+        manual.containers[0].starts_injector = false;
+        let (secrets, notes, _) = read(&manual);
+        assert_eq!((&*secrets, &*notes), ("", "MutateSkip: variable X1 of container app"));
     }
 
     #[test]

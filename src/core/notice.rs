@@ -374,7 +374,7 @@ mod tests {
         assert_eq!(
             no_key.message,
             "variable A of container app; variable B of container app: no key: write it as \
-             vault:PATH#KEY"
+             PATH#KEY"
         );
         let many: Vec<_> = (0..5000).map(|n| note(&format!("X{n}"), Reason::NoKey)).collect();
         let long = &Notice::of_notes(&many)[0].message;

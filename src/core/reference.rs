@@ -1,7 +1,8 @@
 //! What counts as a reference to a secret, and what is done with each.
 //!
 //! This is the one place that reads references: [`grammar`] says how one value is read, [`reason`] why
-//! a reference is not watched, and [`each`] where in a pod template they stand.
+//! a reference is not watched, [`settings`] where those of a container lead, and [`each`] where in a pod
+//! template they stand.
 //!
 //! Architecture Invariant: reading never fails. Every value yields the paths to watch and, for each
 //! reference that is not watched or looks odd, a note with the reason.
@@ -10,15 +11,17 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 
-use super::annotation::{Annotations, Webhook};
+use super::annotation::Annotations;
 use super::environment::{Container, EnvFrom, EnvValue, EnvVar, SourceName};
 use super::source::{Content, Known};
 
 pub mod grammar;
 pub mod reason;
+pub mod settings;
 
 pub use grammar::{Reading, Scheme, may_hold_reference};
 pub use reason::Reason;
+use settings::{Destination, Destinations, Setting, Value};
 
 /// Where in a pod template a reference stands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,9 +88,10 @@ pub struct Note {
 
 /// What a pod template refers to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Extraction {
-    /// The API paths to watch, cleaned, each once for the injector that looks for it, in order.
-    pub paths: BTreeSet<(Scheme, String)>,
+pub struct Extraction<'a> {
+    /// The API paths to watch, cleaned, each once for the injector that looks for it and for where it
+    /// looks, in order.
+    pub paths: BTreeSet<(Scheme, Destination<'a>, String)>,
     /// What is not watched or looks odd.
     pub notes: Vec<Note>,
     /// Whether it names sources that are not known yet.
@@ -112,6 +116,8 @@ pub enum Place<'a> {
     },
     /// A source that variables come from, as a whole.
     Source(&'a Container, &'a SourceName),
+    /// A variable that tells an injector something.
+    Setting(&'a Container, &'static str),
     /// An item of an annotation that lists paths.
     FromPath(Scheme, &'a str),
 }
@@ -131,40 +137,96 @@ impl From<Place<'_>> for Origin {
             Place::Source(container, source) => {
                 Self::Source { container: container.name.clone(), source: source.clone() }
             }
+            Place::Setting(container, name) => {
+                Self::Env { container: container.name.clone(), name: name.to_owned() }
+            }
             Place::FromPath(scheme, _) => Self::FromPath(scheme),
         }
     }
 }
 
-/// Reads all references of a pod template from its annotations and the environment of its containers.
-/// Answers the sources that are not known yet.
+/// Reads all references of a pod template from its annotations and the environment of its containers,
+/// and says of each where the references that stand there lead. Answers the sources that are not known
+/// yet.
 ///
 /// `look_up` says what is known of a source.
 pub fn each<'a>(
     annotations: &'a Annotations,
     containers: &'a [Container],
     look_up: impl Fn(&SourceName) -> Known,
-    mut take: impl FnMut(Place<'a>, Reading),
+    mut take: impl FnMut(Place<'a>, Destinations<'a>, Reading),
 ) -> BTreeSet<&'a SourceName> {
-    let known_provider =
-        matches!(annotations.webhook(Webhook::Provider), None | Some("" | "vault" | "bao"));
-    let mut take = |place, reading| {
-        take(place, if known_provider { reading } else { Reading::Skip(Reason::OtherProvider) });
-    };
     let mut sources = Sources { look_up, looked: HashMap::new(), left: MOST_WORK };
+    // Where the paths lead that all containers get.
+    let mut of_lists = Scheme::ALL.map(|scheme| (scheme, BTreeSet::new()));
     for container in containers {
-        for (place, reading) in sources.environment(container) {
-            take(place, reading);
+        if annotations.is_left_alone() && !container.starts_injector {
+            for place in not_injected(container) {
+                take(place, Destinations::default(), Reading::Skip(Reason::MutateSkip));
+            }
+            continue;
+        }
+        let readings = sources.environment(container);
+        let told = sources.told(annotations, container, &readings);
+        for (place, reading) in readings {
+            take(place, told.destinations, by_provider(annotations, reading));
+        }
+        for (scheme, name, list) in told.lists {
+            for item in list.split(',') {
+                let reading = by_provider(annotations, read_item(scheme, item));
+                take(Place::Setting(container, name), told.destinations, reading);
+            }
+        }
+        for (name, reason) in told.notes {
+            take(Place::Setting(container, name), told.destinations, Reading::Skip(reason));
+        }
+        for (scheme, destinations) in &mut of_lists {
+            destinations.insert(told.destinations.of(*scheme));
         }
     }
-    for scheme in Scheme::ALL {
-        let items = annotations.webhook(Webhook::FromPath(scheme)).unwrap_or_default();
-        for item in items.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-            let (path, version) = item.split_once('#').unwrap_or((item, ""));
-            take(Place::FromPath(scheme, item), grammar::read_latest(scheme, path, version));
+    if !annotations.is_left_alone() {
+        for (scheme, destinations) in of_lists {
+            sources.lists(annotations, scheme, destinations, &mut take);
         }
     }
     sources.unknown()
+}
+
+/// The variables with references of a container that has no injector.
+fn not_injected(container: &Container) -> impl Iterator<Item = Place<'_>> {
+    let refers = |variable: &&EnvVar| match &variable.value {
+        EnvValue::Literal(value) | EnvValue::Partly(value) => {
+            !grammar::parse(&variable.name, value).is_empty()
+        }
+        EnvValue::Key { .. } | EnvValue::Other => false,
+    };
+    container.variables.iter().filter(refers).map(|variable| Place::Env(container, variable))
+}
+
+/// What is done about a reference where the provider is named.
+fn by_provider(annotations: &Annotations, reading: Reading) -> Reading {
+    let is_resolved = match &reading {
+        Reading::Watch(scheme, _) | Reading::WatchOdd(scheme, ..) => annotations.resolves(*scheme),
+        Reading::Skip(_) => Scheme::ALL.into_iter().any(|scheme| annotations.resolves(scheme)),
+    };
+    // It is the webhook that reads the annotation.
+    let is_resolved = is_resolved || annotations.is_left_alone();
+    if is_resolved { reading } else { Reading::Skip(Reason::OtherProvider) }
+}
+
+/// Reads an item of a list of paths, which nobody trims.
+fn read_item(scheme: Scheme, item: &str) -> Reading {
+    let (path, version) = item.split_once('#').unwrap_or((item, ""));
+    grammar::read_latest(scheme, path, version)
+}
+
+/// What a container's variables tell its injector.
+struct Told<'a> {
+    destinations: Destinations<'a>,
+    /// Lists of paths that are its own: of which scheme, in which variable, and the list.
+    lists: Vec<(Scheme, &'static str, &'a str)>,
+    /// What is to be said of its variables.
+    notes: Vec<(&'static str, Reason)>,
 }
 
 /// How much is done for one workload beyond reading each of its variables, and each reference of its
@@ -252,6 +314,146 @@ impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
         kept.iter().map(|kept| kept.reading_in(variable.name)).collect()
     }
 
+    /// What is known of a setting of a container, and in which variable it is.
+    fn setting(
+        &mut self,
+        container: &'a Container,
+        setting: Setting,
+        scheme: Scheme,
+    ) -> Option<(&'static str, Value<'a>)> {
+        let names = setting.names(scheme).iter();
+        names.copied().find_map(|name| Some((name, self.setting_in(container, name)?)))
+    }
+
+    /// What is known of the value of a variable that is a setting; `None` where there is no such
+    /// variable, or it is not known whether there is.
+    fn setting_in(&mut self, container: &'a Container, name: &str) -> Option<Value<'a>> {
+        let mut holds = |source: &'a SourceName, key: &str| match self.look_up(source) {
+            Known::Read(content) => content.get(key).is_some(),
+            Known::NotYet | Known::Not(_) | Known::Missing => false,
+        };
+        match container.variable(name).map(|variable| &variable.value) {
+            Some(EnvValue::Literal(text)) => return Some(Value::Text(text)),
+            Some(EnvValue::Partly(_) | EnvValue::Other) => return Some(Value::Unknown),
+            Some(EnvValue::Key { source, key, optional }) if !optional || holds(source, key) => {
+                return Some(Value::Unknown);
+            }
+            Some(EnvValue::Key { .. }) | None => {}
+        }
+        let mut from = container.from.iter();
+        let is_in_source = from.any(|from| {
+            let key = name.strip_prefix(from.prefix.as_str());
+            key.is_some_and(|key| holds(&from.source, key))
+        });
+        is_in_source.then_some(Value::Unknown)
+    }
+
+    /// What a container's variables tell its injector. `readings` are those of its environment.
+    fn told(
+        &mut self,
+        annotations: &'a Annotations,
+        container: &'a Container,
+        readings: &[(Place<'a>, Reading)],
+    ) -> Told<'a> {
+        let mut told =
+            Told { destinations: Destinations::default(), lists: Vec::new(), notes: Vec::new() };
+        let is_by_hand = annotations.is_left_alone();
+        // The webhook puts an injector only where there is something to resolve.
+        let is_injected = is_by_hand
+            || readings
+                .iter()
+                .any(|(place, _)| matches!(place, Place::Env(..) | Place::Key { .. }));
+        for scheme in Scheme::ALL {
+            let list = annotations.path_list(scheme).filter(|_| !is_by_hand);
+            if list.is_none() && !is_injected {
+                continue;
+            }
+            let mut is_used = list.is_some()
+                || readings.iter().any(|(_, reading)| match reading {
+                    Reading::Watch(of, _) | Reading::WatchOdd(of, ..) => *of == scheme,
+                    Reading::Skip(_) => false,
+                });
+            if list.is_none() {
+                match self.setting(container, Setting::FromPath, scheme) {
+                    Some((name, Value::Text(list))) if !list.is_empty() => {
+                        told.lists.push((scheme, name, list));
+                        is_used = true;
+                    }
+                    Some((name, Value::Unknown)) => {
+                        told.notes.push((name, Reason::SettingUnknown));
+                        is_used = true;
+                    }
+                    Some((_, Value::Text(_))) | None => {}
+                }
+            }
+            if is_used {
+                self.set_destination(annotations, container, scheme, &mut told);
+            }
+        }
+        told
+    }
+
+    /// Says where the references of a scheme in a container lead.
+    fn set_destination(
+        &mut self,
+        annotations: &'a Annotations,
+        container: &'a Container,
+        scheme: Scheme,
+        told: &mut Told<'a>,
+    ) {
+        let is_by_hand = annotations.is_left_alone();
+        let mut destination = Destination::default();
+        if is_by_hand {
+            destination.container = Some(&container.name);
+            match self.setting(container, Setting::Address, scheme) {
+                Some((_, Value::Text(text))) => {
+                    destination.address = Some(text).filter(|text| !text.is_empty());
+                }
+                Some((name, Value::Unknown)) => told.notes.push((name, Reason::SettingUnknown)),
+                None => {}
+            }
+        }
+        // The webhook adds its own variable where the annotation names one.
+        if is_by_hand || annotations.vault_namespace(scheme).is_none() {
+            match self.setting(container, Setting::Namespace, scheme) {
+                Some((name, Value::Text(text))) => {
+                    destination.namespace = settings::namespace(text);
+                    let is_bad = destination.namespace.is_some_and(|n| !settings::is_namespace(n));
+                    told.notes.extend(is_bad.then_some((name, Reason::BadNamespace)));
+                }
+                Some((name, Value::Unknown)) => told.notes.push((name, Reason::SettingUnknown)),
+                None => {}
+            }
+        }
+        told.destinations.set(scheme, destination);
+    }
+
+    /// Reads the list of paths that all containers get, for each place where they look.
+    fn lists(
+        &mut self,
+        annotations: &'a Annotations,
+        scheme: Scheme,
+        destinations: BTreeSet<Destination<'a>>,
+        take: &mut impl FnMut(Place<'a>, Destinations<'a>, Reading),
+    ) {
+        let Some(list) = annotations.path_list(scheme) else { return };
+        let mut is_first = true;
+        let none = destinations.is_empty().then(Destination::default);
+        for destination in destinations.into_iter().chain(none) {
+            let mut all = Destinations::default();
+            all.set(scheme, destination);
+            // Of many containers with namespaces of their own, this is a product.
+            if !std::mem::take(&mut is_first) && !self.spend(list.split(',').count()) {
+                take(Place::FromPath(scheme, list), all, Reading::Skip(Reason::TooManyVariables));
+                return;
+            }
+            for item in list.split(',') {
+                let reading = by_provider(annotations, read_item(scheme, item));
+                take(Place::FromPath(scheme, item), all, reading);
+            }
+        }
+    }
+
     /// The references in the environment that a container gets, in order: of several variables of
     /// one name, the last one counts, and `env` comes after `envFrom`.
     fn environment(&mut self, container: &'a Container) -> Vec<(Place<'a>, Reading)> {
@@ -259,9 +461,12 @@ impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
         // From the end: a name that was met before is that of a later variable.
         for variable in container.variables.iter().rev() {
             match &variable.value {
-                EnvValue::Literal(value) => {
+                EnvValue::Literal(value) | EnvValue::Partly(value) => {
                     let is_first = environment.names.insert(Cow::Borrowed(&variable.name));
-                    let mut readings = read_value(&variable.name, value);
+                    let mut readings = match &variable.value {
+                        EnvValue::Partly(_) => read_partly(&variable.name, value),
+                        _ => read_value(&variable.name, value),
+                    };
                     if !is_first && !readings.is_empty() {
                         readings = vec![Reading::Skip(Reason::Overridden)];
                     }
@@ -385,25 +590,27 @@ impl<'a> Environment<'a> {
 /// Collects the references of a pod template from its annotations and the environment of its
 /// containers; `look_up` says what is known of a source.
 #[must_use]
-pub fn extract(
-    annotations: &Annotations,
-    containers: &[Container],
+pub fn extract<'a>(
+    annotations: &'a Annotations,
+    containers: &'a [Container],
     look_up: impl Fn(&SourceName) -> Known,
-) -> Extraction {
+) -> Extraction<'a> {
     let mut found = Extraction::default();
-    let unknown =
-        each(annotations, containers, look_up, |place, reading| found.add(place, reading));
+    let unknown = each(annotations, containers, look_up, |place, destinations, reading| {
+        found.add(place, destinations, reading);
+    });
     found.is_waiting = !unknown.is_empty();
     found
 }
 
-impl Extraction {
-    fn add(&mut self, place: Place, reading: Reading) {
+impl<'a> Extraction<'a> {
+    fn add(&mut self, place: Place, destinations: Destinations<'a>, reading: Reading) {
         let (path, reason) = match reading {
             Reading::Watch(scheme, path) => (Some((scheme, path)), None),
             Reading::WatchOdd(scheme, path, reason) => (Some((scheme, path)), Some(reason)),
             Reading::Skip(reason) => (None, Some(reason)),
         };
+        let path = path.map(|(scheme, path)| (scheme, destinations.of(scheme), path));
         self.paths.extend(path);
         self.notes.extend(reason.map(|reason| Note { origin: place.into(), reason }));
     }
@@ -418,12 +625,12 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// All references of a value. Kubernetes replaces nothing in the values of sources.
+    /// All references of a value.
     #[must_use]
     pub fn all_of(value: &str) -> Box<[Self]> {
         let mut kept: Box<[Self]> = grammar::parse("", value)
             .iter()
-            .map(|reference| Self { reading: reference.read_verbatim(), login_in: None })
+            .map(|reference| Self { reading: reference.read(), login_in: None })
             .collect();
         for variable in Scheme::ALL.map(Scheme::token_variable) {
             // Only what a reference is depends on the variable, not where there is one.
@@ -448,6 +655,11 @@ impl Kept {
     }
 }
 
+/// As [`read_value`], where some variables in the value are not known and stand as `$(NAME)`.
+fn read_partly(variable: &str, value: &str) -> Vec<Reading> {
+    grammar::parse(variable, value).iter().map(grammar::Reference::read_partly).collect()
+}
+
 /// Finds the references in one value, and what is done about each; a literal has none.
 #[must_use]
 pub fn read_value(variable: &str, value: &str) -> Vec<Reading> {
@@ -466,7 +678,8 @@ mod tests {
     }
 
     fn container(from: &[EnvFrom], variables: &[EnvVar]) -> Container {
-        Container { name: "app".to_owned(), from: from.to_vec(), variables: variables.to_vec() }
+        let (from, variables) = (from.to_vec(), variables.to_vec());
+        Container { name: "app".to_owned(), from, variables, ..Container::default() }
     }
 
     fn config_map(name: &str) -> SourceName {
@@ -503,12 +716,13 @@ mod tests {
         }
     }
 
-    fn paths_of(paths: BTreeSet<(Scheme, String)>) -> Vec<String> {
-        paths.into_iter().map(|(_, path)| path).collect()
+    fn paths_of(paths: BTreeSet<(Scheme, Destination, String)>) -> Vec<String> {
+        paths.into_iter().map(|(.., path)| path).collect()
     }
 
     fn found(from: &[EnvFrom], variables: &[EnvVar]) -> (Vec<String>, Vec<Reason>, bool) {
-        let found = extract(&Annotations::default(), &[container(from, variables)], cluster);
+        let (annotations, app) = (Annotations::default(), [container(from, variables)]);
+        let found = extract(&annotations, &app, cluster);
         let reasons = found.notes.iter().map(|note| note.reason).collect();
         (paths_of(found.paths), reasons, found.is_waiting)
     }
@@ -558,7 +772,7 @@ mod tests {
                 &annotations,
                 containers,
                 |_| known.clone(),
-                |_, reading| {
+                |_, _, reading| {
                     taken += 1;
                     match reading {
                         Reading::Watch(_, path) => _ = paths.insert(path),
@@ -595,7 +809,7 @@ mod tests {
             &Annotations::default(),
             &[once, again],
             |_| known.clone(),
-            |_, reading| {
+            |_, _, reading| {
                 if let Reading::Watch(_, path) = reading {
                     paths.insert(path);
                 }
@@ -650,25 +864,73 @@ mod tests {
 
     #[test]
     fn kubernetes_replaces_nothing_in_the_values_of_sources() {
-        let value = "vault:secret/data/$(STAGE)/a#k";
-        assert_eq!(read_value("X", value), [Reading::Skip(Reason::Expansion)]);
-        let kept = Kept::all_of(value);
-        let path = "secret/data/$(STAGE)/a".to_owned();
-        assert_eq!(kept[0].reading_in("X"), Reading::Watch(Scheme::Vault, path));
+        let value = "vault:secret/data/$(STAGE)/a$$#k";
+        let path = "secret/data/$(STAGE)/a$$".to_owned();
+        assert_eq!(Kept::all_of(value)[0].reading_in("X"), Reading::Watch(Scheme::Vault, path));
     }
 
     #[test]
-    fn from_path_annotations_are_trimmed_and_skip_pinned_items() {
+    fn nobody_trims_the_items_of_a_list_of_paths() {
         let annotations: Annotations = [(
             "secrets-webhook.security.bank-vaults.io/vault-from-path",
-            " secret/data/a , secret/data/b#1,,secret/data/c#0,secret/data/d#x",
+            "secret/data/a , secret/data/b#1,,secret/data/c#0,secret/data/d#x,secret/data/e# 1",
         )]
         .into_iter()
         .collect();
         let found = extract(&annotations, &[], unknown);
-        assert_eq!(paths_of(found.paths), ["secret/data/a", "secret/data/c"]);
+        assert_eq!(paths_of(found.paths), ["secret/data/a ", "secret/data/c"]);
         let reasons: Vec<_> = found.notes.iter().map(|note| note.reason).collect();
-        assert_eq!(reasons, [Reason::Pinned, Reason::BadVersion]);
+        assert_eq!(
+            reasons,
+            [
+                Reason::SpaceAroundPath,
+                Reason::Pinned,
+                Reason::NoPath,
+                Reason::BadVersion,
+                Reason::BadVersion,
+            ]
+        );
+    }
+
+    #[test]
+    fn a_product_of_namespaces_and_listed_paths_is_not_worked_out() {
+        let list: Vec<_> = (0..10_000).map(|number| format!("secret/data/{number}")).collect();
+        let list = ("secrets-webhook.security.bank-vaults.io/vault-from-path", list.join(","));
+        let annotations: Annotations = [list].into_iter().collect();
+        let app = |number| {
+            let namespace = EnvVar::literal("VAULT_NAMESPACE", format!("ns{number}"));
+            container(&[], &[namespace])
+        };
+        let containers: Vec<_> = (0..1_000).map(app).collect();
+        let found = extract(&annotations, &containers, unknown);
+        assert_eq!(found.paths.len(), 10_000 + MOST_WORK);
+        let reasons: Vec<_> = found.notes.iter().map(|note| note.reason).collect();
+        assert_eq!(reasons, [Reason::TooManyVariables]);
+    }
+
+    #[test]
+    fn a_source_that_holds_a_setting_makes_it_unknown() {
+        let named = |key: &'static str| {
+            move |_: &SourceName| Known::Read(Arc::new(Content::new([(key, b"team".as_slice())])))
+        };
+        let reference = EnvVar::literal("X", "vault:secret/data/a#k");
+        let reasons = |from: &[EnvFrom], variables: &[EnvVar], key| {
+            let variables = [&[reference.clone()], variables].concat();
+            let (annotations, app) = (Annotations::default(), [container(from, &variables)]);
+            let found = extract(&annotations, &app, named(key));
+            assert_eq!(found.paths.len(), 1);
+            found.notes.iter().map(|note| note.reason).collect::<Vec<_>>()
+        };
+        let (plain, prefixed) = (from("m", "", false), from("m", "VAULT_", false));
+        let is_unknown = [Reason::SettingUnknown];
+        assert_eq!(reasons(std::slice::from_ref(&plain), &[], "VAULT_NAMESPACE"), is_unknown);
+        assert_eq!(reasons(&[prefixed], &[], "NAMESPACE"), is_unknown);
+        assert_eq!(reasons(std::slice::from_ref(&plain), &[], "BAO_NAMESPACE"), []);
+        // The variable of the container wins, if there is one.
+        let literal = EnvVar::literal("VAULT_NAMESPACE", "team");
+        assert_eq!(reasons(&[plain], &[literal], "VAULT_NAMESPACE"), []);
+        assert_eq!(reasons(&[], &[key("VAULT_NAMESPACE", "m", "k", true)], "k"), is_unknown);
+        assert_eq!(reasons(&[], &[key("VAULT_NAMESPACE", "m", "k", true)], "other"), []);
     }
 
     #[test]

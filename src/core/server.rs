@@ -4,8 +4,8 @@
 //! anybody uses both. An address that only an annotation names leads nowhere, since a token would go
 //! along.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -98,6 +98,9 @@ pub struct Servers {
     /// Where a server stands among the others; `None` is the default one.
     by_address: HashMap<Address, Option<usize>>,
     undeclared: Undeclared,
+    /// The addresses that the webhook takes from annotations of a scheme, as it compares them; without
+    /// an entry, any.
+    allowed: BTreeMap<Scheme, BTreeSet<String>>,
 }
 
 impl Servers {
@@ -107,7 +110,8 @@ impl Servers {
         others: Vec<Declared>,
         undeclared: Undeclared,
     ) -> Result<Self, Ambiguous> {
-        let mut servers = Self { default, others, by_address: HashMap::new(), undeclared };
+        let (by_address, allowed) = (HashMap::new(), BTreeMap::new());
+        let mut servers = Self { default, others, by_address, undeclared, allowed };
         let others = servers.others.iter().enumerate();
         let all = [(None, &servers.default)].into_iter();
         let all = all.chain(others.map(|(index, server)| (Some(index), server)));
@@ -130,8 +134,18 @@ impl Servers {
         Ok(servers)
     }
 
+    /// The same, where the webhook takes no other addresses from annotations of a scheme than those of
+    /// a list, which are separated by commas.
+    #[must_use]
+    pub fn with_allowed(mut self, scheme: Scheme, list: &str) -> Self {
+        let addresses = list.split(',').map(str::trim).filter(|address| !address.is_empty());
+        self.allowed.insert(scheme, addresses.map(as_webhook_compares).collect());
+        self
+    }
+
     /// The server that references of a scheme mean by the annotations of their template, and what there
-    /// is to say of that. With [`Reason::AddressRefused`] it is not to be asked for them.
+    /// is to say of that. With [`Reason::AddressRefused`] and [`Reason::AddressNotAllowed`] it is not to
+    /// be asked for them.
     #[must_use]
     pub fn meant_by(
         &self,
@@ -139,17 +153,45 @@ impl Servers {
         scheme: Scheme,
     ) -> (&Declared, Option<Reason>) {
         let text = annotations.webhook(Webhook::Addr(scheme)).filter(|text| !text.is_empty());
-        let Some(text) = text else {
+        let is_allowed = |text| {
+            let allowed = self.allowed.get(&scheme);
+            allowed.is_none_or(|allowed| allowed.contains(&as_webhook_compares(text)))
+        };
+        if text.is_some_and(|text| !is_allowed(text)) {
+            return (&self.default, Some(Reason::AddressNotAllowed));
+        }
+        self.at(text)
+    }
+
+    /// The server at an address, the default one at none, and what there is to say of that. With
+    /// [`Reason::AddressRefused`] it is not to be asked.
+    #[must_use]
+    pub fn at(&self, address: Option<&str>) -> (&Declared, Option<Reason>) {
+        let Some(text) = address else {
             return (&self.default, None);
         };
         let place = Address::parse(text).and_then(|address| self.by_address.get(&address));
         match (place, self.undeclared) {
             (Some(None), _) => (&self.default, None),
             (Some(Some(index)), _) => (&self.others[*index], None),
+            // Where no address is known at all, that of the default server is not, either.
+            (None, Undeclared::Default) if self.by_address.is_empty() => (&self.default, None),
             (None, Undeclared::Default) => (&self.default, Some(Reason::AddressNotDeclared)),
             (None, Undeclared::Refused) => (&self.default, Some(Reason::AddressRefused)),
         }
     }
+}
+
+/// An address as the webhook compares it with its list: without regard to the case of scheme and host,
+/// without a slash at its end, and with the port as it was written.
+fn as_webhook_compares(address: &str) -> String {
+    let address = address.trim();
+    let Some((scheme, rest)) = address.split_once("://") else {
+        return address.to_ascii_lowercase();
+    };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let path = path.strip_suffix('/').unwrap_or(path);
+    format!("{}://{}{path}", scheme.to_ascii_lowercase(), host.to_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -232,6 +274,33 @@ mod tests {
             assert_eq!(of(Undeclared::Default), (default(), Some(Reason::AddressNotDeclared)));
             assert_eq!(of(Undeclared::Refused), (default(), Some(Reason::AddressRefused)));
         }
+    }
+
+    #[test]
+    fn what_the_webhook_does_not_allow_is_not_asked_for() {
+        let default = declared("default", &["https://vault:8200", "https://vault"]);
+        let servers = Servers::new(default, Vec::new(), Undeclared::Default).unwrap();
+        let servers = servers
+            .with_allowed(Scheme::Vault, " https://Vault:8200/ , ,https://vault.other/v/")
+            .with_allowed(Scheme::Bao, "");
+        let doubt = |scheme: Scheme, address: &str| {
+            let key = format!("secrets-webhook.security.bank-vaults.io/{}-addr", scheme.name());
+            let annotations = [(key, address)].into_iter().collect();
+            servers.meant_by(&annotations, scheme).1
+        };
+        for allowed in ["", "https://vault:8200", "HTTPS://VAULT:8200/", " https://vault:8200 "] {
+            assert_eq!(doubt(Scheme::Vault, allowed), None, "{allowed}");
+        }
+        let not_declared = Some(Reason::AddressNotDeclared);
+        assert_eq!(doubt(Scheme::Vault, "https://vault.other/v"), not_declared);
+        for other in ["https://vault", "http://vault:8200", "https://vault:8200/v", "nonsense"] {
+            assert_eq!(doubt(Scheme::Vault, other), Some(Reason::AddressNotAllowed), "{other}");
+        }
+        // A list that is empty allows none.
+        assert_eq!(doubt(Scheme::Bao, "https://vault:8200"), Some(Reason::AddressNotAllowed));
+        assert_eq!(doubt(Scheme::Bao, ""), None);
+        // What a container says by itself passes no webhook.
+        assert_eq!(servers.at(Some("https://vault")).1, None);
     }
 
     #[test]

@@ -17,9 +17,11 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use siphasher::sip::SipHasher13;
 
 use crate::core::annotation;
+use crate::core::environment::expansion::Expansion;
 use crate::core::environment::{Container, EnvFrom, EnvValue, EnvVar, SourceKind, SourceName};
 use crate::core::manifest::Manifest;
-use crate::core::reference;
+use crate::core::reference::settings::is_setting;
+use crate::core::reference::{Scheme, may_hold_reference};
 use crate::core::rollout::Rollout;
 use crate::core::workload::Kind;
 
@@ -79,6 +81,13 @@ impl<'de> serde::Deserialize<'de> for Object {
         Walk { draft: &mut draft, place: Place::Object }.deserialize(deserializer)?;
         let mut object = draft.object;
         object.manifest.template = draft.digest.finish();
+        let annotations = &object.manifest.annotations;
+        if draft.has_plain_container
+            && Scheme::ALL.iter().any(|scheme| annotations.path_list(*scheme).is_some())
+        {
+            // One stands for all: they get the paths of the list, too.
+            object.manifest.containers.push(Container::default());
+        }
         Ok(object)
     }
 }
@@ -89,6 +98,9 @@ struct Draft {
     /// Of everything below `spec.template`.
     digest: SipHasher13,
     container: Container,
+    /// Whether there was a container of which nothing is kept.
+    has_plain_container: bool,
+    expansion: Expansion,
     /// The key of the annotation that is read next.
     annotation: String,
     variable: Variable,
@@ -101,9 +113,9 @@ struct Draft {
 #[derive(Default)]
 struct Variable {
     name: String,
-    /// What may hold a reference.
     literal: Option<String>,
     key: Option<(SourceKind, Reference)>,
+    is_elsewhere: bool,
 }
 
 /// An element of `envFrom`, as far as it was read.
@@ -143,9 +155,11 @@ enum Place {
     Template,
     TemplateMetadata,
     TemplateAnnotations,
+    TemplateLabels,
     PodSpec,
     Containers,
     Container,
+    Command,
     Env,
     Variable,
     ValueFrom,
@@ -184,6 +198,7 @@ enum Field {
     UpdateRevision,
     TemplateAnnotation,
     ContainerName,
+    CommandPart,
     VariableName,
     VariableValue,
     Prefix,
@@ -226,10 +241,15 @@ impl Place {
             (Self::TemplateAnnotations, key) if annotation::is_read_on_template(key) => {
                 Self::Field(Field::TemplateAnnotation)
             }
+            (Self::TemplateMetadata, "labels") => Self::TemplateLabels,
+            (Self::TemplateLabels, annotation::MUTATE_LABEL) => {
+                Self::Field(Field::TemplateAnnotation)
+            }
             (Self::PodSpec, "containers" | "initContainers" | "ephemeralContainers") => {
                 Self::Containers
             }
             (Self::Container, "name") => Self::Field(Field::ContainerName),
+            (Self::Container, "command" | "args") => Self::Command,
             (Self::Container, "env") => Self::Env,
             (Self::Variable, "name") => Self::Field(Field::VariableName),
             (Self::Variable, "value") => Self::Field(Field::VariableValue),
@@ -255,6 +275,7 @@ impl Place {
         match self {
             Self::Owners => Self::Owner,
             Self::Containers => Self::Container,
+            Self::Command => Self::Field(Field::CommandPart),
             Self::Env => Self::Variable,
             Self::EnvFrom => Self::EnvFromItem,
             _ if self.is_in_template() => Self::Digested,
@@ -267,9 +288,11 @@ impl Place {
             Self::Template
             | Self::TemplateMetadata
             | Self::TemplateAnnotations
+            | Self::TemplateLabels
             | Self::PodSpec
             | Self::Containers
             | Self::Container
+            | Self::Command
             | Self::Env
             | Self::Variable
             | Self::ValueFrom
@@ -281,6 +304,7 @@ impl Place {
             | Self::Field(
                 Field::TemplateAnnotation
                 | Field::ContainerName
+                | Field::CommandPart
                 | Field::VariableName
                 | Field::VariableValue
                 | Field::Prefix
@@ -326,13 +350,14 @@ impl Draft {
     }
 
     fn end_variable(&mut self) {
-        let Variable { name, literal, key } = std::mem::take(&mut self.variable);
-        let value = match (literal, key) {
+        let Variable { name, literal, key, is_elsewhere } = std::mem::take(&mut self.variable);
+        let value = match (literal.filter(|value| !value.is_empty()), key) {
             (Some(value), _) => EnvValue::Literal(value),
             (None, Some((kind, Reference { name, key, optional }))) => {
                 EnvValue::Key { source: SourceName { kind, name }, key, optional }
             }
-            (None, None) => EnvValue::Other,
+            (None, None) if is_elsewhere => EnvValue::Other,
+            (None, None) => EnvValue::Literal(String::new()),
         };
         self.container.variables.push(EnvVar { name, value });
     }
@@ -353,20 +378,33 @@ impl Draft {
         (!reference.name.is_empty()).then_some((kind, reference))
     }
 
-    /// Keeps what may hold a reference, and what may take the place of such.
+    /// Keeps what may hold a reference or tells an injector something, and what may take the place of
+    /// such.
     fn end_container(&mut self) {
         let mut container = std::mem::take(&mut self.container);
+        self.expansion.expand(&mut container.variables);
+        for variable in &mut container.variables {
+            let is_kept = match &variable.value {
+                EnvValue::Literal(text) | EnvValue::Partly(text) => {
+                    may_hold_reference(text) || is_setting(&variable.name)
+                }
+                EnvValue::Key { .. } | EnvValue::Other => true,
+            };
+            if !is_kept {
+                variable.value = EnvValue::Other;
+            }
+        }
         if container.from.is_empty() {
-            let may_refer = |variable: &&EnvVar| variable.value != EnvValue::Other;
-            let names: HashSet<String> = container
-                .variables
-                .iter()
-                .filter(may_refer)
-                .map(|variable| variable.name.clone())
-                .collect();
+            let is_needed = |variable: &&EnvVar| {
+                variable.value != EnvValue::Other || is_setting(&variable.name)
+            };
+            let needed = container.variables.iter().filter(is_needed);
+            let names: HashSet<String> = needed.map(|variable| variable.name.clone()).collect();
             container.variables.retain(|variable| names.contains(&variable.name));
         }
-        if !(container.from.is_empty() && container.variables.is_empty()) {
+        if container.from.is_empty() && container.variables.is_empty() {
+            self.has_plain_container = true;
+        } else {
             self.object.manifest.containers.push(container);
         }
     }
@@ -417,12 +455,13 @@ impl Walk<'_> {
             Field::StrategyType if text == "OnDelete" => manifest.rollout = Rollout::OnDelete,
             Field::UpdateRevision => manifest.update_revision = Some(text.to_owned()),
             Field::ContainerName => text.clone_into(&mut self.draft.container.name),
-            Field::VariableName => text.clone_into(&mut self.draft.variable.name),
-            Field::VariableValue => {
-                if reference::may_hold_reference(text) {
-                    self.draft.variable.literal = Some(text.to_owned());
-                }
+            Field::CommandPart => {
+                let container = &mut self.draft.container;
+                // A shell has all in one argument.
+                container.starts_injector |= text.split_whitespace().any(Container::is_injector);
             }
+            Field::VariableName => text.clone_into(&mut self.draft.variable.name),
+            Field::VariableValue => self.draft.variable.literal = Some(text.to_owned()),
             Field::Prefix => text.clone_into(&mut self.draft.from.prefix),
             Field::SourceName => text.clone_into(&mut self.draft.reference.name),
             Field::SourceKey => text.clone_into(&mut self.draft.reference.key),
@@ -507,6 +546,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
             Place::Container => self.draft.container = Container::default(),
             Place::Variable => self.draft.variable = Variable::default(),
             Place::EnvFromItem => self.draft.from = From::default(),
+            Place::ValueFrom => self.draft.variable.is_elsewhere = true,
             Place::SourceRef(_) | Place::KeyRef(_) => {
                 self.draft.reference = Reference::default();
             }

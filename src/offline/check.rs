@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::given::Sources;
+use super::given::{Given, Sources};
 use super::yaml::{self, Node, Value};
 use crate::core::annotation::{OptIn, Webhook};
-use crate::core::environment::{Container, EnvValue, EnvVar};
-use crate::core::manifest::{MOST_SECRETS, Manifest, Targets};
-use crate::core::reference::{self, Origin, Place, Reading, Reason, Scheme};
+use crate::core::environment::{Container, EnvValue, EnvVar, SourceKind};
+use crate::core::manifest::{MOST_SECRETS, Manifest, Target};
+use crate::core::reference::settings::{Destination, Destinations};
+use crate::core::reference::{self, Origin, Place, Reading, Reason, Scheme, may_hold_reference};
 use crate::core::secret::DEFAULT_CONNECTION;
 use crate::core::server::Servers;
 use crate::core::source::Readable;
@@ -79,9 +80,6 @@ pub struct Remark {
 pub struct Finding {
     /// Whether its path is watched.
     pub watched: bool,
-    /// Which injector resolves it, where its changes can be seen.
-    #[serde(skip)]
-    pub scheme: Option<Scheme>,
     /// The path, where its changes can be seen.
     pub path: Option<String>,
     /// The server that the path is on, where it is not the default one.
@@ -141,12 +139,6 @@ const OPT_IN_NOT_TRUE: Remark = Remark {
     message: "not reloaded: the annotation that opts in has another value than \"true\"",
 };
 
-const MUTATE_SKIP: Remark = Remark {
-    reason: "MutateSkip",
-    warning: false,
-    message: "not reloaded: the annotation mutate: skip tells the webhook to leave it alone",
-};
-
 const KIND_NOT_RELOADED: Remark = Remark {
     reason: "KindNotReloaded",
     warning: false,
@@ -157,6 +149,13 @@ const KIND_CANNOT_OPT_IN: Remark = Remark {
     reason: "KindNotReloaded",
     warning: true,
     message: "opts in, and is not reloaded: only Deployments, DaemonSets and StatefulSets are",
+};
+
+const NO_POD_TEMPLATE: Remark = Remark {
+    reason: "NoPodTemplate",
+    warning: false,
+    message: "holds references, but no pod template, so that nothing is known of its workloads here: \
+              render it first, as by `helm template`, and check the result",
 };
 
 const SOURCE_NOT_GIVEN: Remark = Remark {
@@ -272,8 +271,10 @@ impl Manifests {
         let workloads = self
             .objects
             .iter()
-            .filter_map(|Document { file, kind, object }| Template::of(file, object, kind))
-            .filter_map(|template| template.check(&sources, servers))
+            .filter_map(|Document { file, kind, object }| match Template::of(file, object, kind) {
+                Some(template) => template.check(&sources, servers),
+                None => without_template(file, object, kind),
+            })
             .collect();
         Report { workloads, problems: self.problems }
     }
@@ -281,10 +282,8 @@ impl Manifests {
 
 impl Finding {
     /// Says where it leads; it is watched where it leads somewhere and the workload is reloaded.
-    fn set_target(&mut self, targets: &Targets, reloaded: bool) {
-        let Some(target) = self.scheme.and_then(|scheme| targets.by_scheme.get(&scheme)) else {
-            return;
-        };
+    fn set_target(&mut self, target: Option<&Target>, reloaded: bool) {
+        let Some(target) = target else { return };
         self.watched = reloaded;
         self.namespace = target.namespace.as_deref().map(str::to_owned);
         let is_other = *target.server.name != *DEFAULT_CONNECTION;
@@ -324,6 +323,33 @@ fn is_manifest(file: &Path) -> bool {
     })
 }
 
+/// What there is to say of an object without a pod template: that it is not read, where it holds
+/// references and is no source of variables.
+fn without_template(file: &str, object: &Node, kind: &str) -> Option<Checked> {
+    let is_source = SourceKind::ALL.into_iter().any(|known| known.name() == kind);
+    if kind.is_empty() || is_source || !object.any_text(&may_hold_reference) {
+        return None;
+    }
+    let text = |key| object.at(&["metadata", key]).and_then(Node::text).unwrap_or_default();
+    Some(Checked {
+        workload: full_name(text("namespace"), kind, text("name")),
+        at: Location { file: file.to_owned(), line: object.line },
+        reloaded: false,
+        remarks: vec![NO_POD_TEMPLATE],
+        references: Vec::new(),
+    })
+}
+
+fn full_name(namespace: &str, kind: &str, name: &str) -> String {
+    match namespace {
+        "" => format!("{kind}/{name}"),
+        namespace => format!("{namespace}/{kind}/{name}"),
+    }
+}
+
+/// Where a reference leads that can be watched.
+type Led<'m> = Option<(Scheme, Destination<'m>)>;
+
 /// An object that has a pod template.
 struct Template<'a> {
     file: &'a str,
@@ -358,7 +384,7 @@ impl<'a> Template<'a> {
     fn check(&self, sources: &Sources, servers: &Servers) -> Option<Checked> {
         let manifest = self.manifest();
         let mut references = self.references(&manifest, sources);
-        let in_use: BTreeSet<Scheme> = references.iter().filter_map(|found| found.scheme).collect();
+        let in_use: BTreeSet<_> = references.iter().filter_map(|(_, led)| *led).collect();
         let targets = manifest.targets(&in_use, servers);
         let remark = if manifest.annotations.opt_in().is_none() {
             let why = self.why_not_opted_in();
@@ -368,32 +394,24 @@ impl<'a> Template<'a> {
             Some(why)
         } else if self.reloaded.is_none() {
             Some(KIND_CANNOT_OPT_IN)
-        } else if manifest.annotations.webhook(Webhook::Mutate) == Some("skip") {
-            Some(MUTATE_SKIP)
         } else {
             // What refers to nothing may have meant to; what is pinned is so on purpose.
             let remark = Remark { warning: references.is_empty(), ..NOTHING_WATCHED };
-            references.iter().all(|found| found.path.is_none()).then_some(remark)
+            in_use.is_empty().then_some(remark)
         };
         // Of what is not watched anyway, the server does not matter.
         let doubts = targets.notes.iter().filter(|_| remark.is_none());
         let doubts = doubts.map(|note| remark_on(note.reason));
-        let reloaded = remark.is_none() && !targets.by_scheme.is_empty();
+        let reloaded = remark.is_none() && !targets.known.is_empty();
         let mut remarks: Vec<_> = remark.into_iter().chain(doubts).collect();
-        if remark == Some(MUTATE_SKIP) {
-            // To the webhook they are plain text.
-            references.clear();
+        for (found, led) in &mut references {
+            found.set_target(led.and_then(|led| targets.known.get(&led)), reloaded);
         }
-        for found in &mut references {
-            found.set_target(&targets, reloaded);
-        }
+        let mut references: Vec<_> = references.into_iter().map(|(found, _)| found).collect();
         if leave_too_many(&mut references) {
             remarks.push(remark_on(Reason::TooManySecrets));
         }
-        let name = match &*manifest.namespace {
-            "" => format!("{}/{}", self.kind, manifest.name),
-            namespace => format!("{namespace}/{}/{}", self.kind, manifest.name),
-        };
+        let name = full_name(&manifest.namespace, self.kind, &manifest.name);
         Some(Checked { workload: name, at: self.at(self.object), reloaded, remarks, references })
     }
 
@@ -411,17 +429,16 @@ impl<'a> Template<'a> {
         serde_json::from_value::<Object>(object).unwrap_or_default().into_manifest()
     }
 
-    fn references(&self, manifest: &Manifest, sources: &Sources) -> Vec<Finding> {
+    fn references<'m>(&self, manifest: &'m Manifest, sources: &Sources) -> Vec<(Finding, Led<'m>)> {
         let namespace = &*manifest.namespace;
-        let finding = |watched: Option<(Scheme, String)>, remark, origin: String, at| {
-            let (scheme, path) = watched.unzip();
+        let finding = |path, remark, origin: String, at| {
             let (server, namespace) = (None, None);
-            Finding { watched: false, scheme, path, server, namespace, remark, origin, at }
+            Finding { watched: false, path, server, namespace, remark, origin, at }
         };
         let mut references = Vec::new();
         let look_up = |named: &_| sources.look_up(namespace, named);
-        let take = |place: Place, reading| {
-            let (watched, reason) = match reading {
+        let take = |place: Place<'m>, destinations: Destinations<'m>, reading| {
+            let (watched, mut reason) = match reading {
                 Reading::Watch(scheme, path) => (Some((scheme, path)), None),
                 Reading::WatchOdd(scheme, path, reason) => (Some((scheme, path)), Some(reason)),
                 // Most Secrets hold none.
@@ -432,27 +449,44 @@ impl<'a> Template<'a> {
                 }
                 Reading::Skip(reason) => (None, Some(reason)),
             };
+            let (scheme, path) = watched.unzip();
+            let mut led = scheme.map(|scheme| (scheme, destinations.of(scheme)));
+            let given = match &place {
+                Place::Key { source, .. } => sources.find(namespace, source),
+                _ => None,
+            };
+            if led.is_some() && given.is_some_and(Given::is_resolved_when_applied) {
+                (led, reason) = (None, Some(Reason::ResolvedWhenApplied));
+            }
+            if reason == Some(Reason::MutateSkip) && manifest.annotations.opt_in().is_none() {
+                // Who does not opt in does not mind.
+                reason = None;
+            }
             let at = match &place {
                 Place::Env(container, variable) => self.at_variable(container, variable),
+                Place::Setting(container, name) => match container.variable(name) {
+                    Some(variable) => self.at_variable(container, variable),
+                    None => self.at(self.object),
+                },
                 Place::FromPath(scheme, _) => {
                     self.at(self.path_list(*scheme).unwrap_or(self.object))
                 }
                 Place::Source(..) => self.at(self.object),
-                Place::Key { source, key, .. } => sources
-                    .find(namespace, source)
-                    .map_or_else(|| self.at(self.object), |given| given.at(key)),
+                Place::Key { key, .. } => {
+                    given.map_or_else(|| self.at(self.object), |given| given.at(key))
+                }
             };
             let origin = Origin::from(place).to_string();
-            references.push(finding(watched, reason.map(remark_on), origin, at));
+            references.push((finding(path, reason.map(remark_on), origin, at), led));
         };
         let unknown = reference::each(&manifest.annotations, &manifest.containers, look_up, take);
         if manifest.annotations.opt_in().is_some() {
             references.extend(unknown.into_iter().map(|source| {
                 let at = self.at(self.object);
-                finding(None, Some(SOURCE_NOT_GIVEN), source.to_string(), at)
+                (finding(None, Some(SOURCE_NOT_GIVEN), source.to_string(), at), None)
             }));
         }
-        references.sort_by_key(|found| (found.at.file != self.file, found.at.line));
+        references.sort_by_key(|(found, _)| (found.at.file != self.file, found.at.line));
         references
     }
 
@@ -460,14 +494,15 @@ impl<'a> Template<'a> {
         Location { file: self.file.to_owned(), line: node.line }
     }
 
-    /// Where the value of a variable stands, or the object.
+    /// Where the value of a variable stands, or the object. Of several of one name it is the one that
+    /// is written so, or the last.
     fn at_variable(&self, container: &Container, wanted: &EnvVar) -> Location {
         let text = |node: &'a Node, key| node.get(key).and_then(Node::text);
         let is_wanted = |value: &&Node| match &wanted.value {
-            EnvValue::Literal(literal) => value.text() == Some(literal),
+            EnvValue::Literal(literal) | EnvValue::Partly(literal) => value.text() == Some(literal),
             EnvValue::Key { .. } | EnvValue::Other => false,
         };
-        let node = CONTAINERS
+        let values: Vec<&Node> = CONTAINERS
             .iter()
             .filter_map(|list| self.pods.get(list))
             .flat_map(Node::elements)
@@ -475,8 +510,9 @@ impl<'a> Template<'a> {
             .filter_map(|container| container.get("env"))
             .flat_map(Node::elements)
             .filter(|variable| text(variable, "name").unwrap_or_default() == wanted.name)
-            .filter_map(|variable| variable.get("value"))
-            .find(is_wanted);
+            .filter_map(|variable| variable.get("value").or(variable.get("valueFrom")))
+            .collect();
+        let node = values.iter().copied().find(is_wanted).or(values.last().copied());
         self.at(node.unwrap_or(self.object))
     }
 

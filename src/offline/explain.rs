@@ -2,14 +2,27 @@
 
 use std::fmt::Write;
 
+use super::print::one_line;
+use crate::core::environment::expansion::Expansion;
+use crate::core::environment::{EnvValue, EnvVar};
 use crate::core::reference::Reading;
 use crate::core::reference::grammar::{self, Form, Reference};
 
-/// How a value is read: a line or two for each of its parts, in order.
+/// How a value of a pod template is read: a line or two for each of its parts, in order.
 #[must_use]
 pub fn explain(variable: &str, value: &str) -> String {
-    let references = grammar::parse(variable, value);
     let mut said = String::new();
+    let mut expanded = [EnvVar::literal(variable, value)];
+    Expansion::default().expand(&mut expanded);
+    let (value, is_known) = match &expanded[0].value {
+        EnvValue::Partly(text) => (text.as_str(), false),
+        EnvValue::Literal(text) if text != value => {
+            let _ = writeln!(said, "{text:?}\n  what Kubernetes makes of it");
+            (text.as_str(), true)
+        }
+        EnvValue::Literal(_) | EnvValue::Key { .. } | EnvValue::Other => (value, true),
+    };
+    let references = grammar::parse(variable, value);
     if references.is_empty() {
         let _ = writeln!(said, "{value:?}\n  a literal: it holds no reference");
         return said;
@@ -17,9 +30,10 @@ pub fn explain(variable: &str, value: &str) -> String {
     let mut end = 0;
     for reference in &references {
         say_text(&mut said, value.get(end..reference.span.start));
-        let _ = writeln!(said, "{}", &value[reference.span.clone()]);
+        let _ = writeln!(said, "{}", one_line(&value[reference.span.clone()]));
         let _ = writeln!(said, "  {}", form(reference));
-        let _ = writeln!(said, "  {}", outcome(reference));
+        let reading = if is_known { reference.read() } else { reference.read_partly() };
+        let _ = writeln!(said, "  {}", outcome(reading));
         end = end.max(reference.span.end);
     }
     say_text(&mut said, value.get(end..));
@@ -53,8 +67,8 @@ fn form(reference: &Reference) -> String {
     }
 }
 
-fn outcome(reference: &Reference) -> String {
-    match reference.read() {
+fn outcome(reading: Reading) -> String {
+    match reading {
         Reading::Watch(_, path) => format!("watched: {path}"),
         Reading::WatchOdd(_, path, reason) => {
             format!("watched: {path}\n  {}: {}", reason.code(), reason.advice())
@@ -100,8 +114,12 @@ ${bao:b#${.p}
             ("vault:a#b#1", "not watched (Pinned): "),
             ("${vault:a#b}}", "BraceInKey: watched, but "),
             ("${vault:a#${vault:b#c}}", "not watched (Nested): "),
+            ("vault:$(A)#b", "not watched (Expansion): "),
+            ("vault:a$$b#c", "\"vault:a$b#c\"\n  what Kubernetes makes of it\nvault:a$b#c\n"),
+            ("vault:a#b\nc", "\nvault:a#b\\nc\n  a reference to "),
         ] {
-            assert!(explain("X", value).contains(expected), "{value}: {}", explain("X", value));
+            let said = format!("\n{}", explain("X", value));
+            assert!(said.contains(expected), "{value}: {said}");
         }
     }
 }

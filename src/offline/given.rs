@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::check::{Document, Location};
 use super::yaml::Node;
+use crate::core::annotation::{MUTATE_LABEL, Webhook};
 use crate::core::environment::{SourceKind, SourceName};
 use crate::core::reference::{Place, Reason};
 use crate::core::source::{Content, Known, Readable};
@@ -13,7 +14,8 @@ use crate::kubernetes::sources::content_of;
 pub(super) struct Given<'a> {
     named: SourceName,
     namespace: &'a str,
-    content: Arc<Content>,
+    /// What it holds; `None` if its data is not what the API server takes.
+    content: Option<Arc<Content>>,
     document: &'a Document,
 }
 
@@ -21,6 +23,10 @@ impl<'a> Given<'a> {
     fn of(document: &'a Document) -> Option<Self> {
         let Document { kind, object, .. } = document;
         let kind = SourceKind::ALL.into_iter().find(|known| known.name() == kind)?;
+        // SOPS adds this to what it has encrypted.
+        if object.get("sops").is_some() {
+            return None;
+        }
         let text = |key| object.at(&["metadata", key]).and_then(Node::text).unwrap_or_default();
         let data = |key| object.get(key).map_or(serde_json::Value::Null, Node::to_json);
         let mut json = serde_json::json!({ "data": data("data") });
@@ -30,7 +36,7 @@ impl<'a> Given<'a> {
         Some(Self {
             named: SourceName { kind, name: text("name").to_owned() },
             namespace: text("namespace"),
-            content: Arc::new(content_of(kind, json)?),
+            content: content_of(kind, json).map(Arc::new),
             document,
         })
     }
@@ -40,6 +46,19 @@ impl<'a> Given<'a> {
         let object = &self.document.object;
         let value = object.at(&["stringData", key]).or_else(|| object.at(&["data", key]));
         value.unwrap_or(object).line
+    }
+
+    /// Whether the webhook resolves it when it is applied, as it does with Secrets unless its chart
+    /// says otherwise.
+    pub(super) fn is_resolved_when_applied(&self) -> bool {
+        let metadata = self.document.object.get("metadata");
+        let is_skip = |list: &str, key| {
+            let value = metadata.and_then(|metadata| metadata.at(&[list, key]));
+            value.and_then(Node::text) == Some("skip")
+        };
+        let is_left_alone = is_skip("labels", MUTATE_LABEL)
+            || Webhook::Mutate.keys().any(|key| is_skip("annotations", key));
+        self.named.kind == SourceKind::Secret && !is_left_alone
     }
 
     pub(super) fn at(&self, key: &str) -> Location {
@@ -72,7 +91,8 @@ impl<'a> Sources<'a> {
     pub(super) fn look_up(&self, namespace: &str, named: &SourceName) -> Known {
         match self.find(namespace, named) {
             _ if !self.readable.includes(named.kind) => Known::Not(Reason::SourceNotRead),
-            Some(given) => Known::Read(Arc::clone(&given.content)),
+            Some(Given { content: Some(content), .. }) => Known::Read(Arc::clone(content)),
+            Some(Given { content: None, .. }) => Known::Not(Reason::SourceMalformed),
             None => Known::NotYet,
         }
     }
@@ -81,7 +101,7 @@ impl<'a> Sources<'a> {
     pub(super) fn holds_reference(&self, namespace: &str, place: &Place) -> bool {
         let holds = |named, wanted: Option<&str>| {
             self.find(namespace, named).is_some_and(|given| {
-                let mut keys = given.content.iter();
+                let mut keys = given.content.iter().flat_map(|content| content.iter());
                 keys.any(|(_, key, kept)| {
                     wanted.is_none_or(|wanted| wanted == key) && !kept.is_empty()
                 })
@@ -90,7 +110,7 @@ impl<'a> Sources<'a> {
         match place {
             Place::Source(_, named) => holds(named, None),
             Place::Key { source, key, .. } => holds(source, Some(key)),
-            Place::Env(..) | Place::FromPath(..) => true,
+            Place::Env(..) | Place::Setting(..) | Place::FromPath(..) => true,
         }
     }
 }

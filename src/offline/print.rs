@@ -1,5 +1,6 @@
 //! How findings are printed.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use serde::Serialize;
@@ -11,7 +12,8 @@ use super::check::{Checked, Finding, Remark, Report};
 pub fn table(report: &Report) -> String {
     let mut text = String::new();
     for workload in &report.workloads {
-        let _ = writeln!(text, "{}  ({})", workload.workload, workload.at);
+        let head = format!("{}  ({})", workload.workload, workload.at);
+        let _ = writeln!(text, "{}", one_line(&head));
         for Remark { reason, warning, message } in &workload.remarks {
             let status = if *warning { "warning" } else { "note" };
             let _ = writeln!(text, "  {status:<8}{reason}: {message}");
@@ -44,7 +46,23 @@ fn row(found: &Finding) -> (&'static str, String, String) {
         let gap = if what.is_empty() { "" } else { " " };
         let _ = write!(what, "{gap}{reason}: {message}");
     }
-    (status, what, format!("{} {}", found.at, found.origin))
+    let place = format!("{} {}", found.at, found.origin);
+    (status, one_line(&what).into_owned(), one_line(&place).into_owned())
+}
+
+/// A text of somebody else on one line.
+pub(super) fn one_line(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return text.into();
+    }
+    let escaped = |c: char| {
+        let is_plain = !c.is_control();
+        is_plain
+            .then_some(c)
+            .into_iter()
+            .chain((!is_plain).then(|| c.escape_default()).into_iter().flatten())
+    };
+    text.chars().flat_map(escaped).collect()
 }
 
 fn summary(report: &Report) -> String {

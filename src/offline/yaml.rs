@@ -106,6 +106,17 @@ impl Node {
         }
     }
 
+    /// Whether anything holds of any text in it.
+    #[must_use]
+    pub fn any_text(&self, holds: &impl Fn(&str) -> bool) -> bool {
+        match &self.value {
+            Value::Scalar(_) => false,
+            Value::Text(text) => holds(text),
+            Value::List(elements) => elements.iter().any(|node| node.any_text(holds)),
+            Value::Map(members) => members.iter().any(|(_, node)| node.any_text(holds)),
+        }
+    }
+
     /// The same without lines.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {

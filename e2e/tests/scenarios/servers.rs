@@ -84,7 +84,7 @@ async fn each_workload_is_of_the_server_that_its_address_means() -> Result<()> {
     controller.wait_for("server=b", SOON).await?;
     bed.expect_no_roll(&controller, &all.iter().map(|w| (w.name(), None)).collect::<Vec<_>>())
         .await?;
-    wait_for_event(&bed, namespace, "undeclared", "Normal AddressNotDeclared").await?;
+    wait_for_event(&bed, namespace, "undeclared", "Warning AddressNotDeclared").await?;
 
     // One path, two secrets.
     rotate(&b.vault, "servers/a").await?;

@@ -265,21 +265,22 @@ fn is_transit(body: &str) -> bool {
 }
 
 impl Reference<'_> {
-    /// What is done about it, where it stands in a pod template.
+    /// What is done about it, where some variables in the value are not known and stand as `$(NAME)`.
     #[must_use]
-    pub fn read(&self) -> Reading {
-        match self.read_verbatim() {
-            Reading::Watch(_, path) | Reading::WatchOdd(_, path, _) if holds_expansion(&path) => {
+    pub fn read_partly(&self) -> Reading {
+        match self.form {
+            Form::Read { path, version, .. }
+                if holds_expansion(path) || version.is_some_and(holds_expansion) =>
+            {
                 Reading::Skip(Reason::Expansion)
             }
-            reading => reading,
+            _ => self.read(),
         }
     }
 
-    /// What is done about it, where it stands in a ConfigMap or Secret: there, Kubernetes replaces
-    /// nothing in it.
+    /// What is done about it.
     #[must_use]
-    pub fn read_verbatim(&self) -> Reading {
+    pub fn read(&self) -> Reading {
         let (path, key, version) = match self.form {
             Form::Read { path, key, version } => (path, key, version.unwrap_or_default()),
             Form::Write => return Reading::Skip(Reason::Write),
@@ -295,9 +296,10 @@ impl Reference<'_> {
         }
     }
 
-    /// What looks like a mistake in the key of an inline reference.
+    /// What looks like a mistake in the key.
     fn oddity(&self, key: &str) -> Option<Reason> {
         match (key.contains("${"), key.contains('}')) {
+            _ if key.is_empty() => Some(Reason::NoKey),
             _ if !self.is_inline => None,
             (false, true) => Some(Reason::BraceInKey),
             (true, false) => Some(Reason::TemplateCut),
@@ -334,6 +336,7 @@ pub(super) fn read_latest(scheme: Scheme, path: &str, version: &str) -> Reading 
         None => return Reading::Skip(Reason::BadVersion),
     }
     match clean_path(path) {
+        Ok(path) if path.trim() != path => Reading::WatchOdd(scheme, path, Reason::SpaceAroundPath),
         Ok(path) => Reading::Watch(scheme, path),
         Err(reason) => Reading::Skip(reason),
     }
@@ -370,7 +373,7 @@ fn version_number(version: &str) -> Option<i64> {
     i64::try_from(if is_negative { -magnitude } else { magnitude }).ok()
 }
 
-/// `$(NAME)`, which Kubernetes replaces by the value of another variable.
+/// `$(NAME)`, a variable that is not known.
 fn holds_expansion(path: &str) -> bool {
     path.split_once("$(").is_some_and(|(_, rest)| rest.contains(')'))
 }

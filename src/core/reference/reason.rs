@@ -13,7 +13,7 @@ pub enum Reason {
     Login,
     /// The workload uses a secret provider other than Vault or OpenBao.
     OtherProvider,
-    /// It has no `#key`, and the injector refuses it.
+    /// It has no `#key`, or an empty one, and the injector refuses it.
     NoKey,
     /// Its path is empty.
     NoPath,
@@ -31,14 +31,22 @@ pub enum Reason {
     TemplateCut,
     /// An inline reference around another one: only the inner one is resolved.
     Nested,
-    /// Its path holds `$(NAME)`, which Kubernetes replaces before the injector sees it.
+    /// Its path or version holds `$(NAME)`, which Kubernetes replaces by what is not in the template.
     Expansion,
+    /// Its path begins or ends with a space, which nobody trims. It is watched all the same.
+    SpaceAroundPath,
+    /// The webhook leaves the workload alone, and the container starts no injector.
+    MutateSkip,
+    /// A variable that tells the injector where to look has its value elsewhere.
+    SettingUnknown,
     /// The Vault namespace of the workload is none that a request could name.
     BadNamespace,
     /// The workload names an address that is not declared; the default server is asked.
     AddressNotDeclared,
     /// The workload names an address that is not declared, and nothing that is there is watched.
     AddressRefused,
+    /// The workload names an address that the webhook's allow-list does not hold.
+    AddressNotAllowed,
     /// References of both schemes mean two servers; only those of Vault's are watched.
     TwoServers,
     /// Another variable of the same name takes its place.
@@ -53,6 +61,10 @@ pub enum Reason {
     SourceMissing,
     /// The source has no such key, which is not optional: the pod does not start.
     KeyMissing,
+    /// The data of the source is not what the API server takes.
+    SourceMalformed,
+    /// The webhook resolved the source when it was applied, and a restart does not refresh it.
+    ResolvedWhenApplied,
     /// So many variables come from whole sources that no pod can start with them: which of them
     /// others override is not told apart, and each reference counts.
     TooManyVariables,
@@ -62,15 +74,15 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of the documentation.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 32] = [
         Self::Pinned,
         Self::Write,
         Self::Transit,
         Self::Login,
         Self::OtherProvider,
         Self::Overridden,
-        Self::AddressNotDeclared,
         Self::SourceNotRead,
+        Self::AddressNotDeclared,
         Self::NoKey,
         Self::NoPath,
         Self::BadPath,
@@ -80,13 +92,19 @@ impl Reason {
         Self::TemplateCut,
         Self::Nested,
         Self::Expansion,
+        Self::SpaceAroundPath,
+        Self::MutateSkip,
+        Self::SettingUnknown,
         Self::BadNamespace,
         Self::AddressRefused,
+        Self::AddressNotAllowed,
         Self::TwoServers,
         Self::SourceDenied,
         Self::SourceFailed,
         Self::SourceMissing,
         Self::KeyMissing,
+        Self::SourceMalformed,
+        Self::ResolvedWhenApplied,
         Self::TooManyVariables,
         Self::TooManySecrets,
     ];
@@ -109,9 +127,13 @@ impl Reason {
             Self::TemplateCut => "TemplateCut",
             Self::Nested => "Nested",
             Self::Expansion => "Expansion",
+            Self::SpaceAroundPath => "SpaceAroundPath",
+            Self::MutateSkip => "MutateSkip",
+            Self::SettingUnknown => "SettingUnknown",
             Self::BadNamespace => "BadNamespace",
             Self::AddressNotDeclared => "AddressNotDeclared",
             Self::AddressRefused => "AddressRefused",
+            Self::AddressNotAllowed => "AddressNotAllowed",
             Self::TwoServers => "TwoServers",
             Self::Overridden => "Overridden",
             Self::SourceNotRead => "SourceNotRead",
@@ -119,6 +141,8 @@ impl Reason {
             Self::SourceFailed => "SourceFailed",
             Self::SourceMissing => "SourceMissing",
             Self::KeyMissing => "KeyMissing",
+            Self::SourceMalformed => "SourceMalformed",
+            Self::ResolvedWhenApplied => "ResolvedWhenApplied",
             Self::TooManyVariables => "TooManyVariables",
             Self::TooManySecrets => "TooManySecrets",
         }
@@ -135,7 +159,6 @@ impl Reason {
             | Self::Login
             | Self::OtherProvider
             | Self::Overridden
-            | Self::AddressNotDeclared
             | Self::SourceNotRead => false,
             Self::NoKey
             | Self::NoPath
@@ -146,13 +169,20 @@ impl Reason {
             | Self::TemplateCut
             | Self::Nested
             | Self::Expansion
+            | Self::SpaceAroundPath
+            | Self::MutateSkip
+            | Self::SettingUnknown
             | Self::BadNamespace
+            | Self::AddressNotDeclared
             | Self::AddressRefused
+            | Self::AddressNotAllowed
             | Self::TwoServers
             | Self::SourceDenied
             | Self::SourceFailed
             | Self::SourceMissing
             | Self::KeyMissing
+            | Self::SourceMalformed
+            | Self::ResolvedWhenApplied
             | Self::TooManyVariables
             | Self::TooManySecrets => true,
         }
@@ -167,8 +197,8 @@ impl Reason {
             Self::Transit => "a transit ciphertext, whose value is in the manifest",
             Self::Login => "the pod's own Vault token",
             Self::OtherProvider => "the workload uses another secret provider",
-            Self::NoKey => "no key: write it as vault:PATH#KEY",
-            Self::NoPath => "no path: write it as vault:PATH#KEY",
+            Self::NoKey => "no key: write it as PATH#KEY",
+            Self::NoPath => "no path: write it as PATH#KEY",
             Self::BadPath => {
                 "the path leaves the API, holds control characters or is too long: correct it"
             }
@@ -191,19 +221,37 @@ impl Reason {
                  write them side by side"
             }
             Self::Expansion => {
-                "not watched, since Kubernetes replaces $(NAME) in the path: write the path out"
+                "not watched, since Kubernetes replaces $(NAME) in it by what is not known here: write \
+                 it out, or define the variable before it, in the template"
+            }
+            Self::SpaceAroundPath => {
+                "watched, but the path begins or ends with a space, which the webhook does not trim: \
+                 remove it"
+            }
+            Self::MutateSkip => {
+                "not resolved and not watched, since mutate: skip keeps the webhook away and the \
+                 container's command is not vault-env or secret-init: remove the one, or add the other"
+            }
+            Self::SettingUnknown => {
+                "its value is not in the template and not known here, so the default is taken: write \
+                 it out, or name it by an annotation of the webhook"
             }
             Self::BadNamespace => {
                 "the name is too long or holds control characters, so nothing that is there is \
                  watched: correct it"
             }
             Self::AddressNotDeclared => {
-                "the address is not declared, so the default server is asked: if that is another \
-                 one, have it declared by --vault-servers-file"
+                "the address is not declared, so the default server is asked: have it declared by \
+                 --vault-servers-file, as an alias of the default server or as another one"
             }
             Self::AddressRefused => {
                 "the address is not declared, so nothing that is there is watched: have it \
                  declared by --vault-servers-file, or remove the annotation"
+            }
+            Self::AddressNotAllowed => {
+                "the address is not in VAULT_ADDR_ALLOWLIST or BAO_ADDR_ALLOWLIST, so the webhook \
+                 refuses it and nothing that is there is watched: add it to the list, or remove the \
+                 annotation"
             }
             Self::TwoServers => {
                 "another server than that of the vault: references, so that the bao: references are \
@@ -223,6 +271,14 @@ impl Reason {
             }
             Self::KeyMissing => {
                 "there is no such key, so the pod does not start: add it, or set optional: true"
+            }
+            Self::SourceMalformed => {
+                "not read, since its data is not base64, which the API server refuses: write texts \
+                 under stringData"
+            }
+            Self::ResolvedWhenApplied => {
+                "the webhook resolves it when it is applied, so a restart does not refresh it: refer to \
+                 the secret in the pod template, or have the webhook leave it alone (mutate: skip)"
             }
             Self::TooManyVariables => {
                 "all its references are watched, since the workload takes over 50,000 variables from \

@@ -246,6 +246,7 @@ fn sources_are_kept_and_what_can_take_the_place_of_a_reference() {
                 from("P_", source(SourceKind::Secret, "b"), true),
             ],
             variables: vec![other("PLAIN"), other("F")],
+            starts_injector: false,
         },
         Container {
             name: "keys".to_owned(),
@@ -256,6 +257,7 @@ fn sources_are_kept_and_what_can_take_the_place_of_a_reference() {
                 of_key("B", SourceKind::ConfigMap, true),
                 of_key("C", SourceKind::Secret, false),
             ],
+            starts_injector: false,
         },
     ];
     assert_eq!(read(&value).containers, expected);
@@ -263,4 +265,48 @@ fn sources_are_kept_and_what_can_take_the_place_of_a_reference() {
     let before = read(&value).template;
     value["spec"]["template"]["spec"]["containers"][0]["envFrom"][1]["optional"] = json!(false);
     assert_ne!(read(&value).template, before);
+}
+
+#[test]
+fn what_tells_an_injector_something_is_kept_and_variables_are_expanded() {
+    let mut value = deployment();
+    value["spec"]["template"]["metadata"]["labels"] =
+        json!({ annotation::MUTATE_LABEL: "skip", "app": "web" });
+    value["spec"]["template"]["spec"] = json!({ "containers": [
+        {
+            "name": "app",
+            "command": ["/bin/sh", "-c"],
+            "args": ["exec /vault/vault-env /app", 7],
+            "env": [
+                { "name": "STAGE", "value": "prod" },
+                { "name": "VAULT_NAMESPACE", "value": "team/$(STAGE)" },
+                { "name": "VAULT_ADDR", "valueFrom": { "fieldRef": { "fieldPath": "x" } } },
+                { "name": "BAO_NAMESPACE" },
+                { "name": "A", "value": "vault:$(STAGE)/$$#k" },
+                { "name": "B", "value": "vault:$(NONE)#k" },
+                { "name": "C", "value": "vault$(STAGE):" },
+            ],
+        },
+        { "name": "copy", "command": ["cp", "/bin/vault-environment", "/vault/"] },
+    ]});
+    let manifest = read(&value);
+    assert!(manifest.annotations.is_left_alone());
+    let variable = |name: &str, value: EnvValue| EnvVar { name: name.to_owned(), value };
+    let expected = Container {
+        name: "app".to_owned(),
+        from: Vec::new(),
+        variables: vec![
+            EnvVar::literal("VAULT_NAMESPACE", "team/prod"),
+            variable("VAULT_ADDR", EnvValue::Other),
+            EnvVar::literal("BAO_NAMESPACE", ""),
+            EnvVar::literal("A", "vault:prod/$#k"),
+            variable("B", EnvValue::Partly("vault:$(NONE)#k".to_owned())),
+        ],
+        starts_injector: true,
+    };
+    assert_eq!(manifest.containers, [expected.clone()]);
+    // Where there is a list of paths, what has nothing of its own gets those, too.
+    let list = "secrets-webhook.security.bank-vaults.io/vault-from-path";
+    value["spec"]["template"]["metadata"]["annotations"][list] = json!("secret/data/a");
+    assert_eq!(read(&value).containers, [expected, Container::default()]);
 }

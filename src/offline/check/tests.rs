@@ -108,7 +108,7 @@ fn why_a_workload_is_not_reloaded() {
         (WEB.replace("\"true\"", "\"yes\""), "OptInNotTrue", 1),
         (WEB.replace("\"true\"", "true"), "OptInNotTrue", 1),
         (on_workload, "OptInOnWorkload", 1),
-        (WEB.replace(annotation, &format!("{annotation}\n        {skip}")), "MutateSkip", 0),
+        (WEB.replace(annotation, &format!("{annotation}\n        {skip}")), "NothingWatched", 0),
         (WEB.replace("kind: Deployment", "kind: Job"), "KindNotReloaded", 1),
         (WEB.replace("apps/v1", "argoproj.io/v1alpha1"), "KindNotReloaded", 1),
         (nothing, "NothingWatched", 1),
@@ -222,7 +222,7 @@ fn the_table_is_for_people() {
     let text = print::table(&checked(WEB));
     assert!(text.starts_with("shop/Deployment/web  (web.yaml:1)\n"), "{text}");
     assert!(text.contains("  watched secret/data/mysql "), "{text}");
-    assert!(text.contains("  warning NoKey: no key: write it as vault:PATH#KEY "), "{text}");
+    assert!(text.contains("  warning NoKey: no key: write it as PATH#KEY "), "{text}");
     assert!(text.contains(" web.yaml:24 variable B of container app\n"), "{text}");
     assert!(text.ends_with("1 workload reloaded, 0 not; 4 secrets; 1 warning\n"), "{text}");
 }
@@ -244,7 +244,7 @@ fn workflow_commands_hold_what_is_to_be_looked_at() {
     let report = checked_all(&files, Readable::default());
     let text = print::github(&report);
     assert!(text.contains("::error file=bad.yaml,line="), "{text}");
-    assert!(text.contains("::warning file=a%2Cb%3Ac.yaml,line=24,title=NoKey::shop/Deployment/web, variable B of container app: no key"), "{text}");
+    assert!(text.contains("::warning file=a%2Cb%3Ac.yaml,line=24,title=NoKey::shop/Deployment/web, variable B of container app: no key: "), "{text}");
     assert!(text.contains("::warning title=NoKey::"), "{text}");
     assert_eq!(text.matches("::warning").count(), 2);
 }
@@ -297,6 +297,7 @@ apiVersion: v1
 kind: Secret
 metadata:
   name: tokens
+  labels: {security.banzaicloud.io/mutate: skip}
 data:
   OLD: dmF1bHQ6c2VjcmV0L2RhdGEvYiNr
 stringData:
@@ -319,8 +320,8 @@ fn sources_among_the_manifests_are_read() {
     let with_secrets = Readable { secrets: true, ..Readable::default() };
     let report = checked_all(&files, with_secrets);
     let found = found(&report.workloads[0]);
-    assert!(found.contains(&("secret/data/b", 15)), "{found:?}");
-    assert!(found.contains(&("secret/data/c", 17)), "{found:?}");
+    assert!(found.contains(&("secret/data/b", 16)), "{found:?}");
+    assert!(found.contains(&("secret/data/c", 18)), "{found:?}");
     assert_eq!(found.iter().filter(|(what, _)| *what == "SourceNotGiven").count(), 2);
 }
 
@@ -374,7 +375,26 @@ fn a_workload_is_of_the_server_that_its_address_means() {
     let web = &report.workloads[0];
     assert_eq!((web.reloaded, reasons(web)), (false, vec!["AddressRefused"]));
     assert!(web.references.iter().all(|found| !found.watched));
-    assert_eq!(report.warnings(), warnings + 1);
+    assert_eq!(report.warnings(), warnings);
+}
+
+#[test]
+fn a_name_with_a_line_break_does_not_break_the_lines() {
+    let text = WEB.replace("name: app", r#""name": "a\nb\u001b""#);
+    let table = print::table(&checked(&text));
+    assert_eq!(table.lines().count(), print::table(&checked(WEB)).lines().count());
+    assert!(table.contains(r"variable B of container a\nb\u{1b}"), "{table}");
+}
+
+#[test]
+fn an_encrypted_secret_is_none_that_is_given() {
+    let sources = SOURCES.replace("kind: Secret", "kind: Secret\nsops: {version: 3.9.0}");
+    let sources = sources.replace("dmF1bHQ6c2VjcmV0L2RhdGEvYiNr", "ENC[AES256_GCM,data:x]");
+    let files = [("web.yaml", WITH_SOURCES), ("sources.yaml", &*sources)];
+    let with_secrets = Readable { secrets: true, ..Readable::default() };
+    let report = checked_all(&files, with_secrets);
+    let found = found(&report.workloads[0]);
+    assert!(!found.iter().any(|(what, _)| *what == "SourceMalformed"), "{found:?}");
 }
 
 #[test]

@@ -34,8 +34,11 @@ fn whole_values() {
         ("vault:secret/data/a#${.k | b64enc}", watch("secret/data/a")),
         ("vault:secret/data/a#text ${.k} text", watch("secret/data/a")),
         ("vault:secret/data/a#k}", watch("secret/data/a")),
-        ("vault:secret/data/a#", watch("secret/data/a")),
-        ("vault:secret/data/a\u{20}#k", watch("secret/data/a\u{20}")),
+        ("vault:secret/data/a#", odd("secret/data/a", Reason::NoKey)),
+        ("vault:secret/data/a##", odd("secret/data/a", Reason::NoKey)),
+        ("vault:secret/data/a\u{20}#k", odd("secret/data/a\u{20}", Reason::SpaceAroundPath)),
+        ("vault:\u{20}secret/data/a#k", odd("\u{20}secret/data/a", Reason::SpaceAroundPath)),
+        ("vault:secret/data/a b#k", watch("secret/data/a b")),
         ("vault:secret/data/a?x=1#k", watch("secret/data/a?x=1")),
         (">>vault:pki/issue/r#certificate#{\"a\":\"b#c\"}", skip(Reason::Write)),
         (">>bao:pki/issue/r#certificate#{}", skip(Reason::Write)),
@@ -60,7 +63,7 @@ fn whole_values() {
         ("vault:secret/data/a\nb#k", skip(Reason::BadPath)),
         ("vault:secret/data/ä ö#k", watch("secret/data/ä ö")),
         ("vault:v1beta/data/a#k", watch("v1beta/data/a")),
-        ("vault:secret/data/$(STAGE)/a#k", skip(Reason::Expansion)),
+        ("vault:secret/data/$(STAGE)/a#k", watch("secret/data/$(STAGE)/a")),
         ("vault:secret/data/$(a#k", watch("secret/data/$(a")),
         // Literals.
         ("", vec![]),
@@ -76,6 +79,22 @@ fn whole_values() {
     ];
     for (value, expected) in cases {
         assert_eq!(readings("PASSWORD", value), expected, "{value:?}");
+    }
+}
+
+#[test]
+fn what_is_known_in_part_is_read_where_that_is_enough() {
+    let cases = [
+        ("vault:secret/data/$(STAGE)/a#k", skip(Reason::Expansion)),
+        ("vault:secret/data/a#k#$(VERSION)", skip(Reason::Expansion)),
+        ("vault:secret/data/a#$(KEY)", watch("secret/data/a")),
+        ("$(X)${vault:secret/data/a#k}", watch("secret/data/a")),
+        ("vault:secret/data/$(a#k", watch("secret/data/$(a")),
+        ("vault:$(X)", skip(Reason::NoKey)),
+    ];
+    for (value, expected) in cases {
+        let readings: Vec<_> = parse("X", value).iter().map(Reference::read_partly).collect();
+        assert_eq!(readings, expected, "{value:?}");
     }
 }
 
