@@ -3,8 +3,6 @@
 //! The lines of a file that begin with `#=` say it: `watched PATH [@NAMESPACE]` for each path that is
 //! watched, and no other is; `says CODE` for a reason that is said; `silent CODE` for one that is not.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail loudly, its helpers too")]
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

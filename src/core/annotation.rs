@@ -7,6 +7,10 @@ use super::reference::{Scheme, settings};
 /// Prefix of the annotations that this controller owns.
 const RELOADER: &str = "secrets-reloader.security.bank-vaults.io/";
 
+/// Prefixes of the annotations of the webhook, the current one and the older one.
+const CURRENT_WEBHOOK: &str = "secrets-webhook.security.bank-vaults.io/";
+const OLDER_WEBHOOK: &str = "vault.security.banzaicloud.io/";
+
 /// On a pod template: a value never used before, so that two templates of ours always differ, and a
 /// template that was put back can be told from the one that the record belongs to.
 pub const MARK: &str = "secrets-reloader.security.bank-vaults.io/reload-mark";
@@ -121,6 +125,13 @@ impl Webhook {
     }
 }
 
+/// Whether an annotation tells the webhook how to resolve references, and not to let them be.
+#[must_use]
+pub fn is_for_webhook(key: &str) -> bool {
+    let is_its_own = [CURRENT_WEBHOOK, OLDER_WEBHOOK].iter().any(|prefix| key.starts_with(prefix));
+    is_its_own && !Webhook::Mutate.keys().any(|mutate| key == mutate)
+}
+
 /// Whether the controller reads this annotation of a pod template at all.
 ///
 /// What it does not read is not kept while an object is decoded.
@@ -230,6 +241,15 @@ mod tests {
         }
         assert!(is_left_alone(&[(current, "true"), (older, "skip")]));
         assert!(!is_left_alone(&[]));
+    }
+
+    #[test]
+    fn what_tells_the_webhook_to_let_it_be_is_not_for_it() {
+        assert!(is_for_webhook("vault.security.banzaicloud.io/vault-role"));
+        assert!(is_for_webhook("secrets-webhook.security.bank-vaults.io/provider"));
+        for other in ["", "vault.security.banzaicloud.io/mutate", OptIn::Older.key(), MARK] {
+            assert!(!is_for_webhook(other), "{other}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::annotation::is_for_webhook;
 use super::environment::{SourceKind, SourceName};
 use super::reference::{Kept, Reason};
 use super::workload::WorkloadId;
@@ -38,7 +39,10 @@ impl SourceId {
 
 /// The keys of a source, each with the references in its value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Content(Box<[Key]>);
+pub struct Content {
+    keys: Box<[Key]>,
+    is_for_webhook: bool,
+}
 
 /// A key, and the references in its value.
 type Key = (Box<str>, Box<[Kept]>);
@@ -49,38 +53,52 @@ impl Content {
         let keep = |value| std::str::from_utf8(value).map(Kept::all_of).unwrap_or_default();
         let keys: BTreeMap<Box<str>, Box<[Kept]>> =
             data.into_iter().map(|(key, value)| (key.into(), keep(value))).collect();
-        Self(keys.into_iter().collect())
+        Self { keys: keys.into_iter().collect(), is_for_webhook: false }
+    }
+
+    /// The same of an object with annotations of these names.
+    #[must_use]
+    pub fn annotated<'a>(self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        let is_for_webhook = names.into_iter().any(is_for_webhook);
+        Self { is_for_webhook, ..self }
+    }
+
+    /// Whether the webhook has resolved it when it was applied: it is annotated for the webhook, and
+    /// has no reference left.
+    #[must_use]
+    pub fn is_resolved(&self) -> bool {
+        self.is_for_webhook && !self.refers()
     }
 
     /// The references behind a key, and which of the keys it is; `None` if there is no such key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<(usize, &[Kept])> {
-        let index = self.0.binary_search_by(|(known, _)| (**known).cmp(key)).ok()?;
-        Some((index, &self.0[index].1))
+        let index = self.keys.binary_search_by(|(known, _)| (**known).cmp(key)).ok()?;
+        Some((index, &self.keys[index].1))
     }
 
     /// All keys with their references, in order, counted from 0.
     #[must_use]
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (usize, &str, &[Kept])> {
-        self.0.iter().enumerate().map(|(index, (key, kept))| (index, &**key, &**kept))
+        self.keys.iter().enumerate().map(|(index, (key, kept))| (index, &**key, &**kept))
     }
 
     /// How many keys there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.keys.len()
     }
 
     /// Whether there is no key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty()
     }
 
     /// Whether there is a reference behind any key.
     #[must_use]
     pub fn refers(&self) -> bool {
-        self.0.iter().any(|(_, kept)| !kept.is_empty())
+        self.keys.iter().any(|(_, kept)| !kept.is_empty())
     }
 }
 

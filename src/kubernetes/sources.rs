@@ -19,7 +19,7 @@ use k8s_openapi::NamespaceResourceScope;
 pub use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::Event;
-use kube::{Api, Client, Resource};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -114,6 +114,7 @@ impl SourceObject for ConfigMap {
     fn content(&self) -> Content {
         let data = self.data.iter().flatten();
         Content::new(data.map(|(key, value)| (&**key, value.as_bytes())))
+            .annotated(self.annotations().keys().map(String::as_str))
     }
 }
 
@@ -125,6 +126,7 @@ impl SourceObject for Secret {
         // What is not applied yet may hold texts, which come before the same keys of the data.
         let texts = self.string_data.iter().flatten();
         Content::new(data.chain(texts.map(|(key, value)| (&**key, value.as_bytes()))))
+            .annotated(self.annotations().keys().map(String::as_str))
     }
 }
 

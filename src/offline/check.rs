@@ -458,9 +458,10 @@ impl<'a> Template<'a> {
             if led.is_some() && given.is_some_and(Given::is_resolved_when_applied) {
                 (led, reason) = (None, Some(Reason::ResolvedWhenApplied));
             }
-            if reason == Some(Reason::MutateSkip) && manifest.annotations.opt_in().is_none() {
-                // Who does not opt in does not mind.
-                reason = None;
+            let mut remark = reason.map(remark_on);
+            if let Some(remark) = remark.as_mut().filter(|_| reason == Some(Reason::MutateSkip)) {
+                // Where nobody opts in, nobody is disappointed.
+                remark.warning = manifest.annotations.opt_in().is_some();
             }
             let at = match &place {
                 Place::Env(container, variable) => self.at_variable(container, variable),
@@ -477,7 +478,7 @@ impl<'a> Template<'a> {
                 }
             };
             let origin = Origin::from(place).to_string();
-            references.push((finding(path, reason.map(remark_on), origin, at), led));
+            references.push((finding(path, remark, origin, at), led));
         };
         let unknown = reference::each(&manifest.annotations, &manifest.containers, look_up, take);
         if manifest.annotations.opt_in().is_some() {

@@ -77,17 +77,14 @@ impl Expansion {
                         Some(EnvValue::Partly(known)) => (Some(known), false),
                         _ => (None, false),
                     };
-                    match known.filter(|known| known.len() <= self.left) {
-                        Some(known) => {
-                            self.left -= known.len();
-                            value.push_str(known);
-                            is_known &= is_whole;
-                        }
-                        None => {
-                            value.push('$');
-                            value.push_str(&behind[..=close]);
-                            is_known = false;
-                        }
+                    if let Some(known) = known.filter(|known| known.len() <= self.left) {
+                        self.left -= known.len();
+                        value.push_str(known);
+                        is_known &= is_whole;
+                    } else {
+                        value.push('$');
+                        value.push_str(&behind[..=close]);
+                        is_known = false;
                     }
                     rest = &behind[close + 1..];
                 }

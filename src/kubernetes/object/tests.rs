@@ -304,7 +304,7 @@ fn what_tells_an_injector_something_is_kept_and_variables_are_expanded() {
         ],
         starts_injector: true,
     };
-    assert_eq!(manifest.containers, [expected.clone()]);
+    assert_eq!(manifest.containers, std::slice::from_ref(&expected));
     // Where there is a list of paths, what has nothing of its own gets those, too.
     let list = "secrets-webhook.security.bank-vaults.io/vault-from-path";
     value["spec"]["template"]["metadata"]["annotations"][list] = json!("secret/data/a");

@@ -246,3 +246,15 @@ async fn one_that_the_server_fails_for_holds_up_nobody_for_long() {
     })
     .await;
 }
+
+#[test]
+fn what_the_webhook_has_resolved_is_told_by_its_annotations() {
+    let of = |annotation: &str, value: &str| json!({ "metadata": { "annotations": { annotation: "x" } }, "data": { "K": value } });
+    let role = "secrets-webhook.security.bank-vaults.io/vault-role";
+    let is_resolved = |kind, object| content_of(kind, object).unwrap().is_resolved();
+    assert!(is_resolved(SourceKind::ConfigMap, of(role, "s3cret")));
+    assert!(!is_resolved(SourceKind::ConfigMap, of("other", "s3cret")));
+    assert!(is_resolved(SourceKind::Secret, of(role, "czNjcmV0")));
+    // `vault:a#k`
+    assert!(!is_resolved(SourceKind::Secret, of(role, "dmF1bHQ6YSNr")));
+}
