@@ -171,7 +171,7 @@ async fn a_reference_counts_wherever_it_stands_unless_it_is_pinned() -> Result<(
         new("init").init_env("A", &reference("places/init")),
         new("listed").template_annotation(
             &from_path,
-            "secret/data/places/pinned#1, secret/data/places/listed ,",
+            "secret/data/places/pinned#1,secret/data/places/listed",
         ),
         new("older-listed")
             .template_annotation(&older_from_path, "secret/data/places/older-listed"),
@@ -182,6 +182,9 @@ async fn a_reference_counts_wherever_it_stands_unless_it_is_pinned() -> Result<(
         ),
         new("template").env("A", "vault:secret/data/places/template#${.k | b64enc}"),
         new("latest-by-number").env("A", "vault:secret/data/places/template#k#-1"),
+        new("expanded")
+            .env("FOLDER", "places")
+            .env("A", "vault:secret/data/$(FOLDER)/template#k$$"),
     ];
     let left = [
         new("pinned").env("A", "vault:secret/data/places/init#k#1"),
@@ -255,21 +258,25 @@ async fn a_path_of_a_vault_namespace_is_another_secret() -> Result<()> {
     let of_team = uses("team").template_annotation(&format!("{WEBHOOK}vault-namespace"), "team");
     let of_team_older =
         uses("older").template_annotation(&format!("{OLDER_WEBHOOK}vault-namespace"), "team");
+    let of_variable = uses("variable").env("VAULT_NAMESPACE", "team");
     let nowhere =
         uses("nowhere").template_annotation(&format!("{WEBHOOK}vault-namespace"), "no-such");
-    bed.deploy_all(&[&of_root, &of_team, &of_team_older, &nowhere]).await?;
+    bed.deploy_all(&[&of_root, &of_team, &of_team_older, &of_variable, &nowhere]).await?;
     let controller = Controller::start(&bed, &polling_faster().vault_token(&token)).await?;
-    let all = [&of_root, &of_team, &of_team_older, &nowhere].map(|workload| (workload, None));
+    let all = [&of_root, &of_team, &of_team_older, &of_variable, &nowhere];
+    let all = all.map(|workload| (workload, None));
     bed.expect_no_roll(&controller, &all).await?;
 
     let mark = bed.mark().await?;
     put().await?;
     bed.cluster.wait_for_count(&of_team, 1, SOON).await?;
     bed.cluster.wait_for_count(&of_team_older, 1, SOON).await?;
+    bed.cluster.wait_for_count(&of_variable, 1, SOON).await?;
     bed.expect_no_roll(&controller, &[(&of_root, None), (&nowhere, None)]).await?;
     bed.rotate("namespaces/a").await?;
     bed.cluster.wait_for_count(&of_root, 1, SOON).await?;
-    let once = [(&of_team, Some(1)), (&of_team_older, Some(1)), (&nowhere, None)];
+    let of_team = [&of_team, &of_team_older, &of_variable].map(|workload| (workload, Some(1)));
+    let once = [&of_team[..], &[(&nowhere, None)]].concat();
     bed.expect_no_roll(&controller, &once).await?;
     let requests = bed.vault_requests_since(&mark)?;
     assert!(requests.iter().any(|request| request.namespace == "team/"), "{requests:#?}");
