@@ -21,7 +21,7 @@ pub mod settings;
 
 pub use grammar::{Reading, Scheme, may_hold_reference};
 pub use reason::Reason;
-use settings::{Destination, Destinations, Setting, Value};
+use settings::{Destination, Destinations, Setting, SettingValue};
 
 /// Where in a pod template a reference stands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -167,21 +167,21 @@ pub fn each<'a>(
             continue;
         }
         let readings = sources.environment(container);
-        let told = sources.told(annotations, container, &readings);
+        let settings = sources.container_settings(annotations, container, &readings);
         for (place, reading) in readings {
-            take(place, told.destinations, by_provider(annotations, reading));
+            take(place, settings.destinations, by_provider(annotations, reading));
         }
-        for (scheme, name, list) in told.lists {
+        for (scheme, name, list) in settings.lists {
             for item in list.split(',') {
                 let reading = by_provider(annotations, read_item(scheme, item));
-                take(Place::Setting(container, name), told.destinations, reading);
+                take(Place::Setting(container, name), settings.destinations, reading);
             }
         }
-        for (name, reason) in told.notes {
-            take(Place::Setting(container, name), told.destinations, Reading::Skip(reason));
+        for (name, reason) in settings.notes {
+            take(Place::Setting(container, name), settings.destinations, Reading::Skip(reason));
         }
         for (scheme, destinations) in &mut of_lists {
-            destinations.insert(told.destinations.of(*scheme));
+            destinations.insert(settings.destinations.of(*scheme));
         }
     }
     if !annotations.is_left_alone() {
@@ -221,12 +221,12 @@ fn read_item(scheme: Scheme, item: &str) -> Reading {
 }
 
 /// What a container's variables tell its injector.
-struct Told<'a> {
+struct ContainerSettings<'a> {
     destinations: Destinations<'a>,
     /// Lists of paths that are its own: of which scheme, in which variable, and the list.
     lists: Vec<(Scheme, &'static str, &'a str)>,
     /// What is to be said of its variables.
-    notes: Vec<(&'static str, Reason)>,
+    notes: BTreeSet<(&'static str, Reason)>,
 }
 
 /// How much is done for one workload beyond reading each of its variables, and each reference of its
@@ -320,23 +320,23 @@ impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
         container: &'a Container,
         setting: Setting,
         scheme: Scheme,
-    ) -> Option<(&'static str, Value<'a>)> {
+    ) -> Option<(&'static str, SettingValue<'a>)> {
         let names = setting.names(scheme).iter();
         names.copied().find_map(|name| Some((name, self.setting_in(container, name)?)))
     }
 
     /// What is known of the value of a variable that is a setting; `None` where there is no such
     /// variable, or it is not known whether there is.
-    fn setting_in(&mut self, container: &'a Container, name: &str) -> Option<Value<'a>> {
+    fn setting_in(&mut self, container: &'a Container, name: &str) -> Option<SettingValue<'a>> {
         let mut holds = |source: &'a SourceName, key: &str| match self.look_up(source) {
             Known::Read(content) => content.get(key).is_some(),
             Known::NotYet | Known::Not(_) | Known::Missing => false,
         };
         match container.variable(name).map(|variable| &variable.value) {
-            Some(EnvValue::Literal(text)) => return Some(Value::Text(text)),
-            Some(EnvValue::Partly(_) | EnvValue::Other) => return Some(Value::Unknown),
+            Some(EnvValue::Literal(text)) => return Some(SettingValue::Text(text)),
+            Some(EnvValue::Partly(_) | EnvValue::Other) => return Some(SettingValue::Unknown),
             Some(EnvValue::Key { source, key, optional }) if !optional || holds(source, key) => {
-                return Some(Value::Unknown);
+                return Some(SettingValue::Unknown);
             }
             Some(EnvValue::Key { .. }) | None => {}
         }
@@ -345,18 +345,21 @@ impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
             let key = name.strip_prefix(from.prefix.as_str());
             key.is_some_and(|key| holds(&from.source, key))
         });
-        is_in_source.then_some(Value::Unknown)
+        is_in_source.then_some(SettingValue::Unknown)
     }
 
     /// What a container's variables tell its injector. `readings` are those of its environment.
-    fn told(
+    fn container_settings(
         &mut self,
         annotations: &'a Annotations,
         container: &'a Container,
         readings: &[(Place<'a>, Reading)],
-    ) -> Told<'a> {
-        let mut told =
-            Told { destinations: Destinations::default(), lists: Vec::new(), notes: Vec::new() };
+    ) -> ContainerSettings<'a> {
+        let mut found = ContainerSettings {
+            destinations: Destinations::default(),
+            lists: Vec::new(),
+            notes: BTreeSet::new(),
+        };
         let is_by_hand = annotations.is_left_alone();
         // The webhook puts an injector only where there is something to resolve.
         let is_injected = is_by_hand
@@ -375,22 +378,22 @@ impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
                 });
             if list.is_none() {
                 match self.setting(container, Setting::FromPath, scheme) {
-                    Some((name, Value::Text(list))) if !list.is_empty() => {
-                        told.lists.push((scheme, name, list));
+                    Some((name, SettingValue::Text(list))) if !list.is_empty() => {
+                        found.lists.push((scheme, name, list));
                         is_used = true;
                     }
-                    Some((name, Value::Unknown)) => {
-                        told.notes.push((name, Reason::SettingUnknown));
+                    Some((name, SettingValue::Unknown)) => {
+                        found.notes.insert((name, Reason::SettingUnknown));
                         is_used = true;
                     }
-                    Some((_, Value::Text(_))) | None => {}
+                    Some((_, SettingValue::Text(_))) | None => {}
                 }
             }
             if is_used {
-                self.set_destination(annotations, container, scheme, &mut told);
+                self.set_destination(annotations, container, scheme, &mut found);
             }
         }
-        told
+        found
     }
 
     /// Says where the references of a scheme in a container lead.
@@ -399,33 +402,37 @@ impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
         annotations: &'a Annotations,
         container: &'a Container,
         scheme: Scheme,
-        told: &mut Told<'a>,
+        found: &mut ContainerSettings<'a>,
     ) {
         let is_by_hand = annotations.is_left_alone();
         let mut destination = Destination::default();
         if is_by_hand {
             destination.container = Some(&container.name);
             match self.setting(container, Setting::Address, scheme) {
-                Some((_, Value::Text(text))) => {
+                Some((_, SettingValue::Text(text))) => {
                     destination.address = Some(text).filter(|text| !text.is_empty());
                 }
-                Some((name, Value::Unknown)) => told.notes.push((name, Reason::SettingUnknown)),
+                Some((name, SettingValue::Unknown)) => {
+                    found.notes.insert((name, Reason::SettingUnknown));
+                }
                 None => {}
             }
         }
         // The webhook adds its own variable where the annotation names one.
         if is_by_hand || annotations.vault_namespace(scheme).is_none() {
             match self.setting(container, Setting::Namespace, scheme) {
-                Some((name, Value::Text(text))) => {
+                Some((name, SettingValue::Text(text))) => {
                     destination.namespace = settings::namespace(text);
                     let is_bad = destination.namespace.is_some_and(|n| !settings::is_namespace(n));
-                    told.notes.extend(is_bad.then_some((name, Reason::BadNamespace)));
+                    found.notes.extend(is_bad.then_some((name, Reason::BadNamespace)));
                 }
-                Some((name, Value::Unknown)) => told.notes.push((name, Reason::SettingUnknown)),
+                Some((name, SettingValue::Unknown)) => {
+                    found.notes.insert((name, Reason::SettingUnknown));
+                }
                 None => {}
             }
         }
-        told.destinations.set(scheme, destination);
+        found.destinations.set(scheme, destination);
     }
 
     /// Reads the list of paths that all containers get, for each place where they look.

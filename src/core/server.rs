@@ -139,7 +139,7 @@ impl Servers {
     #[must_use]
     pub fn with_allowed(mut self, scheme: Scheme, list: &str) -> Self {
         let addresses = list.split(',').map(str::trim).filter(|address| !address.is_empty());
-        self.allowed.insert(scheme, addresses.map(as_webhook_compares).collect());
+        self.allowed.insert(scheme, addresses.map(normalize_as_webhook).collect());
         self
     }
 
@@ -155,7 +155,7 @@ impl Servers {
         let text = annotations.webhook(Webhook::Addr(scheme)).filter(|text| !text.is_empty());
         let is_allowed = |text| {
             let allowed = self.allowed.get(&scheme);
-            allowed.is_none_or(|allowed| allowed.contains(&as_webhook_compares(text)))
+            allowed.is_none_or(|allowed| allowed.contains(&normalize_as_webhook(text)))
         };
         if text.is_some_and(|text| !is_allowed(text)) {
             return (&self.default, Some(Reason::AddressNotAllowed));
@@ -184,7 +184,7 @@ impl Servers {
 
 /// An address as the webhook compares it with its list: without regard to the case of scheme and host,
 /// without a slash at its end, and with the port as it was written.
-fn as_webhook_compares(address: &str) -> String {
+fn normalize_as_webhook(address: &str) -> String {
     let address = address.trim();
     let Some((scheme, rest)) = address.split_once("://") else {
         return address.to_ascii_lowercase();

@@ -348,7 +348,7 @@ fn full_name(namespace: &str, kind: &str, name: &str) -> String {
 }
 
 /// Where a reference leads that can be watched.
-type Led<'m> = Option<(Scheme, Destination<'m>)>;
+type WatchTarget<'m> = Option<(Scheme, Destination<'m>)>;
 
 /// An object that has a pod template.
 struct Template<'a> {
@@ -384,7 +384,7 @@ impl<'a> Template<'a> {
     fn check(&self, sources: &Sources, servers: &Servers) -> Option<Checked> {
         let manifest = self.manifest();
         let mut references = self.references(&manifest, sources);
-        let in_use: BTreeSet<_> = references.iter().filter_map(|(_, led)| *led).collect();
+        let in_use: BTreeSet<_> = references.iter().filter_map(|(_, target)| *target).collect();
         let targets = manifest.targets(&in_use, servers);
         let remark = if manifest.annotations.opt_in().is_none() {
             let why = self.why_not_opted_in();
@@ -404,8 +404,8 @@ impl<'a> Template<'a> {
         let doubts = doubts.map(|note| remark_on(note.reason));
         let reloaded = remark.is_none() && !targets.known.is_empty();
         let mut remarks: Vec<_> = remark.into_iter().chain(doubts).collect();
-        for (found, led) in &mut references {
-            found.set_target(led.and_then(|led| targets.known.get(&led)), reloaded);
+        for (found, target) in &mut references {
+            found.set_target(target.and_then(|target| targets.known.get(&target)), reloaded);
         }
         let mut references: Vec<_> = references.into_iter().map(|(found, _)| found).collect();
         if leave_too_many(&mut references) {
@@ -429,7 +429,11 @@ impl<'a> Template<'a> {
         serde_json::from_value::<Object>(object).unwrap_or_default().into_manifest()
     }
 
-    fn references<'m>(&self, manifest: &'m Manifest, sources: &Sources) -> Vec<(Finding, Led<'m>)> {
+    fn references<'m>(
+        &self,
+        manifest: &'m Manifest,
+        sources: &Sources,
+    ) -> Vec<(Finding, WatchTarget<'m>)> {
         let namespace = &*manifest.namespace;
         let finding = |path, remark, origin: String, at| {
             let (server, namespace) = (None, None);
@@ -450,13 +454,13 @@ impl<'a> Template<'a> {
                 Reading::Skip(reason) => (None, Some(reason)),
             };
             let (scheme, path) = watched.unzip();
-            let mut led = scheme.map(|scheme| (scheme, destinations.of(scheme)));
+            let mut target = scheme.map(|scheme| (scheme, destinations.of(scheme)));
             let given = match &place {
                 Place::Key { source, .. } => sources.find(namespace, source),
                 _ => None,
             };
-            if led.is_some() && given.is_some_and(Given::is_resolved_when_applied) {
-                (led, reason) = (None, Some(Reason::ResolvedWhenApplied));
+            if target.is_some() && given.is_some_and(Given::is_resolved_when_applied) {
+                (target, reason) = (None, Some(Reason::ResolvedWhenApplied));
             }
             let mut remark = reason.map(remark_on);
             if let Some(remark) = remark.as_mut().filter(|_| reason == Some(Reason::MutateSkip)) {
@@ -478,7 +482,7 @@ impl<'a> Template<'a> {
                 }
             };
             let origin = Origin::from(place).to_string();
-            references.push((finding(path, remark, origin, at), led));
+            references.push((finding(path, remark, origin, at), target));
         };
         let unknown = reference::each(&manifest.annotations, &manifest.containers, look_up, take);
         if manifest.annotations.opt_in().is_some() {

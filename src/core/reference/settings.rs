@@ -61,7 +61,7 @@ pub fn is_setting(variable: &str) -> bool {
 
 /// What is known of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Value<'a> {
+pub enum SettingValue<'a> {
     /// Its text.
     Text(&'a str),
     /// It is there, and its text is not in the template.
