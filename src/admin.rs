@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -22,6 +22,7 @@ use tracing::warn;
 
 use crate::core::store::Store;
 use crate::heartbeat::Heartbeats;
+use crate::reloader::Leadership;
 
 /// Connections at a time. Anybody in the cluster can open some and say nothing; the oldest one is
 /// closed for a new one, so that a probe is always answered. A process may have 1,024 descriptors by
@@ -43,13 +44,20 @@ pub struct Health {
     store: Arc<Store>,
     heartbeats: Heartbeats,
     ending: Arc<AtomicBool>,
+    leadership: Arc<OnceLock<Leadership>>,
 }
 
 impl Health {
     /// Of a process that is alive until [`Health::ends`].
     #[must_use]
     pub fn new(store: Arc<Store>, heartbeats: Heartbeats) -> Self {
-        Self { store, heartbeats, ending: Arc::default() }
+        Self { store, heartbeats, ending: Arc::default(), leadership: Arc::default() }
+    }
+
+    /// Says how it is known whether this process leads; until then it does not.
+    pub fn follow(&self, leadership: Leadership) {
+        // There is one leadership a process.
+        let _ = self.leadership.set(leadership);
     }
 
     /// From now on, the process is about to end.
@@ -141,16 +149,17 @@ async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
     }
 }
 
-/// What is counted, in the text format of Prometheus. The names of reasons need no escapes.
+/// What there is, in the text format of Prometheus. The names of reasons need no escapes.
 async fn metrics(State(health): State<Health>) -> ([(HeaderName, &'static str); 1], String) {
     let mut text = String::from(
-        "# HELP vault_secrets_reloader_notices_total References that are not watched or look odd, by \
-         reason: counted once a workload and change.\n\
-         # TYPE vault_secrets_reloader_notices_total counter\n",
+        "# HELP vault_secrets_reloader_notices Workloads with references that are not watched or look \
+         odd at present, by reason. Only the leader tells them.\n\
+         # TYPE vault_secrets_reloader_notices gauge\n",
     );
-    for (reason, count) in health.store.notices().counts() {
-        let _ =
-            writeln!(text, "vault_secrets_reloader_notices_total{{reason=\"{reason}\"}} {count}");
+    if health.leadership.get().is_some_and(Leadership::holds) {
+        for (reason, count) in health.store.notices().counts() {
+            let _ = writeln!(text, "vault_secrets_reloader_notices{{reason=\"{reason}\"}} {count}");
+        }
     }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
@@ -165,6 +174,7 @@ mod tests {
     use super::*;
     use crate::core::notice::{Notice, Part};
     use crate::core::workload::{Kind, WorkloadId};
+    use crate::reloader::{Claim, contended};
 
     async fn status(health: &Health, path: &str) -> u16 {
         let request = Request::get(path).body(Body::empty()).unwrap();
@@ -262,19 +272,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn notices_are_counted_by_reason() {
+    async fn the_leader_tells_how_many_workloads_have_notices_by_reason() {
         let store = Arc::new(Store::default());
         let id =
             WorkloadId { kind: Kind::Deployment, namespace: "shop".into(), name: "web".into() };
         let notice = |reason| Notice { reason, is_warning: true, message: String::new() };
         let notices = vec![notice("NoKey"), notice("Pinned")];
         store.notices().set(&id, "u", Part::Manifest, notices);
-        let (headers, text) = metrics(State(Health::new(store, Heartbeats::default()))).await;
+        let health = Health::new(Arc::clone(&store), Heartbeats::default());
+        let (candidacy, leadership) = contended();
+        health.follow(leadership);
+        let (_, text) = metrics(State(health.clone())).await;
+        assert!(text.ends_with("# TYPE vault_secrets_reloader_notices gauge\n"), "{text}");
+        candidacy.say(Claim::Always);
+        let (headers, text) = metrics(State(health.clone())).await;
         assert!(headers[0].1.starts_with("text/plain; version=0.0.4"));
-        assert!(
-            text.contains("\nvault_secrets_reloader_notices_total{reason=\"NoKey\"} 1\n"),
-            "{text}"
-        );
+        assert!(text.contains("\nvault_secrets_reloader_notices{reason=\"NoKey\"} 1\n"), "{text}");
         assert!(text.ends_with("{reason=\"Pinned\"} 1\n"), "{text}");
+        store.notices().forget(&id);
+        assert!(!metrics(State(health)).await.1.contains("NoKey"));
     }
 }

@@ -155,6 +155,7 @@ async fn start(
             leadership
         }
     };
+    health.follow(leadership.clone());
     if events {
         let (client, store, leadership) = (client.clone(), Arc::clone(&store), leadership.clone());
         let writer = EventWriter::new(client, store, leadership, replica, Timestamp::now);

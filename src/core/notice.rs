@@ -1,7 +1,7 @@
 //! Notices: what the owner of a workload should know of its references, told once a change.
 //!
 //! The collector and the reloader say what there is at present, each its own part; whoever tells it
-//! takes what was not told yet. Each is counted, by its reason, when it begins.
+//! takes what was not told yet.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write;
@@ -109,10 +109,9 @@ pub struct Notices {
 #[derive(Debug, Default)]
 struct State {
     present: HashMap<WorkloadId, Present>,
-    untold: Turns,
+    untold: Turns<WorkloadId>,
     /// The workloads of which nothing is to be told for the time being.
     resting: HashSet<WorkloadId>,
-    counts: BTreeMap<&'static str, u64>,
     /// How many workloads the answers of Vault say something of.
     with_vault: usize,
 }
@@ -147,11 +146,10 @@ impl Notices {
             return;
         }
         for notice in &notices {
-            if !before.is_some_and(|before| before.contains(notice)) {
-                *state.counts.entry(notice.reason).or_default() += 1;
-                if !state.resting.contains(workload) {
-                    state.untold.join(workload);
-                }
+            if !before.is_some_and(|before| before.contains(notice))
+                && !state.resting.contains(workload)
+            {
+                state.untold.join(workload);
             }
         }
         if part == Part::Vault {
@@ -211,7 +209,8 @@ impl Notices {
         let state = &mut *state;
         while let Some(workload) = state.untold.take() {
             if let Some(present) = state.present.get_mut(&workload)
-                && let Some((notice, digest)) = present.untold()
+                && let Some((notice, digest)) =
+                    present.find(|digest| !present.told.contains(&digest))
             {
                 present.told.insert(digest);
                 let uid = Arc::clone(&present.uid);
@@ -248,10 +247,27 @@ impl Notices {
         }
     }
 
-    /// How many began so far, by reason.
+    /// Of how many workloads there is something to tell at present, by reason.
     #[must_use]
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
-        self.state().counts.clone()
+        let mut counts = BTreeMap::new();
+        for present in self.state().present.values() {
+            let notices = present.parts.values().flatten();
+            for reason in notices.map(|notice| notice.reason).collect::<BTreeSet<_>>() {
+                *counts.entry(reason).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    /// What was told of a workload, if there still is reason to.
+    #[must_use]
+    pub fn still(&self, workload: &WorkloadId, digest: u64) -> Option<Untold> {
+        let state = self.state();
+        let present = state.present.get(workload)?;
+        let notice = present.find(|one| one == digest)?.0;
+        let uid = Arc::clone(&present.uid);
+        Some(Untold { workload: workload.clone(), uid, notice, digest })
     }
 
     /// How many of a workload are not told yet.
@@ -273,10 +289,11 @@ impl Present {
         self.parts.values().flatten().map(|notice| notice.digest(&self.uid))
     }
 
-    fn untold(&self) -> Option<(Notice, u64)> {
+    /// The first one whose digest is such.
+    fn find(&self, is_such: impl Fn(u64) -> bool) -> Option<(Notice, u64)> {
         let mut all =
             self.parts.values().flatten().map(|notice| (notice, notice.digest(&self.uid)));
-        let (notice, digest) = all.find(|(_, digest)| !self.told.contains(digest))?;
+        let (notice, digest) = all.find(|(_, digest)| is_such(*digest))?;
         Some((notice.clone(), digest))
     }
 }
@@ -301,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn each_is_told_and_counted_once_a_change() {
+    fn each_is_told_once_a_change_and_counted_while_it_lasts() {
         let notices = Notices::default();
         let (a, b) = (notice("NoKey", "a"), notice("Denied", "b"));
         notices.set(&web(), "u", Part::Manifest, vec![a.clone()]);
@@ -324,7 +341,7 @@ mod tests {
         assert_eq!(told(&notices), ["a"]);
         assert!(!notices.has_of_vault());
         let counts: Vec<_> = notices.counts().into_iter().collect();
-        assert_eq!(counts, [("Denied", 2), ("NoKey", 3)]);
+        assert_eq!(counts, [("NoKey", 1)], "what there is, not what there was");
     }
 
     #[test]

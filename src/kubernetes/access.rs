@@ -56,8 +56,9 @@ fn needed(
             ..Needed::default()
         })
     });
-    let of_events = events.then(|| Needed {
-        verb: "create",
+    let of_events = events.then_some(["create", "patch"]).into_iter().flatten();
+    let of_events = of_events.map(|verb| Needed {
+        verb,
         resource: "events",
         group: "events.k8s.io",
         ..Needed::default()

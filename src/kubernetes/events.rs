@@ -1,7 +1,8 @@
 //! Events on workloads: what their owners should know of their references.
 //!
-//! An Event is named after what it tells, so that the same is not told again by another replica, or
-//! after a restart, while the API server still has it.
+//! An Event is named after what it tells, so that another replica, or this one after a restart, writes
+//! no second one. The API server keeps an Event for an hour by default; while there still is reason for
+//! it, it is written again before that, as one more of a series.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,10 +10,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::events::v1::{Event, EventSeries};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -41,6 +43,12 @@ const REFUSALS: u32 = 3;
 const BURST: u32 = 25;
 const ONE_MORE_IN: Duration = Duration::from_mins(5);
 
+/// An Event is written again after so long: well before the API server drops it.
+const AGAIN_AFTER: Duration = Duration::from_mins(30);
+
+/// So many Events of each workload are left for what is new: none is written again for these.
+const LEFT_FOR_NEW: u32 = 5;
+
 /// Workloads that it is kept of how many Events they had. Beyond that, those that had few are
 /// forgotten first.
 const MOST_KEPT: usize = 4096;
@@ -63,6 +71,22 @@ pub struct EventWriter {
     allowed: HashMap<WorkloadId, (u32, Instant)>,
     /// The workloads that had as many as they may, and when they may have one more.
     resting: VecDeque<(Instant, WorkloadId)>,
+    /// What was written, and when to write it again, the first one first.
+    written: VecDeque<(Instant, Written)>,
+    /// Whether the last Event was one that was written before. Old and new ones take turns.
+    was_again: bool,
+    /// Whether an Event that was written may not be changed; said once.
+    is_final: bool,
+}
+
+/// An Event that was written.
+#[derive(Clone, Debug)]
+struct Written {
+    workload: WorkloadId,
+    /// See [`Untold::digest`].
+    digest: u64,
+    /// How often, as far as this process knows.
+    times: i32,
 }
 
 impl EventWriter {
@@ -86,6 +110,9 @@ impl EventWriter {
             refused: VecDeque::new(),
             allowed: HashMap::new(),
             resting: VecDeque::new(),
+            written: VecDeque::new(),
+            was_again: false,
+            is_final: false,
         }
     }
 
@@ -104,10 +131,20 @@ impl EventWriter {
                 {
                     self.store.notices().wake(&id);
                 }
-                let pause = match self.store.notices().next() {
-                    Some(untold) if self.leadership.holds() => self.tell(untold).await,
-                    Some(untold) => {
+                let due = if self.was_again { None } else { self.due_again() };
+                self.was_again = due.is_some();
+                let next = due.or_else(|| Some((self.store.notices().next()?, 0)));
+                let next = next.or_else(|| self.due_again());
+                let pause = match next {
+                    Some((untold, times)) if self.leadership.holds() => {
+                        self.tell(untold, times).await
+                    }
+                    Some((untold, 0)) => {
                         self.store.notices().give_back(&untold);
+                        PACE
+                    }
+                    Some((untold, times)) => {
+                        self.write_again(&untold, times, Duration::ZERO);
                         PACE
                     }
                     None => PACE * 10,
@@ -121,42 +158,123 @@ impl EventWriter {
         }
     }
 
-    /// Writes one Event. Answers how long to wait then.
-    async fn tell(&mut self, untold: Untold) -> Duration {
+    /// What is to be written again now, and how often it was written.
+    fn due_again(&mut self) -> Option<(Untold, i32)> {
+        while let Some((_, written)) =
+            self.written.pop_front_if(|(again, _)| *again <= Instant::now())
+        {
+            let Written { workload, digest, times } = &written;
+            let Some(untold) = self.store.notices().still(workload, *digest) else { continue };
+            if self.left(workload) > LEFT_FOR_NEW {
+                return Some((untold, *times));
+            }
+            self.written.push_back((Instant::now() + AGAIN_AFTER, written));
+        }
+        None
+    }
+
+    fn write_again(&mut self, untold: &Untold, times: i32, after: Duration) {
+        let Untold { workload, digest, .. } = untold;
+        let written = Written { workload: workload.clone(), digest: *digest, times };
+        let entry = (Instant::now() + after, written);
+        if after.is_zero() {
+            self.written.push_front(entry);
+        } else {
+            self.written.push_back(entry);
+        }
+    }
+
+    /// Writes one Event, which was written so many times. Returns how long to wait then.
+    async fn tell(&mut self, untold: Untold, before: i32) -> Duration {
         let event = event_of(&untold, &self.replica, (self.now)());
         let api: Api<Event> = Api::namespaced(self.client.clone(), &untold.workload.namespace);
-        let answer = in_time(api.create(&PostParams::default(), &event)).await;
+        let mut times = before.saturating_add(1);
+        let mut answer = if before == 0 || self.is_final {
+            self.create(&api, &event).await
+        } else {
+            self.observe(&api, &event, times).await
+        };
+        match answer.as_ref().err().map(RequestError::code) {
+            // Another process wrote it, or this one before it was started again.
+            Some(409) if !self.is_final => {
+                times = times.max(2);
+                answer = self.observe(&api, &event, times).await;
+            }
+            // It was dropped meanwhile.
+            Some(404) if before > 0 => {
+                times = 1;
+                answer = self.create(&api, &event).await;
+            }
+            _ => {}
+        }
         let code = answer.as_ref().err().map_or(201, RequestError::code);
         match (code, answer) {
-            (401 | 403, Err(error)) => self.refused(untold, &error),
+            (401 | 403, Err(error)) if before == 0 && times == 1 => self.refused(untold, &error),
             (0 | 429 | 500.., Err(error)) => {
                 self.failures = self.failures.saturating_add(1);
                 debug!("Cannot write an Event on {}: {error}. Retrying", untold.workload);
-                self.store.notices().give_back(&untold);
+                if before == 0 {
+                    self.store.notices().give_back(&untold);
+                } else {
+                    self.write_again(&untold, before, Duration::ZERO);
+                }
                 retry_delay(self.failures)
             }
             // Written; or told already; or never to be written, as where the namespace is gone.
-            _ => {
+            (code, answer) => {
                 (self.failures, self.refusals) = (0, 0);
-                self.count(untold.workload);
+                if let (401 | 403, Err(error)) = (code, answer)
+                    && times > 1
+                    && !std::mem::replace(&mut self.is_final, true)
+                {
+                    warn!(
+                        "May not write Events again while there is reason for them: {error}. Grant it \
+                         patch on events.events.k8s.io; until then each is missing for a while every \
+                         hour"
+                    );
+                }
+                self.count(untold.workload.clone());
+                self.write_again(&untold, times, AGAIN_AFTER);
                 PACE
             }
         }
     }
 
+    async fn create(&self, api: &Api<Event>, event: &Event) -> Result<(), RequestError> {
+        in_time(api.create(&PostParams::default(), event)).await.map(drop)
+    }
+
+    /// Makes an Event that is there one of a series.
+    async fn observe(
+        &self,
+        api: &Api<Event>,
+        event: &Event,
+        times: i32,
+    ) -> Result<(), RequestError> {
+        let name = event.metadata.name.as_deref().unwrap_or_default();
+        let series = EventSeries { count: times, last_observed_time: MicroTime((self.now)()) };
+        let patch = Patch::Merge(json!({ "series": series }));
+        in_time(api.patch(name, &PatchParams::default(), &patch)).await.map(drop)
+    }
+
+    /// How many Events a workload may have now.
+    fn left(&self, id: &WorkloadId) -> u32 {
+        self.allowed.get(id).map_or(BURST, |(left, time)| {
+            left.saturating_add(more_since(*time, Instant::now())).min(BURST)
+        })
+    }
+
     /// Notes that a workload had one Event more.
     fn count(&mut self, id: WorkloadId) {
         let now = Instant::now();
-        let since = |time: Instant| now.saturating_duration_since(time);
-        let more = |time| u32::try_from(since(time).as_millis() / ONE_MORE_IN.as_millis());
         if self.allowed.len() >= MOST_KEPT {
-            self.allowed.retain(|_, (left, time)| *left + more(*time).unwrap_or(BURST) < BURST);
+            self.allowed.retain(|_, (left, time)| *left + more_since(*time, now) < BURST);
         }
         if self.allowed.len() >= MOST_KEPT {
             self.allowed.retain(|_, (left, _)| *left <= BURST / 2);
         }
         let (left, time) = self.allowed.entry(id.clone()).or_insert((BURST, now));
-        let more = more(*time).unwrap_or(BURST);
+        let more = more_since(*time, now);
         *left = left.saturating_add(more).min(BURST).saturating_sub(1);
         if more > 0 {
             *time = now;
@@ -182,6 +300,12 @@ impl EventWriter {
         }
         REFUSED_RETRY
     }
+}
+
+/// How many Events more a workload may have than it might at a time.
+fn more_since(time: Instant, now: Instant) -> u32 {
+    let since = now.saturating_duration_since(time);
+    u32::try_from(since.as_millis() / ONE_MORE_IN.as_millis()).unwrap_or(BURST).min(BURST)
 }
 
 fn event_of(untold: &Untold, replica: &str, now: Timestamp) -> Event {
@@ -247,7 +371,8 @@ mod tests {
         let requests = Arc::new(Mutex::new(0));
         let counter = Arc::clone(&requests);
         let client = client_of(move |request| {
-            assert_eq!(request.uri().path(), "/apis/events.k8s.io/v1/namespaces/shop/events");
+            let path = request.uri().path();
+            assert!(path.starts_with("/apis/events.k8s.io/v1/namespaces/shop/events"), "{path}");
             *counter.lock().unwrap() += 1;
             let mut answers = answers.lock().unwrap();
             if answers.is_empty() {
@@ -278,7 +403,7 @@ mod tests {
             odd(&store, name);
         }
         run_for(writer, Duration::from_mins(1)).await;
-        assert_eq!(*requests.lock().unwrap(), 4);
+        assert_eq!(*requests.lock().unwrap(), 5);
         assert_eq!(store.notices().next(), None);
     }
 
@@ -337,6 +462,115 @@ mod tests {
         // One of the other workload, and of this one at first many, and then one in five minutes.
         let requests = *requests.lock().unwrap();
         assert!((1 + BURST + 3..=1 + BURST + 4).contains(&requests), "{requests}");
+    }
+
+    /// The Events that an API server keeps for an hour since they were last written; what was written,
+    /// in order.
+    #[derive(Default)]
+    struct Kept {
+        events: HashMap<String, (Instant, i64)>,
+        written: Vec<String>,
+        may_patch: bool,
+    }
+
+    fn writer_of(kept: &Arc<Mutex<Kept>>, leadership: Leadership) -> (EventWriter, Arc<Store>) {
+        let kept = Arc::clone(kept);
+        let client = client_of(move |request| {
+            let mut kept = kept.lock().unwrap();
+            let now = Instant::now();
+            kept.events.retain(|_, (time, _)| now.duration_since(*time).as_secs() < 3600);
+            let method = request.method().as_str();
+            let path = request.uri().path();
+            let path = path.strip_prefix("/apis/events.k8s.io/v1/namespaces/shop/events");
+            let name = path.unwrap().trim_start_matches('/').to_owned();
+            kept.written.push(method.to_owned());
+            match method {
+                "POST" if kept.events.contains_key("one") => return status(409),
+                "POST" => drop(kept.events.insert("one".to_owned(), (now, 1))),
+                "PATCH" if !kept.may_patch => return status(403),
+                "PATCH" => {
+                    assert!(name.starts_with("web."), "{name}");
+                    let Some((time, count)) = kept.events.get_mut("one") else {
+                        return status(404);
+                    };
+                    (*time, *count) = (now, *count + 1);
+                }
+                _ => panic!("{method}"),
+            }
+            Response::new(Answer::from(json!({ "metadata": {} }).to_string()))
+        });
+        let store = Arc::new(Store::default());
+        let now = || Timestamp::UNIX_EPOCH;
+        let writer = EventWriter::new(client, Arc::clone(&store), leadership, "r".to_owned(), now);
+        (writer, store)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_lasts_as_long_as_what_it_tells() {
+        let kept = Arc::new(Mutex::new(Kept { may_patch: true, ..Kept::default() }));
+        let (writer, store) = writer_of(&kept, Leadership::always());
+        odd(&store, "web");
+        let test = async {
+            for minute in 1..=6 * 60 {
+                sleep(Duration::from_mins(1)).await;
+                let (time, times) = kept.lock().unwrap().events["one"];
+                assert!(time.elapsed() < Duration::from_hours(1), "after {minute} min");
+                assert_eq!(times, 1 + minute / 30 - i64::from(minute % 30 == 0), "{minute}");
+            }
+            let before = kept.lock().unwrap().written.len();
+            // An end of the API server's patience: it was dropped.
+            kept.lock().unwrap().events.clear();
+            sleep(Duration::from_mins(20)).await;
+            assert_eq!(kept.lock().unwrap().written[before..], ["PATCH", "POST"]);
+            store.notices().forget(&workload("web"));
+            let before = kept.lock().unwrap().written.len();
+            sleep(Duration::from_hours(6)).await;
+            assert_eq!(kept.lock().unwrap().written.len(), before, "what is over is not told");
+        };
+        tokio::join!(run_for(writer, Duration::from_hours(13)), test);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_another_process_wrote_is_written_again_by_the_next_leader() {
+        let kept = Arc::new(Mutex::new(Kept { may_patch: true, ..Kept::default() }));
+        for _ in 0..2 {
+            let (writer, store) = writer_of(&kept, Leadership::always());
+            odd(&store, "web");
+            run_for(writer, Duration::from_mins(20)).await;
+        }
+        assert_eq!(kept.lock().unwrap().written, ["POST", "POST", "PATCH"]);
+        assert_eq!(kept.lock().unwrap().events["one"].1, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_the_permission_to_patch_it_is_written_again_when_it_was_dropped() {
+        let kept = Arc::new(Mutex::new(Kept::default()));
+        let (writer, store) = writer_of(&kept, Leadership::always());
+        odd(&store, "web");
+        run_for(writer, Duration::from_mins(95)).await;
+        // It is there still after half an hour, and not after an hour.
+        let written = kept.lock().unwrap().written.clone();
+        assert_eq!(written, ["POST", "PATCH", "POST", "POST"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_lasts_leaves_room_for_what_is_new() {
+        let (writer, store, requests) = writer(&[], Leadership::always());
+        let message = |number: u32| format!("variable {number}");
+        let of = |number| Notice { reason: "NoKey", is_warning: true, message: message(number) };
+        let many: Vec<_> = (0..20).map(of).collect();
+        store.notices().set(&workload("busy"), "u", Part::Manifest, many);
+        let later = async {
+            sleep(Duration::from_hours(10)).await;
+            let before = *requests.lock().unwrap();
+            // One in five minutes.
+            assert!(before <= BURST + 10 * 12, "{before}");
+            let new: Vec<_> = (100..105).map(of).collect();
+            store.notices().set(&workload("busy"), "u", Part::Vault, new);
+            sleep(Duration::from_mins(1)).await;
+            assert_eq!(store.notices().untold_of(&workload("busy")), 0);
+        };
+        tokio::join!(run_for(writer, Duration::from_hours(11)), later);
     }
 
     #[tokio::test(start_paused = true)]

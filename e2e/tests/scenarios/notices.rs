@@ -13,13 +13,13 @@ e2e::scenarios! {
 
 const NAMESPACE: &str = "told";
 
-/// What `/metrics` counts, by reason.
+/// How many workloads `/metrics` tells of, by reason.
 async fn counted(controller: &Controller) -> Result<BTreeMap<String, u64>> {
     let answer = controller.probe("/metrics").await?;
     let lines = answer.body.lines().filter(|line| !line.starts_with('#'));
     let of = |line: &str| {
         let (name, count) = line.rsplit_once(' ')?;
-        let reason = name.strip_prefix("vault_secrets_reloader_notices_total{reason=\"")?;
+        let reason = name.strip_prefix("vault_secrets_reloader_notices{reason=\"")?;
         Some((reason.strip_suffix("\"}")?.to_owned(), count.parse().ok()?))
     };
     lines.map(|line| of(line).with_context(|| line.to_owned())).collect()
@@ -69,15 +69,28 @@ async fn each_reason_is_an_event_on_the_workload_once() -> Result<()> {
     controller.wait_for_polls(3, SOON).await?;
     beside.wait_for_polls(3, SOON).await?;
     assert_eq!(bed.events(NAMESPACE).await?, expected);
+    // Each is one of a series from then on.
+    let path = format!("/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events");
+    eventually("series of Events", SOON, || async {
+        let list = bed.cluster.get_path(&path).await?;
+        let events = list["items"].as_array().into_iter().flatten();
+        let mut ours = events.filter(|e| e["reportingController"] == "vault-secrets-reloader");
+        Ok(ours.all(|event| event["series"]["count"].as_i64() >= Some(2)).then_some(()))
+    })
+    .await?;
 
     // What is mended is over, and comes back as something new only where it is said in other words.
     bed.write_secrets(&["told/none"]).await?;
     controller.wait_for("told/none can be read again", SOON).await?;
+    let not_found = async |count| {
+        eventually("another count", SOON, || async {
+            Ok((counted(&controller).await?.get("NotFound").copied() == count).then_some(()))
+        })
+        .await
+    };
+    not_found(None).await?;
     bed.vault.kv("secret").delete_metadata("told/none").await?;
-    eventually("another count", SOON, || async {
-        Ok((counted(&controller).await?.get("NotFound") == Some(&2)).then_some(()))
-    })
-    .await?;
+    not_found(Some(1)).await?;
     assert_eq!(bed.events(NAMESPACE).await?, expected);
     Ok(())
 }
