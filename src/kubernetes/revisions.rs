@@ -13,11 +13,12 @@ use jiff::Timestamp;
 use kube::Client;
 use kube::api::{ListParams, Request};
 use serde::Deserialize;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::error;
 
 use super::bounds::is_too_long;
 use super::client::{RequestError, in_time};
+use super::watching::retry_delay;
 use crate::core::plan::{Copied, Revision};
 use crate::core::record::Record;
 use crate::core::secret::Version;
@@ -27,9 +28,12 @@ use crate::core::workload::{Kind, Workload};
 /// client, it is asked for again with a quarter of them, down to one, which always fits.
 const PAGE: u32 = 250;
 
-/// The longest list. Ten thousand ReplicaSets take a few seconds; this is for a list that has no end.
-/// What is not known by then is asked for again at the next poll.
-const LONGEST_LIST: Duration = Duration::from_mins(1);
+/// The longest look-up. Ten thousand ReplicaSets take a few seconds, and a hundred thousand a minute
+/// where the API server is busy. What is not known by then is asked for again at the next poll.
+const LONGEST: Duration = Duration::from_mins(5);
+
+/// How often a page is asked for again that the API server failed for.
+const RETRIES: u32 = 3;
 
 /// How many entries of copies of the record are kept a workload. A thousand secrets and the ten old
 /// ReplicaSets that are kept by default make as many. Copies beyond that count for nothing: a reload
@@ -48,6 +52,9 @@ pub struct Revisions {
     client: Client,
     /// Whether a list has failed since the last that did not; said once a change.
     is_failing: Arc<AtomicBool>,
+    /// Whether a list of the whole cluster was cut short. Until a look-up is not, namespaces are listed
+    /// one by one, since each that was listed need not be again.
+    is_cut: Arc<AtomicBool>,
 }
 
 /// What a resource of revisions is called, and how it is listed.
@@ -80,23 +87,25 @@ impl Revisions {
     /// A look-up that uses `client`.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client, is_failing: Arc::default() }
+        Self { client, is_failing: Arc::default(), is_cut: Arc::default() }
     }
 
     /// The revisions of workloads, by uid. One that cannot be had is not among them.
     pub async fn of(&self, workloads: &[Arc<Workload>]) -> HashMap<Box<str>, Revision> {
         let mut found = HashMap::new();
+        let end = Instant::now() + LONGEST;
+        let was_cut = self.is_cut.swap(false, Ordering::Relaxed);
         for resource in [Resource::ReplicaSets, Resource::ControllerRevisions] {
             let mut namespaces: HashMap<&str, Vec<&Workload>> = HashMap::new();
             for workload in workloads.iter().filter(|w| Resource::of(w.id.kind) == resource) {
                 namespaces.entry(&workload.id.namespace).or_default().push(workload);
             }
-            let lists: Vec<_> = if namespaces.len() > MANY_NAMESPACES {
+            let lists: Vec<_> = if namespaces.len() > MANY_NAMESPACES && !was_cut {
                 let all = namespaces.into_values().flatten().collect();
-                vec![self.list(resource, None, all)]
+                vec![self.list(resource, None, all, end)]
             } else {
                 let lists = namespaces.into_iter();
-                lists.map(|(name, wanted)| self.list(resource, Some(name), wanted)).collect()
+                lists.map(|(name, wanted)| self.list(resource, Some(name), wanted, end)).collect()
             };
             found.extend(stream::iter(lists).buffer_unordered(AT_A_TIME).concat().await);
         }
@@ -110,21 +119,26 @@ impl Revisions {
         resource: Resource,
         namespace: Option<&str>,
         wanted: Vec<&Workload>,
+        end: Instant,
     ) -> Vec<(Box<str>, Revision)> {
+        if self.is_cut.load(Ordering::Relaxed) {
+            // The API server failed for another list, after several attempts.
+            return Vec::new();
+        }
         let scope = namespace.map(|name| format!("namespaces/{name}/")).unwrap_or_default();
         let request = Request::new(format!("/apis/apps/v1/{scope}{}", resource.plural()));
         let mut candidates = Candidates::new(wanted);
         let listing = self.read_pages(resource, &request, &mut candidates);
-        match timeout_at(Instant::now() + LONGEST_LIST, listing).await {
+        match timeout_at(end, listing).await {
             Ok(Ok(())) => {
                 self.is_failing.store(false, Ordering::Relaxed);
                 return candidates.into_revisions();
             }
-            // What was found so far counts for nothing: a later page may hold a newer revision.
             Ok(Err(error)) => self.failed(resource, &error),
             Err(_) => self.failed(resource, &"the list has no end"),
         }
-        Vec::new()
+        self.is_cut.store(true, Ordering::Relaxed);
+        candidates.into_complete_revisions()
     }
 
     async fn read_pages(
@@ -135,15 +149,20 @@ impl Revisions {
     ) -> Result<(), RequestError> {
         let mut limit = PAGE;
         let mut next = None;
+        let mut failures = 0;
         loop {
             let params =
                 ListParams { continue_token: next.clone(), ..ListParams::default().limit(limit) };
             match self.page(resource, request, &params).await {
                 Ok(page) => match candidates.take(page) {
-                    Some(token) => next = Some(token),
+                    Some(token) => (next, failures) = (Some(token), 0),
                     None => return Ok(()),
                 },
                 Err(error) if limit > 1 && is_too_long(&error) => limit = (limit / 4).max(1),
+                Err(error) if failures < RETRIES && matches!(error.code(), 0 | 429 | 500..) => {
+                    failures += 1;
+                    sleep(retry_delay(failures)).await;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -175,21 +194,36 @@ impl Revisions {
     }
 }
 
-/// The present revisions of some workloads, as far as pages of a list have shown them. In which order
-/// the pages come does not matter.
-pub struct Candidates<'a>(HashMap<&'a str, Candidate<'a>>);
+/// The present revisions of some workloads, as far as pages of a list have shown them. Once all pages
+/// were taken in, their order does not matter.
+pub struct Candidates<'a> {
+    by_uid: HashMap<&'a str, Candidate<'a>>,
+    /// The namespace of the last object.
+    last_namespace: String,
+    /// Whether each namespace came before the next one, in the order of the API server's keys.
+    is_in_order: bool,
+}
 
 impl<'a> Candidates<'a> {
     /// Of workloads whose revisions are of one resource.
     pub fn new(workloads: impl IntoIterator<Item = &'a Workload>) -> Self {
-        Self(workloads.into_iter().map(|w| (&*w.uid, Candidate::of(w))).collect())
+        Self {
+            by_uid: workloads.into_iter().map(|w| (&*w.uid, Candidate::of(w))).collect(),
+            last_namespace: String::new(),
+            is_in_order: true,
+        }
     }
 
     /// Takes in a page. Answers where the next one begins, if there is one.
     pub fn take(&mut self, page: Page) -> Option<String> {
         for object in page.items {
+            let namespace = &object.metadata.namespace;
+            if *namespace != self.last_namespace {
+                self.is_in_order &= is_before(&self.last_namespace, namespace);
+                self.last_namespace.clone_from(namespace);
+            }
             let owner = object.metadata.owner_references.iter().find(|owner| owner.controller);
-            if let Some(candidate) = owner.and_then(|o| self.0.get_mut(o.uid.as_str()))
+            if let Some(candidate) = owner.and_then(|o| self.by_uid.get_mut(o.uid.as_str()))
                 && owner.is_some_and(|owner| candidate.is(owner, &object.metadata.namespace))
             {
                 candidate.take(object);
@@ -201,9 +235,27 @@ impl<'a> Candidates<'a> {
     /// The revisions that were found, by the uid of their workloads, once all pages were taken in.
     #[must_use]
     pub fn into_revisions(self) -> Vec<(Box<str>, Revision)> {
-        let found = self.0.into_iter();
+        let found = self.by_uid.into_iter();
         found.filter_map(|(uid, found)| Some((uid.into(), found.into_revision()?))).collect()
     }
+
+    /// The revisions that no later page can change, where not all pages were taken in: those of the
+    /// namespaces before the last one that was seen.
+    #[must_use]
+    pub fn into_complete_revisions(mut self) -> Vec<(Box<str>, Revision)> {
+        let Self { by_uid, last_namespace, is_in_order } = &mut self;
+        by_uid.retain(|_, candidate| {
+            *is_in_order && is_before(&candidate.workload.id.namespace, last_namespace)
+        });
+        self.into_revisions()
+    }
+}
+
+/// Whether all objects of a namespace come before those of another in a list: keys are ordered, and a
+/// slash follows the namespace in them.
+fn is_before(namespace: &str, other: &str) -> bool {
+    let key = |namespace: &'_ str| namespace.bytes().chain([b'/']).collect::<Vec<_>>();
+    namespace.is_empty() || key(namespace) < key(other)
 }
 
 /// The present revision of one workload, as far as it was found.
@@ -535,6 +587,39 @@ mod tests {
         assert_eq!(candidates.into_revisions()[0].1.created, LATE.parse().unwrap());
     }
 
+    #[test]
+    fn of_a_list_that_was_cut_short_the_namespaces_before_the_last_one_count() {
+        let found = |namespaces: &[&str]| {
+            let workloads: Vec<_> = ["a", "a-b", "b"]
+                .map(|namespace| {
+                    let mut web = workload("web", &["a"]);
+                    (web.id.namespace, web.uid) = (namespace.into(), namespace.into());
+                    web
+                })
+                .into();
+            let mut candidates = Candidates::new(&workloads);
+            let object = |namespace: &&str| {
+                owned(&replica_set("1", EARLY, ""), namespace, &[("uid", json!(namespace))])
+            };
+            let items: Vec<_> = namespaces.iter().map(object).collect();
+            candidates.take(serde_json::from_value(json!({ "items": items })).unwrap());
+            let mut found: Vec<_> = candidates
+                .into_complete_revisions()
+                .into_iter()
+                .map(|(uid, _)| uid.to_string())
+                .collect();
+            found.sort();
+            found.join(" ")
+        };
+        // As `a-b/web` comes before `a/web`.
+        assert_eq!(found(&["a-b", "a", "b"]), "a a-b");
+        assert_eq!(found(&["a-b", "a-b"]), "");
+        assert_eq!(found(&["a", "b"]), "a", "one without a revision is not known of");
+        // Whoever lists in another order may yet show more of each.
+        assert_eq!(found(&["a", "a-b", "b"]), "");
+        assert_eq!(found(&[]), "");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_list_without_an_end_is_given_up_and_known_of_nobody() {
         let endless = revisions_from(|_| page("more", &[replica_set("1", EARLY, "")]));
@@ -543,7 +628,7 @@ mod tests {
             web.id.kind = kind;
             let began = Instant::now();
             assert!(endless.of(&[Arc::new(web)]).await.is_empty());
-            assert_eq!(began.elapsed(), LONGEST_LIST);
+            assert_eq!(began.elapsed(), LONGEST);
         }
     }
 
@@ -558,6 +643,56 @@ mod tests {
         });
         let found = server.of(&[Arc::new(workload("web", &["a"]))]).await;
         assert_eq!(found.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pages_that_arrived_count_where_a_later_one_fails() {
+        let of = |name: &str, namespace: &str| {
+            let mut workload = workload(name, &["a"]);
+            workload.id.namespace = namespace.into();
+            Arc::new(workload)
+        };
+        // So many namespaces that one list is of all of them.
+        let names: Vec<String> = (10..30).map(|number| format!("n{number}")).collect();
+        let workloads: Vec<_> = names.iter().map(|name| of("web", name)).collect();
+        let fails = Arc::new(std::sync::atomic::AtomicU32::new(u32::MAX));
+        let failing = Arc::clone(&fails);
+        let server = revisions_from(move |query| {
+            let objects = |names: std::ops::Range<u32>| -> Vec<Value> {
+                names
+                    .map(|number| {
+                        let namespace = format!("n{number}");
+                        let mut object = owned(&replica_set("1", EARLY, ""), &namespace, &[]);
+                        let uid = format!("uid-{namespace}");
+                        object["metadata"]["ownerReferences"][0]["uid"] = uid.into();
+                        object
+                    })
+                    .collect()
+            };
+            if !query.contains("continue") {
+                let metadata = json!({ "continue": "next" });
+                return json!({ "metadata": metadata, "items": objects(10..20) })
+                    .to_string()
+                    .into();
+            }
+            if failing.load(Ordering::Relaxed) > 0 {
+                failing.fetch_sub(1, Ordering::Relaxed);
+                return "no JSON".into();
+            }
+            json!({ "items": objects(19..30) }).to_string().into()
+        });
+        let workloads: Vec<_> = workloads
+            .into_iter()
+            .map(|workload| {
+                let uid = format!("uid-{}", workload.id.namespace).into();
+                Arc::new(Workload { uid, ..(*workload).clone() })
+            })
+            .collect();
+        // Those of the last namespace that was seen may go on in the page that did not come.
+        assert_eq!(server.of(&workloads).await.len(), 9);
+        // An error that passes is none.
+        fails.store(2, Ordering::Relaxed);
+        assert_eq!(server.of(&workloads).await.len(), 20);
     }
 
     #[test]
