@@ -36,7 +36,7 @@ mod round;
 mod tests;
 
 pub use budget::Budget;
-use deciding::Asked;
+use deciding::{Asked, Stripped};
 pub use leadership::{Candidacy, Claim, Leadership, contended};
 use memory::Memory;
 pub use ports::{Cluster, Vault, WriteError};
@@ -147,6 +147,8 @@ struct Unfinished {
     has_answer: bool,
     /// How many of the workloads wait for the budget.
     over_budget: usize,
+    /// The workloads of which is to be told that they are stripped.
+    stripped: Vec<Stripped>,
     /// Whether it goes on: some were reloaded, or not all had their turn.
     is_moving: bool,
     retry_in: Option<Duration>,
@@ -366,9 +368,15 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         shutdown: &CancellationToken,
     ) -> bool {
         let end = Instant::now() + self.settings.period.max(SHORTEST_TURN);
-        let due = self.decide(workloads, sightings, left).await;
-        let is_idle = due.is_empty();
+        let (due, asking) = self.decide(workloads, sightings, left);
+        let mut is_idle = due.is_empty();
         self.reload(due, sightings, left, end, shutdown).await;
+        if !asking.is_empty() {
+            let due = self.decide_by_revision(asking, sightings, left).await;
+            is_idle &= due.is_empty();
+            self.reload(due, sightings, left, end, shutdown).await;
+        }
+        self.report_stripped(std::mem::take(&mut left.stripped)).await;
         is_idle
     }
 

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::future::join;
+use futures::future::{join, join_all};
 use jiff::Timestamp;
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::ports::{Cluster, Vault};
@@ -14,6 +16,7 @@ use crate::core::observation::Sighting;
 use crate::core::plan::{self, Action, Case, Cause, Decision, Hold, Lookup, Past, Revision, Rules};
 use crate::core::secret::SecretId;
 use crate::core::store::Stored;
+use crate::core::workload::Workload;
 
 /// How often in a row a workload may wait for its controller before that is reported, and before it
 /// is left to the polls of everything.
@@ -26,6 +29,20 @@ pub(super) struct Due {
     pub(super) revision: Option<Revision>,
     pub(super) cause: Cause,
     pub(super) changed: Vec<Arc<SecretId>>,
+}
+
+/// How many workloads the API server is asked for by whom they were written last, in one tick, and for
+/// how long: the name is a help for whoever looks for the cause, and nothing hangs on it.
+const MOST_WRITERS: usize = 10;
+const WRITERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// A workload from which what was written is removed again and again.
+pub(super) struct Stripped {
+    workload: Arc<Workload>,
+    /// Until the next attempt.
+    hours: i64,
+    changed: Vec<Arc<SecretId>>,
+    gone: Vec<Arc<SecretId>>,
 }
 
 /// Whether the revision was asked for.
@@ -46,13 +63,13 @@ impl Asked {
 }
 
 impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
-    /// Decides about each workload, asking for revisions where an answer hangs on them.
-    pub(super) async fn decide(
+    /// Decides about each workload. Returns those that are due, and those that hang on their revisions.
+    pub(super) fn decide<'a>(
         &mut self,
-        workloads: &[Stored],
+        workloads: &'a [Stored],
         sightings: &HashMap<Arc<SecretId>, Sighting>,
         left: &mut Unfinished,
-    ) -> Vec<Due> {
+    ) -> (Vec<Due>, Vec<&'a Stored>) {
         let now = (self.clocks.now)();
         let rules = self.rules();
         self.budget.refill();
@@ -62,19 +79,28 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             let decision = self.decide_one(stored, sightings, &rules, Asked::No, now);
             match decision.action {
                 Action::AskRevision => asking.push(stored),
-                _ => due.extend(self.conclude(stored, decision, now, left).await),
+                _ => due.extend(self.conclude(stored, decision, now, left)),
             }
         }
-        if asking.is_empty() {
-            return due;
-        }
+        (due, asking)
+    }
+
+    /// Asks for the revisions of workloads, and decides about each. Returns those that are due.
+    pub(super) async fn decide_by_revision(
+        &mut self,
+        asking: Vec<&Stored>,
+        sightings: &HashMap<Arc<SecretId>, Sighting>,
+        left: &mut Unfinished,
+    ) -> Vec<Due> {
         let wanted: Vec<_> = asking.iter().map(|stored| Arc::clone(&stored.workload)).collect();
         debug!(worker = WORKER, "Asking for the revisions of {} workloads", wanted.len());
         self.heartbeat.works();
         // Both clocks count for what is decided by a revision.
         let revisions = self.cluster.revisions(&wanted);
         let ((), mut found) = join(self.vault.read_clock(), revisions).await;
+        let now = (self.clocks.now)();
         let rules = self.rules();
+        let mut due = Vec::new();
         for stored in asking {
             let workload = &stored.workload;
             if let Some(revision) = found.remove(&workload.uid) {
@@ -82,9 +108,24 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
                 memory.revision = Some((stored.entered, revision));
             }
             let decision = self.decide_one(stored, sightings, &rules, Asked::Yes, now);
-            due.extend(self.conclude(stored, decision, now, left).await);
+            due.extend(self.conclude(stored, decision, now, left));
         }
         due
+    }
+
+    /// Reports workloads from which what was written is removed again. The API server is asked by
+    /// whom, for a few of them.
+    pub(super) async fn report_stripped(&self, stripped: Vec<Stripped>) {
+        self.heartbeat.works();
+        let first = stripped.iter().take(MOST_WRITERS);
+        let ask = join_all(first.map(|stripped| self.cluster.last_writer(&stripped.workload.id)));
+        let mut writers = timeout(WRITERS_WITHIN, ask).await.unwrap_or_default().into_iter();
+        for Stripped { workload, hours, changed, gone } in stripped {
+            let by = writers.next().flatten();
+            let hold = Held::Stripped { hours, by, owner: workload.owner.as_deref() };
+            let report = Report::Held { hold, changed: &changed, gone: &gone };
+            self.reporter.report(&workload.id, &report);
+        }
     }
 
     /// The order in which workloads take from the budget: those whose last reload failed come last,
@@ -135,7 +176,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     }
 
     /// Says what there is to say of a decision, and notes what is to be done.
-    async fn conclude(
+    fn conclude(
         &mut self,
         stored: &Stored,
         decision: Decision,
@@ -194,20 +235,18 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         }
         let is_new = hold != memory.said.hold;
         memory.said.hold = hold;
-        let held = match hold {
+        match hold {
             Some(Hold::Stripped) if memory.past.answered => {
                 let hours = memory.past.stripped(now).as_hours();
-                self.heartbeat.works();
-                let by = self.cluster.last_writer(id).await;
-                Some(Held::Stripped { hours, by, owner: workload.owner.as_deref() })
+                let workload = Arc::clone(workload);
+                left.stripped.push(Stripped { workload, hours, changed: changed.clone(), gone });
             }
-            Some(hold) if is_new && hold != Hold::Stripped => Some(Held::For(hold)),
-            _ => None,
-        };
-        if let Some(hold) = held {
-            self.reporter.report(id, &Report::Held { hold, changed: &changed, gone: &gone });
-        } else if is_new && hold.is_none() {
-            self.reporter.report(id, &Report::Released);
+            Some(hold) if is_new && hold != Hold::Stripped => {
+                let hold = Held::For(hold);
+                self.reporter.report(id, &Report::Held { hold, changed: &changed, gone: &gone });
+            }
+            None if is_new => self.reporter.report(id, &Report::Released),
+            _ => {}
         }
         let Action::Roll(cause) = action else { return None };
         if cause == Cause::Found {

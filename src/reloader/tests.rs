@@ -66,6 +66,8 @@ struct World {
     revised_next: Option<Timestamp>,
     /// Whether there are no revisions at all.
     without_revisions: bool,
+    /// How many PATCHes were sent each time that somebody was asked for.
+    patches_before_writers: Vec<u32>,
     /// What was told, of what an operator is to know.
     told: Vec<String>,
     /// How often it was told that there is nothing to reload.
@@ -251,6 +253,9 @@ impl Cluster for Fake {
     }
 
     async fn last_writer(&self, _: &WorkloadId) -> Option<String> {
+        let mut world = self.world();
+        let patches = world.patches;
+        world.patches_before_writers.push(patches);
         Some("somebody".to_owned())
     }
 }
@@ -270,6 +275,9 @@ impl Reporter for Fake {
                 format!("{} was reloaded: {rollout:?}", id.name)
             }
             Report::Held { hold: Held::For(hold), .. } => format!("{} is held: {hold:?}", id.name),
+            Report::Held { hold: Held::Stripped { by, .. }, .. } => {
+                format!("{} is stripped by {}", id.name, by.as_deref().unwrap_or("whom?"))
+            }
             Report::Waiting { long: true } => format!("{} waits", id.name),
             _ => return,
         };

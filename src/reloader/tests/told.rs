@@ -128,11 +128,38 @@ async fn owners_are_told_what_the_answers_mean_for_their_workloads() {
     bench.poll().await;
     assert_eq!(told(&bench), ["api", "web"]);
     let counts: Vec<_> = bench.store.notices().counts().into_iter().collect();
-    assert_eq!(counts, [("Deleted", 5)]);
+    assert_eq!(counts, [("Deleted", 2)]);
     // Whoever leaves the store leaves nothing behind.
     for name in ["web", "api"] {
         bench.store.remove(&crate::core::fixtures::workload(name, &[]).id);
     }
     bench.poll().await;
     assert!(!bench.store.notices().has_of_vault());
+    assert!(bench.store.notices().counts().is_empty());
+}
+
+#[tokio::test]
+async fn who_strips_is_asked_for_when_all_that_is_due_is_reloaded_and_not_for_all() {
+    let names: Vec<String> = (10..40).map(|number| format!("web-{number}")).collect();
+    let mut workloads: Vec<_> = names.iter().map(|name| (name.as_str(), &["a"][..])).collect();
+    workloads.push(("due", &["b"]));
+    let mut bench = Bench::new(&workloads);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    bench.poll().await;
+    for name in &names {
+        bench.write(name, |object| {
+            object.record = None;
+            object.template = 100;
+            object.annotations = [(OptIn::Current.key(), "true")].into_iter().collect();
+        });
+    }
+    bench.fake.world().revised = Some(between_the_versions());
+    bench.fake.rotate("b", 2);
+    let told = bench.told().await;
+    assert_eq!((bench.fake.count("due"), told.len()), (1, 30));
+    assert_eq!(bench.fake.world().patches_before_writers, [31; 10]);
+    let by_somebody = told.iter().filter(|line| line.ends_with(" is stripped by somebody"));
+    assert_eq!(by_somebody.count(), 10);
+    assert_eq!(bench.told().await, NOTHING);
 }
