@@ -60,6 +60,10 @@ const SHORTEST_TURN: Duration = Duration::from_secs(30);
 /// The longest time between two attempts on workloads of which all wait for the budget.
 const BUDGET_PAUSE: Duration = Duration::from_secs(10);
 
+/// How often the reloader comes back for workloads that were there before the process and are not known
+/// yet, with a delay that doubles: for half an hour. After that, polls of everything find them.
+const MOST_INCOMPLETE: u32 = 12;
+
 /// How many secrets are told of to the owner of one workload. The log has all of them.
 const MOST_NOTICES: usize = 10;
 
@@ -124,6 +128,8 @@ pub struct Reloader<V, C, R> {
     outage: Outage,
     /// Whether it is yet to be said of this period that nothing was to be reloaded.
     owes_idle_line: bool,
+    /// How many polls the store was incomplete in.
+    incomplete: u32,
 }
 
 /// What a tick is about.
@@ -183,6 +189,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             over_budget: 0,
             outage: Outage::default(),
             owes_idle_line: false,
+            incomplete: 0,
         }
     }
 
@@ -274,10 +281,13 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     }
 
     /// One poll, and what follows from it.
-    async fn tick(&mut self, scope: Scope, shutdown: &CancellationToken) -> Unfinished {
+    async fn tick(&mut self, mut scope: Scope, shutdown: &CancellationToken) -> Unfinished {
         debug!(worker = WORKER, "Reloader started");
         let snapshot = self.store.begin_poll(&self.settings.server);
         self.history.begin(snapshot.poll, self.began.elapsed());
+        if let Scope::Unfinished { workloads, .. } = &mut scope {
+            workloads.extend(snapshot.late.iter().cloned());
+        }
         let is_full = matches!(scope, Scope::All);
         if is_full {
             self.forget(&snapshot);
@@ -310,6 +320,11 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         self.report_budget(left.over_budget);
         self.report_idle(is_full, is_idle, left.has_answer);
         self.pace(&mut left);
+        if snapshot.is_incomplete && self.incomplete < MOST_INCOMPLETE {
+            let delay = backoff(self.incomplete);
+            self.incomplete += 1;
+            left.retry_in = Some(left.retry_in.map_or(delay, |retry| retry.min(delay)));
+        }
         left
     }
 

@@ -29,7 +29,9 @@ use crate::kubernetes::collector::{self, Collector};
 use crate::kubernetes::events::EventWriter;
 use crate::kubernetes::leader::{self, Leader};
 use crate::kubernetes::patcher::Patcher;
-use crate::kubernetes::sources::{Concerned, ConfigMap, Secret, SourceReader, Wanted};
+use crate::kubernetes::sources::{
+    ConfigMap, Secret, SourceReader, SourceRequests, WorkloadUpdates,
+};
 use crate::kubernetes::{access, client};
 use crate::reloader::{self, Budget, Clocks, Leadership, Log, Reloader, contended};
 use crate::telemetry;
@@ -339,23 +341,26 @@ fn collect(
     shutdown: &CancellationToken,
 ) {
     let Reloaders { client, store, synced, heartbeats, .. } = reloaders;
-    let wanted = Wanted::default();
-    let (concerned, changes) = Concerned::new();
-    for (kind, changed) in Kind::ALL.into_iter().zip(changes) {
-        let heartbeat = heartbeats.add(format!("collector of {kind}s"), LONGEST_STEP);
-        let (synced, wanted) = (synced.clone(), wanted.clone());
-        let settings = collector::Settings { sync_period, synced, wanted, heartbeat };
-        let collector = Collector::new(kind, client.clone(), Arc::clone(store), changed, settings);
+    let (requests, updates) = (SourceRequests::default(), WorkloadUpdates::default());
+    for kind in Kind::ALL {
+        let settings = collector::Settings {
+            sync_period,
+            synced: synced.clone(),
+            requests: requests.clone(),
+            updates: updates.clone(),
+            heartbeat: heartbeats.add(format!("collector of {kind}s"), LONGEST_STEP),
+        };
+        let collector = Collector::new(kind, client.clone(), Arc::clone(store), settings);
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
             collector.run(shutdown).await;
             "collector"
         });
     }
-    let new = || (client.clone(), Arc::clone(store), wanted.clone(), concerned.clone());
+    let new = || (client.clone(), Arc::clone(store), requests.clone(), updates.clone());
     if store.sources().readable().config_maps {
-        let (client, store, wanted, concerned) = new();
-        let reader = SourceReader::<ConfigMap>::new(client, store, wanted, concerned, sync_period);
+        let (client, store, requests, updates) = new();
+        let reader = SourceReader::<ConfigMap>::new(client, store, requests, updates, sync_period);
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
             reader.run(shutdown).await;
@@ -363,8 +368,8 @@ fn collect(
         });
     }
     if store.sources().readable().secrets {
-        let (client, store, wanted, concerned) = new();
-        let reader = SourceReader::<Secret>::new(client, store, wanted, concerned, sync_period);
+        let (client, store, requests, updates) = new();
+        let reader = SourceReader::<Secret>::new(client, store, requests, updates, sync_period);
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
             reader.run(shutdown).await;

@@ -48,6 +48,25 @@ pub struct SourceName {
     pub name: String,
 }
 
+impl SourceName {
+    /// The longest name of an object, in bytes.
+    const LONGEST: usize = 253;
+
+    /// Whether an object can have the name: Kubernetes takes DNS subdomains only. Pod templates may
+    /// name anything, and no other name may become part of a URL.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        let is_alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let is_label = |label: &str| {
+            let bytes = label.as_bytes();
+            bytes.first().is_some_and(is_alphanumeric)
+                && bytes.last().is_some_and(is_alphanumeric)
+                && bytes.iter().all(|byte| is_alphanumeric(byte) || *byte == b'-')
+        };
+        self.name.len() <= Self::LONGEST && self.name.split('.').all(is_label)
+    }
+}
+
 impl fmt::Display for SourceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind.name(), self.name)
@@ -155,4 +174,42 @@ pub struct EnvFrom {
     pub source: SourceName,
     /// Whether it may be missing; then there are no such variables.
     pub optional: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_objects_can_have_are_valid() {
+        let is_valid = |name: &str| {
+            SourceName { kind: SourceKind::ConfigMap, name: name.to_owned() }.is_valid()
+        };
+        for name in ["a", "0", "web-config", "a.b-c.9", &"x".repeat(253)] {
+            assert!(is_valid(name), "{name}");
+        }
+        let wrong = [
+            "",
+            ".",
+            "..",
+            "a..b",
+            "-a",
+            "a-",
+            "a.-b",
+            "A",
+            "a_b",
+            "a/b",
+            "../../bank/configmaps/refs",
+            "a?watch=true",
+            "a#b",
+            "a%2e",
+            "a b",
+            "\u{e4}",
+            "a\n",
+            &"x".repeat(254),
+        ];
+        for name in wrong {
+            assert!(!is_valid(name), "{name}");
+        }
+    }
 }

@@ -105,14 +105,12 @@ impl Manifest {
         record + self.annotations.weight() + containers
     }
 
-    /// The sources that it names, if it opts in.
+    /// The sources that it names and that are read, if it opts in.
     #[must_use]
     pub fn sources(&self) -> BTreeSet<&SourceName> {
-        let containers = self.annotations.opt_in().map(|_| &self.containers);
-        let is_injected =
-            |container: &&Container| container.starts_injector || !self.annotations.is_left_alone();
-        let containers = containers.into_iter().flatten().filter(is_injected);
-        containers.flat_map(Container::sources).collect()
+        let containers: &[Container] =
+            if self.annotations.opt_in().is_some() { &self.containers } else { &[] };
+        reference::sources_of(&self.annotations, containers).0
     }
 
     /// Reads a manifest, with what is known of the sources that it names.

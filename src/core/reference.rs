@@ -156,7 +156,8 @@ pub fn each<'a>(
     look_up: impl Fn(&SourceName) -> Known,
     mut take: impl FnMut(Place<'a>, Destinations<'a>, Reading),
 ) -> BTreeSet<&'a SourceName> {
-    let mut sources = Sources { look_up, looked: HashMap::new(), left: MOST_WORK };
+    let (_, first_beyond) = sources_of(annotations, containers);
+    let mut sources = Sources { look_up, first_beyond, looked: HashMap::new(), left: MOST_WORK };
     // Where the paths lead that all containers get.
     let mut of_lists = Scheme::ALL.map(|scheme| (scheme, BTreeSet::new()));
     for container in containers {
@@ -190,6 +191,28 @@ pub fn each<'a>(
         }
     }
     sources.unknown()
+}
+
+/// The most sources that are read for one workload. Each is watched and kept, and few pods use more
+/// than ten.
+const MOST_SOURCES: usize = 500;
+
+/// The sources that containers with an injector name, as far as they are read: the first by kind and name. Beside them
+/// the first of those that are not.
+#[must_use]
+pub fn sources_of<'a>(
+    annotations: &Annotations,
+    containers: &'a [Container],
+) -> (BTreeSet<&'a SourceName>, Option<&'a SourceName>) {
+    let is_injected =
+        |container: &&Container| container.starts_injector || !annotations.is_left_alone();
+    let mut sources: BTreeSet<_> =
+        containers.iter().filter(is_injected).flat_map(Container::sources).collect();
+    let first_beyond = sources.iter().nth(MOST_SOURCES).copied();
+    if let Some(first) = first_beyond {
+        sources.split_off(first);
+    }
+    (sources, first_beyond)
 }
 
 /// The variables with references of a container that has no injector.
@@ -240,6 +263,8 @@ const MOST_WORK: usize = 50_000;
 /// The sources that a workload names, each looked up once.
 struct Sources<'a, L> {
     look_up: L,
+    /// The first source that is not read, since there are too many.
+    first_beyond: Option<&'a SourceName>,
     looked: HashMap<&'a SourceName, Looked>,
     /// How much may still be done of what [`MOST_WORK`] bounds.
     left: usize,
@@ -258,8 +283,13 @@ struct Looked {
 impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
     fn look_up(&mut self, source: &'a SourceName) -> Known {
         let look_up = &self.look_up;
+        let is_beyond = self.first_beyond.is_some_and(|first| source >= first);
         let new = || {
-            let known = look_up(source);
+            let known = match source {
+                _ if is_beyond => Known::Not(Reason::TooManySources),
+                source if !source.is_valid() => Known::Missing,
+                source => look_up(source),
+            };
             let refers = matches!(&known, Known::Read(content) if content.refers());
             Looked { known, read: HashSet::new(), is_all_read: false, refers }
         };

@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::annotation::is_for_webhook;
 use super::environment::{SourceKind, SourceName};
 use super::reference::{Kept, Reason};
-use super::workload::WorkloadId;
+use super::turns::InNamespace;
+use super::workload::{Kind, WorkloadId};
 
 /// A source of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,6 +35,12 @@ impl SourceId {
             namespace: Arc::clone(namespace),
             name: named.name.as_str().into(),
         }
+    }
+}
+
+impl InNamespace for SourceId {
+    fn namespace(&self) -> &Arc<str> {
+        &self.namespace
     }
 }
 
@@ -171,13 +178,17 @@ struct State {
     named: HashMap<WorkloadId, Box<[SourceId]>>,
     /// Named, and not handed out to be read yet.
     unread: BTreeSet<SourceId>,
+    /// The workloads whose sources changed, and that were not handed out for that yet. Each is here
+    /// once, however often it happens.
+    changed: HashMap<Kind, BTreeSet<WorkloadId>>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    users: BTreeSet<WorkloadId>,
+    /// In order, each once. Most sources have one user, for which a tree takes half a kilobyte.
+    users: Vec<WorkloadId>,
     known: Known,
-    resource_version: Option<String>,
+    resource_version: Option<Box<str>>,
 }
 
 impl Sources {
@@ -199,15 +210,20 @@ impl Sources {
         if !self.readable.includes(named.kind) {
             return Known::Not(Reason::SourceNotRead);
         }
+        if !named.is_valid() {
+            return Known::Missing;
+        }
         let id = SourceId::new(namespace, named);
         self.state().sources.get(&id).map_or(Known::NotYet, |entry| entry.known.clone())
     }
 
-    /// A workload names these sources from now on, and no others. Answers whether there is
-    /// something to read.
+    /// A workload names these sources from now on, and no others. Returns whether there is something
+    /// to read. What no object can be called is never read.
     pub fn name(&self, workload: &WorkloadId, named: BTreeSet<&SourceName>) -> bool {
         let mut state = self.state();
-        let readable = named.into_iter().filter(|named| self.readable.includes(named.kind));
+        let is_readable =
+            |named: &&SourceName| self.readable.includes(named.kind) && named.is_valid();
+        let readable = named.into_iter().filter(is_readable);
         let ids: Box<[_]> =
             readable.map(|named| SourceId::new(&workload.namespace, named)).collect();
         if state.named.get(workload).map_or(ids.is_empty(), |before| *before == ids) {
@@ -217,6 +233,9 @@ impl Sources {
             state.use_of(id, workload);
         }
         let before = if ids.is_empty() {
+            if let Some(changed) = state.changed.get_mut(&workload.kind) {
+                changed.remove(workload);
+            }
             state.named.remove(workload)
         } else {
             state.named.insert(workload.clone(), ids)
@@ -239,7 +258,7 @@ impl Sources {
 
     /// The sources of a kind that are named, each with the resource version that was read.
     #[must_use]
-    pub fn named(&self, kind: SourceKind) -> Vec<(SourceId, Option<String>)> {
+    pub fn named(&self, kind: SourceKind) -> Vec<(SourceId, Option<Box<str>>)> {
         let state = self.state();
         let of_kind = state.sources.iter().filter(|(id, _)| id.kind == kind);
         of_kind.map(|(id, entry)| (id.clone(), entry.resource_version.clone())).collect()
@@ -261,26 +280,37 @@ impl Sources {
             .is_some_and(|entry| entry.resource_version.as_deref() != resource_version)
     }
 
-    /// Takes in what was read. Answers the workloads that may refer to other secrets now.
-    pub fn put(&self, id: &SourceId, found: Found) -> Vec<WorkloadId> {
+    /// Takes in what was read. Returns the kinds of the workloads that may refer to other secrets now;
+    /// [`Sources::take_changed`] names them.
+    pub fn put(&self, id: &SourceId, found: Found) -> BTreeSet<Kind> {
         let mut state = self.state();
-        let Some(entry) = state.sources.get_mut(id) else {
-            return Vec::new();
+        let State { sources, changed, .. } = &mut *state;
+        let Some(entry) = sources.get_mut(id) else {
+            return BTreeSet::new();
         };
         let (known, resource_version) = match found {
             Found::Missing => (Known::Missing, None),
             // What was read once counts on.
-            Found::Not(_) if matches!(entry.known, Known::Read(_)) => return Vec::new(),
+            Found::Not(_) if matches!(entry.known, Known::Read(_)) => return BTreeSet::new(),
             Found::Not(reason) => (Known::Not(reason), None),
             Found::Read { resource_version, content } => {
-                (Known::Read(Arc::new(content)), Some(resource_version))
+                (Known::Read(Arc::new(content)), Some(resource_version.into()))
             }
         };
         entry.resource_version = resource_version;
         if std::mem::replace(&mut entry.known, known.clone()) == known {
-            return Vec::new();
+            return BTreeSet::new();
         }
-        entry.users.iter().cloned().collect()
+        for user in &entry.users {
+            changed.entry(user.kind).or_default().insert(user.clone());
+        }
+        entry.users.iter().map(|user| user.kind).collect()
+    }
+
+    /// A workload of a kind whose sources changed; each is returned once.
+    #[must_use]
+    pub fn take_changed(&self, kind: Kind) -> Option<WorkloadId> {
+        self.state().changed.get_mut(&kind)?.pop_first()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -292,21 +322,25 @@ impl Sources {
 impl State {
     fn use_of(&mut self, id: &SourceId, workload: &WorkloadId) {
         if let Some(entry) = self.sources.get_mut(id) {
-            entry.users.insert(workload.clone());
+            if let Err(place) = entry.users.binary_search(workload) {
+                entry.users.insert(place, workload.clone());
+            }
             return;
         }
-        let users = BTreeSet::from([workload.clone()]);
+        let users = vec![workload.clone()];
         let entry = Entry { users, known: Known::NotYet, resource_version: None };
         self.sources.insert(id.clone(), entry);
         self.unread.insert(id.clone());
     }
 
     fn no_use_of(&mut self, id: &SourceId, workload: &WorkloadId) {
-        if self.named.get(workload).is_some_and(|named| named.contains(id)) {
+        if self.named.get(workload).is_some_and(|named| named.binary_search(id).is_ok()) {
             return;
         }
         if let Some(entry) = self.sources.get_mut(id) {
-            entry.users.remove(workload);
+            if let Ok(place) = entry.users.binary_search(workload) {
+                entry.users.remove(place);
+            }
             if entry.users.is_empty() {
                 self.sources.remove(id);
                 self.unread.remove(id);
@@ -345,12 +379,16 @@ mod tests {
         assert_eq!(sources.unread(SourceKind::ConfigMap), vec![id.clone()]);
         assert_eq!(sources.unread(SourceKind::ConfigMap), []);
         assert_eq!(sources.look_up(&a.namespace, &named), Known::NotYet);
-        assert_eq!(sources.put(&id, read("1", "vault:a#b")), [a.clone(), b.clone()]);
+        assert_eq!(sources.put(&id, read("1", "vault:a#b")), [Kind::Deployment].into());
+        assert_eq!(sources.take_changed(Kind::DaemonSet), None);
+        assert_eq!(sources.take_changed(Kind::Deployment), Some(a.clone()));
+        // Of one that names nothing any more, nothing has changed.
         assert!(!sources.name(&b, BTreeSet::new()));
         assert!(sources.is_named(&id));
         assert!(!sources.name(&a, BTreeSet::new()));
         assert!(!sources.is_named(&id));
-        assert_eq!(sources.put(&id, read("2", "vault:a#b")), []);
+        assert_eq!(sources.take_changed(Kind::Deployment), None);
+        assert_eq!(sources.put(&id, read("2", "vault:a#b")), BTreeSet::new());
         assert_eq!(sources.look_up(&a.namespace, &named), Known::NotYet);
     }
 
@@ -392,6 +430,15 @@ mod tests {
         assert!(sources.name(&a, [&n].into()));
         assert_eq!(sources.unread(SourceKind::ConfigMap), [SourceId::new(&a.namespace, &n)]);
         assert!(!sources.is_named(&SourceId::new(&a.namespace, &m)));
+    }
+
+    #[test]
+    fn what_no_object_can_be_called_does_not_exist_and_is_not_read() {
+        let sources = Sources::default();
+        let a = workload("a");
+        let named = config_map("../../bank/configmaps/m");
+        assert!(!sources.name(&a, [&named].into()));
+        assert_eq!(sources.look_up(&a.namespace, &named), Known::Missing);
     }
 
     #[test]

@@ -41,6 +41,11 @@ pub struct Snapshot {
     pub poll: Poll,
     /// All workloads of one server, in order of their names.
     pub workloads: Vec<Stored>,
+    /// Those of them that were there before this process and came into the store when polls had
+    /// begun already; each is in one snapshot.
+    pub late: HashSet<WorkloadId>,
+    /// Whether more of these may come.
+    pub is_incomplete: bool,
 }
 
 /// What a manifest changed in the store.
@@ -64,6 +69,22 @@ struct State {
     secrets: HashMap<Arc<SecretId>, usize>,
     namespaces: HashSet<Arc<str>>,
     lists: HashMap<Kind, List>,
+    /// The workloads whose sources are not known yet, whether or not an earlier sight of them is
+    /// among the others.
+    deferred: HashMap<WorkloadId, Deferred>,
+    /// See [`Snapshot::late`].
+    late: HashSet<WorkloadId>,
+}
+
+/// A workload that is there, and of which it is not known yet what it refers to.
+#[derive(Debug, Default)]
+struct Deferred {
+    /// The list of its kind that last contained it.
+    list: u64,
+    /// Whether a list has shown it since it was taken in: what was in between is not known then.
+    is_of_list: bool,
+    /// Whether the first list of its kind has shown it.
+    is_of_first_list: bool,
 }
 
 #[derive(Debug)]
@@ -79,6 +100,15 @@ struct List {
     number: u64,
     under_way: bool,
     complete: bool,
+    /// Whether polls begin without it.
+    is_overdue: bool,
+}
+
+impl List {
+    /// Whether polls begin without it, and it has not ended yet.
+    fn is_late(&self) -> bool {
+        self.is_overdue && !self.complete
+    }
 }
 
 impl Store {
@@ -120,6 +150,12 @@ impl Store {
         }
     }
 
+    /// Notes that a workload is there whose sources are not known yet. What the store has of it stays
+    /// until it is applied or removed.
+    pub fn defer(&self, id: &WorkloadId) {
+        self.state().defer(id);
+    }
+
     /// Removes a workload: it was deleted, opted out, or refers to no secret any more.
     pub fn remove(&self, id: &WorkloadId) -> Change {
         self.state().remove(id)
@@ -149,6 +185,7 @@ impl Store {
         for id in &lost {
             state.remove(id);
         }
+        state.deferred.retain(|id, deferred| id.kind != kind || deferred.list == number);
         // What only this set still holds is the namespace of no workload any more.
         state.namespaces.retain(|namespace| Arc::strong_count(namespace) > 1);
         lost
@@ -161,10 +198,26 @@ impl Store {
         Kind::ALL.iter().all(|kind| state.lists.get(kind).is_some_and(|list| list.complete))
     }
 
+    /// Polls need not wait for the first full list of a kind any longer.
+    pub fn do_not_await(&self, kind: Kind) {
+        self.state().lists.entry(kind).or_default().is_overdue = true;
+    }
+
+    /// Whether polls may begin: one kind was listed in full, and each other one was, too, or is
+    /// overdue.
+    #[must_use]
+    pub fn may_be_polled(&self) -> bool {
+        let state = self.state();
+        let is_complete = |kind: &Kind| state.is_listed(*kind);
+        let is_overdue = |kind: &Kind| state.lists.get(kind).is_some_and(|list| list.is_overdue);
+        let mut kinds = Kind::ALL.iter();
+        kinds.all(|kind| is_complete(kind) || is_overdue(kind)) && Kind::ALL.iter().any(is_complete)
+    }
+
     /// Whether the first full list of a kind has ended.
     #[must_use]
     pub fn is_listed(&self, kind: Kind) -> bool {
-        self.state().lists.get(&kind).is_some_and(|list| list.complete)
+        self.state().is_listed(kind)
     }
 
     /// Begins a poll of a server: numbers it, and says what there is of that server at this moment. The
@@ -174,8 +227,16 @@ impl Store {
         let mut state = self.state();
         state.polls += 1;
         let all = state.workloads.values().map(|entry| &entry.stored);
-        let workloads = all.filter(|stored| stored.workload.is_of(server)).cloned().collect();
-        Snapshot { poll: state.polls, workloads }
+        let workloads: Vec<_> =
+            all.filter(|stored| stored.workload.is_of(server)).cloned().collect();
+        let poll = state.polls;
+        let is_incomplete = state.lists.values().any(List::is_late)
+            || state.deferred.values().any(|deferred| deferred.is_of_first_list);
+        let State { workloads: all, late, .. } = &mut *state;
+        let is_of_server =
+            |id: &WorkloadId| all.get(id).is_none_or(|entry| entry.stored.workload.is_of(server));
+        let late = late.extract_if(is_of_server).collect();
+        Snapshot { poll, workloads, late, is_incomplete }
     }
 
     /// Whether a workload is there, and of another server than this.
@@ -211,9 +272,31 @@ impl Store {
 }
 
 impl State {
+    fn is_listed(&self, kind: Kind) -> bool {
+        self.lists.get(&kind).is_some_and(|list| list.complete)
+    }
+
+    fn defer(&mut self, id: &WorkloadId) {
+        let is_of_first_list = !self.is_listed(id.kind);
+        let list = self.lists.entry(id.kind).or_default();
+        if let Some(entry) = self.workloads.get_mut(id) {
+            entry.list = list.number;
+        }
+        let deferred = self.deferred.entry(id.clone()).or_default();
+        deferred.list = list.number;
+        deferred.is_of_list |= list.under_way;
+        deferred.is_of_first_list |= is_of_first_list;
+    }
+
     fn apply(&mut self, mut workload: Workload) -> Change {
+        let deferred = self.deferred.remove(&workload.id).unwrap_or_default();
         let list = self.lists.get(&workload.id.kind);
+        if self.polls > 0 && (deferred.is_of_first_list || list.is_some_and(List::is_late)) {
+            self.late.insert(workload.id.clone());
+        }
         let (list, listing) = list.map_or((0, false), |list| (list.number, list.under_way));
+        // What a list has shown is no other for being taken in after its end.
+        let listing = listing || deferred.is_of_list;
         let old = self.workloads.get(&workload.id).map(|entry| entry.stored.clone());
         if let Some(old) = &old
             && !listing
@@ -252,6 +335,8 @@ impl State {
     }
 
     fn remove(&mut self, id: &WorkloadId) -> Change {
+        self.deferred.remove(id);
+        self.late.remove(id);
         match self.workloads.remove(id) {
             Some(entry) => {
                 self.release(&entry.stored.workload);
@@ -297,6 +382,8 @@ fn is_older(version: &str, than: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::super::fixtures;
     use super::super::secret::DEFAULT_CONNECTION;
     use super::*;
@@ -396,6 +483,85 @@ mod tests {
             store.end_list(kind);
         }
         assert!(store.is_synced());
+    }
+
+    #[test]
+    fn what_is_taken_in_after_its_list_counts_as_seen_by_the_list() {
+        let store = Store::default();
+        let read = |resource_version, generation| Workload {
+            generation,
+            ..workload("a", resource_version, 7, &["x"])
+        };
+        let stored = || store.get(&workload("a", 0, 0, &[]).id).unwrap();
+        store.apply(read(5, 1));
+        assert_eq!(store.begin_poll(DEFAULT_CONNECTION).poll, 1);
+        store.begin_list(Kind::Deployment);
+        store.defer(&read(9, 7).id);
+        assert!(store.end_list(Kind::Deployment).is_empty(), "it is there");
+        assert_eq!((stored().workload.generation, stored().entered), (1, 1));
+        // Its template may have been replaced and put back before the list.
+        store.apply(read(9, 7));
+        assert_eq!((stored().workload.generation, stored().entered), (7, 2));
+        // The list after etcd was restored.
+        store.begin_list(Kind::Deployment);
+        store.defer(&read(3, 7).id);
+        store.end_list(Kind::Deployment);
+        store.apply(read(3, 7));
+        assert_eq!(&*stored().workload.resource_version, "3");
+        // A watch shows each template, and what it showed before is older.
+        store.defer(&read(4, 8).id);
+        store.apply(read(4, 8));
+        assert_eq!(stored().entered, 2);
+        store.defer(&read(2, 8).id);
+        store.apply(read(2, 8));
+        assert_eq!(&*stored().workload.resource_version, "4");
+        // One that is not there any more.
+        store.defer(&workload("b", 1, 1, &[]).id);
+        store.begin_list(Kind::Deployment);
+        assert_eq!(store.end_list(Kind::Deployment).len(), 1);
+        assert!(store.state().deferred.is_empty());
+    }
+
+    #[test]
+    fn who_was_there_before_this_process_and_comes_after_a_poll_is_in_the_next_one_of_its_server() {
+        let store = Store::default();
+        let late = |server: &str| {
+            let Snapshot { mut late, is_incomplete, .. } = store.begin_poll(server);
+            let late: BTreeSet<_> = late.drain().map(|id| id.name.to_string()).collect();
+            (late.into_iter().collect::<Vec<_>>().join(" "), is_incomplete)
+        };
+        store.begin_list(Kind::Deployment);
+        store.apply(workload("a", 1, 1, &["x"]));
+        for name in ["b", "c"] {
+            store.defer(&workload(name, 1, 1, &[]).id);
+        }
+        store.end_list(Kind::Deployment);
+        for kind in [Kind::DaemonSet, Kind::StatefulSet] {
+            assert!(!store.may_be_polled());
+            store.do_not_await(kind);
+        }
+        assert!(store.may_be_polled() && !store.is_synced());
+        assert_eq!(late(DEFAULT_CONNECTION), (String::new(), true));
+        store.apply(workload("b", 1, 1, &["x"]));
+        assert_eq!(late("of-nobody"), (String::new(), true));
+        assert_eq!(late(DEFAULT_CONNECTION), ("b".to_owned(), true));
+        assert_eq!(late(DEFAULT_CONNECTION), (String::new(), true));
+        // A list that ends later than that of the others.
+        store.begin_list(Kind::DaemonSet);
+        let mut daemons = workload("d", 1, 1, &["x"]);
+        daemons.id.kind = Kind::DaemonSet;
+        store.apply(daemons);
+        for kind in [Kind::DaemonSet, Kind::StatefulSet] {
+            store.end_list(kind);
+        }
+        assert!(store.is_synced());
+        assert_eq!(late(DEFAULT_CONNECTION), ("d".to_owned(), true));
+        // Whoever is new, or is another one now, has pods that are as new.
+        store.apply(workload("new", 1, 1, &["x"]));
+        store.defer(&workload("a", 2, 2, &[]).id);
+        store.remove(&workload("c", 1, 1, &[]).id);
+        store.apply(workload("a", 2, 2, &["x"]));
+        assert_eq!(late(DEFAULT_CONNECTION), (String::new(), false));
     }
 
     #[test]

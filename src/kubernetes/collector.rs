@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use kube::runtime::watcher::Event;
 use kube::{Api, Client};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::object::Object;
-use super::sources::Wanted;
+use super::sources::{SourceRequests, WorkloadUpdates};
 use super::watching::{WORKER, Watching};
 use crate::core::manifest::{Manifest, Read};
 use crate::core::notice::{Notice, Part};
@@ -35,14 +35,20 @@ const MOST_LINES: usize = 20;
 /// be, everything is listed anew when their sources change.
 const LONGEST_KEPT: usize = 1 << 16;
 
+/// Polls begin without the workloads of a kind that were not listed within this time. A list of ten
+/// thousand takes seconds; one that is refused has no end.
+const LISTED_WITHIN: Duration = Duration::from_secs(30);
+
 /// What a collector reads by, and whom it tells.
 pub struct Settings {
     /// Everything is read anew after so long.
     pub sync_period: Duration,
-    /// Told when all lists have ended once.
+    /// Told when polls may begin: all kinds were listed once, or one was and the others are overdue.
     pub synced: CancellationToken,
     /// Told when workloads name sources that are to be read.
-    pub wanted: Wanted,
+    pub requests: SourceRequests,
+    /// Tells of workloads whose sources changed, or are known now.
+    pub updates: WorkloadUpdates,
     /// Told that it moves.
     pub heartbeat: Heartbeat,
 }
@@ -53,12 +59,12 @@ pub struct Collector {
     watching: Watching<Object>,
     store: Arc<Store>,
     settings: Settings,
-    /// Workloads whose sources changed, or are known now.
-    changed: UnboundedReceiver<WorkloadId>,
+    /// Until its first list has ended, or is overdue: when that is.
+    overdue_at: Option<Instant>,
     /// The workloads that name sources, as they were seen last; none of one that is too long to be kept.
     with_sources: HashMap<WorkloadId, Option<Box<Manifest>>>,
-    /// Those of them that wait for a source to be read.
-    waiting: HashSet<WorkloadId>,
+    /// Those of them that wait for a source to be read, and whether they were in the first list.
+    waiting: HashMap<WorkloadId, bool>,
     /// Whether a list is under way.
     is_listing: bool,
     /// The workloads with sources that this list contained.
@@ -70,15 +76,9 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// A collector of one kind. `changed` names workloads whose sources are others than before.
+    /// A collector of one kind.
     #[must_use]
-    pub fn new(
-        kind: Kind,
-        client: Client,
-        store: Arc<Store>,
-        changed: UnboundedReceiver<WorkloadId>,
-        settings: Settings,
-    ) -> Self {
+    pub fn new(kind: Kind, client: Client, store: Arc<Store>, settings: Settings) -> Self {
         let api = Api::all_with(client, &kind);
         let watching = Watching::new(api, kind.plural(), settings.sync_period);
         Self {
@@ -86,9 +86,9 @@ impl Collector {
             watching: watching.with_heartbeat(settings.heartbeat.clone()),
             store,
             settings,
-            changed,
+            overdue_at: None,
             with_sources: HashMap::new(),
-            waiting: HashSet::new(),
+            waiting: HashMap::new(),
             is_listing: false,
             listed: HashSet::new(),
             noted: HashMap::new(),
@@ -98,6 +98,7 @@ impl Collector {
 
     /// Watches until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        self.overdue_at = Some(Instant::now() + LISTED_WITHIN);
         while !shutdown.is_cancelled() {
             tokio::select! {
                 () = shutdown.cancelled() => {}
@@ -108,22 +109,41 @@ impl Collector {
 
     /// Takes in what comes next.
     async fn step(&mut self) {
-        let event = tokio::select! {
-            event = self.watching.next() => event,
-            // Within a list, who is not in it yet may be gone.
-            Some(id) = self.changed.recv(), if !self.is_listing => return self.read_again(&id),
-        };
-        if matches!(event, Event::InitDone) {
-            // Who waits for a source is not known yet, and the list has not ended before.
-            self.settings.heartbeat.waits_for_others();
-            while !self.waiting.is_empty() {
-                match self.changed.recv().await {
-                    Some(id) => self.read_again(&id),
-                    None => break,
+        let is_awaited = self.overdue_at.is_some();
+        let overdue = sleep_until(self.overdue_at.unwrap_or_else(Instant::now));
+        tokio::select! {
+            event = self.watching.next() => self.handle(event),
+            // Within a list, a workload that is not in it yet may be gone.
+            () = self.settings.updates.told(self.kind), if !self.is_listing => {
+                if let Some(id) = self.store.sources().take_changed(self.kind) {
+                    self.read_again(&id);
+                    // There may be more.
+                    self.settings.updates.tell(self.kind);
                 }
             }
+            () = overdue, if is_awaited => self.go_on_without(),
         }
-        self.handle(event);
+    }
+
+    /// The other kinds wait no longer for the first list of this one.
+    fn go_on_without(&mut self) {
+        self.overdue_at = None;
+        error!(
+            worker = WORKER,
+            "No {}s are reloaded yet, since they could not be listed within {} s. The service account \
+             needs list and watch on {}.apps. The other kinds do not wait any longer",
+            self.kind,
+            LISTED_WITHIN.as_secs(),
+            self.kind.plural()
+        );
+        self.store.do_not_await(self.kind);
+        self.begin_polls();
+    }
+
+    fn begin_polls(&self) {
+        if self.store.may_be_polled() {
+            self.settings.synced.cancel();
+        }
     }
 
     fn handle(&mut self, event: Event<Object>) {
@@ -151,6 +171,7 @@ impl Collector {
 
     fn end_list(&mut self) {
         self.is_listing = false;
+        self.overdue_at = None;
         let first = !self.store.is_listed(self.kind);
         for id in self.store.end_list(self.kind) {
             self.store.notices().forget(&id);
@@ -166,17 +187,19 @@ impl Collector {
             self.forget_sources(&id);
         }
         self.listed = HashSet::new();
-        if self.store.is_synced() {
-            self.settings.synced.cancel();
-        }
         if first {
             let (workloads, secrets) = self.store.len();
+            let waiting = match self.waiting.len() {
+                0 => String::new(),
+                waiting => format!("; {waiting} wait for their ConfigMaps or Secrets to be read"),
+            };
             info!(
                 worker = WORKER,
-                "All {}s are read; so far {workloads} workloads refer to {secrets} secrets",
+                "All {}s are read; so far {workloads} workloads refer to {secrets} secrets{waiting}",
                 self.kind
             );
         }
+        self.begin_polls();
     }
 
     fn apply(&mut self, manifest: Manifest) {
@@ -188,7 +211,7 @@ impl Collector {
             return;
         }
         if self.store.sources().name(&id, sources) {
-            self.settings.wanted.tell();
+            self.settings.requests.tell();
         }
         if self.is_listing {
             self.listed.insert(id.clone());
@@ -226,11 +249,14 @@ impl Collector {
         let Read { id, workload, notes, is_waiting, record_error } =
             manifest.read(self.kind, self.store.servers(), self.store.sources());
         if is_waiting {
-            // What is known of it stays until all of it is known.
-            self.waiting.insert(id);
+            // What is known of it stays until all of it is known: a part of its references does not
+            // say whether one of its secrets is gone.
+            self.store.defer(&id);
+            let is_first = !self.store.is_listed(self.kind);
+            *self.waiting.entry(id).or_default() |= is_first;
             return;
         }
-        self.waiting.remove(&id);
+        let was_in_first_list = self.waiting.remove(&id).unwrap_or(false);
         self.report(&id, &manifest.uid, &notes, record_error.as_ref());
         let Some(workload) = workload else {
             self.store.notices().set(&id, &manifest.uid, Part::Vault, Vec::new());
@@ -241,7 +267,7 @@ impl Collector {
         };
         if self.store.apply(workload) == Change::Collected {
             let WorkloadId { kind, namespace, name } = &id;
-            if self.store.is_listed(self.kind) {
+            if self.store.is_listed(self.kind) && !was_in_first_list {
                 info!(worker = WORKER, "Collected secrets from {kind} {namespace}/{name}");
             } else {
                 debug!(worker = WORKER, "Collected secrets from {kind} {namespace}/{name}");

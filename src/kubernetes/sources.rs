@@ -1,14 +1,16 @@
 //! Sources: the ConfigMaps and Secrets that variables of workloads come from, read when a workload
 //! names them, and again when they change.
 //!
-//! Changes are seen by one watch a kind, of nothing but metadata; it begins when the first source is
-//! named. What is read is one object at a time, and only what a workload that opted in names.
+//! Which there are, and when one changes, is seen by one watch a kind, of nothing but metadata; it
+//! begins when the first source is named. What is read is one object at a time, and only what a
+//! workload that opted in names and the watch shows. Namespaces take turns.
 //!
 //! Architecture Invariant: this writes the sources of the store and nothing else; the collectors, which
-//! are told which workloads are concerned, read those anew.
+//! are told that workloads are concerned, read those again.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +24,6 @@ use kube::runtime::watcher::Event;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -33,23 +34,37 @@ use crate::core::environment::SourceKind;
 use crate::core::reference::Reason;
 use crate::core::source::{Content, Found, SourceId};
 use crate::core::store::Store;
-use crate::core::workload::{Kind, WorkloadId};
+use crate::core::turns::Turns;
+use crate::core::workload::Kind;
 
 /// Sources that are read at once.
 const READS_AT_A_TIME: usize = 8;
 
-/// From so many failures in a row on, a source whose answer is one more counts as one that cannot be
-/// read, so that nobody waits for it any longer.
+/// After so many failures of its own, a source counts as one that cannot be read, so that its workloads
+/// do not wait for it any longer. After so many in a row of any, each that fails does so at once.
 const FAILURES_TO_GIVE_UP: u32 = 5;
+
+/// A source that the watch does not show so long after it was named does not exist. The watches of
+/// workloads and of their sources are two, and one may be ahead of the other.
+const SHOWN_WITHIN: Duration = Duration::from_secs(3);
+
+/// Where there is no watch to tell so long after a source was named, the source is asked for itself.
+const ASKED_AFTER: Duration = Duration::from_secs(30);
+
+/// Sources that are waited for before those are dropped that no workload names any more.
+const MOST_UNSEEN: usize = 1024;
+
+/// Between two looks at the sources that are waited for, while there is no watch to tell.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Between two attempts at one of the sources that cannot be read. Where it can be again, all are tried.
 const PROBE: Duration = Duration::from_mins(1);
 
-/// Tells that there are sources to read.
+/// Tells the readers that there are sources to read.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted(Arc<[Notify; SourceKind::ALL.len()]>);
+pub struct SourceRequests(Arc<[Notify; SourceKind::ALL.len()]>);
 
-impl Wanted {
+impl SourceRequests {
     /// Tells the readers of all kinds.
     pub fn tell(&self) {
         for notify in &*self.0 {
@@ -66,28 +81,28 @@ impl Wanted {
     }
 }
 
-/// Where the collector of each kind hears which of its workloads are concerned by a change.
-#[derive(Clone, Debug)]
-pub struct Concerned([UnboundedSender<WorkloadId>; Kind::ALL.len()]);
+/// Tells the collectors that sources of their workloads changed. Which workloads these are is in the
+/// store, each once.
+#[derive(Clone, Debug, Default)]
+pub struct WorkloadUpdates(Arc<[Notify; Kind::ALL.len()]>);
 
-impl Concerned {
-    /// One way for each kind, in the order of [`Kind::ALL`].
-    #[must_use]
-    pub fn new() -> (Self, [UnboundedReceiver<WorkloadId>; Kind::ALL.len()]) {
-        let [a, b, c] = Kind::ALL.map(|_| unbounded_channel());
-        (Self([a.0, b.0, c.0]), [a.1, b.1, c.1])
+impl WorkloadUpdates {
+    /// Tells the collector of a kind.
+    pub(super) fn tell(&self, kind: Kind) {
+        self.of(kind).notify_one();
     }
 
-    fn tell(&self, workloads: Vec<WorkloadId>) {
-        let [deployments, daemon_sets, stateful_sets] = &self.0;
-        for id in workloads {
-            let collector = match id.kind {
-                Kind::Deployment => deployments,
-                Kind::DaemonSet => daemon_sets,
-                Kind::StatefulSet => stateful_sets,
-            };
-            // A collector that has ended needs nothing any more.
-            let _ = collector.send(id);
+    /// Waits until the collector of a kind is told.
+    pub(super) async fn told(&self, kind: Kind) {
+        self.of(kind).notified().await;
+    }
+
+    fn of(&self, kind: Kind) -> &Notify {
+        let [deployments, daemon_sets, stateful_sets] = &*self.0;
+        match kind {
+            Kind::Deployment => deployments,
+            Kind::DaemonSet => daemon_sets,
+            Kind::StatefulSet => stateful_sets,
         }
     }
 }
@@ -149,13 +164,22 @@ type Answer = Result<Found, RequestError>;
 pub struct SourceReader<K> {
     client: Client,
     store: Arc<Store>,
-    wanted: Wanted,
-    concerned: Concerned,
+    requests: SourceRequests,
+    updates: WorkloadUpdates,
     watching: Watching<PartialObjectMeta<K>>,
-    /// To be read, in this order, each once.
-    queue: VecDeque<SourceId>,
-    /// What is in the queue; where it is there for a resource version, which.
-    queued: HashMap<SourceId, Option<String>>,
+    /// What there is, once the watch has shown it all.
+    shown: Option<Shown>,
+    /// Of the list that is under way: what it contained.
+    listed: Option<Shown>,
+    hasher: RandomState,
+    /// Named, and not shown by the watch: since when, the first one first.
+    unseen: VecDeque<(Instant, SourceId)>,
+    /// With more than these, those that are not named any more are dropped.
+    most_unseen: usize,
+    /// To be read.
+    queue: Turns<SourceId>,
+    /// What is to be read for a resource version, and which.
+    versions: HashMap<SourceId, String>,
     reads: FuturesUnordered<BoxFuture<'static, (SourceId, Answer)>>,
     under_way: HashSet<SourceId>,
     /// What cannot be read.
@@ -165,10 +189,14 @@ pub struct SourceReader<K> {
     is_failing: bool,
     /// Attempts in a row that failed.
     failures: u32,
+    /// The attempts at each source that failed, since it was read or given up.
+    failures_of: HashMap<SourceId, u32>,
     pause: Option<Instant>,
-    /// Of the list that is under way: what it contained.
-    listed: Option<HashSet<SourceId>>,
 }
+
+/// Digests of the names of objects. A cluster can have very many that no workload names, and their
+/// names are not worth keeping.
+type Shown = HashSet<u64>;
 
 impl<K: SourceObject> SourceReader<K> {
     /// A reader of one kind, whose metadata is all read anew after each `sync_period`.
@@ -176,8 +204,8 @@ impl<K: SourceObject> SourceReader<K> {
     pub fn new(
         client: Client,
         store: Arc<Store>,
-        wanted: Wanted,
-        concerned: Concerned,
+        requests: SourceRequests,
+        updates: WorkloadUpdates,
         sync_period: Duration,
     ) -> Self {
         let api = Api::all(client.clone());
@@ -185,10 +213,15 @@ impl<K: SourceObject> SourceReader<K> {
             watching: Watching::new(api, K::KIND.plural(), sync_period),
             client,
             store,
-            wanted,
-            concerned,
-            queue: VecDeque::new(),
-            queued: HashMap::new(),
+            requests,
+            updates,
+            shown: None,
+            listed: None,
+            hasher: RandomState::new(),
+            unseen: VecDeque::new(),
+            most_unseen: MOST_UNSEEN,
+            queue: Turns::default(),
+            versions: HashMap::new(),
             reads: FuturesUnordered::new(),
             under_way: HashSet::new(),
             unreadable: BTreeSet::new(),
@@ -196,58 +229,103 @@ impl<K: SourceObject> SourceReader<K> {
             is_denied: false,
             is_failing: false,
             failures: 0,
+            failures_of: HashMap::new(),
             pause: None,
-            listed: None,
         }
     }
 
     /// Reads and watches until `shutdown`; nothing before the first source is named.
     pub async fn run(mut self, shutdown: CancellationToken) {
         loop {
-            for id in self.store.sources().unread(K::KIND) {
-                self.enqueue(id);
-            }
-            if !self.queue.is_empty() {
+            self.take_requests();
+            if !self.unseen.is_empty() {
                 break;
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = self.wanted.told(K::KIND) => {}
+                () = self.requests.told(K::KIND) => {}
             }
         }
         loop {
-            for id in self.store.sources().unread(K::KIND) {
-                self.enqueue(id);
-            }
+            self.take_requests();
+            let look_at = self.look_at_unseen();
             self.begin_reads();
-            let is_paused = self.pause.is_some();
-            let pause = self.pause.unwrap_or_else(Instant::now);
-            let is_probing = self.probe.is_some();
-            let probe = self.probe.unwrap_or_else(Instant::now);
+            let timer = |time: Option<Instant>| {
+                let is_set = time.is_some();
+                (is_set, sleep_until(time.unwrap_or_else(Instant::now)))
+            };
+            let (is_paused, pause) = timer(self.pause);
+            let (is_probing, probe) = timer(self.probe);
+            let (is_looking, look) = timer(look_at);
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 event = self.watching.next() => self.handle(event),
                 Some((id, answer)) = self.reads.next() => self.take_in(id, answer),
-                () = self.wanted.told(K::KIND) => {}
-                () = sleep_until(pause), if is_paused => self.pause = None,
-                () = sleep_until(probe), if is_probing => self.probe(),
+                () = self.requests.told(K::KIND) => {}
+                () = pause, if is_paused => self.pause = None,
+                () = probe, if is_probing => self.probe(),
+                () = look, if is_looking => {}
             }
         }
     }
 
-    fn enqueue(&mut self, id: SourceId) {
-        self.enqueue_for(id, None);
+    /// Takes in which sources are named: what the watch shows is to be read.
+    fn take_requests(&mut self) {
+        for id in self.store.sources().unread(K::KIND) {
+            if self.is_shown(&id) {
+                self.queue.join(&id);
+            } else {
+                self.unseen.push_back((Instant::now(), id));
+            }
+        }
+        if self.unseen.len() > self.most_unseen {
+            let sources = self.store.sources();
+            self.unseen.retain(|(_, id)| sources.is_named(id));
+            self.most_unseen = MOST_UNSEEN.max(2 * self.unseen.len());
+        }
     }
 
-    /// Has a source read, unless it was read in that version by the time it is its turn.
-    fn enqueue_for(&mut self, id: SourceId, version: Option<String>) {
-        match self.queued.get_mut(&id) {
-            None => {
-                self.queued.insert(id.clone(), version);
-                self.queue.push_back(id);
+    /// Concludes about what was named and not shown for long enough: it does not exist, or is asked for
+    /// where there is no watch to tell. Returns when to look again.
+    fn look_at_unseen(&mut self) -> Option<Instant> {
+        let is_failing = self.watching.is_failing();
+        let is_known = self.shown.is_some() && self.listed.is_none() && !is_failing;
+        let wait = if is_known || is_failing { SHOWN_WITHIN } else { ASKED_AFTER };
+        while let Some((_, id)) = self.unseen.pop_front_if(|(since, _)| since.elapsed() >= wait) {
+            if !self.store.sources().is_named(&id) {
+                continue;
             }
-            Some(None) => {}
-            Some(before) => *before = version,
+            if !is_known {
+                self.queue.join(&id);
+            } else if !self.is_shown(&id) {
+                self.put(&id, Found::Missing);
+            }
+        }
+        let (since, _) = self.unseen.front()?;
+        Some(if is_known { *since + SHOWN_WITHIN } else { Instant::now() + LOOK_AGAIN })
+    }
+
+    fn is_shown(&self, id: &SourceId) -> bool {
+        self.shown.as_ref().is_some_and(|shown| shown.contains(&self.hasher.hash_one(id)))
+    }
+
+    /// Has a source read that is in another version now, unless it was read in that by its turn.
+    fn read_version(&mut self, id: SourceId, version: Option<String>) {
+        let is_queued = self.queue.contains(&id);
+        self.queue.join(&id);
+        match version {
+            // Where it is to be read whatever the version, it still is.
+            Some(version) if !is_queued || self.versions.contains_key(&id) => {
+                self.versions.insert(id, version);
+            }
+            Some(_) => {}
+            None => drop(self.versions.remove(&id)),
+        }
+    }
+
+    fn put(&self, id: &SourceId, found: Found) {
+        for kind in self.store.sources().put(id, found) {
+            self.updates.tell(kind);
         }
     }
 
@@ -255,17 +333,18 @@ impl<K: SourceObject> SourceReader<K> {
         let mut later = Vec::new();
         while self.pause.is_none()
             && self.reads.len() < READS_AT_A_TIME
-            && let Some(id) = self.queue.pop_front()
+            && let Some(id) = self.queue.take()
         {
             if self.under_way.contains(&id) {
                 // Two answers about one could come in the wrong order.
                 later.push(id);
                 continue;
             }
-            let version = self.queued.remove(&id).flatten();
+            let version = self.versions.remove(&id);
             let sources = self.store.sources();
             if !sources.is_named(&id) {
                 self.unreadable.remove(&id);
+                self.failures_of.remove(&id);
                 continue;
             }
             if version.is_some() && !sources.is_outdated(&id, version.as_deref()) {
@@ -278,36 +357,43 @@ impl<K: SourceObject> SourceReader<K> {
                 (id, answer)
             }));
         }
-        self.queue.extend(later);
+        for id in &later {
+            self.queue.join(id);
+        }
     }
 
     fn handle(&mut self, event: Event<PartialObjectMeta<K>>) {
         match event {
-            Event::Init => self.listed = Some(HashSet::new()),
+            Event::Init => self.listed = Some(Shown::new()),
             Event::InitApply(object) | Event::Apply(object) => {
                 let id = id_of(&object);
-                if let Some(listed) = &mut self.listed {
-                    listed.insert(id.clone());
+                let digest = self.hasher.hash_one(&id);
+                if let Some(shown) = self.listed.as_mut().or(self.shown.as_mut()) {
+                    shown.insert(digest);
                 }
                 let version = object.metadata.resource_version;
                 if self.store.sources().is_outdated(&id, version.as_deref()) {
-                    self.enqueue_for(id, version);
+                    self.read_version(id, version);
                 }
             }
             Event::InitDone => {
-                let listed = self.listed.take().unwrap_or_default();
+                self.shown = self.listed.take();
                 for (id, version) in self.store.sources().named(K::KIND) {
                     // What was there is gone.
-                    if version.is_some() && !listed.contains(&id) {
-                        self.enqueue(id);
+                    if version.is_some() && !self.is_shown(&id) {
+                        self.read_version(id, None);
                     }
                 }
             }
-            // It may have been made anew meanwhile.
+            // It may have been made again meanwhile.
             Event::Delete(object) => {
                 let id = id_of(&object);
+                let digest = self.hasher.hash_one(&id);
+                if let Some(shown) = &mut self.shown {
+                    shown.remove(&digest);
+                }
                 if self.store.sources().is_named(&id) {
-                    self.enqueue(id);
+                    self.read_version(id, None);
                 }
             }
         }
@@ -318,6 +404,7 @@ impl<K: SourceObject> SourceReader<K> {
         let found = match answer {
             Ok(found) => {
                 self.failures = 0;
+                self.failures_of.remove(&id);
                 if std::mem::replace(&mut self.is_failing, false) {
                     info!(worker = WORKER, "Reading {} again", K::KIND.plural());
                 }
@@ -334,20 +421,22 @@ impl<K: SourceObject> SourceReader<K> {
             }
             Err(error) => {
                 self.failures = self.failures.saturating_add(1);
-                if self.failures == FAILURES_TO_GIVE_UP {
+                let of_source = self.failures_of.entry(id.clone()).or_default();
+                *of_source += 1;
+                let failures = self.failures.max(*of_source);
+                if failures >= FAILURES_TO_GIVE_UP {
+                    self.failures_of.remove(&id);
                     self.say_failing(&error);
-                }
-                let is_answer = error.code() != 0;
-                if !is_answer || self.failures < FAILURES_TO_GIVE_UP {
+                } else {
                     self.pause = Some(Instant::now() + retry_delay(self.failures));
-                    self.enqueue(id);
+                    self.read_version(id, None);
                     return;
                 }
                 self.cannot_read(&id);
                 Found::Not(Reason::SourceFailed)
             }
         };
-        self.concerned.tell(self.store.sources().put(&id, found));
+        self.put(&id, found);
     }
 
     fn say_failing(&mut self, error: &RequestError) {
@@ -382,7 +471,7 @@ impl<K: SourceObject> SourceReader<K> {
         let chosen = self.unreadable.iter().nth(chosen).cloned();
         self.probe = chosen.is_some().then(|| Instant::now() + PROBE);
         if let Some(id) = chosen {
-            self.enqueue(id);
+            self.read_version(id, None);
         }
     }
 
@@ -392,7 +481,7 @@ impl<K: SourceObject> SourceReader<K> {
         }
         self.probe = None;
         for id in std::mem::take(&mut self.unreadable) {
-            self.enqueue(id);
+            self.read_version(id, None);
         }
     }
 }

@@ -104,6 +104,11 @@ where
         }
     }
 
+    /// Whether it shows nothing at present, since the API server refuses or fails.
+    pub(super) fn is_failing(&self) -> bool {
+        self.is_failing
+    }
+
     /// The next event. Nothing is lost where this is given up halfway.
     pub(super) async fn next(&mut self) -> Event<K> {
         loop {

@@ -70,11 +70,13 @@ pub enum Reason {
     TooManyVariables,
     /// It refers to more secrets than are watched for one workload.
     TooManySecrets,
+    /// The workload names so many sources that this one is not read.
+    TooManySources,
 }
 
 impl Reason {
     /// All of them, in the order of the documentation.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Pinned,
         Self::Write,
         Self::Transit,
@@ -107,6 +109,7 @@ impl Reason {
         Self::ResolvedWhenApplied,
         Self::TooManyVariables,
         Self::TooManySecrets,
+        Self::TooManySources,
     ];
 
     /// Its stable name, in the way that Kubernetes spells reasons.
@@ -145,6 +148,7 @@ impl Reason {
             Self::ResolvedWhenApplied => "ResolvedWhenApplied",
             Self::TooManyVariables => "TooManyVariables",
             Self::TooManySecrets => "TooManySecrets",
+            Self::TooManySources => "TooManySources",
         }
     }
 
@@ -184,7 +188,8 @@ impl Reason {
             | Self::SourceMalformed
             | Self::ResolvedWhenApplied
             | Self::TooManyVariables
-            | Self::TooManySecrets => true,
+            | Self::TooManySecrets
+            | Self::TooManySources => true,
         }
     }
 
@@ -287,6 +292,10 @@ impl Reason {
             Self::TooManySecrets => {
                 "only the first 1,000 secrets are watched, in the order of their server, Vault namespace \
                  and path, since the workload refers to more: spread them over several workloads"
+            }
+            Self::TooManySources => {
+                "not read, since the workload names over 500 ConfigMaps and Secrets: put their \
+                 references into fewer of them"
             }
         }
     }

@@ -4,30 +4,32 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::body::Body as Answer;
 use serde_json::{Value, json};
-use tokio::sync::mpsc::UnboundedSender;
 
 use super::super::scripted;
 use super::*;
 use crate::core::annotation::RECORD;
 use crate::core::environment::{SourceKind, SourceName};
 use crate::core::reference::{Origin, Reason};
+use crate::core::secret::DEFAULT_CONNECTION;
 use crate::core::source::{Content, Found, SourceId};
 
-/// A collector of a server that answers each request by a script, and what concerns its workloads.
+/// A collector of a server that answers each request by a script; its store, and what tells it of
+/// changes.
 fn collector(
     script: impl Fn(&str) -> Answer + Clone + Send + Sync + 'static,
-) -> (Collector, Arc<Store>, UnboundedSender<WorkloadId>) {
+) -> (Collector, Arc<Store>, WorkloadUpdates) {
     let store = Arc::new(Store::default());
-    let (concerned, changed) = tokio::sync::mpsc::unbounded_channel();
+    let updates = WorkloadUpdates::default();
     let settings = Settings {
         sync_period: Duration::from_hours(1),
         synced: CancellationToken::new(),
-        wanted: Wanted::default(),
+        requests: SourceRequests::default(),
+        updates: updates.clone(),
         heartbeat: Heartbeat::default(),
     };
     let client = scripted::client(script);
-    let collector = Collector::new(Kind::Deployment, client, Arc::clone(&store), changed, settings);
-    (collector, store, concerned)
+    let collector = Collector::new(Kind::Deployment, client, Arc::clone(&store), settings);
+    (collector, store, updates)
 }
 
 #[test]
@@ -107,29 +109,6 @@ fn read(version: u32, value: &str) -> Found {
     Found::Read { resource_version: version.to_string(), content }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_list_ends_when_the_sources_of_its_workloads_are_known() {
-    let (collector, store, concerned) = collector(|query| {
-        let is_watch = query.contains("watch=true");
-        if is_watch { Answer::empty() } else { scripted::list(&[with_config_map("web")], "") }
-    });
-    let test = async {
-        tokio::time::sleep(Duration::from_secs(30)).await;
-        assert!(!store.is_listed(Kind::Deployment));
-        assert_eq!(store.sources().unread(SourceKind::ConfigMap), [refs()]);
-        for user in store.sources().put(&refs(), read(1, "vault:secret/data/a#k")) {
-            concerned.send(user).unwrap();
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(store.is_listed(Kind::Deployment));
-        assert_eq!(store.len(), (1, 1));
-    };
-    tokio::select! {
-        () = collector.run(CancellationToken::new()) => panic!("it ended"),
-        () = test => {}
-    }
-}
-
 #[tokio::test]
 async fn what_a_source_refers_to_is_watched_and_no_more_than_that() {
     let (mut collector, store, _) = collector(|_| Answer::empty());
@@ -139,7 +118,8 @@ async fn what_a_source_refers_to_is_watched_and_no_more_than_that() {
     collector.handle(Event::Apply(object("web")));
     assert_eq!((collector.waiting.len(), store.len()), (1, (0, 0)));
     let change = |collector: &mut Collector, found| {
-        for user in store.sources().put(&refs(), found) {
+        store.sources().put(&refs(), found);
+        while let Some(user) = store.sources().take_changed(Kind::Deployment) {
             collector.read_again(&user);
         }
         store.len()
@@ -168,7 +148,7 @@ async fn what_a_source_refers_to_is_watched_and_no_more_than_that() {
 async fn a_manifest_too_long_to_keep_is_listed_anew_when_its_sources_change() {
     let lists = Arc::new(AtomicU32::new(0));
     let counter = Arc::clone(&lists);
-    let (collector, store, concerned) = collector(move |query| {
+    let (collector, store, updates) = collector(move |query| {
         if query.contains("watch=true") {
             return Answer::empty();
         }
@@ -178,8 +158,8 @@ async fn a_manifest_too_long_to_keep_is_listed_anew_when_its_sources_change() {
         scripted::list(&[long, with_config_map("web")], "")
     });
     let change = |found| {
-        for user in store.sources().put(&refs(), found) {
-            concerned.send(user).unwrap();
+        for kind in store.sources().put(&refs(), found) {
+            updates.tell(kind);
         }
     };
     let test = async {
@@ -200,6 +180,72 @@ async fn a_manifest_too_long_to_keep_is_listed_anew_when_its_sources_change() {
     };
     tokio::select! {
         () = collector.run(CancellationToken::new()) => panic!("it ended"),
+        () = test => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_list_and_no_other_workload_waits_for_a_source() {
+    let (collector, store, updates) = collector(|query| {
+        let mut web = with_config_map("web");
+        web["spec"]["template"]["spec"]["containers"][0]["envFrom"] = json!([]);
+        web["spec"]["template"]["spec"]["containers"][0]["env"] =
+            json!([{ "name": "A", "value": "vault:secret/data/a#k" }]);
+        let is_watch = query.contains("watch=true");
+        let objects = [with_config_map("waits"), web];
+        if is_watch { Answer::empty() } else { scripted::list(&objects, "") }
+    });
+    let test = async {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!((store.is_listed(Kind::Deployment), store.len()), (true, (1, 1)));
+        assert_eq!(store.sources().unread(SourceKind::ConfigMap), [refs()]);
+        let poll = store.begin_poll(DEFAULT_CONNECTION);
+        assert_eq!((poll.workloads.len(), poll.is_incomplete), (1, true));
+        // Once it is known, the workload is looked at by the next poll, whichever that is.
+        for kind in store.sources().put(&refs(), read(1, "vault:secret/data/b#k")) {
+            updates.tell(kind);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let poll = store.begin_poll(DEFAULT_CONNECTION);
+        let late: Vec<_> = poll.late.iter().map(ToString::to_string).collect();
+        assert_eq!((poll.workloads.len(), late), (2, vec!["shop/Deployment/waits".to_owned()]));
+        assert!(!poll.is_incomplete);
+    };
+    tokio::select! {
+        () = collector.run(CancellationToken::new()) => panic!("it ended"),
+        () = test => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_may_not_be_listed_does_not_keep_the_others_waiting() {
+    let client = scripted::client_of(|request| {
+        if request.uri().path().contains("statefulsets") {
+            return scripted::status(403);
+        }
+        let query = request.uri().query().unwrap_or_default();
+        let is_watch = query.contains("watch=true");
+        http::Response::new(if is_watch { Answer::empty() } else { scripted::list(&[], "") })
+    });
+    let store = Arc::new(Store::default());
+    let synced = CancellationToken::new();
+    let collectors = Kind::ALL.map(|kind| {
+        let settings = Settings {
+            sync_period: Duration::from_hours(1),
+            synced: synced.clone(),
+            requests: SourceRequests::default(),
+            updates: WorkloadUpdates::default(),
+        };
+        let store = Arc::clone(&store);
+        Collector::new(kind, client.clone(), store, settings).run(CancellationToken::new())
+    });
+    let test = async {
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        assert!(synced.is_cancelled());
+        assert!(!store.is_synced());
+    };
+    tokio::select! {
+        _ = futures::future::join_all(collectors) => panic!("they ended"),
         () = test => {}
     }
 }

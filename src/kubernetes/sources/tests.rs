@@ -13,6 +13,7 @@ use super::super::scripted::{client_of, list, status};
 use super::*;
 use crate::core::environment::SourceName;
 use crate::core::source::Known;
+use crate::core::workload::WorkloadId;
 
 /// ConfigMaps of the namespace `shop`: to each the value of its only key, or the status of an answer.
 #[derive(Clone, Default)]
@@ -49,6 +50,8 @@ impl Cluster {
             world.read.push(name.to_owned());
             return match world.config_maps.get(name) {
                 None => status(404),
+                // No answer that anybody could read.
+                Some(Err(0)) => Response::new(Answer::from("no JSON")),
                 Some(Err(code)) => status(*code),
                 Some(Ok((value, version))) => {
                     let mut object = metadata(name, *version);
@@ -88,8 +91,7 @@ fn web() -> WorkloadId {
 struct Bench {
     cluster: Cluster,
     store: Arc<Store>,
-    wanted: Wanted,
-    changed: UnboundedReceiver<WorkloadId>,
+    requests: SourceRequests,
 }
 
 impl Bench {
@@ -97,7 +99,7 @@ impl Bench {
     fn name(&self, names: &[&str]) {
         let named: Vec<_> = names.iter().map(|name| config_map(name)).collect();
         if self.store.sources().name(&web(), named.iter().collect()) {
-            self.wanted.tell();
+            self.requests.tell();
         }
     }
 
@@ -111,9 +113,9 @@ impl Bench {
         Some(format!("{:?}", content.get("A")?.1.first()?.reading_in("A")))
     }
 
-    /// How often the workload was concerned by now.
-    fn changes(&mut self) -> usize {
-        std::iter::from_fn(|| self.changed.try_recv().ok()).count()
+    /// How many workloads were concerned by now; there is one.
+    fn changes(&self) -> usize {
+        std::iter::from_fn(|| self.store.sources().take_changed(Kind::Deployment)).count()
     }
 }
 
@@ -127,17 +129,16 @@ async fn run(test: impl AsyncFnOnce(Bench)) {
     let server = cluster.clone();
     let client = client_of(move |request| server.answer(request));
     let store = Arc::new(Store::default());
-    let wanted = Wanted::default();
-    let (concerned, [changed, ..]) = Concerned::new();
+    let requests = SourceRequests::default();
     let period = Duration::from_mins(30);
     let reader = SourceReader::<ConfigMap>::new(
         client,
         Arc::clone(&store),
-        wanted.clone(),
-        concerned,
+        requests.clone(),
+        WorkloadUpdates::default(),
         period,
     );
-    let bench = Bench { cluster, store, wanted, changed };
+    let bench = Bench { cluster, store, requests };
     tokio::select! {
         () = reader.run(CancellationToken::new()) => panic!("it ended"),
         () = test(bench) => {}
@@ -149,7 +150,7 @@ const B: &str = "Watch(Vault, \"secret/data/b\")";
 
 #[tokio::test(start_paused = true)]
 async fn only_what_is_named_is_read_and_read_again_when_it_changes() {
-    run(async |mut bench| {
+    run(async |bench| {
         bench.cluster.set("m", Ok(("vault:secret/data/a#k", 1)));
         bench.cluster.set("other", Ok(("vault:secret/data/x#k", 1)));
         sleep(Duration::from_mins(1)).await;
@@ -186,24 +187,24 @@ async fn only_what_is_named_is_read_and_read_again_when_it_changes() {
 
 #[tokio::test(start_paused = true)]
 async fn what_nobody_saw_is_found_by_the_next_list() {
-    run(async |mut bench| {
+    run(async |bench| {
         bench.cluster.set("m", Ok(("vault:secret/data/a#k", 1)));
         bench.cluster.set("n", Ok(("vault:secret/data/a#k", 1)));
         bench.name(&["m", "n"]);
         sleep(Duration::from_secs(10)).await;
-        assert_eq!((bench.path("m").as_deref(), bench.changes()), (Some(A), 2));
+        assert_eq!((bench.path("m").as_deref(), bench.changes()), (Some(A), 1));
         bench.cluster.set("m", Ok(("vault:secret/data/b#k", 2)));
         bench.cluster.0.lock().unwrap().config_maps.remove("n");
         sleep(Duration::from_mins(35)).await;
         assert_eq!((bench.path("m").as_deref(), bench.known("n")), (Some(B), Known::Missing));
-        assert_eq!(bench.changes(), 2);
+        assert_eq!(bench.changes(), 1);
     })
     .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_may_not_be_read_is_said_and_read_once_it_may() {
-    run(async |mut bench| {
+    run(async |bench| {
         bench.cluster.set("m", Err(403));
         bench.cluster.set("n", Err(403));
         bench.name(&["m", "n"]);
@@ -211,7 +212,7 @@ async fn what_may_not_be_read_is_said_and_read_once_it_may() {
         for name in ["m", "n"] {
             assert_eq!(bench.known(name), Known::Not(Reason::SourceDenied));
         }
-        assert_eq!(bench.changes(), 2, "nobody waits for them any longer");
+        assert_eq!(bench.changes(), 1, "nobody waits for them any longer");
         bench.cluster.read();
         sleep(Duration::from_mins(10)).await;
         let read = bench.cluster.read().len();
@@ -220,25 +221,26 @@ async fn what_may_not_be_read_is_said_and_read_once_it_may() {
         bench.cluster.set("n", Ok(("vault:secret/data/b#k", 1)));
         sleep(Duration::from_mins(2)).await;
         assert_eq!((bench.path("m").as_deref(), bench.path("n").as_deref()), (Some(A), Some(B)));
-        assert_eq!(bench.changes(), 2);
+        assert_eq!(bench.changes(), 1);
     })
     .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_that_the_server_fails_for_holds_up_nobody_for_long() {
-    run(async |mut bench| {
+    run(async |bench| {
         bench.cluster.set("broken", Err(500));
         bench.cluster.set("m", Ok(("vault:secret/data/a#k", 1)));
         bench.name(&["broken", "m"]);
         sleep(Duration::from_mins(1)).await;
         assert_eq!(bench.path("m").as_deref(), Some(A));
         assert_eq!(bench.known("broken"), Known::Not(Reason::SourceFailed));
-        assert_eq!(bench.changes(), 2);
+        assert_eq!(bench.changes(), 1);
         // Named later, it does not wait for the one that is broken either.
         bench.cluster.set("n", Ok(("vault:secret/data/b#k", 1)));
+        bench.cluster.show("ADDED", "n", 1);
         bench.name(&["broken", "m", "n"]);
-        sleep(Duration::from_secs(3)).await;
+        sleep(Duration::from_secs(5)).await;
         assert_eq!(bench.path("n").as_deref(), Some(B));
         bench.cluster.set("broken", Ok(("vault:secret/data/a#k", 2)));
         sleep(Duration::from_mins(2)).await;
@@ -257,4 +259,59 @@ fn what_the_webhook_has_resolved_is_told_by_its_annotations() {
     assert!(is_resolved(SourceKind::Secret, of(role, "czNjcmV0")));
     // `vault:a#k`
     assert!(!is_resolved(SourceKind::Secret, of(role, "dmF1bHQ6YSNr")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_watch_does_not_show_needs_no_request() {
+    run(async |bench| {
+        let names: Vec<_> = (0..100).map(|number| format!("none-{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        bench.name(&names);
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(bench.cluster.read(), [""; 0]);
+        assert!(names.iter().all(|name| bench.known(name) == Known::Missing));
+        assert_eq!(bench.changes(), 1, "a workload is concerned once, however much changed");
+        // The same of one that is named when the list has ended.
+        bench.name(&["later"]);
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!((bench.cluster.read(), bench.known("later")), (vec![], Known::Missing));
+        bench.cluster.set("later", Ok(("vault:secret/data/a#k", 2)));
+        bench.cluster.show("ADDED", "later", 2);
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(bench.path("later").as_deref(), Some(A));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_no_object_can_have_is_in_no_url() {
+    run(async |bench| {
+        bench.cluster.set("m", Ok(("vault:secret/data/a#k", 1)));
+        bench.name(&["m", "../../bank/configmaps/refs", "m?watch=true", "", ".."]);
+        sleep(Duration::from_mins(1)).await;
+        assert_eq!(bench.cluster.read(), ["m"]);
+        assert_eq!(bench.known("../../bank/configmaps/refs"), Known::Missing);
+        assert_eq!(bench.changes(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_without_an_answer_is_given_up_and_tried_once_a_minute() {
+    run(async |bench| {
+        bench.cluster.set("broken", Err(0));
+        bench.cluster.set("m", Ok(("vault:secret/data/a#k", 1)));
+        bench.name(&["broken", "m"]);
+        sleep(Duration::from_mins(1)).await;
+        assert_eq!(bench.path("m").as_deref(), Some(A));
+        assert_eq!(bench.known("broken"), Known::Not(Reason::SourceFailed));
+        bench.cluster.read();
+        sleep(Duration::from_mins(10)).await;
+        let read = bench.cluster.read().len();
+        assert!((9..=11).contains(&read), "one a minute, not {read}");
+        bench.cluster.set("broken", Ok(("vault:secret/data/a#k", 2)));
+        sleep(Duration::from_mins(2)).await;
+        assert_eq!(bench.path("broken").as_deref(), Some(A));
+    })
+    .await;
 }

@@ -198,3 +198,32 @@ async fn a_reload_without_an_answer_counts_for_the_budget() {
     }
     assert_eq!(bench.reloads(), 2);
 }
+
+#[tokio::test]
+async fn who_comes_into_the_store_late_does_not_wait_for_the_next_poll_of_everything() {
+    let mut bench = Bench::new(&[("web", &["a"]), ("late", &["b"])]);
+    let id = crate::core::fixtures::workload("late", &[]).id;
+    bench.store.remove(&id);
+    // It names a ConfigMap that was not read yet.
+    bench.store.defer(&id);
+    bench.fake.rotate("b", 2);
+    bench.fake.world().revised = Some(between_the_versions());
+    let left = bench.poll().await;
+    assert_eq!(bench.fake.world().asked, ["a"]);
+    assert_eq!(left.retry_in, Some(Duration::from_secs(1)));
+    let left = bench.go_on(left).await;
+    assert_eq!(bench.fake.world().asked, [""; 0]);
+    assert_eq!(left.retry_in, Some(Duration::from_secs(2)));
+    bench.watch();
+    let left = bench.go_on(left).await;
+    assert_eq!(bench.fake.world().asked, ["b"]);
+    assert_eq!((bench.fake.count("late"), left.retry_in), (1, None));
+    // One that never comes is no reason to come back for ever.
+    bench.store.remove(&id);
+    bench.store.defer(&id);
+    let mut times = 0;
+    while bench.poll().await.retry_in.is_some() {
+        times += 1;
+    }
+    assert_eq!(times, MOST_INCOMPLETE - 2);
+}
