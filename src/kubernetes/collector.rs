@@ -130,8 +130,9 @@ impl Collector {
         self.overdue_at = None;
         error!(
             worker = WORKER,
-            "No {}s are reloaded yet, since they could not be listed within {} s. The service account \
-             needs list and watch on {}.apps. The other kinds do not wait any longer",
+            "No {}s are reloaded yet, since they could not be listed within {} s. The other kinds do not \
+             wait for them any longer. If the API server denies it, grant the service account list and \
+             watch on {}.apps",
             self.kind,
             LISTED_WITHIN.as_secs(),
             self.kind.plural()

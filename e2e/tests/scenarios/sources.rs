@@ -12,6 +12,7 @@ e2e::scenarios! {
     a_config_map_that_changes_changes_what_is_watched,
     secrets_are_read_only_where_the_operator_allows_it,
     without_the_permission_the_rest_is_watched_and_it_is_said,
+    names_of_config_maps_that_are_not_there_cost_nothing,
 }
 
 fn reference(path: &str) -> String {
@@ -301,4 +302,34 @@ async fn without_the_permission_the_rest_is_watched_and_it_is_said() -> Result<(
     bed.helm(&["uninstall", RELEASE, "--namespace", "denied-maps-release", "--wait"])
         .await
         .map(drop)
+}
+
+async fn names_of_config_maps_that_are_not_there_cost_nothing() -> Result<()> {
+    let bed = Bed::shared().await?;
+    let namespace = "missing-maps";
+    bed.cluster.create_namespace(namespace).await?;
+    bed.write_secrets(&["missing-maps/a"]).await?;
+    let new = |name: &str| {
+        Workload::deployment(namespace, name).opted_in().env("A", &reference("missing-maps/a"))
+    };
+    let name_one = |workload: Workload, number: u32| {
+        let name = format!("none-{number:03}");
+        workload.env_from(&json!({"configMapRef": {"name": name, "optional": true}}))
+    };
+    let (plain, names) = (new("plain"), (0..600).fold(new("names"), name_one));
+    bed.deploy_all(&[&plain, &names]).await?;
+    let mark = bed.mark().await?;
+    let controller = Controller::start(&bed, &polling_faster()).await?;
+    let said = "missing-maps/Deployment/names: ConfigMap none-500 of container app: not read";
+    controller.wait_for(said, SOON).await?;
+    assert!(!controller.lines_with("reason=TooManySources").is_empty());
+    bed.expect_no_roll(&controller, &[(&plain, None), (&names, None)]).await?;
+    bed.rotate("missing-maps/a").await?;
+    for workload in [&plain, &names] {
+        bed.cluster.wait_for_count(workload, 1, SOON).await?;
+    }
+    let mut requests = config_map_requests(&bed, &mark).await?;
+    requests.retain(|request| request.namespace == namespace);
+    assert!(requests.is_empty(), "{requests:#?}");
+    Ok(())
 }
