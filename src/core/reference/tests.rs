@@ -161,15 +161,16 @@ fn an_overridden_reference_is_watched_where_another_variable_has_it_too() {
 
 #[test]
 fn of_too_many_sources_the_first_are_read_and_the_others_said() {
+    let annotations = Annotations::default();
     let names = |count: usize| -> Vec<EnvFrom> {
         (0..count).rev().map(|number| from(&format!("later-{number:05}"), "", true)).collect()
     };
     assert_eq!(found(&names(MOST_SOURCES), &[]), (vec![], vec![], false));
     let containers = [container(&names(10_000), &[])];
-    let (read, first_beyond) = sources_of(&Annotations::default(), &containers);
+    let (read, first_beyond) = sources_of(&annotations, &containers);
     assert_eq!(read.last().unwrap().name, "later-00499");
     assert_eq!(first_beyond.unwrap().name, "later-00500");
-    let all = extract(&Annotations::default(), &containers, |named| {
+    let all = extract(&annotations, &containers, |named| {
         assert!(read.contains(named));
         Known::NotYet
     });
@@ -178,7 +179,7 @@ fn of_too_many_sources_the_first_are_read_and_the_others_said() {
     // Another container's, and a key's.
     let containers =
         [container(&names(MOST_SOURCES), &[]), container(&[], &[key("X", "refs", "A", false)])];
-    let all = extract(&Annotations::default(), &containers, cluster);
+    let all = extract(&annotations, &containers, cluster);
     assert_eq!(paths_of(all.paths), [""; 0]);
     assert_eq!(all.notes[0].reason, Reason::TooManySources);
 }

@@ -235,6 +235,7 @@ async fn a_kind_that_may_not_be_listed_does_not_keep_the_others_waiting() {
             synced: synced.clone(),
             requests: SourceRequests::default(),
             updates: WorkloadUpdates::default(),
+            heartbeat: Heartbeat::default(),
         };
         let store = Arc::clone(&store);
         Collector::new(kind, client.clone(), store, settings).run(CancellationToken::new())

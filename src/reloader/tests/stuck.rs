@@ -19,7 +19,7 @@ impl Vault for Hanging {
         self.fake.poll(asks).await
     }
 
-    async fn look(&mut self) {}
+    async fn read_clock(&mut self) {}
 
     async fn rest(&mut self) {}
 
