@@ -432,13 +432,16 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     fn asks(&self, workloads: &[Stored]) -> Vec<Ask> {
         let mut asks: BTreeMap<&Arc<SecretId>, Ask> = BTreeMap::new();
         for Stored { workload, .. } in workloads {
-            for secret in &workload.secrets {
-                let ask = asks.entry(secret).or_insert_with(|| {
+            for secret in workload.watched() {
+                asks.entry(secret).or_insert_with(|| {
                     let last = self.history.last_seen(secret);
                     let not_before = last.map(|version| version.created);
                     Ask { secret: Arc::clone(secret), not_before, may_be_missing: true }
                 });
-                ask.may_be_missing &= workload.ignore_missing;
+            }
+            // New pods do not need the former ones.
+            for secret in workload.secrets.iter().filter(|_| !workload.ignore_missing) {
+                asks.entry(secret).and_modify(|ask| ask.may_be_missing = false);
             }
         }
         asks.into_values().collect()
@@ -506,7 +509,7 @@ impl Scope {
             Self::All => true,
             Self::Unfinished { workloads, secrets } => {
                 workloads.contains(&workload.id)
-                    || workload.secrets.iter().any(|secret| secrets.contains(secret))
+                    || workload.watched().any(|secret| secrets.contains(secret))
             }
         }
     }

@@ -397,7 +397,7 @@ impl Cluster {
                 {
                     "apiGroups": ["events.k8s.io"],
                     "resources": ["events"],
-                    "verbs": ["create"],
+                    "verbs": ["create", "patch"],
                 },
                 // In any namespace, so that each test can have a lease of its own.
                 {

@@ -45,6 +45,7 @@ pub(crate) fn workload(name: &str, paths: &[&str]) -> Workload {
         update_revision: None,
         recorded: None,
         secrets: paths.iter().map(|path| secret(path)).collect(),
+        former_secrets: Box::default(),
     }
 }
 

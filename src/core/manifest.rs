@@ -14,11 +14,7 @@ use super::rollout::Rollout;
 use super::secret::SecretId;
 use super::server::{Declared, Servers};
 use super::source::Sources;
-use super::workload::{Kind, Workload, WorkloadId};
-
-/// The most secrets that are watched for one workload. Each costs Vault a request a poll, and the record an
-/// entry of 30 bytes, of the 256 KiB that all annotations of an object share.
-pub const MOST_SECRETS: usize = 1000;
+use super::workload::{Kind, MOST_SECRETS, Workload, WorkloadId};
 
 /// What is decoded of a Deployment, DaemonSet or StatefulSet; all else is never kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -185,6 +181,7 @@ impl Manifest {
             update_revision: self.update_revision.as_deref().map(Into::into),
             recorded,
             secrets,
+            former_secrets: Box::default(),
         }
     }
 

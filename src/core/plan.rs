@@ -369,6 +369,21 @@ pub fn decide(
             }
         }
     }
+    for secret in &workload.former_secrets {
+        // New pods do without it, so it need not be there.
+        let seen = Sighting { gone_seen: 0, ..sighting(secret) };
+        match verdict(case, secret, seen, rules) {
+            Verdict::Same | Verdict::Keep | Verdict::Gone | Verdict::Reverted => {}
+            Verdict::Wait => decision.waiting = true,
+            Verdict::Unsettled => decision.unsettled = true,
+            Verdict::AskRevision => ask = true,
+            Verdict::Changed(why) => {
+                cause = cause.max(Some(why));
+                all_patched = false;
+                decision.changed.push(Arc::clone(secret));
+            }
+        }
+    }
     if workload.deleting {
         // Nothing else matters any more, and no revision is worth a request.
         let action = cause.map_or(Action::Leave, |_| Action::Hold(Hold::Deleting));

@@ -307,23 +307,24 @@ impl State {
             // says: a restored etcd counts from an earlier number.
             return Change::None;
         }
-        self.share_strings(&mut workload);
-        for secret in &workload.secrets {
-            *self.secrets.entry(Arc::clone(secret)).or_insert(0) += 1;
-        }
-        let change = match &old {
-            Some(old) if old.workload.secrets == workload.secrets => Change::None,
-            _ => Change::Collected,
-        };
         let entered = match &old {
             // A watch shows every template. Between two lists, one may have come and gone.
             Some(old)
                 if old.workload.kept_its_template(&workload)
                     || (!listing && old.workload.has_template_of(&workload)) =>
             {
+                workload.take_over_secrets(&old.workload);
                 old.entered
             }
             _ => self.polls + 1,
+        };
+        self.share_strings(&mut workload);
+        for secret in workload.watched() {
+            *self.secrets.entry(Arc::clone(secret)).or_insert(0) += 1;
+        }
+        let change = match &old {
+            Some(old) if old.workload.secrets == workload.secrets => Change::None,
+            _ => Change::Collected,
         };
         let id = workload.id.clone();
         let stored = Stored { workload: Arc::new(workload), entered };
@@ -352,7 +353,7 @@ impl State {
         } else {
             self.namespaces.insert(Arc::clone(&workload.id.namespace));
         }
-        for secret in &mut workload.secrets {
+        for secret in workload.secrets.iter_mut().chain(&mut workload.former_secrets) {
             if let Some((shared, _)) = self.secrets.get_key_value(secret) {
                 *secret = Arc::clone(shared);
             }
@@ -360,7 +361,7 @@ impl State {
     }
 
     fn release(&mut self, workload: &Workload) {
-        for secret in &workload.secrets {
+        for secret in workload.watched() {
             if let Some(users) = self.secrets.get_mut(secret) {
                 *users -= 1;
                 if *users == 0 {
@@ -386,6 +387,7 @@ mod tests {
 
     use super::super::fixtures;
     use super::super::secret::DEFAULT_CONNECTION;
+    use super::super::workload::MOST_SECRETS;
     use super::*;
 
     fn workload(name: &str, resource_version: u64, template: u64, paths: &[&str]) -> Workload {
@@ -406,6 +408,42 @@ mod tests {
         assert_eq!(store.remove(&b), Change::Removed);
         assert_eq!(store.remove(&b), Change::None);
         assert_eq!(store.remove(&workload("a", 1, 1, &[]).id), Change::Removed);
+        assert_eq!(store.len(), (0, 0));
+    }
+
+    #[test]
+    fn what_pods_of_a_template_may_have_read_is_kept_until_another_template_comes() {
+        let store = Store::default();
+        let paths = |secrets: &[Arc<SecretId>]| -> Vec<String> {
+            secrets.iter().map(|secret| secret.path.to_string()).collect()
+        };
+        let id = workload("a", 1, 1, &[]).id;
+        let seen = || {
+            let Stored { workload, entered } = store.get(&id).unwrap();
+            (paths(&workload.secrets), paths(&workload.former_secrets), entered)
+        };
+        store.apply(workload("a", 1, 1, &["one"]));
+        // A ConfigMap is edited, which changes nothing of the object.
+        let _ = store.begin_poll(DEFAULT_CONNECTION);
+        store.apply(workload("a", 1, 1, &["two"]));
+        assert_eq!(seen(), (vec!["two".into()], vec!["one".into()], 1));
+        assert!(store.refers_to(&fixtures::secret("one")));
+        // Edited again, and scaled.
+        store.apply(workload("a", 1, 1, &["three"]));
+        store.apply(workload("a", 2, 1, &["three"]));
+        assert_eq!(seen().1, ["two", "one"]);
+        // Edited back.
+        store.apply(workload("a", 2, 1, &["one"]));
+        assert_eq!(seen(), (vec!["one".into()], vec!["three".into(), "two".into()], 1));
+        store.apply(workload("a", 3, 2, &["one"]));
+        assert_eq!(seen(), (vec!["one".into()], vec![], 2));
+        assert_eq!(store.len(), (1, 1));
+        // However often it is edited, no more are watched than of any workload.
+        for number in 0..2 * MOST_SECRETS {
+            store.apply(workload("a", 3, 2, &[&format!("{number:05}")]));
+        }
+        assert_eq!((seen().1.len(), store.len()), (MOST_SECRETS - 1, (1, MOST_SECRETS)));
+        store.remove(&id);
         assert_eq!(store.len(), (0, 0));
     }
 

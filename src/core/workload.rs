@@ -69,6 +69,10 @@ impl fmt::Display for WorkloadId {
     }
 }
 
+/// The most secrets that are watched for one workload. Each costs Vault a request a poll, and the record an
+/// entry of 30 bytes, of the 256 KiB that all annotations of an object share.
+pub const MOST_SECRETS: usize = 1000;
+
 /// What is kept of a workload that opted in and refers to at least one secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
@@ -106,9 +110,31 @@ pub struct Workload {
     pub recorded: Option<Recorded>,
     /// The secrets that it refers to, each once, in order.
     pub secrets: Box<[Arc<SecretId>]>,
+    /// The secrets that it referred to before, since a ConfigMap or Secret changed under its present
+    /// template: its pods may run with them until the template changes.
+    pub former_secrets: Box<[Arc<SecretId>]>,
 }
 
 impl Workload {
+    /// All secrets whose changes its pods are to be reloaded for.
+    pub fn watched(&self) -> impl Iterator<Item = &Arc<SecretId>> {
+        self.secrets.iter().chain(&self.former_secrets)
+    }
+
+    /// Takes over the secrets of an earlier sight of it, which had the same template. The present ones
+    /// count before the former ones, of which no more are kept than may be watched in all.
+    pub fn take_over_secrets(&mut self, earlier: &Self) {
+        if earlier.former_secrets.is_empty() && earlier.secrets == self.secrets {
+            return;
+        }
+        let Some(connection) = self.secrets.first().map(|secret| &secret.connection) else { return };
+        let is_former = |secret: &&Arc<SecretId>| {
+            secret.connection == *connection && self.secrets.binary_search(secret).is_err()
+        };
+        let room = MOST_SECRETS.saturating_sub(self.secrets.len());
+        self.former_secrets = earlier.watched().filter(is_former).take(room).cloned().collect();
+    }
+
     /// Whether its secrets are on the server of this name.
     #[must_use]
     pub fn is_of(&self, server: &str) -> bool {

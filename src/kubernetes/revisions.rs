@@ -304,7 +304,7 @@ impl<'a> Candidate<'a> {
         }
         let record = record.and_then(|text| Record::parse(&text).ok());
         if let Some(recorded) = record.and_then(|record| record.of(&self.workload.uid, None)) {
-            let hashes: HashSet<u64> = self.workload.secrets.iter().map(|s| s.hash64()).collect();
+            let hashes: HashSet<u64> = self.workload.watched().map(|s| s.hash64()).collect();
             let room = MOST_COPIES.saturating_sub(self.copies.len());
             let of_its_secrets = recorded.versions.iter().filter(|(hash, _)| hashes.contains(hash));
             let entries = of_its_secrets.map(|(hash, version)| (hash, version, created));

@@ -12,13 +12,13 @@ use super::given::{Given, Sources};
 use super::yaml::{self, Node, Value};
 use crate::core::annotation::{OptIn, Webhook};
 use crate::core::environment::{Container, EnvValue, EnvVar, SourceKind};
-use crate::core::manifest::{MOST_SECRETS, Manifest, Target};
+use crate::core::manifest::{Manifest, Target};
 use crate::core::reference::settings::{Destination, Destinations};
 use crate::core::reference::{self, Origin, Place, Reading, Reason, Scheme, may_hold_reference};
 use crate::core::secret::DEFAULT_CONNECTION;
 use crate::core::server::Servers;
 use crate::core::source::Readable;
-use crate::core::workload::Kind;
+use crate::core::workload::{Kind, MOST_SECRETS};
 use crate::kubernetes::object::Object;
 
 /// The lists of containers in a pod template.

@@ -208,7 +208,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             if memory.waits <= PATIENCE {
                 self.reporter.report(id, &Report::Waiting { long: memory.waits == PATIENCE });
             }
-        } else if open.len() < workload.secrets.len() {
+        } else if open.len() < workload.watched().count() {
             memory.waits = 0;
         }
         let said = &mut memory.said.reverted;

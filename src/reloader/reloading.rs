@@ -248,9 +248,12 @@ impl<C: Cluster, R: Reporter> Writer<'_, C, R> {
         // While its sources are not known, it is the collector's: a later poll decides.
         let fresh = read.workload.filter(|_| !read.is_waiting);
         let fresh = fresh.filter(|workload| workload.uid == stored.workload.uid);
-        Ok(fresh.map(|workload| {
+        Ok(fresh.map(|mut workload| {
             // No poll has begun after a template that has only just been read.
             let same = stored.workload.kept_its_template(&workload);
+            if same {
+                workload.take_over_secrets(&stored.workload);
+            }
             let entered = if same { stored.entered } else { u64::MAX };
             Stored { workload: Arc::new(workload), entered }
         }))

@@ -53,7 +53,7 @@ impl Round {
     pub(super) fn narrow(&self, asks: &mut Vec<Ask>, scope: &Scope, workloads: &[Stored]) {
         let Scope::Unfinished { workloads: retried, secrets } = scope else { return };
         let retried = workloads.iter().filter(|stored| retried.contains(&stored.workload.id));
-        let retried: HashSet<_> = retried.flat_map(|stored| &stored.workload.secrets).collect();
+        let retried: HashSet<_> = retried.flat_map(|stored| stored.workload.watched()).collect();
         asks.retain(|ask| {
             let Ask { secret, .. } = ask;
             !self.seen.contains_key(secret) || secrets.contains(secret) || retried.contains(secret)
@@ -96,7 +96,7 @@ impl Round {
     /// that long enough. Whoever waits in each round is decided about in each but the first.
     pub(super) fn is_complete(&mut self, stored: &Stored) -> bool {
         let workload = &stored.workload;
-        if workload.secrets.iter().any(|secret| self.late.contains(secret)) {
+        if workload.watched().any(|secret| self.late.contains(secret)) {
             self.waiting.insert(workload.id.clone());
             return self.overdue.contains(&workload.id);
         }
@@ -111,13 +111,13 @@ impl Round {
     ) -> impl Iterator<Item = &'s Arc<SecretId>> {
         let now = Instant::now();
         let is_old = move |at| now.saturating_duration_since(at) > FRESH;
-        let secrets = stored.workload.secrets.iter();
+        let secrets = stored.workload.watched();
         secrets.filter(move |secret| self.known(secret).is_some_and(|(_, at)| is_old(at)))
     }
 
     /// What is known of the secrets of some workloads, whenever it was seen.
     pub(super) fn sightings(&self, workloads: &[Stored]) -> HashMap<Arc<SecretId>, Sighting> {
-        let secrets = workloads.iter().flat_map(|stored| &stored.workload.secrets);
+        let secrets = workloads.iter().flat_map(|stored| stored.workload.watched());
         let known = |secret: &Arc<SecretId>| Some((Arc::clone(secret), self.known(secret)?.0));
         secrets.filter_map(known).collect()
     }

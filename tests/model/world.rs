@@ -377,11 +377,17 @@ impl World {
             record.clone_from(&original.record);
         }
         let have = self.live_of(&template);
-        let pods = Pods { template: template.clone(), have };
+        let mut pods = Pods { template: template.clone(), have };
+        let uid = format!("uid-{number}");
+        if pods.have.len() < template.refs.len() && !self.setup.may_be_missing {
+            // They fail, and are tried again: until then there are none of this template.
+            pods.template.content = self.next();
+            self.later(7_000, Job::StartPods(slot, uid.clone()));
+        }
         Object {
             kind: if slot == 1 { Kind::StatefulSet } else { Kind::Deployment },
             name: format!("w{slot}"),
-            uid: format!("uid-{number}"),
+            uid,
             resource_version: number,
             generation: 1,
             observed: 1,

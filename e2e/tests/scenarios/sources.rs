@@ -159,15 +159,19 @@ async fn a_config_map_that_changes_changes_what_is_watched() -> Result<()> {
     apply_config_map(&bed, namespace, "refs", &json!({"A": b})).await?;
     let collected = "level=info msg=\"Collected secrets from Deployment changing-maps/web\"";
     controller.wait_for(collected, SOON).await?;
+    // The pods still run with the first. Those that are started for its new version have the second.
     bed.rotate("changing-maps/a").await?;
-    bed.expect_no_roll(&controller, &[(&web, Some(1))]).await?;
-    bed.rotate("changing-maps/b").await?;
     bed.cluster.wait_for_count(&web, 2, SOON).await?;
+    bed.cluster.wait_rolled_out(&web).await?;
+    bed.rotate("changing-maps/a").await?;
+    bed.expect_no_roll(&controller, &[(&web, Some(2))]).await?;
+    bed.rotate("changing-maps/b").await?;
+    bed.cluster.wait_for_count(&web, 3, SOON).await?;
     bed.cluster.wait_rolled_out(&web).await?;
 
     // What changes no reference changes nothing.
     apply_config_map(&bed, namespace, "refs", &json!({"A": b, "PLAIN": "x"})).await?;
-    bed.expect_no_roll(&controller, &[(&web, Some(2))]).await?;
+    bed.expect_no_roll(&controller, &[(&web, Some(3))]).await?;
     assert_eq!(controller.lines_with(collected).len(), 1);
 
     // A change while nobody watches.
@@ -175,14 +179,14 @@ async fn a_config_map_that_changes_changes_what_is_watched() -> Result<()> {
     next_second().await?;
     bed.rotate("changing-maps/b").await?;
     controller.restart().await?;
-    bed.cluster.wait_for_count(&web, 3, SOON).await?;
+    bed.cluster.wait_for_count(&web, 4, SOON).await?;
     bed.cluster.wait_rolled_out(&web).await?;
-    bed.expect_no_roll(&controller, &[(&web, Some(3))]).await?;
+    bed.expect_no_roll(&controller, &[(&web, Some(4))]).await?;
 
     // Deleted, and made anew.
     delete_config_map(&bed, namespace, "refs").await?;
     controller.wait_for("Stopped watching Deployment changing-maps/web", SOON).await?;
-    bed.expect_no_roll(&controller, &[(&web, Some(3))]).await?;
+    bed.expect_no_roll(&controller, &[(&web, Some(4))]).await?;
     apply_config_map(&bed, namespace, "refs", &json!({"A": a})).await?;
     controller.wait_for(collected, SOON).await?;
     // It came in by the edited ConfigMap, with a version of which nobody can tell whether the pods have
@@ -191,7 +195,7 @@ async fn a_config_map_that_changes_changes_what_is_watched() -> Result<()> {
     let reloaded = bed
         .cluster
         .wait_for(&web, "its reload", SOON, |state| {
-            state.template_annotation(e2e::Generation::Current.count()) >= Some("4")
+            state.template_annotation(e2e::Generation::Current.count()) >= Some("5")
         })
         .await?;
     assert!(reloaded.mark().is_some());

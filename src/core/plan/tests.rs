@@ -473,3 +473,35 @@ fn no_time_is_out_of_range() {
     let mut past = Past { stripped: u32::MAX, ..Past::default() };
     assert_eq!(past.stripped(Timestamp::MAX), LONGEST_STRIPPED_HOLD);
 }
+
+#[test]
+fn a_former_secret_reloads_and_need_not_be_there() {
+    let workload =
+        Workload { former_secrets: [secret("former")].into(), ..workload("web", &["a"]) };
+    let revision = Revision { created: second(1_000_100), copies: Arc::default() };
+    let case = Case {
+        workload: &workload,
+        entered: 5,
+        revision: Lookup::Found(&revision),
+        past: &Past::default(),
+    };
+    let decided = |former: Observation, other_seen| {
+        let sighting = |of: &Arc<SecretId>| {
+            if *of == secret("a") {
+                return Sighting::of(Observation::Live(old()));
+            }
+            Sighting { other_seen, gone_seen: 9, ..Sighting::of(former) }
+        };
+        let decision = decide(&case, sighting, &Rules::default(), 1, second(2_000_000));
+        assert!(decision.gone.is_empty() && decision.open.is_empty());
+        let written = reload(&workload, sighting, false, "m".to_owned()).record.versions;
+        assert_eq!(written.get(secret("former").hash64()), None);
+        (decision.action, decision.changed)
+    };
+    let changed = |cause| (Action::Roll(cause), vec![secret("former")]);
+    assert_eq!(decided(Observation::Live(new()), 5), changed(Cause::Witnessed));
+    assert_eq!(decided(Observation::Live(new()), 0), changed(Cause::Found));
+    for left in [Observation::Live(old()), Observation::Gone, Observation::Unknown] {
+        assert_eq!(decided(left, 0), (Action::Leave, vec![]));
+    }
+}
