@@ -27,6 +27,8 @@ pub enum Observation {
 pub struct Sighting {
     /// What the present poll learned.
     pub observation: Observation,
+    /// The poll that learned it: an earlier one, where the secret had its turn then.
+    pub seen: Poll,
     /// The last poll that saw another version than the present one live. Whoever has a pod template
     /// since before that poll has pods that may run with that other version.
     pub other_seen: Poll,
@@ -47,7 +49,14 @@ impl Sighting {
     /// An observation by a process that has seen nothing before.
     #[must_use]
     pub const fn of(observation: Observation) -> Self {
-        Self { observation, other_seen: 0, other_created: None, long_seen: 0, gone_seen: 0 }
+        Self {
+            observation,
+            seen: 0,
+            other_seen: 0,
+            other_created: None,
+            long_seen: 0,
+            gone_seen: 0,
+        }
     }
 }
 
@@ -173,7 +182,8 @@ impl History {
             self.gone.insert(Arc::clone(secret), poll);
         }
         let gone_seen = self.gone.get(secret).copied().unwrap_or_default();
-        let unknown = Sighting { other_seen, other_created, gone_seen, ..Sighting::UNKNOWN };
+        let unknown =
+            Sighting { seen: poll, other_seen, other_created, gone_seen, ..Sighting::UNKNOWN };
         let Observation::Live(version) = observation else {
             return Sighting { observation, ..unknown };
         };
@@ -205,7 +215,8 @@ impl History {
         };
         self.secrets.insert(Arc::clone(secret), seen);
         let Seen { other, other_created, long, .. } = seen;
-        Sighting { observation, other_seen: other, other_created, long_seen: long, gone_seen }
+        let (other_seen, long_seen) = (other, long);
+        Sighting { observation, seen: poll, other_seen, other_created, long_seen, gone_seen }
     }
 
     /// Whether the latest answer was older than what is known, and is yet to be believed.

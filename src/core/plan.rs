@@ -230,7 +230,9 @@ fn verdict_of_live(
     {
         return Verdict::Same;
     } else if entry == Some(Version::MISSING) && is_of_this_template {
-        return Verdict::Changed(Cause::Found);
+        // What was seen before that template came says nothing of what its pods started without.
+        let is_later = sighting.seen >= case.entered;
+        return if is_later { Verdict::Changed(Cause::Found) } else { Verdict::Keep };
     }
     if !workload.observed {
         return Verdict::Wait;

@@ -378,6 +378,17 @@ impl<K: SourceObject> SourceReader<K> {
             }
             Event::InitDone => {
                 self.shown = self.listed.take();
+                // Named when the list had gone past it.
+                let (shown, unseen) = std::mem::take(&mut self.unseen)
+                    .into_iter()
+                    .partition(|(_, id)| self.is_shown(id));
+                self.unseen = unseen;
+                for (_, id) in VecDeque::into_iter(shown) {
+                    let was_read = self.store.sources().is_outdated(&id, None);
+                    if !was_read && !self.under_way.contains(&id) {
+                        self.queue.join(&id);
+                    }
+                }
                 for (id, version) in self.store.sources().named(K::KIND) {
                     // What was there is gone.
                     if version.is_some() && !self.is_shown(&id) {

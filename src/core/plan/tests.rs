@@ -9,6 +9,7 @@ use crate::core::record::Recorded;
 struct Row {
     recorded: Option<Recorded>,
     live: Observation,
+    seen: Poll,
     other_seen: Poll,
     long_seen: Poll,
     observed: bool,
@@ -22,6 +23,7 @@ impl Row {
         Self {
             recorded: None,
             live: Observation::Live(version),
+            seen: 9,
             other_seen: 0,
             observed: true,
             revision: None,
@@ -49,8 +51,8 @@ impl Row {
             revision: self.revision.unwrap_or(Lookup::Found(&revision)),
             past: &Past::default(),
         };
-        let Self { other_seen, long_seen, .. } = self;
-        let sighting = Sighting { other_seen, long_seen, ..Sighting::of(self.live) };
+        let Self { seen, other_seen, long_seen, .. } = self;
+        let sighting = Sighting { seen, other_seen, long_seen, ..Sighting::of(self.live) };
         verdict(&case, &secret("a"), sighting, &self.rules)
     }
 }
@@ -197,11 +199,14 @@ fn pods_that_started_without_a_secret_are_reloaded_when_it_is_back() {
     assert_eq!(row(4, lenient), Verdict::Same);
     assert_eq!(row(5, Rules::default()), Verdict::Same);
     // A reload while it was gone is recorded so.
-    let row = |of_this_template, entry| {
-        Row { rules: lenient, ..Row::live(old()) }.recorded(of_this_template, entry).verdict()
+    let row = |of_this_template, seen| {
+        let row = Row { rules: lenient, seen, ..Row::live(old()) };
+        row.recorded(of_this_template, Version::MISSING).verdict()
     };
-    assert_eq!(row(true, Version::MISSING), Verdict::Changed(Cause::Found));
-    assert_eq!(row(false, Version::MISSING), Verdict::Same);
+    assert_eq!(row(true, 5), Verdict::Changed(Cause::Found));
+    assert_eq!(row(false, 5), Verdict::Same);
+    // What was seen before that reload, which another process did, is older than what that one saw.
+    assert_eq!(row(true, 4), Verdict::Keep);
 }
 
 #[test]

@@ -125,6 +125,15 @@ fn config_map(name: &str) -> SourceName {
 
 /// Runs a reader beside a test.
 async fn run(test: impl AsyncFnOnce(Bench)) {
+    let (bench, reader) = bench();
+    tokio::select! {
+        () = reader.run(CancellationToken::new()) => panic!("it ended"),
+        () = test(bench) => {}
+    }
+}
+
+/// A reader that nobody runs, and what is around it.
+fn bench() -> (Bench, SourceReader<ConfigMap>) {
     let cluster = Cluster::default();
     let server = cluster.clone();
     let client = client_of(move |request| server.answer(request));
@@ -138,11 +147,7 @@ async fn run(test: impl AsyncFnOnce(Bench)) {
         WorkloadUpdates::default(),
         period,
     );
-    let bench = Bench { cluster, store, requests };
-    tokio::select! {
-        () = reader.run(CancellationToken::new()) => panic!("it ended"),
-        () = test(bench) => {}
-    }
+    (Bench { cluster, store, requests }, reader)
 }
 
 const A: &str = "Watch(Vault, \"secret/data/a\")";
@@ -281,6 +286,22 @@ async fn what_the_watch_does_not_show_needs_no_request() {
         assert_eq!(bench.path("later").as_deref(), Some(A));
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_named_while_a_list_shows_it_is_read() {
+    let (bench, mut reader) = bench();
+    bench.cluster.set("m", Ok(("vault:secret/data/a#k", 1)));
+    reader.handle(Event::Init);
+    reader.handle(Event::InitApply(serde_json::from_value(metadata("m", 1)).unwrap()));
+    bench.name(&["m"]);
+    reader.take_requests();
+    reader.handle(Event::InitDone);
+    reader.begin_reads();
+    let (id, answer) = reader.reads.next().await.expect("a read has begun");
+    reader.take_in(id, answer);
+    assert_eq!(bench.path("m").as_deref(), Some(A));
+    assert!(reader.unseen.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
