@@ -16,6 +16,7 @@
 //! - does any line of its log hold a credential? [`leaks`]
 //! - which steps do scenarios share? [`scenario`]
 //! - what breaks on purpose, beside hundreds of workloads, and what must still hold? [`faults`]
+//! - what does a tenant do who wants to hurt? [`noisy`]
 //! - how is our binary run and its log read? [`controller`]; as the pod of the chart? [`deploy`],
 //!   with [`kubelet`]
 //!
@@ -42,6 +43,7 @@ pub mod group;
 pub mod helm;
 pub mod kubelet;
 mod leaks;
+pub mod noisy;
 pub mod options;
 pub mod ports;
 pub mod proxy;

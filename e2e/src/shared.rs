@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use tokio::runtime::Runtime;
 
 use crate::bed::Bed;
-use crate::options::Options;
+use crate::options::{Options, VaultStorage};
 use crate::suite::note_bed;
 use crate::wait::locked;
 use crate::workload::Kind;
@@ -64,6 +64,18 @@ impl Bed {
         bed.vault.disable("secret").await?;
         bed.vault.enable_kv2("secret").await?;
         Ok(shared)
+    }
+
+    /// Starts a bed for one scenario alone, whose Vault keeps its storage in memory: for those that write a
+    /// thousand secrets. A bed of the pool is left with them on disk, and takes more than ten seconds to
+    /// delete them before the next scenario.
+    ///
+    /// # Errors
+    /// When the bed does not start.
+    pub async fn for_many_secrets() -> Result<Self> {
+        let bed = Self::start(Options::new().vault_storage(VaultStorage::Memory)).await?;
+        note_bed(bed.folder().to_owned());
+        Ok(bed)
     }
 
     /// Has every server running, whatever a test has done to it, and Vault unsealed.

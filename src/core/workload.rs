@@ -127,7 +127,9 @@ impl Workload {
         if earlier.former_secrets.is_empty() && earlier.secrets == self.secrets {
             return;
         }
-        let Some(connection) = self.secrets.first().map(|secret| &secret.connection) else { return };
+        let Some(connection) = self.secrets.first().map(|secret| &secret.connection) else {
+            return;
+        };
         let is_former = |secret: &&Arc<SecretId>| {
             secret.connection == *connection && self.secrets.binary_search(secret).is_err()
         };

@@ -1,7 +1,7 @@
 //! Mounts: which secrets engine a path belongs to. The server is asked before anything under a
 //! mount is, because a read of another engine can mint a credential.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
@@ -81,6 +81,9 @@ pub enum Lookup {
 #[derive(Debug, Default)]
 pub struct Mounts {
     known: Vec<Mount>,
+    /// Those that were known before: their Vault namespaces and paths. They exist, or did, so there are
+    /// no more than the server has mounts.
+    former: HashSet<(Option<String>, String)>,
     /// By a digest of the Vault namespace and the path that was asked about.
     refused: HashMap<u64, Refused>,
     digests: RandomState,
@@ -98,7 +101,9 @@ impl Mounts {
     /// Forgets what was told too long ago.
     pub fn expire(&mut self, now: Instant) {
         let is_kept = |asked: Instant| now.saturating_duration_since(asked) < KEPT_FOR;
-        self.known.retain(|mount| is_kept(mount.asked));
+        for mount in self.known.extract_if(.., |mount| !is_kept(mount.asked)) {
+            self.former.insert((mount.namespace, mount.path));
+        }
         self.refused.retain(|_, refused| is_kept(refused.asked));
     }
 
@@ -185,8 +190,8 @@ impl Mounts {
     }
 
     /// Takes in that the server did not tell of the mount of a path. Answers whether that is kept: not
-    /// where it is no answer of this API, such as that of a proxy whose server is away, or where too
-    /// many are.
+    /// where it is no answer of this API, such as that of a proxy whose server is away, not of a mount
+    /// that was known before, whose policy may be given back at any time, and not where too many are.
     pub fn learn_refusal(
         &mut self,
         namespace: Option<&str>,
@@ -199,8 +204,12 @@ impl Mounts {
             Failure::Refused { message, .. } => !message.is_empty(),
             _ => false,
         };
+        let was_known =
+            self.former.iter().any(|(of, mount)| of.as_deref() == namespace && covers(mount, path));
         let failure = Some(failure.clone());
-        is_answer && self.keep_refused(namespace, path, Refused { failure, asked: now })
+        is_answer
+            && !was_known
+            && self.keep_refused(namespace, path, Refused { failure, asked: now })
     }
 
     fn keep_refused(&mut self, namespace: Option<&str>, path: &str, refused: Refused) -> bool {
@@ -459,6 +468,21 @@ mod tests {
         assert_eq!(mounts.look_up(None, "none/data/a"), unknown);
         mounts.learn(None, "none", ("none/".to_owned(), Engine::KvV2), start + KEPT_FOR);
         assert_eq!(mounts.look_up(None, "none/data/a"), at("none/", "a"));
+    }
+
+    #[test]
+    fn what_is_refused_of_a_mount_that_was_known_is_not_kept() {
+        let mut mounts = Mounts::default();
+        let start = Instant::now();
+        mounts.learn(None, "team/kv", ("team/kv/".to_owned(), Engine::KvV2), start);
+        mounts.expire(start + KEPT_FOR);
+        let unknown = Lookup::Unknown("team/kv".into());
+        assert_eq!(mounts.look_up(None, "team/kv/data/a"), unknown);
+        // The policy is withdrawn for a moment.
+        assert!(!mounts.learn_refusal(None, "team/kv", &Failure::Denied, start + KEPT_FOR));
+        assert_eq!(mounts.look_up(None, "team/kv/data/a"), unknown);
+        assert!(mounts.learn_refusal(Some("ns"), "team/kv", &Failure::Denied, start + KEPT_FOR));
+        assert!(mounts.learn_refusal(None, "team", &Failure::Denied, start + KEPT_FOR));
     }
 
     #[test]

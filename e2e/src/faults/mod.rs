@@ -138,6 +138,7 @@ const OF_OTHERS: &[Fault] = faults! {
     "other writers (409)": others::writers,
     "denied by admission": others::denied,
     "namespace terminating": others::terminating,
+    "a noisy tenant": others::noisy,
 };
 
 const OF_VAULT: &[Fault] = faults! {

@@ -16,6 +16,7 @@ use super::ledger::Moment;
 use super::settling::quiet;
 use crate::cluster::Cluster;
 use crate::controller::Controller;
+use crate::noisy::NoisyTenant;
 use crate::scenario::{next_second, polling_fast};
 use crate::state::State;
 use crate::wait::eventually;
@@ -167,6 +168,24 @@ pub(super) async fn denied(arena: &mut Arena, plan: &Plan) -> Result<()> {
         arena.settle(&controller).await?;
     }
     Ok(())
+}
+
+/// A tenant does all that hurts beside the workloads.
+pub(super) async fn noisy(arena: &mut Arena, plan: &Plan) -> Result<()> {
+    const NAMESPACE: &str = "noisy";
+    let controller = [Controller::start(&arena.bed, &polling_fast()).await?];
+    let probes = controller[0].address();
+    let tenant = NoisyTenant::begin(&arena.bed, NAMESPACE, &probes, "arena/0").await?;
+    for _ in 0..plan.times.div_ceil(2) {
+        arena.strike();
+        arena.rotate_loosely(ROTATED).await?;
+        controller[0].wait_for_polls(2, SETTLE_WITHIN).await?;
+        arena.rotate_loosely(ROTATED).await?;
+        arena.settle(&controller).await?;
+    }
+    let (_, memory) = controller[0].memory()?;
+    arena.note(&format!("the controller took at most {} MiB", memory >> 20));
+    tenant.end(&arena.bed).await
 }
 
 /// How often each denied workload was tried.

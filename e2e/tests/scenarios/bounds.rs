@@ -50,7 +50,7 @@ async fn still_rolls(
 }
 
 async fn a_secret_with_a_thousand_versions_is_read_as_any_other() -> Result<()> {
-    let bed = Bed::shared().await?;
+    let bed = Bed::for_many_secrets().await?;
     let kv = bed.vault.kv("secret");
     kv.put_metadata("huge", json!({ "max_versions": 1_000 })).await?;
     // The server writes all versions anew with each: more of them are a matter for tests/poller.rs.
@@ -72,7 +72,7 @@ async fn a_secret_with_a_thousand_versions_is_read_as_any_other() -> Result<()> 
 }
 
 async fn a_workload_with_a_thousand_references_rolls_once_a_change() -> Result<()> {
-    let bed = Bed::shared().await?;
+    let bed = Bed::for_many_secrets().await?;
     let kv = bed.vault.kv("secret");
     let path = |number: usize| format!("many/{number}");
     stream::iter(0..1000)

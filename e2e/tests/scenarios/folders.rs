@@ -1,5 +1,7 @@
 //! Folders: listed where that costs the server less, and never believed about what is not in them.
 
+use std::ops::Deref;
+
 use anyhow::{Context as _, Result};
 use e2e::scenario::{AT_ONCE, HEARTBEAT, SOON, just_after_a_poll, polling_fast};
 use e2e::shared::SharedBed;
@@ -18,14 +20,13 @@ e2e::scenarios! {
 const READ: &str = "path \"secret/metadata/*\" { capabilities = [\"read\"] }\n";
 
 /// A bed with folders of secrets, and a controller of workloads that refer to some of them.
-struct Folders {
-    bed: SharedBed,
+struct Folders<B = SharedBed> {
+    bed: B,
 }
 
-impl Folders {
+impl<B: Deref<Target = Bed>> Folders<B> {
     /// Writes secrets 0000, 0001 and so on of a folder.
-    async fn new(folders: &[(&str, usize)]) -> Result<Self> {
-        let bed = Bed::shared().await?;
+    async fn new(bed: B, folders: &[(&str, usize)]) -> Result<Self> {
         let kv = bed.vault.kv("secret");
         for (folder, number) in folders {
             stream::iter(0..*number)
@@ -83,7 +84,8 @@ fn polling() -> ControllerOptions {
 }
 
 async fn most_of_a_folder_is_read_by_the_page_and_a_few_of_many_one_by_one() -> Result<()> {
-    let folders = Folders::new(&[("most", 1_200), ("few", 300)]).await?;
+    let bed = Box::new(Bed::for_many_secrets().await?);
+    let folders = Folders::new(bed, &[("most", 1_200), ("few", 300)]).await?;
     let bed = &folders.bed;
     // One workload is watched for at most 1,000.
     let most = workload("most", "most", 0..600);
@@ -110,7 +112,7 @@ async fn most_of_a_folder_is_read_by_the_page_and_a_few_of_many_one_by_one() -> 
 }
 
 async fn what_is_not_in_a_list_is_asked_for_alone() -> Result<()> {
-    let folders = Folders::new(&[("a", 40)]).await?;
+    let folders = Folders::new(Bed::shared().await?, &[("a", 40)]).await?;
     let bed = &folders.bed;
     let kv = bed.vault.kv("secret");
     let workload = workload("a", "a", 0..40);
@@ -130,7 +132,7 @@ async fn what_is_not_in_a_list_is_asked_for_alone() -> Result<()> {
 }
 
 async fn without_the_capability_all_are_read_one_by_one() -> Result<()> {
-    let folders = Folders::new(&[("b", 20)]).await?;
+    let folders = Folders::new(Bed::shared().await?, &[("b", 20)]).await?;
     let bed = &folders.bed;
     let workload = workload("b", "b", 0..20);
     bed.deploy_all(&[&workload]).await?;
@@ -158,7 +160,7 @@ async fn without_the_capability_all_are_read_one_by_one() -> Result<()> {
 }
 
 async fn requests_are_spread_over_the_period_if_asked() -> Result<()> {
-    let folders = Folders::new(&[("spread", 8)]).await?;
+    let folders = Folders::new(Bed::shared().await?, &[("spread", 8)]).await?;
     let bed = &folders.bed;
     bed.vault.put_policy("spread", READ).await?;
     let request = TokenRequest { policies: vec!["spread".to_owned()], ..TokenRequest::default() };

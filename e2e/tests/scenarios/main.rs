@@ -16,6 +16,7 @@ mod gone;
 mod leader;
 mod logins;
 mod neighbours;
+mod noisy;
 mod notices;
 mod odd;
 mod opting;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         leader::scenarios(),
         logins::scenarios(),
         neighbours::scenarios(),
+        noisy::scenarios(),
         notices::scenarios(),
         odd::scenarios(),
         opting::scenarios(),

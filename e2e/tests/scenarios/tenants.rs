@@ -278,7 +278,7 @@ async fn absurd_records_and_counts_are_as_good_as_none() -> Result<()> {
 
 async fn a_thousand_references_are_one_workload() -> Result<()> {
     const REFERENCES: usize = 1000;
-    let bed = Bed::shared().await?;
+    let bed = Bed::for_many_secrets().await?;
     bed.cluster.create_namespace("tenants").await?;
     let paths: Vec<String> = (0..REFERENCES).map(|number| format!("thousand/s-{number}")).collect();
     for some in paths.chunks(50) {

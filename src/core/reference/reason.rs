@@ -195,6 +195,7 @@ impl Reason {
 
     /// What it means and what to do, for a log line.
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "one text a reason")]
     pub fn advice(self) -> &'static str {
         match self {
             Self::Pinned => "pinned to a version, so it never changes",

@@ -1,0 +1,232 @@
+//! A tenant with rights in one namespace who does all that hurts: products of sources and keys, tens of
+//! thousands of references and of names, a template that changes all the time, connections that say
+//! nothing, and workloads whose changes are refused.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::interval;
+
+use crate::bed::Bed;
+use crate::cluster::Cluster;
+use crate::scenario::SOON;
+use crate::wait::eventually;
+use crate::workload::Workload;
+
+/// Empty keys of one ConfigMap, and how often one workload names it.
+const KEYS: usize = 10_000;
+const TIMES_NAMED: usize = 1_000;
+
+/// References behind one key, and the variables that come from that key.
+const REFERENCES_OF_KEY: usize = 4_000;
+
+/// References in one template.
+const REFERENCES: usize = 20_000;
+
+/// Names of ConfigMaps that do not exist, of each of some workloads.
+const NAMES: usize = 10_000;
+const NAMING: usize = 4;
+
+/// Workloads whose changes are refused, and the label that says so.
+const REFUSED: usize = 20;
+const REFUSED_LABEL: &str = "e2e/refused";
+
+/// How often a template is changed.
+const EDITED_EVERY: Duration = Duration::from_millis(100);
+
+/// Connections to the probes that say nothing: more than the controller takes at a time.
+const CONNECTIONS: usize = 300;
+
+/// How often one of them is opened.
+const OPENED_EVERY: Duration = Duration::from_millis(10);
+
+/// One that is at work. It stops when this is dropped; what it has deployed stays.
+pub struct NoisyTenant {
+    namespace: String,
+    // Aborted with the set.
+    _tasks: JoinSet<()>,
+}
+
+impl NoisyTenant {
+    /// Has a tenant begin in a namespace of its own. `probes` is where the controller answers them, and
+    /// `secret` one that it may refer to as well as others.
+    ///
+    /// # Errors
+    /// When the cluster does not take one of the objects.
+    pub async fn begin(bed: &Bed, namespace: &str, probes: &str, secret: &str) -> Result<Self> {
+        let cluster = &bed.cluster;
+        cluster.create_namespace(namespace).await?;
+        for config_map in config_maps(namespace) {
+            cluster.apply_object(&config_map, "configmaps").await?;
+        }
+        for workload in workloads(namespace) {
+            cluster.apply(&workload).await.with_context(|| workload.name().to_string())?;
+        }
+        let refused: Vec<_> = (0..REFUSED)
+            .map(|number| {
+                new(namespace, &format!("refused-{number}"))
+                    .label(REFUSED_LABEL, "true")
+                    .env("A", &format!("vault:secret/data/{secret}#k"))
+            })
+            .collect();
+        for workload in &refused {
+            cluster.apply(workload).await?;
+        }
+        for (object, plural) in refusal(namespace) {
+            cluster.apply_object(&object, plural).await?;
+        }
+        eventually("the policy to be in force", SOON, || async {
+            let tried = fastrand::u64(..).to_string();
+            let patch = json!({"metadata": {"annotations": {"e2e/tried": tried}}});
+            Ok(cluster.patch(&refused[0], &patch).await.err())
+        })
+        .await?;
+        let restless =
+            new(namespace, "restless").env("A", &format!("vault:secret/data/{secret}#k"));
+        cluster.apply(&restless).await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(edit(cluster.clone(), restless));
+        tasks.spawn(say_nothing(probes.to_owned()));
+        Ok(Self { namespace: namespace.to_owned(), _tasks: tasks })
+    }
+
+    /// Ends it, and takes away what it has deployed.
+    ///
+    /// # Errors
+    /// When the cluster does not delete that.
+    pub async fn end(self, bed: &Bed) -> Result<()> {
+        for (object, _) in refusal(&self.namespace).iter().rev() {
+            let kind = object["kind"].as_str().context("no kind")?;
+            bed.kubectl(&["delete", kind, &self.namespace]).await?;
+        }
+        bed.kubectl(&["delete", "namespace", &self.namespace, "--wait=false"]).await.map(drop)
+    }
+
+    /// How many workloads it has.
+    #[must_use]
+    pub fn workloads(&self) -> usize {
+        workloads(&self.namespace).len() + REFUSED + 1
+    }
+
+    /// The reasons that its owner is told, each with the name of the workload.
+    #[must_use]
+    pub fn reasons() -> [(&'static str, &'static str); 4] {
+        [
+            ("products", "TooManyVariables"),
+            ("key", "TooManySecrets"),
+            ("references", "TooManySecrets"),
+            ("names-0", "TooManySources"),
+        ]
+    }
+}
+
+fn new(namespace: &str, name: &str) -> Workload {
+    Workload::deployment(namespace, name).replicas(0).opted_in()
+}
+
+fn config_maps(namespace: &str) -> [Value; 2] {
+    let of = |name: &str, data: Value| {
+        json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"namespace": namespace, "name": name},
+            "data": data,
+        })
+    };
+    let empty: serde_json::Map<_, _> =
+        (0..KEYS).map(|number| (format!("K{number}"), json!(""))).collect();
+    let references: String =
+        (0..REFERENCES_OF_KEY).map(|number| reference(&format!("of-key-{number}"))).collect();
+    [of("keys", Value::Object(empty)), of("references", json!({ "K": references }))]
+}
+
+fn reference(name: &str) -> String {
+    format!("${{vault:secret/data/noisy/{name}#k}}")
+}
+
+fn workloads(namespace: &str) -> Vec<Workload> {
+    let prefixed =
+        |number: usize| json!({"prefix": format!("P{number}_"), "configMapRef": {"name": "keys"}});
+    let products = (0..TIMES_NAMED)
+        .fold(new(namespace, "products").env("A", &reference("a")), |workload, number| {
+            workload.env_from(&prefixed(number))
+        });
+    let of_key = json!({"configMapKeyRef": {"name": "references", "key": "K"}});
+    let key = (0..REFERENCES_OF_KEY).fold(new(namespace, "key"), |workload, number| {
+        workload.env_value_from(&format!("V{number}"), &of_key)
+    });
+    let references = (0..REFERENCES / 100).fold(new(namespace, "references"), |workload, line| {
+        let value: String = (0..100).map(|number| reference(&format!("{line}-{number}"))).collect();
+        workload.env(&format!("V{line}"), &value)
+    });
+    let names = (0..NAMING).map(|which| {
+        (0..NAMES).fold(new(namespace, &format!("names-{which}")), |workload, number| {
+            let name = format!("none-{which}-{number}");
+            workload.env_from(&json!({"configMapRef": {"name": name}}))
+        })
+    });
+    [products, key, references].into_iter().chain(names).collect()
+}
+
+/// A policy that refuses changes of the labelled Deployments of a namespace, whoever makes them.
+fn refusal(namespace: &str) -> [(Value, &'static str); 2] {
+    let condition = format!(
+        "object.metadata.namespace == '{namespace}' && has(object.metadata.labels) && \
+         '{REFUSED_LABEL}' in object.metadata.labels"
+    );
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": namespace},
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [{
+                "apiGroups": ["apps"], "apiVersions": ["v1"],
+                "operations": ["UPDATE"], "resources": ["deployments"],
+            }]},
+            "matchConditions": [{"name": "labelled", "expression": condition}],
+            "validations": [{"expression": "false", "message": "refused by its tenant"}],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": namespace},
+        "spec": {"policyName": namespace, "validationActions": ["Deny"]},
+    });
+    [(policy, "validatingadmissionpolicies"), (binding, "validatingadmissionpolicybindings")]
+}
+
+/// Changes the template of a workload again and again.
+async fn edit(cluster: Cluster, workload: Workload) {
+    let mut ticks = interval(EDITED_EVERY);
+    for number in 0_u64.. {
+        ticks.tick().await;
+        let annotations = json!({"e2e/edited": number.to_string()});
+        let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
+        // What fails is done the next time.
+        _ = cluster.patch(&workload, &patch).await;
+    }
+}
+
+/// Keeps connections open that say nothing, and opens another one for each that is closed.
+async fn say_nothing(address: String) {
+    let mut open = JoinSet::new();
+    let mut ticks = interval(OPENED_EVERY);
+    loop {
+        while open.len() < CONNECTIONS {
+            ticks.tick().await;
+            let address = address.clone();
+            open.spawn(async move {
+                if let Ok(stream) = TcpStream::connect(&address).await {
+                    // Until the other side closes it.
+                    _ = stream.readable().await;
+                }
+            });
+        }
+        _ = open.join_next().await;
+    }
+}
