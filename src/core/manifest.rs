@@ -9,11 +9,11 @@ use super::annotation::{Annotations, MARK, OptIn};
 use super::environment::{Container, SourceName};
 use super::record::{Record, RecordError, Recorded};
 use super::reference::settings::{self, Destination, Setting};
-use super::reference::{self, Note, Origin, Reason, Scheme};
+use super::reference::{self, Note, Origin, Reading, Reason, Scheme};
 use super::rollout::Rollout;
 use super::secret::SecretId;
 use super::server::{Declared, Servers};
-use super::source::Sources;
+use super::source::{Known, Sources};
 use super::workload::{Kind, Workload, WorkloadId};
 
 /// The most secrets that are watched for one workload. Each costs Vault a request a poll, and the record an
@@ -79,6 +79,18 @@ pub struct Target<'a> {
     pub namespace: Option<Arc<str>>,
 }
 
+impl Target<'_> {
+    /// The secret at a path.
+    #[must_use]
+    pub fn secret(&self, path: &str) -> SecretId {
+        let (connection, namespace) = (Arc::clone(&self.server.name), self.namespace.clone());
+        SecretId { connection, namespace, path: path.into() }
+    }
+}
+
+/// A path, with the injector that looks for it and where it looks.
+type Path<'a> = (Scheme, Destination<'a>, String);
+
 /// Where references lead, all to one server.
 #[derive(Clone, Debug, Default)]
 pub struct Targets<'a> {
@@ -124,18 +136,26 @@ impl Manifest {
             return Read { id, workload: None, notes, is_waiting: false, record_error: None };
         };
         let look_up = |named: &_| sources.look_up(&id.namespace, named);
-        let mut found = reference::extract(&self.annotations, &self.containers, look_up);
+        let mut found = reference::extract(&self.annotations, &self.containers, &look_up);
         let in_use: BTreeSet<_> =
             found.paths.iter().map(|(scheme, to, _)| (*scheme, *to)).collect();
         let Targets { known, notes } = self.targets(&in_use, servers);
         found.notes.extend(notes);
-        let secret = |(scheme, to, path): (Scheme, Destination, String)| {
-            let Target { server, namespace } = known.get(&(scheme, to))?;
-            let (connection, namespace) = (Arc::clone(&server.name), namespace.clone());
-            Some(Arc::new(SecretId { connection, namespace, path: path.into() }))
-        };
         // In both schemes, and in several containers, one secret can be meant.
-        let mut secrets: BTreeSet<_> = found.paths.into_iter().filter_map(secret).collect();
+        let (mut secrets, mut refused) = (BTreeSet::new(), BTreeSet::new());
+        for path in found.paths {
+            let Some(target) = known.get(&(path.0, path.1)) else { continue };
+            let secret = target.secret(&path.2);
+            // What is refused here is in no store, so nothing ever asks for it.
+            if servers.path_rules().allow(&id.namespace, &secret) {
+                secrets.insert(Arc::new(secret));
+            } else {
+                refused.insert(path);
+            }
+        }
+        if !refused.is_empty() {
+            self.note_refused(&refused, look_up, &mut found.notes);
+        }
         if let Some(first_beyond) = secrets.iter().nth(MOST_SECRETS).cloned() {
             secrets.split_off(&first_beyond);
             found.notes.push(Note { origin: Origin::Workload, reason: Reason::TooManySecrets });
@@ -156,6 +176,34 @@ impl Manifest {
         let workload =
             (!secrets.is_empty()).then(|| self.workload(&id, opt_in, &schemes, recorded, secrets));
         Read { id, workload, notes: found.notes, is_waiting: found.is_waiting, record_error }
+    }
+
+    /// Says of each reference to a refused path that it is refused, and nothing else.
+    fn note_refused(
+        &self,
+        refused: &BTreeSet<Path>,
+        look_up: impl Fn(&SourceName) -> Known,
+        notes: &mut Vec<Note>,
+    ) {
+        let (mut said, mut odd_refused, mut odd_allowed) =
+            (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        reference::each(&self.annotations, &self.containers, look_up, |place, to, reading| {
+            let (scheme, path, odd) = match reading {
+                Reading::Watch(scheme, path) => (scheme, path, None),
+                Reading::WatchOdd(scheme, path, odd) => (scheme, path, Some(odd)),
+                Reading::Skip(_) => return,
+            };
+            let origin = Origin::from(place);
+            let is_refused = refused.contains(&(scheme, to.of(scheme), path));
+            let odd = odd.map(|reason| Note { origin: origin.clone(), reason });
+            (if is_refused { &mut odd_refused } else { &mut odd_allowed }).extend(odd);
+            if is_refused {
+                said.insert(Note { origin, reason: Reason::PathRefused });
+            }
+        });
+        // These say how it is watched.
+        notes.retain(|note| !odd_refused.contains(note) || odd_allowed.contains(note));
+        notes.extend(said);
     }
 
     fn workload(
