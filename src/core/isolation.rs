@@ -76,7 +76,9 @@ impl PathRules {
         let Some(vault_namespace) = asked_namespace(secret.namespace.as_deref()) else {
             return false;
         };
-        rules.iter().any(|rule| rule.allows(namespace, &secret.connection, vault_namespace, &secret.path))
+        rules
+            .iter()
+            .any(|rule| rule.allows(namespace, &secret.connection, vault_namespace, &secret.path))
     }
 }
 
@@ -91,10 +93,8 @@ fn asked_namespace(name: Option<&str>) -> Option<&str> {
     }
     let is_clear = |segment: &str| !["", ".", ".."].contains(&segment);
     let first = name.split('/').next().unwrap_or_default();
-    (name.trim() == name
-        && name.split('/').all(is_clear)
-        && !first.eq_ignore_ascii_case("root"))
-    .then_some(name)
+    (name.trim() == name && name.split('/').all(is_clear) && !first.eq_ignore_ascii_case("root"))
+        .then_some(name)
 }
 
 impl Rule {
@@ -120,7 +120,10 @@ impl Rule {
                 .as_ref()
                 .map(|list| patterns("vaultNamespaces", list, Pattern::of_vault_namespace))
                 .transpose()?,
-            paths: paths.as_ref().map(|list| patterns("paths", list, Pattern::of_path)).transpose()?,
+            paths: paths
+                .as_ref()
+                .map(|list| patterns("paths", list, Pattern::of_path))
+                .transpose()?,
         };
         rule.check_beginnings(text)?;
         Ok(rule)
@@ -135,7 +138,9 @@ impl Rule {
             name => format!("{name}/**"),
         };
         let is_closed = |name: &String| {
-            name.ends_with("**") || listed.contains(&below(name)) || listed.iter().any(|it| it == "**")
+            name.ends_with("**")
+                || listed.contains(&below(name))
+                || listed.iter().any(|it| it == "**")
         };
         let Some(open) = listed.iter().find(|name| !is_closed(name)) else { return Ok(()) };
         let below = below(open);
@@ -200,7 +205,8 @@ struct Pattern {
 
 impl Pattern {
     fn of_namespace(text: &str) -> Result<Self, String> {
-        let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-*".contains(&byte);
+        let is_plain =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-*".contains(&byte);
         if !text.bytes().all(is_plain) {
             return Err("not a Kubernetes namespace; write small letters, digits and dashes, with * for any \
                         run of them"
@@ -243,10 +249,14 @@ impl Pattern {
         let mut segments = Vec::new();
         for segment in closed.into_iter().flat_map(|text| text.split('/')) {
             if ["", ".", ".."].contains(&segment) {
-                return Err("has an empty part, or one of dots; write it without, as in a/b/*".to_owned());
+                return Err(
+                    "has an empty part, or one of dots; write it without, as in a/b/*".to_owned()
+                );
             }
             if segment.contains("**") {
-                return Err("has a ** that is not the whole of its last part; write a/**".to_owned());
+                return Err(
+                    "has a ** that is not the whole of its last part; write a/**".to_owned()
+                );
             }
             segments.push(segment.split('*').map(str::to_owned).collect());
         }

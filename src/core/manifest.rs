@@ -294,6 +294,7 @@ impl Manifest {
 #[cfg(test)]
 mod tests {
     use super::super::environment::EnvVar;
+    use super::super::isolation::{PathRules, Rule, RuleText};
     use super::super::reference::settings::LONGEST_NAMESPACE;
     use super::super::secret::DEFAULT_CONNECTION;
     use super::super::server::{Address, Undeclared};
@@ -557,6 +558,79 @@ mod tests {
         manual.containers[0].starts_injector = false;
         let (secrets, notes, _) = read(&manual);
         assert_eq!((&*secrets, &*notes), ("", "MutateSkip: variable X1 of container app"));
+    }
+
+    #[test]
+    fn what_no_path_rule_allows_to_the_namespace_is_no_secret_of_the_workload_and_is_said() {
+        let rule = |namespace: &str, path: &str| {
+            let paths = Some(vec![path.to_owned()]);
+            let namespaces = vec![namespace.to_owned()];
+            let vault_namespaces = Some(vec![String::new(), "of-shop".to_owned()]);
+            Rule::new(&RuleText { namespaces, vault_namespaces, paths, ..RuleText::default() })
+        };
+        let rules =
+            [rule("*", "secret/data/{namespace}/*").unwrap(), rule("pay", "shared/**").unwrap()];
+        let servers = Servers::default().with_path_rules(PathRules::new(rules.into()));
+        let read = |annotations: &[_], values: &[_]| {
+            let annotations: Vec<_> = annotations.iter().copied().chain([OPT_IN]).collect();
+            let manifest = manifest(&annotations, values);
+            let read = manifest.read(Kind::Deployment, &servers, &Sources::default());
+            let secrets = read.workload.iter().flat_map(|workload| &workload.secrets);
+            let secrets: Vec<_> = secrets.map(ToString::to_string).collect();
+            let said = |note: &Note| format!("{} {}", note.reason.code(), note.origin);
+            let notes: Vec<_> = read.notes.iter().map(said).collect();
+            (secrets.join(", "), notes.join(", "))
+        };
+        let pair = |secrets: &str, notes: &str| (secrets.to_owned(), notes.to_owned());
+        let (own, other) = ("vault:secret/data/shop/a#k", "vault:secret/data/pay/a#k");
+        assert_eq!(read(&[], &[own]), pair("secret/data/shop/a", ""));
+        let refused = |number| format!("PathRefused variable X{number} of container app");
+        assert_eq!(read(&[], &[other]), pair("", &refused(1)));
+        // In one value, too, and whatever looks odd about it.
+        let both = "${vault:secret/data/shop/a#k}${vault:shared/x#k}";
+        let odd = "{${vault:secret/data/pay/b#k}}";
+        assert_eq!(
+            read(&[], &[both, own, odd]),
+            pair("secret/data/shop/a", &[refused(1), refused(3)].join(", "))
+        );
+        let (_, notes) = read(&[], &["{${vault:secret/data/shop/b#k}}"]);
+        assert_eq!(notes, "BraceInKey variable X1 of container app");
+        let list = "secrets-webhook.security.bank-vaults.io/vault-from-path";
+        assert_eq!(
+            read(&[(list, "secret/data/shop/b,secret/data/shop/../pay/b")], &[own]),
+            pair(
+                "secret/data/shop/a, secret/data/shop/b",
+                "PathRefused annotation vault-from-path"
+            )
+        );
+        // A Vault namespace, as the header or as the beginning of the path.
+        let namespace = "secrets-webhook.security.bank-vaults.io/vault-namespace";
+        let allowed = pair("secret/data/shop/a in Vault namespace of-shop", "");
+        assert_eq!(read(&[(namespace, "/of-shop/")], &[own]), allowed);
+        for name in ["of-pay", "of-shop/x", "of-shop/..", "of-shop/../of-pay"] {
+            assert_eq!(read(&[(namespace, name)], &[own]), pair("", &refused(1)), "{name}");
+        }
+        let in_path = "vault:of-pay/secret/data/shop/a#k";
+        assert_eq!(read(&[], &[in_path]), pair("", &refused(1)));
+    }
+
+    #[test]
+    fn refused_references_do_not_count_among_those_that_are_too_many() {
+        let values: Vec<_> = (0..3 * MOST_SECRETS)
+            .map(|number| {
+                let mount = if number % 3 == 0 { "own" } else { "other" };
+                format!("vault:{mount}/data/{number:05}#k")
+            })
+            .collect();
+        let values: Vec<_> = values.iter().map(String::as_str).collect();
+        let (namespaces, paths) = (vec!["shop".to_owned()], Some(vec!["own/**".to_owned()]));
+        let rule = Rule::new(&RuleText { namespaces, paths, ..RuleText::default() }).unwrap();
+        let servers = Servers::default().with_path_rules(PathRules::new(vec![rule]));
+        let manifest = manifest(&[OPT_IN], &values);
+        let read = manifest.read(Kind::Deployment, &servers, &Sources::default());
+        assert_eq!(read.workload.unwrap().secrets.len(), MOST_SECRETS);
+        assert!(read.notes.iter().all(|note| note.reason == Reason::PathRefused));
+        assert_eq!(read.notes.len(), 2 * MOST_SECRETS);
     }
 
     #[test]

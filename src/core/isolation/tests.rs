@@ -98,7 +98,11 @@ fn the_namespace_of_the_workload_is_taken_literally() {
     ];
     for (pattern, namespace, path, expected) in table {
         let rules = rules(&[RuleText { namespaces: list(&["**"]), ..rule(&[], &[pattern]) }]);
-        assert_eq!(rules.allow(namespace, &on_default(path)), expected, "{pattern} {namespace} {path}");
+        assert_eq!(
+            rules.allow(namespace, &on_default(path)),
+            expected,
+            "{pattern} {namespace} {path}"
+        );
     }
     let prod = rules(&[rule(&["prod-*", "infra"], &["**"])]);
     for (namespace, expected) in
@@ -145,16 +149,26 @@ fn servers_and_vault_namespaces_are_told_apart() {
 /// Servers take each of these for the root namespace, or may take it for another one than it looks.
 #[test]
 fn a_vault_namespace_that_is_spelt_oddly_is_the_one_that_the_server_takes_it_for_or_none() {
-    for (pattern, is_root_allowed) in [("", true), ("*", false), ("team/**", false), ("*/*", false)] {
+    for (pattern, is_root_allowed) in [("", true), ("*", false), ("team/**", false), ("*/*", false)]
+    {
         let vault_namespaces = Some(list(&[pattern]));
         let rules = rules(&[RuleText { vault_namespaces, ..rule(&["*"], &["secret/data/*"]) }]);
         let allow = |name| rules.allow("shop", &secret(DEFAULT_CONNECTION, name, "secret/data/a"));
         for name in ["root", "Root", "ROOT"] {
             assert_eq!(allow(name), is_root_allowed, "{pattern} {name}");
         }
-        for name in
-            [".", "..", "team/..", "team/../b", "team//b", "team/./b", " ", " team", "team\u{a0}", "root/team"]
-        {
+        for name in [
+            ".",
+            "..",
+            "team/..",
+            "team/../b",
+            "team//b",
+            "team/./b",
+            " ",
+            " team",
+            "team\u{a0}",
+            "root/team",
+        ] {
             assert!(!allow(name), "{pattern} {name:?}");
         }
     }
@@ -224,9 +238,11 @@ fn no_spelling_of_a_path_gets_around_the_rules() {
         assert_ne!(allowed("shop", &value), Some(true), "{value}");
     }
     // These name a secret of their own folder, whose name has such characters: the client encodes them.
-    for path in
-        ["secret/data/shop/..%2Fpay%2Fdb", "secret/data/shop/%2e%2e", "secret/data/shop/db?list=true"]
-    {
+    for path in [
+        "secret/data/shop/..%2Fpay%2Fdb",
+        "secret/data/shop/%2e%2e",
+        "secret/data/shop/db?list=true",
+    ] {
         let watched = watched(&format!("vault:{path}#k")).unwrap();
         assert_eq!(watched, path);
         assert!(rules.allow("shop", &on_default(&watched)));
