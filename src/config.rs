@@ -375,11 +375,7 @@ impl Config {
             namespace: vault::namespace(&env, "NAMESPACE")?,
             ..Declared::default()
         };
-        let undeclared = undeclared(&refuse_undeclared_addresses)?;
-        let mut servers = allowed(file.declared(default, undeclared)?, &environment);
-        if let Some(path) = path_rules_file {
-            servers = PathRulesFile::read(Path::new(&path))?.apply(servers)?;
-        }
+        let servers = file.declared(default, undeclared(&refuse_undeclared_addresses)?)?;
         let leader_election = LeaderElection {
             terms: election::terms(
                 &leader_elect_lease_duration,
@@ -408,7 +404,7 @@ impl Config {
             found_per_minute: count("--found-reload-rate", &found_reload_rate)?,
             log: telemetry::Settings { level, json },
             listen: listen(environment("LISTEN_ADDRESS"))?,
-            servers,
+            servers: with_path_rules(allowed(servers, &environment), path_rules_file)?,
             others: file.connections(usual_threshold, &mut warnings)?,
             vault,
             pace: pace(&vault_concurrency, vault_rate.as_deref(), &vault_spread)?,
@@ -418,6 +414,14 @@ impl Config {
             leader_election: is_elected.then_some(leader_election),
             warnings,
         })
+    }
+}
+
+/// The servers, with the path rules of a file, if there is one.
+fn with_path_rules(servers: Servers, file: Option<String>) -> Result<Servers, ConfigError> {
+    match file {
+        Some(path) => PathRulesFile::read(Path::new(&path))?.apply(servers),
+        None => Ok(servers),
     }
 }
 

@@ -136,7 +136,7 @@ impl Manifest {
             return Read { id, workload: None, notes, is_waiting: false, record_error: None };
         };
         let look_up = |named: &_| sources.look_up(&id.namespace, named);
-        let mut found = reference::extract(&self.annotations, &self.containers, &look_up);
+        let mut found = reference::extract(&self.annotations, &self.containers, look_up);
         let in_use: BTreeSet<_> =
             found.paths.iter().map(|(scheme, to, _)| (*scheme, *to)).collect();
         let Targets { known, notes } = self.targets(&in_use, servers);

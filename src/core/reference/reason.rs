@@ -200,6 +200,7 @@ impl Reason {
 
     /// What it means and what to do, for a log line.
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "one table, with a text for each reason")]
     pub fn advice(self) -> &'static str {
         match self {
             Self::Pinned => "pinned to a version, so it never changes",
