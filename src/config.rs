@@ -25,10 +25,12 @@ use crate::vault::pace::Pace;
 
 mod auth;
 mod election;
+mod rules;
 mod servers;
 mod vault;
 
 pub use election::LeaderElection;
+pub use rules::PathRulesFile;
 pub use servers::ServersFile;
 
 /// The pod's own token.
@@ -116,6 +118,9 @@ pub struct Flags {
         default_missing_value = "true"
     )]
     refuse_undeclared_addresses: String,
+    /// A file of rules that say which namespaces may refer to which paths; any to any unless set
+    #[arg(long, value_name = "FILE")]
+    path_rules_file: Option<String>,
     /// How many requests to each Vault may be under way at once
     #[arg(long, value_name = "COUNT", default_value = "8")]
     vault_concurrency: String,
@@ -210,7 +215,7 @@ pub struct Config {
     pub vault: Connection,
     /// Servers of which only those workloads are that name them.
     pub others: Vec<Connection>,
-    /// What workloads call all of them.
+    /// What workloads call all of them, and who may refer to what there.
     pub servers: Servers,
     /// How hard each is pressed.
     pub pace: Pace,
@@ -320,6 +325,7 @@ impl Config {
             found_reload_rate,
             vault_servers_file,
             refuse_undeclared_addresses,
+            path_rules_file,
             vault_concurrency,
             vault_rate,
             vault_spread,
@@ -369,7 +375,7 @@ impl Config {
             namespace: vault::namespace(&env, "NAMESPACE")?,
             ..Declared::default()
         };
-        let undeclared = undeclared(&refuse_undeclared_addresses)?;
+        let servers = file.declared(default, undeclared(&refuse_undeclared_addresses)?)?;
         let leader_election = LeaderElection {
             terms: election::terms(
                 &leader_elect_lease_duration,
@@ -398,7 +404,7 @@ impl Config {
             found_per_minute: count("--found-reload-rate", &found_reload_rate)?,
             log: telemetry::Settings { level, json },
             listen: listen(environment("LISTEN_ADDRESS"))?,
-            servers: allowed(file.declared(default, undeclared)?, &environment),
+            servers: with_path_rules(allowed(servers, &environment), path_rules_file)?,
             others: file.connections(usual_threshold, &mut warnings)?,
             vault,
             pace: pace(&vault_concurrency, vault_rate.as_deref(), &vault_spread)?,
@@ -408,6 +414,14 @@ impl Config {
             leader_election: is_elected.then_some(leader_election),
             warnings,
         })
+    }
+}
+
+/// The servers, with the path rules of a file, if there is one.
+fn with_path_rules(servers: Servers, file: Option<String>) -> Result<Servers, ConfigError> {
+    match file {
+        Some(path) => PathRulesFile::read(Path::new(&path))?.apply(servers),
+        None => Ok(servers),
     }
 }
 

@@ -10,7 +10,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
-use crate::config::{ConfigError, ServersFile};
+use crate::config::{ConfigError, PathRulesFile, ServersFile};
+use crate::core::isolation::PathRules;
+use crate::core::reference::settings;
+use crate::core::secret::{DEFAULT_CONNECTION, SecretId};
 use crate::core::server::{Declared, Servers, Undeclared};
 use crate::core::source::Readable;
 
@@ -51,6 +54,12 @@ enum Command {
         /// Take a vault-addr that is not declared as the controller does where it is given this
         #[arg(long)]
         refuse_undeclared_addresses: bool,
+        /// The controller's file of rules that say which namespaces may refer to which paths
+        #[arg(long, value_name = "FILE")]
+        path_rules_file: Option<PathBuf>,
+        /// The namespace of manifests that name none, for those rules
+        #[arg(short, long, value_name = "NAME", default_value = "default")]
+        namespace: String,
     },
     /// Says how one value is read, part by part
     Explain {
@@ -60,6 +69,18 @@ enum Command {
         /// The variable that holds it: `login` means a token only in VAULT_TOKEN and BAO_TOKEN
         #[arg(long, value_name = "NAME", default_value = "VARIABLE")]
         variable: String,
+        /// The controller's file of rules that say which namespaces may refer to which paths
+        #[arg(long, value_name = "FILE")]
+        path_rules_file: Option<PathBuf>,
+        /// The namespace of the workload, for those rules
+        #[arg(short, long, value_name = "NAME", default_value = "default")]
+        namespace: String,
+        /// The server that it means, for those rules
+        #[arg(long, value_name = "NAME", default_value = DEFAULT_CONNECTION)]
+        server: String,
+        /// The Vault namespace of its secrets, for those rules
+        #[arg(long, value_name = "NAME")]
+        vault_namespace: Option<String>,
     },
 }
 
@@ -102,20 +123,51 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
             vault_servers_file,
             vault_addr,
             refuse_undeclared_addresses,
+            path_rules_file,
+            namespace,
         } => {
             let readable = Readable { secrets: read_secrets, ..Readable::default() };
-            match servers(vault_servers_file, vault_addr, refuse_undeclared_addresses) {
-                Ok(servers) => check(&inputs, readable, &servers, output, strict, stdout),
-                Err(error) => writeln!(io::stderr(), "{error}").map(|()| ExitCode::from(2)),
-            }
+            let manifests = check::Manifests::in_namespace(namespace);
+            servers(vault_servers_file, vault_addr, refuse_undeclared_addresses)
+                .and_then(|servers| match path_rules_file {
+                    Some(path) => PathRulesFile::read(&path)?.apply(servers),
+                    None => Ok(servers),
+                })
+                .map(|servers| {
+                    check(manifests, &inputs, readable, &servers, output, strict, stdout)
+                })
         }
-        Command::Explain { value, variable } => {
-            let text = explain::explain(&variable, &value);
+        Command::Explain {
+            value,
+            variable,
+            path_rules_file,
+            namespace,
+            server,
+            vault_namespace,
+        } => path_rules(path_rules_file).map(|rules| {
+            let vault_namespace = vault_namespace.as_deref().and_then(settings::namespace);
+            let is_allowed = |path: &str| {
+                let (connection, path) = (server.as_str().into(), path.into());
+                let secret =
+                    SecretId { connection, namespace: vault_namespace.map(Into::into), path };
+                rules.allow(&namespace, &secret)
+            };
+            let text = explain::explain(&variable, &value, is_allowed);
             { stdout }.write_all(text.as_bytes()).map(|()| ExitCode::SUCCESS)
-        }
+        }),
     };
+    let done =
+        done.unwrap_or_else(|error| writeln!(io::stderr(), "{error}").map(|()| ExitCode::from(2)));
     // Who closed the pipe does not want to know more.
     done.unwrap_or(ExitCode::FAILURE)
+}
+
+/// The rules of a file, and without one those that allow everything.
+fn path_rules(file: Option<PathBuf>) -> Result<PathRules, ConfigError> {
+    file.map_or_else(
+        || Ok(PathRules::default()),
+        |path| PathRulesFile::read(&path).map(PathRulesFile::into_rules),
+    )
 }
 
 /// The servers that the controller knows.
@@ -134,6 +186,7 @@ fn servers(
 }
 
 fn check(
+    mut manifests: check::Manifests,
     inputs: &[PathBuf],
     readable: Readable,
     servers: &Servers,
@@ -141,7 +194,6 @@ fn check(
     strict: bool,
     mut stdout: impl Write,
 ) -> io::Result<ExitCode> {
-    let mut manifests = check::Manifests::default();
     for input in inputs {
         manifests.read(input, io::stdin().lock());
     }

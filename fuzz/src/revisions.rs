@@ -65,5 +65,6 @@ fn workload(kind: Kind, uid: &str, update_revision: Option<&str>) -> Workload {
         update_revision: update_revision.map(Into::into),
         recorded: None,
         secrets: [secret().into()].into_iter().collect(),
+        former_secrets: Box::default(),
     }
 }

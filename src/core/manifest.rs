@@ -9,11 +9,11 @@ use super::annotation::{Annotations, MARK, OptIn};
 use super::environment::{Container, SourceName};
 use super::record::{Record, RecordError, Recorded};
 use super::reference::settings::{self, Destination, Setting};
-use super::reference::{self, Note, Origin, Reason, Scheme};
+use super::reference::{self, Note, Origin, Reading, Reason, Scheme};
 use super::rollout::Rollout;
 use super::secret::SecretId;
 use super::server::{Declared, Servers};
-use super::source::Sources;
+use super::source::{Known, Sources};
 use super::workload::{Kind, MOST_SECRETS, Workload, WorkloadId};
 
 /// What is decoded of a Deployment, DaemonSet or StatefulSet; all else is never kept.
@@ -75,6 +75,18 @@ pub struct Target<'a> {
     pub namespace: Option<Arc<str>>,
 }
 
+impl Target<'_> {
+    /// The secret at a path.
+    #[must_use]
+    pub fn secret(&self, path: &str) -> SecretId {
+        let (connection, namespace) = (Arc::clone(&self.server.name), self.namespace.clone());
+        SecretId { connection, namespace, path: path.into() }
+    }
+}
+
+/// A path, with the injector that looks for it and where it looks.
+type Path<'a> = (Scheme, Destination<'a>, String);
+
 /// Where references lead, all to one server.
 #[derive(Clone, Debug, Default)]
 pub struct Targets<'a> {
@@ -125,13 +137,21 @@ impl Manifest {
             found.paths.iter().map(|(scheme, to, _)| (*scheme, *to)).collect();
         let Targets { known, notes } = self.targets(&in_use, servers);
         found.notes.extend(notes);
-        let secret = |(scheme, to, path): (Scheme, Destination, String)| {
-            let Target { server, namespace } = known.get(&(scheme, to))?;
-            let (connection, namespace) = (Arc::clone(&server.name), namespace.clone());
-            Some(Arc::new(SecretId { connection, namespace, path: path.into() }))
-        };
         // In both schemes, and in several containers, one secret can be meant.
-        let mut secrets: BTreeSet<_> = found.paths.into_iter().filter_map(secret).collect();
+        let (mut secrets, mut refused) = (BTreeSet::new(), BTreeSet::new());
+        for path in found.paths {
+            let Some(target) = known.get(&(path.0, path.1)) else { continue };
+            let secret = target.secret(&path.2);
+            // What is refused here is in no store, so nothing ever asks for it.
+            if servers.path_rules().allow(&id.namespace, &secret) {
+                secrets.insert(Arc::new(secret));
+            } else {
+                refused.insert(path);
+            }
+        }
+        if !refused.is_empty() {
+            self.note_refused(&refused, look_up, &mut found.notes);
+        }
         if let Some(first_beyond) = secrets.iter().nth(MOST_SECRETS).cloned() {
             secrets.split_off(&first_beyond);
             found.notes.push(Note { origin: Origin::Workload, reason: Reason::TooManySecrets });
@@ -152,6 +172,34 @@ impl Manifest {
         let workload =
             (!secrets.is_empty()).then(|| self.workload(&id, opt_in, &schemes, recorded, secrets));
         Read { id, workload, notes: found.notes, is_waiting: found.is_waiting, record_error }
+    }
+
+    /// Says of each reference to a refused path that it is refused, and nothing else.
+    fn note_refused(
+        &self,
+        refused: &BTreeSet<Path>,
+        look_up: impl Fn(&SourceName) -> Known,
+        notes: &mut Vec<Note>,
+    ) {
+        let (mut said, mut odd_refused, mut odd_allowed) =
+            (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        reference::each(&self.annotations, &self.containers, look_up, |place, to, reading| {
+            let (scheme, path, odd) = match reading {
+                Reading::Watch(scheme, path) => (scheme, path, None),
+                Reading::WatchOdd(scheme, path, odd) => (scheme, path, Some(odd)),
+                Reading::Skip(_) => return,
+            };
+            let origin = Origin::from(place);
+            let is_refused = refused.contains(&(scheme, to.of(scheme), path));
+            let odd = odd.map(|reason| Note { origin: origin.clone(), reason });
+            (if is_refused { &mut odd_refused } else { &mut odd_allowed }).extend(odd);
+            if is_refused {
+                said.insert(Note { origin, reason: Reason::PathRefused });
+            }
+        });
+        // These say how it is watched.
+        notes.retain(|note| !odd_refused.contains(note) || odd_allowed.contains(note));
+        notes.extend(said);
     }
 
     fn workload(
@@ -243,6 +291,7 @@ impl Manifest {
 #[cfg(test)]
 mod tests {
     use super::super::environment::EnvVar;
+    use super::super::isolation::{PathRules, Rule, RuleText};
     use super::super::reference::settings::LONGEST_NAMESPACE;
     use super::super::secret::DEFAULT_CONNECTION;
     use super::super::server::{Address, Undeclared};
@@ -506,6 +555,79 @@ mod tests {
         manual.containers[0].starts_injector = false;
         let (secrets, notes, _) = read(&manual);
         assert_eq!((&*secrets, &*notes), ("", "MutateSkip: variable X1 of container app"));
+    }
+
+    #[test]
+    fn what_no_path_rule_allows_to_the_namespace_is_no_secret_of_the_workload_and_is_said() {
+        let rule = |namespace: &str, path: &str| {
+            let paths = Some(vec![path.to_owned()]);
+            let namespaces = vec![namespace.to_owned()];
+            let vault_namespaces = Some(vec![String::new(), "of-shop".to_owned()]);
+            Rule::new(&RuleText { namespaces, vault_namespaces, paths, ..RuleText::default() })
+        };
+        let rules =
+            [rule("*", "secret/data/{namespace}/*").unwrap(), rule("pay", "shared/**").unwrap()];
+        let servers = Servers::default().with_path_rules(PathRules::new(rules.into()));
+        let read = |annotations: &[_], values: &[_]| {
+            let annotations: Vec<_> = annotations.iter().copied().chain([OPT_IN]).collect();
+            let manifest = manifest(&annotations, values);
+            let read = manifest.read(Kind::Deployment, &servers, &Sources::default());
+            let secrets = read.workload.iter().flat_map(|workload| &workload.secrets);
+            let secrets: Vec<_> = secrets.map(ToString::to_string).collect();
+            let said = |note: &Note| format!("{} {}", note.reason.code(), note.origin);
+            let notes: Vec<_> = read.notes.iter().map(said).collect();
+            (secrets.join(", "), notes.join(", "))
+        };
+        let pair = |secrets: &str, notes: &str| (secrets.to_owned(), notes.to_owned());
+        let (own, other) = ("vault:secret/data/shop/a#k", "vault:secret/data/pay/a#k");
+        assert_eq!(read(&[], &[own]), pair("secret/data/shop/a", ""));
+        let refused = |number| format!("PathRefused variable X{number} of container app");
+        assert_eq!(read(&[], &[other]), pair("", &refused(1)));
+        // In one value, too, and whatever looks odd about it.
+        let both = "${vault:secret/data/shop/a#k}${vault:shared/x#k}";
+        let odd = "{${vault:secret/data/pay/b#k}}";
+        assert_eq!(
+            read(&[], &[both, own, odd]),
+            pair("secret/data/shop/a", &[refused(1), refused(3)].join(", "))
+        );
+        let (_, notes) = read(&[], &["{${vault:secret/data/shop/b#k}}"]);
+        assert_eq!(notes, "BraceInKey variable X1 of container app");
+        let list = "secrets-webhook.security.bank-vaults.io/vault-from-path";
+        assert_eq!(
+            read(&[(list, "secret/data/shop/b,secret/data/shop/../pay/b")], &[own]),
+            pair(
+                "secret/data/shop/a, secret/data/shop/b",
+                "PathRefused annotation vault-from-path"
+            )
+        );
+        // A Vault namespace, as the header or as the beginning of the path.
+        let namespace = "secrets-webhook.security.bank-vaults.io/vault-namespace";
+        let allowed = pair("secret/data/shop/a in Vault namespace of-shop", "");
+        assert_eq!(read(&[(namespace, "/of-shop/")], &[own]), allowed);
+        for name in ["of-pay", "of-shop/x", "of-shop/..", "of-shop/../of-pay"] {
+            assert_eq!(read(&[(namespace, name)], &[own]), pair("", &refused(1)), "{name}");
+        }
+        let in_path = "vault:of-pay/secret/data/shop/a#k";
+        assert_eq!(read(&[], &[in_path]), pair("", &refused(1)));
+    }
+
+    #[test]
+    fn refused_references_do_not_count_among_those_that_are_too_many() {
+        let values: Vec<_> = (0..3 * MOST_SECRETS)
+            .map(|number| {
+                let mount = if number % 3 == 0 { "own" } else { "other" };
+                format!("vault:{mount}/data/{number:05}#k")
+            })
+            .collect();
+        let values: Vec<_> = values.iter().map(String::as_str).collect();
+        let (namespaces, paths) = (vec!["shop".to_owned()], Some(vec!["own/**".to_owned()]));
+        let rule = Rule::new(&RuleText { namespaces, paths, ..RuleText::default() }).unwrap();
+        let servers = Servers::default().with_path_rules(PathRules::new(vec![rule]));
+        let manifest = manifest(&[OPT_IN], &values);
+        let read = manifest.read(Kind::Deployment, &servers, &Sources::default());
+        assert_eq!(read.workload.unwrap().secrets.len(), MOST_SECRETS);
+        assert!(read.notes.iter().all(|note| note.reason == Reason::PathRefused));
+        assert_eq!(read.notes.len(), 2 * MOST_SECRETS);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod environment;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod isolation;
 pub mod lease;
 pub mod manifest;
 pub mod notice;

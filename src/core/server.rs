@@ -12,6 +12,7 @@ use std::sync::Arc;
 use url::Url;
 
 use super::annotation::{Annotations, Webhook};
+use super::isolation::PathRules;
 use super::reference::{Reason, Scheme};
 use super::secret::DEFAULT_CONNECTION;
 
@@ -101,6 +102,7 @@ pub struct Servers {
     /// The addresses that the webhook takes from annotations of a scheme, as it compares them; without
     /// an entry, any.
     allowed: BTreeMap<Scheme, BTreeSet<String>>,
+    path_rules: PathRules,
 }
 
 impl Servers {
@@ -110,8 +112,7 @@ impl Servers {
         others: Vec<Declared>,
         undeclared: Undeclared,
     ) -> Result<Self, Ambiguous> {
-        let (by_address, allowed) = (HashMap::new(), BTreeMap::new());
-        let mut servers = Self { default, others, by_address, undeclared, allowed };
+        let mut servers = Self { default, others, undeclared, ..Self::default() };
         let others = servers.others.iter().enumerate();
         let all = [(None, &servers.default)].into_iter();
         let all = all.chain(others.map(|(index, server)| (Some(index), server)));
@@ -141,6 +142,24 @@ impl Servers {
         let addresses = list.split(',').map(str::trim).filter(|address| !address.is_empty());
         self.allowed.insert(scheme, addresses.map(normalize_as_webhook).collect());
         self
+    }
+
+    /// The same, where namespaces may refer to some paths only.
+    #[must_use]
+    pub fn with_path_rules(self, path_rules: PathRules) -> Self {
+        Self { path_rules, ..self }
+    }
+
+    /// Which namespaces may refer to which paths.
+    #[must_use]
+    pub fn path_rules(&self) -> &PathRules {
+        &self.path_rules
+    }
+
+    /// Whether a server of this name is declared.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        std::iter::once(&self.default).chain(&self.others).any(|server| *server.name == *name)
     }
 
     /// The server that references of a scheme mean by the annotations of their template, and what there

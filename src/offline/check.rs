@@ -181,6 +181,8 @@ impl Report {
 /// Manifests that belong together.
 #[derive(Debug, Default)]
 pub struct Manifests {
+    /// The namespace of those that name none.
+    namespace: String,
     objects: Vec<Document>,
     problems: Vec<Problem>,
 }
@@ -195,6 +197,12 @@ pub(super) struct Document {
 }
 
 impl Manifests {
+    /// None yet; those that name no namespace are of this one.
+    #[must_use]
+    pub fn in_namespace(namespace: String) -> Self {
+        Self { namespace, ..Self::default() }
+    }
+
     /// Reads a file, all manifests of a folder and the folders in it, or, named `-`, `stdin`.
     ///
     /// What cannot be read is noted among the problems, and the rest is read all the same.
@@ -272,7 +280,7 @@ impl Manifests {
             .objects
             .iter()
             .filter_map(|Document { file, kind, object }| match Template::of(file, object, kind) {
-                Some(template) => template.check(&sources, servers),
+                Some(template) => template.check(&sources, servers, &self.namespace),
                 None => without_template(file, object, kind),
             })
             .collect();
@@ -281,10 +289,8 @@ impl Manifests {
 }
 
 impl Finding {
-    /// Says where it leads; it is watched where it leads somewhere and the workload is reloaded.
-    fn set_target(&mut self, target: Option<&Target>, reloaded: bool) {
-        let Some(target) = target else { return };
-        self.watched = reloaded;
+    /// Says where it leads.
+    fn set_target(&mut self, target: &Target) {
         self.namespace = target.namespace.as_deref().map(str::to_owned);
         let is_other = *target.server.name != *DEFAULT_CONNECTION;
         self.server = is_other.then(|| target.server.name.to_string());
@@ -380,9 +386,11 @@ impl<'a> Template<'a> {
         Some(Self { file, object, kind, reloaded, metadata, pods })
     }
 
-    /// What there is to say of it; nothing where it has nothing to do with secrets.
-    fn check(&self, sources: &Sources, servers: &Servers) -> Option<Checked> {
+    /// What there is to say of it; nothing where it has nothing to do with secrets. `usual` is the namespace of
+    /// manifests that name none.
+    fn check(&self, sources: &Sources, servers: &Servers, usual: &str) -> Option<Checked> {
         let manifest = self.manifest();
+        let namespace = if manifest.namespace.is_empty() { usual } else { &manifest.namespace };
         let mut references = self.references(&manifest, sources);
         let in_use: BTreeSet<_> = references.iter().filter_map(|(_, target)| *target).collect();
         let targets = manifest.targets(&in_use, servers);
@@ -402,10 +410,30 @@ impl<'a> Template<'a> {
         // Of what is not watched anyway, the server does not matter.
         let doubts = targets.notes.iter().filter(|_| remark.is_none());
         let doubts = doubts.map(|note| remark_on(note.reason));
-        let reloaded = remark.is_none() && !targets.known.is_empty();
+        let is_allowed = |found: &Finding, target: &Target| {
+            let path = found.path.as_deref().unwrap_or_default();
+            servers.path_rules().allow(namespace, &target.secret(path))
+        };
+        let leads: Vec<Option<(&Target, bool)>> = references
+            .iter()
+            .map(|(found, target)| {
+                let target = targets.known.get(target.as_ref()?)?;
+                Some((target, is_allowed(found, target)))
+            })
+            .collect();
+        let is_any_allowed = leads.iter().flatten().any(|(_, is_allowed)| *is_allowed);
+        let reloaded = remark.is_none() && is_any_allowed;
         let mut remarks: Vec<_> = remark.into_iter().chain(doubts).collect();
-        for (found, target) in &mut references {
-            found.set_target(target.and_then(|target| targets.known.get(&target)), reloaded);
+        for ((found, _), (target, is_allowed)) in
+            references.iter_mut().zip(leads).filter_map(|(found, leads)| Some((found, leads?)))
+        {
+            found.set_target(target);
+            found.watched = reloaded && is_allowed;
+            if !is_allowed {
+                // Where nobody opts in, nobody is disappointed.
+                let warning = manifest.annotations.opt_in().is_some();
+                found.remark = Some(Remark { warning, ..remark_on(Reason::PathRefused) });
+            }
         }
         let mut references: Vec<_> = references.into_iter().map(|(found, _)| found).collect();
         if leave_too_many(&mut references) {

@@ -5,12 +5,13 @@ use std::fmt::Write;
 use super::print::one_line;
 use crate::core::environment::expansion::Expansion;
 use crate::core::environment::{EnvValue, EnvVar};
-use crate::core::reference::Reading;
 use crate::core::reference::grammar::{self, Form, Reference};
+use crate::core::reference::{Reading, Reason};
 
-/// How a value of a pod template is read: a line or two for each of its parts, in order.
+/// How a value of a pod template is read: a line or two for each of its parts, in order. `is_allowed` says
+/// whether path rules allow a path.
 #[must_use]
-pub fn explain(variable: &str, value: &str) -> String {
+pub fn explain(variable: &str, value: &str, is_allowed: impl Fn(&str) -> bool) -> String {
     let mut said = String::new();
     let mut expanded = [EnvVar::literal(variable, value)];
     Expansion::default().expand(&mut expanded);
@@ -33,7 +34,7 @@ pub fn explain(variable: &str, value: &str) -> String {
         let _ = writeln!(said, "{}", one_line(&value[reference.span.clone()]));
         let _ = writeln!(said, "  {}", form(reference));
         let reading = if is_known { reference.read() } else { reference.read_partly() };
-        let _ = writeln!(said, "  {}", outcome(reading));
+        let _ = writeln!(said, "  {}", outcome(by_rules(reading, &is_allowed)));
         end = end.max(reference.span.end);
     }
     say_text(&mut said, value.get(end..));
@@ -67,6 +68,16 @@ fn form(reference: &Reference) -> String {
     }
 }
 
+/// What path rules leave of a reading.
+fn by_rules(reading: Reading, is_allowed: impl Fn(&str) -> bool) -> Reading {
+    match &reading {
+        Reading::Watch(_, path) | Reading::WatchOdd(_, path, _) if !is_allowed(path) => {
+            Reading::Skip(Reason::PathRefused)
+        }
+        _ => reading,
+    }
+}
+
 fn outcome(reading: Reading) -> String {
     match reading {
         Reading::Watch(_, path) => format!("watched: {path}"),
@@ -79,7 +90,17 @@ fn outcome(reading: Reading) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    fn explain(variable: &str, value: &str) -> String {
+        super::explain(variable, value, |_| true)
+    }
+
+    #[test]
+    fn a_path_that_no_rule_allows_is_not_watched() {
+        let value = "${vault:/a//b#c}${vault:d#e}${vault:a/b#${.x}";
+        let said = super::explain("X", value, |path| path != "a/b");
+        assert_eq!(said.matches("  not watched (PathRefused): ").count(), 2, "{said}");
+        assert!(said.contains("  watched: d\n") && !said.contains("TemplateCut"), "{said}");
+    }
 
     #[test]
     fn each_part_is_said_in_order() {

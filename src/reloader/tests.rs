@@ -10,6 +10,7 @@ use super::*;
 use crate::core::annotation::{MARK, OptIn};
 use crate::core::environment::{Container, EnvVar};
 use crate::core::fixtures::{second, secret, version};
+use crate::core::isolation::{PathRules, Rule, RuleText};
 use crate::core::manifest::Manifest;
 use crate::core::notice::Notice;
 use crate::core::observation::{BELIEVED_AFTER, Observation, Polled};
@@ -17,6 +18,8 @@ use crate::core::plan::{Reload, Revision};
 use crate::core::record::{Record, Versions};
 use crate::core::rollout::Rollout;
 use crate::core::secret::{DEFAULT_CONNECTION, Version};
+use crate::core::server::Servers;
+use crate::core::source::Readable;
 use crate::core::workload::Kind;
 
 mod leading;
@@ -305,8 +308,13 @@ struct Bench {
 
 impl Bench {
     fn new(workloads: &[(&str, &[&str])]) -> Self {
+        Self::with(Servers::default(), workloads)
+    }
+
+    /// The same, with servers, and rules about their paths.
+    fn with(servers: Servers, workloads: &[(&str, &[&str])]) -> Self {
         let fake = Fake::default();
-        let store = Arc::new(Store::default());
+        let store = Arc::new(Store::new(servers, Readable::default()));
         let shutdown = CancellationToken::new();
         fake.world().token = Some(shutdown.clone());
         for (name, paths) in workloads {
@@ -467,6 +475,26 @@ async fn a_conflict_is_read_and_decided_anew() {
     let counts = bench.fake.count("web") + bench.fake.count("api");
     assert_eq!(counts, 1);
     assert_eq!(bench.fake.requests(), (3, 2));
+}
+
+#[tokio::test]
+async fn what_is_read_after_a_conflict_is_under_the_same_path_rules() {
+    let (namespaces, paths) = (vec!["shop".to_owned()], Some(vec!["a".to_owned()]));
+    let rule = Rule::new(&RuleText { namespaces, paths, ..RuleText::default() }).unwrap();
+    let servers = Servers::default().with_path_rules(PathRules::new(vec![rule]));
+    let mut bench = Bench::with(servers, &[("web", &["a"])]);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    // It comes to refer to a secret that it may not refer to.
+    bench.fake.world().faults.push_back(Fault::WrittenBefore(|object| {
+        object.containers[0].variables.push(EnvVar::literal("B", "vault:b#k"));
+    }));
+    bench.poll().await;
+    assert_eq!(bench.fake.count("web"), 1);
+    assert_eq!(bench.fake.requests(), (2, 1));
+    // Neither what was read, nor what the PATCH was answered, brings it into the store.
+    bench.poll().await;
+    assert_eq!(bench.fake.world().asked, ["a"]);
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod downtime;
 mod faults;
 mod folders;
 mod gone;
+mod isolation;
 mod leader;
 mod logins;
 mod neighbours;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         faults::scenarios(),
         folders::scenarios(),
         gone::scenarios(),
+        isolation::scenarios(),
         leader::scenarios(),
         logins::scenarios(),
         neighbours::scenarios(),

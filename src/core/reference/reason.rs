@@ -47,6 +47,8 @@ pub enum Reason {
     AddressRefused,
     /// The workload names an address that the webhook's allow-list does not hold.
     AddressNotAllowed,
+    /// The operator's path rules do not allow the workload's namespace the path.
+    PathRefused,
     /// References of both schemes mean two servers; only those of Vault's are watched.
     TwoServers,
     /// Another variable of the same name takes its place.
@@ -76,7 +78,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of the documentation.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Pinned,
         Self::Write,
         Self::Transit,
@@ -100,6 +102,7 @@ impl Reason {
         Self::BadNamespace,
         Self::AddressRefused,
         Self::AddressNotAllowed,
+        Self::PathRefused,
         Self::TwoServers,
         Self::SourceDenied,
         Self::SourceFailed,
@@ -137,6 +140,7 @@ impl Reason {
             Self::AddressNotDeclared => "AddressNotDeclared",
             Self::AddressRefused => "AddressRefused",
             Self::AddressNotAllowed => "AddressNotAllowed",
+            Self::PathRefused => "PathRefused",
             Self::TwoServers => "TwoServers",
             Self::Overridden => "Overridden",
             Self::SourceNotRead => "SourceNotRead",
@@ -180,6 +184,7 @@ impl Reason {
             | Self::AddressNotDeclared
             | Self::AddressRefused
             | Self::AddressNotAllowed
+            | Self::PathRefused
             | Self::TwoServers
             | Self::SourceDenied
             | Self::SourceFailed
@@ -195,7 +200,7 @@ impl Reason {
 
     /// What it means and what to do, for a log line.
     #[must_use]
-    #[expect(clippy::too_many_lines, reason = "one text a reason")]
+    #[expect(clippy::too_many_lines, reason = "one table, with a text for each reason")]
     pub fn advice(self) -> &'static str {
         match self {
             Self::Pinned => "pinned to a version, so it never changes",
@@ -258,6 +263,10 @@ impl Reason {
                 "the address is not in VAULT_ADDR_ALLOWLIST or BAO_ADDR_ALLOWLIST, so the webhook \
                  refuses it and nothing that is there is watched: add it to the list, or remove the \
                  annotation"
+            }
+            Self::PathRefused => {
+                "not watched and never asked for, since no path rule of the operator (--path-rules-file) \
+                 allows it to this namespace: correct the path, or have a rule added"
             }
             Self::TwoServers => {
                 "another server than that of the vault: references, so that the bao: references are \

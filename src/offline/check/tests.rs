@@ -2,6 +2,7 @@
 
 use super::super::print;
 use super::*;
+use crate::core::isolation::{PathRules, Rule, RuleText};
 use crate::core::server::{Address, Declared, Undeclared};
 
 const WEB: &str = r#"apiVersion: apps/v1
@@ -376,6 +377,45 @@ fn a_workload_is_of_the_server_that_its_address_means() {
     assert_eq!((web.reloaded, reasons(web)), (false, vec!["AddressRefused"]));
     assert!(web.references.iter().all(|found| !found.watched));
     assert_eq!(report.warnings(), warnings);
+}
+
+#[test]
+fn a_path_that_no_rule_allows_to_the_namespace_is_not_watched() {
+    let checked_by = |paths: &[&str], text: &str, namespace: &str| {
+        let rule = RuleText {
+            namespaces: vec!["shop".to_owned()],
+            paths: Some(paths.iter().map(|path| (*path).to_owned()).collect()),
+            ..RuleText::default()
+        };
+        let rules = PathRules::new(vec![Rule::new(&rule).unwrap()]);
+        let mut manifests = Manifests::in_namespace(namespace.to_owned());
+        manifests.add("web.yaml", text);
+        manifests.check(Readable::default(), &Servers::default().with_path_rules(rules))
+    };
+    let refused = |report: &Report| {
+        let all = report.workloads[0].references.iter();
+        let refused = all.filter(|it| it.remark.is_some_and(|it| it.reason == "PathRefused"));
+        let refused: Vec<_> = refused.filter_map(|found| found.path.clone()).collect();
+        assert!(report.workloads[0].references.iter().all(|it| !it.watched || it.remark.is_none()));
+        (report.workloads[0].reloaded, refused.join(" "))
+    };
+    let report = checked_by(&["secret/data/*"], WEB, "default");
+    assert_eq!(refused(&report), (true, String::new()));
+    let report = checked_by(&["secret/data/m*", "secret/data/a*"], WEB, "default");
+    assert_eq!(refused(&report), (true, "secret/data/init".to_owned()));
+    assert!(print::table(&report).contains("PathRefused"));
+    let report = checked_by(&["other/**"], WEB, "default");
+    let all = "secret/data/all secret/data/init secret/data/mysql secret/data/a";
+    assert_eq!(refused(&report), (false, all.to_owned()));
+    assert!(report.warnings() >= 4);
+    // Who does not opt in is not warned.
+    let out = WEB.replace("reload-on-secret-change: \"true\"", "other: x");
+    let report = checked_by(&["other/**"], &out, "default");
+    assert_eq!(report.warnings(), checked(&out).warnings());
+    // The namespace of a manifest that names none.
+    let without = WEB.replace("  namespace: shop\n", "");
+    let is_reloaded = |namespace| refused(&checked_by(&["**"], &without, namespace)).0;
+    assert!(is_reloaded("shop") && !is_reloaded("default"));
 }
 
 #[test]

@@ -88,6 +88,28 @@ servers:
 {{- end }}
 
 {{/*
+The file of path rules.
+*/}}
+{{- define "vault-secrets-reloader.pathRules" -}}
+rules:
+{{- range .Values.pathRules }}
+  {{- $rule := . }}
+  - namespaces:
+      {{- range .namespaces }}
+      - {{ . | quote }}
+      {{- end }}
+    {{- range $field := list "servers" "vaultNamespaces" "paths" }}
+    {{- if hasKey $rule $field }}
+    {{ $field }}:
+      {{- range index $rule $field }}
+      - {{ . | quote }}
+      {{- end }}
+    {{- end }}
+    {{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
 May read the one Secret that an environment names, for its ca.crt. Takes the context, the environment and
 the name of the Role.
 */}}
