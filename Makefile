@@ -96,7 +96,7 @@ test-unit: need-cargo ## The tests that need no servers, in a little over a minu
 
 .PHONY: test-e2e
 test-e2e: need-cargo need-python3 say-servers say-build ## The scenarios on real servers; ONLY= names some
-	$(CARGO) test --package e2e --test scenarios $(if $(AT_ONCE),-- --test-threads=$(AT_ONCE))
+	$(CARGO) test --workspace --test scenarios $(if $(AT_ONCE),-- --test-threads=$(AT_ONCE))
 
 .PHONY: faults
 faults: need-cargo need-python3 say-servers say-build bed ## Break everything beside 200 workloads and count what was missed or doubled; ARGS= for others
