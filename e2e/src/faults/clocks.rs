@@ -4,7 +4,7 @@
 //! comes after these. The controller is started anew in between, so that nothing but the clocks can
 //! tell what the pods of a workload run with.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use jiff::SignedDuration;
 
 use super::Plan;
@@ -29,16 +29,29 @@ const STARTS: usize = 3;
 
 /// Vault's is ahead.
 pub(super) async fn ahead(arena: &mut Arena, plan: &Plan) -> Result<()> {
-    apart(arena, plan, SignedDuration::from_hours(1)).await
-}
-
-/// Vault's is behind.
-pub(super) async fn behind(arena: &mut Arena, plan: &Plan) -> Result<()> {
-    apart(arena, plan, SignedDuration::from_hours(-1)).await
-}
-
-async fn apart(arena: &mut Arena, plan: &Plan, shift: SignedDuration) -> Result<()> {
+    let shift = SignedDuration::from_hours(1);
     let gateway = Gateway::before(&arena.bed.vault, shift).await?;
+    apart(arena, plan, &gateway, shift).await?;
+    Ok(())
+}
+
+/// Vault's is behind, and a proxy writes each `Date` by a clock of its own, which is right.
+pub(super) async fn behind_a_proxy(arena: &mut Arena, plan: &Plan) -> Result<()> {
+    let shift = SignedDuration::from_hours(-1);
+    let gateway = Gateway::with_a_clock(&arena.bed.vault, shift).await?;
+    let controller = apart(arena, plan, &gateway, shift).await?;
+    let warnings = controller.lines_with("differs from Vault's own time");
+    ensure!(!warnings.is_empty(), "the proxy's Date is not said to differ");
+    Ok(())
+}
+
+/// Returns the controller that was started last.
+async fn apart(
+    arena: &mut Arena,
+    plan: &Plan,
+    gateway: &Gateway,
+    shift: SignedDuration,
+) -> Result<Controller> {
     for _ in 0..APART {
         next_second().await?;
     }
@@ -93,5 +106,6 @@ async fn apart(arena: &mut Arena, plan: &Plan, shift: SignedDuration) -> Result<
         arena.rotate(&secrets, Moment::One).await?;
         arena.settle(&controller).await?;
     }
-    Ok(())
+    let [controller] = controller;
+    Ok(controller)
 }

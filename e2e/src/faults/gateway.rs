@@ -53,6 +53,8 @@ struct Shared {
     server: String,
     http: reqwest::Client,
     shift: SignedDuration,
+    /// By how much `Date` is shifted: not at all where the gateway writes it by a clock of its own.
+    shift_of_date: SignedDuration,
     seen: Mutex<Seen>,
     /// Reads get their number one by one, and none while something is done between two of them:
     /// what two plans do happens in their order.
@@ -78,6 +80,19 @@ impl std::fmt::Debug for Shared {
 impl Gateway {
     /// A gateway behind which the server's clock is ahead by `shift`.
     pub(super) async fn before(vault: &Vault, shift: SignedDuration) -> Result<Self> {
+        Self::with_date(vault, shift, shift).await
+    }
+
+    /// The same, of which each `Date` is by the gateway's own clock.
+    pub(super) async fn with_a_clock(vault: &Vault, shift: SignedDuration) -> Result<Self> {
+        Self::with_date(vault, shift, SignedDuration::ZERO).await
+    }
+
+    async fn with_date(
+        vault: &Vault,
+        shift: SignedDuration,
+        shift_of_date: SignedDuration,
+    ) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = format!("http://{}", listener.local_addr()?);
         let http = reqwest::Client::builder()
@@ -85,7 +100,8 @@ impl Gateway {
             .redirect(reqwest::redirect::Policy::none())
             .timeout(Duration::from_secs(30))
             .build()?;
-        let shared = Arc::new(Shared::new(vault.address().to_owned(), http, shift));
+        let shared = Shared::new(vault.address().to_owned(), http, shift);
+        let shared = Arc::new(Shared { shift_of_date, ..shared });
         let router = Router::new().fallback(pass).with_state(Arc::clone(&shared));
         let serving = tokio::spawn(async move {
             // It ends with the gateway.
@@ -143,7 +159,8 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
 
 impl Shared {
     fn new(server: String, http: reqwest::Client, shift: SignedDuration) -> Self {
-        Self { server, http, shift, seen: Mutex::default(), turn: tokio::sync::Mutex::default() }
+        let (seen, turn) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { server, http, shift, shift_of_date: shift, seen, turn }
     }
 
     async fn before_a_read(&self) {
@@ -190,7 +207,7 @@ impl Shared {
 
     fn shift_date(&self, date: &HeaderValue) -> Option<HeaderValue> {
         let time = DateTimeParser::new().parse_timestamp(date.to_str().ok()?).ok()?;
-        let time = time.checked_add(self.shift).ok()?;
+        let time = time.checked_add(self.shift_of_date).ok()?;
         let text = DateTimePrinter::new().timestamp_to_rfc9110_string(&time).ok()?;
         HeaderValue::from_str(&text).ok()
     }

@@ -152,7 +152,7 @@ const OF_VAULT: &[Fault] = faults! {
 
 const OF_CLOCKS: &[Fault] = faults! {
     "Vault's clock 1 h ahead": clocks::ahead,
-    "Vault's clock 1 h behind": clocks::behind,
+    "Vault's clock 1 h behind a proxy's": clocks::behind_a_proxy,
 };
 
 impl Part {
