@@ -169,9 +169,13 @@ fn setups() -> impl Strategy<Value = Setup> {
         ]
     };
     (
-        (any::<u64>(), 1..=SECRETS, vec(any::<u8>(), 1..=WORKLOADS), prop::bool::weighted(0.1)),
+        (any::<u64>(), 1..=SECRETS, vec(any::<u8>(), 1..=WORKLOADS), prop::bool::weighted(0.25)),
         (1..=PROCESSES, skew(), skew(), clocks_of_proxies()),
-        (0..2_000_u64, 0..8_000_u64, prop_oneof![4 => 0..50_u64, 1 => 0..5_000_u64]),
+        (
+            prop_oneof![1 => 0..50_u64, 2 => 0..2_000_u64],
+            prop_oneof![1 => 0..50_u64, 2 => 0..8_000_u64],
+            prop_oneof![4 => 0..50_u64, 1 => 0..5_000_u64],
+        ),
         (prop_oneof![4 => Just(100_u32), 1 => Just(1)], 0..90_000_u64),
     )
         .prop_map(
@@ -254,7 +258,7 @@ fn events(kinds: u32) -> impl Strategy<Value = Event> {
             prop_oneof![time().prop_map(Event::VaultDown), time().prop_map(Event::ApiDown)].boxed(),
         ),
         (2, slow_controllers(time()).boxed()),
-        (3, standbys(p()).boxed()),
+        (5, standbys(p()).boxed()),
         (1, (p(), 0..20_000_u64).prop_map(|(p, ms)| Event::SlowWatch(p, ms)).boxed()),
         (11, lives(p()).boxed()),
         (2, (p(), 0..150_000_u64).prop_map(|(p, ms)| Event::Demote(p, ms)).boxed()),
@@ -298,7 +302,7 @@ fn slow_controllers(time: Range<u64>) -> impl Strategy<Value = Event> {
 fn standbys(p: Range<usize>) -> impl Strategy<Value = Event> {
     prop_oneof![
         2 => (0..500_u64).prop_map(Event::Standby),
-        2 => (0..MOST_PODS_LAG).prop_map(Event::PodsLag),
+        4 => (0..MOST_PODS_LAG).prop_map(Event::PodsLag),
         1 => p.prop_map(Event::OnStandby),
     ]
 }
