@@ -89,7 +89,12 @@ impl World {
         let is_misled = self.misled.contains(&(life, secret)) && entry != Some(live);
         // It was gone when the last reload was decided, and may have been back before the pods were made.
         let was_missing = entry == Some(Version::MISSING);
-        let may_be_right = is_needed || seems_newer || came_back || seems_restored || was_missing;
+        // Whoever read that it was gone cannot know which pods were renewed meanwhile.
+        let read_as_gone = self.gone_reads.get(&(life, secret));
+        let was_gone =
+            self.setup.may_be_missing && read_as_gone.is_some_and(|at| *at >= object.deployed_at);
+        let may_be_right =
+            is_needed || seems_newer || came_back || seems_restored || was_missing || was_gone;
         is_misled || may_be_right && !is_again(object, secret, live, life)
     }
 
