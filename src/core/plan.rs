@@ -218,6 +218,7 @@ fn verdict_of_live(
     if other_seen && !was_stale {
         return Verdict::Changed(Cause::Witnessed);
     }
+    let was_missing = entry == Some(Version::MISSING) && is_of_this_template;
     let is_restored = entry.is_some_and(|entry| live.created < entry.created);
     if is_restored {
         // A standby that lags behind, unless nothing else was seen for a while of what this workload
@@ -229,10 +230,9 @@ fn verdict_of_live(
         && rules.ignore_versions_before.is_some_and(|time| live.created < time)
     {
         return Verdict::Same;
-    } else if entry == Some(Version::MISSING) && is_of_this_template {
+    } else if was_missing && sighting.seen < case.entered {
         // What was seen before that template came says nothing of what its pods started without.
-        let is_later = sighting.seen >= case.entered;
-        return if is_later { Verdict::Changed(Cause::Found) } else { Verdict::Keep };
+        return Verdict::Keep;
     }
     if !workload.observed {
         return Verdict::Wait;
@@ -246,12 +246,12 @@ fn verdict_of_live(
     let mut has_copy = |of: fn(&Copied) -> bool| {
         copies.any(|copy| copy.secret == hash && copy.version == live && of(copy))
     };
-    if is_restored {
-        // The same version may have been live, and rolled out, before the newer one as well.
+    if is_restored || was_missing {
+        // The same version may have been live, and rolled out, before what is recorded as well.
         if has_copy(|copy| copy.is_later) {
             Verdict::Reverted
         } else {
-            Verdict::Changed(Cause::Restored)
+            Verdict::Changed(if is_restored { Cause::Restored } else { Cause::Found })
         }
     } else if rules.settled_at(live) < revision.created {
         Verdict::Same

@@ -207,6 +207,13 @@ fn pods_that_started_without_a_secret_are_reloaded_when_it_is_back() {
     assert_eq!(row(false, 5), Verdict::Same);
     // What was seen before that reload, which another process did, is older than what that one saw.
     assert_eq!(row(true, 4), Verdict::Keep);
+    // A reload for its return was taken back; one from before it was gone says nothing.
+    for (is_later, expected) in [(true, Verdict::Reverted), (false, Verdict::Changed(Cause::Found))]
+    {
+        let copies = vec![Copied { secret: secret("a").hash64(), version: old(), is_later }];
+        let row = Row { rules: lenient, copies, ..Row::live(old()) };
+        assert_eq!(row.recorded(true, Version::MISSING).verdict(), expected);
+    }
 }
 
 #[test]
