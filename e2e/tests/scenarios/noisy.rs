@@ -98,7 +98,6 @@ async fn a_noisy_tenant_keeps_nobody_waiting() -> Result<()> {
             bed.cluster.wait_for_count(workload, count, PERIOD * 6).await?;
         }
         let took = began.elapsed();
-        println!("noisy: the last one was reloaded after {took:.1?}");
         assert!(took < PERIOD * 2, "the last one was reloaded after {took:?}");
 
         let polls = controller.polls() - polls + 1;
