@@ -14,6 +14,7 @@
 //! - how does a test deploy a workload and see it roll? [`workload`], [`cluster`],
 //!   [`state`]
 //! - does any line of its log hold a credential? [`leaks`]
+//! - how are changes of some workloads refused? [`refusal`]
 //! - which steps do scenarios share? [`scenario`]
 //! - what breaks on purpose, beside hundreds of workloads, and what must still hold? [`faults`]
 //! - what does a tenant do who wants to hurt? [`noisy`]
@@ -48,6 +49,7 @@ pub mod options;
 pub mod ports;
 pub mod proxy;
 pub mod raft;
+pub mod refusal;
 pub mod scenario;
 pub mod server;
 pub mod shared;

@@ -12,8 +12,8 @@ use tokio::time::interval;
 
 use crate::bed::Bed;
 use crate::cluster::Cluster;
+use crate::refusal::{lift, refuse};
 use crate::scenario::SOON;
-use crate::wait::eventually;
 use crate::workload::Workload;
 
 /// Empty keys of one ConfigMap, and how often one workload names it.
@@ -75,15 +75,8 @@ impl NoisyTenant {
         for workload in &refused {
             cluster.apply(workload).await?;
         }
-        for (object, plural) in refusal(namespace) {
-            cluster.apply_object(&object, plural).await?;
-        }
-        eventually("the policy to be in force", SOON, || async {
-            let tried = fastrand::u64(..).to_string();
-            let patch = json!({"metadata": {"annotations": {"e2e/tried": tried}}});
-            Ok(cluster.patch(&refused[0], &patch).await.err())
-        })
-        .await?;
+        let refusal = (REFUSED_LABEL, "refused by its tenant");
+        refuse(cluster, namespace, refusal, &refused[0], SOON).await?;
         let restless =
             new(namespace, "restless").env("A", &format!("vault:secret/data/{secret}#k"));
         cluster.apply(&restless).await?;
@@ -98,10 +91,7 @@ impl NoisyTenant {
     /// # Errors
     /// When the cluster does not delete that.
     pub async fn end(self, bed: &Bed) -> Result<()> {
-        for (object, _) in refusal(&self.namespace).iter().rev() {
-            let kind = object["kind"].as_str().context("no kind")?;
-            bed.kubectl(&["delete", kind, &self.namespace]).await?;
-        }
+        lift(&bed.cluster, &self.namespace).await?;
         bed.kubectl(&["delete", "namespace", &self.namespace, "--wait=false"]).await.map(drop)
     }
 
@@ -169,35 +159,6 @@ fn workloads(namespace: &str) -> Vec<Workload> {
         })
     });
     [products, key, references].into_iter().chain(names).collect()
-}
-
-/// A policy that refuses changes of the labelled Deployments of a namespace, whoever makes them.
-fn refusal(namespace: &str) -> [(Value, &'static str); 2] {
-    let condition = format!(
-        "object.metadata.namespace == '{namespace}' && has(object.metadata.labels) && \
-         '{REFUSED_LABEL}' in object.metadata.labels"
-    );
-    let policy = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": namespace},
-        "spec": {
-            "failurePolicy": "Fail",
-            "matchConstraints": {"resourceRules": [{
-                "apiGroups": ["apps"], "apiVersions": ["v1"],
-                "operations": ["UPDATE"], "resources": ["deployments"],
-            }]},
-            "matchConditions": [{"name": "labelled", "expression": condition}],
-            "validations": [{"expression": "false", "message": "refused by its tenant"}],
-        },
-    });
-    let binding = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": namespace},
-        "spec": {"policyName": namespace, "validationActions": ["Deny"]},
-    });
-    [(policy, "validatingadmissionpolicies"), (binding, "validatingadmissionpolicybindings")]
 }
 
 /// Changes the template of a workload again and again.

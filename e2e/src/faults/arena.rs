@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::access::restore;
 use super::ledger::{Live, Moment, Secret, Subject};
-use super::others::lift_refusal;
+use super::others::lift_refusals;
 use super::report::Row;
 use crate::bed::Bed;
 use crate::controller::Controller;
@@ -213,7 +213,7 @@ impl Arena {
     /// Has everything as a fault finds it, whatever the one before left behind.
     async fn restore(&mut self) -> Result<()> {
         self.bed.recover().await?;
-        lift_refusal(&self.bed.cluster).await;
+        lift_refusals(&self.bed.cluster).await;
         restore(&self.bed.vault).await;
         self.shift = SignedDuration::ZERO;
         self.deploy_everything_anew().await

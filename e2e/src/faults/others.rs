@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use http::Method;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -17,6 +16,7 @@ use super::settling::quiet;
 use crate::cluster::Cluster;
 use crate::controller::Controller;
 use crate::noisy::NoisyTenant;
+use crate::refusal::{lift, refuse};
 use crate::scenario::{next_second, polling_fast};
 use crate::state::State;
 use crate::wait::eventually;
@@ -35,6 +35,10 @@ const ATTEMPTS: usize = 4;
 
 /// Holds what is deleted until it is taken away.
 const FINALIZER: &str = "e2e.example.com/held";
+
+/// The policy that denies some workloads, and the namespace and the policy of a noisy tenant.
+const FROZEN: &str = "frozen";
+const NOISY: &str = "noisy";
 
 /// How many workloads a namespace has that is deleted.
 const DOOMED: usize = 40;
@@ -78,44 +82,10 @@ async fn keep_writing(cluster: Cluster, share: Vec<Workload>) {
     }
 }
 
-/// A policy that refuses changes of workloads that have a label, whoever makes them.
-fn refusal() -> [(Value, &'static str); 2] {
-    let condition = format!("has(object.metadata.labels) && '{FREEZE}' in object.metadata.labels");
-    let policy = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": "frozen"},
-        "spec": {
-            "failurePolicy": "Fail",
-            "matchConstraints": {"resourceRules": [{
-                "apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["UPDATE"],
-                "resources": ["deployments", "statefulsets", "daemonsets"],
-            }]},
-            "matchConditions": [{"name": "labelled", "expression": condition}],
-            "validations": [{"expression": "false", "message": "frozen for the holidays"}],
-        },
-    });
-    let binding = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": "frozen"},
-        "spec": {"policyName": "frozen", "validationActions": ["Deny"]},
-    });
-    [(policy, "validatingadmissionpolicies"), (binding, "validatingadmissionpolicybindings")]
-}
-
-/// Takes the policy away, where it is.
-pub(super) async fn lift_refusal(cluster: &Cluster) {
-    for (object, plural) in refusal() {
-        let resource = ApiResource {
-            group: "admissionregistration.k8s.io".to_owned(),
-            version: "v1".to_owned(),
-            api_version: "admissionregistration.k8s.io/v1".to_owned(),
-            kind: object["kind"].as_str().unwrap_or_default().to_owned(),
-            plural: plural.to_owned(),
-        };
-        let api: Api<DynamicObject> = Api::all_with(cluster.client(), &resource);
-        _ = api.delete("frozen", &DeleteParams::default()).await;
+/// Takes away the policies that refuse changes, where they are.
+pub(super) async fn lift_refusals(cluster: &Cluster) {
+    for name in [FROZEN, NOISY] {
+        _ = lift(cluster, name).await;
     }
 }
 
@@ -126,16 +96,9 @@ pub(super) async fn denied(arena: &mut Arena, plan: &Plan) -> Result<()> {
     for _ in 0..plan.times.div_ceil(2) {
         arena.strike();
         let frozen = arena.freezable();
-        for (object, plural) in refusal() {
-            arena.bed.cluster.apply_object(&object, plural).await?;
-        }
         let probe = arena.workload(frozen[0]).clone();
-        eventually("the policy to be in force", SETTLE_WITHIN, || async {
-            let tried = fastrand::u64(..).to_string();
-            let patch = json!({"metadata": {"labels": {"e2e/tried": tried}}});
-            Ok(arena.bed.cluster.patch(&probe, &patch).await.err())
-        })
-        .await?;
+        let refusal = (FREEZE, "frozen for the holidays");
+        refuse(&arena.bed.cluster, FROZEN, refusal, &probe, SETTLE_WITHIN).await?;
         let lines = controller[0].lines().len();
         let began = Instant::now();
         let secrets = arena.rotate_at_once(ROTATED * 2).await?;
@@ -163,7 +126,7 @@ pub(super) async fn denied(arena: &mut Arena, plan: &Plan) -> Result<()> {
         }
         see_that_each_is_named_once(arena, &controller[0], lines, &denied);
         arena.rotate(&secrets[..ROTATED], Moment::One).await?;
-        lift_refusal(&arena.bed.cluster).await;
+        lift(&arena.bed.cluster, FROZEN).await?;
         arena.allow_at_most(&denied, 1);
         arena.settle(&controller).await?;
     }
@@ -172,10 +135,9 @@ pub(super) async fn denied(arena: &mut Arena, plan: &Plan) -> Result<()> {
 
 /// A tenant does all that hurts beside the workloads.
 pub(super) async fn noisy(arena: &mut Arena, plan: &Plan) -> Result<()> {
-    const NAMESPACE: &str = "noisy";
     let controller = [Controller::start(&arena.bed, &polling_fast()).await?];
     let probes = controller[0].address();
-    let tenant = NoisyTenant::begin(&arena.bed, NAMESPACE, &probes, "arena/0").await?;
+    let tenant = NoisyTenant::begin(&arena.bed, NOISY, &probes, "arena/0").await?;
     for _ in 0..plan.times.div_ceil(2) {
         arena.strike();
         arena.rotate_loosely(ROTATED).await?;

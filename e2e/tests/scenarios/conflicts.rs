@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use e2e::refusal::{lift, refuse};
 use e2e::scenario::{SOON, polling_faster};
 use e2e::{ApiRequest, Bed, Cluster, Controller, Mark, Workload, eventually};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::JoinSet;
 
 e2e::scenarios! {
@@ -83,34 +84,6 @@ async fn workloads_that_others_write_all_the_time_roll_once() -> Result<()> {
     Ok(())
 }
 
-/// A policy that refuses changes of Deployments that have a label, whoever makes them.
-fn refusal() -> [(Value, &'static str); 2] {
-    let policy = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": "refused"},
-        "spec": {
-            "failurePolicy": "Fail",
-            "matchConstraints": {"resourceRules": [{
-                "apiGroups": ["apps"], "apiVersions": ["v1"],
-                "operations": ["UPDATE"], "resources": ["deployments"],
-            }]},
-            "matchConditions": [{
-                "name": "labelled",
-                "expression": "has(object.metadata.labels) && 'e2e/freeze' in object.metadata.labels",
-            }],
-            "validations": [{"expression": "false", "message": "frozen for the holidays"}],
-        },
-    });
-    let binding = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": "refused"},
-        "spec": {"policyName": "refused", "validationActions": ["Deny"]},
-    });
-    [(policy, "validatingadmissionpolicies"), (binding, "validatingadmissionpolicybindings")]
-}
-
 async fn a_refused_workload_is_named_and_tried_again_and_the_others_roll() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("refused").await?;
@@ -124,15 +97,8 @@ async fn a_refused_workload_is_named_and_tried_again_and_the_others_roll() -> Re
     let nobody: Vec<_> = all.iter().map(|workload| (*workload, None)).collect();
     bed.expect_no_roll(&controller, &nobody).await?;
 
-    for (object, plural) in refusal() {
-        bed.cluster.apply_object(&object, plural).await?;
-    }
-    eventually("the policy to be in force", SOON, || async {
-        let patch =
-            json!({"metadata": {"annotations": {"e2e/tried": fastrand::u64(..).to_string()}}});
-        Ok(bed.cluster.patch(&frozen, &patch).await.err())
-    })
-    .await?;
+    let refusal = ("e2e/freeze", "frozen for the holidays");
+    refuse(&bed.cluster, "refused", refusal, &frozen, SOON).await?;
     let mark = bed.mark().await?;
     bed.rotate("refused/a").await?;
     for workload in &others {
@@ -155,10 +121,7 @@ async fn a_refused_workload_is_named_and_tried_again_and_the_others_roll() -> Re
     let errors = controller.lines_matching(|text| text.contains("level=error"));
     assert_eq!(errors.len(), 1, "said once: {errors:#?}");
 
-    for (object, plural) in refusal().iter().rev() {
-        let kind = object["kind"].as_str().context("no kind")?;
-        bed.kubectl(&["delete", kind, "refused"]).await.with_context(|| *plural)?;
-    }
+    lift(&bed.cluster, "refused").await?;
     bed.cluster.wait_for_count(&frozen, 1, SOON).await?;
     let once: Vec<_> = all.iter().map(|workload| (*workload, Some(1))).collect();
     bed.expect_no_roll(&controller, &once).await?;

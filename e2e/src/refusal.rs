@@ -1,0 +1,85 @@
+//! Admission policies that refuse changes of some workloads, whoever makes them.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject};
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::wait::eventually;
+use crate::workload::Workload;
+
+const GROUP: &str = "admissionregistration.k8s.io";
+
+/// Refuses changes of workloads that have a label, with a message, until [`lift`]. Returns when the change
+/// of one of them, `probe`, was refused.
+///
+/// # Errors
+/// When the cluster does not take the policy, or it is not in force `within` the time.
+pub async fn refuse(
+    cluster: &Cluster,
+    name: &str,
+    (label, message): (&str, &str),
+    probe: &Workload,
+    within: Duration,
+) -> Result<()> {
+    for (object, plural) in objects(name, label, message) {
+        cluster.apply_object(&object, plural).await?;
+    }
+    eventually("the policy to be in force", within, || async {
+        // Not annotations: with those of a Deployment its generation changes.
+        let tried = fastrand::u64(..).to_string();
+        let patch = json!({"metadata": {"labels": {"e2e/tried": tried}}});
+        Ok(cluster.patch(probe, &patch).await.err())
+    })
+    .await
+    .map(drop)
+}
+
+/// Takes a policy away, where it is.
+///
+/// # Errors
+/// When the cluster does not delete it.
+pub async fn lift(cluster: &Cluster, name: &str) -> Result<()> {
+    for (object, plural) in objects(name, "", "").into_iter().rev() {
+        let resource = ApiResource {
+            group: GROUP.to_owned(),
+            version: "v1".to_owned(),
+            api_version: format!("{GROUP}/v1"),
+            kind: object["kind"].as_str().unwrap_or_default().to_owned(),
+            plural: plural.to_owned(),
+        };
+        let api: Api<DynamicObject> = Api::all_with(cluster.client(), &resource);
+        match api.delete(name, &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            answer => drop(answer?),
+        }
+    }
+    Ok(())
+}
+
+fn objects(name: &str, label: &str, message: &str) -> [(Value, &'static str); 2] {
+    let condition = format!("has(object.metadata.labels) && '{label}' in object.metadata.labels");
+    let policy = json!({
+        "apiVersion": format!("{GROUP}/v1"),
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": name},
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [{
+                "apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["UPDATE"],
+                "resources": ["deployments", "statefulsets", "daemonsets"],
+            }]},
+            "matchConditions": [{"name": "labelled", "expression": condition}],
+            "validations": [{"expression": "false", "message": message}],
+        },
+    });
+    let binding = json!({
+        "apiVersion": format!("{GROUP}/v1"),
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"]},
+    });
+    [(policy, "validatingadmissionpolicies"), (binding, "validatingadmissionpolicybindings")]
+}
