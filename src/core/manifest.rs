@@ -56,7 +56,7 @@ pub struct Manifest {
 pub struct Read {
     /// The workload's name.
     pub id: WorkloadId,
-    /// The workload, if it opted in and refers to a secret.
+    /// The workload, if it opted in. It need not refer to any secret.
     pub workload: Option<Workload>,
     /// References that are not watched or look odd; empty if it did not opt in.
     pub notes: Vec<Note>,
@@ -169,8 +169,7 @@ impl Manifest {
             recorded.versions.retain(secrets.iter().map(|secret| secret.hash64()));
         }
         let schemes: BTreeSet<Scheme> = in_use.iter().map(|(scheme, _)| *scheme).collect();
-        let workload =
-            (!secrets.is_empty()).then(|| self.workload(&id, opt_in, &schemes, recorded, secrets));
+        let workload = Some(self.workload(&id, opt_in, &schemes, recorded, secrets));
         Read { id, workload, notes: found.notes, is_waiting: found.is_waiting, record_error }
     }
 
@@ -332,7 +331,7 @@ mod tests {
             manifest(annotations, values)
                 .read(Kind::Deployment, &Servers::default(), &Sources::default())
                 .workload
-                .is_some()
+                .is_some_and(|workload| !workload.secrets.is_empty())
         };
         assert!(kept(&[OPT_IN], &[value]));
         assert!(!kept(&[], &[value]));
@@ -388,7 +387,7 @@ mod tests {
                 &configured,
                 &Sources::default(),
             );
-            assert_eq!(read.workload, None, "{name:?}");
+            assert_eq!(read.workload.unwrap().secrets.len(), 0, "{name:?}");
             assert_eq!(read.notes.len(), 1);
             assert!(read.notes[0].reason.is_warning());
         }

@@ -53,10 +53,12 @@ pub struct Snapshot {
 pub enum Change {
     /// A workload is new, or refers to other secrets than before.
     Collected,
-    /// A workload was there and is no more.
+    /// A workload is in the store, and refers to the same secrets as before.
+    Unchanged,
+    /// A workload was in the store and is not any more.
     Removed,
-    /// Nothing that a user would want to read about.
-    None,
+    /// A workload was not in the store and is not now.
+    Absent,
 }
 
 #[derive(Debug, Default)]
@@ -136,7 +138,8 @@ impl Store {
         &self.notices
     }
 
-    /// Takes in a workload as a watch event shows it.
+    /// Takes in a workload as a watch event shows it. One that refers to no secret, and whose pods use
+    /// none of before either, is removed.
     pub fn apply(&self, workload: Workload) -> Change {
         self.state().apply(workload)
     }
@@ -156,7 +159,7 @@ impl Store {
         self.state().defer(id);
     }
 
-    /// Removes a workload: it was deleted, opted out, or refers to no secret any more.
+    /// Removes a workload: it was deleted, or opted out.
     pub fn remove(&self, id: &WorkloadId) -> Change {
         self.state().remove(id)
     }
@@ -305,7 +308,7 @@ impl State {
         {
             // A watch that lags behind the answer to our own PATCH. A list is believed whatever it
             // says: a restored etcd counts from an earlier number.
-            return Change::None;
+            return Change::Unchanged;
         }
         let entered = match &old {
             // A watch shows every template. Between two lists, one may have come and gone.
@@ -318,12 +321,15 @@ impl State {
             }
             _ => self.polls + 1,
         };
+        if workload.watched().next().is_none() {
+            return self.remove(&workload.id);
+        }
         self.share_strings(&mut workload);
         for secret in workload.watched() {
             *self.secrets.entry(Arc::clone(secret)).or_insert(0) += 1;
         }
         let change = match &old {
-            Some(old) if old.workload.secrets == workload.secrets => Change::None,
+            Some(old) if old.workload.secrets == workload.secrets => Change::Unchanged,
             _ => Change::Collected,
         };
         let id = workload.id.clone();
@@ -343,7 +349,7 @@ impl State {
                 self.release(&entry.stored.workload);
                 Change::Removed
             }
-            None => Change::None,
+            None => Change::Absent,
         }
     }
 
@@ -403,10 +409,10 @@ mod tests {
         assert_eq!(store.len(), (2, 2));
         assert_eq!(store.apply(workload("a", 3, 2, &["y"])), Change::Collected);
         assert_eq!(store.len(), (2, 1));
-        assert_eq!(store.apply(workload("a", 4, 2, &["y"])), Change::None);
+        assert_eq!(store.apply(workload("a", 4, 2, &["y"])), Change::Unchanged);
         let b = workload("b", 2, 1, &[]).id;
         assert_eq!(store.remove(&b), Change::Removed);
-        assert_eq!(store.remove(&b), Change::None);
+        assert_eq!(store.remove(&b), Change::Absent);
         assert_eq!(store.remove(&workload("a", 1, 1, &[]).id), Change::Removed);
         assert_eq!(store.len(), (0, 0));
     }
@@ -438,9 +444,16 @@ mod tests {
         store.apply(workload("a", 3, 2, &["one"]));
         assert_eq!(seen(), (vec!["one".into()], vec![], 2));
         assert_eq!(store.len(), (1, 1));
+        // Edited so that it refers to nothing any more: the pods still run with what it referred to.
+        assert_eq!(store.apply(workload("a", 3, 2, &[])), Change::Collected);
+        assert_eq!(seen(), (vec![], vec!["one".into()], 2));
+        assert_eq!(store.begin_poll(DEFAULT_CONNECTION).workloads.len(), 1);
+        assert_eq!(store.apply(workload("a", 4, 3, &[])), Change::Removed);
+        assert_eq!(store.apply(workload("a", 5, 3, &[])), Change::Absent);
+        store.apply(workload("a", 6, 3, &["one"]));
         // However often it is edited, no more are watched than of any workload.
         for number in 0..2 * MOST_SECRETS {
-            store.apply(workload("a", 3, 2, &[&format!("{number:05}")]));
+            store.apply(workload("a", 6, 3, &[&format!("{number:05}")]));
         }
         assert_eq!((seen().1.len(), store.len()), (MOST_SECRETS - 1, (1, MOST_SECRETS)));
         store.remove(&id);
@@ -490,7 +503,7 @@ mod tests {
         let store = Store::default();
         store.apply(workload("a", 9, 1, &["x"]));
         store.refresh(workload("a", 12, 2, &["x"]));
-        assert_eq!(store.apply(workload("a", 10, 1, &["x", "y"])), Change::None);
+        assert_eq!(store.apply(workload("a", 10, 1, &["x", "y"])), Change::Unchanged);
         assert_eq!(store.get(&workload("a", 0, 0, &[]).id).unwrap().workload.template, 2);
         // A list is believed: etcd may have been restored.
         store.begin_list(Kind::Deployment);

@@ -127,9 +127,11 @@ impl Workload {
         if earlier.former_secrets.is_empty() && earlier.secrets == self.secrets {
             return;
         }
-        let Some(connection) = self.secrets.first().map(|secret| &secret.connection) else {
+        // All are on one server, and the present ones say on which.
+        let Some(connection) = self.secrets.iter().chain(earlier.watched()).next() else {
             return;
         };
+        let connection = &connection.connection;
         let is_former = |secret: &&Arc<SecretId>| {
             secret.connection == *connection && self.secrets.binary_search(secret).is_err()
         };
@@ -141,7 +143,7 @@ impl Workload {
     #[must_use]
     pub fn is_of(&self, server: &str) -> bool {
         // All are on one.
-        self.secrets.first().is_some_and(|secret| *secret.connection == *server)
+        self.watched().next().is_some_and(|secret| *secret.connection == *server)
     }
 
     /// Whether it surely still had the present template when it was read again as `later`, by

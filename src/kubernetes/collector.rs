@@ -259,20 +259,24 @@ impl Collector {
         }
         let was_in_first_list = self.waiting.remove(&id).unwrap_or(false);
         self.report(&id, &manifest.uid, &notes, record_error.as_ref());
-        let Some(workload) = workload else {
-            self.store.notices().set(&id, &manifest.uid, Part::Vault, Vec::new());
-            if self.store.remove(&id) == Change::Removed {
-                say_removed(&id);
-            }
-            return;
+        let change = match workload {
+            Some(workload) => self.store.apply(workload),
+            None => self.store.remove(&id),
         };
-        if self.store.apply(workload) == Change::Collected {
-            let WorkloadId { kind, namespace, name } = &id;
-            if self.store.is_listed(self.kind) && !was_in_first_list {
-                info!(worker = WORKER, "Collected secrets from {kind} {namespace}/{name}");
-            } else {
-                debug!(worker = WORKER, "Collected secrets from {kind} {namespace}/{name}");
+        if matches!(change, Change::Removed | Change::Absent) {
+            self.store.notices().set(&id, &manifest.uid, Part::Vault, Vec::new());
+        }
+        match change {
+            Change::Collected => {
+                let WorkloadId { kind, namespace, name } = &id;
+                if self.store.is_listed(self.kind) && !was_in_first_list {
+                    info!(worker = WORKER, "Collected secrets from {kind} {namespace}/{name}");
+                } else {
+                    debug!(worker = WORKER, "Collected secrets from {kind} {namespace}/{name}");
+                }
             }
+            Change::Removed => say_removed(&id),
+            Change::Unchanged | Change::Absent => {}
         }
     }
 

@@ -6,9 +6,14 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::Union;
 
-/// The most secrets and workloads of a history: enough for every rule to meet every other.
+/// The most secrets of one server, and the most workloads of a history: enough for every rule to meet
+/// every other.
 pub(crate) const SECRETS: usize = 3;
 pub(crate) const WORKLOADS: usize = 3;
+/// The most Vault servers of a history. Each has secrets of its own, at the same paths.
+pub(crate) const SERVERS: usize = 2;
+/// The ConfigMaps of a history.
+pub(crate) const SOURCES: usize = 2;
 /// The most controllers that run at once, each of them acting as a leader.
 pub(crate) const PROCESSES: usize = 3;
 
@@ -29,12 +34,17 @@ pub(crate) struct Setup {
     /// For whatever else is left to chance, such as how long a request takes.
     pub(crate) chance: u64,
     pub(crate) secrets: usize,
-    /// The secrets that each workload refers to, as bits.
+    pub(crate) servers: usize,
+    /// The secrets that each workload refers to, as bits; and in the higher bits, whether it takes
+    /// variables from a ConfigMap, which one, and which server it uses.
     pub(crate) workloads: Vec<u8>,
+    /// The secrets that each ConfigMap refers to, as bits.
+    pub(crate) sources: [u8; SOURCES],
     /// Whether a workload says that its secrets may be missing.
     pub(crate) may_be_missing: bool,
     pub(crate) processes: usize,
-    /// How far Vault's clock is ahead of the API server's.
+    /// How far the clock of the first server is ahead of the API server's. That of the second one is
+    /// behind by as much.
     pub(crate) skew_ms: i64,
     /// How far the clock of a proxy before Vault is ahead of Vault's, and whether Vault tells its own time.
     pub(crate) proxy_skew_ms: i64,
@@ -78,6 +88,10 @@ pub(crate) enum Event {
     RemoveReference(usize, usize),
     OptOut(usize),
     OptIn(usize),
+    /// Its annotation names the other server.
+    MoveServer(usize),
+    /// A ConfigMap refers to these secrets from now on, as bits.
+    EditSource(usize, u8),
     /// `kubectl rollout undo`: template and annotations of the revision before.
     Undo(usize),
     /// The template is put back as its owner wrote it; the record stays.
@@ -102,9 +116,9 @@ pub(crate) enum Event {
     Adopt(usize),
     // To requests.
     Patch(PatchFault),
-    /// Reads of a secret, or all requests to Vault, fail for so long.
+    /// Reads of a secret, or all requests to a server, fail for so long.
     Unreadable(usize, u64),
-    VaultDown(u64),
+    VaultDown(usize, u64),
     /// Requests to the API server fail for so long.
     ApiDown(u64),
     /// Look-ups of revisions fail for so long.
@@ -113,7 +127,7 @@ pub(crate) enum Event {
     Standby(u64),
     /// For a minute, pods that start read what was so long ago.
     PodsLag(u64),
-    /// The next poll of a process is answered by one that knows nothing of the latest change.
+    /// The next poll of a process, of each server, is answered by one that knows nothing of the latest change.
     OnStandby(usize),
     /// The controllers of workloads do nothing for so long.
     ControllersDown(u64),
@@ -169,7 +183,7 @@ fn setups() -> impl Strategy<Value = Setup> {
         ]
     };
     (
-        (any::<u64>(), 1..=SECRETS, vec(any::<u8>(), 1..=WORKLOADS), prop::bool::weighted(0.25)),
+        (any::<u64>(), things(), vec(any::<u8>(), 1..=WORKLOADS), prop::bool::weighted(0.25)),
         (1..=PROCESSES, skew(), skew(), clocks_of_proxies()),
         (
             prop_oneof![1 => 0..50_u64, 2 => 0..2_000_u64],
@@ -179,13 +193,16 @@ fn setups() -> impl Strategy<Value = Setup> {
         (prop_oneof![4 => Just(100_u32), 1 => Just(1)], 0..90_000_u64),
     )
         .prop_map(
-            |((chance, secrets, workloads, may_be_missing), p, delays, (burst, start_ms))| {
+            |((chance, things, workloads, may_be_missing), p, delays, (burst, start_ms))| {
+                let (secrets, servers, sources) = things;
                 let (processes, skew_ms, own_skew_ms, (tells_time, proxy_skew_ms)) = p;
                 let (controller_ms, pods_ms, watch_ms) = delays;
                 Setup {
                     chance,
                     secrets,
+                    servers,
                     workloads,
+                    sources,
                     may_be_missing,
                     processes,
                     skew_ms,
@@ -200,6 +217,11 @@ fn setups() -> impl Strategy<Value = Setup> {
                 }
             },
         )
+}
+
+/// Secrets, servers, and what ConfigMaps refer to.
+fn things() -> impl Strategy<Value = (usize, usize, [u8; SOURCES])> {
+    (1..=SECRETS, prop_oneof![3 => Just(1_usize), 1 => Just(SERVERS)], any::<[u8; SOURCES]>())
 }
 
 /// Whether Vault tells its own time, and how far the proxy before it is ahead: where there is one whose
@@ -225,11 +247,11 @@ fn steps(kinds: u32) -> impl Strategy<Value = Step> {
 
 /// The kinds of events whose bits are set, and rotations.
 fn events(kinds: u32) -> impl Strategy<Value = Event> {
-    let s = || 0..SECRETS;
+    let s = || 0..SECRETS * SERVERS;
     let w = || 0..WORKLOADS;
     let p = || 0..PROCESSES;
     let time = || 0..180_000_u64;
-    let all: [(u32, BoxedStrategy<Event>); 21] = [
+    let all: [(u32, BoxedStrategy<Event>); 23] = [
         (5, endings_of_versions(s()).boxed()),
         (6, storage_events(s()).boxed()),
         (6, w().prop_map(Event::Redeploy).boxed()),
@@ -255,13 +277,19 @@ fn events(kinds: u32) -> impl Strategy<Value = Event> {
         (2, (s(), time()).prop_map(|(s, ms)| Event::Unreadable(s, ms)).boxed()),
         (
             2,
-            prop_oneof![time().prop_map(Event::VaultDown), time().prop_map(Event::ApiDown)].boxed(),
+            prop_oneof![
+                (0..SERVERS, time()).prop_map(|(server, ms)| Event::VaultDown(server, ms)),
+                time().prop_map(Event::ApiDown)
+            ]
+            .boxed(),
         ),
         (2, slow_controllers(time()).boxed()),
         (5, standbys(p()).boxed()),
         (1, (p(), 0..20_000_u64).prop_map(|(p, ms)| Event::SlowWatch(p, ms)).boxed()),
         (11, lives(p()).boxed()),
         (2, (p(), 0..150_000_u64).prop_map(|(p, ms)| Event::Demote(p, ms)).boxed()),
+        (5, (0..SOURCES, any::<u8>()).prop_map(|(s, bits)| Event::EditSource(s, bits)).boxed()),
+        (1, w().prop_map(Event::MoveServer).boxed()),
     ];
     let rotations = (9, s().prop_map(Event::Rotate).boxed());
     let wanted = all.into_iter().enumerate().filter(|(kind, _)| kinds >> kind & 1 == 1);

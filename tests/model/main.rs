@@ -17,6 +17,7 @@
     reason = "a test may fail loudly, says what it did, and is told how much to do"
 )]
 
+mod collector;
 mod history;
 mod play;
 mod ports;

@@ -1,6 +1,6 @@
 //! Plays a history: the world, our processes in it, and what must hold when all is over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,17 +9,17 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use vault_secrets_reloader::core::plan::Hold;
-use vault_secrets_reloader::core::secret::DEFAULT_CONNECTION;
+use vault_secrets_reloader::core::source::Readable;
 use vault_secrets_reloader::core::store::Store;
-use vault_secrets_reloader::core::workload::Kind;
 use vault_secrets_reloader::reloader::{
     Budget, Candidacy, Claim, Clocks, Reloader, Settings, contended,
 };
 
+use crate::collector::Collector;
 use crate::history::{Event, History, PROCESSES};
-use crate::ports::{Ports, Recorder, Shared, Standing, date, lock};
+use crate::ports::{Ports, Recorder, Shared, Standing, lock};
 use crate::time;
-use crate::world::{SETTLE, Seen, World, process_of};
+use crate::world::{SETTLE, World, process_of, server_name, servers};
 
 /// Between two polls of everything.
 const PERIOD: Duration = Duration::from_mins(1);
@@ -35,7 +35,9 @@ struct Process {
     recorder: Recorder,
     candidacy: Arc<Candidacy>,
     shutdown: CancellationToken,
-    tasks: [AbortHandle; 2],
+    watch: AbortHandle,
+    /// One for each server.
+    reloaders: Vec<AbortHandle>,
 }
 
 struct Play {
@@ -116,51 +118,74 @@ impl Play {
         }
         self.lives += 1;
         let life = self.lives * PROCESSES as u64 + process as u64;
-        let store = Arc::new(Store::default());
-        let synced = CancellationToken::new();
-        let clocks = Clocks { now: time::own, ..Clocks::default() };
-        let ports = Ports {
-            world: Arc::clone(&self.world),
-            life,
-            vault_clock: Arc::clone(&clocks.vault),
-            cluster_clock: Arc::clone(&clocks.cluster),
-        };
-        let recorder = Recorder { world: Arc::clone(&self.world), life, standings: Arc::default() };
-        let (settings, budget) = {
+        let (count, may_be_missing, budget) = {
             let setup = &lock(&self.world).setup;
-            let settings = Settings {
-                server: DEFAULT_CONNECTION.into(),
-                period: PERIOD,
-                settle: SETTLE,
-                ignore_versions_before: None,
-                ignore_missing: setup.may_be_missing,
-                start_within: Duration::ZERO,
-            };
-            (settings, Budget::new(setup.burst, setup.burst * 4))
+            (setup.servers, setup.may_be_missing, Budget::new(setup.burst, setup.burst * 4))
         };
+        let store = Arc::new(Store::new(servers(count), Readable::default()));
+        let synced = CancellationToken::new();
+        let cluster_clock = Arc::default();
+        let recorder = Recorder { world: Arc::clone(&self.world), life, standings: Arc::default() };
         let (sender, receiver) = mpsc::unbounded_channel();
         let mut world = lock(&self.world);
         world.say(|| format!("process {life} starts"));
         world.watches.insert(process, sender);
         world.living.insert(life);
         drop(world);
-        let watch = watch(ports.clone(), process, Arc::clone(&store), synced.clone(), receiver);
         let shutdown = CancellationToken::new();
-        let reloader =
-            Reloader::new(store, ports.clone(), ports, recorder.clone(), clocks, settings, budget);
         let (candidacy, leadership) = contended();
         candidacy.say(Claim::Always);
+        let reloaders = (0..count).map(|server| {
+            let clocks =
+                Clocks { now: time::own, cluster: Arc::clone(&cluster_clock), ..Clocks::default() };
+            let ports = Ports {
+                world: Arc::clone(&self.world),
+                life,
+                server,
+                vault_clock: Arc::clone(&clocks.vault),
+                cluster_clock: Arc::clone(&cluster_clock),
+            };
+            let settings = Settings {
+                server: server_name(server),
+                period: PERIOD,
+                settle: SETTLE,
+                ignore_versions_before: None,
+                ignore_missing: may_be_missing,
+                start_within: Duration::ZERO,
+            };
+            let (store, budget) = (Arc::clone(&store), budget.clone());
+            let reloader = Reloader::new(
+                store,
+                ports.clone(),
+                ports,
+                recorder.clone(),
+                clocks,
+                settings,
+                budget,
+            );
+            reloader.run(synced.clone(), leadership.clone(), shutdown.clone())
+        });
+        let reloaders = reloaders.collect::<Vec<_>>();
+        let reloaders = reloaders.into_iter().map(|run| self.tasks.spawn(run)).collect();
+        let collector = Collector {
+            world: Arc::clone(&self.world),
+            life,
+            store,
+            cluster_clock,
+            manifests: HashMap::new(),
+            reads: BTreeMap::new(),
+        };
+        let watch = self.tasks.spawn(collector.run(synced, receiver));
         let candidacy = Arc::new(candidacy);
-        let tasks = [
-            self.tasks.spawn(watch),
-            self.tasks.spawn(reloader.run(synced, leadership, shutdown.clone())),
-        ];
-        self.processes.insert(process, Process { recorder, candidacy, shutdown, tasks });
+        let process_of_life = Process { recorder, candidacy, shutdown, watch, reloaders };
+        self.processes.insert(process, process_of_life);
     }
 
     fn kill(&mut self, process: usize) {
-        let Some(Process { tasks, .. }) = self.processes.remove(&process) else { return };
-        for task in tasks {
+        let Some(Process { watch, reloaders, .. }) = self.processes.remove(&process) else {
+            return;
+        };
+        for task in reloaders.into_iter().chain([watch]) {
             task.abort();
         }
         let mut world = lock(&self.world);
@@ -171,8 +196,7 @@ impl Play {
 
     /// It ends by itself, and what it has under way goes on for a moment.
     fn stop(&mut self, process: usize) {
-        let Some(Process { shutdown, tasks: [watch, _], .. }) = self.processes.remove(&process)
-        else {
+        let Some(Process { shutdown, watch, .. }) = self.processes.remove(&process) else {
             return;
         };
         shutdown.cancel();
@@ -214,8 +238,10 @@ impl Play {
                     Some(Hold::Stripped) => tampered,
                     Some(Hold::Deleting | Hold::BackOff | Hold::Budget) | None => false,
                 };
+                let of_former = world.lacking_of_former(slot, recorder.life);
                 let missed: Vec<_> = lacking
                     .iter()
+                    .chain(&of_former)
                     .filter(|secret| !(is_held || tampered && reverted.contains(secret)))
                     .collect();
                 // What is said must be so, also where nothing is missed. Whoever left and came back is
@@ -259,51 +285,6 @@ async fn run_cluster(world: Shared) {
         tokio::select! {
             () = due => lock(&world).work(),
             () = added.notified() => {}
-        }
-    }
-}
-
-/// What the collector does: a list, and what comes after it.
-async fn watch(
-    ports: Ports,
-    process: usize,
-    store: Arc<Store>,
-    synced: CancellationToken,
-    mut events: mpsc::UnboundedReceiver<(Instant, Seen)>,
-) {
-    let world = &ports.world;
-    while !lock(world).api_answers() {
-        sleep(Duration::from_millis(500)).await;
-    }
-    let manifests: Vec<_> = lock(world).manifests().collect();
-    // Nothing else has been asked yet, so nothing can come between the list and what follows it.
-    ports.cluster_clock.observe_date(&date(time::now()), time::own(), time::own());
-    for kind in Kind::ALL {
-        store.begin_list(kind);
-        for (manifest, _) in manifests.iter().filter(|(_, of)| *of == kind) {
-            apply(&store, Seen::Applied(Box::new(manifest.clone()), kind));
-        }
-        store.end_list(kind);
-    }
-    synced.cancel();
-    while let Some((time, event)) = events.recv().await {
-        let delay = lock(world).watch_delay(process);
-        sleep_until(time + delay).await;
-        apply(&store, event);
-    }
-}
-
-fn apply(store: &Store, event: Seen) {
-    match event {
-        Seen::Applied(manifest, kind) => {
-            let read = manifest.read(kind, store.servers(), store.sources());
-            match read.workload {
-                Some(workload) => store.apply(workload),
-                None => store.remove(&read.id),
-            };
-        }
-        Seen::Deleted(id) => {
-            store.remove(&id);
         }
     }
 }

@@ -17,7 +17,7 @@ use vault_secrets_reloader::reloader::{Cluster, Held, Report, Reporter, Vault, W
 
 use crate::history::PatchFault;
 use crate::time;
-use crate::world::{Sent, State, World, process_of, secret_of};
+use crate::world::{Sent, State, World, process_of};
 
 pub(crate) type Shared = Arc<Mutex<World>>;
 
@@ -31,6 +31,8 @@ pub(crate) struct Ports {
     pub(crate) world: Shared,
     /// Counted so that what remains is the number of the process.
     pub(crate) life: u64,
+    /// Which server it polls.
+    pub(crate) server: usize,
     pub(crate) vault_clock: Arc<ServerClock>,
     pub(crate) cluster_clock: Arc<ServerClock>,
 }
@@ -78,10 +80,11 @@ impl Vault for Ports {
             // A poll goes on with what those before it were told, for a moment.
             let is_fresh = |(_, _, at): &(State, State, Instant)| at.elapsed() < LONGEST_ROUND;
             world.told[self.process()].retain(|_, told| is_fresh(told));
-            world.faults.takes_standby(self.process())
+            world.faults.takes_standby(self.process(), self.server)
         };
         for ask in asks {
             let secret = &ask.secret;
+            let number = lock(&self.world).setup.secret_of(secret);
             let mut observation = Observation::Unknown;
             // As the poller does: what is older than what is known is asked for again.
             for _ in 0..4 {
@@ -90,9 +93,9 @@ impl Vault for Ports {
                 let (state, date) = {
                     let mut world = lock(&self.world);
                     // A proxy writes the date.
-                    let skew = world.setup.skew_ms + world.setup.proxy_skew_ms;
-                    let skew = SignedDuration::from_millis(skew);
-                    let state = world.read(self.life, secret_of(secret), is_on_standby);
+                    let proxy_skew = SignedDuration::from_millis(world.setup.proxy_skew_ms);
+                    let skew = world.skew(self.server) + proxy_skew;
+                    let state = world.read(self.life, number, is_on_standby);
                     (state, date(time::now() + skew))
                 };
                 self.travel().await;
@@ -128,7 +131,7 @@ impl Vault for Ports {
         self.travel().await;
         let (skew, answers) = {
             let world = lock(&self.world);
-            (SignedDuration::from_millis(world.setup.skew_ms), world.vault_answers())
+            (world.skew(self.server), world.vault_answers(self.server))
         };
         let own_time = time::floor(time::now() + skew);
         self.travel().await;
@@ -261,7 +264,8 @@ impl Reporter for Recorder {
             }
             Report::Released => standing.hold = None,
             Report::Reverted { secrets, .. } => {
-                standing.reverted = secrets.iter().map(|secret| secret_of(secret)).collect();
+                standing.reverted =
+                    secrets.iter().map(|secret| world.setup.secret_of(secret)).collect();
             }
             Report::Reloading { .. }
             | Report::Reloaded { .. }

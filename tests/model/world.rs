@@ -10,21 +10,27 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use vault_secrets_reloader::core::annotation::{MARK, OptIn};
-use vault_secrets_reloader::core::environment::{Container, EnvVar};
+use vault_secrets_reloader::core::environment::{
+    Container, EnvFrom, EnvVar, SourceKind, SourceName,
+};
 use vault_secrets_reloader::core::manifest::Manifest;
 use vault_secrets_reloader::core::plan::{Copied, Reload, Revision};
 use vault_secrets_reloader::core::record::{Record, Versions};
 use vault_secrets_reloader::core::secret::{DEFAULT_CONNECTION, SecretId, Version};
+use vault_secrets_reloader::core::server::{Address, Declared, Servers, Undeclared};
 use vault_secrets_reloader::core::workload::{Kind, Workload, WorkloadId};
 use vault_secrets_reloader::reloader::WriteError;
 
-use crate::history::{PROCESSES, PatchFault, Setup};
+use crate::history::{PROCESSES, PatchFault, SOURCES, Setup};
 use crate::time;
+pub(crate) use sources::source_id;
+use sources::{Former, Source, source_name};
 
 mod controllers;
 mod events;
 mod judge;
 mod requests;
+mod sources;
 
 /// The settle time of all processes.
 pub(crate) const SETTLE: SignedDuration = SignedDuration::from_secs(3);
@@ -67,7 +73,12 @@ pub(crate) struct Template {
     /// What its owner wrote.
     content: u64,
     opted_in: bool,
+    /// Whose secrets are meant.
+    server: usize,
+    /// The secrets of that server that it names itself.
     refs: Vec<usize>,
+    /// The ConfigMap that it takes variables from.
+    source: Option<usize>,
     count: u64,
     mark: Option<String>,
 }
@@ -84,6 +95,8 @@ struct Rev {
 #[derive(Clone, Debug)]
 struct Pods {
     template: Template,
+    /// The secrets that they referred to when they were made.
+    uses: BTreeSet<usize>,
     have: BTreeMap<usize, Version>,
 }
 
@@ -120,6 +133,11 @@ pub(crate) struct Object {
     covered: HashSet<(usize, u64, Timestamp)>,
     /// Whether it was to be watched as long as it was there.
     is_stayer: bool,
+    /// The secrets that a ConfigMap named before, under the present template.
+    former: BTreeMap<usize, Former>,
+    /// The secrets that a process may take for former ones of this template, since it read the last edit
+    /// of a ConfigMap later than the template.
+    may_seem_former: BTreeSet<usize>,
     /// The one whose name it has taken.
     predecessor: Option<String>,
     /// When, by which life of a process and with what it was last reloaded, if that got an answer.
@@ -151,6 +169,8 @@ pub(crate) struct Sent {
 pub(crate) enum Seen {
     Applied(Box<Manifest>, Kind),
     Deleted(WorkloadId),
+    /// A ConfigMap is another.
+    Source(usize),
 }
 
 /// What fails at present, and until when.
@@ -158,26 +178,28 @@ pub(crate) enum Seen {
 pub(crate) struct Faults {
     pub(crate) patches: Vec<PatchFault>,
     unreadable: BTreeMap<usize, Instant>,
-    vault: Option<Instant>,
+    /// By server.
+    vault: BTreeMap<usize, Instant>,
     api: Option<Instant>,
     revisions: Option<Instant>,
     standby: Option<(Instant, Duration)>,
     pods_lag: Option<(Instant, Duration)>,
-    /// The processes whose next poll is answered by a standby, and those whose last one was.
-    on_standby: BTreeSet<usize>,
-    were_on_standby: BTreeSet<usize>,
+    /// The processes whose next poll of a server is answered by a standby, and those whose last one was.
+    on_standby: BTreeSet<(usize, usize)>,
+    were_on_standby: BTreeSet<(usize, usize)>,
     controllers: Option<Instant>,
     watches: BTreeMap<usize, (Instant, Duration)>,
 }
 
 impl Faults {
-    /// Whether a poll of a process is answered by a standby; never two in a row, which nobody could
-    /// tell from a restored storage.
-    pub(crate) fn takes_standby(&mut self, process: usize) -> bool {
-        let was = self.were_on_standby.remove(&process);
-        let is = self.on_standby.remove(&process) && !was;
+    /// Whether a poll of a process, of a server, is answered by a standby; never two in a row, which
+    /// nobody could tell from a restored storage.
+    pub(crate) fn takes_standby(&mut self, process: usize, server: usize) -> bool {
+        let poll = (process, server);
+        let was = self.were_on_standby.remove(&poll);
+        let is = self.on_standby.remove(&poll) && !was;
         if is {
-            self.were_on_standby.insert(process);
+            self.were_on_standby.insert(poll);
         }
         is
     }
@@ -192,7 +214,9 @@ impl Faults {
 /// All there is.
 pub(crate) struct World {
     pub(crate) setup: Setup,
+    /// Of all servers: those of the first, and then those of the second.
     pub(crate) secrets: Vec<Secret>,
+    sources: [Source; SOURCES],
     pub(crate) objects: Vec<Option<Object>>,
     pub(crate) faults: Faults,
     /// What must never happen, and did.
@@ -216,6 +240,8 @@ pub(crate) struct World {
     misled: BTreeSet<(u64, usize)>,
     /// The lives that have not ended.
     pub(crate) living: BTreeSet<u64>,
+    /// Since when each life knows all workloads.
+    pub(crate) synced: BTreeMap<u64, Instant>,
     /// How far a standby was behind at most.
     standby_ms: u64,
     snapshot: Option<Vec<State>>,
@@ -230,6 +256,7 @@ impl World {
         let mut world = Self {
             setup: setup.clone(),
             secrets: Vec::new(),
+            sources: setup.sources.map(Source::new),
             objects: Vec::new(),
             faults: Faults::default(),
             wrong: Vec::new(),
@@ -244,6 +271,7 @@ impl World {
             gone_reads: BTreeMap::new(),
             misled: BTreeSet::new(),
             living: BTreeSet::new(),
+            synced: BTreeMap::new(),
             standby_ms: 0,
             snapshot: None,
             was_restored: false,
@@ -251,10 +279,11 @@ impl World {
             counter: 0,
             reads: 0,
         };
-        for secret in 0..setup.secrets {
+        for secret in 0..setup.secrets * setup.servers {
             // Written an hour before the workloads, or a month.
             let ago = if secret == 0 { 24 * 30 } else { 1 };
-            let created = world.vault_time() - SignedDuration::from_hours(ago);
+            let created =
+                world.vault_time(world.server_of(secret)) - SignedDuration::from_hours(ago);
             let state = State::Live(Version { number: 1, created });
             world.secrets.push(Secret { state, before: state, since: Instant::now() });
         }
@@ -291,21 +320,32 @@ impl World {
         self.counter
     }
 
-    /// The present by Vault's clock, never the same twice.
-    fn vault_time(&mut self) -> Timestamp {
-        let unique = SignedDuration::from_nanos(i64::try_from(self.next()).unwrap());
-        time::now() + SignedDuration::from_millis(self.setup.skew_ms) + unique
+    /// How far the clock of a server is ahead of the API server's.
+    pub(crate) fn skew(&self, server: usize) -> SignedDuration {
+        let skew = SignedDuration::from_millis(self.setup.skew_ms);
+        if server == 0 { skew } else { -skew }
     }
 
-    /// A time of Vault by the API server's clock.
-    fn by_api_clock(&self, time: Timestamp) -> Timestamp {
-        time - SignedDuration::from_millis(self.setup.skew_ms)
+    /// The present by the clock of a server, never the same twice.
+    fn vault_time(&mut self, server: usize) -> Timestamp {
+        let unique = SignedDuration::from_nanos(i64::try_from(self.next()).unwrap());
+        time::now() + self.skew(server) + unique
+    }
+
+    /// When a version of a secret was created, by the API server's clock.
+    fn created(&self, secret: usize, version: Version) -> Timestamp {
+        version.created - self.skew(self.server_of(secret))
     }
 
     // Secrets.
 
     fn secret(&self, secret: usize) -> usize {
-        secret % self.setup.secrets
+        secret % self.secrets.len()
+    }
+
+    /// The server that has a secret.
+    pub(crate) fn server_of(&self, secret: usize) -> usize {
+        secret / self.setup.secrets
     }
 
     fn set(&mut self, secret: usize, state: State) {
@@ -323,16 +363,16 @@ impl World {
         self.say(|| format!("secret {secret}: {old:?} -> {state:?}"));
     }
 
-    /// Whether Vault answers at all.
-    pub(crate) fn vault_answers(&self) -> bool {
-        self.faults.vault.is_none_or(|until| Instant::now() >= until)
+    /// Whether a server answers at all.
+    pub(crate) fn vault_answers(&self, server: usize) -> bool {
+        self.faults.vault.get(&server).is_none_or(|until| Instant::now() >= *until)
     }
 
     /// What a read of a secret answers to a life of a process: `None` for an error.
     pub(crate) fn read(&mut self, life: u64, secret: usize, is_on_standby: bool) -> Option<State> {
         let now = Instant::now();
-        let is_out = |until: Option<Instant>| until.is_some_and(|until| now < until);
-        if is_out(self.faults.vault) || is_out(self.faults.unreadable.get(&secret).copied()) {
+        let is_out = self.faults.unreadable.get(&secret).is_some_and(|until| now < *until);
+        if is_out || !self.vault_answers(self.server_of(secret)) {
             return None;
         }
         self.reads += 1;
@@ -368,18 +408,30 @@ impl World {
     fn fresh(&mut self, slot: usize, of: Option<&Object>) -> Object {
         let bits = self.setup.workloads[slot];
         let refs = (0..self.setup.secrets).filter(|s| bits >> s & 1 == 1).collect();
+        // One in four.
+        let source = (bits >> 3 & 3 == 3).then_some(usize::from(bits >> 5 & 1) % SOURCES);
+        let server = usize::from(bits >> 6 & 1) % self.setup.servers;
         let number = self.next();
         let now = time::floor(time::now());
-        let mut template = Template { content: number, opted_in: true, refs, count: 0, mark: None };
+        let mut template = Template {
+            content: number,
+            opted_in: true,
+            server,
+            refs,
+            source,
+            count: 0,
+            mark: None,
+        };
         let mut record = None;
         if let Some(original) = of {
             template = original.template.clone();
             record.clone_from(&original.record);
         }
-        let have = self.live_of(&template);
-        let mut pods = Pods { template: template.clone(), have };
+        let uses = self.uses(&template);
+        let have = self.live_of(&uses);
+        let mut pods = Pods { template: template.clone(), uses, have };
         let uid = format!("uid-{number}");
-        if pods.have.len() < template.refs.len() && !self.setup.may_be_missing {
+        if pods.have.len() < pods.uses.len() && !self.setup.may_be_missing {
             // They fail, and are tried again: until then there are none of this template.
             pods.template.content = self.next();
             self.later(7_000, Job::StartPods(slot, uid.clone()));
@@ -408,19 +460,21 @@ impl World {
             was_tampered_with: false,
             covered: HashSet::new(),
             is_stayer: true,
+            former: BTreeMap::new(),
+            may_seem_former: BTreeSet::new(),
             predecessor: None,
             reloaded: None,
         }
     }
 
-    /// The live versions of the secrets of a template.
-    fn live_of(&self, template: &Template) -> BTreeMap<usize, Version> {
+    /// The live versions of some secrets.
+    fn live_of(&self, secrets: &BTreeSet<usize>) -> BTreeMap<usize, Version> {
         let live = |secret: &usize| Some((*secret, self.secrets[*secret].state.live()?));
-        template.refs.iter().filter_map(live).collect()
+        secrets.iter().filter_map(live).collect()
     }
 
-    /// What pods of a template read of its secrets at this moment.
-    fn read_by_pods(&self, template: &Template) -> BTreeMap<usize, Version> {
+    /// What pods that start read of their secrets at this moment.
+    fn read_by_pods(&self, secrets: &BTreeSet<usize>) -> BTreeMap<usize, Version> {
         let now = Instant::now();
         let lag = self.faults.pods_lag.filter(|(until, _)| now < *until).map(|(_, lag)| lag);
         let read = |secret: &usize| {
@@ -434,7 +488,7 @@ impl World {
             let state = if is_behind { before } else { state };
             Some((*secret, state.live()?))
         };
-        template.refs.iter().filter_map(read).collect()
+        secrets.iter().filter_map(read).collect()
     }
 
     /// Notes that an object was written, and lets everybody know.
@@ -461,12 +515,19 @@ impl World {
         if object.template == before {
             return;
         }
-        let is_watched = |template: &Template| template.opted_in && !template.refs.is_empty();
-        object.is_stayer &= is_watched(&object.template);
+        object.former.clear();
         object.generation += 1;
         object.deployed = time::floor(time::now());
         object.deployed_at = Instant::now();
-        let uid = object.uid.clone();
+        let (uid, after) = (object.uid.clone(), object.template.clone());
+        let is_watched = after.opted_in && !self.uses(&after).is_empty();
+        // A process that begins with the other server knows nothing of what was seen before.
+        let is_stayer = is_watched && after.server == before.server;
+        let may_seem_former = self.may_seem_to_use(&after);
+        if let Some(object) = &mut self.objects[slot] {
+            object.may_seem_former = may_seem_former;
+            object.is_stayer &= is_stayer;
+        }
         self.written(slot);
         let delay = self.below(self.setup.controller_ms);
         self.later(delay, Job::MakeRevision(slot, uid));
@@ -519,14 +580,14 @@ impl Object {
     }
 
     /// What its own record says of a secret.
-    fn entry(&self, secret: usize) -> Option<Version> {
+    fn entry(&self, secret: &SecretId) -> Option<Version> {
         let record = Record::parse(self.record.as_deref()?).ok()?;
         let versions = (record.uid == self.uid).then_some(record.versions)?;
-        versions.get(secret_id(secret).hash64())
+        versions.get(secret.hash64())
     }
 
     fn manifest(&self) -> Manifest {
-        let Template { opted_in, refs, count, mark, .. } = &self.template;
+        let Template { opted_in, server, refs, source, count, mark, .. } = &self.template;
         let mut hasher = DefaultHasher::new();
         self.template.hash(&mut hasher);
         let mut annotations = Vec::new();
@@ -537,11 +598,23 @@ impl Object {
             annotations.push((OptIn::Current.count_key(), count.to_string()));
         }
         annotations.extend(mark.clone().map(|mark| (MARK, mark)));
+        if *server > 0 {
+            annotations.push((ADDRESS, address(*server)));
+        }
         let variables = refs.iter().map(|secret| {
             let path = path(*secret);
             EnvVar::literal(format!("X{path}"), format!("vault:{path}#x"))
         });
-        let container = Container { variables: variables.collect(), ..Container::default() };
+        let from = source.map(|source| EnvFrom {
+            prefix: String::new(),
+            source: SourceName { kind: SourceKind::ConfigMap, name: source_name(source) },
+            optional: false,
+        });
+        let container = Container {
+            variables: variables.collect(),
+            from: from.into_iter().collect(),
+            ..Container::default()
+        };
         Manifest {
             namespace: "shop".to_owned(),
             name: self.name.clone(),
@@ -560,18 +633,49 @@ impl Object {
     }
 }
 
+/// How a workload names its server.
+const ADDRESS: &str = "secrets-webhook.security.bank-vaults.io/vault-addr";
+
+fn address(server: usize) -> String {
+    format!("https://vault-{server}:8200")
+}
+
+/// The name of a server, as the controller knows it.
+pub(crate) fn server_name(server: usize) -> Arc<str> {
+    if server == 0 { DEFAULT_CONNECTION.into() } else { format!("vault-{server}").into() }
+}
+
+/// All servers that are declared.
+pub(crate) fn servers(count: usize) -> Servers {
+    let declared = |server| Declared {
+        name: server_name(server),
+        addresses: Address::parse(&address(server)).into_iter().collect(),
+        namespace: None,
+    };
+    let others = (1..count).map(declared).collect();
+    Servers::new(declared(0), others, Undeclared::Default).unwrap()
+}
+
+/// The path of a secret on its server.
 fn path(secret: usize) -> String {
     format!("secret/data/{secret}")
 }
 
-/// The name of a secret, as the controller knows it.
-pub(crate) fn secret_id(secret: usize) -> SecretId {
-    SecretId { connection: DEFAULT_CONNECTION.into(), namespace: None, path: path(secret).into() }
-}
+impl Setup {
+    /// The name of a secret, as the controller knows it.
+    pub(crate) fn secret_id(&self, secret: usize) -> SecretId {
+        let (server, local) = (secret / self.secrets, secret % self.secrets);
+        SecretId { connection: server_name(server), namespace: None, path: path(local).into() }
+    }
 
-/// The secret of a name.
-pub(crate) fn secret_of(id: &SecretId) -> usize {
-    id.path.rsplit('/').next().and_then(|number| number.parse().ok()).unwrap_or_default()
+    /// The secret of a name.
+    pub(crate) fn secret_of(&self, id: &SecretId) -> usize {
+        let number = |text: &str, separator| {
+            let last = text.rsplit(separator).next();
+            last.and_then(|number| number.parse::<usize>().ok()).unwrap_or_default()
+        };
+        number(&id.connection, '-') * self.secrets + number(&id.path, '/')
+    }
 }
 
 /// The process of a life.

@@ -93,14 +93,15 @@ impl World {
         if object.pods.template == template && !is_forced {
             return;
         }
-        let have = self.read_by_pods(&template);
         let uid = object.uid.clone();
-        if have.len() < template.refs.len() && !self.setup.may_be_missing {
+        let uses = self.uses(&template);
+        let have = self.read_by_pods(&uses);
+        if have.len() < uses.len() && !self.setup.may_be_missing {
             // They fail, and are tried again.
             return self.later(7_000, Job::StartPods(slot, uid));
         }
         let Some(object) = &mut self.objects[slot] else { return };
-        object.pods = Pods { template, have };
+        object.pods = Pods { template, uses, have };
         self.say(|| format!("w{slot}: its pods are made"));
     }
 
@@ -153,6 +154,7 @@ impl World {
         // Whoever saw something while the one before was there knows nothing of this one.
         old.is_stayer = false;
         old.covered.clear();
+        old.former.clear();
         old.was_tampered_with |= old.template.mark.is_some();
         self.say(|| format!("w{slot}: made anew as {}, with its pods", old.uid));
         self.objects[slot] = Some(old);

@@ -12,23 +12,23 @@ impl World {
     /// Lets something happen; what concerns processes is for others.
     pub(crate) fn happen(&mut self, event: &Event) {
         match *event {
-            Event::Rotate(s) => self.change_secret(s, |world, state| {
-                let created = world.vault_time();
+            Event::Rotate(s) => self.change_secret(s, |world, server, state| {
+                let created = world.vault_time(server);
                 State::Live(Version { number: state.number() + 1, created })
             }),
-            Event::Delete(s) => self.change_secret(s, |_, state| match state {
+            Event::Delete(s) => self.change_secret(s, |_, _, state| match state {
                 State::Live(version) => State::Deleted(version),
                 state => state,
             }),
-            Event::Undelete(s) => self.change_secret(s, |_, state| match state {
+            Event::Undelete(s) => self.change_secret(s, |_, _, state| match state {
                 State::Deleted(version) => State::Live(version),
                 state => state,
             }),
-            Event::Destroy(s) => self.change_secret(s, |_, state| match state {
+            Event::Destroy(s) => self.change_secret(s, |_, _, state| match state {
                 State::Live(version) | State::Deleted(version) => State::Destroyed(version),
                 state => state,
             }),
-            Event::DeleteMetadata(s) => self.change_secret(s, |_, _| State::Missing),
+            Event::DeleteMetadata(s) => self.change_secret(s, |_, _, _| State::Missing),
             Event::Snapshot => {
                 self.snapshot = Some(self.secrets.iter().map(|secret| secret.state).collect());
             }
@@ -42,7 +42,8 @@ impl World {
             | Event::AddReference(w, _)
             | Event::RemoveReference(w, _)
             | Event::OptOut(w)
-            | Event::OptIn(w) => self.by_owner(self.slot(w), event),
+            | Event::OptIn(w)
+            | Event::MoveServer(w) => self.by_owner(self.slot(w), event),
             Event::Undo(w)
             | Event::Revert(w)
             | Event::Strip(w)
@@ -50,6 +51,7 @@ impl World {
             | Event::StripNext(w)
             | Event::RemoveRecord(w)
             | Event::Prune(w) => self.tamper(self.slot(w), event),
+            Event::EditSource(source, bits) => self.edit_source(source, bits),
             Event::Touch(w) => self.written(self.slot(w)),
             Event::RenewPods(w) => self.make_pods(self.slot(w), true),
             Event::StartDeletion(w) => {
@@ -65,7 +67,7 @@ impl World {
             Event::Adopt(w) => self.adopt(self.slot(w)),
             Event::Patch(_)
             | Event::Unreadable(..)
-            | Event::VaultDown(_)
+            | Event::VaultDown(..)
             | Event::ApiDown(_)
             | Event::NoRevisions(_)
             | Event::Standby(_)
@@ -77,10 +79,14 @@ impl World {
         }
     }
 
-    fn change_secret(&mut self, secret: usize, after: impl FnOnce(&mut Self, State) -> State) {
+    fn change_secret(
+        &mut self,
+        secret: usize,
+        after: impl FnOnce(&mut Self, usize, State) -> State,
+    ) {
         let secret = self.secret(secret);
         let state = self.secrets[secret].state;
-        let state = after(self, state);
+        let state = after(self, self.server_of(secret), state);
         self.set(secret, state);
     }
 
@@ -95,7 +101,7 @@ impl World {
         let number = self.next();
         match *event {
             Event::AddReference(_, s) => {
-                let s = self.secret(s);
+                let s = s % self.setup.secrets;
                 self.deploy(slot, |template| {
                     if !template.refs.contains(&s) {
                         template.refs.push(s);
@@ -103,11 +109,15 @@ impl World {
                 });
             }
             Event::RemoveReference(_, s) => {
-                let s = self.secret(s);
+                let s = s % self.setup.secrets;
                 self.deploy(slot, |template| template.refs.retain(|other| *other != s));
             }
             Event::OptOut(_) => self.deploy(slot, |template| template.opted_in = false),
             Event::OptIn(_) => self.deploy(slot, |template| template.opted_in = true),
+            Event::MoveServer(_) => {
+                let servers = self.setup.servers;
+                self.deploy(slot, |template| template.server = (template.server + 1) % servers);
+            }
             _ => {
                 self.say(|| format!("w{slot}: deployed"));
                 self.deploy(slot, |template| template.content = number);
@@ -153,7 +163,10 @@ impl World {
                 let s = self.secret(s);
                 self.faults.unreadable.insert(s, until(ms));
             }
-            Event::VaultDown(ms) => self.faults.vault = Some(until(ms)),
+            Event::VaultDown(server, ms) => {
+                let server = server % self.setup.servers;
+                self.faults.vault.insert(server, until(ms));
+            }
             Event::ApiDown(ms) => self.faults.api = Some(until(ms)),
             Event::NoRevisions(ms) => self.faults.revisions = Some(until(ms)),
             Event::Standby(ms) => {
@@ -164,7 +177,8 @@ impl World {
                 self.faults.pods_lag = Some((until(60_000), Duration::from_millis(ms)));
             }
             Event::OnStandby(p) => {
-                self.faults.on_standby.insert(p % self.setup.processes);
+                let process = p % self.setup.processes;
+                self.faults.on_standby.extend((0..self.setup.servers).map(|s| (process, s)));
             }
             Event::ControllersDown(ms) => self.faults.controllers = Some(until(ms)),
             Event::SlowWatch(p, ms) => {

@@ -63,7 +63,8 @@ impl World {
         let Some(object) = &mut self.objects[slot] else { return Err(WriteError::NotFound) };
         object.record = Some(reload.record.encode());
         for (hash, version) in reload.record.versions.iter() {
-            let secrets = (0..self.setup.secrets).filter(|s| secret_id(*s).hash64() == hash);
+            let secrets =
+                (0..self.secrets.len()).filter(|s| self.setup.secret_id(*s).hash64() == hash);
             object.covered.extend(secrets.map(|s| (s, version.number, version.created)));
         }
         object.reloaded =

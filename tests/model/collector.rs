@@ -1,0 +1,160 @@
+//! What the collector does: a list of all workloads, what comes after it, and the ConfigMaps that they name.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use vault_secrets_reloader::core::clock::ServerClock;
+use vault_secrets_reloader::core::environment::SourceKind;
+use vault_secrets_reloader::core::manifest::Manifest;
+use vault_secrets_reloader::core::source::SourceId;
+use vault_secrets_reloader::core::store::Store;
+use vault_secrets_reloader::core::workload::{Kind, WorkloadId};
+
+use crate::ports::{Shared, date, lock};
+use crate::time;
+use crate::world::{Seen, process_of, source_id};
+
+/// The longest time that the read of a ConfigMap takes, in milliseconds.
+const LONGEST_READ: u64 = 2_000;
+
+/// The collector of one life of a process.
+pub(crate) struct Collector {
+    pub(crate) world: Shared,
+    pub(crate) life: u64,
+    pub(crate) store: Arc<Store>,
+    pub(crate) cluster_clock: Arc<ServerClock>,
+    /// The workloads that name a ConfigMap, as they were seen last.
+    pub(crate) manifests: HashMap<WorkloadId, (Box<Manifest>, Kind)>,
+    /// The reads that are under way, with the time of their answers.
+    pub(crate) reads: BTreeMap<(Instant, usize), SourceId>,
+}
+
+impl Collector {
+    /// Lists all workloads, and follows what is told of them.
+    pub(crate) async fn run(
+        mut self,
+        synced: CancellationToken,
+        mut events: UnboundedReceiver<(Instant, Seen)>,
+    ) {
+        while !lock(&self.world).api_answers() {
+            sleep(Duration::from_millis(500)).await;
+        }
+        self.list();
+        synced.cancel();
+        let mut next: Option<(Instant, Seen)> = None;
+        loop {
+            let due = next
+                .as_ref()
+                .map(|(time, _)| *time + lock(&self.world).watch_delay(process_of(self.life)));
+            let read = self.reads.keys().next().map(|(time, _)| *time);
+            tokio::select! {
+                biased;
+                () = at(due) => {
+                    if let Some((_, event)) = next.take() {
+                        self.handle(event);
+                    }
+                }
+                () = at(read) => self.end_read(),
+                event = events.recv(), if next.is_none() => match event {
+                    Some(event) => next = Some(event),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn list(&mut self) {
+        let manifests: Vec<_> = lock(&self.world).manifests().collect();
+        // Nothing else has been asked yet, so nothing can come between the list and what follows it.
+        self.cluster_clock.observe_date(&date(time::now()), time::own(), time::own());
+        for kind in Kind::ALL {
+            self.store.begin_list(kind);
+            for (manifest, _) in manifests.iter().filter(|(_, of)| *of == kind) {
+                self.handle(Seen::Applied(Box::new(manifest.clone()), kind));
+            }
+            self.store.end_list(kind);
+        }
+        lock(&self.world).synced.insert(self.life, Instant::now());
+    }
+
+    fn handle(&mut self, event: Seen) {
+        match event {
+            Seen::Applied(manifest, kind) => {
+                let id = manifest.id(kind);
+                let sources = manifest.sources();
+                let names_any = !sources.is_empty();
+                if self.store.sources().name(&id, sources) {
+                    for source in self.store.sources().unread(SourceKind::ConfigMap) {
+                        self.begin_read(source);
+                    }
+                }
+                self.read(&manifest, kind);
+                if names_any {
+                    self.manifests.insert(id, (manifest, kind));
+                } else {
+                    self.manifests.remove(&id);
+                }
+            }
+            Seen::Deleted(id) => {
+                self.manifests.remove(&id);
+                self.store.sources().name(&id, BTreeSet::new());
+                self.store.remove(&id);
+            }
+            Seen::Source(source) => {
+                let id = source_id(&"shop".into(), source);
+                if self.store.sources().is_named(&id) {
+                    self.begin_read(id);
+                }
+            }
+        }
+    }
+
+    fn read(&self, manifest: &Manifest, kind: Kind) {
+        let read = manifest.read(kind, self.store.servers(), self.store.sources());
+        match read.workload {
+            _ if read.is_waiting => self.store.defer(&read.id),
+            Some(workload) => {
+                self.store.apply(workload);
+            }
+            None => {
+                self.store.remove(&read.id);
+            }
+        }
+    }
+
+    fn begin_read(&mut self, source: SourceId) {
+        let delay = lock(&self.world).below(LONGEST_READ);
+        let mut time = Instant::now() + Duration::from_millis(delay);
+        // Reads of one ConfigMap end in their order.
+        let of_same = self.reads.iter().filter(|(_, other)| **other == source);
+        let last = of_same.map(|((time, _), _)| *time).max();
+        time = last.map_or(time, |last| last.max(time));
+        let number = self.reads.keys().map(|(_, number)| number + 1).max().unwrap_or(0);
+        self.reads.insert((time, number), source);
+    }
+
+    fn end_read(&mut self) {
+        let Some((_, source)) = self.reads.pop_first() else { return };
+        let found = lock(&self.world).read_source(&source);
+        self.store.sources().put(&source, found);
+        for kind in Kind::ALL {
+            while let Some(id) = self.store.sources().take_changed(kind) {
+                if let Some((manifest, kind)) = self.manifests.get(&id) {
+                    self.read(manifest, *kind);
+                }
+            }
+        }
+    }
+}
+
+/// Waits until a time; for ever, if there is none.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
