@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::Parser;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::core::quota::Quota;
 use crate::core::reference::Scheme;
 use crate::core::secret::DEFAULT_CONNECTION;
 use crate::core::server::{Declared, Servers, Undeclared};
@@ -121,6 +122,10 @@ pub struct Flags {
     /// A file of rules that say which namespaces may refer to which paths; any to any unless set
     #[arg(long, value_name = "FILE")]
     path_rules_file: Option<String>,
+    /// How many different secrets of one Vault the workloads of one namespace may refer to. Workloads over
+    /// that are not watched
+    #[arg(long, value_name = "COUNT", default_value = "10000")]
+    max_secrets_per_namespace: String,
     /// How many requests to each Vault may be under way at once
     #[arg(long, value_name = "COUNT", default_value = "8")]
     vault_concurrency: String,
@@ -217,6 +222,8 @@ pub struct Config {
     pub others: Vec<Connection>,
     /// What workloads call all of them, and who may refer to what there.
     pub servers: Servers,
+    /// How many secrets the workloads of a namespace may refer to.
+    pub quota: Quota,
     /// How hard each is pressed.
     pub pace: Pace,
     /// Which sources of variables are read.
@@ -326,6 +333,7 @@ impl Config {
             vault_servers_file,
             refuse_undeclared_addresses,
             path_rules_file,
+            max_secrets_per_namespace,
             vault_concurrency,
             vault_rate,
             vault_spread,
@@ -407,6 +415,7 @@ impl Config {
             servers: with_path_rules(allowed(servers, &environment), path_rules_file)?,
             others: file.connections(usual_threshold, &mut warnings)?,
             vault,
+            quota: quota(&max_secrets_per_namespace)?,
             pace: pace(&vault_concurrency, vault_rate.as_deref(), &vault_spread)?,
             readable: readable(&read_config_maps, &read_secrets)?,
             events: boolean("--record-events", &record_events)?,
@@ -553,6 +562,11 @@ fn count(name: &str, text: &str) -> Result<u32, ConfigError> {
         Ok(count) if count > 0 => Ok(count),
         _ => Err(error(name, text, "not a whole number above zero")),
     }
+}
+
+fn quota(text: &str) -> Result<Quota, ConfigError> {
+    let most = count("--max-secrets-per-namespace", text)?;
+    Ok(Quota(usize::try_from(most).unwrap_or(usize::MAX)))
 }
 
 /// Of a value that may be a secret.

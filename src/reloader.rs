@@ -6,7 +6,7 @@
 //! Architecture Invariant: a record moves only with a PATCH that was answered. Whatever fails, here
 //! or in between, leaves the old record, and the next poll finds the change again.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::core::clock::{ServerClock, skew};
-use crate::core::notice::Part;
+use crate::core::notice::{Notice, Part};
 use crate::core::observation::{Ask, History, Observation, Poll, Sighting};
 use crate::core::plan::{Action, Rules};
+use crate::core::reference::{Note, Origin, Reason};
 use crate::core::secret::SecretId;
 use crate::core::store::{Snapshot, Store, Stored};
 use crate::core::workload::{Workload, WorkloadId};
@@ -123,6 +124,8 @@ pub struct Reloader<V, C, R> {
     budget: Budget,
     /// How many polls in a row left something to be done soon.
     unfinished: u32,
+    /// The namespaces that were said to be over their quota.
+    over_quota: BTreeSet<Arc<str>>,
     /// How many workloads waited for the budget after the last poll.
     over_budget: usize,
     outage: Outage,
@@ -186,6 +189,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             memories: HashMap::new(),
             budget,
             unfinished: 0,
+            over_quota: BTreeSet::new(),
             over_budget: 0,
             outage: Outage::default(),
             owes_idle_line: false,
@@ -293,6 +297,8 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             self.forget(&snapshot);
             self.round = std::mem::take(&mut self.round).next();
         }
+        let over_quota = snapshot.over_quota;
+        self.report_quota(&over_quota);
         let mut workloads: Vec<_> = snapshot
             .workloads
             .into_iter()
@@ -305,7 +311,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             () = self.ask(snapshot.poll, &asks, &mut left) => {}
             () = shutdown.cancelled() => return Unfinished::default(),
         }
-        self.tell_owners(&workloads, is_full);
+        self.tell_owners(&workloads, &over_quota, is_full);
         workloads.retain(|stored| self.round.is_complete(stored));
         let again = self.unconfirmed(&workloads);
         if !again.is_empty() {
@@ -395,13 +401,19 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         is_idle
     }
 
-    /// Says what the answers of Vault mean for the workloads that use those secrets; of all that are
-    /// not among them, that they mean nothing any more, if these are all.
-    fn tell_owners(&self, workloads: &[Stored], are_all: bool) {
+    /// Says what the answers of Vault mean for the workloads that use those secrets, and which workloads are
+    /// over the quota of their namespace; of all that are not among them, that this means nothing any more,
+    /// if these are all.
+    fn tell_owners(&self, workloads: &[Stored], over_quota: &[Stored], are_all: bool) {
         let of_secrets = self.vault.notices();
         let notices = self.store.notices();
-        if of_secrets.is_empty() && !notices.has_of_vault() {
+        if of_secrets.is_empty() && over_quota.is_empty() && !notices.has_of_vault() {
             return;
+        }
+        let reason = Reason::TooManySecretsInNamespace;
+        let over = Notice::of_notes(&[Note { origin: Origin::Workload, reason }]);
+        for Stored { workload, .. } in over_quota {
+            notices.set(&workload.id, &workload.uid, Part::Vault, over.clone());
         }
         for Stored { workload, .. } in workloads {
             let found =
@@ -410,7 +422,8 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             notices.set(&workload.id, &workload.uid, Part::Vault, found);
         }
         if are_all {
-            let present: HashSet<_> = workloads.iter().map(|stored| &stored.workload.id).collect();
+            let present = workloads.iter().chain(over_quota).map(|stored| &stored.workload.id);
+            let present: HashSet<_> = present.collect();
             let server = &*self.settings.server;
             notices
                 .retain_of_vault(|id| present.contains(id) || self.store.is_of_another(id, server));
@@ -465,6 +478,33 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             self.owes_idle_line = false;
             self.reporter.nothing_to_reload();
         }
+    }
+
+    /// Says which namespaces are over their quota, and which are not any more.
+    fn report_quota(&mut self, over_quota: &[Stored]) {
+        if over_quota.is_empty() && self.over_quota.is_empty() {
+            return;
+        }
+        let mut present: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+        for Stored { workload, .. } in over_quota {
+            *present.entry(Arc::clone(&workload.id.namespace)).or_default() += 1;
+        }
+        for (namespace, workloads) in &present {
+            if !self.over_quota.contains(namespace) {
+                warn!(
+                    worker = WORKER,
+                    reason = Reason::TooManySecretsInNamespace.code(),
+                    "{workloads} workloads of namespace {namespace} are not watched: all workloads of the \
+                     namespace together refer to more than {} secrets. Refer to fewer, or raise \
+                     --max-secrets-per-namespace",
+                    self.store.quota().0
+                );
+            }
+        }
+        for namespace in self.over_quota.iter().filter(|name| !present.contains_key(*name)) {
+            info!(worker = WORKER, "All workloads of namespace {namespace} are watched again");
+        }
+        self.over_quota = present.into_keys().collect();
     }
 
     /// Says when workloads begin to wait for the budget, and when none does any more.

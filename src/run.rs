@@ -97,6 +97,7 @@ async fn start(
         vault,
         others,
         servers,
+        quota,
         pace,
         readable,
         events,
@@ -113,7 +114,7 @@ async fn start(
         // So that a mistake shows before anything else is needed.
         Server::connect(vault.server.clone(), Arc::default(), &files).await?;
     }
-    let store = Arc::new(Store::new(servers, readable));
+    let store = Arc::new(Store::new(servers, readable).with_quota(quota));
     let heartbeats = Heartbeats::default();
     let health = Health::new(Arc::clone(&store), heartbeats.clone());
     answer_probes(&listen, &health, tasks, shutdown.clone()).await?;

@@ -290,6 +290,7 @@ fn what_cannot_be_used_is_refused_with_its_name_and_the_remedy() {
         (&["-reloader-run-period=-5s"], &[ROLE], "not a duration"),
         (&["-enable-json-log=yes"], &[ROLE], "--enable-json-log=\"yes\": write true or false"),
         (&["-found-reload-rate=0"], &[ROLE], "--found-reload-rate=\"0\""),
+        (&["--max-secrets-per-namespace=0"], &[ROLE], "--max-secrets-per-namespace=\"0\""),
         (&["-leader-elect=no"], &[ROLE], "--leader-elect=\"no\": write true or false"),
         (
             &["-leader-elect-lease-duration=10s"],

@@ -164,9 +164,11 @@ impl Manifest {
             Some(Err(error)) => (None, Some(error)),
         };
         if let Some(recorded) = &mut recorded {
-            // Anybody who may edit a workload can write tens of thousands of entries; kept are those
-            // that can count.
-            recorded.versions.retain(secrets.iter().map(|secret| secret.hash64()));
+            // Anybody who may edit a workload can write tens of thousands of entries; this controller
+            // does not. Entries of secrets that are not referred to now may be of former ones.
+            if recorded.versions.len() > MOST_SECRETS {
+                recorded.versions.retain(secrets.iter().map(|secret| secret.hash64()));
+            }
         }
         let schemes: BTreeSet<Scheme> = in_use.iter().map(|(scheme, _)| *scheme).collect();
         let workload = Some(self.workload(&id, opt_in, &schemes, recorded, secrets));

@@ -15,6 +15,7 @@ pub mod manifest;
 pub mod notice;
 pub mod observation;
 pub mod plan;
+pub mod quota;
 pub mod record;
 pub mod reference;
 pub mod rollout;

@@ -342,20 +342,27 @@ pub fn decide(
     let mut ask = false;
     // Whether each change is one that an answered PATCH of ours had recorded already.
     let mut all_patched = true;
-    for secret in &workload.secrets {
-        let seen = sighting(secret);
-        match verdict(case, secret, seen, rules) {
+    let present = workload.secrets.iter().map(|secret| (secret, sighting(secret), false));
+    // New pods do without a former secret, so it need not be there, and nothing is to be said of it.
+    let former = workload
+        .former_secrets
+        .iter()
+        .map(|secret| (secret, Sighting { gone_seen: 0, ..sighting(secret) }, true));
+    for (secret, seen, is_former) in present.chain(former) {
+        let verdict = verdict(case, secret, seen, rules);
+        let of_present = Some(Arc::clone(secret)).filter(|_| !is_former);
+        match verdict {
             Verdict::Same => {}
-            Verdict::Keep => decision.open.push(Arc::clone(secret)),
-            Verdict::Gone => decision.gone.push(Arc::clone(secret)),
-            Verdict::Reverted => decision.reverted.push(Arc::clone(secret)),
+            Verdict::Keep => decision.open.extend(of_present),
+            Verdict::Gone => decision.gone.extend(of_present),
+            Verdict::Reverted => decision.reverted.extend(of_present),
             Verdict::Wait => {
                 decision.waiting = true;
-                decision.open.push(Arc::clone(secret));
+                decision.open.extend(of_present);
             }
             Verdict::Unsettled => {
                 decision.unsettled = true;
-                decision.open.push(Arc::clone(secret));
+                decision.open.extend(of_present);
             }
             Verdict::AskRevision => ask = true,
             Verdict::Changed(why) => {
@@ -367,21 +374,6 @@ pub fn decide(
                         && !is_on_record(workload, secret, version)
                         && !past.is_superseded(workload, secret, version)
                 });
-                decision.changed.push(Arc::clone(secret));
-            }
-        }
-    }
-    for secret in &workload.former_secrets {
-        // New pods do without it, so it need not be there.
-        let seen = Sighting { gone_seen: 0, ..sighting(secret) };
-        match verdict(case, secret, seen, rules) {
-            Verdict::Same | Verdict::Keep | Verdict::Gone | Verdict::Reverted => {}
-            Verdict::Wait => decision.waiting = true,
-            Verdict::Unsettled => decision.unsettled = true,
-            Verdict::AskRevision => ask = true,
-            Verdict::Changed(why) => {
-                cause = cause.max(Some(why));
-                all_patched = false;
                 decision.changed.push(Arc::clone(secret));
             }
         }

@@ -39,6 +39,18 @@ impl Versions {
         self.0.get(index).map(|(_, version)| *version)
     }
 
+    /// The number of secrets.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Keeps those of some secrets, and forgets the others.
     pub fn retain(&mut self, secrets: impl IntoIterator<Item = u64>) {
         *self = secrets.into_iter().filter_map(|hash| Some((hash, self.get(hash)?))).collect();

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::notice::Notices;
 use super::observation::Poll;
+use super::quota::Quota;
 use super::secret::SecretId;
 use super::server::Servers;
 use super::source::{Readable, Sources};
@@ -22,6 +23,7 @@ pub struct Store {
     servers: Servers,
     sources: Sources,
     notices: Notices,
+    quota: Quota,
     state: Mutex<State>,
 }
 
@@ -39,8 +41,10 @@ pub struct Stored {
 pub struct Snapshot {
     /// The number of this poll.
     pub poll: Poll,
-    /// All workloads of one server, in order of their names.
+    /// The workloads of one server, in order of their names, without those over the quota of their namespace.
     pub workloads: Vec<Stored>,
+    /// The workloads of that server over the quota of their namespace.
+    pub over_quota: Vec<Stored>,
     /// Those of them that were there before this process and came into the store when polls had
     /// begun already; each is in one snapshot.
     pub late: HashSet<WorkloadId>,
@@ -118,6 +122,18 @@ impl Store {
     #[must_use]
     pub fn new(servers: Servers, readable: Readable) -> Self {
         Self { servers, sources: Sources::new(readable), ..Self::default() }
+    }
+
+    /// The same, with a quota for each namespace.
+    #[must_use]
+    pub fn with_quota(self, quota: Quota) -> Self {
+        Self { quota, ..self }
+    }
+
+    /// How many secrets the workloads of a namespace may refer to.
+    #[must_use]
+    pub fn quota(&self) -> Quota {
+        self.quota
     }
 
     /// The servers that workloads may mean.
@@ -239,7 +255,9 @@ impl Store {
         let is_of_server =
             |id: &WorkloadId| all.get(id).is_none_or(|entry| entry.stored.workload.is_of(server));
         let late = late.extract_if(is_of_server).collect();
-        Snapshot { poll, workloads, late, is_incomplete }
+        drop(state);
+        let (workloads, over_quota) = self.quota.split(workloads);
+        Snapshot { poll, workloads, over_quota, late, is_incomplete }
     }
 
     /// Whether a workload is there, and of another server than this.

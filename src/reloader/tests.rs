@@ -15,6 +15,7 @@ use crate::core::manifest::Manifest;
 use crate::core::notice::Notice;
 use crate::core::observation::{BELIEVED_AFTER, Observation, Polled};
 use crate::core::plan::{Reload, Revision};
+use crate::core::quota::Quota;
 use crate::core::record::{Record, Versions};
 use crate::core::rollout::Rollout;
 use crate::core::secret::{DEFAULT_CONNECTION, Version};
@@ -313,8 +314,12 @@ impl Bench {
 
     /// The same, with servers, and rules about their paths.
     fn with(servers: Servers, workloads: &[(&str, &[&str])]) -> Self {
-        let fake = Fake::default();
-        let store = Arc::new(Store::new(servers, Readable::default()));
+        Self::with_store(Store::new(servers, Readable::default()), workloads)
+    }
+
+    /// The same, with the workloads in a store that is empty yet.
+    fn with_store(store: Store, workloads: &[(&str, &[&str])]) -> Self {
+        let (fake, store) = (Fake::default(), Arc::new(store));
         let shutdown = CancellationToken::new();
         fake.world().token = Some(shutdown.clone());
         for (name, paths) in workloads {

@@ -517,3 +517,24 @@ fn a_former_secret_reloads_and_need_not_be_there() {
         assert_eq!(decided(left, 0), (Action::Leave, vec![]));
     }
 }
+
+#[test]
+fn a_former_secret_that_was_reloaded_for_and_taken_back_is_not_fought_for() {
+    let workload =
+        Workload { former_secrets: [secret("former")].into(), ..workload("web", &["a"]) };
+    let revision = Revision { created: second(1_000_100), copies: Arc::default() };
+    let mut past = Past::default();
+    let decided = |past: &Past| {
+        let lookup = Lookup::Found(&revision);
+        let case = Case { workload: &workload, entered: 5, revision: lookup, past };
+        let live = |of: &Arc<SecretId>| if *of == secret("a") { old() } else { new() };
+        let sighting = |of: &Arc<SecretId>| Sighting::of(Observation::Live(live(of)));
+        decide(&case, sighting, &Rules::default(), 1, second(2_000_000)).action
+    };
+    assert_eq!(decided(&past), Action::Roll(Cause::Found));
+    // The reload recorded it while its ConfigMap still named it.
+    let versions = [(secret("former").hash64(), new())].into_iter().collect();
+    let record = Record { uid: workload.uid.to_string(), mark: "m".to_owned(), versions };
+    past.patched(record, None);
+    assert_eq!(decided(&past), Action::Hold(Hold::Stripped));
+}

@@ -72,13 +72,15 @@ pub enum Reason {
     TooManyVariables,
     /// It refers to more secrets than are watched for one workload.
     TooManySecrets,
+    /// The workloads of its namespace refer to more secrets than the operator allows.
+    TooManySecretsInNamespace,
     /// The workload names so many sources that this one is not read.
     TooManySources,
 }
 
 impl Reason {
     /// All of them, in the order of the documentation.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Pinned,
         Self::Write,
         Self::Transit,
@@ -112,6 +114,7 @@ impl Reason {
         Self::ResolvedWhenApplied,
         Self::TooManyVariables,
         Self::TooManySecrets,
+        Self::TooManySecretsInNamespace,
         Self::TooManySources,
     ];
 
@@ -152,6 +155,7 @@ impl Reason {
             Self::ResolvedWhenApplied => "ResolvedWhenApplied",
             Self::TooManyVariables => "TooManyVariables",
             Self::TooManySecrets => "TooManySecrets",
+            Self::TooManySecretsInNamespace => "TooManySecretsInNamespace",
             Self::TooManySources => "TooManySources",
         }
     }
@@ -194,6 +198,7 @@ impl Reason {
             | Self::ResolvedWhenApplied
             | Self::TooManyVariables
             | Self::TooManySecrets
+            | Self::TooManySecretsInNamespace
             | Self::TooManySources => true,
         }
     }
@@ -302,6 +307,10 @@ impl Reason {
             Self::TooManySecrets => {
                 "only the first 1,000 secrets are watched, in the order of their server, Vault namespace \
                  and path, since the workload refers to more: spread them over several workloads"
+            }
+            Self::TooManySecretsInNamespace => {
+                "not watched, since the workloads of the namespace refer to more secrets than \
+                 --max-secrets-per-namespace allows: refer to fewer, or have the limit raised"
             }
             Self::TooManySources => {
                 "not read, since the workload names over 500 ConfigMaps and Secrets: put their \

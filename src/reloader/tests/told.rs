@@ -139,6 +139,28 @@ async fn owners_are_told_what_the_answers_mean_for_their_workloads() {
 }
 
 #[tokio::test]
+async fn a_workload_over_the_quota_of_its_namespace_is_not_asked_for_until_there_is_room() {
+    let store = Store::default().with_quota(Quota(2));
+    let mut bench = Bench::with_store(store, &[("api", &["c"]), ("web", &["a", "b"])]);
+    bench.poll().await;
+    assert_eq!(bench.fake.world().asked, ["c"]);
+    bench.fake.rotate("a", 2);
+    bench.poll().await;
+    assert_eq!(bench.fake.world().patches, 0);
+    let untold = bench.store.notices().next().unwrap();
+    assert_eq!(&*untold.workload.name, "web");
+    assert_eq!(untold.notice.reason, "TooManySecretsInNamespace");
+    assert!(untold.notice.is_warning);
+    assert_eq!(bench.store.notices().next(), None);
+    bench.store.remove(&crate::core::fixtures::workload("api", &[]).id);
+    bench.fake.world().revised = Some(between_the_versions());
+    bench.poll().await;
+    assert_eq!(bench.fake.world().asked, ["a", "b"]);
+    assert_eq!(bench.fake.count("web"), 1);
+    assert!(bench.store.notices().counts().is_empty());
+}
+
+#[tokio::test]
 async fn who_strips_is_asked_for_when_all_that_is_due_is_reloaded_and_not_for_all() {
     let names: Vec<String> = (10..40).map(|number| format!("web-{number}")).collect();
     let mut workloads: Vec<_> = names.iter().map(|name| (name.as_str(), &["a"][..])).collect();

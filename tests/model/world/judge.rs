@@ -112,10 +112,9 @@ impl World {
         }
     }
 
-    /// What the own record of a workload says of a secret that it refers to.
+    /// What the own record of a workload says of a secret.
     fn entry(&self, object: &Object, secret: usize) -> Option<Version> {
-        let is_used = self.may_seem_to_use(&object.template).contains(&secret);
-        object.entry(&self.setup.secret_id(secret)).filter(|_| is_used)
+        object.entry(&self.setup.secret_id(secret))
     }
 
     /// What the pods have of a secret, once those that are to be made are made. `None` for pods that were
