@@ -2,7 +2,7 @@
 
 use vault_secrets_reloader::core::words::in_short;
 use vault_secrets_reloader::vault::answer::{failure_of, said};
-use vault_secrets_reloader::vault::client::Failure;
+use vault_secrets_reloader::vault::failure::Failure;
 
 use crate::input::first_line;
 
