@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::imports::Imports;
+use crate::imports::{Imports, Names};
 
 /// The files that each file names.
 pub(crate) type Graph = BTreeMap<String, BTreeSet<String>>;
@@ -34,16 +34,26 @@ fn reached_from(graph: &Graph, file: &str) -> BTreeSet<String> {
     reached
 }
 
-/// Each circle on lines of its own: the imports that make it one.
-pub(crate) fn describe(imports: &Imports) -> Vec<String> {
-    let files = imports.files.iter();
-    let graph =
-        files.map(|(file, names)| (file.clone(), names.files.keys().cloned().collect())).collect();
+/// The circles among the files whose path begins with one of these, each with what makes it one.
+///
+/// A file leads to the files that it imports from, and to the child modules that it declares: a child
+/// may add methods to a type of its parent, which no import shows.
+pub(crate) fn describe(imports: &Imports, folders: &[&str]) -> Vec<String> {
+    let is_of_folders = |file: &String| folders.iter().any(|folder| file.starts_with(folder));
+    let files = imports.files.iter().filter(|(file, _)| is_of_folders(file));
+    let graph = files
+        .map(|(file, Names { files, children, .. })| {
+            (file.clone(), files.keys().chain(children).cloned().collect())
+        })
+        .collect();
     let describe = |circle: BTreeSet<String>| {
         let mut lines = vec![format!("a circle of {} files:", circle.len())];
         for file in &circle {
-            let within = imports.files[file].files.iter().filter(|(to, _)| circle.contains(*to));
-            lines.extend(within.map(|(to, paths)| format!("  {file} -> {to}: {paths:?}")));
+            let Names { files, children, .. } = &imports.files[file];
+            let declared = children.iter().filter(|child| circle.contains(*child));
+            lines.extend(declared.map(|child| format!("  {file} declares {child}")));
+            let imported = files.iter().filter(|(to, _)| circle.contains(*to));
+            lines.extend(imported.map(|(to, paths)| format!("  {file} imports {to}: {paths:?}")));
         }
         lines.join("\n")
     };

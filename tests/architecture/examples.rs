@@ -186,7 +186,7 @@ fn files_for_tests_only_are_not_read() {
 
 /// The circles of a library of some files.
 fn circles_of(files: &[(&str, &str)]) -> Vec<String> {
-    circles::describe(&read(files))
+    circles::describe(&read(files), &["src/"])
 }
 
 #[test]
@@ -200,25 +200,28 @@ fn a_circle_is_reported_with_its_imports() {
     assert_eq!(
         two,
         ["a circle of 2 files:\n  \
-                      src/a.rs -> src/b.rs: {\"crate::b::B\"}\n  \
-                      src/b.rs -> src/a.rs: {\"super::a::A\"}"]
+                      src/a.rs imports src/b.rs: {\"crate::b::B\"}\n  \
+                      src/b.rs imports src/a.rs: {\"super::a::A\"}"]
     );
 }
 
 #[test]
-fn a_child_that_imports_from_its_parent_is_a_circle_if_the_parent_imports_from_it() {
-    let parent = |text| ("src/lib.rs", text);
-    let child = ("src/child.rs", "use super::X; pub struct Y;");
-    assert_eq!(circles_of(&[parent("mod child; pub struct X; use child::Y;"), child]).len(), 1);
-    assert_eq!(
-        circles_of(&[parent("pub mod child; pub struct X; pub use child::Y;"), child]).len(),
-        1
-    );
-    assert_eq!(circles_of(&[parent("pub mod child; pub struct X;"), child]).len(), 0);
+fn a_child_that_imports_from_its_parent_is_a_circle() {
+    let child = ("src/child.rs", "use super::X; impl X { pub(super) fn y(&self) {} }");
+    for parent in ["mod child; pub struct X;", "pub mod child; pub struct X;"] {
+        let found = circles_of(&[("src/lib.rs", parent), child]);
+        let expected = "a circle of 2 files:\n  \
+                        src/child.rs imports src/lib.rs: {\"super::X\"}\n  \
+                        src/lib.rs declares src/child.rs";
+        assert_eq!(found, [expected]);
+    }
+    let aside = [("src/lib.rs", "mod x; mod child;"), ("src/x.rs", "pub struct X;")];
+    let child = ("src/child.rs", "use super::x::X;");
+    assert_eq!(circles_of(&[aside[0], aside[1], child]), Vec::<String>::new());
 }
 
 #[test]
-fn a_long_circle_and_one_by_re_exports_are_found_and_no_others() {
+fn a_long_circle_by_re_exports_is_found_and_nothing_else() {
     let three = [
         ("src/lib.rs", "mod a; mod b; mod c; pub use a::A; pub use b::B; pub use c::C;"),
         ("src/a.rs", "use crate::B; pub struct A;"),

@@ -28,6 +28,8 @@ pub(crate) struct Crate {
 pub(crate) struct Names {
     /// The other files of the workspace, each with the paths that lead there, as they are written.
     pub files: BTreeMap<String, BTreeSet<String>>,
+    /// The files of the child modules that it declares.
+    pub children: BTreeSet<String>,
     /// Full paths into other crates: `std::env::var` also where the code says `env::var`.
     pub outside: BTreeSet<String>,
     /// The methods that the file calls.
@@ -57,6 +59,8 @@ pub(crate) fn read(crates: &[Crate], sources: &BTreeMap<String, String>) -> Impo
     for id in 0..workspace.modules.len() {
         let module = &workspace.modules[id];
         let names = imports.files.entry(module.file.clone()).or_default();
+        let children = module.children.values().map(|child| &workspace.modules[*child].file);
+        names.children.extend(children.filter(|file| **file != module.file).cloned());
         let mut reader = Reader { workspace: &workspace, module: id, names };
         for item in &module.items {
             reader.visit_item(item);

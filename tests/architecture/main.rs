@@ -112,7 +112,8 @@ fn every_file_is_read() {
 
 #[test]
 fn no_files_import_each_other_in_a_circle() {
-    assert_none(&circles::describe(&IMPORTS));
+    // The model in `tests/` spreads its world over child modules.
+    assert_none(&circles::describe(&IMPORTS, &["src/", "e2e/", "fuzz/"]));
 }
 
 #[test]
