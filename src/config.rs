@@ -17,25 +17,27 @@ use crate::core::reference::Scheme;
 use crate::core::secret::DEFAULT_CONNECTION;
 use crate::core::server::{Declared, Servers, Undeclared};
 use crate::core::source::Readable;
-use crate::core::words::parse_bool;
 use crate::reloader;
 use crate::telemetry;
-use crate::vault::client::ServerSettings;
-use crate::vault::login::Method;
 use crate::vault::pace::Pace;
 
 mod auth;
 mod election;
+mod environment;
+mod error;
 mod rules;
 mod servers;
+mod value;
 mod vault;
 
 pub use election::LeaderElection;
+use environment::Environment;
+pub use error::ConfigError;
+use error::error;
 pub use rules::PathRulesFile;
 pub use servers::ServersFile;
-
-/// The pod's own token.
-const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+use value::{boolean, duration};
+pub use vault::{CaSecret, Connection};
 
 /// The renewal threshold, where none is set, in reload periods.
 const THRESHOLD_PERIODS: u32 = 3;
@@ -46,9 +48,6 @@ const START_WITHIN: Duration = Duration::from_secs(10);
 
 /// Requests to Vault at once, at most: more do not make a poll faster.
 const MOST_AT_ONCE: u32 = 256;
-
-/// Times are added to the present, which must not overflow; nobody means more than this.
-const LONGEST: Duration = Duration::from_hours(24 * 365);
 
 /// Variables of the official client that have no effect here; whoever sets one should know.
 const WITHOUT_EFFECT: [&str; 4] = ["HEADERS", "MAX_RETRIES", "RATE_LIMIT", "SRV_LOOKUP"];
@@ -238,23 +237,6 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-/// A server of the Vault API, and how it is used.
-#[derive(Debug)]
-pub struct Connection {
-    /// Its name: see [`Declared::name`].
-    pub name: Arc<str>,
-    /// Where it is.
-    pub server: ServerSettings,
-    /// How we come by a token.
-    pub method: Method,
-    /// The token is renewed once no more than this is left of it.
-    pub threshold: Duration,
-    /// A Kubernetes Secret that holds the CA of the server.
-    pub ca_secret: Option<CaSecret>,
-    /// Whether a missing secret holds nothing.
-    pub ignore_missing: bool,
-}
-
 /// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
@@ -262,27 +244,6 @@ pub struct Listen {
     pub host: Option<String>,
     /// The port; 0 means any that is free.
     pub port: u16,
-}
-
-/// A Kubernetes Secret that holds a CA.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CaSecret {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-}
-
-/// A setting that cannot be used.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{name}{}: {problem}", .value.as_ref().map(|value| format!("={value:?}")).unwrap_or_default())]
-pub struct ConfigError {
-    /// The flag or variable.
-    name: String,
-    /// What it was set to, unless that is a secret.
-    value: Option<String>,
-    /// What is wrong, and what to do.
-    problem: String,
 }
 
 impl Flags {
@@ -445,52 +406,6 @@ fn allowed(servers: Servers, environment: &impl Fn(&str) -> Option<String>) -> S
     })
 }
 
-/// The variables of the Vault client, which OpenBao's reads by another prefix.
-struct Environment<'a>(&'a dyn Fn(&str) -> Option<String>);
-
-impl Environment<'_> {
-    /// A variable by the name behind its prefix, with its whole name. An empty one is not set.
-    fn get(&self, suffix: &str) -> Option<(String, String)> {
-        ["BAO_", "VAULT_"].into_iter().find_map(|prefix| {
-            let name = format!("{prefix}{suffix}");
-            let value = (self.0)(&name).filter(|value| !value.is_empty())?;
-            Some((name, value))
-        })
-    }
-
-    fn text(&self, suffix: &str) -> Option<String> {
-        self.get(suffix).map(|(_, value)| value)
-    }
-
-    /// A variable that has no prefix.
-    fn other(&self, name: &str) -> Option<String> {
-        (self.0)(name).filter(|value| !value.is_empty())
-    }
-
-    fn boolean(&self, suffix: &str) -> Result<bool, ConfigError> {
-        self.get(suffix).map_or(Ok(false), |(name, value)| boolean(&name, &value))
-    }
-}
-
-/// The path of a file. Where its content was given instead, that is not repeated.
-fn file_path<'a>(name: &str, text: &'a str) -> Result<&'a str, ConfigError> {
-    let is_content = text.contains('\n')
-        || text.len() > 1024
-        || ["eyJ", "hvs.", "hvb.", "s.", "-----BEGIN"].iter().any(|start| text.starts_with(start));
-    if is_content {
-        return Err(unspoken(name, "holds what looks like a secret; give the path of a file"));
-    }
-    Ok(text)
-}
-
-/// The path of a file that holds a secret. A token of any form has no slash.
-fn secret_path<'a>(name: &str, text: &'a str) -> Result<&'a str, ConfigError> {
-    if !text.contains('/') {
-        return Err(unspoken(name, "not the path of a file; write /PATH, or ./NAME"));
-    }
-    file_path(name, text)
-}
-
 /// `HOST:PORT`; without a host all addresses are meant.
 fn listen(text: Option<String>) -> Result<Listen, ConfigError> {
     let text = text.filter(|text| !text.is_empty()).unwrap_or_else(|| ":8080".to_owned());
@@ -500,17 +415,6 @@ fn listen(text: Option<String>) -> Result<Listen, ConfigError> {
     let port = port.parse().map_err(|_| wrong())?;
     let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
     Ok(Listen { host: (!host.is_empty()).then(|| host.to_owned()), port })
-}
-
-/// A duration as Go writes it, longer than zero and shorter than a year.
-fn duration(name: &str, text: &str) -> Result<Duration, ConfigError> {
-    let wrong = "not a duration; write 90s, 5m or 1h30m";
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err(error(name, text, "must be longer than zero")),
-        Ok(duration) if duration > LONGEST => Err(error(name, text, "must be shorter than a year")),
-        Ok(duration) => Ok(duration),
-        Err(_) => Err(error(name, text, wrong)),
-    }
 }
 
 /// The longest settle time: each reload waits so long after a rotation.
@@ -527,10 +431,6 @@ fn settle(name: &str, text: &str) -> Result<SignedDuration, ConfigError> {
 
 fn time(name: &str, text: &str) -> Result<Timestamp, ConfigError> {
     text.parse().map_err(|_| error(name, text, "not a time; write 2026-01-31T12:00:00Z"))
-}
-
-fn boolean(name: &str, text: &str) -> Result<bool, ConfigError> {
-    parse_bool(text).ok_or_else(|| error(name, text, "write true or false"))
 }
 
 fn pace(concurrency: &str, rate: Option<&str>, spread: &str) -> Result<Pace, ConfigError> {
@@ -567,19 +467,6 @@ fn count(name: &str, text: &str) -> Result<u32, ConfigError> {
 fn quota(text: &str) -> Result<Quota, ConfigError> {
     let most = count("--max-secrets-per-namespace", text)?;
     Ok(Quota(usize::try_from(most).unwrap_or(usize::MAX)))
-}
-
-/// Of a value that may be a secret.
-fn unspoken(name: &str, problem: &str) -> ConfigError {
-    ConfigError { name: name.to_owned(), value: None, problem: problem.to_owned() }
-}
-
-fn error(name: &str, value: &str, problem: &str) -> ConfigError {
-    ConfigError {
-        name: name.to_owned(),
-        value: Some(value.to_owned()),
-        problem: problem.to_owned(),
-    }
 }
 
 #[cfg(test)]

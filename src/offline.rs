@@ -18,6 +18,7 @@ use crate::core::server::{Declared, Servers, Undeclared};
 use crate::core::source::Readable;
 
 pub mod check;
+pub mod document;
 pub mod explain;
 mod given;
 pub mod print;

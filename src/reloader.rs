@@ -10,46 +10,46 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::core::clock::{ServerClock, skew};
 use crate::core::notice::{Notice, Part};
 use crate::core::observation::{Ask, History, Observation, Poll, Sighting};
-use crate::core::plan::{Action, Rules};
+use crate::core::plan::Action;
 use crate::core::reference::{Note, Origin, Reason};
 use crate::core::secret::SecretId;
 use crate::core::store::{Snapshot, Store, Stored};
-use crate::core::workload::{Workload, WorkloadId};
 use crate::heartbeat::Heartbeat;
 
+mod backoff;
 mod budget;
 mod deciding;
 mod leadership;
 mod memory;
+mod outage;
 mod ports;
 mod reloading;
 mod report;
 mod round;
+mod scope;
+mod settings;
 #[cfg(test)]
 mod tests;
+mod workloads;
 
+use backoff::backoff;
 pub use budget::Budget;
-use deciding::{Asked, Stripped};
+use deciding::Asked;
 pub use leadership::{Candidacy, Claim, Leadership, contended};
-use memory::Memory;
+use outage::Outage;
 pub use ports::{Cluster, Vault, WriteError};
-use reloading::Outage;
+use report::WORKER;
 pub use report::{Held, Log, Report, Reporter};
 use round::Round;
-
-/// The worker that log lines name.
-const WORKER: &str = "reloader";
-
-/// Between two attempts on workloads that wait or failed: doubled from the first to the last.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
+use scope::{Scope, Unfinished};
+pub use settings::{Clocks, Settings};
+use workloads::Workloads;
 
 /// How long PATCHes in flight may take once the process is to end.
 const GRACE: Duration = Duration::from_secs(1);
@@ -68,99 +68,25 @@ const MOST_INCOMPLETE: u32 = 12;
 /// How many secrets are told of to the owner of one workload. The log has all of them.
 const MOST_NOTICES: usize = 10;
 
-/// What the operator set.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The server whose workloads it reloads: the name of its connection.
-    pub server: Arc<str>,
-    /// The time between two polls.
-    pub period: Duration,
-    /// The first poll begins at a random time within this: many that start at once, after an outage,
-    /// do not arrive at Vault at once.
-    pub start_within: Duration,
-    /// See [`Rules::settle`].
-    pub settle: SignedDuration,
-    /// See [`Rules::ignore_versions_before`].
-    pub ignore_versions_before: Option<Timestamp>,
-    /// See [`Rules::ignore_missing`].
-    pub ignore_missing: bool,
-}
-
-/// The clocks: those of the two servers, for comparing times of the one with times of the other,
-/// and our own.
-#[derive(Clone, Debug)]
-pub struct Clocks {
-    /// The Vault server's.
-    pub vault: Arc<ServerClock>,
-    /// The API server's.
-    pub cluster: Arc<ServerClock>,
-    /// The present by our own clock.
-    pub now: fn() -> Timestamp,
-}
-
-impl Default for Clocks {
-    fn default() -> Self {
-        Self { vault: Arc::default(), cluster: Arc::default(), now: Timestamp::now }
-    }
-}
-
 /// The loop.
 pub struct Reloader<V, C, R> {
-    store: Arc<Store>,
     vault: V,
-    cluster: C,
-    reporter: R,
-    clocks: Clocks,
-    settings: Settings,
-    leadership: Leadership,
-    heartbeat: Heartbeat,
+    workloads: Workloads<C, R>,
     history: History,
     /// When this reloader was made.
     began: Instant,
     /// What was seen since the last poll of everything began.
     round: Round,
-    /// What is remembered of each workload, by uid.
-    memories: HashMap<Box<str>, Memory>,
-    budget: Budget,
     /// How many polls in a row left something to be done soon.
     unfinished: u32,
     /// The namespaces that were said to be over their quota.
     over_quota: BTreeSet<Arc<str>>,
     /// How many workloads waited for the budget after the last poll.
     over_budget: usize,
-    outage: Outage,
     /// Whether it is yet to be said of this period that nothing was to be reloaded.
     owes_idle_line: bool,
     /// How many polls the store was incomplete in.
     incomplete: u32,
-}
-
-/// What a tick is about.
-enum Scope {
-    All,
-    /// What the tick before could not finish.
-    Unfinished {
-        workloads: HashSet<WorkloadId>,
-        secrets: HashSet<Arc<SecretId>>,
-    },
-}
-
-/// What a tick left to be done before the next poll of everything.
-#[derive(Default)]
-struct Unfinished {
-    workloads: HashSet<WorkloadId>,
-    secrets: HashSet<Arc<SecretId>>,
-    /// Whether any of the secrets was answered with a version that is yet to be believed.
-    suspects: bool,
-    /// Whether Vault has answered for any secret, or none was asked for.
-    has_answer: bool,
-    /// How many of the workloads wait for the budget.
-    over_budget: usize,
-    /// The workloads of which is to be told that they are stripped.
-    stripped: Vec<Stripped>,
-    /// Whether it goes on: some were reloaded, or not all had their turn.
-    is_moving: bool,
-    retry_in: Option<Duration>,
 }
 
 impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
@@ -175,23 +101,25 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         budget: Budget,
     ) -> Self {
         Self {
-            store,
             vault,
-            cluster,
-            reporter,
-            clocks,
-            settings,
-            leadership: Leadership::always(),
-            heartbeat: Heartbeat::default(),
+            workloads: Workloads {
+                store,
+                cluster,
+                reporter,
+                clocks,
+                settings,
+                leadership: Leadership::always(),
+                heartbeat: Heartbeat::default(),
+                memories: HashMap::new(),
+                budget,
+                outage: Outage::default(),
+            },
             history: History::default(),
             began: Instant::now(),
             round: Round::default(),
-            memories: HashMap::new(),
-            budget,
             unfinished: 0,
             over_quota: BTreeSet::new(),
             over_budget: 0,
-            outage: Outage::default(),
             owes_idle_line: false,
             incomplete: 0,
         }
@@ -199,8 +127,9 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
 
     /// The same, which says by `heartbeat` that it moves.
     #[must_use]
-    pub fn with_heartbeat(self, heartbeat: Heartbeat) -> Self {
-        Self { heartbeat, ..self }
+    pub fn with_heartbeat(mut self, heartbeat: Heartbeat) -> Self {
+        self.workloads.heartbeat = heartbeat;
+        self
     }
 
     /// Polls until `shutdown`, whenever this process leads, from when the store is complete, which
@@ -216,10 +145,11 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             () = shutdown.cancelled() => return,
         }
         leadership.stand();
-        self.leadership = leadership.clone();
-        let first_poll = Instant::now() + self.settings.start_within.mul_f64(fastrand::f64());
+        self.workloads.leadership = leadership.clone();
+        let first_poll =
+            Instant::now() + self.workloads.settings.start_within.mul_f64(fastrand::f64());
         while !shutdown.is_cancelled() {
-            self.heartbeat.waits_for_others();
+            self.workloads.heartbeat.waits_for_others();
             tokio::select! {
                 () = leadership.gained() => {}
                 () = shutdown.cancelled() => return,
@@ -234,7 +164,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
                 () = self.poll_until(first_poll, &term) => {}
                 () = lost => {}
             }
-            self.heartbeat.works();
+            self.workloads.heartbeat.works();
             // Whoever does not lead keeps no token, and logs in again when it is needed.
             self.vault.close().await;
         }
@@ -242,7 +172,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
 
     /// Polls from `first_poll` until `shutdown`, of the process or of this term of leading.
     async fn poll_until(&mut self, first_poll: Instant, shutdown: &CancellationToken) {
-        self.heartbeat.waits_until(first_poll);
+        self.workloads.heartbeat.waits_until(first_poll);
         tokio::select! {
             () = sleep_until(first_poll) => {}
             () = shutdown.cancelled() => return,
@@ -256,7 +186,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         let mut scope = Scope::All;
         while !shutdown.is_cancelled() {
             if let Scope::All = scope {
-                next_poll = Instant::now() + self.settings.period;
+                next_poll = Instant::now() + self.workloads.settings.period;
             }
             let grace = async {
                 shutdown.cancelled().await;
@@ -276,7 +206,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             } else {
                 self.vault.rest().await;
             }
-            self.heartbeat.waits_until(time);
+            self.workloads.heartbeat.waits_until(time);
             tokio::select! {
                 () = sleep_until(time) => {}
                 () = shutdown.cancelled() => {}
@@ -287,7 +217,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     /// One poll, and what follows from it.
     async fn tick(&mut self, mut scope: Scope, shutdown: &CancellationToken) -> Unfinished {
         debug!(worker = WORKER, "Reloader started");
-        let snapshot = self.store.begin_poll(&self.settings.server);
+        let snapshot = self.workloads.store.begin_poll(&self.workloads.settings.server);
         self.history.begin(snapshot.poll, self.began.elapsed());
         if let Scope::Unfinished { workloads, .. } = &mut scope {
             workloads.extend(snapshot.late.iter().cloned());
@@ -336,7 +266,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
 
     /// Asks for secrets, and takes in what there is to know of them.
     async fn ask(&mut self, poll: Poll, asks: &[Ask], left: &mut Unfinished) {
-        self.heartbeat.works();
+        self.workloads.heartbeat.works();
         let polled = self.vault.poll(asks).await;
         let is_known = |observation: &Observation| *observation != Observation::Unknown;
         left.has_answer |= asks.is_empty() || polled.observations.values().any(is_known);
@@ -366,10 +296,10 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     fn unconfirmed(&mut self, workloads: &[Stored]) -> Vec<Ask> {
         let is_old = |stored: &&Stored| self.round.seen_long_ago(stored).next().is_some();
         let mut due: Vec<Stored> = workloads.iter().filter(is_old).cloned().collect();
-        let (rules, now) = (self.rules(), (self.clocks.now)());
+        let (rules, now) = (self.workloads.rules(), (self.workloads.clocks.now)());
         let sightings = self.round.sightings(&due);
         due.retain(|stored| {
-            let decision = self.decide_one(stored, &sightings, &rules, Asked::No, now);
+            let decision = self.workloads.decide_one(stored, &sightings, &rules, Asked::No, now);
             // What holds it up may end while it is decided.
             decision.action != Action::Leave
         });
@@ -388,16 +318,17 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         left: &mut Unfinished,
         shutdown: &CancellationToken,
     ) -> bool {
-        let end = Instant::now() + self.settings.period.max(SHORTEST_TURN);
-        let (due, asking) = self.decide(workloads, sightings, left);
+        let end = Instant::now() + self.workloads.settings.period.max(SHORTEST_TURN);
+        let (due, asking) = self.workloads.decide(workloads, sightings, left);
         let mut is_idle = due.is_empty();
-        self.reload(due, sightings, left, end, shutdown).await;
+        self.workloads.reload(due, sightings, left, end, shutdown).await;
         if !asking.is_empty() {
-            let due = self.decide_by_revision(asking, sightings, left).await;
+            let due =
+                self.workloads.decide_by_revision(&mut self.vault, asking, sightings, left).await;
             is_idle &= due.is_empty();
-            self.reload(due, sightings, left, end, shutdown).await;
+            self.workloads.reload(due, sightings, left, end, shutdown).await;
         }
-        self.report_stripped(std::mem::take(&mut left.stripped)).await;
+        self.workloads.report_stripped(std::mem::take(&mut left.stripped)).await;
         is_idle
     }
 
@@ -406,7 +337,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     /// if these are all.
     fn tell_owners(&self, workloads: &[Stored], over_quota: &[Stored], are_all: bool) {
         let of_secrets = self.vault.notices();
-        let notices = self.store.notices();
+        let notices = self.workloads.store.notices();
         if of_secrets.is_empty() && over_quota.is_empty() && !notices.has_of_vault() {
             return;
         }
@@ -424,20 +355,10 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         if are_all {
             let present = workloads.iter().chain(over_quota).map(|stored| &stored.workload.id);
             let present: HashSet<_> = present.collect();
-            let server = &*self.settings.server;
-            notices
-                .retain_of_vault(|id| present.contains(id) || self.store.is_of_another(id, server));
-        }
-    }
-
-    fn rules(&self) -> Rules {
-        let Clocks { vault, cluster, now } = &self.clocks;
-        Rules {
-            ignore_versions_before: self.settings.ignore_versions_before,
-            ignore_missing: self.settings.ignore_missing,
-            skew: skew(vault, cluster),
-            settle: self.settings.settle,
-            vault_now: vault.at_least(now()),
+            let server = &*self.workloads.settings.server;
+            notices.retain_of_vault(|id| {
+                present.contains(id) || self.workloads.store.is_of_another(id, server)
+            });
         }
     }
 
@@ -463,8 +384,8 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     /// Forgets what is no more.
     fn forget(&mut self, snapshot: &Snapshot) {
         let uids: HashSet<&str> = snapshot.workloads.iter().map(|s| &*s.workload.uid).collect();
-        self.memories.retain(|uid, _| uids.contains(&**uid));
-        let store = &self.store;
+        self.workloads.memories.retain(|uid, _| uids.contains(&**uid));
+        let store = &self.workloads.store;
         self.history.retain(|secret| store.refers_to(secret));
         self.round.retain(|secret| store.refers_to(secret));
         self.vault.forget(|secret| store.refers_to(secret));
@@ -476,7 +397,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         self.owes_idle_line = is_idle && (is_full || self.owes_idle_line);
         if self.owes_idle_line && has_answer {
             self.owes_idle_line = false;
-            self.reporter.nothing_to_reload();
+            self.workloads.reporter.nothing_to_reload();
         }
     }
 
@@ -497,7 +418,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
                     "{workloads} workloads of namespace {namespace} are not watched: all workloads of the \
                      namespace together refer to more than {} secrets. Refer to fewer, or raise \
                      --max-secrets-per-namespace",
-                    self.store.quota().0
+                    self.workloads.store.quota().0
                 );
             }
         }
@@ -514,7 +435,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
                 worker = WORKER,
                 "{over_budget} more workloads have a secret that changed while nobody watched. They \
                  are reloaded at {} a minute (--found-reload-rate), not all at once",
-                self.budget.per_minute()
+                self.workloads.budget.per_minute()
             ),
             (1.., 0) => {
                 info!(worker = WORKER, "No workload waits for --found-reload-rate any more");
@@ -535,33 +456,10 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             let mut delay = backoff(self.unfinished);
             if left.workloads.len() == left.over_budget && !left.suspects {
                 // Their secrets are asked for each time.
-                delay = delay.max(self.budget.pause().min(BUDGET_PAUSE));
+                delay = delay.max(self.workloads.budget.pause().min(BUDGET_PAUSE));
             }
             self.unfinished = self.unfinished.saturating_add(1);
             left.retry_in = Some(left.retry_in.map_or(delay, |retry| retry.min(delay)));
         }
     }
-}
-
-impl Scope {
-    fn contains(&self, workload: &Workload) -> bool {
-        match self {
-            Self::All => true,
-            Self::Unfinished { workloads, secrets } => {
-                workloads.contains(&workload.id)
-                    || workload.watched().any(|secret| secrets.contains(secret))
-            }
-        }
-    }
-}
-
-/// What was seen of a secret in this round.
-fn seen(sightings: &HashMap<Arc<SecretId>, Sighting>) -> impl Fn(&Arc<SecretId>) -> Sighting + '_ {
-    |secret| sightings.get(secret).copied().unwrap_or(Sighting::UNKNOWN)
-}
-
-/// The delay after so many failures.
-fn backoff(failures: u32) -> Duration {
-    let (first, last) = RETRY;
-    first.saturating_mul(1 << failures.min(9)).min(last)
 }

@@ -321,7 +321,7 @@ impl Cluster {
             .header("content-type", "application/json")
             .body(serde_json::to_vec(&body)?)?;
         let answer: Value = self.client.request(request).await?;
-        crate::vault::text(&answer, "/status/token")
+        crate::json::text(&answer, "/status/token")
     }
 
     /// Makes a `ServiceAccount`.

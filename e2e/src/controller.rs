@@ -18,7 +18,7 @@ use crate::controller_log::{Line, Log, Stream};
 use crate::group::ProcessGroup;
 use crate::leaks;
 use crate::ports::Port;
-use crate::vault::TokenRequest;
+use crate::vault_access::TokenRequest;
 
 /// The controller is ready within a second; this is for a machine under far more load.
 const READY_WITHIN: Duration = Duration::from_mins(1);

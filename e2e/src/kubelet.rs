@@ -24,8 +24,8 @@ use serde_json::Value;
 use crate::bed::Bed;
 use crate::binaries;
 use crate::controller::{Answer, Controller, Launch, log_file};
+use crate::json::text;
 use crate::ports::Port;
-use crate::vault::text;
 
 /// The image's entry point, as the Dockerfile has it.
 const ENTRY_POINT: &str = "vault-secrets-reloader";

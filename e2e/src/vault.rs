@@ -12,9 +12,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::command_lines::VaultFlavour;
+use crate::json::text;
 use crate::wait::{eventually, locked};
-
-pub use crate::vault_access::TokenRequest;
 
 /// A paused server never answers; a test must not wait for it for ever.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -142,15 +141,14 @@ impl Vault {
         self.ask(Method::PUT, "sys/unseal", Some(key)).await.map(drop)
     }
 
-    /// What every bed has: the audit log, KV v2 at `secret/`, and the controller's policy.
-    pub(crate) async fn prepare(&self) -> Result<()> {
+    /// Has the server write its audit log, where its configuration cannot say so.
+    pub(crate) async fn enable_audit(&self) -> Result<()> {
         if self.flavour == VaultFlavour::Vault {
             let options = json!({"file_path": self.audit_log, "log_raw": "true"});
             let device = json!({"type": "file", "options": options});
             self.ask(Method::PUT, "sys/audit/tofile", Some(device)).await?;
         }
-        self.enable_kv2("secret").await?;
-        self.put_policy(crate::vault_access::RELOADER_POLICY, &Self::reloader_rules("secret")).await
+        Ok(())
     }
 
     /// Mounts KV version 2.
@@ -301,10 +299,4 @@ impl Kv {
     ) -> Result<Value> {
         self.vault.ask(method, &format!("{}/{part}/{path}", self.mount), body).await
     }
-}
-
-/// The text at a JSON pointer of an answer.
-pub(crate) fn text(value: &Value, pointer: &str) -> Result<String> {
-    let found = value.pointer(pointer).and_then(Value::as_str);
-    Ok(found.with_context(|| format!("no text at {pointer} of {value}"))?.to_owned())
 }

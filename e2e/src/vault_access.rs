@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 
 use crate::binaries::Binaries;
 use crate::cluster::Cluster;
-use crate::vault::{Vault, text};
+use crate::json::text;
+use crate::vault::Vault;
 
 /// The policy of least privilege for the controller; every bed has it, for the mount `secret`.
 pub const RELOADER_POLICY: &str = "reloader";
@@ -116,6 +117,14 @@ impl Vault {
         let rules = README.lines().filter_map(|line| line.trim().strip_prefix(RULE));
         let rules: Vec<String> = rules.map(|rest| format!("path \"{mount}/{rest}\n")).collect();
         rules.concat()
+    }
+
+    /// Gives the server what every bed has: the audit log, KV v2 at `secret/`, and the controller's
+    /// policy.
+    pub(crate) async fn prepare(&self) -> Result<()> {
+        self.enable_audit().await?;
+        self.enable_kv2("secret").await?;
+        self.put_policy(RELOADER_POLICY, &Self::reloader_rules("secret")).await
     }
 
     /// Writes a policy; tokens that have it feel it at once.

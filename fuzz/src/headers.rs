@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use vault_secrets_reloader::core::clock::{ServerClock, skew};
 use vault_secrets_reloader::vault::answer::retry_after;
 
-use crate::{first_line, now};
+use crate::input::{first_line, now};
 
 /// Asserts what must hold of any headers.
 pub fn check(data: &[u8]) {

@@ -16,18 +16,18 @@
 
 pub mod api;
 pub mod headers;
+mod input;
 pub mod listing;
 pub mod manifest;
 pub mod metadata;
 pub mod mounts;
 pub mod offline;
+mod path;
 pub mod record;
 pub mod reference;
 pub mod revisions;
 pub mod token;
 pub mod words;
-
-use jiff::Timestamp;
 
 /// A target: its name, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -47,23 +47,3 @@ pub const TARGETS: [Target; 12] = [
     ("token", token::check),
     ("words", words::check),
 ];
-
-/// The present of all targets: 2026-11-22T12:00:00Z.
-fn now() -> Timestamp {
-    Timestamp::from_second(1_795_348_800).unwrap_or_default()
-}
-
-/// The first line of an input, and what follows it.
-fn first_line(data: &[u8]) -> (String, &[u8]) {
-    let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
-    let (line, rest) = data.split_at(end);
-    (String::from_utf8_lossy(line).into_owned(), rest.get(1..).unwrap_or_default())
-}
-
-/// A path as it may go to a server: see `core::reference`.
-fn assert_is_clean(path: &str) {
-    assert!(!path.is_empty() && path.len() <= 2048, "{} bytes", path.len());
-    assert!(!path.chars().any(char::is_control), "{path:?}");
-    assert!(!path.split('/').any(|segment| matches!(segment, "" | "." | "..")), "{path:?}");
-    assert!(!path.contains('#'), "{path:?}");
-}

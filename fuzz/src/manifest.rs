@@ -12,7 +12,7 @@ use vault_secrets_reloader::core::source::Sources;
 use vault_secrets_reloader::core::workload::Kind;
 use vault_secrets_reloader::kubernetes::object::Object;
 
-use crate::assert_is_clean;
+use crate::path::assert_is_clean;
 
 /// Asserts what must hold of any JSON.
 pub fn check(data: &[u8]) {

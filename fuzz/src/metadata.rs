@@ -6,7 +6,7 @@ use vault_secrets_reloader::core::secret::Version;
 use vault_secrets_reloader::vault::answer::Answer;
 use vault_secrets_reloader::vault::metadata::{Metadata, read};
 
-use crate::{first_line, now};
+use crate::input::{first_line, now};
 
 /// Asserts what must hold of any answer.
 pub fn check(data: &[u8]) {

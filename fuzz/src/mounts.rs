@@ -7,7 +7,7 @@ use serde_json::Value;
 use vault_secrets_reloader::vault::answer::Answer;
 use vault_secrets_reloader::vault::mounts::{Classified, Engine, Mounts};
 
-use crate::{first_line, now};
+use crate::input::{first_line, now};
 
 /// Asserts what must hold of any answer.
 pub fn check(data: &[u8]) {

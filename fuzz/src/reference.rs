@@ -7,7 +7,8 @@ use vault_secrets_reloader::core::reference::{
 };
 use vault_secrets_reloader::core::source::Known;
 
-use crate::{assert_is_clean, first_line};
+use crate::input::first_line;
+use crate::path::assert_is_clean;
 
 /// Asserts what must hold of any value.
 pub fn check(data: &[u8]) {

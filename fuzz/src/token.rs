@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use vault_secrets_reloader::vault::approle::{creation_path, unwrapped};
-use vault_secrets_reloader::vault::client::Failure;
+use vault_secrets_reloader::vault::failure::Failure;
 use vault_secrets_reloader::vault::login::{logged_in, looked_up, renewed};
 use vault_secrets_reloader::vault::token::{Grant, Lease, Step, Terms};
 

@@ -2,9 +2,9 @@
 
 use vault_secrets_reloader::core::words::in_short;
 use vault_secrets_reloader::vault::answer::{failure_of, said};
-use vault_secrets_reloader::vault::client::Failure;
+use vault_secrets_reloader::vault::failure::Failure;
 
-use crate::first_line;
+use crate::input::first_line;
 
 /// Asserts what must hold of any answer.
 pub fn check(data: &[u8]) {

@@ -5,10 +5,15 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
-use super::{ConfigError, Environment, POD_TOKEN, error, file_path, secret_path, unspoken};
+use super::environment::Environment;
+use super::error::{ConfigError, error, unspoken};
+use super::value::{file_path, secret_path};
 use crate::vault::approle::{AppRole, SecretId};
 use crate::vault::credential::{self, Credential};
 use crate::vault::login::Method;
+
+/// The pod's own token.
+pub(super) const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /// The names of the ways in, in `VAULT_AUTH_METHOD`.
 const METHODS: [&str; 7] = ["jwt", "kubernetes", "approle", "userpass", "cert", "token", "none"];

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{ConfigError, error};
+use super::error::{ConfigError, error};
+use super::value;
 use crate::core::lease::Terms;
 
 /// Nobody else leads for so long after a crash: who asks for more has mistaken the unit.
@@ -34,15 +35,15 @@ pub(super) fn terms(duration: &str, deadline: &str, retry: &str) -> Result<Terms
         "--leader-elect-renew-deadline",
         "--leader-elect-retry-period",
     ];
-    let lease = super::duration(names[0], duration)?;
+    let lease = value::duration(names[0], duration)?;
     if !(Duration::from_secs(1)..=LONGEST_LEASE).contains(&lease) {
         return Err(error(names[0], duration, "must be between 1s and 1h"));
     }
     let terms = Terms {
         // What the object holds is whole seconds.
         duration: Duration::from_secs(lease.as_secs() + u64::from(lease.subsec_nanos() > 0)),
-        renew_deadline: super::duration(names[1], deadline)?,
-        retry_period: super::duration(names[2], retry)?,
+        renew_deadline: value::duration(names[1], deadline)?,
+        retry_period: value::duration(names[2], retry)?,
     };
     if terms.retry_period < SHORTEST_RETRY {
         return Err(error(names[2], retry, "must be at least 100ms"));

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Deserializer};
 
-use super::{ConfigError, error};
+use super::error::{ConfigError, error};
 use crate::core::isolation::{PathRules, Rule, RuleError, RuleText};
 use crate::core::server::Servers;
 

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{ConfigError, Connection, Environment, error, unspoken, vault};
+use super::environment::Environment;
+use super::error::{ConfigError, error, unspoken};
+use super::vault::{self, Connection};
 use crate::core::secret::DEFAULT_CONNECTION;
 use crate::core::server::{Address, Declared, Servers, Undeclared};
 

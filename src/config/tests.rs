@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use secrecy::ExposeSecret;
 
+use super::auth::POD_TOKEN;
 use super::rules::{MOST_PATTERNS, MOST_RULES};
 use super::*;
 use crate::core::annotation::Annotations;
@@ -12,6 +13,7 @@ use crate::core::lease::Terms;
 use crate::core::reference::{Reason, Scheme};
 use crate::core::secret::SecretId;
 use crate::vault::credential::Credential;
+use crate::vault::login::Method;
 use crate::vault::tls::Authority;
 
 fn load(args: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {

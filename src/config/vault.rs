@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use reqwest::Url;
 
-use super::{
-    CaSecret, ConfigError, Connection, Environment, auth, duration, error, file_path, unspoken,
-};
+use super::auth;
+use super::environment::Environment;
+use super::error::{ConfigError, error, unspoken};
+use super::value::{duration, file_path};
 use crate::core::server::Address;
 use crate::vault::client::ServerSettings;
+use crate::vault::login::Method;
 use crate::vault::tls::{Authority, Identity, Tls};
 
 /// The address of the server, where none is set.
@@ -20,6 +22,32 @@ const DEFAULT_ADDRESS: &str = "https://vault:8200";
 /// What the operator should know of a server that anybody can pose as.
 const ANYBODY: &str =
     "VAULT_SKIP_VERIFY is set: anybody on the way can pose as Vault and take the token";
+
+/// A server of the Vault API, and how it is used.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its name: see [`Declared::name`].
+    pub name: Arc<str>,
+    /// Where it is.
+    pub server: ServerSettings,
+    /// How we come by a token.
+    pub method: Method,
+    /// The token is renewed once no more than this is left of it.
+    pub threshold: Duration,
+    /// A Kubernetes Secret that holds the CA of the server.
+    pub ca_secret: Option<CaSecret>,
+    /// Whether a missing secret holds nothing.
+    pub ignore_missing: bool,
+}
+
+/// A Kubernetes Secret that holds a CA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaSecret {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
 
 /// How a server is used, as the variables describe it; its token is renewed at the `threshold`, unless
 /// they say otherwise.

@@ -5,8 +5,6 @@
 
 use std::fmt;
 
-pub mod expansion;
-
 /// What variables can come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SourceKind {

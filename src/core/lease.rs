@@ -17,6 +17,9 @@ const LONGEST: Duration = Duration::from_mins(1);
 /// How many retry periods of silence on a watch that works are odd: each holder renews once in one.
 const SILENT_PERIODS: u32 = 2;
 
+/// A request may take this part of the renew deadline: two more attempts have to fit.
+const REQUESTS_A_DEADLINE: u32 = 3;
+
 /// How long things take. Each is longer than the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
@@ -26,6 +29,14 @@ pub struct Terms {
     pub renew_deadline: Duration,
     /// Between two attempts to renew, to take, or to look where no watch works.
     pub retry_period: Duration,
+}
+
+impl Terms {
+    /// How long one request may take.
+    #[must_use]
+    pub fn longest_request(&self) -> Duration {
+        self.renew_deadline / REQUESTS_A_DEADLINE
+    }
 }
 
 /// What a lease says.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::annotation::{Annotations, MARK, OptIn};
-use super::environment::{Container, SourceName};
+use super::annotation::{Annotations, MARK, OptIn, Webhook};
+use super::environment::{Container, EnvValue, SourceName};
 use super::record::{Record, RecordError, Recorded};
 use super::reference::settings::{self, Destination, Setting};
 use super::reference::{self, Note, Origin, Reading, Reason, Scheme};
@@ -14,6 +14,7 @@ use super::rollout::Rollout;
 use super::secret::SecretId;
 use super::server::{Declared, Servers};
 use super::source::{Known, Sources};
+use super::words::parse_bool;
 use super::workload::{Kind, MOST_SECRETS, Workload, WorkloadId};
 
 /// What is decoded of a Deployment, DaemonSet or StatefulSet; all else is never kept.
@@ -226,12 +227,33 @@ impl Manifest {
             opt_in,
             count: count.unwrap_or(0),
             mark: self.annotations.get(MARK).map(Into::into),
-            ignore_missing: settings::ignores_missing(&self.annotations, &self.containers, schemes),
+            ignore_missing: self.ignores_missing(schemes),
             update_revision: self.update_revision.as_deref().map(Into::into),
             recorded,
             secrets,
             former_secrets: Box::default(),
         }
+    }
+
+    /// Whether missing secrets are no error for references of these schemes.
+    fn ignores_missing<'s>(&self, schemes: impl IntoIterator<Item = &'s Scheme>) -> bool {
+        let of_container = |container: &Container, scheme| {
+            let mut names = Setting::IgnoreMissingSecrets.names(scheme).iter();
+            match names.find_map(|name| container.variable(name)).map(|variable| &variable.value) {
+                Some(EnvValue::Literal(text)) => parse_bool(text) == Some(true),
+                _ => false,
+            }
+        };
+        schemes.into_iter().all(|scheme| {
+            if self.annotations.is_left_alone() {
+                let mut injected =
+                    self.containers.iter().filter(|container| container.starts_injector);
+                return injected.all(|container| of_container(container, *scheme));
+            }
+            let value = self.annotations.webhook(Webhook::IgnoreMissingSecrets(*scheme));
+            // What is neither is false for the webhook, too.
+            value.and_then(parse_bool) == Some(true)
+        })
     }
 
     /// Where the references of each scheme in use lead, by what containers say.

@@ -7,6 +7,7 @@
 pub mod annotation;
 pub mod clock;
 pub mod environment;
+pub mod expansion;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod isolation;

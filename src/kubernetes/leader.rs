@@ -29,9 +29,6 @@ use watch::LeaseWatch;
 /// The worker that log lines name.
 const WORKER: &str = "leader";
 
-/// A request may take this part of the renew deadline: two more attempts have to fit.
-const REQUESTS_A_DEADLINE: u32 = 3;
-
 /// Those who wait write up to so much later than they could, each another while: so the first is
 /// seen by the others before they try.
 const STAND_BACK: Duration = Duration::from_millis(100);
@@ -310,7 +307,7 @@ impl Leader {
     /// How long the next request may take: not longer than what is claimed.
     fn patience(&self) -> Duration {
         let now = Instant::now().into_std();
-        let limit = self.settings.terms.renew_deadline / REQUESTS_A_DEADLINE;
+        let limit = self.settings.terms.longest_request();
         let left = self.contender.leads_until(now).map(|end| end.saturating_duration_since(now));
         left.map_or(limit, |left| left.min(limit))
     }

@@ -17,8 +17,8 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use siphasher::sip::SipHasher13;
 
 use crate::core::annotation;
-use crate::core::environment::expansion::Expansion;
 use crate::core::environment::{Container, EnvFrom, EnvValue, EnvVar, SourceKind, SourceName};
+use crate::core::expansion::Expansion;
 use crate::core::manifest::Manifest;
 use crate::core::reference::settings::is_setting;
 use crate::core::reference::{Scheme, may_hold_reference};

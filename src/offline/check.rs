@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::document::{Document, Location};
 use super::given::{Given, Sources};
 use super::yaml::{self, Node, Value};
 use crate::core::annotation::{OptIn, Webhook};
@@ -47,21 +48,6 @@ pub struct Checked {
     pub remarks: Vec<Remark>,
     /// Its references, in the order of the file.
     pub references: Vec<Finding>,
-}
-
-/// A place in a file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Location {
-    /// The file as it was named; `-` is standard input.
-    pub file: String,
-    /// The line, counted from 1.
-    pub line: u64,
-}
-
-impl fmt::Display for Location {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file, self.line)
-    }
 }
 
 /// A reason with its words.
@@ -185,15 +171,6 @@ pub struct Manifests {
     namespace: String,
     objects: Vec<Document>,
     problems: Vec<Problem>,
-}
-
-/// An object.
-#[derive(Debug)]
-pub(super) struct Document {
-    /// The file that it stands in.
-    pub(super) file: String,
-    pub(super) kind: String,
-    pub(super) object: Node,
 }
 
 impl Manifests {

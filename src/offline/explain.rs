@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::print::one_line;
-use crate::core::environment::expansion::Expansion;
 use crate::core::environment::{EnvValue, EnvVar};
+use crate::core::expansion::Expansion;
 use crate::core::reference::grammar::{self, Form, Reference};
 use crate::core::reference::{Reading, Reason};
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::check::{Document, Location};
+use super::document::{Document, Location};
 use super::yaml::Node;
 use crate::core::annotation::{MUTATE_LABEL, Webhook};
 use crate::core::environment::{SourceKind, SourceName};

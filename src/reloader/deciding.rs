@@ -10,13 +10,14 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::ports::{Cluster, Vault};
-use super::report::{Held, Report, Reporter};
-use super::{Reloader, Unfinished, WORKER, seen};
+use super::report::{Held, Report, Reporter, Stripped, WORKER};
+use super::round::seen;
+use super::scope::Unfinished;
+use super::workloads::Workloads;
 use crate::core::observation::Sighting;
 use crate::core::plan::{self, Action, Case, Cause, Decision, Hold, Lookup, Past, Revision, Rules};
 use crate::core::secret::SecretId;
 use crate::core::store::Stored;
-use crate::core::workload::Workload;
 
 /// How often in a row a workload may wait for its controller before that is reported, and before it
 /// is left to the polls of everything.
@@ -36,15 +37,6 @@ pub(super) struct Due {
 const MOST_WRITERS: usize = 10;
 const WRITERS_WITHIN: Duration = Duration::from_secs(5);
 
-/// A workload from which what was written is removed again and again.
-pub(super) struct Stripped {
-    workload: Arc<Workload>,
-    /// Until the next attempt.
-    hours: i64,
-    changed: Vec<Arc<SecretId>>,
-    gone: Vec<Arc<SecretId>>,
-}
-
 /// Whether the revision was asked for.
 #[derive(Clone, Copy)]
 pub(super) enum Asked {
@@ -62,7 +54,7 @@ impl Asked {
     }
 }
 
-impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
+impl<C: Cluster, R: Reporter> Workloads<C, R> {
     /// Decides about each workload. Returns those that are due, and those that hang on their revisions.
     pub(super) fn decide<'a>(
         &mut self,
@@ -88,6 +80,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     /// Asks for the revisions of workloads, and decides about each. Returns those that are due.
     pub(super) async fn decide_by_revision(
         &mut self,
+        vault: &mut impl Vault,
         asking: Vec<&Stored>,
         sightings: &HashMap<Arc<SecretId>, Sighting>,
         left: &mut Unfinished,
@@ -97,7 +90,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         self.heartbeat.works();
         // Both clocks count for what is decided by a revision.
         let revisions = self.cluster.revisions(&wanted);
-        let ((), mut found) = join(self.vault.read_clock(), revisions).await;
+        let ((), mut found) = join(vault.read_clock(), revisions).await;
         let now = (self.clocks.now)();
         let rules = self.rules();
         let mut due = Vec::new();

@@ -7,13 +7,16 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
+use super::backoff::backoff;
 use super::deciding::{Asked, Due};
 use super::memory::Memory;
-use super::ports::{Cluster, Vault, WriteError};
-use super::report::{Report, Reporter};
-use super::{Reloader, Unfinished, WORKER, backoff, seen};
+use super::ports::{Cluster, WriteError};
+use super::report::{Report, Reporter, WORKER};
+use super::round::seen;
+use super::scope::Unfinished;
+use super::workloads::Workloads;
 use crate::core::manifest::{Manifest, Read};
 use crate::core::observation::Sighting;
 use crate::core::plan::{self, Action, Case, Cause, Reload, Rules};
@@ -50,7 +53,7 @@ impl Outcome {
     }
 }
 
-impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
+impl<C: Cluster, R: Reporter> Workloads<C, R> {
     /// Reloads workloads, a few at a time, and takes in how each ended as it ends.
     ///
     /// Where the API server itself turns out not to work, nothing more begins: what is due is left to
@@ -133,29 +136,6 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             self.memories.get(&due.stored.workload.uid).map_or(0, |memory| memory.failures)
         });
         due.into()
-    }
-}
-
-/// Whether the API server itself does not work: neither a PATCH nor a read after it got an answer.
-/// Said once, when it begins, and once when it is over.
-#[derive(Debug, Default)]
-pub(super) struct Outage {
-    is_known: bool,
-}
-
-impl Outage {
-    /// Takes in whether a request got an answer, of whatever kind.
-    fn see(&mut self, answer: &Result<(), WriteError>) {
-        match (self.is_known, answer) {
-            (false, Err(error)) => warn!(
-                worker = WORKER,
-                "The API server does not work at present: {error}. Workloads that are due are \
-                 reloaded once it does"
-            ),
-            (true, Ok(())) => info!(worker = WORKER, "The API server works again"),
-            (true, Err(_)) | (false, Ok(())) => {}
-        }
-        self.is_known = answer.is_err();
     }
 }
 

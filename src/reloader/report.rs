@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use tracing::{debug, error, info, warn};
 
-use super::WORKER;
 use super::ports::WriteError;
 use crate::core::plan::{Cause, Hold};
 use crate::core::rollout::{self, Rollout};
 use crate::core::secret::SecretId;
-use crate::core::workload::WorkloadId;
+use crate::core::workload::{Workload, WorkloadId};
+
+/// The worker that log lines name.
+pub(super) const WORKER: &str = "reloader";
 
 /// Something to tell of one workload.
 #[derive(Debug)]
@@ -84,6 +86,15 @@ pub enum Held<'a> {
     },
     /// Another hold.
     For(Hold),
+}
+
+/// A workload from which what was written is removed again and again.
+pub(super) struct Stripped {
+    pub(super) workload: Arc<Workload>,
+    /// Until the next attempt.
+    pub(super) hours: i64,
+    pub(super) changed: Vec<Arc<SecretId>>,
+    pub(super) gone: Vec<Arc<SecretId>>,
 }
 
 /// Where reports go.

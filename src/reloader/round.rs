@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Scope;
+use super::scope::Scope;
 use crate::core::observation::{Ask, Observation, Sighting};
 use crate::core::secret::SecretId;
 use crate::core::store::Stored;
@@ -121,4 +121,11 @@ impl Round {
         let known = |secret: &Arc<SecretId>| Some((Arc::clone(secret), self.known(secret)?.0));
         secrets.filter_map(known).collect()
     }
+}
+
+/// What was seen of a secret in this round.
+pub(super) fn seen(
+    sightings: &HashMap<Arc<SecretId>, Sighting>,
+) -> impl Fn(&Arc<SecretId>) -> Sighting + '_ {
+    |secret| sightings.get(secret).copied().unwrap_or(Sighting::UNKNOWN)
 }

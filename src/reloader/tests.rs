@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::*;
 use crate::core::annotation::{MARK, OptIn};
+use crate::core::clock::ServerClock;
 use crate::core::environment::{Container, EnvVar};
 use crate::core::fixtures::{second, secret, version};
 use crate::core::isolation::{PathRules, Rule, RuleText};
@@ -21,7 +22,7 @@ use crate::core::rollout::Rollout;
 use crate::core::secret::{DEFAULT_CONNECTION, Version};
 use crate::core::server::Servers;
 use crate::core::source::Readable;
-use crate::core::workload::Kind;
+use crate::core::workload::{Kind, Workload, WorkloadId};
 
 mod leading;
 mod outage;
@@ -454,7 +455,7 @@ async fn an_answer_that_is_lost_rolls_once() {
     let left = bench.poll().await;
     assert!(left.retry_in.is_some());
     // The store has not seen it yet; the precondition of the PATCH is what tells.
-    bench.reloader.memories.clear();
+    bench.reloader.workloads.memories.clear();
     bench.poll().await;
     bench.watch();
     bench.poll().await;
@@ -571,7 +572,7 @@ async fn a_refused_patch_waits_and_the_others_go_on() {
     assert_eq!(bench.fake.world().patches, 2);
     assert_eq!((left.workloads.len(), left.retry_in), (1, Some(Duration::from_secs(2))));
     // Its time comes.
-    for memory in bench.reloader.memories.values_mut() {
+    for memory in bench.reloader.workloads.memories.values_mut() {
         memory.past.retry_at = memory.past.retry_at.map(|_| second(0));
     }
     bench.poll().await;
@@ -661,7 +662,7 @@ async fn what_was_written_and_stripped_is_left_alone() {
     bench.poll().await;
     bench.fake.rotate("a", 2);
     // Made before the rotation, so that the clock speaks for a change.
-    bench.reloader.memories.clear();
+    bench.reloader.workloads.memories.clear();
     bench.poll().await;
     assert_eq!(bench.fake.count("web"), 1);
     for _ in 0..3 {
@@ -677,7 +678,7 @@ async fn what_was_written_and_stripped_is_left_alone() {
         let uid: Box<str> = "uid-of-web".into();
         let kind = Kind::Deployment;
         let id = WorkloadId { kind, namespace: "shop".into(), name: "web".into() };
-        let memory = bench.reloader.memories.get_mut(&uid).unwrap();
+        let memory = bench.reloader.workloads.memories.get_mut(&uid).unwrap();
         let revision = Revision { created: second(1_000_001), copies: Arc::new([]) };
         memory.revision = Some((bench.store.get(&id).unwrap().entered, revision));
         bench.poll().await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::header::HeaderValue;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::client::Failure;
+use super::failure::Failure;
 use crate::core::clock::parse_date;
 use crate::core::words::in_short;
 

@@ -10,11 +10,12 @@ use vaultrs::api::auth::approle::requests::LoginWithApproleRequest;
 use vaultrs::api::sys::requests::WrappingLookupRequest;
 use vaultrs::api::sys::responses::WrappingLookupResponse;
 
-use super::client::{Failure, Server};
+use super::client::Server;
 use super::credential::{self, Credential};
 use super::endpoint::Post;
+use super::failure::Failure;
 use super::files::Files;
-use super::login::{LoginError, unaskable, unreadable};
+use super::login::LoginError;
 use crate::core::words::in_short;
 
 const ROLE_ID: &str = "the file of the role id";
@@ -91,7 +92,7 @@ impl AppRole {
             .role_id(role_id.expose_secret())
             .secret_id(secret_id.expose_secret())
             .build()
-            .map_err(|_| LoginError::Server(unaskable()))?;
+            .map_err(|_| LoginError::Server(Failure::incomplete_request()))?;
         let answer = server.execute(request, "").await;
         answer
             .map(|answer| answer.body)
@@ -122,7 +123,7 @@ async fn unwrap(
     }
     };
     let look_up = WrappingLookupRequest::builder().token(wrapping_token.expose_secret()).build();
-    let look_up = look_up.map_err(|_| LoginError::Server(unaskable()))?;
+    let look_up = look_up.map_err(|_| LoginError::Server(Failure::incomplete_request()))?;
     let answer = server.execute(look_up, "").await.map_err(gone)?;
     let path = creation_path(&answer.body).map_err(LoginError::Server)?;
     if !is_secret_id_path(&path, mount, server.namespace()) {
@@ -149,8 +150,8 @@ fn is_secret_id_path(path: &str, mount: &str, namespace: Option<&str>) -> bool {
 /// Reads which request was wrapped.
 pub fn creation_path(body: &[u8]) -> Result<String, Failure> {
     let answer: EndpointResult<WrappingLookupResponse> =
-        serde_json::from_slice(body).map_err(|_| unreadable())?;
-    answer.data.map(|found| found.creation_path).ok_or_else(unreadable)
+        serde_json::from_slice(body).map_err(|_| Failure::unreadable_answer())?;
+    answer.data.map(|found| found.creation_path).ok_or_else(Failure::unreadable_answer)
 }
 
 /// Reads the secret id that was wrapped.
@@ -163,9 +164,13 @@ pub fn unwrapped(body: &[u8]) -> Result<SecretString, Failure> {
     struct Data {
         secret_id: String,
     }
-    let answer: Answer = serde_json::from_slice(body).map_err(|_| unreadable())?;
+    let answer: Answer = serde_json::from_slice(body).map_err(|_| Failure::unreadable_answer())?;
     let secret_id = answer.data.secret_id;
-    if credential::is_line(&secret_id) { Ok(secret_id.into()) } else { Err(unreadable()) }
+    if credential::is_line(&secret_id) {
+        Ok(secret_id.into())
+    } else {
+        Err(Failure::unreadable_answer())
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::error::Error as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::header::{DATE, HOST, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
@@ -19,7 +19,9 @@ use tracing::{info, warn};
 use vaultrs::api::EndpointMiddleware;
 
 use super::answer::{Answer, failure_of, pause, retry_after};
+use super::failure::Failure;
 use super::files::Files;
+use super::lock::lock;
 use super::tls::{Material, Tls, TlsFileError};
 use crate::core::clock::{ServerClock, contradicts};
 use crate::core::words::in_short;
@@ -88,79 +90,6 @@ pub enum ClientSetupError {
         /// What is wrong with them.
         message: String,
     },
-}
-
-/// Why a request to the server brought no answer that helps.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// There is no connection.
-    #[error("cannot be reached: {0}")]
-    Unreachable(String),
-    /// It did not answer in time.
-    #[error("does not answer in time")]
-    Timeout,
-    /// 503: sealed, not initialised, or a standby without a leader.
-    #[error("is sealed or not ready (503)")]
-    Sealed,
-    /// 429.
-    #[error("limits the rate of requests (429)")]
-    RateLimited,
-    /// Another 5xx.
-    #[error("fails (status {0})")]
-    Server(u16),
-    /// 403 to a token that the server does not know (any more).
-    #[error("does not accept the token: it has ended or was revoked (403)")]
-    TokenEnded,
-    /// 403 by policy.
-    #[error("denies permission (403)")]
-    Denied,
-    /// 403 to a question about a mount that does not exist, or of which the policy grants nothing: the
-    /// server does not say which.
-    #[error("does not tell of such a mount (403, preflight capability check)")]
-    NoMount,
-    /// Another 4xx, with what the server says of it.
-    #[error("refuses (status {status}): {message}")]
-    Refused {
-        /// The status.
-        status: u16,
-        /// What the server said.
-        message: String,
-    },
-    /// A redirect, which is not followed: the token would go along.
-    #[error(
-        "redirects to {0}, which is not followed; add it to VAULT_REDIRECT_ADDRS if it is right"
-    )]
-    Redirected(String),
-    /// The request cannot even be made: it says nothing of the server.
-    #[error("cannot be asked for this: {0}")]
-    Unaskable(String),
-    /// An answer that is none of this API.
-    #[error("gave an answer that cannot be read: {0}")]
-    BadAnswer(String),
-    /// An answer that began, and was not over in time or after more bytes than any has.
-    #[error("gives an answer that does not end")]
-    Endless,
-}
-
-impl Failure {
-    /// A short name of its kind.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Unreachable(_) => "unreachable",
-            Self::Timeout => "timeout",
-            Self::Sealed => "sealed",
-            Self::RateLimited => "rate_limited",
-            Self::Server(_) => "server_error",
-            Self::TokenEnded => "token_ended",
-            Self::Denied | Self::NoMount => "denied",
-            Self::Refused { .. } => "refused",
-            Self::Redirected(_) => "redirected",
-            Self::Unaskable(_) => "unaskable",
-            Self::BadAnswer(_) => "bad_answer",
-            Self::Endless => "endless",
-        }
-    }
 }
 
 /// A server of the Vault API.
@@ -591,10 +520,6 @@ impl Resolve for AddressesOf {
             Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn header(name: &'static str) -> http::HeaderName {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::answer::{Answer, failure_of};
-use super::client::Failure;
+use super::failure::Failure;
 use super::metadata::{self, Metadata};
 use crate::core::words::in_short;
 

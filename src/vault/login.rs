@@ -15,11 +15,16 @@ use vaultrs::api::token::requests::{
 use vaultrs::api::token::responses::LookupTokenResponse;
 
 use super::approle::AppRole;
-use super::client::{Failure, Server};
-use super::credential::{self, Credential, CredentialError};
+use super::client::Server;
+use super::credential::{self, Credential};
 use super::endpoint::Post;
+use super::failure::Failure;
 use super::files::Files;
 use super::token::Grant;
+
+mod error;
+
+pub use error::LoginError;
 
 const JWT: &str = "the JWT file";
 const TOKEN: &str = "the token file";
@@ -61,48 +66,6 @@ pub enum Method {
     TokenFile(PathBuf),
     /// None: the server is the listener of an agent or a proxy that adds a token of its own.
     None,
-}
-
-/// No token is to be had.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LoginError {
-    /// A file holds no credential.
-    #[error("{0}")]
-    Credential(#[from] CredentialError),
-    /// A wrapped secret id cannot be taken out of its wrapping.
-    #[error("the wrapped secret id cannot be used: {0}. Give a new one")]
-    Unwrapping(String),
-    /// The server refuses the login.
-    #[error(
-        "the login at auth/{mount}{}: Vault {failure}",
-        .role.as_ref().map(|role| format!(" with role {role}")).unwrap_or_default()
-    )]
-    Refused {
-        /// Where the method is mounted.
-        mount: String,
-        /// The role, where there is one.
-        role: Option<String>,
-        /// What the server answered.
-        failure: Failure,
-    },
-    /// The given token is no longer good.
-    #[error("the given token has ended or was revoked: give a new one")]
-    GivenTokenEnded,
-    /// The server cannot be asked.
-    #[error("Vault {0}")]
-    Server(Failure),
-}
-
-impl LoginError {
-    /// The server's answer to a login was none that lets us in.
-    pub(super) fn refused(mount: &str, role: Option<&str>, failure: Failure) -> Self {
-        let failure = match failure {
-            // No token was sent that could have ended.
-            Failure::TokenEnded => Failure::Denied,
-            failure => failure,
-        };
-        Self::Refused { mount: mount.to_owned(), role: role.map(str::to_owned), failure }
-    }
 }
 
 /// A token with what was granted.
@@ -188,7 +151,7 @@ async fn login_with_jwt(
         .role(role)
         .jwt(jwt.expose_secret())
         .build()
-        .map_err(|_| LoginError::Server(unaskable()))?;
+        .map_err(|_| LoginError::Server(Failure::incomplete_request()))?;
     let answer = server.execute(request, "").await;
     answer
         .map(|answer| answer.body)
@@ -207,7 +170,7 @@ async fn login_with_password(
         .username(username)
         .password(password.expose_secret())
         .build()
-        .map_err(|_| LoginError::Server(unaskable()))?;
+        .map_err(|_| LoginError::Server(Failure::incomplete_request()))?;
     let answer = server.execute(request, "").await;
     answer.map(|answer| answer.body).map_err(|failure| LoginError::refused(mount, None, failure))
 }
@@ -234,21 +197,23 @@ pub(super) async fn renew(server: &Server, token: &SecretString) -> Result<Grant
 
 /// Renews a token, also one that ends while the server wants to be left alone.
 pub(super) async fn renew_now(server: &Server, token: &SecretString) -> Result<Grant, Failure> {
-    let request = RenewTokenSelfRequest::builder().build().map_err(|_| unaskable())?;
+    let request =
+        RenewTokenSelfRequest::builder().build().map_err(|_| Failure::incomplete_request())?;
     let answer = server.execute_now(request, token.expose_secret()).await?;
     renewed(&answer.body)
 }
 
 /// Revokes a token.
 pub(super) async fn revoke(server: &Server, token: &SecretString) -> Result<(), Failure> {
-    let request = RevokeTokenSelfRequest::builder().build().map_err(|_| unaskable())?;
+    let request =
+        RevokeTokenSelfRequest::builder().build().map_err(|_| Failure::incomplete_request())?;
     // A server that is pressed is better off without it, too.
     server.execute_now(request, token.expose_secret()).await.map(drop)
 }
 
 async fn look_up(server: &Server, token: SecretString) -> Result<Login, LoginError> {
     let request = LookupTokenSelfRequest::builder().build();
-    let request = request.map_err(|_| LoginError::Server(unaskable()))?;
+    let request = request.map_err(|_| LoginError::Server(Failure::incomplete_request()))?;
     let answer = server.execute(request, token.expose_secret()).await;
     let grant = match answer.and_then(|answer| looked_up(&answer.body)) {
         Ok(grant) => grant,
@@ -258,16 +223,6 @@ async fn look_up(server: &Server, token: SecretString) -> Result<Login, LoginErr
         Err(failure) => return Err(LoginError::Server(failure)),
     };
     Ok(Login { token, grant, ours: false, revocable: false })
-}
-
-/// The request is not complete, which no configuration that was checked can make it.
-pub(super) fn unaskable() -> Failure {
-    Failure::Unaskable("the request is not complete".to_owned())
-}
-
-/// The error of the decoder is left out: it can hold a part of the answer, and so a token.
-pub(super) fn unreadable() -> Failure {
-    Failure::BadAnswer("not of the expected form".to_owned())
 }
 
 /// What a login or a renewal answers, as far as it counts.
@@ -289,8 +244,9 @@ struct Auth {
 
 impl Auth {
     fn of(body: &[u8]) -> Result<Self, Failure> {
-        let answer: Authenticated = serde_json::from_slice(body).map_err(|_| unreadable())?;
-        answer.auth.ok_or_else(unreadable)
+        let answer: Authenticated =
+            serde_json::from_slice(body).map_err(|_| Failure::unreadable_answer())?;
+        answer.auth.ok_or_else(Failure::unreadable_answer)
     }
 
     fn grant(&self) -> Grant {
@@ -318,8 +274,8 @@ pub fn renewed(body: &[u8]) -> Result<Grant, Failure> {
 /// Reads what the server says of a token that it was given.
 pub fn looked_up(body: &[u8]) -> Result<Grant, Failure> {
     let answer: EndpointResult<LookupTokenResponse> =
-        serde_json::from_slice(body).map_err(|_| unreadable())?;
-    let found = answer.data.ok_or_else(unreadable)?;
+        serde_json::from_slice(body).map_err(|_| Failure::unreadable_answer())?;
+    let found = answer.data.ok_or_else(Failure::unreadable_answer)?;
     Ok(Grant::new(found.ttl, found.renewable.unwrap_or(false), found.num_uses))
 }
 

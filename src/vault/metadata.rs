@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::answer::{Answer, failure_of};
-use super::client::Failure;
+use super::failure::Failure;
+use super::trouble::Trouble;
 use crate::core::secret::Version;
 use crate::core::words::in_short;
 
@@ -23,6 +24,18 @@ pub enum Metadata {
     Deleted,
     /// The latest version is destroyed.
     Destroyed,
+}
+
+impl Metadata {
+    /// The version that is live, or why there is none.
+    pub(super) fn live(self) -> Result<Version, Trouble> {
+        match self {
+            Self::Live(version) => Ok(version),
+            Self::Missing => Err(Trouble::Missing),
+            Self::Deleted => Err(Trouble::Deleted),
+            Self::Destroyed => Err(Trouble::Destroyed),
+        }
+    }
 }
 
 /// Reads the answer to `GET <mount>/metadata/<path>`. `now` is the present by the server's clock.

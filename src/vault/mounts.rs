@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::answer::{Answer, failure_of};
-use super::client::Failure;
+use super::failure::Failure;
 use crate::core::words::in_short;
 
 /// How long an answer is kept: mounts can be replaced, and one small request in this time is

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use http::header::HeaderValue;
 use tracing::{error, info, warn};
 
-use super::client::{Failure, Server};
+use super::client::Server;
+use super::failure::Failure;
 use super::folders::Folders;
 use super::login::Method;
 use super::mounts::Mounts;

@@ -12,8 +12,9 @@ use tokio::time::{sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::backoff::{Backoff, Failed};
-use super::client::{Failure, Server};
+use super::client::Server;
 use super::denials::{Denials, Doubt};
+use super::failure::Failure;
 use super::login::{self, Login, LoginError, Method};
 use super::token::{Grant, Lease, Step, Terms, Uses};
 

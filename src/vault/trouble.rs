@@ -1,6 +1,6 @@
 //! Why a secret cannot be watched: for the log, and for the owners of the workloads that use it.
 
-use super::client::Failure;
+use super::failure::Failure;
 use super::login::LoginError;
 use super::mounts::Engine;
 use crate::core::notice::{Notice, message};

@@ -9,9 +9,9 @@ use http::Method;
 use jiff::SignedDuration;
 use serde_json::json;
 
-use super::Plan;
 use super::arena::{Arena, SETTLE_WITHIN};
 use super::gateway::Gateway;
+use super::plan::Plan;
 use crate::controller::Controller;
 use crate::deploy::allow_login;
 use crate::scenario::polling_fast;

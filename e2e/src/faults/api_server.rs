@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::Plan;
 use super::arena::{Arena, begun, reloads_begun};
+use super::plan::Plan;
 use crate::controller::Controller;
 use crate::scenario::polling_fast;
 

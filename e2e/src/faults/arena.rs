@@ -12,9 +12,7 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use jiff::SignedDuration;
 use serde_json::json;
 
-use super::access::restore;
 use super::ledger::{Live, Moment, Secret, Subject};
-use super::others::lift_refusals;
 use super::report::Row;
 use crate::bed::Bed;
 use crate::controller::Controller;
@@ -178,18 +176,15 @@ impl Arena {
         (self.say)(&format!("{fault}..."));
     }
 
-    /// It is over: what came of it, and whether the arena must be filled anew.
-    pub(super) async fn end(&mut self, outcome: Result<()>) -> Result<Row> {
+    /// It is over: what came of it. If that is not clean, the arena must be filled anew.
+    pub(super) fn end(&mut self, outcome: Result<()>) -> Row {
         if let Err(error) = outcome {
             self.note(&format!("FAILED: {error:#}"));
             self.row.error = Some(format!("{error:#}"));
         }
         self.row.took = self.began.elapsed();
         self.forget_beyond_lasting();
-        if !self.row.is_clean() {
-            self.restore().await?;
-        }
-        Ok(std::mem::take(&mut self.row))
+        std::mem::take(&mut self.row)
     }
 
     /// Forgets the workloads that were added for the present fault.
@@ -208,15 +203,6 @@ impl Arena {
             self.bed.cluster.delete(name).await?;
         }
         Ok(())
-    }
-
-    /// Has everything as a fault finds it, whatever the one before left behind.
-    async fn restore(&mut self) -> Result<()> {
-        self.bed.recover().await?;
-        lift_refusals(&self.bed.cluster).await;
-        restore(&self.bed.vault).await;
-        self.shift = SignedDuration::ZERO;
-        self.deploy_everything_anew().await
     }
 
     /// The fault strikes once more.

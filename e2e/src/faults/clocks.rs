@@ -7,10 +7,10 @@
 use anyhow::{Result, ensure};
 use jiff::SignedDuration;
 
-use super::Plan;
 use super::arena::Arena;
 use super::gateway::Gateway;
 use super::ledger::Moment;
+use super::plan::Plan;
 use crate::controller::{Controller, SETTLE_TIME};
 use crate::scenario::{next_second, polling_fast};
 

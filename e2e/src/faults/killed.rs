@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::time::sleep;
 
-use super::Plan;
 use super::arena::{Arena, begun};
+use super::plan::Plan;
 use crate::controller::{Controller, ControllerOptions, LeaseTimes};
 use crate::scenario::polling_fast;
 

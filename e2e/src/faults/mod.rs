@@ -22,6 +22,7 @@ mod killed;
 mod ledger;
 mod network;
 mod others;
+mod plan;
 mod report;
 mod settling;
 mod vault;
@@ -34,9 +35,11 @@ use anyhow::{Result, anyhow};
 use fastrand::Rng;
 use futures::FutureExt as _;
 use futures::future::{LocalBoxFuture, try_join_all};
+use jiff::SignedDuration;
 use tokio::time::timeout;
 
 use arena::Arena;
+pub use plan::{Plan, seed};
 pub use report::{Report, Row};
 
 /// No fault takes longer, or it is one in itself.
@@ -57,48 +60,6 @@ pub enum Part {
     Vault,
     /// The clocks. The last: what they leave behind is of no use to others.
     Clocks,
-}
-
-/// How much is done.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// The same seed makes the same workloads, and the same choices.
-    pub seed: u64,
-    /// How many workloads there are.
-    pub workloads: usize,
-    /// How many secrets they share.
-    pub secrets: usize,
-    /// How often the controller is killed.
-    pub kills: usize,
-    /// How often the other faults strike.
-    pub times: usize,
-    /// Only the faults whose name contains one of these; all, where there is none.
-    pub only: Vec<String>,
-}
-
-impl Plan {
-    /// What `make faults` does.
-    #[must_use]
-    pub fn full(seed: u64) -> Self {
-        Self { seed, workloads: 200, secrets: 50, kills: 60, times: 4, only: Vec::new() }
-    }
-
-    /// The same faults, each once: what is part of `make test`.
-    #[must_use]
-    pub fn short(seed: u64) -> Self {
-        Self { workloads: 80, kills: 12, times: 1, ..Self::full(seed) }
-    }
-
-    fn wants(&self, fault: &Fault) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| fault.name.contains(only))
-    }
-}
-
-/// The seed that `FAULTS_SEED` names, or else a random one.
-#[must_use]
-pub fn seed() -> u64 {
-    let named = std::env::var("FAULTS_SEED").ok().and_then(|seed| seed.parse().ok());
-    named.unwrap_or_else(|| fastrand::u64(..))
 }
 
 /// One fault.
@@ -200,7 +161,7 @@ pub async fn run_side_by_side(
 async fn run_parts(parts: &[Part], plan: &Plan, say: impl FnMut(&str) + 'static) -> Result<Report> {
     let mut report = Report::default();
     let faults = parts.iter().flat_map(|part| part.faults());
-    let mut faults = faults.filter(|fault| plan.wants(fault)).peekable();
+    let mut faults = faults.filter(|fault| plan.wants(fault.name)).peekable();
     if faults.peek().is_none() {
         return Ok(report);
     }
@@ -212,8 +173,19 @@ async fn run_parts(parts: &[Part], plan: &Plan, say: impl FnMut(&str) + 'static)
         arena.begin(fault.name);
         let outcome = timeout(FAULT_WITHIN, (fault.run)(&mut arena, plan)).await;
         let outcome = outcome.unwrap_or_else(|_| Err(anyhow!("not over after {FAULT_WITHIN:?}")));
-        let row = arena.end(outcome).await?;
+        let row = arena.end(outcome);
+        if !row.is_clean() {
+            restore(&mut arena).await?;
+        }
         report.rows.push(row);
     }
     Ok(report)
+}
+
+/// Has everything as a fault finds it, whatever the one before left behind.
+async fn restore(arena: &mut Arena) -> Result<()> {
+    arena.bed.recover().await?;
+    others::lift_refusals(&arena.bed.cluster).await;
+    access::restore(&arena.bed.vault).await;
+    arena.shift_clock(SignedDuration::ZERO).await
 }

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use anyhow::{Context as _, Result, ensure};
 use fastrand::Rng;
 
-use super::Plan;
 use super::api_server::{GIVEN_UP_WITHIN, OUTAGE};
 use super::arena::{Arena, SETTLE_WITHIN};
+use super::plan::Plan;
 use super::settling::quiet;
 use super::watches::behind_a_wire;
 use super::wire::{Weather, Wire};

@@ -9,9 +9,9 @@ use http::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::Plan;
 use super::arena::{Arena, FREEZE, SETTLE_WITHIN};
 use super::ledger::Moment;
+use super::plan::Plan;
 use super::settling::quiet;
 use crate::cluster::Cluster;
 use crate::controller::Controller;

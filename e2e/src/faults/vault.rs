@@ -5,8 +5,8 @@
 
 use anyhow::Result;
 
-use super::Plan;
 use super::arena::{Arena, SETTLE_WITHIN, begun, reloads_begun};
+use super::plan::Plan;
 use crate::controller::{Controller, ControllerOptions};
 use crate::scenario::polling_fast;
 

@@ -7,9 +7,9 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::Plan;
 use super::arena::{Arena, SETTLE_WITHIN};
 use super::ledger::Moment;
+use super::plan::Plan;
 use super::wire::{Weather, Wire};
 use crate::controller::Controller;
 use crate::scenario::{next_second, polling_fast};

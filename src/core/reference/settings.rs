@@ -4,9 +4,6 @@
 //! The webhook adds variables of its own behind those of the container, by its annotations, and of
 //! one name the last counts. What is said here is what is left for the container to say.
 
-use super::super::annotation::{Annotations, Webhook};
-use super::super::environment::{Container, EnvValue};
-use super::super::words::parse_bool;
 use super::grammar::Scheme;
 
 /// The longest name of a Vault namespace, in bytes. It goes into a header of each request and into
@@ -115,29 +112,4 @@ pub fn namespace(text: &str) -> Option<&str> {
 #[must_use]
 pub fn is_namespace(name: &str) -> bool {
     name.len() <= LONGEST_NAMESPACE && !name.contains(char::is_control)
-}
-
-/// Whether missing secrets are no error for references of these schemes.
-#[must_use]
-pub fn ignores_missing<'s>(
-    annotations: &Annotations,
-    containers: &[Container],
-    schemes: impl IntoIterator<Item = &'s Scheme>,
-) -> bool {
-    let of_container = |container: &Container, scheme| {
-        let mut names = Setting::IgnoreMissingSecrets.names(scheme).iter();
-        match names.find_map(|name| container.variable(name)).map(|variable| &variable.value) {
-            Some(EnvValue::Literal(text)) => parse_bool(text) == Some(true),
-            _ => false,
-        }
-    };
-    schemes.into_iter().all(|scheme| {
-        if annotations.is_left_alone() {
-            let mut injected = containers.iter().filter(|container| container.starts_injector);
-            return injected.all(|container| of_container(container, *scheme));
-        }
-        let value = annotations.webhook(Webhook::IgnoreMissingSecrets(*scheme));
-        // What is neither is false for the webhook, too.
-        value.and_then(parse_bool) == Some(true)
-    })
 }

@@ -11,7 +11,6 @@ use kube::api::{DynamicObject, WatchEvent, WatchParams};
 use tokio::time::{Instant, sleep_until};
 
 use super::super::client::{RequestError, in_time_of};
-use super::REQUESTS_A_DEADLINE;
 use crate::core::lease::Terms;
 
 /// Between two attempts to open it: the retry period, doubled with each failure up to this.
@@ -82,7 +81,7 @@ impl LeaseWatch {
 
     fn open(&self) -> Events {
         let (api, params) = (self.api.clone(), self.params.clone());
-        let patience = self.terms.renew_deadline / REQUESTS_A_DEADLINE;
+        let patience = self.terms.longest_request();
         stream::once(async move {
             let events = in_time_of(patience, api.watch(&params, FROM_ANY)).await?;
             Ok::<_, RequestError>(events.map_err(RequestError::from))

@@ -50,7 +50,7 @@ async fn run(bench: Bench, leadership: Leadership, test: impl AsyncFnOnce(Counte
         store.end_list(kind);
     }
     let counted = Counted { fake: fake.clone(), ..Counted::default() };
-    let Reloader { clocks, settings, budget, .. } = reloader;
+    let Workloads { clocks, settings, budget, .. } = reloader.workloads;
     let vault = counted.clone();
     let reloader = Reloader::new(store, vault, fake.clone(), fake, clocks, settings, budget);
     let synced = CancellationToken::new();
@@ -102,7 +102,7 @@ async fn a_hundred_replicas_that_start_at_once_do_not_come_in_the_same_second() 
     let mut seconds = [0_u32; 10];
     for _ in 0..100 {
         let mut bench = Bench::new(&[("web", &["a"])]);
-        bench.reloader.settings.start_within = within;
+        bench.reloader.workloads.settings.start_within = within;
         let began = Instant::now();
         run(bench, Leadership::always(), async |counted| {
             while counted.counts().0 == 0 {
@@ -148,12 +148,12 @@ async fn nothing_new_begins_once_the_claim_has_ended() {
     bench.poll().await;
     bench.fake.rotate("a", 2);
     let (candidacy, leadership) = contended();
-    bench.reloader.leadership = leadership;
+    bench.reloader.workloads.leadership = leadership;
     // Nobody has told it: it was frozen, say, and the time is over.
     candidacy.say(Claim::Until(Instant::now()));
     bench.poll().await;
     assert_eq!(bench.fake.world().patches, 0);
-    bench.reloader.leadership = Leadership::always();
+    bench.reloader.workloads.leadership = Leadership::always();
     bench.poll().await;
     assert_eq!(bench.fake.world().patches, 50);
 }

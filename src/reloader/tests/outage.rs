@@ -75,7 +75,7 @@ async fn what_hangs_for_some_keeps_nobody_else_waiting_and_comes_last() {
         bench.watch();
         // What the new pods started with is known from the next poll on.
         bench.poll().await;
-        for memory in bench.reloader.memories.values_mut() {
+        for memory in bench.reloader.workloads.memories.values_mut() {
             memory.past.retry_at = None;
         }
     }
@@ -93,7 +93,7 @@ async fn a_turn_ends_with_the_period_and_the_next_begins_with_whoever_had_none()
     bench.fake.world().hanging = all;
     let began = Instant::now();
     let left = bench.poll().await;
-    assert!(began.elapsed() < bench.reloader.settings.period + 2 * HANGS_FOR);
+    assert!(began.elapsed() < bench.reloader.workloads.settings.period + 2 * HANGS_FOR);
     assert_eq!(left.workloads.len(), 200);
     let first = std::mem::take(&mut bench.fake.world().patched);
     let left = bench.poll().await;

@@ -140,7 +140,7 @@ async fn whoever_waits_is_not_reloaded_while_vault_cannot_be_asked() {
     bench.fake.world().faults.push_back(Fault::Refused);
     let left = bench.poll().await;
     // Its back-off is over.
-    bench.reloader.memories.clear();
+    bench.reloader.workloads.memories.clear();
     bench.fake.world().is_out = true;
     // New pods could not read their secrets.
     let left = bench.go_on(left).await;
@@ -165,7 +165,7 @@ fn beside_a_crowd() -> Bench {
         object.namespace = "crowd".to_owned();
     }
     bench.watch();
-    bench.reloader.budget = Budget::new(2, 1);
+    bench.reloader.workloads.budget = Budget::new(2, 1);
     bench
 }
 

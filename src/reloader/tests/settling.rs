@@ -5,10 +5,11 @@ use super::*;
 /// A workload whose secret was created a second ago by Vault's clock, which is an hour ahead.
 fn bench() -> Bench {
     let mut bench = Bench::new(&[("web", &["a"])]);
-    bench.reloader.settings.settle = SignedDuration::from_secs(3);
-    bench.reloader.clocks.now = noon;
+    bench.reloader.workloads.settings.settle = SignedDuration::from_secs(3);
+    bench.reloader.workloads.clocks.now = noon;
     let own_time = noon() + SignedDuration::from_hours(1);
-    bench.fake.world().on_clock = Some((Arc::clone(&bench.reloader.clocks.vault), own_time));
+    bench.fake.world().on_clock =
+        Some((Arc::clone(&bench.reloader.workloads.clocks.vault), own_time));
     let created = own_time - SignedDuration::from_secs(1);
     bench.fake.world().live.insert("a".to_owned(), Version { number: 2, created });
     bench
@@ -31,7 +32,7 @@ async fn a_reload_waits_for_the_settle_time_by_the_clock_of_vault() {
         assert_eq!((bench.fake.count("web"), left.workloads.len()), (0, 1));
         assert!(left.retry_in.is_some_and(|delay| delay <= Duration::from_secs(2)));
     }
-    bench.reloader.clocks.now = three_seconds_later;
+    bench.reloader.workloads.clocks.now = three_seconds_later;
     bench.poll().await;
     assert_eq!((bench.fake.count("web"), bench.fake.world().patches), (1, 1));
 }
@@ -39,10 +40,10 @@ async fn a_reload_waits_for_the_settle_time_by_the_clock_of_vault() {
 #[tokio::test(start_paused = true)]
 async fn the_clock_of_vault_is_read_where_a_revision_decides() {
     let mut bench = bench();
-    bench.reloader.clocks.now = three_seconds_later;
+    bench.reloader.workloads.clocks.now = three_seconds_later;
     // Deployed ten minutes after the rotation, by the API server's clock.
     bench.fake.world().revised = Some(noon() + SignedDuration::from_mins(10));
-    bench.fake.world().cluster_clock = Some(Arc::clone(&bench.reloader.clocks.cluster));
+    bench.fake.world().cluster_clock = Some(Arc::clone(&bench.reloader.workloads.clocks.cluster));
     bench.poll().await;
     let asked = |bench: &Bench| {
         let world = bench.fake.world();

@@ -53,7 +53,7 @@ impl Running {
 
 async fn beside_a_reloader(period: Duration, test: impl AsyncFnOnce(Running)) {
     let Bench { fake, store, reloader, shutdown } = Bench::new(&[("web", &["a"])]);
-    let Reloader { clocks, settings, budget, .. } = reloader;
+    let Workloads { clocks, settings, budget, .. } = reloader.workloads;
     let settings = Settings { period, ..settings };
     let (candidacy, leadership) = contended();
     let (heartbeats, hangs) = (Heartbeats::default(), CancellationToken::new());

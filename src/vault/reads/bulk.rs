@@ -7,10 +7,12 @@ use std::sync::Arc;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use super::{About, Outcome, Question, Queue, Read, Reads, Trouble};
-use crate::vault::client::Failure;
+use super::asking::Asker;
+use super::request::{About, Outcome, Question, Queue, Read};
+use crate::vault::failure::Failure;
 use crate::vault::folders::{Folder, Folders, Learnt, Plan};
 use crate::vault::listing::{self, Page};
+use crate::vault::trouble::Trouble;
 
 /// How many folders are listed at once: each page takes a few megabytes while it is read.
 const MOST_LISTERS: usize = 8;
@@ -31,7 +33,7 @@ struct Listed<'a> {
     rest: Vec<Read<'a>>,
 }
 
-impl Reads<'_> {
+impl Asker<'_> {
     /// Lists one folder after the other, until there is none left.
     async fn list_from<'r>(&self, queue: &Queue<Listing<'r>>) -> Vec<Listed<'r>> {
         let mut listed = Vec::new();
@@ -63,7 +65,7 @@ impl Reads<'_> {
             let then = if is_scouting { &mut reads } else { &mut alone };
             then.extend(others);
             let queue = Queue::new(listings);
-            let at_once = self.pace.at_once.min(MOST_LISTERS).min(queue.len());
+            let at_once = self.sender.pace.at_once.min(MOST_LISTERS).min(queue.len());
             let listers = (0..at_once).map(|_| self.list_from(&queue));
             for listed in join_all(listers).await.into_iter().flatten() {
                 let Listed { folder, learnt, outcomes: found, rest } = listed;
@@ -85,7 +87,7 @@ impl Reads<'_> {
         let mut rest = Vec::new();
         let (mut keys, mut after) = (0, None);
         let learnt = loop {
-            if Instant::now() >= self.listing_deadline {
+            if Instant::now() >= self.sender.listing_deadline {
                 break None;
             }
             // One more than there may be, so that a folder of just so many is seen to have no more.
@@ -99,7 +101,7 @@ impl Reads<'_> {
                 match metadata.live() {
                     Ok(version) if read.ask.may_be_stale(version) => rest.push(read),
                     outcome => {
-                        self.was_answered(&read);
+                        self.evidence.was_answered(&read);
                         outcomes.push((Arc::clone(&read.ask.secret), outcome));
                     }
                 }
@@ -134,7 +136,12 @@ impl Reads<'_> {
         let listing = folder.listing();
         let question = Question {
             query: &query,
-            ..Question::about(About::Folder, namespace.as_ref(), &listing, self.listing_deadline)
+            ..Question::about(
+                About::Folder,
+                namespace.as_ref(),
+                &listing,
+                self.sender.listing_deadline,
+            )
         };
         self.ask(question, |answer, now| listing::read(answer, now, |key| wanted.contains_key(key)))
             .await

@@ -5,16 +5,19 @@
 //! that fails, too: that of a secret which was answered before, or the server's own status.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::join;
 use tokio::time::{Instant, sleep_until};
 
-use super::{About, Question, Read, Reads, Trouble, lock};
+use super::request::{About, Question, Read};
+use super::sender::Sender;
 use crate::core::secret::SecretId;
 use crate::vault::answer::failure_of;
-use crate::vault::client::Failure;
+use crate::vault::failure::Failure;
+use crate::vault::lock::lock;
+use crate::vault::trouble::Trouble;
 
 /// How many paths of a Vault namespace have to fail in a row, where none was answered before. And how
 /// many failures one comparison is for.
@@ -37,7 +40,7 @@ struct Group {
 
 /// What is out of reach, by the failure that said so.
 #[derive(Default)]
-pub(super) struct Outages {
+struct Outages {
     server: Option<Failure>,
     namespaces: HashMap<Namespace, Failure>,
     /// Failures in a row.
@@ -69,7 +72,7 @@ struct Witness {
 
 impl Witnesses {
     /// A poll begins.
-    pub(super) fn begin(&mut self) {
+    fn begin(&mut self) {
         let fresh = std::mem::take(&mut self.fresh);
         self.older.extend(fresh);
     }
@@ -107,7 +110,30 @@ impl Witnesses {
     }
 }
 
-impl Reads<'_> {
+/// What the answers and failures of one poll tell of what is out of reach.
+pub(super) struct Evidence {
+    outages: Mutex<Outages>,
+    witnesses: Mutex<Witnesses>,
+    /// The turn to find out whom a failure concerns.
+    comparison: tokio::sync::Mutex<()>,
+}
+
+impl Evidence {
+    /// A poll begins, with what those before have left.
+    pub(super) fn new(mut witnesses: Witnesses) -> Self {
+        witnesses.begin();
+        Self {
+            outages: Mutex::default(),
+            witnesses: Mutex::new(witnesses),
+            comparison: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// What is left for the polls to come.
+    pub(super) fn into_witnesses(self) -> Witnesses {
+        self.witnesses.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Why there is no sense in asking for anything of a Vault namespace.
     pub(super) fn outage(&self, namespace: Option<&Arc<str>>) -> Option<Failure> {
         let outages = lock(&self.outages);
@@ -130,11 +156,16 @@ impl Reads<'_> {
     }
 
     /// What a failure means, and for whom.
-    pub(super) async fn trouble(&self, question: Question<'_>, failure: Failure) -> Trouble {
+    pub(super) async fn trouble(
+        &self,
+        sender: &Sender<'_>,
+        question: Question<'_>,
+        failure: Failure,
+    ) -> Trouble {
         let Question { about, namespace, path, .. } = question;
         match failure {
             Failure::Denied | Failure::NoMount => {
-                self.has_answered.store(true, Ordering::Relaxed);
+                sender.has_answered.store(true, Ordering::Relaxed);
                 let metadata = path.to_owned();
                 if failure == Failure::Denied {
                     Trouble::Denied { metadata }
@@ -149,13 +180,19 @@ impl Reads<'_> {
                 let namespace = namespace.cloned();
                 let group = Group { namespace, are_mounts: about == About::Mount };
                 // Rare, and larger than all else that a request takes.
-                Box::pin(self.compare(group, path, failure)).await
+                Box::pin(self.compare(sender, group, path, failure)).await
             }
         }
     }
 
     /// Asks for something else, to know whether that fails, too.
-    async fn compare(&self, group: Group, path: &str, failure: Failure) -> Trouble {
+    async fn compare(
+        &self,
+        sender: &Sender<'_>,
+        group: Group,
+        path: &str,
+        failure: Failure,
+    ) -> Trouble {
         // One after the other: those that failed together share what the first finds out.
         let _turn = self.comparison.lock().await;
         if let Some(failure) = self.outage(group.namespace.as_ref()) {
@@ -172,20 +209,20 @@ impl Reads<'_> {
             row.failures
         };
         let (witness, status) =
-            if self.server.resumes_at().is_some() || Instant::now() >= self.deadline {
+            if sender.server.resumes_at().is_some() || Instant::now() >= sender.deadline {
                 (None, None)
             } else if failure == Failure::TokenEnded {
                 // The status of the server needs none.
-                (self.ask_witness(&group, path).await, None)
+                (self.ask_witness(sender, &group, path).await, None)
             } else {
-                join(self.ask_witness(&group, path), self.ask_status()).await
+                join(self.ask_witness(sender, &group, path), ask_status(sender)).await
             };
         let mut outages = lock(&self.outages);
         if witness == Some(true) {
             outages.rows.insert(group, Row { failures: 0, left: IN_A_ROW - 1 });
             return of_path(path, failure);
         }
-        let has_answered = self.has_answered.load(Ordering::Relaxed);
+        let has_answered = sender.has_answered.load(Ordering::Relaxed);
         if let Some((down, _)) = status.filter(|(_, is_certain)| *is_certain || !has_answered) {
             outages.server = Some(down.clone());
             return Trouble::Out { failure: down, is_own: true };
@@ -201,38 +238,38 @@ impl Reads<'_> {
     }
 
     /// Whether a path that was answered before still is; `None` where there is none to ask for.
-    async fn ask_witness(&self, group: &Group, failed: &str) -> Option<bool> {
+    async fn ask_witness(&self, sender: &Sender<'_>, group: &Group, failed: &str) -> Option<bool> {
         let path = lock(&self.witnesses).pick(group, failed)?;
-        if let Some(turn) = self.turn(About::Again, self.deadline) {
-            sleep_until(turn.min(self.deadline)).await;
+        if let Some(turn) = sender.turn(About::Again, sender.deadline) {
+            sleep_until(turn.min(sender.deadline)).await;
         }
-        let pass = self.pass_for_one().await.ok()?;
+        let pass = sender.pass_for_one().await.ok()?;
         let namespace = group.namespace.as_deref();
-        let got = self.server.get(&path, &[], namespace, &pass.token, None).await;
+        let got = sender.server.get(&path, &[], namespace, &pass.token, None).await;
         let failure = got.map_or_else(Some, |answer| failure_of(answer.status, &answer.body));
         let answers = match failure {
             None => true,
             Some(failure) => !may_be_outage(&failure),
         };
         if answers {
-            self.has_answered.store(true, Ordering::Relaxed);
+            sender.has_answered.store(true, Ordering::Relaxed);
         } else {
             lock(&self.witnesses).remove(group, &path);
         }
         Some(answers)
     }
+}
 
-    /// Why the server as a whole does not answer, and whether that is certain: not every proxy lets
-    /// this through.
-    async fn ask_status(&self) -> Option<(Failure, bool)> {
-        match self.server.is_sealed().await {
-            Ok(false) => None,
-            Ok(true) => Some((Failure::Sealed, true)),
-            Err(failure @ (Failure::Sealed | Failure::Unreachable(_) | Failure::Timeout)) => {
-                Some((failure, true))
-            }
-            Err(failure) => may_be_outage(&failure).then_some((failure, false)),
+/// Why the server as a whole does not answer, and whether that is certain: not every proxy lets
+/// this through.
+async fn ask_status(sender: &Sender<'_>) -> Option<(Failure, bool)> {
+    match sender.server.is_sealed().await {
+        Ok(false) => None,
+        Ok(true) => Some((Failure::Sealed, true)),
+        Err(failure @ (Failure::Sealed | Failure::Unreachable(_) | Failure::Timeout)) => {
+            Some((failure, true))
         }
+        Err(failure) => may_be_outage(&failure).then_some((failure, false)),
     }
 }
 

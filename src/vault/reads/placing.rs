@@ -6,10 +6,13 @@ use std::sync::Arc;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use super::{About, Ask, LISTING_PART, Outcome, Question, Queue, Read, Reads, Trouble};
+use super::asking::Asker;
+use super::request::{About, Outcome, Question, Queue, Read, Turns};
+use crate::core::observation::Ask;
 use crate::core::secret::SecretId;
-use crate::vault::client::Failure;
+use crate::vault::failure::Failure;
 use crate::vault::mounts::{Classified, Engine, Lookup, Mounts};
+use crate::vault::trouble::Trouble;
 
 /// A path to ask about, for the secrets that may be on its mount.
 struct Unknown<'a> {
@@ -21,7 +24,7 @@ struct Unknown<'a> {
 /// What the server told of the mount of a path.
 type Told = Result<(String, Engine), Trouble>;
 
-impl Reads<'_> {
+impl Asker<'_> {
     /// Where secrets are, once their mounts are known to be KV v2. What is known of all others goes to the
     /// `outcomes`.
     ///
@@ -30,22 +33,23 @@ impl Reads<'_> {
         &self,
         mounts: &mut Mounts,
         asks: Vec<&'r Ask>,
+        turns: Turns<'_>,
         outcomes: &mut Vec<Outcome>,
     ) -> Vec<Read<'r>> {
-        let until = (Instant::now() + self.pace.longest_poll / LISTING_PART).min(self.deadline);
+        let until = self.sender.placing_deadline();
         let mut placed = Vec::with_capacity(asks.len());
         let mut left = asks;
         // Each time, what is left has one question less to ask, of two at most.
         while !left.is_empty() {
             let mut unknown = sort(mounts, std::mem::take(&mut left), &mut placed, outcomes);
             unknown.sort_by_key(|Unknown { asks, .. }| {
-                let is_late = asks.iter().any(|ask| self.turns.late.contains(&ask.secret));
-                (asks.iter().all(|ask| self.turns.failed.contains(&ask.secret)), !is_late)
+                let is_late = asks.iter().any(|ask| turns.late.contains(&ask.secret));
+                (asks.iter().all(|ask| turns.failed.contains(&ask.secret)), !is_late)
             });
             // The first goes alone: if the server is out of reach, one request is enough to know.
             let rest = unknown.split_off(unknown.len().min(1));
             for queue in [unknown, rest].map(Queue::new) {
-                let askers = (0..self.pace.at_once.min(queue.len()))
+                let askers = (0..self.sender.pace.at_once.min(queue.len()))
                     .map(|_| self.ask_about_mounts(&queue, until));
                 for (unknown, told) in join_all(askers).await.into_iter().flatten() {
                     left.extend(learn(mounts, unknown, told, outcomes));
@@ -66,11 +70,11 @@ impl Reads<'_> {
             let path = Mounts::question(&unknown.path);
             let question = Question {
                 until,
-                ..Question::about(About::Mount, unknown.namespace, &path, self.deadline)
+                ..Question::about(About::Mount, unknown.namespace, &path, self.sender.deadline)
             };
             let answer = self.ask(question, Mounts::read).await;
             if let (Ok(_), Some(ask)) = (&answer, unknown.asks.first()) {
-                self.was_told_of_mount(&ask.secret, &path);
+                self.evidence.was_told_of_mount(&ask.secret, &path);
             }
             told.push((unknown, answer));
         }

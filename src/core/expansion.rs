@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::{EnvValue, EnvVar};
+use super::environment::{EnvValue, EnvVar};
 
 /// How much other variables add to the values of one workload, in bytes. Each can hold the one before
 /// twice, so without an end a short list would fill the memory.

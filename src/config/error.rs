@@ -1,0 +1,26 @@
+//! The error for a setting that cannot be used.
+
+/// A setting that cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name}{}: {problem}", .value.as_ref().map(|value| format!("={value:?}")).unwrap_or_default())]
+pub struct ConfigError {
+    /// The flag or variable.
+    pub(super) name: String,
+    /// What it was set to, unless that is a secret.
+    pub(super) value: Option<String>,
+    /// What is wrong, and what to do.
+    pub(super) problem: String,
+}
+
+/// Of a value that may be a secret.
+pub(super) fn unspoken(name: &str, problem: &str) -> ConfigError {
+    ConfigError { name: name.to_owned(), value: None, problem: problem.to_owned() }
+}
+
+pub(super) fn error(name: &str, value: &str, problem: &str) -> ConfigError {
+    ConfigError {
+        name: name.to_owned(),
+        value: Some(value.to_owned()),
+        problem: problem.to_owned(),
+    }
+}

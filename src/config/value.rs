@@ -1,0 +1,43 @@
+//! Parses the values of flags and environment variables.
+
+use std::time::Duration;
+
+use super::error::{ConfigError, error, unspoken};
+use crate::core::words::parse_bool;
+
+/// Times are added to the present, which must not overflow; nobody means more than this.
+const LONGEST: Duration = Duration::from_hours(24 * 365);
+
+/// A duration as Go writes it, longer than zero and shorter than a year.
+pub(super) fn duration(name: &str, text: &str) -> Result<Duration, ConfigError> {
+    let wrong = "not a duration; write 90s, 5m or 1h30m";
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err(error(name, text, "must be longer than zero")),
+        Ok(duration) if duration > LONGEST => Err(error(name, text, "must be shorter than a year")),
+        Ok(duration) => Ok(duration),
+        Err(_) => Err(error(name, text, wrong)),
+    }
+}
+
+pub(super) fn boolean(name: &str, text: &str) -> Result<bool, ConfigError> {
+    parse_bool(text).ok_or_else(|| error(name, text, "write true or false"))
+}
+
+/// The path of a file. Where its content was given instead, that is not repeated.
+pub(super) fn file_path<'a>(name: &str, text: &'a str) -> Result<&'a str, ConfigError> {
+    let is_content = text.contains('\n')
+        || text.len() > 1024
+        || ["eyJ", "hvs.", "hvb.", "s.", "-----BEGIN"].iter().any(|start| text.starts_with(start));
+    if is_content {
+        return Err(unspoken(name, "holds what looks like a secret; give the path of a file"));
+    }
+    Ok(text)
+}
+
+/// The path of a file that holds a secret. A token of any form has no slash.
+pub(super) fn secret_path<'a>(name: &str, text: &'a str) -> Result<&'a str, ConfigError> {
+    if !text.contains('/') {
+        return Err(unspoken(name, "not the path of a file; write /PATH, or ./NAME"));
+    }
+    file_path(name, text)
+}

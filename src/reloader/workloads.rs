@@ -1,0 +1,44 @@
+//! The workloads as the reloader handles them: the cluster that they are in, what is remembered of
+//! each, and how many may be reloaded.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::budget::Budget;
+use super::leadership::Leadership;
+use super::memory::Memory;
+use super::outage::Outage;
+use super::settings::{Clocks, Settings};
+use crate::core::clock::skew;
+use crate::core::plan::Rules;
+use crate::core::store::Store;
+use crate::heartbeat::Heartbeat;
+
+/// What it takes to decide about workloads, and to reload them.
+pub(super) struct Workloads<C, R> {
+    pub(super) store: Arc<Store>,
+    pub(super) cluster: C,
+    pub(super) reporter: R,
+    pub(super) clocks: Clocks,
+    pub(super) settings: Settings,
+    pub(super) leadership: Leadership,
+    pub(super) heartbeat: Heartbeat,
+    /// What is remembered of each workload, by uid.
+    pub(super) memories: HashMap<Box<str>, Memory>,
+    pub(super) budget: Budget,
+    pub(super) outage: Outage,
+}
+
+impl<C, R> Workloads<C, R> {
+    /// The rules of the next decision.
+    pub(super) fn rules(&self) -> Rules {
+        let Clocks { vault, cluster, now } = &self.clocks;
+        Rules {
+            ignore_versions_before: self.settings.ignore_versions_before,
+            ignore_missing: self.settings.ignore_missing,
+            skew: skew(vault, cluster),
+            settle: self.settings.settle,
+            vault_now: vault.at_least(now()),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Asking until there is an answer: which failures are tried again, and how often.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::header::HeaderValue;
+use jiff::Timestamp;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::evidence::Evidence;
+use super::request::{About, Question};
+use super::sender::Sender;
+use crate::vault::answer::Answer;
+use crate::vault::denials::Doubt;
+use crate::vault::failure::Failure;
+use crate::vault::lock::lock;
+use crate::vault::trouble::Trouble;
+
+/// How often a request is sent again: after a rate limit, which says when, after an error, and after
+/// a denial for which there is another token.
+const RATE_LIMIT_RETRIES: u32 = 6;
+const ERROR_RETRIES: u32 = 2;
+const ERROR_PAUSE: Duration = Duration::from_millis(250);
+const DENIAL_RETRIES: u32 = 2;
+
+/// Whoever met a rate limit waits longer by a random part of this, so that not all come back as one.
+const RATE_LIMIT_SPREAD: Duration = Duration::from_millis(500);
+
+/// Asks what a poll wants to know.
+pub(super) struct Asker<'a> {
+    pub(super) sender: Sender<'a>,
+    pub(super) evidence: Evidence,
+    /// The state of the storage that the latest answer was read from.
+    pub(super) index: Mutex<Option<HeaderValue>>,
+    /// Whether the server has limited the rate of requests in this poll.
+    has_limited: AtomicBool,
+}
+
+impl<'a> Asker<'a> {
+    pub(super) fn new(sender: Sender<'a>, evidence: Evidence, index: Option<HeaderValue>) -> Self {
+        let index = Mutex::new(index);
+        Self { sender, evidence, index, has_limited: AtomicBool::new(false) }
+    }
+
+    /// Asks until there is an answer that `understand` can read, or no more sense in asking.
+    pub(super) async fn ask<T>(
+        &self,
+        question: Question<'_>,
+        understand: impl Fn(&Answer, Timestamp) -> Result<T, Failure>,
+    ) -> Result<T, Trouble> {
+        let Question { mut about, namespace, path, query, until, is_consistent } = question;
+        let server = self.sender.server;
+        let is_optional = about == About::Folder;
+        let (mut rate_limits, mut errors, mut denials) = (0, 0, 0);
+        loop {
+            if let Some(failure) = self.evidence.outage(namespace) {
+                return Err(Trouble::Out { failure, is_own: false });
+            }
+            if let Some(turn) = self.sender.turn(about, until) {
+                sleep_until(turn.min(until)).await;
+            }
+            if about == About::Secret {
+                // Its turn is taken, however often it takes to be answered.
+                about = About::Again;
+            }
+            while let Some(time) = server.resumes_at()
+                && Instant::now() < until
+            {
+                sleep_until(time.min(until)).await;
+            }
+            if Instant::now() >= until {
+                let is_limited = self.has_limited.load(Ordering::Relaxed);
+                return Err(if is_limited { Trouble::Limited } else { Trouble::Late });
+            }
+            let pass = self.sender.pass_for_one().await?;
+            let index = if is_consistent { lock(&self.index).clone() } else { None };
+            let name = namespace.map(|name| &**name);
+            let got = server.get(path, query, name, &pass.token, index.as_ref()).await;
+            let now = server.clock().at(Timestamp::now());
+            let understood = got.and_then(|answer| {
+                let understood = understand(&answer, now)?;
+                if answer.index.is_some() && !is_consistent {
+                    *lock(&self.index) = answer.index;
+                }
+                Ok(understood)
+            });
+            let failure = match understood {
+                Ok(understood) => {
+                    self.sender.has_answered.store(true, Ordering::Relaxed);
+                    return Ok(understood);
+                }
+                Err(failure) => failure,
+            };
+            if let Some(doubt) = doubt_of(&failure)
+                && (doubt == Doubt::Ended || !is_optional)
+                && denials < DENIAL_RETRIES
+                && self.sender.replace_pass(&pass, doubt).await
+            {
+                denials += 1;
+                continue;
+            }
+            match failure {
+                Failure::RateLimited if rate_limits < RATE_LIMIT_RETRIES => {
+                    rate_limits += 1;
+                    self.has_limited.store(true, Ordering::Relaxed);
+                    sleep(RATE_LIMIT_SPREAD.mul_f64(fastrand::f64())).await;
+                }
+                failure @ (Failure::Unreachable(_) | Failure::Sealed) => {
+                    return Err(self.evidence.trouble(&self.sender, question, failure).await);
+                }
+                failure if is_optional => return Err(Trouble::Failed(failure)),
+                Failure::RateLimited => return Err(Trouble::Limited),
+                Failure::Server(_) | Failure::BadAnswer(_) if errors < ERROR_RETRIES => {
+                    errors += 1;
+                    sleep(ERROR_PAUSE).await;
+                }
+                failure => {
+                    return Err(self.evidence.trouble(&self.sender, question, failure).await);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a failure casts doubt on the token.
+fn doubt_of(failure: &Failure) -> Option<Doubt> {
+    match failure {
+        Failure::TokenEnded => Some(Doubt::Ended),
+        Failure::Denied | Failure::NoMount => Some(Doubt::Forbidden),
+        _ => None,
+    }
+}

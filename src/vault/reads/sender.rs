@@ -1,0 +1,111 @@
+//! When a request of a poll may be sent, and with which token.
+
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+
+use tokio::time::Instant;
+
+use super::request::About;
+use crate::vault::client::Server;
+use crate::vault::denials::Doubt;
+use crate::vault::lock::lock;
+use crate::vault::pace::Pace;
+use crate::vault::session::{Pass, Session};
+use crate::vault::trouble::Trouble;
+
+/// The part of a poll's time in which folders may be listed, so that the rest is left to read what no
+/// list shows.
+const LISTING_PART: u32 = 3;
+
+/// The server with what all requests of one poll share.
+pub(super) struct Sender<'a> {
+    pub(super) server: &'a Server,
+    session: &'a Session,
+    pass: Mutex<Pass>,
+    pub(super) pace: Pace,
+    /// When the next request may be sent, and when the next secret may be read alone.
+    next: Mutex<Next>,
+    /// Whether the server has answered anything sensible in this poll.
+    pub(super) has_answered: AtomicBool,
+    pub(super) deadline: Instant,
+    /// No folder is begun after this: what cannot be listed by then has yet to be read.
+    pub(super) listing_deadline: Instant,
+}
+
+/// When what may be sent, where requests are not to come too fast.
+struct Next {
+    any: Instant,
+    alone: Instant,
+}
+
+impl<'a> Sender<'a> {
+    /// A poll begins.
+    pub(super) fn new(server: &'a Server, session: &'a Session, pass: Pass, pace: Pace) -> Self {
+        let now = Instant::now();
+        Self {
+            server,
+            session,
+            pass: Mutex::new(pass),
+            pace,
+            next: Mutex::new(Next {
+                any: now,
+                alone: pace.spread_from.map_or(now, Instant::from_std),
+            }),
+            has_answered: AtomicBool::new(false),
+            deadline: now + pace.longest_poll,
+            listing_deadline: now + pace.longest_poll / LISTING_PART,
+        }
+    }
+
+    /// Until when mounts may be asked about, if that begins now.
+    pub(super) fn placing_deadline(&self) -> Instant {
+        (Instant::now() + self.pace.longest_poll / LISTING_PART).min(self.deadline)
+    }
+
+    /// When the next secret may be read alone, where that is spread.
+    pub(super) fn next_alone(&self) -> Instant {
+        lock(&self.next).alone
+    }
+
+    /// When the next request may be sent, where they are not to come too fast. A turn that would be behind
+    /// the deadline is not taken.
+    pub(super) fn turn(&self, about: About, deadline: Instant) -> Option<Instant> {
+        let Pace { interval, spread, .. } = self.pace;
+        let mut next = lock(&self.next);
+        let (time, interval) = if about == About::Secret && !spread.is_zero() {
+            (&mut next.alone, spread)
+        } else {
+            (&mut next.any, interval)
+        };
+        if interval.is_zero() {
+            return None;
+        }
+        let turn = (*time).max(Instant::now());
+        if turn < deadline {
+            *time = turn + interval;
+        }
+        Some(turn)
+    }
+
+    /// The token for one request.
+    pub(super) async fn pass_for_one(&self) -> Result<Pass, Trouble> {
+        loop {
+            let pass = lock(&self.pass).clone();
+            if pass.uses.take() {
+                return Ok(pass);
+            }
+            let anew = self.session.after_last_use(pass.number).await;
+            *lock(&self.pass) = anew.map_err(|refused| Trouble::NoToken(refused.error))?;
+        }
+    }
+
+    /// Takes another token after one was denied, if there is one.
+    pub(super) async fn replace_pass(&self, denied: &Pass, doubt: Doubt) -> bool {
+        let anew = self.session.after_denial(denied.number, doubt).await;
+        let is_there = anew.is_some();
+        if let Some(anew) = anew {
+            *lock(&self.pass) = anew;
+        }
+        is_there
+    }
+}

@@ -1,0 +1,201 @@
+//! The rules of the architecture that no lint can hold: which file may import what.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly, its helpers too")]
+
+mod circles;
+mod examples;
+mod imports;
+mod workspace;
+
+use imports::Names;
+use workspace::IMPORTS;
+
+/// The parts of the controller, each with the parts whose files it may import. What is in a folder, or
+/// in the file beside it, is one part.
+const ARROWS: [(&str, &[&str]); 11] = [
+    ("core", &[]),
+    ("heartbeat", &[]),
+    ("telemetry", &[]),
+    ("reloader", &["core", "heartbeat"]),
+    // Both adapters implement the ports of the reloader, and neither knows the other.
+    ("vault", &["core", "reloader"]),
+    ("kubernetes", &["core", "heartbeat", "reloader"]),
+    ("admin", &["core", "heartbeat", "reloader"]),
+    ("config", &["core", "reloader", "telemetry", "vault"]),
+    // What works offline decodes objects as the collector does.
+    ("offline", &["config", "core", "kubernetes"]),
+    (
+        "run",
+        &["admin", "config", "core", "heartbeat", "kubernetes", "reloader", "telemetry", "vault"],
+    ),
+    ("main", &["config", "offline", "run", "telemetry"]),
+];
+
+/// What the core may use of other crates: each of these, and what is in it.
+const PURE: [&str; 19] = [
+    "jiff::SignedDuration",
+    "jiff::Timestamp",
+    "jiff::fmt",
+    "regex",
+    "serde",
+    "serde_json",
+    "siphasher",
+    "std::borrow",
+    "std::collections",
+    "std::fmt",
+    "std::hash",
+    "std::iter",
+    "std::mem",
+    "std::ops",
+    "std::str",
+    "std::sync",
+    "std::time",
+    "thiserror",
+    "url",
+];
+
+/// What may be used nowhere in the core, though it is in something that may: the clocks.
+const CLOCKS: [&str; 4] = [
+    "jiff::Timestamp::now",
+    "std::time::Instant::now",
+    "std::time::SystemTime",
+    "std::time::UNIX_EPOCH",
+];
+
+/// The files of the controller, without what is compiled for tests only.
+fn controller() -> Vec<(&'static str, &'static Names)> {
+    let files = IMPORTS.files.iter();
+    let files: Vec<_> =
+        files.filter_map(|(file, names)| Some((file.strip_prefix("src/")?, names))).collect();
+    assert!(files.len() > 100, "the sources were not found");
+    files
+}
+
+/// The part of the controller that a file below `src/` belongs to.
+fn part_of(file: &str) -> &str {
+    let part = file.split('/').next().unwrap_or_default();
+    part.strip_suffix(".rs").unwrap_or(part)
+}
+
+/// Whether a path is another one, or leads into it.
+fn is_in(path: &str, outer: &str) -> bool {
+    path.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+/// The files of the controller that name one of some crates, modules or items, other than those that
+/// may: files, or folders with a slash at the end.
+fn offenders(named: &[&str], may: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (file, names) in controller() {
+        if may.iter().any(|allowed| file.starts_with(allowed)) {
+            continue;
+        }
+        let its = names.outside.iter().filter(|path| named.iter().any(|outer| is_in(path, outer)));
+        found.extend(its.map(|path| format!("{file}: {path}")));
+    }
+    found
+}
+
+fn assert_none(found: &[String]) {
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn every_file_is_read() {
+    let is_test_only = |file: &String| IMPORTS.test_only.iter().any(|path| file.starts_with(path));
+    let unread: Vec<_> = workspace::sources()
+        .into_keys()
+        .filter(|file| !IMPORTS.files.contains_key(file) && !is_test_only(file))
+        .collect();
+    assert_none(&unread);
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    // The model in `tests/` spreads its world over child modules.
+    assert_none(&circles::describe(&IMPORTS, &["src/", "e2e/", "fuzz/"]));
+}
+
+#[test]
+fn each_part_imports_only_what_it_may() {
+    let mut wrong = Vec::new();
+    let mut used = Vec::new();
+    for (file, names) in controller() {
+        let part = part_of(file);
+        if file == "lib.rs" {
+            assert_eq!(names.files.len(), 0, "lib.rs holds nothing but modules");
+            continue;
+        }
+        let Some((_, may)) = ARROWS.iter().find(|(known, _)| *known == part) else {
+            wrong.push(format!("{file}: a part that is not in the table"));
+            continue;
+        };
+        for (other, paths) in &names.files {
+            let Some(other_part) = other.strip_prefix("src/").map(part_of) else {
+                wrong.push(format!("{file}: {paths:?}"));
+                continue;
+            };
+            if other_part != part && !may.contains(&other_part) {
+                wrong.push(format!("{file}: {paths:?}"));
+            }
+            used.push((part, other_part));
+        }
+    }
+    assert_none(&wrong);
+    for (part, may) in ARROWS {
+        for other in may {
+            assert!(used.contains(&(part, *other)), "{part} does not import {other} any more");
+        }
+    }
+}
+
+#[test]
+fn only_kubernetes_talks_to_the_api_server() {
+    assert_none(&offenders(&["kube", "k8s_openapi"], &["kubernetes/"]));
+}
+
+#[test]
+fn only_vault_talks_to_vault() {
+    assert_none(&offenders(&["vaultrs", "rustify"], &["vault/"]));
+    assert_none(&offenders(&["reqwest"], &["vault/", "config/"]));
+    // An address is parsed by the type that the client takes.
+    for (file, names) in controller().iter().filter(|(file, _)| part_of(file) == "config") {
+        for path in names.outside.iter().filter(|path| is_in(path, "reqwest")) {
+            assert!(is_in(path, "reqwest::Url"), "{file}: {path}");
+        }
+    }
+}
+
+#[test]
+fn the_core_is_pure() {
+    for (file, names) in controller() {
+        if part_of(file) != "core" {
+            continue;
+        }
+        assert!(!names.is_async, "{file} is async");
+        for path in &names.outside {
+            assert!(PURE.iter().any(|pure| is_in(path, pure)), "{file}: {path}");
+            assert!(!CLOCKS.iter().any(|clock| is_in(path, clock)), "{file}: {path}");
+        }
+    }
+}
+
+#[test]
+fn only_the_wiring_spawns() {
+    assert_none(&offenders(&["tokio::spawn", "tokio::task::spawn", "std::thread"], &["run.rs"]));
+    let spawns = |(file, names): &(&str, &Names)| {
+        (*file != "run.rs" && names.methods.contains("spawn")).then(|| (*file).to_owned())
+    };
+    let spawning: Vec<_> = controller().iter().filter_map(spawns).collect();
+    assert_none(&spawning);
+}
+
+#[test]
+fn only_the_configuration_reads_the_environment() {
+    assert_none(&offenders(&["std::env"], &["config.rs", "main.rs"]));
+    // The arguments are no environment.
+    let (_, names) = controller().into_iter().find(|(file, _)| *file == "main.rs").unwrap();
+    for path in names.outside.iter().filter(|path| is_in(path, "std::env")) {
+        assert!(is_in(path, "std::env::args_os"), "main.rs: {path}");
+    }
+}
