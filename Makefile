@@ -147,4 +147,4 @@ need-cargo:
 need-go:
 	@command -v go >/dev/null || { echo "go is not on the PATH: install Go 1.26 or newer (https://go.dev/dl); it builds the servers of the test bed" >&2; exit 1; }
 need-python3:
-	@command -v $(firstword $(PYTHON)) >/dev/null || { echo "python3 is not on the PATH: install Python 3.8 or newer, with pip; it builds the servers of the test bed" >&2; exit 1; }
+	@command -v $(firstword $(PYTHON)) >/dev/null || { echo "python3 is not on the PATH: install Python 3.9 or newer, with pip; it builds the servers of the test bed" >&2; exit 1; }

@@ -55,7 +55,7 @@ const WITHOUT_EFFECT: [&str; 4] = ["HEADERS", "MAX_RETRIES", "RATE_LIMIT", "SRV_
 /// Rolls out Kubernetes workloads when a secret they use changes in HashiCorp Vault or OpenBao.
 ///
 /// The connection to Vault is configured by environment variables: VAULT_ADDR, VAULT_ROLE,
-/// VAULT_PATH and others, or the same with the prefix BAO_; see the README.
+/// VAULT_PATH and others, or the same with the prefix BAO_; see docs/configuration.md.
 #[derive(Debug, Parser)]
 #[command(
     name = "vault-secrets-reloader",

@@ -277,6 +277,7 @@ mod tests {
         let elsewhere = [
             include_str!("../../deploy/examples/vault-policy.hcl"),
             include_str!("../../deploy/charts/vault-secrets-reloader/README.md"),
+            include_str!("../../docs/vault-access.md"),
             include_str!("../../deploy/charts/vault-secrets-reloader/templates/NOTES.txt"),
         ];
         for text in elsewhere {

@@ -229,6 +229,17 @@ fn vault_is_pressed_as_hard_as_is_set() {
 }
 
 #[test]
+fn a_variable_without_effect_is_said() {
+    for suffix in ["HEADERS", "MAX_RETRIES", "RATE_LIMIT", "SRV_LOOKUP"] {
+        for prefix in ["VAULT", "BAO"] {
+            let name = format!("{prefix}_{suffix}");
+            let config = load(&[], &[ROLE, (&name, "1")]).unwrap();
+            assert_eq!(config.warnings, [format!("{name} is set and has no effect here")]);
+        }
+    }
+}
+
+#[test]
 fn the_rest_of_the_variables() {
     let config = load(
         &[],

@@ -346,7 +346,7 @@ mod tests {
     use http::Response;
     use serde_json::json;
 
-    use super::super::scripted::{client_of, status};
+    use super::super::scripted::{client_after, client_of, status};
     use super::*;
     use crate::core::notice::{Notice, Part};
     use crate::core::workload::{Kind, WorkloadId};
@@ -405,6 +405,25 @@ mod tests {
         run_for(writer, Duration::from_mins(1)).await;
         assert_eq!(*requests.lock().unwrap(), 5);
         assert_eq!(store.notices().next(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_than_ten_are_written_in_a_second() {
+        let requests = Arc::new(Mutex::new(0));
+        let counter = Arc::clone(&requests);
+        let client = client_after(Duration::ZERO, move |_| {
+            *counter.lock().unwrap() += 1;
+            Response::new(Answer::from(json!({ "metadata": {} }).to_string()))
+        });
+        let store = Arc::new(Store::default());
+        for number in 0..100 {
+            odd(&store, &number.to_string());
+        }
+        let (leadership, now) = (Leadership::always(), || Timestamp::UNIX_EPOCH);
+        let writer = EventWriter::new(client, store, leadership, "r".to_owned(), now);
+        run_for(writer, Duration::from_secs(5)).await;
+        let requests = *requests.lock().unwrap();
+        assert!((40..=51).contains(&requests), "{requests}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,10 +19,18 @@ pub(super) fn client(script: impl Fn(&str) -> Answer + Clone + Send + Sync + 'st
 pub(super) fn client_of(
     script: impl Fn(&Request<Body>) -> Response<Answer> + Clone + Send + Sync + 'static,
 ) -> Client {
+    client_after(Duration::from_secs(1), script)
+}
+
+/// As [`client_of`], with a server that takes so long for each request.
+pub(super) fn client_after(
+    time: Duration,
+    script: impl Fn(&Request<Body>) -> Response<Answer> + Clone + Send + Sync + 'static,
+) -> Client {
     let server = service_fn(move |request: Request<Body>| {
         let script = script.clone();
         async move {
-            sleep(Duration::from_secs(1)).await;
+            sleep(time).await;
             Ok::<_, BoxError>(script(&request))
         }
     });
