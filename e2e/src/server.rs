@@ -308,7 +308,9 @@ mod tests {
     async fn a_server_that_goes_on_ending_is_an_error() -> Result<()> {
         for revivals in [0, 1] {
             let folder = Folder::new()?;
-            let error = server(&folder.0, 2, revivals)?.start().await.unwrap_err();
+            // Its end removes the folder.
+            let server = server(&folder.0, 2, revivals)?;
+            let error = server.start().await.unwrap_err();
             assert!(format!("{error:#}").contains("flaky ended at its start"), "{error:#}");
             assert_eq!(folder.starts(), revivals as usize + 1);
         }
