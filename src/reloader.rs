@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 use crate::core::clock::{ServerClock, skew};
 use crate::core::notice::Part;
 use crate::core::observation::{Ask, History, Observation, Poll, Sighting};
-use crate::core::plan::{Action, Rules};
+use crate::core::plan::{Action, Revision, Rules};
 use crate::core::secret::SecretId;
 use crate::core::store::{Snapshot, Store, Stored};
 use crate::core::workload::{Workload, WorkloadId};
@@ -120,6 +120,10 @@ pub struct Reloader<V, C, R> {
     round: Round,
     /// What is remembered of each workload, by uid.
     memories: HashMap<Box<str>, Memory>,
+    /// The revision of each workload that was asked for, by uid, with the poll that its template entered
+    /// the store before: a template that was replaced and put back is another. After a start that is all
+    /// workloads, of which few have a [`Memory`], and that is four times as long.
+    revisions: HashMap<Box<str>, (Poll, Revision)>,
     budget: Budget,
     /// How many polls in a row left something to be done soon.
     unfinished: u32,
@@ -184,6 +188,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             began: Instant::now(),
             round: Round::default(),
             memories: HashMap::new(),
+            revisions: HashMap::new(),
             budget,
             unfinished: 0,
             over_budget: 0,
@@ -451,6 +456,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     fn forget(&mut self, snapshot: &Snapshot) {
         let uids: HashSet<&str> = snapshot.workloads.iter().map(|s| &*s.workload.uid).collect();
         self.memories.retain(|uid, _| uids.contains(&**uid));
+        self.revisions.retain(|uid, _| uids.contains(&**uid));
         let store = &self.store;
         self.history.retain(|secret| store.refers_to(secret));
         self.round.retain(|secret| store.refers_to(secret));
