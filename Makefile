@@ -139,7 +139,7 @@ say-build:
 .PHONY: bed
 bed:
 	@test -x $(BED) || echo "building the test bed's program: about 2 minutes on two cores the first time"
-	@$(CARGO) build --quiet --package e2e --bin bed
+	@$(CARGO) build --quiet --workspace --bin bed
 
 .PHONY: need-cargo need-go need-python3
 need-cargo:

@@ -111,6 +111,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
                 leadership: Leadership::always(),
                 heartbeat: Heartbeat::default(),
                 memories: HashMap::new(),
+                revisions: HashMap::new(),
                 budget,
                 outage: Outage::default(),
             },
@@ -385,6 +386,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     fn forget(&mut self, snapshot: &Snapshot) {
         let uids: HashSet<&str> = snapshot.workloads.iter().map(|s| &*s.workload.uid).collect();
         self.workloads.memories.retain(|uid, _| uids.contains(&**uid));
+        self.workloads.revisions.retain(|uid, _| uids.contains(&**uid));
         let store = &self.workloads.store;
         self.history.retain(|secret| store.refers_to(secret));
         self.round.retain(|secret| store.refers_to(secret));

@@ -26,6 +26,7 @@ mod path;
 pub mod record;
 pub mod reference;
 pub mod revisions;
+pub mod rules;
 pub mod token;
 pub mod words;
 
@@ -33,7 +34,7 @@ pub mod words;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("api", api::check),
     ("headers", headers::check),
     ("listing", listing::check),
@@ -44,6 +45,7 @@ pub const TARGETS: [Target; 12] = [
     ("record", record::check),
     ("reference", reference::check),
     ("revisions", revisions::check),
+    ("rules", rules::check),
     ("token", token::check),
     ("words", words::check),
 ];

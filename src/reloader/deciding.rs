@@ -96,9 +96,8 @@ impl<C: Cluster, R: Reporter> Workloads<C, R> {
         let mut due = Vec::new();
         for stored in asking {
             let workload = &stored.workload;
-            if let Some(revision) = found.remove(&workload.uid) {
-                let memory = self.memories.entry(workload.uid.clone()).or_default();
-                memory.revision = Some((stored.entered, revision));
+            if let Some((uid, revision)) = found.remove_entry(&workload.uid) {
+                self.revisions.insert(uid, (stored.entered, revision));
             }
             let decision = self.decide_one(stored, sightings, &rules, Asked::Yes, now);
             due.extend(self.conclude(stored, decision, now, left));
@@ -155,17 +154,19 @@ impl<C: Cluster, R: Reporter> Workloads<C, R> {
     ) -> Decision {
         let nothing = Past::default();
         let memory = self.memories.get(&stored.workload.uid);
-        let revision = memory
-            .and_then(|memory| memory.revision.as_ref())
-            .filter(|(entered, _)| *entered == stored.entered)
-            .map(|(_, revision)| revision);
         let case = Case {
             workload: &stored.workload,
             entered: stored.entered,
-            revision: asked.lookup(revision),
+            revision: asked.lookup(self.revision(stored)),
             past: memory.map_or(&nothing, |memory| &memory.past),
         };
         plan::decide(&case, seen(sightings), rules, self.budget.tokens(), now)
+    }
+
+    /// The revision of a workload's present template, if it was asked for.
+    fn revision(&self, stored: &Stored) -> Option<&Revision> {
+        let revision = self.revisions.get(&stored.workload.uid);
+        revision.filter(|(entered, _)| *entered == stored.entered).map(|(_, revision)| revision)
     }
 
     /// Says what there is to say of a decision, and notes what is to be done.
@@ -245,13 +246,8 @@ impl<C: Cluster, R: Reporter> Workloads<C, R> {
         if cause == Cause::Found {
             self.budget.take();
         }
-        let revision = memory.revision.as_ref().filter(|(entered, _)| *entered == stored.entered);
-        Some(Due {
-            stored: stored.clone(),
-            past: memory.past.clone(),
-            revision: revision.map(|(_, revision)| revision.clone()),
-            cause,
-            changed,
-        })
+        let past = memory.past.clone();
+        let revision = self.revision(stored).cloned();
+        Some(Due { stored: stored.clone(), past, revision, cause, changed })
     }
 }

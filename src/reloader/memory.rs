@@ -3,8 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::core::observation::Poll;
-use crate::core::plan::{Hold, Past, Revision};
+use crate::core::plan::{Hold, Past};
 use crate::core::secret::SecretId;
 
 use super::ports::WriteError;
@@ -16,9 +15,6 @@ pub(super) struct Memory {
     pub(super) failures: u32,
     /// How often in a row it waited for its controller.
     pub(super) waits: u32,
-    /// Its revision, with the poll that its template entered the store before: a template that was
-    /// replaced and put back is another.
-    pub(super) revision: Option<(Poll, Revision)>,
     /// What was said of it.
     pub(super) said: Said,
 }

@@ -115,7 +115,11 @@ impl<C: Cluster, R: Reporter> Workloads<C, R> {
                     outage.see(&Ok(()));
                 }
             }
-            let memory = self.memories.entry(stored.workload.uid.clone()).or_default();
+            let uid = &stored.workload.uid;
+            if matches!(outcome, Outcome::Reloaded(..)) {
+                self.revisions.remove(uid);
+            }
+            let memory = self.memories.entry(uid.clone()).or_default();
             if memory.take_in(&stored.workload, outcome, writer.reporter, (writer.now)()) {
                 left.workloads.insert(id.clone());
             }
@@ -268,7 +272,6 @@ impl Memory {
                 // Whoever found another mark on it has left it alone.
                 self.past.patched(reload.record, workload.mark.clone());
                 self.failures = 0;
-                self.revision = None;
                 self.said.error = None;
                 false
             }

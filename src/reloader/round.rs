@@ -37,9 +37,11 @@ impl Round {
     /// The round that follows.
     pub(super) fn next(self) -> Self {
         let Self { seen, mut before, waiting, .. } = self;
-        before.extend(seen);
-        // A version that was live then need not be the latest that anybody has recorded since.
-        before.retain(|_, (sighting, _)| sighting.observation == Observation::Gone);
+        // A version that was live then need not be the latest that anybody has recorded since. It is left out
+        // before the map grows, since maps keep their size.
+        before.retain(|secret, _| !seen.contains_key(secret));
+        let is_gone = |sighting: &Sighting| sighting.observation == Observation::Gone;
+        before.extend(seen.into_iter().filter(|(_, (sighting, _))| is_gone(sighting)));
         Self { before, overdue: waiting, ..Self::default() }
     }
 
@@ -128,4 +130,45 @@ pub(super) fn seen(
     sightings: &HashMap<Arc<SecretId>, Sighting>,
 ) -> impl Fn(&Arc<SecretId>) -> Sighting + '_ {
     |secret| sightings.get(secret).copied().unwrap_or(Sighting::UNKNOWN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::fixtures::{secret, version};
+
+    #[tokio::test]
+    async fn what_was_gone_counts_for_a_late_secret_until_it_was_seen_live() {
+        let a = secret("a");
+        let gone = Sighting::of(Observation::Gone);
+        let live = Sighting::of(Observation::Live(version(1, 1)));
+        let known_if_late = |round: &mut Round| {
+            round.is_late(&a);
+            round.known(&a).map(|(sighting, _)| sighting)
+        };
+        let mut round = Round::default();
+        round.take_in(&a, gone);
+        round = round.next();
+        assert_eq!(known_if_late(&mut round), Some(gone));
+        // It is late once more.
+        round = round.next();
+        assert_eq!(known_if_late(&mut round), Some(gone));
+        round.take_in(&a, live);
+        round = round.next();
+        assert_eq!(known_if_late(&mut round), None);
+        assert_eq!(round.before.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn live_secrets_take_no_room_in_the_round_that_follows() {
+        let mut round = Round::default();
+        for number in 0..1000 {
+            let live = Sighting::of(Observation::Live(version(1, 1)));
+            round.take_in(&secret(&number.to_string()), live);
+        }
+        round.take_in(&secret("gone"), Sighting::of(Observation::Gone));
+        let round = round.next();
+        assert_eq!(round.before.len(), 1);
+        assert!(round.before.capacity() < 10, "{}", round.before.capacity());
+    }
 }

@@ -456,6 +456,7 @@ async fn an_answer_that_is_lost_rolls_once() {
     assert!(left.retry_in.is_some());
     // The store has not seen it yet; the precondition of the PATCH is what tells.
     bench.reloader.workloads.memories.clear();
+    bench.reloader.workloads.revisions.clear();
     bench.poll().await;
     bench.watch();
     bench.poll().await;
@@ -663,6 +664,7 @@ async fn what_was_written_and_stripped_is_left_alone() {
     bench.fake.rotate("a", 2);
     // Made before the rotation, so that the clock speaks for a change.
     bench.reloader.workloads.memories.clear();
+    bench.reloader.workloads.revisions.clear();
     bench.poll().await;
     assert_eq!(bench.fake.count("web"), 1);
     for _ in 0..3 {
@@ -678,9 +680,9 @@ async fn what_was_written_and_stripped_is_left_alone() {
         let uid: Box<str> = "uid-of-web".into();
         let kind = Kind::Deployment;
         let id = WorkloadId { kind, namespace: "shop".into(), name: "web".into() };
-        let memory = bench.reloader.workloads.memories.get_mut(&uid).unwrap();
         let revision = Revision { created: second(1_000_001), copies: Arc::new([]) };
-        memory.revision = Some((bench.store.get(&id).unwrap().entered, revision));
+        let entered = bench.store.get(&id).unwrap().entered;
+        bench.reloader.workloads.revisions.insert(uid, (entered, revision));
         bench.poll().await;
     }
     assert_eq!(bench.fake.world().patches, 1);

@@ -10,7 +10,8 @@ use super::memory::Memory;
 use super::outage::Outage;
 use super::settings::{Clocks, Settings};
 use crate::core::clock::skew;
-use crate::core::plan::Rules;
+use crate::core::observation::Poll;
+use crate::core::plan::{Revision, Rules};
 use crate::core::store::Store;
 use crate::heartbeat::Heartbeat;
 
@@ -25,6 +26,10 @@ pub(super) struct Workloads<C, R> {
     pub(super) heartbeat: Heartbeat,
     /// What is remembered of each workload, by uid.
     pub(super) memories: HashMap<Box<str>, Memory>,
+    /// The revision of each workload that was asked for, by uid, with the poll that its template entered
+    /// the store before: a template that was replaced and put back is another. After a start that is all
+    /// workloads, of which few have a [`Memory`], and that is four times as long.
+    pub(super) revisions: HashMap<Box<str>, (Poll, Revision)>,
     pub(super) budget: Budget,
     pub(super) outage: Outage,
 }

@@ -1,5 +1,7 @@
 //! The chart, installed by real Helm, and its pod run as it says.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result};
 use e2e::deploy::{RELEASE, ROLE, allow_login, allow_login_to, deploy, install_chart};
 use e2e::kubelet::{Pod, play_kubelet};
@@ -10,7 +12,7 @@ use serde_json::{Value, json};
 e2e::scenarios! {
     the_pod_of_the_chart_does_its_work_and_is_denied_nothing,
     of_all_secrets_only_the_named_ca_is_read,
-    servers_of_the_values_are_asked_each_with_its_own_login,
+    servers_of_the_values_are_asked_each_with_its_own_login_for_the_paths_that_its_rules_allow,
 }
 
 const VALUES: [(&str, &str); 2] = [("logLevel", "debug"), ("reloaderRunPeriod", "1s")];
@@ -176,7 +178,8 @@ async fn of_all_secrets_only_the_named_ca_is_read() -> Result<()> {
     bed.helm(&["uninstall", RELEASE, "--namespace", "with-ca", "--wait"]).await.map(drop)
 }
 
-async fn servers_of_the_values_are_asked_each_with_its_own_login() -> Result<()> {
+async fn servers_of_the_values_are_asked_each_with_its_own_login_for_the_paths_that_its_rules_allow()
+-> Result<()> {
     let bed = Bed::shared().await?;
     let b = bed.another_vault("b").await?;
     let namespace = "charted";
@@ -184,13 +187,16 @@ async fn servers_of_the_values_are_asked_each_with_its_own_login() -> Result<()>
     for vault in [&bed.vault, &b.vault] {
         vault.kv("secret").put("charted/a", json!({"k": "1"})).await?;
     }
+    bed.rotate("other/a").await?;
     next_second().await?;
     let new = |name: &str| Workload::deployment(namespace, name).opted_in();
     let new = |name: &str| new(name).env("A", "vault:secret/data/charted/a#k").replicas(0);
     let address = "secrets-webhook.security.bank-vaults.io/vault-addr";
     let of_default = new("of-default");
     let of_b = new("of-b").template_annotation(address, "https://vault.team-b.svc:8200");
-    bed.deploy_all(&[&of_default, &of_b]).await?;
+    let refused = Workload::deployment(namespace, "refused").opted_in().replicas(0);
+    let refused = refused.env("A", "vault:secret/data/other/a#k");
+    bed.deploy_all(&[&of_default, &of_b, &refused]).await?;
     next_second().await?;
     let mut values = VALUES.to_vec();
     values.extend([
@@ -200,18 +206,33 @@ async fn servers_of_the_values_are_asked_each_with_its_own_login() -> Result<()>
         ("vaultServers[0].aliases[0]", "https://vault.team-b.svc:8200"),
         ("vaultServers[0].env.VAULT_ADDR", b.vault.address()),
         ("vaultServers[0].env.VAULT_ROLE", ROLE),
+        ("pathRules[0].namespaces[0]", namespace),
+        ("pathRules[0].servers[0]", "default"),
+        ("pathRules[0].servers[1]", "team-b"),
+        ("pathRules[0].vaultNamespaces[0]", ""),
+        ("pathRules[0].paths[0]", "secret/data/{namespace}/*"),
     ]);
+    let mark = bed.vault_mark();
     let installed = install_chart(&bed, "with-servers", &values).await?;
     for vault in [&bed.vault, &b.vault] {
         allow_login_to(vault, &bed, &installed.namespace, &installed.service_account).await?;
     }
     let pod = play_kubelet(&bed, &installed.namespace, &installed.deployment).await?;
     bed.expect_no_roll(&pod.controller, &[(&of_default, None), (&of_b, None)]).await?;
+    let event = ("refused".to_owned(), vec!["Warning PathRefused".to_owned()]);
+    let events = BTreeMap::from([event]);
+    eventually("the Event of the path that no rule allows", SOON, || async {
+        Ok((bed.events(namespace).await? == events).then_some(()))
+    })
+    .await?;
+    bed.rotate("other/a").await?;
     b.vault.kv("secret").put("charted/a", json!({"k": "2"})).await?;
     bed.expect_rolls(&pod.controller, &[&of_b], 1).await?;
     bed.vault.kv("secret").put("charted/a", json!({"k": "2"})).await?;
     bed.expect_rolls(&pod.controller, &[&of_default], 1).await?;
-    assert_eq!(bed.counts(&[&of_b]).await?, [Some(1)]);
+    assert_eq!(bed.counts(&[&of_b, &refused]).await?, [Some(1), None]);
+    let requests = bed.vault_requests_since(&mark)?;
+    assert!(requests.iter().all(|request| !request.path.contains("other")), "{requests:#?}");
     let logins = b.requests()?.iter().filter(|request| request.is_login()).count();
     assert_eq!(logins, 1);
     drop(pod);
