@@ -16,7 +16,6 @@ use tracing::{debug, info, warn};
 
 use crate::core::notice::{Notice, Part};
 use crate::core::observation::{Ask, History, Observation, Poll, Sighting};
-use crate::core::plan::Action;
 use crate::core::reference::{Note, Origin, Reason};
 use crate::core::secret::SecretId;
 use crate::core::store::{Snapshot, Store, Stored};
@@ -40,7 +39,6 @@ mod workloads;
 
 use backoff::backoff;
 pub use budget::Budget;
-use deciding::Asked;
 pub use leadership::{Candidacy, Claim, Leadership, contended};
 use outage::Outage;
 pub use ports::{Cluster, Vault, WriteError};
@@ -244,7 +242,10 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         }
         self.tell_owners(&workloads, &over_quota, is_full);
         workloads.retain(|stored| self.round.is_complete(stored));
-        let again = self.unconfirmed(&workloads);
+        let again = tokio::select! {
+            again = self.unconfirmed(&workloads) => again,
+            () = shutdown.cancelled() => return Unfinished::default(),
+        };
         if !again.is_empty() {
             tokio::select! {
                 () = self.ask(snapshot.poll, &again, &mut left) => {}
@@ -294,16 +295,11 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     }
 
     /// What is to be asked for again: what was seen long ago of the secrets of workloads that may be due.
-    fn unconfirmed(&mut self, workloads: &[Stored]) -> Vec<Ask> {
+    async fn unconfirmed(&mut self, workloads: &[Stored]) -> Vec<Ask> {
         let is_old = |stored: &&Stored| self.round.seen_long_ago(stored).next().is_some();
-        let mut due: Vec<Stored> = workloads.iter().filter(is_old).cloned().collect();
-        let (rules, now) = (self.workloads.rules(), (self.workloads.clocks.now)());
-        let sightings = self.round.sightings(&due);
-        due.retain(|stored| {
-            let decision = self.workloads.decide_one(stored, &sightings, &rules, Asked::No, now);
-            // What holds it up may end while it is decided.
-            decision.action != Action::Leave
-        });
+        let old: Vec<Stored> = workloads.iter().filter(is_old).cloned().collect();
+        let sightings = self.round.sightings(&old);
+        let due = self.workloads.may_be_due(&mut self.vault, old, &sightings).await;
         let again: HashSet<_> =
             due.iter().flat_map(|stored| self.round.seen_long_ago(stored)).collect();
         let mut asks = self.asks(&due);

@@ -10,7 +10,8 @@ use vault_secrets_reloader::core::reference::{Reading, read_value};
 use vault_secrets_reloader::core::secret::{DEFAULT_CONNECTION, SecretId};
 use vault_secrets_reloader::core::server::Servers;
 
-use crate::{assert_is_clean, first_line};
+use crate::input::first_line;
+use crate::path::assert_is_clean;
 
 const PLACEHOLDER: &str = "{namespace}";
 

@@ -85,24 +85,55 @@ impl<C: Cluster, R: Reporter> Workloads<C, R> {
         sightings: &HashMap<Arc<SecretId>, Sighting>,
         left: &mut Unfinished,
     ) -> Vec<Due> {
+        self.read_revisions(vault, &asking).await;
+        let now = (self.clocks.now)();
+        let rules = self.rules();
+        let mut due = Vec::new();
+        for stored in asking {
+            let decision = self.decide_one(stored, sightings, &rules, Asked::Yes, now);
+            due.extend(self.conclude(stored, decision, now, left));
+        }
+        due
+    }
+
+    /// Reads the revisions of workloads, and keeps them until their templates change.
+    async fn read_revisions(&mut self, vault: &mut impl Vault, asking: &[&Stored]) {
         let wanted: Vec<_> = asking.iter().map(|stored| Arc::clone(&stored.workload)).collect();
         debug!(worker = WORKER, "Asking for the revisions of {} workloads", wanted.len());
         self.heartbeat.works();
         // Both clocks count for what is decided by a revision.
         let revisions = self.cluster.revisions(&wanted);
         let ((), mut found) = join(vault.read_clock(), revisions).await;
-        let now = (self.clocks.now)();
-        let rules = self.rules();
-        let mut due = Vec::new();
         for stored in asking {
-            let workload = &stored.workload;
-            if let Some((uid, revision)) = found.remove_entry(&workload.uid) {
+            if let Some((uid, revision)) = found.remove_entry(&stored.workload.uid) {
                 self.revisions.insert(uid, (stored.entered, revision));
             }
-            let decision = self.decide_one(stored, sightings, &rules, Asked::Yes, now);
-            due.extend(self.conclude(stored, decision, now, left));
         }
-        due
+    }
+
+    /// Of some workloads, those that there may be something to do about. What holds one up now may end
+    /// while the next answers of Vault are waited for.
+    pub(super) async fn may_be_due(
+        &mut self,
+        vault: &mut impl Vault,
+        mut workloads: Vec<Stored>,
+        sightings: &HashMap<Arc<SecretId>, Sighting>,
+    ) -> Vec<Stored> {
+        let action = |this: &Self, rules: &Rules, stored: &Stored, asked| {
+            this.decide_one(stored, sightings, rules, asked, (this.clocks.now)()).action
+        };
+        let rules = self.rules();
+        let asking: Vec<_> = workloads
+            .iter()
+            .filter(|stored| action(self, &rules, stored, Asked::No) == Action::AskRevision)
+            .collect();
+        if !asking.is_empty() {
+            self.read_revisions(vault, &asking).await;
+        }
+        // Both clocks are known now.
+        let rules = self.rules();
+        workloads.retain(|stored| action(self, &rules, stored, Asked::Yes) != Action::Leave);
+        workloads
     }
 
     /// Reports workloads from which what was written is removed again. The API server is asked by
@@ -144,7 +175,7 @@ impl<C: Cluster, R: Reporter> Workloads<C, R> {
         in_order.into_iter().map(|(_, _, stored)| stored).collect()
     }
 
-    pub(super) fn decide_one(
+    fn decide_one(
         &self,
         stored: &Stored,
         sightings: &HashMap<Arc<SecretId>, Sighting>,

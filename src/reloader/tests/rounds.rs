@@ -132,6 +132,19 @@ async fn what_was_seen_long_ago_is_asked_for_again_before_it_is_acted_on() {
     assert_eq!(bench.fake.count("web"), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_the_revision_shows_to_be_known_is_not_asked_for_again_however_long_a_poll_takes() {
+    // The first poll of a process that just started, and whose requests are spread over a long period.
+    let mut bench = Bench::new(&[("web", &["a", "b"]), ("api", &["c"])]);
+    bench.fake.world().are_late.insert("b".to_owned());
+    let left = bench.poll().await;
+    bench.fake.world().are_late.clear();
+    tokio::time::advance(Duration::from_mins(20)).await;
+    bench.go_on(left).await;
+    assert_eq!(bench.fake.world().asked, ["b"]);
+    assert_eq!(bench.fake.world().patches, 0);
+}
+
 #[tokio::test]
 async fn whoever_waits_is_not_reloaded_while_vault_cannot_be_asked() {
     let mut bench = Bench::new(&[("web", &["a"])]);
