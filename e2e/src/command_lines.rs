@@ -2,10 +2,12 @@
 //!
 //! Flags that are here for a reason that their name does not tell have that reason beside them.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use anyhow::{Context as _, Result};
 
@@ -13,6 +15,7 @@ use crate::binaries::Binaries;
 use crate::certificates::Certificates;
 use crate::options::{Options, VaultStorage};
 use crate::server::CommandLine;
+use crate::wait::locked;
 
 /// Users of the bed's API server, each with a token. All but the last are `system:masters`.
 pub(crate) const USERS: [(&str, &str); 5] = [
@@ -197,7 +200,19 @@ pub enum VaultFlavour {
 }
 
 impl VaultFlavour {
+    /// Runs the binary once per process.
     pub(crate) fn of(binary: &Path) -> Result<Self> {
+        static KNOWN: Mutex<BTreeMap<PathBuf, VaultFlavour>> = Mutex::new(BTreeMap::new());
+        let mut known = locked(&KNOWN);
+        if let Some(flavour) = known.get(binary) {
+            return Ok(*flavour);
+        }
+        let flavour = Self::ask(binary)?;
+        known.insert(binary.to_owned(), flavour);
+        Ok(flavour)
+    }
+
+    fn ask(binary: &Path) -> Result<Self> {
         let output = Command::new(binary)
             .arg("version")
             .output()
