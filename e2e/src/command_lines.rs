@@ -46,6 +46,20 @@ omitStages: [RequestReceived, ResponseStarted]
 rules: [{level: Metadata}]
 ";
 
+/// The controllers that tests need. The others only watch, write and take CPU time. A bed for people
+/// has all of them.
+const CONTROLLERS: [&str; 9] = [
+    "daemonset-controller",
+    "deployment-controller",
+    "garbage-collector-controller",
+    "namespace-controller",
+    "node-lifecycle-controller",
+    "replicaset-controller",
+    "root-ca-certificate-publisher-controller",
+    "serviceaccount-controller",
+    "statefulset-controller",
+];
+
 const STAGES: &str = include_str!("../servers/stages.yaml");
 
 /// Where things of a bed are: folder, ports, and the files that servers share.
@@ -93,6 +107,8 @@ impl Layout<'_> {
             line.flag("log-level", "warn");
             // A bed survives the end of its servers, not of its machine.
             line.flag("unsafe-no-fsync", "true");
+            // Each commit takes CPU time. After a kill, etcd reads what it lacks from its log.
+            line.flag("backend-batch-interval", "1s");
             if self.options.scale {
                 line.flag("quota-backend-bytes", "8589934592");
             }
@@ -126,10 +142,10 @@ impl Layout<'_> {
             line.flag("audit-log-maxsize", "1000000");
             // Without it, a server that is told to end waits a minute for watches to end first.
             line.flag("shutdown-watch-termination-grace-period", "1s");
-            if self.options.scale {
-                line.flag("max-requests-inflight", "4000");
-                line.flag("max-mutating-requests-inflight", "2000");
-            }
+            // Its clients are few, and all of one priority: sorting them takes CPU time.
+            line.flag("enable-priority-and-fairness", "false");
+            line.flag("max-requests-inflight", "4000");
+            line.flag("max-mutating-requests-inflight", "2000");
         }))
     }
 
@@ -139,6 +155,9 @@ impl Layout<'_> {
             line.flag("service-account-private-key-file", &self.certificates.account_key);
             line.flag("root-ca-file", &self.certificates.ca_file);
             line.flag("secure-port", self.ports.controller_manager.to_string());
+            if self.options.fixed.is_none() {
+                line.flag("controllers", CONTROLLERS.join(","));
+            }
             self.run_as_only_one(line, "controller-manager-certificates");
         })
     }
