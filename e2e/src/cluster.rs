@@ -227,7 +227,13 @@ impl Cluster {
             Ok(items.map(name).collect())
         };
         for workload in list().await? {
-            self.delete(&workload).await?;
+            let deleted =
+                self.api(&workload).delete(&workload.name, &DeleteParams::default()).await;
+            match deleted {
+                // Gone meanwhile: with its namespace, which an earlier scenario deleted.
+                Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                deleted => deleted.map(drop)?,
+            }
         }
         eventually("the workloads to be gone", ROLLOUT_WITHIN, || async {
             Ok(list().await?.is_empty().then_some(()))
