@@ -23,6 +23,8 @@ AT_ONCE ?=
 # 100,000, optimised.
 QUICK_HISTORIES ?= 3000
 FUZZ_TIME ?= 60
+# Unit tests at once: several of them wait most of their time.
+export RUST_TEST_THREADS ?= 6
 
 # Sets $$servers to the folder of the servers, in a recipe; builds them when they are missing.
 FIND_SERVERS = servers=$$($(PYTHON) e2e/servers/servers.py) && servers=$$(echo "$$servers" | tail -n 1)
@@ -90,7 +92,7 @@ test: need-cargo need-python3 say-servers say-build ## All tests: units, and sce
 	    exit $$failed
 
 .PHONY: test-unit
-test-unit: need-cargo ## The tests that need no servers, in a little over a minute
+test-unit: need-cargo ## The tests that need no servers, in less than a minute
 	$(CARGO) test
 	MODEL_HISTORIES=$(QUICK_HISTORIES) $(CARGO) test --test model
 

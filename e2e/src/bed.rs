@@ -5,8 +5,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -269,8 +269,12 @@ impl Bed {
 
     /// The requests that the API server has answered since.
     pub async fn api_requests_since(&self, mark: &Mark) -> Result<Vec<ApiRequest>> {
+        self.api_requests_with("", mark).await
+    }
+
+    async fn api_requests_with(&self, text: &str, mark: &Mark) -> Result<Vec<ApiRequest>> {
         self.settle_api_log().await?;
-        let mut requests = counts::api_requests(&api_audit_log(&self.folder), mark.api)?;
+        let mut requests = counts::api_requests(&api_audit_log(&self.folder), mark.api, text)?;
         requests.retain(|request| !request.uri.starts_with(MARK_PATH));
         Ok(requests)
     }
@@ -278,7 +282,7 @@ impl Bed {
     /// As [`Self::api_requests_since`], of the clients whose user agent starts so; the controller's
     /// starts with `vault-secrets-reloader/`.
     pub async fn api_requests_of(&self, agent: &str, mark: &Mark) -> Result<Vec<ApiRequest>> {
-        let mut requests = self.api_requests_since(mark).await?;
+        let mut requests = self.api_requests_with(agent, mark).await?;
         requests.retain(|request| request.user_agent.starts_with(agent));
         Ok(requests)
     }
@@ -305,7 +309,7 @@ impl Bed {
         let unique = format!("{MARK_PATH}{:x}", fastrand::u64(..));
         self.cluster.get_path(&unique).await?;
         eventually("the API server's audit log", Duration::from_secs(10), || async {
-            let found = counts::api_requests(&log, from)?;
+            let found = counts::api_requests(&log, from, &unique)?;
             Ok(found.iter().any(|request| request.uri == unique).then_some(()))
         })
         .await
@@ -415,14 +419,21 @@ fn vault_is_ready(vault: &Vault) -> ReadyCheck {
 
 /// Ready when a path on the port answers with a success.
 fn answers(port: u16, scheme: &'static str, path: &'static str) -> ReadyCheck {
+    // One for all: each client that is made reads the certificates of the system.
+    static CLIENT: OnceLock<Option<reqwest::Client>> = OnceLock::new();
+    let client = || {
+        let builder = reqwest::Client::builder()
+            // The server made its certificate itself at its start.
+            .tls_danger_accept_invalid_certs(true)
+            // Scenarios have runtimes of their own, which connections do not outlive.
+            .pool_max_idle_per_host(0)
+            .no_proxy()
+            .timeout(Duration::from_secs(5));
+        builder.build().ok()
+    };
     Box::new(move || {
         async move {
-            let client = reqwest::Client::builder()
-                // Its certificate is one that it made itself at its start.
-                .tls_danger_accept_invalid_certs(true)
-                .no_proxy()
-                .timeout(Duration::from_secs(5))
-                .build()?;
+            let client = CLIENT.get_or_init(client).as_ref().context("cannot make a client")?;
             let url = format!("{scheme}://127.0.0.1:{port}/{path}");
             Ok(client.get(url).send().await?.status().is_success())
         }

@@ -162,9 +162,10 @@ impl Cluster {
     /// Reads a workload.
     pub async fn get(&self, workload: impl AsRef<WorkloadName>) -> Result<State> {
         let workload = workload.as_ref();
-        let object = self.api(workload).get(&workload.name).await;
-        let object = object.with_context(|| format!("cannot read {workload}"))?;
-        Ok(State { object: serde_json::to_value(object)? })
+        let WorkloadName { kind, namespace, name } = workload;
+        let path = format!("/apis/apps/v1/namespaces/{namespace}/{}/{name}", kind.plural());
+        let object = self.get_path(&path).await;
+        Ok(State { object: object.with_context(|| format!("cannot read {workload}"))? })
     }
 
     /// Reads workloads: many of one kind and namespace by one LIST, a few one by one.
@@ -226,7 +227,13 @@ impl Cluster {
             Ok(items.map(name).collect())
         };
         for workload in list().await? {
-            self.delete(&workload).await?;
+            let deleted =
+                self.api(&workload).delete(&workload.name, &DeleteParams::default()).await;
+            match deleted {
+                // Gone meanwhile: with its namespace, which an earlier scenario deleted.
+                Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                deleted => deleted.map(drop)?,
+            }
         }
         eventually("the workloads to be gone", ROLLOUT_WITHIN, || async {
             Ok(list().await?.is_empty().then_some(()))

@@ -2,10 +2,12 @@
 //!
 //! Flags that are here for a reason that their name does not tell have that reason beside them.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use anyhow::{Context as _, Result};
 
@@ -13,6 +15,7 @@ use crate::binaries::Binaries;
 use crate::certificates::Certificates;
 use crate::options::{Options, VaultStorage};
 use crate::server::CommandLine;
+use crate::wait::locked;
 
 /// Users of the bed's API server, each with a token. All but the last are `system:masters`.
 pub(crate) const USERS: [(&str, &str); 5] = [
@@ -42,6 +45,20 @@ kind: Policy
 omitStages: [RequestReceived, ResponseStarted]
 rules: [{level: Metadata}]
 ";
+
+/// The controllers that tests need. The others only watch, write and take CPU time. A bed for people
+/// has all of them.
+const CONTROLLERS: [&str; 9] = [
+    "daemonset-controller",
+    "deployment-controller",
+    "garbage-collector-controller",
+    "namespace-controller",
+    "node-lifecycle-controller",
+    "replicaset-controller",
+    "root-ca-certificate-publisher-controller",
+    "serviceaccount-controller",
+    "statefulset-controller",
+];
 
 const STAGES: &str = include_str!("../servers/stages.yaml");
 
@@ -90,6 +107,8 @@ impl Layout<'_> {
             line.flag("log-level", "warn");
             // A bed survives the end of its servers, not of its machine.
             line.flag("unsafe-no-fsync", "true");
+            // Each commit takes CPU time. After a kill, etcd reads what it lacks from its log.
+            line.flag("backend-batch-interval", "1s");
             if self.options.scale {
                 line.flag("quota-backend-bytes", "8589934592");
             }
@@ -123,10 +142,10 @@ impl Layout<'_> {
             line.flag("audit-log-maxsize", "1000000");
             // Without it, a server that is told to end waits a minute for watches to end first.
             line.flag("shutdown-watch-termination-grace-period", "1s");
-            if self.options.scale {
-                line.flag("max-requests-inflight", "4000");
-                line.flag("max-mutating-requests-inflight", "2000");
-            }
+            // Its clients are few, and all of one priority: sorting them takes CPU time.
+            line.flag("enable-priority-and-fairness", "false");
+            line.flag("max-requests-inflight", "4000");
+            line.flag("max-mutating-requests-inflight", "2000");
         }))
     }
 
@@ -136,6 +155,9 @@ impl Layout<'_> {
             line.flag("service-account-private-key-file", &self.certificates.account_key);
             line.flag("root-ca-file", &self.certificates.ca_file);
             line.flag("secure-port", self.ports.controller_manager.to_string());
+            if self.options.fixed.is_none() {
+                line.flag("controllers", CONTROLLERS.join(","));
+            }
             self.run_as_only_one(line, "controller-manager-certificates");
         })
     }
@@ -197,7 +219,19 @@ pub enum VaultFlavour {
 }
 
 impl VaultFlavour {
+    /// Runs the binary once per process.
     pub(crate) fn of(binary: &Path) -> Result<Self> {
+        static KNOWN: Mutex<BTreeMap<PathBuf, VaultFlavour>> = Mutex::new(BTreeMap::new());
+        let mut known = locked(&KNOWN);
+        if let Some(flavour) = known.get(binary) {
+            return Ok(*flavour);
+        }
+        let flavour = Self::ask(binary)?;
+        known.insert(binary.to_owned(), flavour);
+        Ok(flavour)
+    }
+
+    fn ask(binary: &Path) -> Result<Self> {
         let output = Command::new(binary)
             .arg("version")
             .output()

@@ -181,6 +181,8 @@ pub struct Controller {
     port: Port,
     log: Log,
     child: Child,
+    /// Asks its endpoints.
+    http: reqwest::Client,
     /// What must not be in its log, beside what it was given.
     secrets: Vec<String>,
 }
@@ -230,8 +232,15 @@ impl Controller {
 
     pub(crate) fn launch(launch: Launch, group: &Arc<ProcessGroup>, port: Port) -> Result<Self> {
         let mut log = Log::default();
+        // A connection a request: none stays open beside those that a test counts.
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(2))
+            .pool_max_idle_per_host(0)
+            .no_proxy()
+            .build()?;
         let child = run(&launch, group, &mut log)?;
-        Ok(Self { launch, group: Arc::clone(group), port, log, child, secrets: Vec::new() })
+        let group = Arc::clone(group);
+        Ok(Self { launch, group, port, log, child, http, secrets: Vec::new() })
     }
 
     /// Waits until `/readyz` answers 200.
@@ -287,9 +296,7 @@ impl Controller {
     /// The lines for which `is_wanted`.
     #[must_use]
     pub fn lines_matching(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<Line> {
-        let mut lines = self.log.lines();
-        lines.retain(|line| is_wanted(&line.text));
-        lines
+        self.log.lines_matching(is_wanted)
     }
 
     /// Waits for a line that contains a text, also one that is there already.
@@ -336,7 +343,7 @@ impl Controller {
     /// How many polls have begun since the last start.
     #[must_use]
     pub fn polls(&self) -> usize {
-        polls_in(&self.log.lines())
+        self.log.lines_matching(is_poll).len()
     }
 
     /// Waits until `polls` polls that began after this call have ended. Needs the debug level.
@@ -347,7 +354,14 @@ impl Controller {
         // A poll has ended at the latest when the next one begins.
         let wanted = self.polls() + polls + 1;
         let what = format!("the controller's poll {wanted}");
-        self.log.until(&what, within, |lines| (polls_in(lines) >= wanted).then_some(())).await
+        let (mut begun, mut next) = (0, 0);
+        self.log
+            .until(&what, within, |lines| {
+                begun += lines.iter().skip(next).filter(|line| is_poll(&line.text)).count();
+                next = lines.len();
+                (begun >= wanted).then_some(())
+            })
+            .await
     }
 
     /// Sends SIGTERM, and does not wait.
@@ -431,9 +445,7 @@ impl Controller {
     /// # Errors
     /// When it does not answer within 2 s.
     pub async fn probe(&self, path: &str) -> Result<Answer> {
-        let client =
-            reqwest::Client::builder().timeout(Duration::from_secs(2)).no_proxy().build()?;
-        let answer = client.get(format!("http://{}{path}", self.address())).send().await?;
+        let answer = self.http.get(format!("http://{}{path}", self.address())).send().await?;
         Ok(Answer { status: answer.status().as_u16(), body: answer.text().await? })
     }
 
@@ -499,8 +511,8 @@ pub fn ended_by_signal(status: ExitStatus) -> Option<i32> {
     status.signal()
 }
 
-fn polls_in(lines: &[Line]) -> usize {
-    lines.iter().filter(|line| line.text.contains(POLL_BEGINS)).count()
+fn is_poll(line: &str) -> bool {
+    line.contains(POLL_BEGINS)
 }
 
 fn run(launch: &Launch, group: &ProcessGroup, log: &mut Log) -> Result<Child> {

@@ -79,6 +79,10 @@ impl Log {
         locked(&self.lines).clone()
     }
 
+    pub(crate) fn lines_matching(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<Line> {
+        locked(&self.lines).iter().filter(|line| is_wanted(&line.text)).cloned().collect()
+    }
+
     /// Waits for a line among those from `from` on.
     pub(crate) async fn wait_for(
         &self,

@@ -136,9 +136,12 @@ pub(crate) fn length(path: &Path) -> u64 {
     path.metadata().map_or(0, |metadata| metadata.len())
 }
 
-pub(crate) fn api_requests(log: &Path, from: u64) -> Result<Vec<ApiRequest>> {
+/// The requests after an offset whose lines contain a text: most lines are of other clients, and
+/// need not be parsed.
+pub(crate) fn api_requests(log: &Path, from: u64, text: &str) -> Result<Vec<ApiRequest>> {
     lines_from(log, from)?
         .lines()
+        .filter(|line| line.contains(text))
         .map(|line| {
             let line: ApiLine = serde_json::from_str(line)
                 .with_context(|| format!("odd line in {}: {line}", log.display()))?;

@@ -34,7 +34,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use fastrand::Rng;
 use futures::FutureExt as _;
-use futures::future::{LocalBoxFuture, try_join_all};
+use futures::future::LocalBoxFuture;
 use jiff::SignedDuration;
 use tokio::time::timeout;
 
@@ -141,21 +141,12 @@ pub async fn run(plan: &Plan, say: impl FnMut(&str) + 'static) -> Result<Report>
     run_parts(&Part::ALL, plan, say).await
 }
 
-/// Runs the suite on a bed for each part, side by side, since most of the time is spent waiting for
-/// time-outs.
+/// Runs one part of the suite on a bed of its own.
 ///
 /// # Errors
 /// As those of [`run`].
-pub async fn run_side_by_side(
-    plan: &Plan,
-    say: impl FnMut(Part, &str) + Clone + 'static,
-) -> Result<Report> {
-    let parts = Part::ALL.map(async |part| {
-        let mut say = say.clone();
-        run_parts(&[part], plan, move |text| say(part, text)).await
-    });
-    let rows = try_join_all(parts).await?.into_iter().flat_map(|report| report.rows);
-    Ok(Report { rows: rows.collect() })
+pub async fn run_part(part: Part, plan: &Plan, say: impl FnMut(&str) + 'static) -> Result<Report> {
+    run_parts(&[part], plan, say).await
 }
 
 async fn run_parts(parts: &[Part], plan: &Plan, say: impl FnMut(&str) + 'static) -> Result<Report> {

@@ -24,7 +24,7 @@ impl Plan {
         Self { seed, workloads: 200, secrets: 50, kills: 60, times: 4, only: Vec::new() }
     }
 
-    /// The same faults, each once: what is part of `make test`.
+    /// The same faults, most of them once: what `make test` does.
     #[must_use]
     pub fn short(seed: u64) -> Self {
         Self { workloads: 80, kills: 12, times: 1, ..Self::full(seed) }

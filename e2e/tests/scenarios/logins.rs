@@ -152,6 +152,15 @@ fn text(value: &Value, pointer: &str) -> Result<String> {
     found.map(str::to_owned).with_context(|| format!("no text at {pointer}"))
 }
 
+/// Waits until there are as many tokens as before. A controller that ends waits half a second for the
+/// revocation of its token, and a busy server takes longer.
+async fn expect_no_token_left(bed: &Bed, before: usize) -> Result<()> {
+    eventually("the tokens to be as many as before", SOON, || async {
+        Ok((bed.vault.accessors().await?.len() == before).then_some(()))
+    })
+    .await
+}
+
 async fn an_approle_logs_in_once_and_its_token_is_revoked() -> Result<()> {
     let roles = Roles::new("approle", json!({})).await?;
     let secret_id = roles.secret_id().await?;
@@ -172,7 +181,7 @@ async fn an_approle_logs_in_once_and_its_token_is_revoked() -> Result<()> {
         controller.terminate().await?;
         let requests = roles.requests(&before)?;
         assert_eq!((requests.logins(), requests.of(REVOKE)), (1, 1), "{requests:#?}");
-        assert_eq!(roles.bed.vault.accessors().await?.len(), tokens, "a token is left");
+        expect_no_token_left(&roles.bed, tokens).await?;
         assert!(controller.lines_with(&secret_id).is_empty(), "the secret id is in the log");
         roles.bed.expect_no_value_touched(&before)?;
     }
@@ -264,7 +273,7 @@ async fn a_token_of_few_uses_is_replaced_before_it_fails_and_none_is_left_behind
     // Five requests a token; the sixth revokes it. Requests that wait for a login at once share it.
     let (logins, sent) = (requests.logins(), requests.0.len());
     assert!((sent / 7..=sent / 6 + 2).contains(&logins), "{logins} logins in {sent} requests");
-    assert_eq!(bed.vault.accessors().await?.len(), tokens, "a token is left");
+    expect_no_token_left(bed, tokens).await?;
     Ok(())
 }
 
@@ -301,10 +310,14 @@ async fn tokens_of_each_kind_are_renewed_or_replaced_before_a_read_fails() -> Re
     let reads = requests.0.iter().filter(|request| request.path.contains("/metadata/"));
     let refused = reads.clone().find(|request| !request.error.is_empty());
     assert_eq!(refused, None, "a read failed");
-    // Batch tokens cannot be revoked, which is not tried.
+    // Batch tokens cannot be revoked, which is not tried. The revocation of another token is tried again
+    // where a busy server answers too late, and is refused then, since the token has ended.
+    let mut revoked = HashSet::new();
     let revocations = requests.0.iter().filter(|request| request.path == REVOKE);
-    let refused = revocations.clone().find(|request| !request.error.is_empty());
-    assert_eq!(refused, None, "a revocation was refused");
+    for request in revocations {
+        let is_first = revoked.insert(request.token.as_str());
+        assert!(request.error.is_empty() || !is_first, "a revocation was refused: {request:?}");
+    }
     // The one is renewed after 9 polls and replaced after 15, the other replaced after 9.
     let polls = controllers[0].polls();
     let logins = |mount: &str| requests.of(&format!("auth/{mount}/login"));
@@ -317,7 +330,7 @@ async fn tokens_of_each_kind_are_renewed_or_replaced_before_a_read_fails() -> Re
     let renewed: HashSet<&str> = renewed.map(|request| request.accessor.as_str()).collect();
     assert!(renewed.len() >= truncated, "{renewed:?} of {truncated} and one");
     assert_eq!(requests.of("auth/token/lookup-self"), 0);
-    assert_eq!(bed.vault.accessors().await?.len(), tokens, "a token is left");
+    expect_no_token_left(bed, tokens).await?;
     Ok(())
 }
 

@@ -36,13 +36,14 @@ mod tryout;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Of the long scenarios, those of the first file start first.
     let files = [
+        faults::scenarios(),
         bed::scenarios(),
         bounds::scenarios(),
         chart::scenarios(),
         conflicts::scenarios(),
         downtime::scenarios(),
-        faults::scenarios(),
         folders::scenarios(),
         gone::scenarios(),
         isolation::scenarios(),
