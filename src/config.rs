@@ -326,11 +326,10 @@ impl Config {
         let ignore_versions_before = ignore_versions_before
             .map(|text| time("--ignore-versions-before", &text))
             .transpose()?;
-        for suffix in WITHOUT_EFFECT {
-            if let Some((name, _)) = env.get(suffix) {
-                warnings.push(format!("{name} is set and has no effect here"));
-            }
-        }
+        let without_effect = WITHOUT_EFFECT.iter().filter_map(|suffix| env.get(suffix));
+        warnings.extend(
+            without_effect.map(|(name, _)| format!("{name} is set and has no effect here")),
+        );
         let mut vault =
             vault::connection(DEFAULT_CONNECTION, &env, usual_threshold, &mut warnings)?;
         // Of the default server, the flag comes before the variable.

@@ -52,6 +52,13 @@ impl Rules {
         age < self.settle && age.unsigned_abs() < self.settle.unsigned_abs()
     }
 
+    /// Whether a version was surely created after a time that the API server has written in whole seconds.
+    fn is_created_after(&self, version: Version, time: Timestamp) -> bool {
+        let doubt = self.settle.saturating_add(SignedDuration::from_secs(1));
+        let created = version.created.checked_add(self.skew.saturating_sub(doubt));
+        created.is_ok_and(|created| created > time)
+    }
+
     /// The time by the API server's clock from which pods that start have the version. Out of range
     /// only for times that no clock shows; then the version is simply not older.
     fn settled_at(&self, version: Version) -> Timestamp {
@@ -243,19 +250,21 @@ fn verdict_of_live(
         Lookup::Found(revision) => revision,
     };
     let mut copies = revision.copies.iter();
-    let mut has_copy = |of: fn(&Copied) -> bool| {
+    let mut has_copy = |of: &dyn Fn(&Copied) -> bool| {
         copies.any(|copy| copy.secret == hash && copy.version == live && of(copy))
     };
     if is_restored || was_missing {
-        // The same version may have been live, and rolled out, before what is recorded as well.
-        if has_copy(|copy| copy.is_later) {
+        // The same version may have been live, and rolled out, before what is recorded as well; not one
+        // that was created after the secret was missing. A ReplicaSet that is used again keeps its date.
+        let is_new = was_missing && rules.is_created_after(live, revision.created);
+        if has_copy(&|copy| copy.is_later || is_new) {
             Verdict::Reverted
         } else {
             Verdict::Changed(if is_restored { Cause::Restored } else { Cause::Found })
         }
     } else if rules.settled_at(live) < revision.created {
         Verdict::Same
-    } else if entry == Some(live) || has_copy(|_| true) {
+    } else if entry == Some(live) || has_copy(&|_| true) {
         Verdict::Reverted
     } else {
         Verdict::Changed(Cause::Found)

@@ -214,6 +214,11 @@ fn pods_that_started_without_a_secret_are_reloaded_when_it_is_back() {
         let row = Row { rules: lenient, copies, ..Row::live(old()) };
         assert_eq!(row.recorded(true, Version::MISSING).verdict(), expected);
     }
+    // A version that was created since can have been rolled out only since, whatever the date of the
+    // ReplicaSet that has the copy.
+    let copies = vec![Copied { secret: secret("a").hash64(), version: new(), is_later: false }];
+    let row = Row { rules: lenient, copies, ..Row::live(new()) };
+    assert_eq!(row.recorded(true, Version::MISSING).verdict(), Verdict::Reverted);
 }
 
 #[test]

@@ -232,8 +232,14 @@ impl World {
         // is younger than the present revision proves that a reload for that was taken back.
         let is_restored = entry.is_some_and(|entry| live.created < entry.created);
         let present = object.revisions.iter().max_by_key(|rev| rev.number);
+        // Where it says that the secret was missing, the version may have been there before that, unless it
+        // was created since.
+        let created = self.created(secret, live) - SETTLE - CLOCK_ERROR;
+        let is_before = entry == Some(Version::MISSING)
+            && present.is_some_and(|present| created <= present.created);
         let counts = |rev: &&Rev| {
-            !is_restored || present.is_some_and(|present| rev.created > present.created)
+            !(is_restored || is_before)
+                || present.is_some_and(|present| rev.created > present.created)
         };
         let mut copies = object.revisions.iter().filter(counts);
         let has_trace = entry == Some(live)
