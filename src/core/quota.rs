@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::secret::SecretId;
-use super::store::Stored;
+use super::workload::Workload;
 
 /// How many different secrets of one server the workloads of one namespace may refer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +25,13 @@ impl Quota {
     /// those over it. A workload is within the quota or over it with all of its secrets. The result does not
     /// depend on what was there before.
     #[must_use]
-    pub fn split(self, workloads: Vec<Stored>) -> (Vec<Stored>, Vec<Stored>) {
+    pub fn split<T>(
+        self,
+        workloads: Vec<T>,
+        workload_of: impl Fn(&T) -> &Workload,
+    ) -> (Vec<T>, Vec<T>) {
         let mut references: HashMap<Arc<str>, usize> = HashMap::new();
-        for Stored { workload, .. } in &workloads {
+        for workload in workloads.iter().map(&workload_of) {
             let count = workload.watched().count();
             if let Some(references) = references.get_mut(&workload.id.namespace) {
                 *references += count;
@@ -42,7 +46,8 @@ impl Quota {
         }
         let mut used: HashMap<Arc<str>, HashSet<Arc<SecretId>>> =
             references.into_keys().map(|namespace| (namespace, HashSet::new())).collect();
-        workloads.into_iter().partition(|Stored { workload, .. }| {
+        workloads.into_iter().partition(|item| {
+            let workload = workload_of(item);
             let Some(used) = used.get_mut(&workload.id.namespace) else { return true };
             let new = workload.watched().filter(|secret| !used.contains(*secret)).count();
             let is_within = used.len() + new <= self.0;
@@ -57,49 +62,47 @@ impl Quota {
 #[cfg(test)]
 mod tests {
     use super::super::fixtures;
-    use super::super::workload::{Workload, WorkloadId};
+    use super::super::workload::WorkloadId;
     use super::*;
 
-    fn stored(namespace: &str, name: &str, paths: &[&str]) -> Stored {
+    fn workload(namespace: &str, name: &str, paths: &[&str]) -> Workload {
         let workload = fixtures::workload(name, paths);
         let id = WorkloadId { namespace: namespace.into(), ..workload.id.clone() };
-        Stored { workload: Arc::new(Workload { id, ..workload }), entered: 1 }
+        Workload { id, ..workload }
     }
 
-    fn names(workloads: &[Stored]) -> Vec<String> {
-        let name = |stored: &Stored| {
-            let WorkloadId { namespace, name, .. } = &stored.workload.id;
-            format!("{namespace}/{name}")
+    fn split(quota: usize, workloads: &[Workload]) -> [Vec<String>; 2] {
+        let (within, over) = Quota(quota).split(workloads.to_vec(), |workload| workload);
+        let names = |workloads: Vec<Workload>| {
+            let ids = workloads.into_iter().map(|workload| workload.id);
+            ids.map(|WorkloadId { namespace, name, .. }| format!("{namespace}/{name}")).collect()
         };
-        workloads.iter().map(name).collect()
+        [names(within), names(over)]
     }
 
     #[test]
     fn each_namespace_has_a_quota_of_its_own() {
-        let workloads = vec![
-            stored("a", "one", &["1", "2"]),
+        let workloads = [
+            workload("a", "one", &["1", "2"]),
             // No new secret.
-            stored("a", "two", &["1"]),
-            stored("a", "three", &["2", "3", "4"]),
-            stored("a", "four", &["1", "3"]),
-            stored("b", "one", &["1", "2", "3"]),
-            stored("c", "one", &["1", "2", "3", "4"]),
+            workload("a", "two", &["1"]),
+            workload("a", "three", &["2", "3", "4"]),
+            workload("a", "four", &["1", "3"]),
+            workload("b", "one", &["1", "2", "3"]),
+            workload("c", "one", &["1", "2", "3", "4"]),
         ];
-        let (within, over) = Quota(3).split(workloads.clone());
-        assert_eq!(names(&within), ["a/one", "a/two", "a/four", "b/one"]);
-        assert_eq!(names(&over), ["a/three", "c/one"]);
-        let (within, over) = Quota(4).split(workloads.clone());
-        assert_eq!((within.len(), over.len()), (6, 0));
-        assert_eq!(names(&Quota(0).split(workloads).1).len(), 6);
+        let [within, over] = split(3, &workloads);
+        assert_eq!(within, ["a/one", "a/two", "a/four", "b/one"]);
+        assert_eq!(over, ["a/three", "c/one"]);
+        assert_eq!(split(4, &workloads)[1], [""; 0]);
+        assert_eq!(split(0, &workloads)[1].len(), 6);
     }
 
     #[test]
     fn a_former_secret_counts() {
-        let mut workload = stored("a", "one", &["1"]);
-        let former = [Arc::clone(&stored("a", "x", &["2"]).workload.secrets[0])].into();
-        workload.workload =
-            Arc::new(Workload { former_secrets: former, ..(*workload.workload).clone() });
-        assert_eq!(Quota(2).split(vec![workload.clone()]).1.len(), 0);
-        assert_eq!(Quota(1).split(vec![workload]).1.len(), 1);
+        let former_secrets = [fixtures::secret("2")].into();
+        let workloads = [Workload { former_secrets, ..workload("a", "one", &["1"]) }];
+        assert_eq!(split(2, &workloads)[1], [""; 0]);
+        assert_eq!(split(1, &workloads)[1], ["a/one"]);
     }
 }

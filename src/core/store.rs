@@ -256,7 +256,7 @@ impl Store {
             |id: &WorkloadId| all.get(id).is_none_or(|entry| entry.stored.workload.is_of(server));
         let late = late.extract_if(is_of_server).collect();
         drop(state);
-        let (workloads, over_quota) = self.quota.split(workloads);
+        let (workloads, over_quota) = self.quota.split(workloads, |stored| &stored.workload);
         Snapshot { poll, workloads, over_quota, late, is_incomplete }
     }
 
