@@ -57,7 +57,7 @@ pub struct Manifest {
 pub struct Read {
     /// The workload's name.
     pub id: WorkloadId,
-    /// The workload, if it opted in. It need not refer to any secret.
+    /// The workload, if it opted in. It need not refer to any secret, unless a source of it is missing.
     pub workload: Option<Workload>,
     /// References that are not watched or look odd; empty if it did not opt in.
     pub notes: Vec<Note>,
@@ -172,7 +172,11 @@ impl Manifest {
             }
         }
         let schemes: BTreeSet<Scheme> = in_use.iter().map(|(scheme, _)| *scheme).collect();
-        let workload = Some(self.workload(&id, opt_in, &schemes, recorded, secrets));
+        // Where a source is missing, a reload would make pods that do not start.
+        let is_missing =
+            |note: &Note| matches!(note.reason, Reason::SourceMissing | Reason::KeyMissing);
+        let workload = (!secrets.is_empty() || !found.notes.iter().any(is_missing))
+            .then(|| self.workload(&id, opt_in, &schemes, recorded, secrets));
         Read { id, workload, notes: found.notes, is_waiting: found.is_waiting, record_error }
     }
 

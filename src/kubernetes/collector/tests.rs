@@ -130,10 +130,11 @@ async fn what_a_source_refers_to_is_watched_and_no_more_than_that() {
         change(&mut collector, read(2, "${vault:secret/data/a#k}${vault:secret/data/b#k}")),
         (1, 2)
     );
-    // The pods that run still use what it named before, whether it names nothing or is gone.
+    // The pods that run still use what it named before.
     assert_eq!(change(&mut collector, read(3, "plain")), (1, 2));
     assert_eq!(change(&mut collector, read(4, "vault:secret/data/a#k")), (1, 2));
-    assert_eq!(change(&mut collector, Found::Missing), (1, 2));
+    // It does not exist any more: the pods would not start, and nothing is known of references.
+    assert_eq!(change(&mut collector, Found::Missing), (0, 0));
     collector.handle(Event::Apply(object("other")));
     collector.handle(Event::Delete(object("web")));
     assert!(store.sources().is_named(&refs()));
