@@ -2,7 +2,8 @@
 //!
 //! Two generations of names are in use; where both are present the current one counts.
 
-use super::reference::{Scheme, settings};
+use super::reference::grammar::Scheme;
+use super::reference::settings;
 
 /// Prefix of the annotations that this controller owns.
 const RELOADER: &str = "secrets-reloader.security.bank-vaults.io/";

@@ -16,7 +16,7 @@ use super::environment::{Container, EnvFrom, EnvValue, EnvVar, SourceName};
 use super::source::{Content, Known};
 
 pub mod grammar;
-mod kept;
+pub(super) mod kept;
 pub mod reason;
 pub mod settings;
 

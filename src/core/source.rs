@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::annotation::is_for_webhook;
 use super::environment::{SourceKind, SourceName};
-use super::reference::{Kept, Reason};
+use super::reference::kept::Kept;
+use super::reference::reason::Reason;
 use super::turns::InNamespace;
 use super::workload::{Kind, WorkloadId};
 

@@ -15,7 +15,7 @@ use super::credential::{self, Credential};
 use super::endpoint::Post;
 use super::failure::Failure;
 use super::files::Files;
-use super::login::LoginError;
+use super::login::error::LoginError;
 use crate::core::words::in_short;
 
 const ROLE_ID: &str = "the file of the role id";

@@ -22,7 +22,7 @@ use super::failure::Failure;
 use super::files::Files;
 use super::token::Grant;
 
-mod error;
+pub(super) mod error;
 
 pub use error::LoginError;
 
