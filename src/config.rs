@@ -12,12 +12,12 @@ use std::time::Duration;
 use clap::Parser;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::core::quota::Quota;
-use crate::core::reference::Scheme;
-use crate::core::secret::DEFAULT_CONNECTION;
-use crate::core::server::{Declared, Servers, Undeclared};
-use crate::core::source::Readable;
-use crate::reloader;
+use crate::engine;
+use crate::index::quota::Quota;
+use crate::model::scheme::Scheme;
+use crate::model::secret::DEFAULT_CONNECTION;
+use crate::references::server::{Declared, Servers, Undeclared};
+use crate::references::source::Readable;
 use crate::telemetry;
 use crate::vault::pace::Pace;
 
@@ -206,7 +206,7 @@ pub struct Config {
     /// Between two full reads of all workloads.
     pub collector_sync_period: Duration,
     /// The reloader's part, for the default server.
-    pub reloader: reloader::Settings,
+    pub reloader: engine::settings::Settings,
     /// How many reloads that nothing but the clock speaks for may start at once.
     pub found_burst: u32,
     /// How many more of them each minute.
@@ -360,7 +360,7 @@ impl Config {
         let is_elected = boolean("--leader-elect", &leader_elect)?;
         Ok(Self {
             collector_sync_period: duration("--collector-sync-period", &collector_sync_period)?,
-            reloader: reloader::Settings {
+            reloader: engine::settings::Settings {
                 server: Arc::clone(&vault.name),
                 period,
                 start_within: period.min(START_WITHIN),

@@ -1,14 +1,20 @@
 //! Rolls out Kubernetes workloads when a secret they use changes in HashiCorp Vault or OpenBao.
 //!
-//! Start at [`run`], which wires everything, or at [`core`], which decides everything.
+//! Start at [`app`], which wires everything, or at [`decide`], which decides everything.
 
-pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod config;
-pub mod core;
+pub mod decide;
+pub mod election;
+pub mod engine;
+pub mod events;
 pub mod heartbeat;
+pub mod index;
 pub mod kubernetes;
-pub mod offline;
-pub mod reloader;
-pub mod run;
+pub mod model;
+pub mod references;
+pub mod rollouts;
 pub mod telemetry;
 pub mod vault;
+pub mod web;

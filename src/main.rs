@@ -1,15 +1,15 @@
-//! The controller's process: see [`vault_secrets_reloader::run`].
+//! The controller's process: see [`vault_secrets_reloader::app`].
 
 use std::process::ExitCode;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use vault_secrets_reloader::config::{Config, Flags, process_environment};
-use vault_secrets_reloader::{offline, run, telemetry};
+use vault_secrets_reloader::{app, cli, telemetry};
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
-    if offline::is_asked_for(&args) {
-        return offline::run(args);
+    if cli::is_asked_for(&args) {
+        return cli::run(args);
     }
     forbid_core_dumps();
     let flags = match Flags::parse_from(args) {
@@ -50,7 +50,7 @@ fn start(flags: Flags) -> anyhow::Result<()> {
     // Two, however many cores there are: it waits more than it works, and each thread keeps memory.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(run::run(config));
+    let result = runtime.block_on(app::run(config));
     // A look-up of a name, or a file on a mount that hangs, must not hold the end up.
     runtime.shutdown_background();
     result

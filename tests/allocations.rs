@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use allocation_counter::measure;
-use vault_secrets_reloader::core::annotation::Annotations;
-use vault_secrets_reloader::core::environment::{Container, EnvFrom, SourceKind, SourceName};
-use vault_secrets_reloader::core::reference::{extract, may_hold_reference, read_value};
-use vault_secrets_reloader::core::source::{Content, Known};
+use vault_secrets_reloader::model::annotation::Annotations;
+use vault_secrets_reloader::references::environment::{Container, EnvFrom, SourceKind, SourceName};
+use vault_secrets_reloader::references::extraction::{extract, read_value};
+use vault_secrets_reloader::references::grammar::may_hold_reference;
+use vault_secrets_reloader::references::source::{Content, Known};
 use vault_secrets_reloader::vault::answer::Answer;
 use vault_secrets_reloader::vault::metadata::{self, Metadata};
 

@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use vault_secrets_reloader::core::server::Servers;
-use vault_secrets_reloader::core::source::Readable;
-use vault_secrets_reloader::offline::check::{Checked, Manifests};
+use vault_secrets_reloader::cli::check::{Checked, Manifests};
+use vault_secrets_reloader::references::server::Servers;
+use vault_secrets_reloader::references::source::Readable;
 
 /// What is wrong with what is said of a manifest, a line each.
 fn wrong(text: &str) -> Vec<String> {

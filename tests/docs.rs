@@ -12,7 +12,7 @@ use std::process::Command;
 
 use serde_json::Value;
 use vault_secrets_reloader::config::{Config, Flags};
-use vault_secrets_reloader::core::reference::Reason;
+use vault_secrets_reloader::references::reason::Reason;
 
 const CHART: &str = "deploy/charts/vault-secrets-reloader";
 

@@ -19,10 +19,10 @@ use secrecy::SecretString;
 use serde_json::json;
 use tokio::sync::{Barrier, Notify};
 use tokio::task::JoinSet;
-use vault_secrets_reloader::core::clock::ServerClock;
-use vault_secrets_reloader::core::observation::{Ask, Observation, Polled};
-use vault_secrets_reloader::core::secret::{SecretId, Version};
-use vault_secrets_reloader::reloader::Vault as _;
+use vault_secrets_reloader::decide::clock::ServerClock;
+use vault_secrets_reloader::decide::observation::{Ask, Observation, Polled};
+use vault_secrets_reloader::engine::ports::Vault as _;
+use vault_secrets_reloader::model::secret::{SecretId, Version};
 use vault_secrets_reloader::vault::client::{Server, ServerSettings};
 use vault_secrets_reloader::vault::login::Method;
 use vault_secrets_reloader::vault::pace::Pace;
@@ -88,7 +88,7 @@ impl Bench {
     ) -> Polled {
         let asks = asks_for(paths, known);
         self.fake.asked.lock().unwrap().clear();
-        vault_secrets_reloader::reloader::Vault::poll(&mut self.poller, &asks).await
+        vault_secrets_reloader::engine::ports::Vault::poll(&mut self.poller, &asks).await
     }
 
     fn asked(&self) -> usize {
@@ -346,11 +346,11 @@ async fn a_redirect_is_followed_to_a_server_that_is_configured_and_to_no_other()
     let timeout = Duration::from_secs(5);
 
     let mut alone = poller_at(&front, &[], token(), timeout, Pace::default());
-    let polled = vault_secrets_reloader::reloader::Vault::poll(&mut alone, &asks).await;
+    let polled = vault_secrets_reloader::engine::ports::Vault::poll(&mut alone, &asks).await;
     assert_eq!(polled.failed.len(), 3);
     assert!(fake.asked.lock().unwrap().is_empty(), "no token went there");
     let mut poller = poller_at(&front, &[&node], token(), timeout, Pace::default());
-    let polled = vault_secrets_reloader::reloader::Vault::poll(&mut poller, &asks).await;
+    let polled = vault_secrets_reloader::engine::ports::Vault::poll(&mut poller, &asks).await;
     assert_eq!(count(&polled), HashMap::from([("live", 3)]));
     poller.close().await;
 }
@@ -1328,7 +1328,7 @@ async fn requests_in_flight_that_are_all_denied_are_one_login() {
     let (method, _jwt) = jwt();
     let (mut poller, _tasks) = poller_of(router, method, Duration::from_secs(5)).await;
     let asks = asks_for((0..50).map(|number| format!("secret/data/{number}")), None);
-    let polled = vault_secrets_reloader::reloader::Vault::poll(&mut poller, &asks).await;
+    let polled = vault_secrets_reloader::engine::ports::Vault::poll(&mut poller, &asks).await;
     assert_eq!(count(&polled), HashMap::from([("live", 50)]));
     assert_eq!(logins.load(Ordering::Relaxed), 2);
     poller.close().await;
@@ -1372,7 +1372,7 @@ async fn no_more_requests_are_under_way_at_once_than_may_be_on_connections_that_
         let paths = (0..60).map(|number| format!("secret/data/{number}"));
         let asks =
             asks_for(paths.chain((0..30).map(|number| format!("none-{number}/data/a"))), None);
-        let polled = vault_secrets_reloader::reloader::Vault::poll(&mut poller, &asks).await;
+        let polled = vault_secrets_reloader::engine::ports::Vault::poll(&mut poller, &asks).await;
         assert_eq!(count(&polled), HashMap::from([("live", 60), ("unknown", 30)]));
     }
     assert_eq!(most.load(Ordering::SeqCst), 3);

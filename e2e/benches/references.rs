@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use e2e::Table;
 use memchr::memmem::Finder;
-use vault_secrets_reloader::core::reference::{may_hold_reference, read_value};
+use vault_secrets_reloader::references::extraction::read_value;
+use vault_secrets_reloader::references::grammar::may_hold_reference;
 
 /// Bytes of values that are read in each round.
 const BYTES: usize = 8 << 20;

@@ -4,9 +4,9 @@ use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::{ObjectList, PartialObjectMeta, Status, WatchEvent};
 use serde_json::{Value, json};
-use vault_secrets_reloader::core::manifest::Manifest;
 use vault_secrets_reloader::kubernetes::object::Object;
 use vault_secrets_reloader::kubernetes::patcher::last_writer;
+use vault_secrets_reloader::references::manifest::Manifest;
 
 /// Asserts what must hold of any JSON.
 pub fn check(data: &[u8]) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use vault_secrets_reloader::core::clock::{ServerClock, skew};
+use vault_secrets_reloader::decide::clock::{ServerClock, skew};
 use vault_secrets_reloader::vault::answer::retry_after;
 
 use crate::input::{first_line, now};

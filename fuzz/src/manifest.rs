@@ -1,16 +1,17 @@
 //! An object of the API server, from its JSON to a workload. Input: the JSON.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde_json::Value;
-use vault_secrets_reloader::core::annotation::RECORD;
-use vault_secrets_reloader::core::environment::{Container, EnvValue};
-use vault_secrets_reloader::core::manifest::{Manifest, Read};
-use vault_secrets_reloader::core::reference::may_hold_reference;
-use vault_secrets_reloader::core::server::{Address, Declared, Servers, Undeclared};
-use vault_secrets_reloader::core::source::Sources;
-use vault_secrets_reloader::core::workload::{Kind, MOST_SECRETS};
 use vault_secrets_reloader::kubernetes::object::Object;
+use vault_secrets_reloader::model::annotation::RECORD;
+use vault_secrets_reloader::model::workload::{Kind, MOST_SECRETS};
+use vault_secrets_reloader::references::environment::{Container, EnvValue, SourceName};
+use vault_secrets_reloader::references::grammar::may_hold_reference;
+use vault_secrets_reloader::references::manifest::{Manifest, Read};
+use vault_secrets_reloader::references::server::{Address, Declared, Servers, Undeclared};
+use vault_secrets_reloader::references::source::Known;
 
 use crate::path::assert_is_clean;
 
@@ -103,15 +104,15 @@ fn check_read(manifest: &Manifest, kind: Kind) {
         namespace: None,
     };
     let servers = Servers::new(default, vec![other], Undeclared::Default).unwrap_or_default();
-    let sources = Sources::default();
-    let read = manifest.read(kind, &servers, &sources);
+    let unknown = |_: &Arc<str>, _: &SourceName| Known::NotYet;
+    let read = manifest.read(kind, &servers, unknown);
     let Read { id, workload, notes, is_waiting, record_error } = &read;
     assert!(!is_waiting || !manifest.sources().is_empty());
     assert_eq!((&*id.namespace, &*id.name), (&*manifest.namespace, &*manifest.name));
     let is_opted_in = manifest.annotations.opt_in().is_some();
     assert!(is_opted_in || (workload.is_none() && notes.is_empty() && record_error.is_none()));
 
-    let without = Manifest { record: None, ..manifest.clone() }.read(kind, &servers, &sources);
+    let without = Manifest { record: None, ..manifest.clone() }.read(kind, &servers, unknown);
     if record_error.is_some() {
         // What cannot be read is none, and changes nothing else.
         assert_eq!(Read { record_error: None, ..read.clone() }, without);
@@ -131,6 +132,6 @@ fn check_read(manifest: &Manifest, kind: Kind) {
         assert!(is_short || recorded.versions.iter().all(|(hash, _)| hashes.contains(&hash)));
     }
     let another = Manifest { uid: format!("{}x", manifest.uid), ..manifest.clone() };
-    let another = another.read(kind, &servers, &sources).workload;
+    let another = another.read(kind, &servers, unknown).workload;
     assert!(another.is_some_and(|another| another.recorded.is_none()));
 }

@@ -2,7 +2,7 @@
 
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
-use vault_secrets_reloader::core::secret::Version;
+use vault_secrets_reloader::model::secret::Version;
 use vault_secrets_reloader::vault::answer::Answer;
 use vault_secrets_reloader::vault::metadata::{Metadata, read};
 

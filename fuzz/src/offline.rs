@@ -1,9 +1,9 @@
 //! Manifests that are checked offline, and values that are explained. Input: YAML or JSON.
 
-use vault_secrets_reloader::core::server::Servers;
-use vault_secrets_reloader::core::source::Readable;
-use vault_secrets_reloader::offline::check::Manifests;
-use vault_secrets_reloader::offline::{explain, print};
+use vault_secrets_reloader::cli::check::Manifests;
+use vault_secrets_reloader::cli::{explain, print};
+use vault_secrets_reloader::references::server::Servers;
+use vault_secrets_reloader::references::source::Readable;
 
 /// Asserts what must hold of any file.
 pub fn check(data: &[u8]) {

@@ -1,7 +1,7 @@
 //! The record as it stands in an annotation. Input: the annotation.
 
 use serde_json::Value;
-use vault_secrets_reloader::core::record::{Record, RecordError};
+use vault_secrets_reloader::model::record::{Record, RecordError};
 
 /// Asserts what must hold of any annotation.
 pub fn check(data: &[u8]) {

@@ -1,11 +1,13 @@
 //! The references in a value. Input: the variable's name, and after the first newline its value.
 
-use vault_secrets_reloader::core::annotation::Annotations;
-use vault_secrets_reloader::core::environment::{Container, EnvVar};
-use vault_secrets_reloader::core::reference::{
-    Kept, Reading, Reason, Scheme, extract, may_hold_reference, read_value,
-};
-use vault_secrets_reloader::core::source::Known;
+use vault_secrets_reloader::model::annotation::Annotations;
+use vault_secrets_reloader::model::scheme::Scheme;
+use vault_secrets_reloader::references::environment::{Container, EnvVar};
+use vault_secrets_reloader::references::extraction::{extract, read_value};
+use vault_secrets_reloader::references::grammar::{Reading, may_hold_reference};
+use vault_secrets_reloader::references::kept::Kept;
+use vault_secrets_reloader::references::reason::Reason;
+use vault_secrets_reloader::references::source::Known;
 
 use crate::input::first_line;
 use crate::path::assert_is_clean;

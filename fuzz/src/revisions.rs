@@ -1,12 +1,12 @@
 //! Pages of ReplicaSets and ControllerRevisions. Input: a page a line.
 
 use jiff::Timestamp;
-use vault_secrets_reloader::core::annotation::OptIn;
-use vault_secrets_reloader::core::plan::Revision;
-use vault_secrets_reloader::core::rollout::Rollout;
-use vault_secrets_reloader::core::secret::{DEFAULT_CONNECTION, SecretId};
-use vault_secrets_reloader::core::workload::{Kind, Workload, WorkloadId};
+use vault_secrets_reloader::decide::plan::Revision;
 use vault_secrets_reloader::kubernetes::revisions::{Candidates, Page};
+use vault_secrets_reloader::model::annotation::OptIn;
+use vault_secrets_reloader::model::secret::{DEFAULT_CONNECTION, SecretId};
+use vault_secrets_reloader::model::strategy::Rollout;
+use vault_secrets_reloader::model::workload::{Kind, Workload, WorkloadId};
 
 /// Asserts what must hold of any pages.
 pub fn check(data: &[u8]) {

@@ -5,10 +5,11 @@
 
 use serde::{Deserialize, Serialize};
 use vault_secrets_reloader::config::PathRulesFile;
-use vault_secrets_reloader::core::isolation::PathRules;
-use vault_secrets_reloader::core::reference::{Reading, read_value};
-use vault_secrets_reloader::core::secret::{DEFAULT_CONNECTION, SecretId};
-use vault_secrets_reloader::core::server::Servers;
+use vault_secrets_reloader::model::secret::{DEFAULT_CONNECTION, SecretId};
+use vault_secrets_reloader::references::extraction::read_value;
+use vault_secrets_reloader::references::grammar::Reading;
+use vault_secrets_reloader::references::path_rules::PathRules;
+use vault_secrets_reloader::references::server::Servers;
 
 use crate::input::first_line;
 use crate::path::assert_is_clean;

@@ -1,6 +1,6 @@
 //! What servers say of errors. Input: the status, and after the first newline the body.
 
-use vault_secrets_reloader::core::words::in_short;
+use vault_secrets_reloader::model::text::in_short;
 use vault_secrets_reloader::vault::answer::{failure_of, said};
 use vault_secrets_reloader::vault::failure::Failure;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::error::{ConfigError, error};
 use super::value;
-use crate::core::lease::Terms;
+use crate::election::lease::Terms;
 
 /// Nobody else leads for so long after a crash: who asks for more has mistaken the unit.
 const LONGEST_LEASE: Duration = Duration::from_hours(1);

@@ -7,8 +7,8 @@ use std::path::Path;
 use serde::{Deserialize, Deserializer};
 
 use super::error::{ConfigError, error};
-use crate::core::isolation::{PathRules, Rule, RuleError, RuleText};
-use crate::core::server::Servers;
+use crate::references::path_rules::{PathRules, Rule, RuleError, RuleText};
+use crate::references::server::Servers;
 
 /// The flag that names the file.
 const FLAG: &str = "--path-rules-file";

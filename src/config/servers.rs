@@ -13,8 +13,8 @@ use serde::Deserialize;
 use super::environment::Environment;
 use super::error::{ConfigError, error, unspoken};
 use super::vault::{self, Connection};
-use crate::core::secret::DEFAULT_CONNECTION;
-use crate::core::server::{Address, Declared, Servers, Undeclared};
+use crate::model::secret::DEFAULT_CONNECTION;
+use crate::references::server::{Address, Declared, Servers, Undeclared};
 
 /// The flag that names the file.
 const FLAG: &str = "--vault-servers-file";

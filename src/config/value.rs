@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::error::{ConfigError, error, unspoken};
-use crate::core::words::parse_bool;
+use crate::model::text::parse_bool;
 
 /// Times are added to the present, which must not overflow; nobody means more than this.
 const LONGEST: Duration = Duration::from_hours(24 * 365);

@@ -11,7 +11,7 @@ use super::auth;
 use super::environment::Environment;
 use super::error::{ConfigError, error, unspoken};
 use super::value::{duration, file_path};
-use crate::core::server::Address;
+use crate::references::server::Address;
 use crate::vault::client::ServerSettings;
 use crate::vault::login::Method;
 use crate::vault::tls::{Authority, Identity, Tls};

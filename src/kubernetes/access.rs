@@ -8,9 +8,9 @@ use kube::{Api, Client};
 
 use super::client::in_time;
 use super::leader;
-use crate::core::environment::SourceKind;
-use crate::core::source::Readable;
-use crate::core::workload::Kind;
+use crate::model::workload::Kind;
+use crate::references::environment::SourceKind;
+use crate::references::source::Readable;
 
 /// A permission that the controller needs.
 #[derive(Debug, Default)]

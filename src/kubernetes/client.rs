@@ -11,8 +11,8 @@ pub use kube::Client;
 
 use super::bounds::BoundsLayer;
 use super::clocked::ClockedLayer;
-use crate::core::clock::ServerClock;
-use crate::core::words::in_short;
+use crate::decide::clock::ServerClock;
+use crate::model::text::in_short;
 
 /// How long a single request may take. A healthy API server answers in milliseconds; a page of a
 /// list may take seconds under load.

@@ -10,7 +10,7 @@ use http::{Request, Response};
 use jiff::Timestamp;
 use tower::{Layer, Service};
 
-use crate::core::clock::ServerClock;
+use crate::decide::clock::ServerClock;
 
 /// Puts [`Clocked`] around a client.
 #[derive(Clone, Debug)]

@@ -17,14 +17,14 @@ use tracing::{debug, error, info, warn};
 use super::object::Object;
 use super::sources::{SourceRequests, WorkloadUpdates};
 use super::watching::{WORKER, Watching};
-use crate::core::manifest::{Manifest, Read};
-use crate::core::notice::{Notice, Part};
-use crate::core::record::RecordError;
-use crate::core::reference::Note;
-use crate::core::store::{Change, Store};
-use crate::core::words::in_short;
-use crate::core::workload::{Kind, WorkloadId};
 use crate::heartbeat::Heartbeat;
+use crate::index::findings::{Notice, Part};
+use crate::index::{Change, Store};
+use crate::model::record::RecordError;
+use crate::model::text::in_short;
+use crate::model::workload::{Kind, WorkloadId};
+use crate::references::manifest::{Manifest, Read};
+use crate::references::place::Note;
 
 /// Lines about one workload, each time that something about it changes. A manifest of a tenant can
 /// hold tens of thousands of odd references, and the first few tell what is wrong.
@@ -248,7 +248,9 @@ impl Collector {
 
     fn read(&mut self, manifest: &Manifest) {
         let Read { id, workload, notes, is_waiting, record_error } =
-            manifest.read(self.kind, self.store.servers(), self.store.sources());
+            manifest.read(self.kind, self.store.servers(), |namespace, named| {
+                self.store.sources().look_up(namespace, named)
+            });
         if is_waiting {
             // What is known of it stays until all of it is known: a part of its references does not
             // say whether one of its secrets is gone.

@@ -21,10 +21,10 @@ use tracing::{debug, warn};
 
 use super::client::{RequestError, in_time};
 use super::watching::retry_delay;
-use crate::core::notice::Untold;
-use crate::core::store::Store;
-use crate::core::workload::WorkloadId;
-use crate::reloader::Leadership;
+use crate::election::leadership::Leadership;
+use crate::index::Store;
+use crate::index::findings::Untold;
+use crate::model::workload::WorkloadId;
 
 /// Who tells it, as Events name it.
 const CONTROLLER: &str = "vault-secrets-reloader";
@@ -348,9 +348,9 @@ mod tests {
 
     use super::super::scripted::{client_after, client_of, status};
     use super::*;
-    use crate::core::notice::{Notice, Part};
-    use crate::core::workload::{Kind, WorkloadId};
-    use crate::reloader::{Claim, contended};
+    use crate::election::leadership::{Claim, contended};
+    use crate::index::findings::{Notice, Part};
+    use crate::model::workload::{Kind, WorkloadId};
 
     fn workload(name: &str) -> WorkloadId {
         WorkloadId { kind: Kind::Deployment, namespace: "shop".into(), name: name.into() }

@@ -1,5 +1,5 @@
 //! The leader: runs for the one Lease, tells the reloader what it may claim, and gives the lease
-//! back at the end. What to do when is decided in [`crate::core::lease`].
+//! back at the end. What to do when is decided in [`crate::election::lease`].
 //!
 //! Architecture Invariant: each write carries the resource version of what was decided about, so of
 //! several that write at once one succeeds; who does not lead writes nothing while somebody does.
@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::client::{RequestError, in_time_of};
-use crate::core::lease::{Contender, Record, Step, Terms};
+use crate::election::leadership::{Candidacy, Claim};
+use crate::election::lease::{Contender, Record, Step, Terms};
 use crate::heartbeat::{Heartbeat, Heartbeats, LONGEST_STEP, Stuck};
-use crate::reloader::{Candidacy, Claim};
 
 mod object;
 mod watch;
@@ -442,7 +442,7 @@ mod tests {
 
     use super::super::scripted::status;
     use super::*;
-    use crate::reloader::contended;
+    use crate::election::leadership::contended;
 
     /// A client of an API server that keeps one Lease, and what it holds.
     fn client() -> (Client, Arc<Mutex<Option<Value>>>) {

@@ -16,14 +16,17 @@ use kube::core::DynamicResourceScope;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use siphasher::sip::SipHasher13;
 
-use crate::core::annotation;
-use crate::core::environment::{Container, EnvFrom, EnvValue, EnvVar, SourceKind, SourceName};
-use crate::core::expansion::Expansion;
-use crate::core::manifest::Manifest;
-use crate::core::reference::settings::is_setting;
-use crate::core::reference::{Scheme, may_hold_reference};
-use crate::core::rollout::Rollout;
-use crate::core::workload::Kind;
+use crate::model::annotation;
+use crate::model::scheme::Scheme;
+use crate::model::strategy::Rollout;
+use crate::model::workload::Kind;
+use crate::references::environment::{
+    Container, EnvFrom, EnvValue, EnvVar, SourceKind, SourceName,
+};
+use crate::references::expansion::Expansion;
+use crate::references::grammar::may_hold_reference;
+use crate::references::manifest::Manifest;
+use crate::references::settings::is_setting;
 
 /// One object of any of the watched kinds, as far as it was decoded.
 #[derive(Clone, Debug, Default)]

@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 use super::client::{RequestError, in_time};
 use super::object::Object;
 use super::revisions::Revisions;
-use crate::core::annotation::{MARK, RECORD};
-use crate::core::manifest::Manifest;
-use crate::core::plan::{Reload, Revision};
-use crate::core::workload::{Kind, Workload, WorkloadId};
-use crate::reloader::{Cluster, WriteError};
+use crate::decide::plan::{Reload, Revision};
+use crate::engine::ports::{Cluster, WriteError};
+use crate::model::annotation::{MARK, RECORD};
+use crate::model::workload::{Kind, Workload, WorkloadId};
+use crate::references::manifest::Manifest;
 
 /// The name that the API server notes beside the fields that the controller wrote.
 const FIELD_MANAGER: &str = "vault-secrets-reloader";
@@ -114,9 +114,9 @@ fn write_error(error: &RequestError) -> WriteError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::fixtures::{version, workload};
-    use crate::core::observation::{Observation, Sighting};
-    use crate::core::plan;
+    use crate::decide::observation::{Observation, Sighting};
+    use crate::decide::plan;
+    use crate::model::fixtures::{version, workload};
 
     #[test]
     fn one_patch_holds_count_mark_record_and_precondition() {

@@ -19,10 +19,10 @@ use tracing::error;
 use super::bounds::is_too_long;
 use super::client::{RequestError, in_time};
 use super::watching::retry_delay;
-use crate::core::plan::{Copied, Revision};
-use crate::core::record::Record;
-use crate::core::secret::Version;
-use crate::core::workload::{Kind, Workload};
+use crate::decide::plan::{Copied, Revision};
+use crate::model::record::Record;
+use crate::model::secret::Version;
+use crate::model::workload::{Kind, Workload};
 
 /// Objects a page: metadata of ReplicaSets is about 2 kB each. Where a page is too long for the
 /// client, it is asked for again with a quarter of them, down to one, which always fits.
@@ -380,7 +380,7 @@ struct Annotations {
     /// By which a Deployment's controller numbers its ReplicaSets.
     #[serde(rename = "deployment.kubernetes.io/revision")]
     number: Option<String>,
-    /// A copy of the record: [`crate::core::annotation::RECORD`].
+    /// A copy of the record: [`crate::model::annotation::RECORD`].
     #[serde(rename = "secrets-reloader.security.bank-vaults.io/reload-record")]
     record: Option<String>,
 }
@@ -405,8 +405,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::core::annotation::RECORD;
-    use crate::core::fixtures::{secret, version, workload};
+    use crate::model::annotation::RECORD;
+    use crate::model::fixtures::{secret, version, workload};
 
     fn revision_of(workload: &Workload, objects: &[Value]) -> Option<Revision> {
         let mut candidate = Candidate::of(workload);

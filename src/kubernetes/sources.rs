@@ -30,12 +30,13 @@ use tracing::{info, warn};
 
 use super::client::{RequestError, in_time};
 use super::watching::{WORKER, Watching, retry_delay};
-use crate::core::environment::SourceKind;
-use crate::core::reference::Reason;
-use crate::core::source::{Content, Found, SourceId};
-use crate::core::store::Store;
-use crate::core::turns::Turns;
-use crate::core::workload::Kind;
+use crate::index::Store;
+use crate::index::sources::Found;
+use crate::model::fair_queue::Turns;
+use crate::model::workload::Kind;
+use crate::references::environment::SourceKind;
+use crate::references::reason::Reason;
+use crate::references::source::{Content, SourceId};
 
 /// Sources that are read at once.
 const READS_AT_A_TIME: usize = 8;

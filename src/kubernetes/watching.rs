@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, error, info};
 
 use super::bounds::is_too_long;
-use crate::core::words::in_short;
 use crate::heartbeat::Heartbeat;
+use crate::model::text::in_short;
 
 /// The worker that log lines name.
 pub(super) const WORKER: &str = "collector";
@@ -243,8 +243,8 @@ mod tests {
 
     use super::super::scripted::{client, page};
     use super::*;
-    use crate::core::workload::Kind;
     use crate::kubernetes::object::Object;
+    use crate::model::workload::Kind;
 
     fn watching(
         script: impl Fn(&str) -> Answer + Clone + Send + Sync + 'static,

@@ -6,8 +6,8 @@ use http::header::HeaderValue;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::failure::Failure;
-use crate::core::clock::parse_date;
-use crate::core::words::in_short;
+use crate::decide::clock::parse_date;
+use crate::model::text::in_short;
 
 /// An answer, whatever its status.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use super::endpoint::Post;
 use super::failure::Failure;
 use super::files::Files;
 use super::login::error::LoginError;
-use crate::core::words::in_short;
+use crate::model::text::in_short;
 
 const ROLE_ID: &str = "the file of the role id";
 const SECRET_ID: &str = "the file of the secret id";

@@ -23,8 +23,8 @@ use super::failure::Failure;
 use super::files::Files;
 use super::lock::lock;
 use super::tls::{Material, Tls, TlsFileError};
-use crate::core::clock::{ServerClock, contradicts};
-use crate::core::words::in_short;
+use crate::decide::clock::{ServerClock, contradicts};
+use crate::model::text::in_short;
 
 /// The worker that log lines name.
 const WORKER: &str = "reloader";

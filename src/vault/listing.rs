@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::answer::{Answer, failure_of};
 use super::failure::Failure;
 use super::metadata::{self, Metadata};
-use crate::core::words::in_short;
+use crate::model::text::in_short;
 
 /// A page of a folder.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -90,7 +90,7 @@ mod tests {
             version(1, "2026-11-23T06:00:00Z"),
         );
         let created = "2026-11-22T06:00:00Z".parse().unwrap();
-        let live = Metadata::Live(crate::core::secret::Version { number: 2, created });
+        let live = Metadata::Live(crate::model::secret::Version { number: 2, created });
         let found: Vec<(Box<str>, Metadata)> = vec![
             ("a".into(), live),
             ("b".into(), Metadata::Deleted),

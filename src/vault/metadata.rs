@@ -10,8 +10,8 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use super::answer::{Answer, failure_of};
 use super::failure::Failure;
 use super::trouble::Trouble;
-use crate::core::secret::Version;
-use crate::core::words::in_short;
+use crate::model::secret::Version;
+use crate::model::text::in_short;
 
 /// What the metadata of a secret say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::answer::{Answer, failure_of};
 use super::failure::Failure;
-use crate::core::words::in_short;
+use crate::model::text::in_short;
 
 /// How long an answer is kept: mounts can be replaced, and one small request in this time is
 /// nothing beside the reads. A mount that did not exist, or was not granted, is found by the first

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::core::secret::SecretId;
+use crate::model::secret::SecretId;
 
 /// The part of a period over which the requests of a poll are spread: what takes longer than planned has
 /// the rest.

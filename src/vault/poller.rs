@@ -19,10 +19,10 @@ use super::pace::{Pace, Spread};
 use super::reads::{Outcome, Reads, Turns, Witnesses};
 use super::session::Session;
 use super::trouble::Trouble;
-use crate::core::notice::Notice;
-use crate::core::observation::{Ask, Observation, Polled};
-use crate::core::secret::SecretId;
-use crate::reloader::Vault;
+use crate::decide::observation::{Ask, Observation, Polled};
+use crate::engine::ports::Vault;
+use crate::index::findings::Notice;
+use crate::model::secret::SecretId;
 
 /// The worker that log lines name.
 const WORKER: &str = "reloader";

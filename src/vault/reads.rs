@@ -19,8 +19,8 @@ use super::mounts::Mounts;
 use super::pace::Pace;
 use super::session::{Pass, Session};
 use super::trouble::Trouble;
-use crate::core::observation::Ask;
-use crate::core::secret::{SecretId, Version};
+use crate::decide::observation::Ask;
+use crate::model::secret::{SecretId, Version};
 
 mod asking;
 mod bulk;
@@ -39,7 +39,7 @@ use sender::Sender;
 /// A standby lags behind by up to about 90 ms: an answer that is older than what is known is asked
 /// for again so often, with this pause. What is older still is for [`History`] to judge.
 ///
-/// [`History`]: crate::core::observation::History
+/// [`History`]: crate::decide::observation::History
 const STALE_RETRIES: u32 = 3;
 const STALE_PAUSE: Duration = Duration::from_millis(150);
 

@@ -3,8 +3,8 @@
 use super::failure::Failure;
 use super::login::LoginError;
 use super::mounts::Engine;
-use crate::core::notice::{Notice, message};
-use crate::core::secret::SecretId;
+use crate::index::findings::{Notice, message};
+use crate::model::secret::SecretId;
 
 /// Why nothing is known of a secret, or why a new pod could not read it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use vault_secrets_reloader::core::clock::ServerClock;
-use vault_secrets_reloader::core::environment::SourceKind;
-use vault_secrets_reloader::core::manifest::Manifest;
-use vault_secrets_reloader::core::source::SourceId;
-use vault_secrets_reloader::core::store::Store;
-use vault_secrets_reloader::core::workload::{Kind, WorkloadId};
+use vault_secrets_reloader::decide::clock::ServerClock;
+use vault_secrets_reloader::index::Store;
+use vault_secrets_reloader::model::workload::{Kind, WorkloadId};
+use vault_secrets_reloader::references::environment::SourceKind;
+use vault_secrets_reloader::references::manifest::Manifest;
+use vault_secrets_reloader::references::source::SourceId;
 
 use crate::ports::{Shared, date, lock};
 use crate::time;
@@ -114,7 +114,9 @@ impl Collector {
     }
 
     fn read(&self, manifest: &Manifest, kind: Kind) {
-        let read = manifest.read(kind, self.store.servers(), self.store.sources());
+        let read = manifest.read(kind, self.store.servers(), |namespace, named| {
+            self.store.sources().look_up(namespace, named)
+        });
         match read.workload {
             _ if read.is_waiting => self.store.defer(&read.id),
             Some(workload) => {

@@ -8,12 +8,13 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use vault_secrets_reloader::core::plan::Hold;
-use vault_secrets_reloader::core::source::Readable;
-use vault_secrets_reloader::core::store::Store;
-use vault_secrets_reloader::reloader::{
-    Budget, Candidacy, Claim, Clocks, Reloader, Settings, contended,
-};
+use vault_secrets_reloader::decide::plan::Hold;
+use vault_secrets_reloader::election::leadership::{Candidacy, Claim, contended};
+use vault_secrets_reloader::engine::reloader::Reloader;
+use vault_secrets_reloader::engine::settings::{Clocks, Settings};
+use vault_secrets_reloader::index::Store;
+use vault_secrets_reloader::references::source::Readable;
+use vault_secrets_reloader::rollouts::budget::Budget;
 
 use crate::collector::Collector;
 use crate::history::{Event, History, PROCESSES};

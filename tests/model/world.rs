@@ -9,17 +9,17 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
-use vault_secrets_reloader::core::annotation::{MARK, OptIn};
-use vault_secrets_reloader::core::environment::{
+use vault_secrets_reloader::decide::plan::{Copied, Reload, Revision};
+use vault_secrets_reloader::engine::ports::WriteError;
+use vault_secrets_reloader::model::annotation::{MARK, OptIn};
+use vault_secrets_reloader::model::record::{Record, Versions};
+use vault_secrets_reloader::model::secret::{DEFAULT_CONNECTION, SecretId, Version};
+use vault_secrets_reloader::model::workload::{Kind, Workload, WorkloadId};
+use vault_secrets_reloader::references::environment::{
     Container, EnvFrom, EnvVar, SourceKind, SourceName,
 };
-use vault_secrets_reloader::core::manifest::Manifest;
-use vault_secrets_reloader::core::plan::{Copied, Reload, Revision};
-use vault_secrets_reloader::core::record::{Record, Versions};
-use vault_secrets_reloader::core::secret::{DEFAULT_CONNECTION, SecretId, Version};
-use vault_secrets_reloader::core::server::{Address, Declared, Servers, Undeclared};
-use vault_secrets_reloader::core::workload::{Kind, Workload, WorkloadId};
-use vault_secrets_reloader::reloader::WriteError;
+use vault_secrets_reloader::references::manifest::Manifest;
+use vault_secrets_reloader::references::server::{Address, Declared, Servers, Undeclared};
 
 use crate::history::{PROCESSES, PatchFault, SOURCES, Setup};
 use crate::time;

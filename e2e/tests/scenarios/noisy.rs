@@ -10,8 +10,8 @@ use e2e::{Bed, Controller, ControllerOptions, Workload};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::time::Instant;
-use vault_secrets_reloader::core::record::Record;
-use vault_secrets_reloader::core::secret::{DEFAULT_CONNECTION, SecretId, Version};
+use vault_secrets_reloader::model::record::Record;
+use vault_secrets_reloader::model::secret::{DEFAULT_CONNECTION, SecretId, Version};
 
 e2e::scenarios! {
     a_noisy_tenant_keeps_nobody_waiting: long alone,

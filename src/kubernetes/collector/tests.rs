@@ -7,11 +7,13 @@ use serde_json::{Value, json};
 
 use super::super::scripted;
 use super::*;
-use crate::core::annotation::RECORD;
-use crate::core::environment::{SourceKind, SourceName};
-use crate::core::reference::{Origin, Reason};
-use crate::core::secret::DEFAULT_CONNECTION;
-use crate::core::source::{Content, Found, SourceId};
+use crate::index::sources::Found;
+use crate::model::annotation::RECORD;
+use crate::model::secret::DEFAULT_CONNECTION;
+use crate::references::environment::{SourceKind, SourceName};
+use crate::references::place::Origin;
+use crate::references::reason::Reason;
+use crate::references::source::{Content, SourceId};
 
 /// A collector of a server that answers each request by a script; its store, and what tells it of
 /// changes.

@@ -6,7 +6,7 @@
 use kube::api::DynamicObject;
 use serde_json::{Map, Value, json};
 
-use crate::core::lease::Record;
+use crate::election::lease::Record;
 
 /// Of the name of a holder, which somebody else wrote, so many characters are repeated.
 const LONGEST_NAME: usize = 200;

@@ -11,7 +11,7 @@ use kube::api::{DynamicObject, WatchEvent, WatchParams};
 use tokio::time::{Instant, sleep_until};
 
 use super::super::client::{RequestError, in_time_of};
-use crate::core::lease::Terms;
+use crate::election::lease::Terms;
 
 /// Between two attempts to open it: the retry period, doubled with each failure up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);

@@ -11,9 +11,9 @@ use tokio::time::sleep;
 
 use super::super::scripted::{client_of, list, status};
 use super::*;
-use crate::core::environment::SourceName;
-use crate::core::source::Known;
-use crate::core::workload::WorkloadId;
+use crate::model::workload::WorkloadId;
+use crate::references::environment::SourceName;
+use crate::references::source::Known;
 
 /// ConfigMaps of the namespace `shop`: to each the value of its only key, or the status of an answer.
 #[derive(Clone, Default)]

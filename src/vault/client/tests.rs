@@ -22,7 +22,7 @@ fn a_redirect_is_followed_to_configured_servers_alone() {
     let addresses = ["https://node-1.example:8200", "https://other.example"];
     let (all, none) = (settings(Some(&addresses)), settings(None));
     let is_configured = |url| is_configured(&all, &Url::parse(url).unwrap());
-    assert!(!super::is_configured(&none, &none.address));
+    assert!(!crate::vault::client::is_configured(&none, &none.address));
     for url in [
         "https://vault.example:8200/v1/secret/metadata/a?x=1",
         "https://node-1.example:8200/v1/a",

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::request::{About, Question, Read};
 use super::sender::Sender;
-use crate::core::secret::SecretId;
+use crate::model::secret::SecretId;
 use crate::vault::answer::failure_of;
 use crate::vault::failure::Failure;
 use crate::vault::lock::lock;

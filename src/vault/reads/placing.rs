@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::asking::Asker;
 use super::request::{About, Outcome, Question, Queue, Read, Turns};
-use crate::core::observation::Ask;
-use crate::core::secret::SecretId;
+use crate::decide::observation::Ask;
+use crate::model::secret::SecretId;
 use crate::vault::failure::Failure;
 use crate::vault::mounts::{Classified, Engine, Lookup, Mounts};
 use crate::vault::trouble::Trouble;

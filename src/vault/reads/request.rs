@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
 
-use crate::core::observation::Ask;
-use crate::core::secret::{SecretId, Version};
+use crate::decide::observation::Ask;
+use crate::model::secret::{SecretId, Version};
 use crate::vault::lock::lock;
 use crate::vault::mounts::Place;
 use crate::vault::trouble::Trouble;

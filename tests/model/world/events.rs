@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use vault_secrets_reloader::core::secret::Version;
+use vault_secrets_reloader::model::secret::Version;
 
 use super::{Reaction, State, World};
 use crate::history::Event;

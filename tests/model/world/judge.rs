@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use vault_secrets_reloader::core::secret::Version;
-use vault_secrets_reloader::core::workload::WorkloadId;
+use vault_secrets_reloader::model::secret::Version;
+use vault_secrets_reloader::model::workload::WorkloadId;
 
 use super::{Object, Rev, SETTLE, Secret, State, World, process_of};
 use crate::time;

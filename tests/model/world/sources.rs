@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use vault_secrets_reloader::core::environment::{SourceKind, SourceName};
-use vault_secrets_reloader::core::source::{Content, Found, SourceId};
+use vault_secrets_reloader::index::sources::Found;
+use vault_secrets_reloader::references::environment::{SourceKind, SourceName};
+use vault_secrets_reloader::references::source::{Content, SourceId};
 
 use super::{Object, Seen, Template, World};
 use crate::history::SOURCES;

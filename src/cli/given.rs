@@ -1,0 +1,117 @@
+//! The ConfigMaps and Secrets among manifests, for the workloads that take variables from them.
+
+use std::sync::Arc;
+
+use crate::cli::document::{Document, Location};
+use crate::cli::yaml::Node;
+use crate::kubernetes::sources::content_of;
+use crate::model::annotation::{MUTATE_LABEL, Webhook};
+use crate::references::environment::{SourceKind, SourceName};
+use crate::references::place::Place;
+use crate::references::reason::Reason;
+use crate::references::source::{Content, Known, Readable};
+
+/// A ConfigMap or Secret among the manifests.
+pub(super) struct Given<'a> {
+    named: SourceName,
+    namespace: &'a str,
+    /// What it holds; `None` if its data is not what the API server takes.
+    content: Option<Arc<Content>>,
+    document: &'a Document,
+}
+
+impl<'a> Given<'a> {
+    fn of(document: &'a Document) -> Option<Self> {
+        let Document { kind, object, .. } = document;
+        let kind = SourceKind::ALL.into_iter().find(|known| known.name() == kind)?;
+        // SOPS adds this to what it has encrypted.
+        if object.get("sops").is_some() {
+            return None;
+        }
+        let text = |key| object.at(&["metadata", key]).and_then(Node::text).unwrap_or_default();
+        let data = |key| object.get(key).map_or(serde_json::Value::Null, Node::to_json);
+        let mut json = serde_json::json!({ "data": data("data") });
+        if kind == SourceKind::Secret {
+            json["stringData"] = data("stringData");
+        }
+        Some(Self {
+            named: SourceName { kind, name: text("name").to_owned() },
+            namespace: text("namespace"),
+            content: content_of(kind, json).map(Arc::new),
+            document,
+        })
+    }
+
+    /// The line of a key's value, or that of the object.
+    fn line_of(&self, key: &str) -> u64 {
+        let object = &self.document.object;
+        let value = object.at(&["stringData", key]).or_else(|| object.at(&["data", key]));
+        value.unwrap_or(object).line
+    }
+
+    /// Whether the webhook resolves it when it is applied, as it does with Secrets unless its chart
+    /// says otherwise.
+    pub(super) fn is_resolved_when_applied(&self) -> bool {
+        let metadata = self.document.object.get("metadata");
+        let is_skip = |list: &str, key| {
+            let value = metadata.and_then(|metadata| metadata.at(&[list, key]));
+            value.and_then(Node::text) == Some("skip")
+        };
+        let is_left_alone = is_skip("labels", MUTATE_LABEL)
+            || Webhook::Mutate.keys().any(|key| is_skip("annotations", key));
+        self.named.kind == SourceKind::Secret && !is_left_alone
+    }
+
+    pub(super) fn at(&self, key: &str) -> Location {
+        Location { file: self.document.file.clone(), line: self.line_of(key) }
+    }
+}
+
+/// The ConfigMaps and Secrets among the manifests.
+pub(super) struct Sources<'a> {
+    given: Vec<Given<'a>>,
+    readable: Readable,
+}
+
+impl<'a> Sources<'a> {
+    /// Those among some objects; `readable` is what the controller may read.
+    pub(super) fn of(objects: &'a [Document], readable: Readable) -> Self {
+        Self { given: objects.iter().filter_map(Given::of).collect(), readable }
+    }
+
+    /// The source that a workload of a namespace means. Manifests may leave the namespace to whoever
+    /// applies them.
+    pub(super) fn find(&self, namespace: &str, named: &SourceName) -> Option<&Given<'a>> {
+        self.given.iter().find(|given| {
+            let other = given.namespace;
+            given.named == *named
+                && (other == namespace || other.is_empty() || namespace.is_empty())
+        })
+    }
+
+    pub(super) fn look_up(&self, namespace: &str, named: &SourceName) -> Known {
+        match self.find(namespace, named) {
+            _ if !self.readable.includes(named.kind) => Known::Not(Reason::SourceNotRead),
+            Some(Given { content: Some(content), .. }) => Known::Read(Arc::clone(content)),
+            Some(Given { content: None, .. }) => Known::Not(Reason::SourceMalformed),
+            None => Known::NotYet,
+        }
+    }
+
+    /// Whether what is not read holds a reference, as far as that is known here.
+    pub(super) fn holds_reference(&self, namespace: &str, place: &Place) -> bool {
+        let holds = |named, wanted: Option<&str>| {
+            self.find(namespace, named).is_some_and(|given| {
+                let mut keys = given.content.iter().flat_map(|content| content.iter());
+                keys.any(|(_, key, kept)| {
+                    wanted.is_none_or(|wanted| wanted == key) && !kept.is_empty()
+                })
+            })
+        };
+        match place {
+            Place::Source(_, named) => holds(named, None),
+            Place::Key { source, key, .. } => holds(source, Some(key)),
+            Place::Env(..) | Place::Setting(..) | Place::FromPath(..) => true,
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Whether a workload is reloaded, and why: observations, clocks and the plan.
+//!
+//! Architecture Invariant: nothing here waits, does I/O or reads a clock. Times come in as arguments, so
+//! that each rule is tested by calling it.
+
+pub mod clock;
+pub mod observation;
+pub mod plan;

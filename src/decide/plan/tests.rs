@@ -1,0 +1,545 @@
+//! One test a rule of the plan.
+
+use super::*;
+use crate::model::fixtures::{recorded, second, secret, version, workload};
+use crate::model::record::Recorded;
+
+/// One secret of one workload, as the rules see it. The workload was created at second 0, its
+/// present template entered before poll 5, and its revision was made at second 100.
+struct Row {
+    recorded: Option<Recorded>,
+    live: Observation,
+    seen: Poll,
+    other_seen: Poll,
+    long_seen: Poll,
+    observed: bool,
+    revision: Option<Lookup<'static>>,
+    copies: Vec<Copied>,
+    rules: Rules,
+}
+
+impl Row {
+    fn live(version: Version) -> Self {
+        Self {
+            recorded: None,
+            live: Observation::Live(version),
+            seen: 9,
+            other_seen: 0,
+            observed: true,
+            revision: None,
+            copies: Vec::new(),
+            rules: Rules::default(),
+            long_seen: 5,
+        }
+    }
+
+    fn recorded(self, of_this_template: bool, version: Version) -> Self {
+        Self { recorded: Some(recorded(of_this_template, &[("a", version)])), ..self }
+    }
+
+    fn verdict(self) -> Verdict {
+        let workload = Workload {
+            observed: self.observed,
+            recorded: self.recorded,
+            created: second(1_000_000),
+            ..workload("web", &["a"])
+        };
+        let revision = Revision { created: second(1_000_100), copies: self.copies.into() };
+        let case = Case {
+            workload: &workload,
+            entered: 5,
+            revision: self.revision.unwrap_or(Lookup::Found(&revision)),
+            past: &Past::default(),
+        };
+        let Self { seen, other_seen, long_seen, .. } = self;
+        let sighting = Sighting { seen, other_seen, long_seen, ..Sighting::of(self.live) };
+        verdict(&case, &secret("a"), sighting, &self.rules)
+    }
+}
+
+/// Created before the workload's revision, and after it.
+fn old() -> Version {
+    version(1, 1_000_050)
+}
+
+fn new() -> Version {
+    version(2, 1_000_200)
+}
+
+#[test]
+fn an_error_is_never_a_change() {
+    let row = Row { live: Observation::Unknown, other_seen: 9, ..Row::live(new()) };
+    assert_eq!(row.recorded(true, old()).verdict(), Verdict::Keep);
+    let row = Row { live: Observation::Gone, other_seen: 9, ..Row::live(new()) };
+    assert_eq!(row.recorded(true, old()).verdict(), Verdict::Gone);
+}
+
+#[test]
+fn what_is_recorded_for_this_template_is_known() {
+    assert_eq!(Row::live(new()).recorded(true, new()).verdict(), Verdict::Same);
+    // Whatever was seen before: the pods started with it, or later.
+    let row = Row { other_seen: 9, ..Row::live(new()) };
+    assert_eq!(row.recorded(true, new()).verdict(), Verdict::Same);
+}
+
+#[test]
+fn what_was_seen_to_change_needs_no_clock_and_no_request() {
+    let row = Row { other_seen: 5, revision: Some(Lookup::NotAsked), ..Row::live(new()) };
+    assert_eq!(row.verdict(), Verdict::Changed(Cause::Witnessed));
+    let row = Row { other_seen: 5, observed: false, ..Row::live(old()) };
+    assert_eq!(row.verdict(), Verdict::Changed(Cause::Witnessed));
+    // Seen before the template was there: its pods started later.
+    let row = Row { other_seen: 4, ..Row::live(old()) };
+    assert_eq!(row.verdict(), Verdict::Same);
+}
+
+#[test]
+fn a_version_that_is_older_than_what_is_recorded_is_a_restored_storage() {
+    for of_this_template in [true, false] {
+        let row = Row::live(old()).recorded(of_this_template, new());
+        assert_eq!(row.verdict(), Verdict::Changed(Cause::Restored));
+    }
+    // Until nothing else was seen for a while, since the template came, it may be a standby.
+    let row = Row { long_seen: 4, ..Row::live(old()) };
+    assert_eq!(row.recorded(true, new()).verdict(), Verdict::Unsettled);
+    // Whatever others have on record, it is the version there is for who has none of it.
+    assert_eq!(Row { long_seen: 0, ..Row::live(old()) }.verdict(), Verdict::Same);
+    // The number alone says nothing: deleted and made anew, a secret starts at 1 again.
+    let row = Row::live(version(1, 1_000_200)).recorded(true, version(3, 1_000_050));
+    assert_eq!(row.verdict(), Verdict::Changed(Cause::Found));
+}
+
+#[test]
+fn what_was_created_before_the_revision_is_what_its_pods_have() {
+    assert_eq!(Row::live(old()).verdict(), Verdict::Same);
+    assert_eq!(Row::live(new()).verdict(), Verdict::Changed(Cause::Found));
+    // In the same second: rather a needless reload than a missed one.
+    let row = Row::live(version(2, 1_000_100));
+    assert_eq!(row.verdict(), Verdict::Changed(Cause::Found));
+    assert_eq!(Row::live(new()).recorded(true, old()).verdict(), Verdict::Changed(Cause::Found));
+}
+
+#[test]
+fn times_are_compared_on_one_clock() {
+    let rules = skewed(-150);
+    assert_eq!(Row { rules, ..Row::live(new()) }.verdict(), Verdict::Same);
+    let rules = skewed(150);
+    let row = Row { rules, ..Row::live(old()) };
+    assert_eq!(row.verdict(), Verdict::Changed(Cause::Found));
+}
+
+fn skewed(seconds: i64) -> Rules {
+    Rules { skew: SignedDuration::from_secs(seconds), ..Rules::default() }
+}
+
+fn settling(seconds: i64) -> Rules {
+    Rules { settle: SignedDuration::from_secs(seconds), vault_now: second(1_000_202), ..skewed(0) }
+}
+
+#[test]
+fn pods_that_started_within_the_settle_time_may_have_the_version_before() {
+    // The version is of second 50, the revision of second 100.
+    for (settle, expected) in
+        [(0, Verdict::Same), (49, Verdict::Same), (50, Verdict::Changed(Cause::Found))]
+    {
+        let row = Row { rules: settling(settle), ..Row::live(old()) };
+        assert_eq!(row.verdict(), expected, "{settle}");
+    }
+}
+
+#[test]
+fn nothing_is_reloaded_within_the_settle_time() {
+    // The version is of second 200, and now it is second 202.
+    for (settle, expected) in [
+        (0, Verdict::Changed(Cause::Witnessed)),
+        (2, Verdict::Changed(Cause::Witnessed)),
+        (3, Verdict::Unsettled),
+    ] {
+        let row = Row { rules: settling(settle), other_seen: 5, ..Row::live(new()) };
+        assert_eq!(row.verdict(), expected, "{settle}");
+    }
+    // What the pods have need not settle.
+    let row = Row { rules: settling(3), ..Row::live(new()) };
+    assert_eq!(row.recorded(true, new()).verdict(), Verdict::Same);
+    // A version from an hour ahead was created by a node whose clock is wrong.
+    let ahead = version(2, 1_003_802);
+    let row = Row { rules: settling(3), other_seen: 5, ..Row::live(ahead) };
+    assert_eq!(row.verdict(), Verdict::Changed(Cause::Witnessed));
+}
+
+#[test]
+fn pods_of_an_object_that_is_younger_than_they_are_count_by_their_revision() {
+    // The workload was created at second 0, and adopted pods of a revision from a month before.
+    let month = 30 * 24 * 3600;
+    let revision = Revision { created: second(1_000_000 - month), copies: Arc::new([]) };
+    let web = Workload { created: second(1_000_000), ..workload("web", &["a"]) };
+    let past = Past::default();
+    let case = Case { workload: &web, entered: 5, revision: Lookup::Found(&revision), past: &past };
+    let seen = |seconds| Sighting::of(Observation::Live(version(2, 1_000_000 + seconds)));
+    let verdict = |sighting| verdict(&case, &secret("a"), sighting, &Rules::default());
+    assert_eq!(verdict(seen(-2 * 24 * 3600)), Verdict::Changed(Cause::Found));
+    assert_eq!(verdict(seen(-month - 1)), Verdict::Same);
+}
+
+#[test]
+fn pods_that_started_without_a_secret_are_reloaded_when_it_is_back() {
+    let lenient = Rules { ignore_missing: true, ..Rules::default() };
+    let row = |gone_seen, rules| {
+        let workload =
+            Workload { recorded: Some(recorded(true, &[("a", old())])), ..workload("web", &["a"]) };
+        let past = Past::default();
+        let revision = Revision { created: second(1_000_100), copies: Arc::new([]) };
+        let lookup = Lookup::Found(&revision);
+        let case = Case { workload: &workload, entered: 5, revision: lookup, past: &past };
+        let sighting = Sighting { gone_seen, ..Sighting::of(Observation::Live(old())) };
+        verdict(&case, &secret("a"), sighting, &rules)
+    };
+    assert_eq!(row(5, lenient), Verdict::Changed(Cause::Witnessed));
+    // Before the present template came, or where pods wait for what is missing.
+    assert_eq!(row(4, lenient), Verdict::Same);
+    assert_eq!(row(5, Rules::default()), Verdict::Same);
+    // A reload while it was gone is recorded so.
+    let row = |of_this_template, seen| {
+        let row = Row { rules: lenient, seen, ..Row::live(old()) };
+        row.recorded(of_this_template, Version::MISSING).verdict()
+    };
+    assert_eq!(row(true, 5), Verdict::Changed(Cause::Found));
+    assert_eq!(row(false, 5), Verdict::Same);
+    // What was seen before that reload, which another process did, is older than what that one saw.
+    assert_eq!(row(true, 4), Verdict::Keep);
+    // A reload for its return was taken back; one from before it was gone says nothing.
+    for (is_later, expected) in [(true, Verdict::Reverted), (false, Verdict::Changed(Cause::Found))]
+    {
+        let copies = vec![Copied { secret: secret("a").hash64(), version: old(), is_later }];
+        let row = Row { rules: lenient, copies, ..Row::live(old()) };
+        assert_eq!(row.recorded(true, Version::MISSING).verdict(), expected);
+    }
+    // A version that was created since can have been rolled out only since, whatever the date of the
+    // ReplicaSet that has the copy.
+    let copies = vec![Copied { secret: secret("a").hash64(), version: new(), is_later: false }];
+    let row = Row { rules: lenient, copies, ..Row::live(new()) };
+    assert_eq!(row.recorded(true, Version::MISSING).verdict(), Verdict::Reverted);
+}
+
+#[test]
+fn a_newer_version_that_was_seen_counts_before_the_record() {
+    // Pods were renewed while version 2 was live, and then the storage was restored to what is recorded.
+    let row = |other_seen, other_created| {
+        let workload =
+            Workload { recorded: Some(recorded(true, &[("a", old())])), ..workload("web", &["a"]) };
+        let past = Past::default();
+        let revision = Revision { created: second(1_000_100), copies: Arc::new([]) };
+        let lookup = Lookup::Found(&revision);
+        let case = Case { workload: &workload, entered: 5, revision: lookup, past: &past };
+        let other_created = Some(second(other_created));
+        let sighting =
+            Sighting { other_seen, other_created, ..Sighting::of(Observation::Live(old())) };
+        verdict(&case, &secret("a"), sighting, &Rules::default())
+    };
+    assert_eq!(row(5, 1_000_200), Verdict::Changed(Cause::Restored));
+    assert_eq!(row(4, 1_000_200), Verdict::Same);
+    // A standby that lagged behind.
+    assert_eq!(row(5, 1_000_010), Verdict::Same);
+}
+
+#[test]
+fn a_revision_is_asked_for_only_where_the_answer_hangs_on_it() {
+    let not_asked = |row: Row| Row { revision: Some(Lookup::NotAsked), ..row }.verdict();
+    assert_eq!(not_asked(Row::live(new())), Verdict::AskRevision);
+    assert_eq!(not_asked(Row::live(old())), Verdict::AskRevision);
+    let rules = Rules { ignore_versions_before: Some(second(1_000_201)), ..Rules::default() };
+    assert_eq!(not_asked(Row { rules, ..Row::live(new()) }), Verdict::Same);
+    // What is recorded is known better than by a date.
+    let row = Row { rules, ..Row::live(new()) }.recorded(true, old());
+    assert_eq!(not_asked(row), Verdict::AskRevision);
+}
+
+#[test]
+fn what_its_controller_has_not_seen_waits() {
+    let row = Row { observed: false, ..Row::live(new()) };
+    assert_eq!(row.verdict(), Verdict::Wait);
+    let row = Row { revision: Some(Lookup::Unavailable), ..Row::live(new()) };
+    assert_eq!(row.verdict(), Verdict::Wait);
+}
+
+#[test]
+fn a_reload_that_was_taken_back_is_not_fought() {
+    // The record is still there, and the template it belongs to is not.
+    assert_eq!(Row::live(new()).recorded(false, new()).verdict(), Verdict::Reverted);
+    // The record went back with the template; its copy on the newer revision tells.
+    let copy = Copied { secret: secret("a").hash64(), version: new(), is_later: true };
+    let copies = vec![copy];
+    let row = Row { copies, ..Row::live(new()) };
+    assert_eq!(row.recorded(true, old()).verdict(), Verdict::Reverted);
+    // A version after that is a change like any other.
+    let row = Row { copies: vec![copy], ..Row::live(version(3, 1_000_300)) };
+    assert_eq!(row.verdict(), Verdict::Changed(Cause::Found));
+    // So is the reload for a restored storage.
+    let row = Row { copies: vec![copy], ..Row::live(new()) };
+    assert_eq!(row.recorded(true, version(3, 1_000_300)).verdict(), Verdict::Reverted);
+    // Before the newer version there was this one too, and it was rolled out.
+    let copies = vec![Copied { is_later: false, ..copy }];
+    let row = Row { copies, ..Row::live(new()) };
+    assert_eq!(
+        row.recorded(true, version(3, 1_000_300)).verdict(),
+        Verdict::Changed(Cause::Restored)
+    );
+}
+
+/// A workload of the secrets a and b; what was seen of each is given.
+fn decided(workload: &Workload, seen: [Sighting; 2], past: &Past, budget: u32) -> Decision {
+    let revision = Revision { created: second(100), copies: Arc::new([]) };
+    let case = Case { workload, entered: 5, revision: Lookup::Found(&revision), past };
+    let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
+    decide(&case, of, &Rules::default(), budget, second(1_000))
+}
+
+fn saw(observation: Observation) -> Sighting {
+    Sighting::of(observation)
+}
+
+fn witnessed(number: u64) -> Sighting {
+    Sighting { other_seen: 5, ..saw(Observation::Live(version(number, 200))) }
+}
+
+fn same() -> Sighting {
+    saw(Observation::Live(version(1, 50)))
+}
+
+#[test]
+fn what_to_do() {
+    let web = workload("web", &["a", "b"]);
+    let found = saw(Observation::Live(version(2, 200)));
+    let gone = saw(Observation::Gone);
+    let table = [
+        ([same(), same()], 1, Action::Leave),
+        ([same(), Sighting::UNKNOWN], 1, Action::Leave),
+        ([same(), gone], 1, Action::Leave),
+        ([witnessed(2), same()], 0, Action::Roll(Cause::Witnessed)),
+        ([witnessed(2), witnessed(2)], 0, Action::Roll(Cause::Witnessed)),
+        ([witnessed(2), Sighting::UNKNOWN], 0, Action::Roll(Cause::Witnessed)),
+        ([witnessed(2), gone], 1, Action::Hold(Hold::SecretGone)),
+        ([found, same()], 1, Action::Roll(Cause::Found)),
+        ([found, same()], 0, Action::Hold(Hold::Budget)),
+        // It rolls anyway, so the budget does not matter.
+        ([found, witnessed(2)], 0, Action::Roll(Cause::Witnessed)),
+    ];
+    for (seen, budget, expected) in table {
+        let decision = decided(&web, seen, &Past::default(), budget);
+        assert_eq!(decision.action, expected, "{seen:?}");
+    }
+    let deleting = Workload { deleting: true, ..web.clone() };
+    let decision = decided(&deleting, [witnessed(2), gone], &Past::default(), 1);
+    assert_eq!(decision.action, Action::Hold(Hold::Deleting));
+    assert_eq!((decision.changed, decision.gone), (vec![secret("a")], vec![]));
+    let decision = decided(&deleting, [same(), gone], &Past::default(), 1);
+    assert_eq!((decision.action, decision.gone), (Action::Leave, vec![]));
+    let lenient = Workload { ignore_missing: true, ..web };
+    let decision = decided(&lenient, [witnessed(2), gone], &Past::default(), 1);
+    assert_eq!(decision.action, Action::Roll(Cause::Witnessed));
+    assert_eq!(decision.gone, [secret("b")], "it is still reported");
+}
+
+#[test]
+fn nobody_asks_for_a_revision_that_cannot_matter() {
+    let web = workload("web", &["a", "b"]);
+    let past = Past::default();
+    let case = Case { workload: &web, entered: 5, revision: Lookup::NotAsked, past: &past };
+    let action = |seen: [Sighting; 2]| {
+        let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
+        decide(&case, of, &Rules::default(), 1, second(0)).action
+    };
+    let found = saw(Observation::Live(version(2, 200)));
+    assert_eq!(action([found, found]), Action::AskRevision);
+    assert_eq!(action([found, witnessed(2)]), Action::Roll(Cause::Witnessed));
+    // Whether it is held back must be known, or nobody would hear of it.
+    assert_eq!(action([found, saw(Observation::Gone)]), Action::AskRevision);
+    assert_eq!(action([witnessed(2), saw(Observation::Gone)]), Action::Hold(Hold::SecretGone));
+    let deleting = Workload { deleting: true, ..web.clone() };
+    let case = Case { workload: &deleting, ..case };
+    assert_eq!(decide(&case, |_| found, &Rules::default(), 1, second(0)).action, Action::Leave);
+}
+
+#[test]
+fn what_is_stripped_again_is_not_fought() {
+    let web = workload("web", &["a", "b"]);
+    let mut past = Past::default();
+    let reloaded = reload(&web, |_| witnessed(2), false, "m".to_owned());
+    past.patched(reloaded.record.clone(), None);
+    let seen = [witnessed(2), witnessed(2)];
+    let at = |past: &Past, now: i64| {
+        let revision = Revision { created: second(100), copies: Arc::new([]) };
+        let case = Case { workload: &web, entered: 5, revision: Lookup::Found(&revision), past };
+        let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
+        decide(&case, of, &Rules::default(), 1, second(now)).action
+    };
+    // Held one hour, then one more attempt, then two hours, and so on up to a day.
+    let mut now = 1_000;
+    for hours in [1, 2, 4, 8, 16, 24, 24] {
+        assert_eq!(at(&past, now), Action::Hold(Hold::Stripped));
+        assert_eq!(past.stripped(second(now)), SignedDuration::from_hours(hours));
+        assert_eq!(at(&past, now + hours * 3600 - 1), Action::Hold(Hold::Stripped));
+        now += hours * 3600;
+        assert_eq!(at(&past, now), Action::Roll(Cause::Witnessed));
+        past.patched(reloaded.record.clone(), None);
+    }
+    // A version that was not PATCHed before is a change like any other, also during a hold.
+    past.stripped(second(1_000));
+    let decision = decided(&web, [witnessed(3), witnessed(2)], &past, 1);
+    assert_eq!(decision.action, Action::Roll(Cause::Witnessed));
+}
+
+#[test]
+fn what_was_reloaded_since_is_not_stripped() {
+    let first = workload("web", &["a", "b"]);
+    let mut past = Past::default();
+    let older = reload(&first, |_| witnessed(9), false, "our older".to_owned());
+    past.patched(older.record, None);
+    let reloaded = reload(&first, |_| witnessed(2), false, "ours".to_owned());
+    past.patched(reloaded.record, Some("before".into()));
+    let seen = [witnessed(2), witnessed(2)];
+    let with = |mark: &str, of_this_template, number| {
+        let entry = version(number, i64::try_from(number).unwrap() * 10_000_000);
+        Workload {
+            mark: Some(mark.into()),
+            recorded: Some(recorded(of_this_template, &[("a", entry), ("b", entry)])),
+            ..first.clone()
+        }
+    };
+    // A later version was rolled out since, and then an earlier storage was restored.
+    let decision = decided(&with("another", true, 9), seen, &past, 1);
+    assert_eq!(decision.action, Action::Roll(Cause::Witnessed));
+    // What was there before has been put back, as a whole or in part.
+    for web in [
+        with("before", true, 9),
+        with("our older", true, 9),
+        with("ours", false, 9),
+        with("another", false, 9),
+        with("long ago", true, 0),
+    ] {
+        assert_eq!(decided(&web, seen, &past, 1).action, Action::Hold(Hold::Stripped));
+    }
+}
+
+#[test]
+fn only_so_many_marks_are_kept() {
+    let web = workload("web", &["a"]);
+    let mut past = Past::default();
+    for number in 0..100 {
+        let reloaded = reload(&web, |_| witnessed(2), false, format!("m{number}"));
+        past.patched(reloaded.record, (number == 0).then(|| "first".into()));
+    }
+    let latest: Vec<&str> = past.earlier.iter().map(|mark| &**mark).collect();
+    assert_eq!(latest, ["m91", "m92", "m93", "m94", "m95", "m96", "m97", "m98"]);
+}
+
+#[test]
+fn after_a_failed_patch_the_next_waits() {
+    let web = workload("web", &["a", "b"]);
+    let past = Past { retry_at: Some(second(1_001)), ..Past::default() };
+    let seen = [witnessed(2), same()];
+    assert_eq!(decided(&web, seen, &past, 1).action, Action::Hold(Hold::BackOff));
+    // A clock that was a day ahead has been set back.
+    let past = Past { retry_at: Some(second(1_000 + 24 * 3600 + 1)), ..Past::default() };
+    assert_eq!(decided(&web, seen, &past, 1).action, Action::Roll(Cause::Witnessed));
+    let past = Past { retry_at: Some(second(1_000)), ..Past::default() };
+    assert_eq!(decided(&web, seen, &past, 1).action, Action::Roll(Cause::Witnessed));
+}
+
+#[test]
+fn a_record_takes_over_what_is_live_and_keeps_what_is_not_known() {
+    let web = Workload {
+        count: 6,
+        recorded: Some(recorded(
+            true,
+            &[
+                ("a", version(1, 10)),
+                ("b", version(1, 11)),
+                ("c", version(1, 12)),
+                ("x", version(9, 9)),
+            ],
+        )),
+        ..workload("web", &["a", "b", "c", "d"])
+    };
+    let of = |id: &Arc<SecretId>| match &*id.path {
+        "a" => saw(Observation::Live(version(2, 20))),
+        "b" => saw(Observation::Gone),
+        _ => Sighting::UNKNOWN,
+    };
+    let reload = reload(&web, of, false, "fresh".to_owned());
+    assert_eq!(reload.count, 7);
+    assert_eq!(reload.record.mark, "fresh");
+    assert_eq!(reload.record.uid, "uid-of-web");
+    let version_of = |path: &str| reload.record.versions.get(secret(path).hash64());
+    assert_eq!(version_of("a"), Some(version(2, 20)));
+    assert_eq!(version_of("b"), Some(version(1, 11)));
+    assert_eq!(version_of("c"), Some(version(1, 12)));
+    assert_eq!(version_of("d"), None, "nothing is known of it");
+    assert_eq!(version_of("x"), None, "it is not referred to any more");
+}
+
+#[test]
+fn no_time_is_out_of_range() {
+    for extreme in [Timestamp::MIN, Timestamp::MAX] {
+        let live = Version { number: 1, created: extreme };
+        for end in [SignedDuration::MIN, SignedDuration::MAX] {
+            let rules = Rules { skew: end, settle: end, vault_now: extreme, ..Rules::default() };
+            Row { rules, ..Row::live(live) }.recorded(false, old()).verdict();
+        }
+    }
+    let mut past = Past { stripped: u32::MAX, ..Past::default() };
+    assert_eq!(past.stripped(Timestamp::MAX), LONGEST_STRIPPED_HOLD);
+}
+
+#[test]
+fn a_former_secret_reloads_and_need_not_be_there() {
+    let workload =
+        Workload { former_secrets: [secret("former")].into(), ..workload("web", &["a"]) };
+    let revision = Revision { created: second(1_000_100), copies: Arc::default() };
+    let case = Case {
+        workload: &workload,
+        entered: 5,
+        revision: Lookup::Found(&revision),
+        past: &Past::default(),
+    };
+    let decided = |former: Observation, other_seen| {
+        let sighting = |of: &Arc<SecretId>| {
+            if *of == secret("a") {
+                return Sighting::of(Observation::Live(old()));
+            }
+            Sighting { other_seen, gone_seen: 9, ..Sighting::of(former) }
+        };
+        let decision = decide(&case, sighting, &Rules::default(), 1, second(2_000_000));
+        assert!(decision.gone.is_empty() && decision.open.is_empty());
+        let written = reload(&workload, sighting, false, "m".to_owned()).record.versions;
+        assert_eq!(written.get(secret("former").hash64()), None);
+        (decision.action, decision.changed)
+    };
+    let changed = |cause| (Action::Roll(cause), vec![secret("former")]);
+    assert_eq!(decided(Observation::Live(new()), 5), changed(Cause::Witnessed));
+    assert_eq!(decided(Observation::Live(new()), 0), changed(Cause::Found));
+    for left in [Observation::Live(old()), Observation::Gone, Observation::Unknown] {
+        assert_eq!(decided(left, 0), (Action::Leave, vec![]));
+    }
+}
+
+#[test]
+fn a_former_secret_that_was_reloaded_for_and_taken_back_is_not_fought_for() {
+    let workload =
+        Workload { former_secrets: [secret("former")].into(), ..workload("web", &["a"]) };
+    let revision = Revision { created: second(1_000_100), copies: Arc::default() };
+    let mut past = Past::default();
+    let decided = |past: &Past| {
+        let lookup = Lookup::Found(&revision);
+        let case = Case { workload: &workload, entered: 5, revision: lookup, past };
+        let live = |of: &Arc<SecretId>| if *of == secret("a") { old() } else { new() };
+        let sighting = |of: &Arc<SecretId>| Sighting::of(Observation::Live(live(of)));
+        decide(&case, sighting, &Rules::default(), 1, second(2_000_000)).action
+    };
+    assert_eq!(decided(&past), Action::Roll(Cause::Found));
+    // The reload recorded it while its ConfigMap still named it.
+    let versions = [(secret("former").hash64(), new())].into_iter().collect();
+    let record = Record { uid: workload.uid.to_string(), mark: "m".to_owned(), versions };
+    past.patched(record, None);
+    assert_eq!(decided(&past), Action::Hold(Hold::Stripped));
+}

@@ -1,0 +1,166 @@
+//! Whether this process leads: what the reloader is told of it, and by whom.
+//!
+//! Architecture Invariant: a claim that has ended is never taken for one that holds, whatever has
+//! become of who should say so. It saves work, and nothing more: that a change is not acted on twice
+//! rests on the PATCH itself.
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// A claim to lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Somebody else leads, or nobody.
+    No,
+    /// This process leads, until then.
+    Until(Instant),
+    /// This process leads, since there is no election.
+    Always,
+}
+
+impl Claim {
+    fn holds(self) -> bool {
+        match self {
+            Self::No => false,
+            Self::Until(end) => Instant::now() < end,
+            Self::Always => true,
+        }
+    }
+}
+
+/// The reloader's side.
+#[derive(Clone, Debug)]
+pub struct Leadership {
+    claim: watch::Receiver<Claim>,
+    stands: CancellationToken,
+}
+
+/// The side of who runs for it.
+#[derive(Debug)]
+pub struct Candidacy {
+    claim: watch::Sender<Claim>,
+    stands: CancellationToken,
+}
+
+/// The two sides of a leadership that is contended for.
+#[must_use]
+pub fn contended() -> (Candidacy, Leadership) {
+    let (sender, receiver) = watch::channel(Claim::No);
+    let stands = CancellationToken::new();
+    let leadership = Leadership { claim: receiver, stands: stands.clone() };
+    (Candidacy { claim: sender, stands }, leadership)
+}
+
+impl Candidacy {
+    /// Waits until the reloader could lead.
+    pub async fn stands(&self) {
+        self.stands.cancelled().await;
+    }
+
+    /// Says what is claimed from now on.
+    pub fn say(&self, claim: Claim) {
+        self.claim.send_if_modified(|before| std::mem::replace(before, claim) != claim);
+    }
+}
+
+impl Leadership {
+    /// The leadership of a process without election.
+    #[must_use]
+    pub fn always() -> Self {
+        let (_, claim) = watch::channel(Claim::Always);
+        Self { claim, stands: CancellationToken::new() }
+    }
+
+    /// Whether this process leads now.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.claim.borrow().holds()
+    }
+
+    /// This process knows all it needs for leading.
+    pub(crate) fn stand(&self) {
+        self.stands.cancel();
+    }
+
+    /// Waits until this process leads.
+    pub async fn gained(&self) {
+        let mut claim = self.claim.clone();
+        if claim.wait_for(|claim| claim.holds()).await.is_err() {
+            // Nobody is left who could say so.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until this process does not lead any more.
+    pub(crate) async fn lost(&self) {
+        let mut claim = self.claim.clone();
+        loop {
+            let now = *claim.borrow_and_update();
+            match now {
+                Claim::Until(end) if now.holds() => tokio::select! {
+                    Ok(()) = claim.changed() => {}
+                    () = sleep_until(end) => {}
+                },
+                Claim::No | Claim::Until(_) => return,
+                Claim::Always => std::future::pending().await,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_ends_by_itself() {
+        let (candidacy, leadership) = contended();
+        assert!(!leadership.holds());
+        assert!(leadership.gained().now_or_never().is_none());
+        let start = Instant::now();
+        candidacy.say(Claim::Until(start + Duration::from_secs(10)));
+        leadership.gained().await;
+        assert!(leadership.holds());
+        // Renewed once, and then nobody says anything any more.
+        let lost = leadership.lost();
+        tokio::pin!(lost);
+        assert!(lost.as_mut().now_or_never().is_none());
+        candidacy.say(Claim::Until(start + Duration::from_secs(12)));
+        drop(candidacy);
+        lost.await;
+        let took = start.elapsed();
+        assert!((12_000..12_100).contains(&took.as_millis()), "{took:?}");
+        assert!(!leadership.holds());
+        assert!(leadership.gained().now_or_never().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_is_given_up_at_once() {
+        let (candidacy, leadership) = contended();
+        candidacy.say(Claim::Until(Instant::now() + Duration::from_secs(10)));
+        assert!(leadership.lost().now_or_never().is_none());
+        candidacy.say(Claim::No);
+        assert!(leadership.lost().now_or_never().is_some() && !leadership.holds());
+    }
+
+    #[tokio::test]
+    async fn without_election_it_leads_for_ever() {
+        let leadership = Leadership::always();
+        assert!(leadership.holds());
+        assert!(leadership.gained().now_or_never().is_some());
+        assert!(leadership.lost().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn it_stands_once_the_reloader_says_so() {
+        let (candidacy, leadership) = contended();
+        assert!(candidacy.stands().now_or_never().is_none());
+        leadership.clone().stand();
+        assert!(candidacy.stands().now_or_never().is_some());
+    }
+}

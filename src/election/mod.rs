@@ -1,0 +1,4 @@
+//! Which replica leads, and until when. The requests are in [`crate::kubernetes::leader`].
+
+pub mod leadership;
+pub mod lease;

@@ -1,0 +1,286 @@
+//! Deciding about the workloads of a poll, and saying what there is to say of each decision, once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{join, join_all};
+use jiff::Timestamp;
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::decide::observation::Sighting;
+use crate::decide::plan::{
+    self, Action, Case, Cause, Decision, Hold, Lookup, Past, Revision, Rules,
+};
+use crate::engine::ports::{Cluster, Vault};
+use crate::engine::round::seen;
+use crate::engine::scope::Unfinished;
+use crate::engine::workloads::Workloads;
+use crate::events::report::{Held, Report, Reporter, Stripped, WORKER};
+use crate::index::Stored;
+use crate::model::secret::SecretId;
+
+/// How often in a row a workload may wait for its controller before that is reported, and before it
+/// is left to the polls of everything.
+const PATIENCE: u32 = 6;
+
+/// A workload that is about to be reloaded.
+pub(super) struct Due {
+    pub(super) stored: Stored,
+    pub(super) past: Past,
+    pub(super) revision: Option<Revision>,
+    pub(super) cause: Cause,
+    pub(super) changed: Vec<Arc<SecretId>>,
+}
+
+/// How many workloads the API server is asked for by whom they were written last, in one tick, and for
+/// how long: the name is a help for whoever looks for the cause, and nothing hangs on it.
+const MOST_WRITERS: usize = 10;
+const WRITERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whether the revision was asked for.
+#[derive(Clone, Copy)]
+pub(super) enum Asked {
+    No,
+    Yes,
+}
+
+impl Asked {
+    pub(super) fn lookup(self, revision: Option<&Revision>) -> Lookup<'_> {
+        match (self, revision) {
+            (_, Some(revision)) => Lookup::Found(revision),
+            (Self::No, None) => Lookup::NotAsked,
+            (Self::Yes, None) => Lookup::Unavailable,
+        }
+    }
+}
+
+impl<C: Cluster, R: Reporter> Workloads<C, R> {
+    /// Decides about each workload. Returns those that are due, and those that hang on their revisions.
+    pub(super) fn decide<'a>(
+        &mut self,
+        workloads: &'a [Stored],
+        sightings: &HashMap<Arc<SecretId>, Sighting>,
+        left: &mut Unfinished,
+    ) -> (Vec<Due>, Vec<&'a Stored>) {
+        let now = (self.clocks.now)();
+        let rules = self.rules();
+        self.budget.refill();
+        let mut due = Vec::new();
+        let mut asking = Vec::new();
+        for stored in self.in_fair_order(workloads) {
+            let decision = self.decide_one(stored, sightings, &rules, Asked::No, now);
+            match decision.action {
+                Action::AskRevision => asking.push(stored),
+                _ => due.extend(self.conclude(stored, decision, now, left)),
+            }
+        }
+        (due, asking)
+    }
+
+    /// Asks for the revisions of workloads, and decides about each. Returns those that are due.
+    pub(super) async fn decide_by_revision(
+        &mut self,
+        vault: &mut impl Vault,
+        asking: Vec<&Stored>,
+        sightings: &HashMap<Arc<SecretId>, Sighting>,
+        left: &mut Unfinished,
+    ) -> Vec<Due> {
+        self.read_revisions(vault, &asking).await;
+        let now = (self.clocks.now)();
+        let rules = self.rules();
+        let mut due = Vec::new();
+        for stored in asking {
+            let decision = self.decide_one(stored, sightings, &rules, Asked::Yes, now);
+            due.extend(self.conclude(stored, decision, now, left));
+        }
+        due
+    }
+
+    /// Reads the revisions of workloads, and keeps them until their templates change.
+    async fn read_revisions(&mut self, vault: &mut impl Vault, asking: &[&Stored]) {
+        let wanted: Vec<_> = asking.iter().map(|stored| Arc::clone(&stored.workload)).collect();
+        debug!(worker = WORKER, "Asking for the revisions of {} workloads", wanted.len());
+        self.heartbeat.works();
+        // Both clocks count for what is decided by a revision.
+        let revisions = self.cluster.revisions(&wanted);
+        let ((), mut found) = join(vault.read_clock(), revisions).await;
+        for stored in asking {
+            if let Some((uid, revision)) = found.remove_entry(&stored.workload.uid) {
+                self.revisions.insert(uid, (stored.entered, revision));
+            }
+        }
+    }
+
+    /// Of some workloads, those that there may be something to do about. What holds one up now may end
+    /// while the next answers of Vault are waited for.
+    pub(super) async fn may_be_due(
+        &mut self,
+        vault: &mut impl Vault,
+        mut workloads: Vec<Stored>,
+        sightings: &HashMap<Arc<SecretId>, Sighting>,
+    ) -> Vec<Stored> {
+        let action = |this: &Self, rules: &Rules, stored: &Stored, asked| {
+            this.decide_one(stored, sightings, rules, asked, (this.clocks.now)()).action
+        };
+        let rules = self.rules();
+        let asking: Vec<_> = workloads
+            .iter()
+            .filter(|stored| action(self, &rules, stored, Asked::No) == Action::AskRevision)
+            .collect();
+        if !asking.is_empty() {
+            self.read_revisions(vault, &asking).await;
+        }
+        // Both clocks are known now.
+        let rules = self.rules();
+        workloads.retain(|stored| action(self, &rules, stored, Asked::Yes) != Action::Leave);
+        workloads
+    }
+
+    /// Reports workloads from which what was written is removed again. The API server is asked by
+    /// whom, for a few of them.
+    pub(super) async fn report_stripped(&self, stripped: Vec<Stripped>) {
+        self.heartbeat.works();
+        let first = stripped.iter().take(MOST_WRITERS);
+        let ask = join_all(first.map(|stripped| self.cluster.last_writer(&stripped.workload.id)));
+        let mut writers = timeout(WRITERS_WITHIN, ask).await.unwrap_or_default().into_iter();
+        for Stripped { workload, hours, changed, gone } in stripped {
+            let by = writers.next().flatten();
+            let hold = Held::Stripped { hours, by, owner: workload.owner.as_deref() };
+            let report = Report::Held { hold, changed: &changed, gone: &gone };
+            self.reporter.report(&workload.id, &report);
+        }
+    }
+
+    /// The order in which workloads take from the budget: those whose last reload failed come last,
+    /// and the others one of each namespace after the other. Failures count as turns.
+    ///
+    /// Whoever writes many workloads, or sees to it that their reloads fail, keeps nobody else waiting.
+    fn in_fair_order<'a>(&self, workloads: &'a [Stored]) -> Vec<&'a Stored> {
+        let failures = |stored: &Stored| {
+            self.memories.get(&stored.workload.uid).map_or(0, |memory| memory.failures)
+        };
+        let mut turns: HashMap<&str, u32> = HashMap::new();
+        for stored in workloads.iter().filter(|stored| failures(stored) > 0) {
+            *turns.entry(&stored.workload.id.namespace).or_default() += 1;
+        }
+        let mut in_order: Vec<_> = workloads
+            .iter()
+            .map(|stored| {
+                let turn = turns.entry(&stored.workload.id.namespace).or_default();
+                *turn += 1;
+                (failures(stored), *turn, stored)
+            })
+            .collect();
+        in_order.sort_by_key(|(failures, turn, _)| (*failures, *turn));
+        in_order.into_iter().map(|(_, _, stored)| stored).collect()
+    }
+
+    fn decide_one(
+        &self,
+        stored: &Stored,
+        sightings: &HashMap<Arc<SecretId>, Sighting>,
+        rules: &Rules,
+        asked: Asked,
+        now: Timestamp,
+    ) -> Decision {
+        let nothing = Past::default();
+        let memory = self.memories.get(&stored.workload.uid);
+        let case = Case {
+            workload: &stored.workload,
+            entered: stored.entered,
+            revision: asked.lookup(self.revision(stored)),
+            past: memory.map_or(&nothing, |memory| &memory.past),
+        };
+        plan::decide(&case, seen(sightings), rules, self.budget.tokens(), now)
+    }
+
+    /// The revision of a workload's present template, if it was asked for.
+    fn revision(&self, stored: &Stored) -> Option<&Revision> {
+        let revision = self.revisions.get(&stored.workload.uid);
+        revision.filter(|(entered, _)| *entered == stored.entered).map(|(_, revision)| revision)
+    }
+
+    /// Says what there is to say of a decision, and notes what is to be done.
+    fn conclude(
+        &mut self,
+        stored: &Stored,
+        decision: Decision,
+        now: Timestamp,
+        left: &mut Unfinished,
+    ) -> Option<Due> {
+        let Decision { action, gone, mut reverted, changed, waiting, unsettled, open } = decision;
+        let workload = &stored.workload;
+        let id = &workload.id;
+        if unsettled {
+            debug!(
+                worker = WORKER,
+                "{id}: a secret has a version that has to be seen for longer: it is older than the \
+                 recorded one, or newer than the settle time (--settle-time)"
+            );
+            left.workloads.insert(id.clone());
+        }
+        let idle = matches!(action, Action::Leave) && reverted.is_empty() && !waiting;
+        if idle && !self.memories.contains_key(&workload.uid) {
+            return None;
+        }
+        let memory = self.memories.entry(workload.uid.clone()).or_default();
+        if waiting {
+            memory.waits = memory.waits.saturating_add(1);
+            // Controllers take a moment; whoever takes longer is asked for with all others.
+            if memory.waits < PATIENCE {
+                left.workloads.insert(id.clone());
+            }
+            if memory.waits <= PATIENCE {
+                self.reporter.report(id, &Report::Waiting { long: memory.waits == PATIENCE });
+            }
+        } else if open.len() < workload.watched().count() {
+            memory.waits = 0;
+        }
+        let said = &mut memory.said.reverted;
+        let again = reverted.iter().all(|secret| said.contains(secret));
+        reverted.extend(said.iter().filter(|secret| open.contains(secret)).cloned());
+        reverted.sort_unstable();
+        if *said != reverted {
+            let owner = workload.owner.as_deref();
+            self.reporter.report(id, &Report::Reverted { secrets: &reverted, again, owner });
+            *said = reverted;
+        }
+        let hold = match &action {
+            Action::Hold(hold) => Some(*hold),
+            Action::Leave if !open.is_empty() => return None,
+            Action::Leave | Action::Roll(_) | Action::AskRevision => None,
+        };
+        match hold {
+            Some(Hold::BackOff) => drop(left.workloads.insert(id.clone())),
+            Some(Hold::Budget) => {
+                left.workloads.insert(id.clone());
+                left.over_budget += 1;
+            }
+            Some(Hold::Deleting | Hold::SecretGone | Hold::Stripped) | None => {}
+        }
+        let is_new = hold != memory.said.hold;
+        memory.said.hold = hold;
+        match hold {
+            Some(Hold::Stripped) if memory.past.answered => {
+                let hours = memory.past.stripped(now).as_hours();
+                let workload = Arc::clone(workload);
+                left.stripped.push(Stripped { workload, hours, changed: changed.clone(), gone });
+            }
+            Some(hold) if is_new && hold != Hold::Stripped => {
+                let hold = Held::For(hold);
+                self.reporter.report(id, &Report::Held { hold, changed: &changed, gone: &gone });
+            }
+            None if is_new => self.reporter.report(id, &Report::Released),
+            _ => {}
+        }
+        let Action::Roll(cause) = action else { return None };
+        if cause == Cause::Found {
+            self.budget.take();
+        }
+        let past = memory.past.clone();
+        let revision = self.revision(stored).cloned();
+        Some(Due { stored: stored.clone(), past, revision, cause, changed })
+    }
+}

@@ -1,0 +1,694 @@
+//! The loop against a Vault and a cluster that do as they are told, for sequences of calls that a
+//! real server cannot be made to produce at will.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Mutex, MutexGuard};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::super::ports::WriteError;
+use super::*;
+use crate::decide::clock::ServerClock;
+use crate::decide::observation::{BELIEVED_AFTER, Observation, Polled};
+use crate::decide::plan::{Reload, Revision};
+use crate::election::leadership::{Candidacy, Claim, contended};
+use crate::events::report::{Held, Report};
+use crate::index::findings::Notice;
+use crate::index::quota::Quota;
+use crate::model::annotation::{MARK, OptIn};
+use crate::model::fixtures::{second, secret, version};
+use crate::model::record::{Record, Versions};
+use crate::model::secret::{DEFAULT_CONNECTION, Version};
+use crate::model::strategy::Rollout;
+use crate::model::workload::{Kind, Workload, WorkloadId};
+use crate::references::environment::{Container, EnvVar};
+use crate::references::manifest::Manifest;
+use crate::references::path_rules::{PathRules, Rule, RuleText};
+use crate::references::server::Servers;
+use crate::references::source::Readable;
+use crate::references::source::nothing_known;
+
+mod leading;
+mod outage;
+mod rounds;
+mod settling;
+mod stuck;
+mod told;
+
+/// What both fakes share with the test.
+#[derive(Default)]
+struct World {
+    /// The live version of each path; a path that is not here is unknown, and its failure passes.
+    live: BTreeMap<String, Version>,
+    /// The paths of secrets that were deleted.
+    gone: BTreeSet<String>,
+    /// Whether Vault cannot be asked at all.
+    is_out: bool,
+    /// The paths for which there is no time.
+    are_late: BTreeSet<String>,
+    /// The paths that the last poll asked for.
+    asked: Vec<String>,
+    /// The workloads as the API server has them.
+    objects: BTreeMap<String, Manifest>,
+    /// What the next PATCHes meet, before they are applied, or after.
+    faults: VecDeque<Fault>,
+    /// Whether the API server works no more.
+    is_down: bool,
+    /// The workloads whose PATCHes hang until the API server gives up, and fail.
+    hanging: BTreeSet<String>,
+    /// The workloads whose PATCHes an admission policy refuses.
+    refused: BTreeSet<String>,
+    /// The workloads that were PATCHed, in order.
+    patched: Vec<String>,
+    patches: u32,
+    gets: u32,
+    lookups: u32,
+    /// How often Vault was asked for its time, and what it tells whom.
+    clock_reads: u32,
+    on_clock: Option<(Arc<ServerClock>, Timestamp)>,
+    /// Whose `Date` headers are noted, by a clock that agrees with the controller's.
+    cluster_clock: Option<Arc<ServerClock>>,
+    rests: u32,
+    /// When each revision was made; long after all rotations, unless it is given.
+    revised: Option<Timestamp>,
+    /// When those that are asked for after the next look-up were made, if not then.
+    revised_next: Option<Timestamp>,
+    /// Whether there are no revisions at all.
+    without_revisions: bool,
+    /// How many PATCHes were sent each time that somebody was asked for.
+    patches_before_writers: Vec<u32>,
+    /// What was told, of what an operator is to know.
+    told: Vec<String>,
+    /// How often it was told that there is nothing to reload.
+    idle: u32,
+    token: Option<CancellationToken>,
+}
+
+/// How long a PATCH hangs before it fails.
+const HANGS_FOR: Duration = Duration::from_secs(10);
+
+enum Fault {
+    /// Refused by an admission policy.
+    Refused,
+    /// Applied, and the answer is lost.
+    AnswerLost,
+    /// Somebody else writes first, in this way.
+    WrittenBefore(fn(&mut Manifest)),
+    /// The process is told to end, while this PATCH is under way.
+    Shutdown,
+}
+
+#[derive(Clone, Default)]
+struct Fake(Arc<Mutex<World>>);
+
+impl Fake {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap()
+    }
+
+    fn rotate(&self, path: &str, number: u64) {
+        let version = version(number, 1_000_000 + i64::try_from(number).unwrap());
+        self.world().live.insert(path.to_owned(), version);
+    }
+
+    fn delete(&self, path: &str) {
+        let mut world = self.world();
+        world.live.remove(path);
+        world.gone.insert(path.to_owned());
+    }
+
+    /// The number of PATCHes and of GETs.
+    fn requests(&self) -> (u32, u32) {
+        let world = self.world();
+        (world.patches, world.gets)
+    }
+
+    fn count(&self, name: &str) -> u64 {
+        let world = self.world();
+        let annotations = &world.objects[name].annotations;
+        annotations.get(OptIn::Current.count_key()).map_or(0, |count| count.parse().unwrap())
+    }
+}
+
+impl Vault for Fake {
+    async fn poll(&mut self, asks: &[Ask]) -> Polled {
+        let mut world = self.world();
+        world.asked = asks.iter().map(|ask| ask.secret.path.to_string()).collect();
+        world.asked.sort();
+        let mut polled = Polled::default();
+        if world.is_out {
+            polled.failed = asks.iter().map(|ask| Arc::clone(&ask.secret)).collect();
+            polled.retry_in = Some(Duration::from_secs(1));
+            return polled;
+        }
+        for ask in asks {
+            let live = world.live.get(&*ask.secret.path);
+            let is_gone = world.gone.contains(&*ask.secret.path);
+            let missing = if is_gone { Observation::Gone } else { Observation::Unknown };
+            let is_late = world.are_late.contains(&*ask.secret.path);
+            let live = live.filter(|_| !is_late);
+            let observation = live.map_or(missing, |v| Observation::Live(*v));
+            if is_late {
+                polled.late.insert(Arc::clone(&ask.secret));
+            }
+            polled.observations.insert(Arc::clone(&ask.secret), observation);
+            if live.is_none() && !is_gone {
+                polled.failed.push(Arc::clone(&ask.secret));
+                polled.retry_in = Some(Duration::from_secs(1));
+            }
+        }
+        polled
+    }
+
+    fn notices(&self) -> HashMap<Arc<SecretId>, Notice> {
+        let notice = |path: &String| {
+            let message = format!("secret/data/{path} is deleted");
+            (secret(path), Notice { reason: "Deleted", is_warning: true, message })
+        };
+        self.world().gone.iter().map(notice).collect()
+    }
+
+    async fn read_clock(&mut self) {
+        let mut world = self.world();
+        world.clock_reads += 1;
+        if let Some((clock, own_time)) = &world.on_clock {
+            let now = *own_time - SignedDuration::from_hours(1);
+            clock.observe_own_time(*own_time, now, now);
+        }
+    }
+
+    async fn rest(&mut self) {
+        self.world().rests += 1;
+    }
+
+    fn forget(&mut self, _: impl Fn(&SecretId) -> bool + Send) {}
+
+    async fn close(&mut self) {}
+}
+
+impl Cluster for Fake {
+    async fn revisions(&self, workloads: &[Arc<Workload>]) -> HashMap<Box<str>, Revision> {
+        let mut world = self.world();
+        world.lookups += 1;
+        if let Some(clock) = &world.cluster_clock {
+            let noon: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
+            clock.observe_date("Sun, 22 Nov 2026 12:00:00 GMT", noon, noon);
+        }
+        if world.without_revisions {
+            return HashMap::new();
+        }
+        let created = world.revised.unwrap_or(second(2_000_000));
+        world.revised = world.revised_next.take().or(world.revised);
+        let revision = Revision { created, copies: Arc::new([]) };
+        workloads.iter().map(|workload| (workload.uid.clone(), revision.clone())).collect()
+    }
+
+    async fn patch(&self, workload: &Workload, reload: &Reload) -> Result<Manifest, WriteError> {
+        let name = workload.id.name.to_string();
+        let (is_down, is_hanging) = {
+            let mut world = self.world();
+            world.patches += 1;
+            world.patched.push(name.clone());
+            (world.is_down, world.hanging.contains(&name))
+        };
+        if is_hanging {
+            sleep(HANGS_FOR).await;
+        }
+        if is_down || is_hanging {
+            return Err(WriteError::Failed("no answer".to_owned()));
+        }
+        let mut world = self.world();
+        if world.refused.contains(&name) {
+            return Err(WriteError::Refused("by a policy".to_owned()));
+        }
+        let fault = world.faults.pop_front();
+        let token = world.token.clone();
+        let object = world.objects.get_mut(&*workload.id.name).ok_or(WriteError::NotFound)?;
+        match fault {
+            Some(Fault::Refused) => return Err(WriteError::Refused("by a policy".to_owned())),
+            Some(Fault::WrittenBefore(write)) => {
+                write(object);
+                touch(object);
+            }
+            Some(Fault::Shutdown) => token.unwrap().cancel(),
+            Some(Fault::AnswerLost) | None => {}
+        }
+        if *object.resource_version != *workload.resource_version {
+            return Err(WriteError::Conflict);
+        }
+        object.annotations = [
+            (workload.opt_in.key(), "true".to_owned()),
+            (workload.opt_in.count_key(), reload.count.to_string()),
+            (MARK, reload.record.mark.clone()),
+        ]
+        .into_iter()
+        .collect();
+        object.record = Some(reload.record.encode());
+        object.template += 1;
+        touch(object);
+        match fault {
+            Some(Fault::AnswerLost) => Err(WriteError::Failed("no answer".to_owned())),
+            _ => Ok(object.clone()),
+        }
+    }
+
+    async fn get(&self, id: &WorkloadId) -> Result<Manifest, WriteError> {
+        let mut world = self.world();
+        world.gets += 1;
+        if world.is_down {
+            return Err(WriteError::Failed("no answer".to_owned()));
+        }
+        world.objects.get(&*id.name).cloned().ok_or(WriteError::NotFound)
+    }
+
+    async fn last_writer(&self, _: &WorkloadId) -> Option<String> {
+        let mut world = self.world();
+        let patches = world.patches;
+        world.patches_before_writers.push(patches);
+        Some("somebody".to_owned())
+    }
+}
+
+impl Reporter for Fake {
+    fn nothing_to_reload(&self) {
+        self.world().idle += 1;
+    }
+
+    fn report(&self, id: &WorkloadId, report: &Report<'_>) {
+        let told = match report {
+            Report::Reverted { secrets, again: false, .. } if !secrets.is_empty() => {
+                let paths: Vec<_> = secrets.iter().map(|secret| &*secret.path).collect();
+                format!("{} was reverted for {}", id.name, paths.join(" and "))
+            }
+            Report::Reloaded { rollout, .. } if *rollout != Rollout::Automatic => {
+                format!("{} was reloaded: {rollout:?}", id.name)
+            }
+            Report::Held { hold: Held::For(hold), .. } => format!("{} is held: {hold:?}", id.name),
+            Report::Held { hold: Held::Stripped { by, .. }, .. } => {
+                format!("{} is stripped by {}", id.name, by.as_deref().unwrap_or("whom?"))
+            }
+            Report::Waiting { long: true } => format!("{} waits", id.name),
+            _ => return,
+        };
+        self.world().told.push(told);
+    }
+}
+
+/// After the first version of each secret, and before the second.
+fn between_the_versions() -> Timestamp {
+    second(1_000_001) + SignedDuration::from_millis(500)
+}
+
+fn touch(object: &mut Manifest) {
+    let number: u64 = object.resource_version.parse().unwrap();
+    object.resource_version = (number + 1).to_string();
+}
+
+/// A reloader with a full store, of workloads that each refer to some paths.
+struct Bench {
+    fake: Fake,
+    store: Arc<Store>,
+    reloader: Reloader<Fake, Fake, Fake>,
+    shutdown: CancellationToken,
+}
+
+impl Bench {
+    fn new(workloads: &[(&str, &[&str])]) -> Self {
+        Self::with(Servers::default(), workloads)
+    }
+
+    /// The same, with servers, and rules about their paths.
+    fn with(servers: Servers, workloads: &[(&str, &[&str])]) -> Self {
+        Self::with_store(Store::new(servers, Readable::default()), workloads)
+    }
+
+    /// The same, with the workloads in a store that is empty yet.
+    fn with_store(store: Store, workloads: &[(&str, &[&str])]) -> Self {
+        let (fake, store) = (Fake::default(), Arc::new(store));
+        let shutdown = CancellationToken::new();
+        fake.world().token = Some(shutdown.clone());
+        for (name, paths) in workloads {
+            let variables = paths.iter().enumerate().map(|(number, path)| {
+                EnvVar::literal(format!("X{number}"), format!("vault:{path}#x"))
+            });
+            let container = Container { variables: variables.collect(), ..Container::default() };
+            let manifest = Manifest {
+                namespace: "shop".to_owned(),
+                name: (*name).to_owned(),
+                uid: format!("uid-of-{name}"),
+                resource_version: "1".to_owned(),
+                created: second(1_000_000),
+                template: 100,
+                annotations: [(OptIn::Current.key(), "true")].into_iter().collect(),
+                containers: vec![container],
+                ..Manifest::default()
+            };
+            fake.world().objects.insert((*name).to_owned(), manifest);
+            for path in *paths {
+                fake.rotate(path, 1);
+            }
+        }
+        let settings = Settings {
+            server: DEFAULT_CONNECTION.into(),
+            period: Duration::from_mins(1),
+            settle: SignedDuration::ZERO,
+            ignore_versions_before: None,
+            ignore_missing: false,
+            start_within: Duration::ZERO,
+        };
+        let clocks = Clocks::default();
+        let [vault, cluster, reporter] = std::array::from_fn(|_| fake.clone());
+        let budget = Budget::new(100, 100);
+        let reloader =
+            Reloader::new(Arc::clone(&store), vault, cluster, reporter, clocks, settings, budget);
+        let bench = Self { fake, store, reloader, shutdown };
+        bench.watch();
+        bench
+    }
+
+    /// A reloader with so many workloads, all of which refer to the same path.
+    fn of(count: usize) -> Self {
+        let names: Vec<String> = (0..count).map(|number| format!("web-{number}")).collect();
+        Self::new(&names.iter().map(|name| (name.as_str(), &["a"][..])).collect::<Vec<_>>())
+    }
+
+    /// How often all of them were reloaded.
+    fn reloads(&self) -> u64 {
+        let names: Vec<String> = self.fake.world().objects.keys().cloned().collect();
+        names.iter().map(|name| self.fake.count(name)).sum()
+    }
+
+    /// Lets the store see the objects as they are.
+    fn watch(&self) {
+        for object in self.fake.world().objects.values() {
+            let read = object.read(Kind::Deployment, self.store.servers(), nothing_known);
+            match read.workload {
+                Some(workload) => self.store.apply(workload),
+                None => self.store.remove(&read.id),
+            };
+        }
+    }
+
+    /// Somebody changes an object.
+    fn write(&self, name: &str, write: impl FnOnce(&mut Manifest)) {
+        let mut world = self.fake.world();
+        let object = world.objects.get_mut(name).unwrap();
+        write(object);
+        touch(object);
+        drop(world);
+        self.watch();
+    }
+
+    /// The owner of an object puts its template back, and leaves the record.
+    fn put_template_back(&self, name: &str) {
+        self.fake.world().revised = Some(between_the_versions());
+        self.write(name, |object| {
+            object.template = 100;
+            object.annotations = [(OptIn::Current.key(), "true")].into_iter().collect();
+        });
+    }
+
+    /// Another controller has rolled out a version.
+    fn reload_by_another(&self, name: &str, path: &str, number: u64) {
+        self.write(name, |object| {
+            let created = 1_000_000 + i64::try_from(number).unwrap();
+            let versions =
+                [(secret(path).hash64(), version(number, created))].into_iter().collect();
+            let (uid, mark) = (object.uid.clone(), "theirs".to_owned());
+            object.annotations =
+                [(OptIn::Current.key(), "true"), (MARK, "theirs")].into_iter().collect();
+            object.record = Some(Record { uid, mark, versions }.encode());
+            object.template += 1;
+        });
+    }
+
+    /// Polls, and answers what was told of it.
+    async fn told(&mut self) -> Vec<String> {
+        self.poll().await;
+        std::mem::take(&mut self.fake.world().told)
+    }
+
+    async fn poll(&mut self) -> Unfinished {
+        self.reloader.tick(Scope::All, &self.shutdown).await
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_was_seen_rolls_once_by_one_request() {
+    let mut bench = Bench::new(&[("web", &["a", "b"]), ("api", &["b"]), ("job", &["c"])]);
+    bench.poll().await;
+    assert_eq!(bench.fake.world().asked, ["a", "b", "c"], "each secret once");
+    let lookups = bench.fake.world().lookups;
+    bench.fake.rotate("a", 2);
+    bench.fake.rotate("b", 2);
+    for _ in 0..3 {
+        bench.poll().await;
+    }
+    let counts = ["web", "api", "job"].map(|name| bench.fake.count(name));
+    assert_eq!(counts, [1, 1, 0]);
+    let world = bench.fake.world();
+    assert_eq!((world.patches, world.gets, world.lookups), (2, 0, lookups));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_lost_rolls_once() {
+    let mut bench = Bench::new(&[("web", &["a"])]);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    bench.fake.world().faults.push_back(Fault::AnswerLost);
+    let left = bench.poll().await;
+    assert!(left.retry_in.is_some());
+    // The store has not seen it yet; the precondition of the PATCH is what tells.
+    bench.reloader.workloads.memories.clear();
+    bench.reloader.workloads.revisions.clear();
+    bench.poll().await;
+    bench.watch();
+    bench.poll().await;
+    assert_eq!(bench.fake.count("web"), 1);
+    // One read to see whether the API server works, one since the workload is not as it was.
+    assert_eq!(bench.fake.requests(), (2, 2));
+}
+
+#[tokio::test]
+async fn a_conflict_is_read_and_decided_anew() {
+    let mut bench = Bench::new(&[("web", &["a"]), ("api", &["a"])]);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    // One is only touched; the other refers to the secret no more.
+    bench.fake.world().faults.extend([
+        Fault::WrittenBefore(|_| {}),
+        Fault::WrittenBefore(|object| {
+            object.containers.clear();
+            object.template += 1;
+        }),
+    ]);
+    bench.poll().await;
+    let counts = bench.fake.count("web") + bench.fake.count("api");
+    assert_eq!(counts, 1);
+    assert_eq!(bench.fake.requests(), (3, 2));
+}
+
+#[tokio::test]
+async fn what_is_read_after_a_conflict_is_under_the_same_path_rules() {
+    let (namespaces, paths) = (vec!["shop".to_owned()], Some(vec!["a".to_owned()]));
+    let rule = Rule::new(&RuleText { namespaces, paths, ..RuleText::default() }).unwrap();
+    let servers = Servers::default().with_path_rules(PathRules::new(vec![rule]));
+    let mut bench = Bench::with(servers, &[("web", &["a"])]);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    // It comes to refer to a secret that it may not refer to.
+    bench.fake.world().faults.push_back(Fault::WrittenBefore(|object| {
+        object.containers[0].variables.push(EnvVar::literal("B", "vault:b#k"));
+    }));
+    bench.poll().await;
+    assert_eq!(bench.fake.count("web"), 1);
+    assert_eq!(bench.fake.requests(), (2, 1));
+    // Neither what was read, nor what the PATCH was answered, brings it into the store.
+    bench.poll().await;
+    assert_eq!(bench.fake.world().asked, ["a"]);
+}
+
+#[tokio::test]
+async fn what_another_controller_reloaded_meanwhile_is_left_to_the_next_poll() {
+    // Its reload was taken back before the object is read anew, and the record is still there; or is
+    // not, and nothing but the count of changes tells.
+    let writes: [fn(&mut Manifest); 2] = [
+        |object| {
+            let (uid, mark) = (object.uid.clone(), "theirs".to_owned());
+            object.record = Some(Record { uid, mark, versions: Versions::default() }.encode());
+        },
+        |object| {
+            object.generation += 2;
+            object.observed_generation = object.generation;
+        },
+    ];
+    for write in writes {
+        let mut bench = Bench::new(&[("web", &["a"])]);
+        bench.poll().await;
+        bench.fake.rotate("a", 2);
+        // By the clock it would be a change.
+        bench.fake.world().revised = Some(between_the_versions());
+        bench.fake.world().faults.push_back(Fault::WrittenBefore(write));
+        let left = bench.poll().await;
+        assert_eq!(bench.fake.requests(), (1, 1));
+        assert_eq!(left.workloads.len(), 1, "it is looked at again");
+    }
+}
+
+#[tokio::test]
+async fn a_version_earlier_than_what_another_has_recorded_is_asked_for_again() {
+    let mut bench = Bench::new(&[("web", &["a"])]);
+    bench.poll().await;
+    // Here a standby still shows version 1.
+    bench.reload_by_another("web", "a", 2);
+    bench.poll().await;
+    assert_eq!(bench.fake.requests(), (0, 0));
+    bench.fake.rotate("a", 2);
+    bench.poll().await;
+    assert_eq!(bench.fake.requests(), (0, 0));
+}
+
+#[tokio::test]
+async fn a_redeploy_under_the_hands_of_a_reload_is_judged_by_its_own_revision() {
+    let mut bench = Bench::new(&[("web", &["a"])]);
+    bench.poll().await;
+    let lookups = bench.fake.world().lookups;
+    bench.fake.rotate("a", 2);
+    // The fake makes its revision long after the rotation.
+    let redeploy = Fault::WrittenBefore(|object| object.template += 1);
+    bench.fake.world().faults.push_back(redeploy);
+    bench.poll().await;
+    assert_eq!(bench.fake.count("web"), 0);
+    assert_eq!(bench.fake.world().lookups, lookups + 1);
+}
+
+#[tokio::test]
+async fn a_refused_patch_waits_and_the_others_go_on() {
+    let mut bench = Bench::new(&[("web", &["a"]), ("api", &["a"])]);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    bench.fake.world().faults.push_back(Fault::Refused);
+    let left = bench.poll().await;
+    assert_eq!(left.workloads.len(), 1);
+    assert_eq!(left.retry_in, Some(Duration::from_secs(1)));
+    assert_eq!(bench.fake.count("web") + bench.fake.count("api"), 1);
+    // At once it is not tried again.
+    let left = bench.poll().await;
+    assert_eq!(bench.fake.world().patches, 2);
+    assert_eq!((left.workloads.len(), left.retry_in), (1, Some(Duration::from_secs(2))));
+    // Its time comes.
+    for memory in bench.reloader.workloads.memories.values_mut() {
+        memory.past.retry_at = memory.past.retry_at.map(|_| second(0));
+    }
+    bench.poll().await;
+    assert_eq!(bench.fake.count("web") + bench.fake.count("api"), 2);
+}
+
+#[tokio::test]
+async fn what_could_not_be_read_is_asked_for_alone() {
+    let mut bench = Bench::new(&[("web", &["a"]), ("api", &["b"])]);
+    bench.fake.world().live.remove("b");
+    let left = bench.poll().await;
+    assert!(left.retry_in.is_some());
+    let scope = Scope::Unfinished { workloads: left.workloads, secrets: left.secrets };
+    bench.fake.rotate("b", 1);
+    let left = bench.reloader.tick(scope, &bench.shutdown).await;
+    assert_eq!(bench.fake.world().asked, ["b"]);
+    assert!(left.retry_in.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_older_than_what_was_seen_rolls_once_nothing_else_is_seen_for_a_while() {
+    let mut bench = Bench::new(&[("web", &["a"])]);
+    bench.fake.rotate("a", 5);
+    bench.poll().await;
+    bench.fake.rotate("a", 4);
+    let left = bench.poll().await;
+    assert_eq!(left.retry_in, Some(Duration::from_secs(1)), "it is asked for again soon");
+    assert_eq!(bench.fake.count("web"), 0);
+    let scope =
+        || Scope::Unfinished { workloads: left.workloads.clone(), secrets: left.secrets.clone() };
+    let almost = Duration::from_secs(29);
+    tokio::time::advance(almost).await;
+    let again = bench.reloader.tick(scope(), &bench.shutdown).await;
+    assert_eq!((bench.fake.count("web"), again.retry_in.is_some()), (0, true));
+    tokio::time::advance(BELIEVED_AFTER.saturating_sub(almost)).await;
+    let again = bench.reloader.tick(scope(), &bench.shutdown).await;
+    assert_eq!((bench.fake.count("web"), again.retry_in), (1, None));
+}
+
+/// A workload that has a later version on record than there is, and one that has none.
+fn beside_a_later_record() -> Bench {
+    let bench = Bench::new(&[("web", &["a"]), ("api", &["a"])]);
+    let versions = [(secret("a").hash64(), version(9, 253_402_207_200))].into_iter().collect();
+    let record = Record { uid: "uid-of-web".to_owned(), mark: "m".to_owned(), versions };
+    let mut world = bench.fake.world();
+    let web = world.objects.get_mut("web").unwrap();
+    web.annotations = [(OptIn::Current.key(), "true"), (MARK, "m")].into_iter().collect();
+    web.record = Some(record.encode());
+    drop(world);
+    bench.watch();
+    bench
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_workload_has_on_record_is_no_matter_of_the_others() {
+    let mut bench = beside_a_later_record();
+    bench.poll().await;
+    let workloads = bench.store.begin_poll(DEFAULT_CONNECTION).workloads;
+    let asks = bench.reloader.asks(&workloads);
+    assert_eq!(asks[0].not_before, Some(second(1_000_001)), "its answers are no older than known");
+    assert_eq!(bench.reloads(), 0);
+    // It is a restored storage, for all that can be known, once nothing else was seen for a while.
+    tokio::time::advance(BELIEVED_AFTER).await;
+    bench.poll().await;
+    assert_eq!(["web", "api"].map(|name| bench.fake.count(name)), [1, 0]);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    bench.poll().await;
+    assert_eq!(["web", "api"].map(|name| bench.fake.count(name)), [2, 1]);
+}
+
+#[tokio::test]
+async fn nothing_new_begins_once_the_process_is_to_end() {
+    let mut bench = Bench::of(50);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    bench.fake.world().faults.push_back(Fault::Shutdown);
+    bench.poll().await;
+    let counts = bench.reloads();
+    assert!((1..50).contains(&counts), "{counts} reloaded");
+    assert_eq!(counts, u64::from(bench.fake.world().patches), "none is half done");
+}
+
+#[tokio::test]
+async fn what_was_written_and_stripped_is_left_alone() {
+    let mut bench = Bench::new(&[("web", &["a"])]);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    // Made before the rotation, so that the clock speaks for a change.
+    bench.reloader.workloads.memories.clear();
+    bench.reloader.workloads.revisions.clear();
+    bench.poll().await;
+    assert_eq!(bench.fake.count("web"), 1);
+    for _ in 0..3 {
+        {
+            let mut world = bench.fake.world();
+            let object = world.objects.get_mut("web").unwrap();
+            object.record = None;
+            object.template = 100;
+            object.annotations = [(OptIn::Current.key(), "true")].into_iter().collect();
+            touch(object);
+        }
+        bench.watch();
+        let uid: Box<str> = "uid-of-web".into();
+        let kind = Kind::Deployment;
+        let id = WorkloadId { kind, namespace: "shop".into(), name: "web".into() };
+        let revision = Revision { created: second(1_000_001), copies: Arc::new([]) };
+        let entered = bench.store.get(&id).unwrap().entered;
+        bench.reloader.workloads.revisions.insert(uid, (entered, revision));
+        bench.poll().await;
+    }
+    assert_eq!(bench.fake.world().patches, 1);
+    assert_eq!(bench.fake.count("web"), 0, "it is as its owner wants it");
+}

@@ -1,0 +1,302 @@
+//! Reloading what is due: one PATCH a workload, and on a conflict everything about it anew.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use jiff::Timestamp;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::decide::observation::Sighting;
+use crate::decide::plan::{self, Action, Case, Cause, Reload, Rules};
+use crate::engine::backoff::backoff;
+use crate::engine::deciding::{Asked, Due};
+use crate::engine::memory::Memory;
+use crate::engine::ports::{Cluster, WriteError};
+use crate::engine::round::seen;
+use crate::engine::scope::Unfinished;
+use crate::engine::workloads::Workloads;
+use crate::events::report::{Report, Reporter, WORKER};
+use crate::index::{Store, Stored};
+use crate::model::secret::SecretId;
+use crate::model::strategy::Rollout;
+use crate::model::workload::{Kind, Workload, WorkloadId};
+use crate::references::manifest::{Manifest, Read};
+
+/// PATCHes under way at once: each starts a rollout, and the API server serves others too.
+const PATCHES_AT_A_TIME: usize = 8;
+
+/// How often a workload that others keep changing is read and decided about anew, before it is left
+/// to the next attempt.
+const CONFLICT_RETRIES: u32 = 5;
+
+/// How a reload ended.
+enum Outcome {
+    /// The PATCH was answered.
+    Reloaded(Reload, Rollout),
+    /// Read anew, there was nothing to do any more.
+    NotNeeded,
+    /// It did not work.
+    Failed(WriteError),
+}
+
+impl Outcome {
+    /// Whether it is certain that no rollout began. Of a request without an answer it is not.
+    fn began_nothing(&self) -> bool {
+        match self {
+            Self::NotNeeded => true,
+            Self::Failed(error) => !matches!(error, WriteError::Failed(_)),
+            Self::Reloaded(..) => false,
+        }
+    }
+}
+
+impl<C: Cluster, R: Reporter> Workloads<C, R> {
+    /// Reloads workloads, a few at a time, and takes in how each ended as it ends.
+    ///
+    /// Where the API server itself turns out not to work, nothing more begins: what is due is left to
+    /// the next tick, which sees first whether it does again. Nobody who was not begun counts as failed.
+    /// After `end` nothing more begins either.
+    pub(super) async fn reload(
+        &mut self,
+        due: Vec<Due>,
+        sightings: &HashMap<Arc<SecretId>, Sighting>,
+        left: &mut Unfinished,
+        end: Instant,
+        shutdown: &CancellationToken,
+    ) {
+        let mut due = self.in_turn(due);
+        let writer = Writer {
+            store: &self.store,
+            cluster: &self.cluster,
+            reporter: &self.reporter,
+            now: self.clocks.now,
+            sightings,
+            rules: self.rules(),
+        };
+        let outage = &mut self.outage;
+        if outage.is_known
+            && let Some(first) = due.front()
+        {
+            outage.see(&writer.try_to_read(&first.stored.workload.id).await);
+        }
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            // What has not begun when this ends is found again by whoever polls next.
+            while under_way.len() < PATCHES_AT_A_TIME
+                && !outage.is_known
+                && !shutdown.is_cancelled()
+                && self.leadership.holds()
+                && Instant::now() < end
+                && let Some(next) = due.pop_front()
+            {
+                let writer = &writer;
+                under_way.push(async move {
+                    let outcome = writer.reload(&next).await;
+                    (next.stored, next.cause, outcome)
+                });
+            }
+            self.heartbeat.works();
+            let Some((stored, cause, outcome)) = under_way.next().await else { break };
+            let id = &stored.workload.id;
+            if cause == Cause::Found && outcome.began_nothing() {
+                self.budget.give_back();
+            }
+            match &outcome {
+                Outcome::Failed(WriteError::Failed(_)) if !outage.is_known => {
+                    outage.see(&writer.try_to_read(id).await);
+                }
+                Outcome::Failed(WriteError::Failed(_)) => {}
+                Outcome::Failed(_) | Outcome::NotNeeded => outage.see(&Ok(())),
+                Outcome::Reloaded(..) => {
+                    left.is_moving = true;
+                    outage.see(&Ok(()));
+                }
+            }
+            let uid = &stored.workload.uid;
+            if matches!(outcome, Outcome::Reloaded(..)) {
+                self.revisions.remove(uid);
+            }
+            let memory = self.memories.entry(uid.clone()).or_default();
+            if memory.take_in(&stored.workload, outcome, writer.reporter, (writer.now)()) {
+                left.workloads.insert(id.clone());
+            }
+        }
+        left.is_moving |= !due.is_empty() && !outage.is_known;
+        for due in due {
+            if due.cause == Cause::Found {
+                self.budget.give_back();
+            }
+            left.workloads.insert(due.stored.workload.id.clone());
+        }
+    }
+
+    /// Whoever failed before comes last: what makes some fail, and be it by taking long, must not keep
+    /// the others waiting for ever.
+    fn in_turn(&self, mut due: Vec<Due>) -> VecDeque<Due> {
+        due.sort_by_cached_key(|due| {
+            self.memories.get(&due.stored.workload.uid).map_or(0, |memory| memory.failures)
+        });
+        due.into()
+    }
+}
+
+/// What reloads have in common.
+struct Writer<'a, C, R> {
+    store: &'a Store,
+    cluster: &'a C,
+    reporter: &'a R,
+    now: fn() -> Timestamp,
+    sightings: &'a HashMap<Arc<SecretId>, Sighting>,
+    rules: Rules,
+}
+
+impl<C: Cluster, R: Reporter> Writer<'_, C, R> {
+    async fn reload(&self, due: &Due) -> Outcome {
+        let Self { sightings, rules, .. } = self;
+        let Due { past, cause, changed, .. } = due;
+        let mut stored = due.stored.clone();
+        let mut revision = due.revision.clone();
+        let id = stored.workload.id.clone();
+        self.reporter.report(&id, &Report::Reloading { changed, cause: *cause });
+        for _ in 0..CONFLICT_RETRIES {
+            let workload = Arc::clone(&stored.workload);
+            let reload = plan::reload(&workload, seen(sightings), rules.ignore_missing, new_mark());
+            match self.cluster.patch(&workload, &reload).await {
+                Ok(manifest) => {
+                    let rollout = manifest.rollout;
+                    let read = self.read(&manifest, id.kind);
+                    if let Some(workload) = read.workload.filter(|_| !read.is_waiting) {
+                        self.store.refresh(workload);
+                    }
+                    return Outcome::Reloaded(reload, rollout);
+                }
+                Err(WriteError::Conflict) => {}
+                Err(WriteError::NotFound) => return Outcome::NotNeeded,
+                Err(error) => return Outcome::Failed(error),
+            }
+            debug!(worker = WORKER, "{id} was changed meanwhile; reading it and deciding anew");
+            match self.read_anew(&stored).await {
+                Ok(Some(fresh)) => stored = fresh,
+                Ok(None) => return Outcome::NotNeeded,
+                Err(error) => return Outcome::Failed(error),
+            }
+            let has_kept = workload.kept_its_template(&stored.workload);
+            let is_reloaded = stored.workload.mark != workload.mark
+                || stored.workload.recorded != workload.recorded
+                || !has_kept && workload.has_template_of(&stored.workload);
+            if is_reloaded {
+                // By another controller; and perhaps somebody took that back, or stripped it. What
+                // that one saw may be newer than what was seen here: the next poll decides.
+                return Outcome::NotNeeded;
+            }
+            if !has_kept {
+                revision = None;
+            }
+            let now = (self.now)();
+            let mut asked = Asked::No;
+            loop {
+                let lookup = asked.lookup(revision.as_ref());
+                let case = Case {
+                    workload: &stored.workload,
+                    entered: stored.entered,
+                    revision: lookup,
+                    past,
+                };
+                match plan::decide(&case, seen(sightings), rules, 1, now).action {
+                    Action::Roll(_) => break,
+                    Action::AskRevision => {
+                        let workload = Arc::clone(&stored.workload);
+                        let uid = workload.uid.clone();
+                        revision = self.cluster.revisions(&[workload]).await.remove(&uid);
+                        asked = Asked::Yes;
+                    }
+                    Action::Leave | Action::Hold(_) => return Outcome::NotNeeded,
+                }
+            }
+        }
+        Outcome::Failed(WriteError::Conflict)
+    }
+
+    /// Reads a workload that somebody changed. `None` if there is nothing left to reload.
+    async fn read_anew(&self, stored: &Stored) -> Result<Option<Stored>, WriteError> {
+        let id = &stored.workload.id;
+        let manifest = match self.cluster.get(id).await {
+            Ok(manifest) => manifest,
+            Err(WriteError::NotFound) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let read = self.read(&manifest, id.kind);
+        // While its sources are not known, it is the collector's: a later poll decides.
+        let fresh = read.workload.filter(|_| !read.is_waiting);
+        let fresh = fresh.filter(|workload| workload.uid == stored.workload.uid);
+        Ok(fresh.map(|mut workload| {
+            // No poll has begun after a template that has only just been read.
+            let same = stored.workload.kept_its_template(&workload);
+            if same {
+                workload.take_over_secrets(&stored.workload);
+            }
+            let entered = if same { stored.entered } else { u64::MAX };
+            Stored { workload: Arc::new(workload), entered }
+        }))
+    }
+
+    fn read(&self, manifest: &Manifest, kind: Kind) -> Read {
+        manifest.read(kind, self.store.servers(), |namespace, named| {
+            self.store.sources().look_up(namespace, named)
+        })
+    }
+
+    /// Whether the API server answers a read of a workload, whatever the answer.
+    async fn try_to_read(&self, id: &WorkloadId) -> Result<(), WriteError> {
+        match self.cluster.get(id).await {
+            Err(error @ WriteError::Failed(_)) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}
+
+impl Memory {
+    /// Takes in how a reload ended. Answers whether there is something left to do.
+    fn take_in(
+        &mut self,
+        workload: &Workload,
+        outcome: Outcome,
+        reporter: &impl Reporter,
+        now: Timestamp,
+    ) -> bool {
+        let id = &workload.id;
+        match outcome {
+            Outcome::Reloaded(reload, rollout) => {
+                reporter.report(id, &Report::Reloaded { count: reload.count, rollout });
+                // Whoever found another mark on it has left it alone.
+                self.past.patched(reload.record, workload.mark.clone());
+                self.failures = 0;
+                self.said.error = None;
+                false
+            }
+            Outcome::NotNeeded => {
+                reporter.report(id, &Report::NotNeeded);
+                self.failures = 0;
+                self.said.error = None;
+                true
+            }
+            Outcome::Failed(error) => {
+                let delay = backoff(self.failures);
+                self.failures = self.failures.saturating_add(1);
+                self.past.retry_at = now.checked_add(delay).ok();
+                let again = self.said.error.as_ref() == Some(&error);
+                reporter.report(id, &Report::Failed { error: &error, again });
+                self.said.error = Some(error);
+                true
+            }
+        }
+    }
+}
+
+/// A mark that was never used before.
+fn new_mark() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}

@@ -1,0 +1,50 @@
+//! What a poll is about, and what it leaves to be done.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::events::report::Stripped;
+use crate::model::secret::SecretId;
+use crate::model::workload::{Workload, WorkloadId};
+
+/// What a tick is about.
+pub(super) enum Scope {
+    All,
+    /// What the tick before could not finish.
+    Unfinished {
+        workloads: HashSet<WorkloadId>,
+        secrets: HashSet<Arc<SecretId>>,
+    },
+}
+
+/// What a tick left to be done before the next poll of everything.
+#[derive(Default)]
+pub(super) struct Unfinished {
+    pub(super) workloads: HashSet<WorkloadId>,
+    pub(super) secrets: HashSet<Arc<SecretId>>,
+    /// Whether any of the secrets was answered with a version that is yet to be believed.
+    pub(super) suspects: bool,
+    /// Whether Vault has answered for any secret, or none was asked for.
+    pub(super) has_answer: bool,
+    /// How many of the workloads wait for the budget.
+    pub(super) over_budget: usize,
+    /// The workloads of which is to be told that they are stripped.
+    pub(super) stripped: Vec<Stripped>,
+    /// Whether it goes on: some were reloaded, or not all had their turn.
+    pub(super) is_moving: bool,
+    pub(super) retry_in: Option<Duration>,
+}
+
+impl Scope {
+    /// Whether a workload is among those that are decided about.
+    pub(super) fn contains(&self, workload: &Workload) -> bool {
+        match self {
+            Self::All => true,
+            Self::Unfinished { workloads, secrets } => {
+                workloads.contains(&workload.id)
+                    || workload.watched().any(|secret| secrets.contains(secret))
+            }
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The workloads as the reloader handles them: the cluster that they are in, what is remembered of
+//! each, and how many may be reloaded.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::decide::clock::skew;
+use crate::decide::observation::Poll;
+use crate::decide::plan::{Revision, Rules};
+use crate::election::leadership::Leadership;
+use crate::engine::memory::Memory;
+use crate::engine::outage::Outage;
+use crate::engine::settings::{Clocks, Settings};
+use crate::heartbeat::Heartbeat;
+use crate::index::Store;
+use crate::rollouts::budget::Budget;
+
+/// What it takes to decide about workloads, and to reload them.
+pub(super) struct Workloads<C, R> {
+    pub(super) store: Arc<Store>,
+    pub(super) cluster: C,
+    pub(super) reporter: R,
+    pub(super) clocks: Clocks,
+    pub(super) settings: Settings,
+    pub(super) leadership: Leadership,
+    pub(super) heartbeat: Heartbeat,
+    /// What is remembered of each workload, by uid.
+    pub(super) memories: HashMap<Box<str>, Memory>,
+    /// The revision of each workload that was asked for, by uid, with the poll that its template entered
+    /// the store before: a template that was replaced and put back is another. After a start that is all
+    /// workloads, of which few have a [`Memory`], and that is four times as long.
+    pub(super) revisions: HashMap<Box<str>, (Poll, Revision)>,
+    pub(super) budget: Budget,
+    pub(super) outage: Outage,
+}
+
+impl<C, R> Workloads<C, R> {
+    /// The rules of the next decision.
+    pub(super) fn rules(&self) -> Rules {
+        let Clocks { vault, cluster, now } = &self.clocks;
+        Rules {
+            ignore_versions_before: self.settings.ignore_versions_before,
+            ignore_missing: self.settings.ignore_missing,
+            skew: skew(vault, cluster),
+            settle: self.settings.settle,
+            vault_now: vault.at_least(now()),
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The values that all parts share: workloads, secrets and their versions, records, annotations.
+//!
+//! Architecture Invariant: nothing here waits, does I/O or reads a clock, and nothing here imports from
+//! another part.
+
+pub mod annotation;
+pub mod fair_queue;
+#[cfg(test)]
+pub(crate) mod fixtures;
+pub mod record;
+pub mod scheme;
+pub mod secret;
+pub mod strategy;
+pub mod text;
+pub mod workload;

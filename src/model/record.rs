@@ -1,0 +1,215 @@
+//! The record: for each secret of a workload, the version that its pods are known to have started
+//! with, or a later one. It is the only state there is, and it lives with the workload.
+//!
+//! The PATCH that reloads a workload writes, in one request, a fresh mark on the pod template and the
+//! record, naming that mark, on the workload's own metadata. While both marks agree, the record
+//! speaks of the present template; when they do not, somebody put another template in its place.
+//! Without a valid record nothing is known, which is never taken as a change.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::secret::{Version, to_base36};
+
+/// The format that this release writes, and the only one that it reads.
+const FORMAT: u32 = 1;
+
+/// A record as it stands in the annotation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The uid of the workload that it was written for. Objects are cloned, restored and exported,
+    /// and their annotations go along: a record with another uid is none.
+    pub uid: String,
+    /// The mark that the same PATCH put on the template.
+    pub mark: String,
+    /// The versions by [`crate::model::secret::SecretId::hash64`], in order of the hash, each once.
+    pub versions: Versions,
+}
+
+/// Versions of secrets, by the hash of the secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Versions(Box<[(u64, Version)]>);
+
+impl Versions {
+    /// The version of one secret.
+    #[must_use]
+    pub fn get(&self, secret: u64) -> Option<Version> {
+        let index = self.0.binary_search_by_key(&secret, |(hash, _)| *hash).ok()?;
+        self.0.get(index).map(|(_, version)| *version)
+    }
+
+    /// The number of secrets.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Keeps those of some secrets, and forgets the others.
+    pub fn retain(&mut self, secrets: impl IntoIterator<Item = u64>) {
+        *self = secrets.into_iter().filter_map(|hash| Some((hash, self.get(hash)?))).collect();
+    }
+
+    /// All of them, in order of the hash.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, Version)> + '_ {
+        self.0.iter().copied()
+    }
+}
+
+impl FromIterator<(u64, Version)> for Versions {
+    fn from_iter<I: IntoIterator<Item = (u64, Version)>>(iter: I) -> Self {
+        Self(BTreeMap::from_iter(iter).into_iter().collect())
+    }
+}
+
+/// What a valid record says of the workload that it was found on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// The versions.
+    pub versions: Versions,
+    /// Whether its mark is the one on the present template.
+    pub of_this_template: bool,
+}
+
+/// Why a record cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum RecordError {
+    /// It is not in the form that this controller writes.
+    #[error("it is not a record of this controller")]
+    Malformed,
+    /// A newer release wrote it.
+    #[error("its format is {0}, and this release reads format {FORMAT}")]
+    OtherFormat(u32),
+}
+
+/// The annotation's JSON. A thousand secrets take about 34 kB of the 256 KiB that all annotations
+/// of an object share, hence the short names.
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    v: u32,
+    uid: String,
+    mark: String,
+    secrets: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Format {
+    v: u32,
+}
+
+impl Record {
+    /// Reads the annotation.
+    pub fn parse(text: &str) -> Result<Self, RecordError> {
+        let Format { v } = serde_json::from_str(text).map_err(|_| RecordError::Malformed)?;
+        if v != FORMAT {
+            return Err(RecordError::OtherFormat(v));
+        }
+        let wire: Wire = serde_json::from_str(text).map_err(|_| RecordError::Malformed)?;
+        let versions = wire
+            .secrets
+            .iter()
+            .map(|(hash, version)| {
+                Some((u64::from_str_radix(hash, 36).ok()?, version.parse().ok()?))
+            })
+            .collect::<Option<Versions>>()
+            .ok_or(RecordError::Malformed)?;
+        Ok(Self { uid: wire.uid, mark: wire.mark, versions })
+    }
+
+    /// Writes the annotation.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let wire = Wire {
+            v: FORMAT,
+            uid: self.uid.clone(),
+            mark: self.mark.clone(),
+            secrets: self
+                .versions
+                .iter()
+                .map(|(hash, version)| (to_base36(u128::from(hash)), version.compact()))
+                .collect(),
+        };
+        // A map of strings always has a JSON form.
+        serde_json::to_string(&wire).unwrap_or_default()
+    }
+
+    /// What it says of a workload with this uid and this mark on its template; `None` if it was
+    /// written for another workload.
+    #[must_use]
+    pub fn of(self, uid: &str, mark: Option<&str>) -> Option<Recorded> {
+        (self.uid == uid).then(|| Recorded {
+            of_this_template: mark == Some(&self.mark),
+            versions: self.versions,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(number: u64) -> Version {
+        Version { number, created: "2026-11-22T05:51:00.123456789Z".parse().unwrap() }
+    }
+
+    fn record() -> Record {
+        Record {
+            uid: "6f0e".to_owned(),
+            mark: "m1".to_owned(),
+            versions: [(u64::MAX, version(2)), (1, version(1))].into_iter().collect(),
+        }
+    }
+
+    #[test]
+    fn a_record_survives_its_annotation() {
+        let text = record().encode();
+        assert_eq!(
+            text,
+            r#"{"v":1,"uid":"6f0e","mark":"m1","secrets":{"1":"1@dn1i6pp0smj9","3w5e11264sgsf":"2@dn1i6pp0smj9"}}"#
+        );
+        assert_eq!(Record::parse(&text), Ok(record()));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said_and_never_a_panic() {
+        for text in [
+            "",
+            "null",
+            "[]",
+            "{}",
+            r#"{"v":1}"#,
+            r#"{"v":"1","uid":"","mark":"","secrets":{}}"#,
+            r#"{"v":1,"uid":"","mark":"","secrets":{"!":"1@1"}}"#,
+            r#"{"v":1,"uid":"","mark":"","secrets":{"1":"one"}}"#,
+            r#"{"v":1,"uid":"","mark":"","secrets":{"zzzzzzzzzzzzzzzzzzz":"1@1"}}"#,
+            r#"{"v":1,"uid":"","mark":"","secrets":[]}"#,
+        ] {
+            assert_eq!(Record::parse(text), Err(RecordError::Malformed), "{text:?}");
+        }
+        assert_eq!(
+            Record::parse(r#"{"v":2,"anything":["else"]}"#),
+            Err(RecordError::OtherFormat(2))
+        );
+    }
+
+    #[test]
+    fn a_record_of_another_workload_is_none() {
+        assert_eq!(record().of("other", Some("m1")), None);
+        assert_eq!(record().of("6f0e", Some("m1")).map(|r| r.of_this_template), Some(true));
+        assert_eq!(record().of("6f0e", Some("m0")).map(|r| r.of_this_template), Some(false));
+        assert_eq!(record().of("6f0e", None).map(|r| r.of_this_template), Some(false));
+    }
+
+    #[test]
+    fn a_thousand_secrets_fit_into_a_fraction_of_the_annotations_limit() {
+        let versions = (0..1000).map(|n| (u64::MAX - n, version(n))).collect();
+        let text = Record { versions, ..record() }.encode();
+        assert!(text.len() < 40_000, "{} bytes", text.len());
+    }
+}

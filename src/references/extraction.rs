@@ -1,0 +1,559 @@
+//! What counts as a reference to a secret, and what is done with each.
+//!
+//! This is the one place that reads references: [`grammar`] says how one value is read, [`crate::references::reason`] why
+//! a reference is not watched, [`settings`] where those of a container lead, and [`each`] where in a pod
+//! template they stand.
+//!
+//! Architecture Invariant: reading never fails. Every value yields the paths to watch and, for each
+//! reference that is not watched or looks odd, a note with the reason.
+
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use crate::model::annotation::Annotations;
+use crate::model::scheme::Scheme;
+use crate::references::environment::{Container, EnvFrom, EnvValue, EnvVar, SourceName};
+use crate::references::grammar::{self, Reading};
+use crate::references::kept::Kept;
+use crate::references::place::{Note, Place};
+use crate::references::reason::Reason;
+use crate::references::settings::{self, Destination, Destinations, Setting, SettingValue};
+use crate::references::source::{Content, Known};
+
+/// What a pod template refers to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extraction<'a> {
+    /// The API paths to watch, cleaned, each once for the injector that looks for it and for where it
+    /// looks, in order.
+    pub paths: BTreeSet<(Scheme, Destination<'a>, String)>,
+    /// What is not watched or looks odd.
+    pub notes: Vec<Note>,
+    /// Whether it names sources that are not known yet.
+    pub is_waiting: bool,
+}
+
+/// Reads all references of a pod template from its annotations and the environment of its containers,
+/// and says of each where the references that stand there lead. Answers the sources that are not known
+/// yet.
+///
+/// `look_up` says what is known of a source.
+pub fn each<'a>(
+    annotations: &'a Annotations,
+    containers: &'a [Container],
+    look_up: impl Fn(&SourceName) -> Known,
+    mut take: impl FnMut(Place<'a>, Destinations<'a>, Reading),
+) -> BTreeSet<&'a SourceName> {
+    let (_, first_beyond) = sources_of(annotations, containers);
+    let mut sources = Sources { look_up, first_beyond, looked: HashMap::new(), left: MOST_WORK };
+    // Where the paths lead that all containers get.
+    let mut of_lists = Scheme::ALL.map(|scheme| (scheme, BTreeSet::new()));
+    for container in containers {
+        if annotations.is_left_alone() && !container.starts_injector {
+            for place in not_injected(container) {
+                take(place, Destinations::default(), Reading::Skip(Reason::MutateSkip));
+            }
+            continue;
+        }
+        let readings = sources.environment(container);
+        let settings = sources.container_settings(annotations, container, &readings);
+        for (place, reading) in readings {
+            take(place, settings.destinations, by_provider(annotations, reading));
+        }
+        for (scheme, name, list) in settings.lists {
+            for item in list.split(',') {
+                let reading = by_provider(annotations, read_item(scheme, item));
+                take(Place::Setting(container, name), settings.destinations, reading);
+            }
+        }
+        for (name, reason) in settings.notes {
+            take(Place::Setting(container, name), settings.destinations, Reading::Skip(reason));
+        }
+        for (scheme, destinations) in &mut of_lists {
+            destinations.insert(settings.destinations.of(*scheme));
+        }
+    }
+    if !annotations.is_left_alone() {
+        for (scheme, destinations) in of_lists {
+            sources.lists(annotations, scheme, destinations, &mut take);
+        }
+    }
+    sources.unknown()
+}
+
+/// The most sources that are read for one workload. Each is watched and kept, and few pods use more
+/// than ten.
+const MOST_SOURCES: usize = 500;
+
+/// The sources that containers with an injector name, as far as they are read: the first by kind and name. Beside them
+/// the first of those that are not.
+#[must_use]
+pub fn sources_of<'a>(
+    annotations: &Annotations,
+    containers: &'a [Container],
+) -> (BTreeSet<&'a SourceName>, Option<&'a SourceName>) {
+    let is_injected =
+        |container: &&Container| container.starts_injector || !annotations.is_left_alone();
+    let mut sources: BTreeSet<_> =
+        containers.iter().filter(is_injected).flat_map(Container::sources).collect();
+    let first_beyond = sources.iter().nth(MOST_SOURCES).copied();
+    if let Some(first) = first_beyond {
+        sources.split_off(first);
+    }
+    (sources, first_beyond)
+}
+
+/// The variables with references of a container that has no injector.
+fn not_injected(container: &Container) -> impl Iterator<Item = Place<'_>> {
+    let refers = |variable: &&EnvVar| match &variable.value {
+        EnvValue::Literal(value) | EnvValue::Partly(value) => {
+            !grammar::parse(&variable.name, value).is_empty()
+        }
+        EnvValue::Key { .. } | EnvValue::Other => false,
+    };
+    container.variables.iter().filter(refers).map(|variable| Place::Env(container, variable))
+}
+
+/// What is done about a reference where the provider is named.
+fn by_provider(annotations: &Annotations, reading: Reading) -> Reading {
+    let is_resolved = match &reading {
+        Reading::Watch(scheme, _) | Reading::WatchOdd(scheme, ..) => annotations.resolves(*scheme),
+        Reading::Skip(_) => Scheme::ALL.into_iter().any(|scheme| annotations.resolves(scheme)),
+    };
+    // It is the webhook that reads the annotation.
+    let is_resolved = is_resolved || annotations.is_left_alone();
+    if is_resolved { reading } else { Reading::Skip(Reason::OtherProvider) }
+}
+
+/// Reads an item of a list of paths, which nobody trims.
+fn read_item(scheme: Scheme, item: &str) -> Reading {
+    let (path, version) = item.split_once('#').unwrap_or((item, ""));
+    grammar::read_latest(scheme, path, version)
+}
+
+/// What a container's variables tell its injector.
+struct ContainerSettings<'a> {
+    destinations: Destinations<'a>,
+    /// Lists of paths that are its own: of which scheme, in which variable, and the list.
+    lists: Vec<(Scheme, &'static str, &'a str)>,
+    /// What is to be said of its variables.
+    notes: BTreeSet<(&'static str, Reason)>,
+}
+
+/// How much is done for one workload beyond reading each of its variables, and each reference of its
+/// sources, once: the names of variables that come from whole sources, and references that are read
+/// again since several variables come from one key.
+///
+/// A source can be named many times, so these are the product of what a tenant writes. No program
+/// starts with more variables than this: Linux gives it 6 MiB for them at most.
+const MOST_WORK: usize = 50_000;
+
+/// The sources that a workload names, each looked up once.
+struct Sources<'a, L> {
+    look_up: L,
+    /// The first source that is not read, since there are too many.
+    first_beyond: Option<&'a SourceName>,
+    looked: HashMap<&'a SourceName, Looked>,
+    /// How much may still be done of what [`MOST_WORK`] bounds.
+    left: usize,
+}
+
+/// A source, and which of its keys were read.
+struct Looked {
+    known: Known,
+    read: HashSet<usize>,
+    /// Whether it was read as a whole, whatever the names of its variables.
+    is_all_read: bool,
+    /// Whether there is a reference in it.
+    refers: bool,
+}
+
+impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
+    fn look_up(&mut self, source: &'a SourceName) -> Known {
+        let look_up = &self.look_up;
+        let is_beyond = self.first_beyond.is_some_and(|first| source >= first);
+        let new = || {
+            let known = match source {
+                _ if is_beyond => Known::Not(Reason::TooManySources),
+                source if !source.is_valid() => Known::Missing,
+                source => look_up(source),
+            };
+            let refers = matches!(&known, Known::Read(content) if content.refers());
+            Looked { known, read: HashSet::new(), is_all_read: false, refers }
+        };
+        self.looked.entry(source).or_insert_with(new).known.clone()
+    }
+
+    /// Whether there is a reference in a source that was looked up.
+    fn refers(&self, source: &SourceName) -> bool {
+        self.looked.get(source).is_some_and(|looked| looked.refers)
+    }
+
+    /// Whether a source was read as a whole before. It counts as such from now on.
+    fn is_all_read(&mut self, source: &SourceName) -> bool {
+        let looked = self.looked.get_mut(source);
+        looked.is_none_or(|looked| std::mem::replace(&mut looked.is_all_read, true))
+    }
+
+    /// The sources that are not known yet.
+    fn unknown(self) -> BTreeSet<&'a SourceName> {
+        let unknown = self.looked.into_iter().filter(|(_, looked)| looked.known == Known::NotYet);
+        unknown.map(|(source, _)| source).collect()
+    }
+
+    /// Whether something that is a product of what the tenant writes may be done.
+    fn spend(&mut self, work: usize) -> bool {
+        let is_enough = work <= self.left;
+        if is_enough {
+            self.left -= work;
+        }
+        is_enough
+    }
+
+    /// The references behind a key, for a variable. Those that were read before are left out where
+    /// too many were: they are watched already.
+    fn readings(
+        &mut self,
+        source: &'a SourceName,
+        (index, kept): (usize, &[Kept]),
+        variable: &Variable,
+    ) -> Vec<Reading> {
+        if kept.is_empty() {
+            return Vec::new();
+        }
+        if variable.is_overridden {
+            return vec![Reading::Skip(Reason::Overridden)];
+        }
+        let looked = self.looked.get_mut(source);
+        let is_first = looked.is_some_and(|looked| looked.read.insert(index));
+        if !is_first && !self.spend(kept.len()) {
+            return Vec::new();
+        }
+        kept.iter().map(|kept| kept.reading_in(variable.name)).collect()
+    }
+
+    /// What is known of a setting of a container, and in which variable it is.
+    fn setting(
+        &mut self,
+        container: &'a Container,
+        setting: Setting,
+        scheme: Scheme,
+    ) -> Option<(&'static str, SettingValue<'a>)> {
+        let names = setting.names(scheme).iter();
+        names.copied().find_map(|name| Some((name, self.setting_in(container, name)?)))
+    }
+
+    /// What is known of the value of a variable that is a setting; `None` where there is no such
+    /// variable, or it is not known whether there is.
+    fn setting_in(&mut self, container: &'a Container, name: &str) -> Option<SettingValue<'a>> {
+        let mut holds = |source: &'a SourceName, key: &str| match self.look_up(source) {
+            Known::Read(content) => content.get(key).is_some(),
+            Known::NotYet | Known::Not(_) | Known::Missing => false,
+        };
+        match container.variable(name).map(|variable| &variable.value) {
+            Some(EnvValue::Literal(text)) => return Some(SettingValue::Text(text)),
+            Some(EnvValue::Partly(_) | EnvValue::Other) => return Some(SettingValue::Unknown),
+            Some(EnvValue::Key { source, key, optional }) if !optional || holds(source, key) => {
+                return Some(SettingValue::Unknown);
+            }
+            Some(EnvValue::Key { .. }) | None => {}
+        }
+        let mut from = container.from.iter();
+        let is_in_source = from.any(|from| {
+            let key = name.strip_prefix(from.prefix.as_str());
+            key.is_some_and(|key| holds(&from.source, key))
+        });
+        is_in_source.then_some(SettingValue::Unknown)
+    }
+
+    /// What a container's variables tell its injector. `readings` are those of its environment.
+    fn container_settings(
+        &mut self,
+        annotations: &'a Annotations,
+        container: &'a Container,
+        readings: &[(Place<'a>, Reading)],
+    ) -> ContainerSettings<'a> {
+        let mut found = ContainerSettings {
+            destinations: Destinations::default(),
+            lists: Vec::new(),
+            notes: BTreeSet::new(),
+        };
+        let is_by_hand = annotations.is_left_alone();
+        // The webhook puts an injector only where there is something to resolve.
+        let is_injected = is_by_hand
+            || readings
+                .iter()
+                .any(|(place, _)| matches!(place, Place::Env(..) | Place::Key { .. }));
+        for scheme in Scheme::ALL {
+            let list = annotations.path_list(scheme).filter(|_| !is_by_hand);
+            if list.is_none() && !is_injected {
+                continue;
+            }
+            let mut is_used = list.is_some()
+                || readings.iter().any(|(_, reading)| match reading {
+                    Reading::Watch(of, _) | Reading::WatchOdd(of, ..) => *of == scheme,
+                    Reading::Skip(_) => false,
+                });
+            if list.is_none() {
+                match self.setting(container, Setting::FromPath, scheme) {
+                    Some((name, SettingValue::Text(list))) if !list.is_empty() => {
+                        found.lists.push((scheme, name, list));
+                        is_used = true;
+                    }
+                    Some((name, SettingValue::Unknown)) => {
+                        found.notes.insert((name, Reason::SettingUnknown));
+                        is_used = true;
+                    }
+                    Some((_, SettingValue::Text(_))) | None => {}
+                }
+            }
+            if is_used {
+                self.set_destination(annotations, container, scheme, &mut found);
+            }
+        }
+        found
+    }
+
+    /// Says where the references of a scheme in a container lead.
+    fn set_destination(
+        &mut self,
+        annotations: &'a Annotations,
+        container: &'a Container,
+        scheme: Scheme,
+        found: &mut ContainerSettings<'a>,
+    ) {
+        let is_by_hand = annotations.is_left_alone();
+        let mut destination = Destination::default();
+        if is_by_hand {
+            destination.container = Some(&container.name);
+            match self.setting(container, Setting::Address, scheme) {
+                Some((_, SettingValue::Text(text))) => {
+                    destination.address = Some(text).filter(|text| !text.is_empty());
+                }
+                Some((name, SettingValue::Unknown)) => {
+                    found.notes.insert((name, Reason::SettingUnknown));
+                }
+                None => {}
+            }
+        }
+        // The webhook adds its own variable where the annotation names one.
+        if is_by_hand || settings::annotated_namespace(annotations, scheme).is_none() {
+            match self.setting(container, Setting::Namespace, scheme) {
+                Some((name, SettingValue::Text(text))) => {
+                    destination.namespace = settings::namespace(text);
+                    let is_bad = destination.namespace.is_some_and(|n| !settings::is_namespace(n));
+                    found.notes.extend(is_bad.then_some((name, Reason::BadNamespace)));
+                }
+                Some((name, SettingValue::Unknown)) => {
+                    found.notes.insert((name, Reason::SettingUnknown));
+                }
+                None => {}
+            }
+        }
+        found.destinations.set(scheme, destination);
+    }
+
+    /// Reads the list of paths that all containers get, for each place where they look.
+    fn lists(
+        &mut self,
+        annotations: &'a Annotations,
+        scheme: Scheme,
+        destinations: BTreeSet<Destination<'a>>,
+        take: &mut impl FnMut(Place<'a>, Destinations<'a>, Reading),
+    ) {
+        let Some(list) = annotations.path_list(scheme) else { return };
+        let mut is_first = true;
+        let none = destinations.is_empty().then(Destination::default);
+        for destination in destinations.into_iter().chain(none) {
+            let mut all = Destinations::default();
+            all.set(scheme, destination);
+            // Of many containers with namespaces of their own, this is a product.
+            if !std::mem::take(&mut is_first) && !self.spend(list.split(',').count()) {
+                take(Place::FromPath(scheme, list), all, Reading::Skip(Reason::TooManyVariables));
+                return;
+            }
+            for item in list.split(',') {
+                let reading = by_provider(annotations, read_item(scheme, item));
+                take(Place::FromPath(scheme, item), all, reading);
+            }
+        }
+    }
+
+    /// The references in the environment that a container gets, in order: of several variables of
+    /// one name, the last one counts, and `env` comes after `envFrom`.
+    fn environment(&mut self, container: &'a Container) -> Vec<(Place<'a>, Reading)> {
+        let mut environment = Environment { container, names: HashSet::new(), found: Vec::new() };
+        // From the end: a name that was met before is that of a later variable.
+        for variable in container.variables.iter().rev() {
+            match &variable.value {
+                EnvValue::Literal(value) | EnvValue::Partly(value) => {
+                    let is_first = environment.names.insert(Cow::Borrowed(&variable.name));
+                    let mut readings = match &variable.value {
+                        EnvValue::Partly(_) => read_partly(&variable.name, value),
+                        _ => read_value(&variable.name, value),
+                    };
+                    if !is_first && !readings.is_empty() {
+                        readings = vec![Reading::Skip(Reason::Overridden)];
+                    }
+                    environment.add(&Place::Env(container, variable), readings);
+                }
+                EnvValue::Other => {
+                    environment.names.insert(Cow::Borrowed(&variable.name));
+                }
+                EnvValue::Key { source, key, optional } => {
+                    let name = variable.name.as_str();
+                    let is_overridden = environment.names.contains(name);
+                    let of = Variable { name, is_overridden };
+                    let Some(readings) = self.key(&of, source, key, *optional) else { continue };
+                    environment.names.insert(Cow::Borrowed(name));
+                    let place = environment.place_of_key(name.to_owned(), source, key);
+                    environment.add(&place, readings);
+                }
+            }
+        }
+        // The same once more has the same names.
+        let mut whole = HashSet::new();
+        for from in container.from.iter().rev() {
+            let place = Place::Source(container, &from.source);
+            let reason = match self.look_up(&from.source) {
+                Known::Missing if from.optional => None,
+                Known::NotYet => None,
+                Known::Missing => Some(Reason::SourceMissing),
+                Known::Not(reason) => Some(reason),
+                Known::Read(_) if !whole.insert((&from.source, &from.prefix)) => {
+                    self.refers(&from.source).then_some(Reason::Overridden)
+                }
+                Known::Read(content) => {
+                    let reason = content.is_resolved().then_some(Reason::ResolvedWhenApplied);
+                    self.all(from, &content, &mut environment).or(reason)
+                }
+            };
+            let reading = reason.map(|reason| (place, Reading::Skip(reason)));
+            environment.found.extend(reading);
+        }
+        environment.found.reverse();
+        environment.found
+    }
+
+    /// The references behind one key; `None` where there is no such variable.
+    fn key(
+        &mut self,
+        variable: &Variable,
+        source: &'a SourceName,
+        key: &str,
+        optional: bool,
+    ) -> Option<Vec<Reading>> {
+        let reason = match self.look_up(source) {
+            Known::Read(content) => match content.get(key) {
+                Some(_) if content.is_resolved() => Reason::ResolvedWhenApplied,
+                Some(found) => return Some(self.readings(source, found, variable)),
+                None if optional => return None,
+                None => Reason::KeyMissing,
+            },
+            Known::Missing if optional => return None,
+            Known::Missing => Reason::SourceMissing,
+            Known::Not(reason) => reason,
+            Known::NotYet => return Some(Vec::new()),
+        };
+        Some(vec![Reading::Skip(reason)])
+    }
+
+    /// The references behind all keys of a source, and what is to be said of the source as a whole.
+    fn all(
+        &mut self,
+        from: &'a EnvFrom,
+        content: &Content,
+        environment: &mut Environment<'a>,
+    ) -> Option<Reason> {
+        let is_told_apart = self.spend(content.len());
+        if !is_told_apart && self.is_all_read(&from.source) {
+            return Some(Reason::TooManyVariables);
+        }
+        for (index, key, kept) in content.iter().rev() {
+            if !is_told_apart && kept.is_empty() {
+                continue;
+            }
+            let name = format!("{}{key}", from.prefix);
+            let is_overridden = is_told_apart && environment.names.contains(&*name);
+            let of = Variable { name: &name, is_overridden };
+            let readings = self.readings(&from.source, (index, kept), &of);
+            if !readings.is_empty() {
+                let place = environment.place_of_key(name.clone(), &from.source, key);
+                environment.add(&place, readings);
+            }
+            if is_told_apart && !is_overridden {
+                environment.names.insert(Cow::Owned(name));
+            }
+        }
+        (!is_told_apart).then_some(Reason::TooManyVariables)
+    }
+}
+
+/// A variable that has its value from a source.
+struct Variable<'n> {
+    name: &'n str,
+    /// Whether a later one has its name.
+    is_overridden: bool,
+}
+
+/// What is known of the environment of a container, from its end on.
+struct Environment<'a> {
+    container: &'a Container,
+    /// The names of the variables that were met.
+    names: HashSet<Cow<'a, str>>,
+    /// The references that were met, the last one first.
+    found: Vec<(Place<'a>, Reading)>,
+}
+
+impl<'a> Environment<'a> {
+    fn add(&mut self, place: &Place<'a>, readings: Vec<Reading>) {
+        let readings = readings.into_iter().rev();
+        self.found.extend(readings.map(|reading| (place.clone(), reading)));
+    }
+
+    fn place_of_key(&self, name: String, source: &'a SourceName, key: &str) -> Place<'a> {
+        Place::Key { container: self.container, variable: name, source, key: key.to_owned() }
+    }
+}
+
+/// Collects the references of a pod template from its annotations and the environment of its
+/// containers; `look_up` says what is known of a source.
+#[must_use]
+pub fn extract<'a>(
+    annotations: &'a Annotations,
+    containers: &'a [Container],
+    look_up: impl Fn(&SourceName) -> Known,
+) -> Extraction<'a> {
+    let mut found = Extraction::default();
+    let unknown = each(annotations, containers, look_up, |place, destinations, reading| {
+        found.add(place, destinations, reading);
+    });
+    found.is_waiting = !unknown.is_empty();
+    found
+}
+
+impl<'a> Extraction<'a> {
+    fn add(&mut self, place: Place, destinations: Destinations<'a>, reading: Reading) {
+        let (path, reason) = match reading {
+            Reading::Watch(scheme, path) => (Some((scheme, path)), None),
+            Reading::WatchOdd(scheme, path, reason) => (Some((scheme, path)), Some(reason)),
+            Reading::Skip(reason) => (None, Some(reason)),
+        };
+        let path = path.map(|(scheme, path)| (scheme, destinations.of(scheme), path));
+        self.paths.extend(path);
+        self.notes.extend(reason.map(|reason| Note { origin: place.into(), reason }));
+    }
+}
+
+/// As [`read_value`], where some variables in the value are not known and stand as `$(NAME)`.
+fn read_partly(variable: &str, value: &str) -> Vec<Reading> {
+    grammar::parse(variable, value).iter().map(grammar::Reference::read_partly).collect()
+}
+
+/// Finds the references in one value, and what is done about each; a literal has none.
+#[must_use]
+pub fn read_value(variable: &str, value: &str) -> Vec<Reading> {
+    grammar::parse(variable, value).iter().map(grammar::Reference::read).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,711 @@
+//! From an object of the API server, as far as it was decoded, to a workload.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::model::annotation::{Annotations, MARK, OptIn, Webhook};
+use crate::model::record::{Record, RecordError, Recorded};
+use crate::model::scheme::Scheme;
+use crate::model::secret::SecretId;
+use crate::model::strategy::Rollout;
+use crate::model::text::parse_bool;
+use crate::model::workload::{Kind, MOST_SECRETS, Workload, WorkloadId};
+use crate::references::environment::{Container, EnvValue, SourceName};
+use crate::references::extraction;
+use crate::references::grammar::Reading;
+use crate::references::place::{Note, Origin};
+use crate::references::reason::Reason;
+use crate::references::server::{Declared, Servers};
+use crate::references::settings::{self, Destination, Setting};
+use crate::references::source::Known;
+
+/// What is decoded of a Deployment, DaemonSet or StatefulSet; all else is never kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Manifest {
+    /// `metadata.namespace`
+    pub namespace: String,
+    /// `metadata.name`
+    pub name: String,
+    /// `metadata.uid`
+    pub uid: String,
+    /// `metadata.resourceVersion`
+    pub resource_version: String,
+    /// `metadata.generation`
+    pub generation: u64,
+    /// `metadata.creationTimestamp`
+    pub created: Timestamp,
+    /// Whether `metadata.deletionTimestamp` is set.
+    pub deleting: bool,
+    /// Kind and name of the controller among `metadata.ownerReferences`, as `Kind/name`.
+    pub owner: Option<String>,
+    /// By `spec.paused` and `spec.updateStrategy`.
+    pub rollout: Rollout,
+    /// The record among `metadata.annotations`.
+    pub record: Option<String>,
+    /// `status.observedGeneration`
+    pub observed_generation: u64,
+    /// `status.updateRevision`, of a StatefulSet.
+    pub update_revision: Option<String>,
+    /// A digest of `spec.template`.
+    pub template: u64,
+    /// The annotations of the template, as far as the controller reads them.
+    pub annotations: Annotations,
+    /// Its containers of all lists, as far as their environment may hold references.
+    pub containers: Vec<Container>,
+}
+
+/// What a manifest means for the controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The workload's name.
+    pub id: WorkloadId,
+    /// The workload, if it opted in. It need not refer to any secret, unless a source of it is missing.
+    pub workload: Option<Workload>,
+    /// References that are not watched or look odd; empty if it did not opt in.
+    pub notes: Vec<Note>,
+    /// Whether sources that it names are not known yet. What else is here may be incomplete then.
+    pub is_waiting: bool,
+    /// Why its record, if it has one, could not be read.
+    pub record_error: Option<RecordError>,
+}
+
+/// Where the references of a scheme lead.
+#[derive(Clone, Debug)]
+pub struct Target<'a> {
+    /// The server.
+    pub server: &'a Declared,
+    /// The Vault namespace.
+    pub namespace: Option<Arc<str>>,
+}
+
+impl Target<'_> {
+    /// The secret at a path.
+    #[must_use]
+    pub fn secret(&self, path: &str) -> SecretId {
+        let (connection, namespace) = (Arc::clone(&self.server.name), self.namespace.clone());
+        SecretId { connection, namespace, path: path.into() }
+    }
+}
+
+/// A path, with the injector that looks for it and where it looks.
+type Path<'a> = (Scheme, Destination<'a>, String);
+
+/// Where references lead, all to one server.
+#[derive(Clone, Debug, Default)]
+pub struct Targets<'a> {
+    /// The targets, by scheme and by what containers say; references of what is not here are not
+    /// watched.
+    pub known: BTreeMap<(Scheme, Destination<'a>), Target<'a>>,
+    /// Why one is not, or what is odd about it.
+    pub notes: Vec<Note>,
+}
+
+impl Manifest {
+    /// Its name within the cluster.
+    #[must_use]
+    pub fn id(&self, kind: Kind) -> WorkloadId {
+        let (namespace, name) = (self.namespace.as_str().into(), self.name.as_str().into());
+        WorkloadId { kind, namespace, name }
+    }
+
+    /// How long the texts of tenants in it are, in bytes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let record = self.record.as_ref().map_or(0, String::len);
+        let containers: usize = self.containers.iter().map(Container::weight).sum();
+        record + self.annotations.weight() + containers
+    }
+
+    /// The sources that it names and that are read, if it opts in.
+    #[must_use]
+    pub fn sources(&self) -> BTreeSet<&SourceName> {
+        let containers: &[Container] =
+            if self.annotations.opt_in().is_some() { &self.containers } else { &[] };
+        extraction::sources_of(&self.annotations, containers).0
+    }
+
+    /// Reads a manifest. `servers` are those that it may mean; `look_up` says what is known of a source of a
+    /// namespace.
+    #[must_use]
+    pub fn read(
+        &self,
+        kind: Kind,
+        servers: &Servers,
+        look_up: impl Fn(&Arc<str>, &SourceName) -> Known,
+    ) -> Read {
+        let id = self.id(kind);
+        let Some(opt_in) = self.annotations.opt_in() else {
+            let notes = Vec::new();
+            return Read { id, workload: None, notes, is_waiting: false, record_error: None };
+        };
+        let look_up = |named: &SourceName| look_up(&id.namespace, named);
+        let mut found = extraction::extract(&self.annotations, &self.containers, look_up);
+        let in_use: BTreeSet<_> =
+            found.paths.iter().map(|(scheme, to, _)| (*scheme, *to)).collect();
+        let Targets { known, notes } = self.targets(&in_use, servers);
+        found.notes.extend(notes);
+        // In both schemes, and in several containers, one secret can be meant.
+        let (mut secrets, mut refused) = (BTreeSet::new(), BTreeSet::new());
+        for path in found.paths {
+            let Some(target) = known.get(&(path.0, path.1)) else { continue };
+            let secret = target.secret(&path.2);
+            // What is refused here is in no store, so nothing ever asks for it.
+            if servers.path_rules().allow(&id.namespace, &secret) {
+                secrets.insert(Arc::new(secret));
+            } else {
+                refused.insert(path);
+            }
+        }
+        if !refused.is_empty() {
+            self.note_refused(&refused, look_up, &mut found.notes);
+        }
+        if let Some(first_beyond) = secrets.iter().nth(MOST_SECRETS).cloned() {
+            secrets.split_off(&first_beyond);
+            found.notes.push(Note { origin: Origin::Workload, reason: Reason::TooManySecrets });
+        }
+        let secrets: Box<[_]> = secrets.into_iter().collect();
+        let mark = self.annotations.get(MARK);
+        let (mut recorded, record_error) = match self.record.as_deref().map(Record::parse) {
+            None => (None, None),
+            Some(Ok(record)) => (record.of(&self.uid, mark), None),
+            Some(Err(error)) => (None, Some(error)),
+        };
+        if let Some(recorded) = &mut recorded {
+            // Anybody who may edit a workload can write tens of thousands of entries; this controller
+            // does not. Entries of secrets that are not referred to now may be of former ones.
+            if recorded.versions.len() > MOST_SECRETS {
+                recorded.versions.retain(secrets.iter().map(|secret| secret.hash64()));
+            }
+        }
+        let schemes: BTreeSet<Scheme> = in_use.iter().map(|(scheme, _)| *scheme).collect();
+        // Where a source is missing, a reload would make pods that do not start.
+        let is_missing =
+            |note: &Note| matches!(note.reason, Reason::SourceMissing | Reason::KeyMissing);
+        let workload = (!secrets.is_empty() || !found.notes.iter().any(is_missing))
+            .then(|| self.workload(&id, opt_in, &schemes, recorded, secrets));
+        Read { id, workload, notes: found.notes, is_waiting: found.is_waiting, record_error }
+    }
+
+    /// Says of each reference to a refused path that it is refused, and nothing else.
+    fn note_refused(
+        &self,
+        refused: &BTreeSet<Path>,
+        look_up: impl Fn(&SourceName) -> Known,
+        notes: &mut Vec<Note>,
+    ) {
+        let (mut said, mut odd_refused, mut odd_allowed) =
+            (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        extraction::each(&self.annotations, &self.containers, look_up, |place, to, reading| {
+            let (scheme, path, odd) = match reading {
+                Reading::Watch(scheme, path) => (scheme, path, None),
+                Reading::WatchOdd(scheme, path, odd) => (scheme, path, Some(odd)),
+                Reading::Skip(_) => return,
+            };
+            let origin = Origin::from(place);
+            let is_refused = refused.contains(&(scheme, to.of(scheme), path));
+            let odd = odd.map(|reason| Note { origin: origin.clone(), reason });
+            (if is_refused { &mut odd_refused } else { &mut odd_allowed }).extend(odd);
+            if is_refused {
+                said.insert(Note { origin, reason: Reason::PathRefused });
+            }
+        });
+        // These say how it is watched.
+        notes.retain(|note| !odd_refused.contains(note) || odd_allowed.contains(note));
+        notes.extend(said);
+    }
+
+    fn workload(
+        &self,
+        id: &WorkloadId,
+        opt_in: OptIn,
+        schemes: &BTreeSet<Scheme>,
+        recorded: Option<Recorded>,
+        secrets: Box<[Arc<SecretId>]>,
+    ) -> Workload {
+        let count = self.annotations.get(opt_in.count_key()).and_then(|count| count.parse().ok());
+        Workload {
+            id: id.clone(),
+            uid: self.uid.as_str().into(),
+            resource_version: self.resource_version.as_str().into(),
+            created: self.created,
+            deleting: self.deleting,
+            owner: self.owner.as_deref().map(Into::into),
+            rollout: self.rollout,
+            observed: self.observed_generation >= self.generation,
+            template: self.template,
+            generation: self.generation,
+            opt_in,
+            count: count.unwrap_or(0),
+            mark: self.annotations.get(MARK).map(Into::into),
+            ignore_missing: self.ignores_missing(schemes),
+            update_revision: self.update_revision.as_deref().map(Into::into),
+            recorded,
+            secrets,
+            former_secrets: Box::default(),
+        }
+    }
+
+    /// Whether missing secrets are no error for references of these schemes.
+    fn ignores_missing<'s>(&self, schemes: impl IntoIterator<Item = &'s Scheme>) -> bool {
+        let of_container = |container: &Container, scheme| {
+            let mut names = Setting::IgnoreMissingSecrets.names(scheme).iter();
+            match names.find_map(|name| container.variable(name)).map(|variable| &variable.value) {
+                Some(EnvValue::Literal(text)) => parse_bool(text) == Some(true),
+                _ => false,
+            }
+        };
+        schemes.into_iter().all(|scheme| {
+            if self.annotations.is_left_alone() {
+                let mut injected =
+                    self.containers.iter().filter(|container| container.starts_injector);
+                return injected.all(|container| of_container(container, *scheme));
+            }
+            let value = self.annotations.webhook(Webhook::IgnoreMissingSecrets(*scheme));
+            // What is neither is false for the webhook, too.
+            value.and_then(parse_bool) == Some(true)
+        })
+    }
+
+    /// Where the references of each scheme in use lead, by what containers say.
+    #[must_use]
+    pub fn targets<'a>(
+        &'a self,
+        in_use: &BTreeSet<(Scheme, Destination<'a>)>,
+        servers: &'a Servers,
+    ) -> Targets<'a> {
+        let mut targets = Targets::default();
+        let mut notes = BTreeSet::new();
+        for (scheme, to) in in_use {
+            // What a container says by itself passes no webhook.
+            let (server, doubt) = match to.container {
+                Some(_) => servers.at(to.address),
+                None => servers.meant_by(&self.annotations, *scheme),
+            };
+            let origin = || match to.container {
+                Some(container) => Origin::Env {
+                    container: container.to_owned(),
+                    name: Setting::Address.names(*scheme)[0].to_owned(),
+                },
+                None => Origin::Address(*scheme),
+            };
+            notes.extend(doubt.map(|reason| Note { origin: origin(), reason }));
+            if matches!(doubt, Some(Reason::AddressRefused | Reason::AddressNotAllowed)) {
+                continue;
+            }
+            let named = to.namespace.or_else(|| self.named_namespace(*scheme, *to));
+            let is_bad = named.is_some_and(|name| !settings::is_namespace(name));
+            // Left out, the same paths of another namespace would be read. Of a variable it is said
+            // where that is read.
+            if is_bad && to.namespace.is_none() {
+                let origin = Origin::Namespace(*scheme);
+                notes.insert(Note { origin, reason: Reason::BadNamespace });
+            }
+            // All that are known are of the server of the first.
+            let first = targets.known.values().next();
+            let is_other = first.is_some_and(|target| target.server.name != server.name);
+            if is_other {
+                notes.insert(Note { origin: origin(), reason: Reason::TwoServers });
+            }
+            if !is_bad && !is_other {
+                let namespace = named.map_or_else(|| server.namespace.clone(), |n| Some(n.into()));
+                targets.known.insert((*scheme, *to), Target { server, namespace });
+            }
+        }
+        targets.notes = notes.into_iter().collect();
+        targets
+    }
+
+    /// The Vault namespace that the webhook names for a scheme.
+    fn named_namespace(&self, scheme: Scheme, to: Destination) -> Option<&str> {
+        settings::annotated_namespace(&self.annotations, scheme).filter(|_| to.container.is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::secret::DEFAULT_CONNECTION;
+    use crate::references::environment::EnvVar;
+    use crate::references::path_rules::{PathRules, Rule, RuleText};
+    use crate::references::server::{Address, Undeclared};
+    use crate::references::settings::LONGEST_NAMESPACE;
+    use crate::references::source::nothing_known;
+
+    fn manifest(annotations: &[(&str, &str)], values: &[&str]) -> Manifest {
+        let variable =
+            |(number, value): (u32, &&str)| EnvVar::literal(format!("X{number}"), *value);
+        Manifest {
+            namespace: "shop".to_owned(),
+            name: "web".to_owned(),
+            uid: "u1".to_owned(),
+            generation: 2,
+            observed_generation: 2,
+            annotations: annotations.iter().copied().collect(),
+            containers: vec![Container {
+                name: "app".to_owned(),
+                variables: (1..).zip(values).map(variable).collect(),
+                ..Container::default()
+            }],
+            ..Manifest::default()
+        }
+    }
+
+    /// No server but the default one, in a Vault namespace.
+    fn in_namespace(name: &str) -> Servers {
+        let default = Declared { namespace: Some(name.into()), ..Declared::default() };
+        Servers::new(default, Vec::new(), Undeclared::Default).unwrap()
+    }
+
+    const OPT_IN: (&str, &str) =
+        ("secrets-reloader.security.bank-vaults.io/reload-on-secret-change", "true");
+
+    #[test]
+    fn a_workload_opts_in_and_refers_to_a_secret_or_is_not_kept() {
+        let value = "vault:secret/data/a#k";
+        let kept = |annotations: &[_], values: &[_]| {
+            manifest(annotations, values)
+                .read(Kind::Deployment, &Servers::default(), nothing_known)
+                .workload
+                .is_some_and(|workload| !workload.secrets.is_empty())
+        };
+        assert!(kept(&[OPT_IN], &[value]));
+        assert!(!kept(&[], &[value]));
+        assert!(!kept(&[OPT_IN], &["plain"]));
+        assert!(!kept(&[OPT_IN], &["vault:secret/data/a#k#1"]));
+        let skip = ("secrets-webhook.security.bank-vaults.io/mutate", "skip");
+        assert!(!kept(&[OPT_IN, skip], &[value]));
+    }
+
+    #[test]
+    fn a_workload_has_a_bounded_number_of_secrets_and_that_is_said() {
+        for (number, kept) in [(MOST_SECRETS, MOST_SECRETS), (20_000, MOST_SECRETS)] {
+            let value = |number: usize| format!("vault:secret/data/{number:05}#k");
+            let values: Vec<_> = (0..number).map(value).collect();
+            let values: Vec<_> = values.iter().map(String::as_str).collect();
+            let read = manifest(&[OPT_IN], &values).read(
+                Kind::Deployment,
+                &Servers::default(),
+                nothing_known,
+            );
+            let secrets = read.workload.unwrap().secrets;
+            assert_eq!(secrets.len(), kept);
+            // Which they are stays the same, whatever comes behind them.
+            assert_eq!(&*secrets[kept - 1].path, format!("secret/data/{:05}", kept - 1));
+            let note = Note { origin: Origin::Workload, reason: Reason::TooManySecrets };
+            assert_eq!(read.notes.contains(&note), number > MOST_SECRETS);
+        }
+    }
+
+    #[test]
+    fn the_namespace_of_the_workload_wins_over_the_configured_one() {
+        let configured = in_namespace("team");
+        let named = ("secrets-webhook.security.bank-vaults.io/vault-namespace", "/other/");
+        let namespace = |annotations: &[_]| {
+            let read = manifest(annotations, &["vault:secret/data/a#k"]).read(
+                Kind::DaemonSet,
+                &configured,
+                nothing_known,
+            );
+            read.workload.unwrap().secrets[0].namespace.clone().unwrap()
+        };
+        assert_eq!(&*namespace(&[OPT_IN]), "team");
+        assert_eq!(&*namespace(&[OPT_IN, named]), "other");
+    }
+
+    #[test]
+    fn a_namespace_that_no_header_can_hold_is_not_another_one() {
+        let configured = in_namespace("team");
+        let key = "secrets-webhook.security.bank-vaults.io/vault-namespace";
+        for name in ["a\nb", "a\u{0}b", &"x".repeat(LONGEST_NAMESPACE + 1)] {
+            let read = manifest(&[OPT_IN, (key, name)], &["vault:secret/data/a#k"]).read(
+                Kind::Deployment,
+                &configured,
+                nothing_known,
+            );
+            assert_eq!(read.workload.unwrap().secrets.len(), 0, "{name:?}");
+            assert_eq!(read.notes.len(), 1);
+            assert!(read.notes[0].reason.is_warning());
+        }
+    }
+
+    #[test]
+    fn the_address_of_the_workload_says_whose_secrets_are_meant() {
+        let key = "secrets-webhook.security.bank-vaults.io/vault-addr";
+        let b = Declared {
+            name: "b".into(),
+            addresses: vec![Address::parse("https://b:8200").unwrap()],
+            namespace: Some("of-b".into()),
+        };
+        let read = |undeclared, address, value| {
+            let default = Declared { namespace: Some("team".into()), ..Declared::default() };
+            let servers = Servers::new(default, vec![b.clone()], undeclared).unwrap();
+            let read = manifest(&[OPT_IN, (key, address)], &[value, "vault:secret/data/x#k#1"])
+                .read(Kind::Deployment, &servers, nothing_known);
+            let secrets = read.workload.map(|workload| workload.secrets);
+            let secrets: Vec<_> = secrets.iter().flatten().map(ToString::to_string).collect();
+            let noted: Vec<_> = read.notes.iter().map(|note| note.reason).collect();
+            (secrets.join(", "), noted)
+        };
+        let value = "vault:secret/data/a#k";
+        assert_eq!(
+            read(Undeclared::Refused, "https://B:8200/", value),
+            ("secret/data/a in Vault namespace of-b on server b".to_owned(), vec![Reason::Pinned])
+        );
+        let of_default = "secret/data/a in Vault namespace team".to_owned();
+        assert_eq!(
+            read(Undeclared::Default, "https://c:8200", value),
+            (of_default, vec![Reason::Pinned, Reason::AddressNotDeclared])
+        );
+        assert_eq!(
+            read(Undeclared::Refused, "https://c:8200", value),
+            (String::new(), vec![Reason::Pinned, Reason::AddressRefused])
+        );
+        // Of what refers to nothing, the address does not matter.
+        for undeclared in [Undeclared::Default, Undeclared::Refused] {
+            let nothing = (String::new(), vec![Reason::Pinned]);
+            assert_eq!(read(undeclared, "https://c:8200", "plain"), nothing);
+        }
+    }
+
+    #[test]
+    fn each_injector_reads_its_own_annotations_and_a_workload_is_of_one_server() {
+        let key = |name: &str| format!("secrets-webhook.security.bank-vaults.io/{name}");
+        let declared = |name: &str| Declared {
+            name: name.into(),
+            addresses: Address::parse(&format!("http://{name}")).into_iter().collect(),
+            namespace: None,
+        };
+        let others = vec![declared("b"), declared("c")];
+        let servers = Servers::new(declared("default"), others, Undeclared::Default).unwrap();
+        let (vault, bao) = ("vault:secret/data/v#k", "bao:secret/data/b#k");
+        let read = |annotations: &[(&str, &str)], values: &[&str]| {
+            let keys: Vec<_> =
+                annotations.iter().map(|(name, value)| (key(name), *value)).collect();
+            let mut all: Vec<_> = keys.iter().map(|(key, value)| (key.as_str(), *value)).collect();
+            all.push(OPT_IN);
+            let read = manifest(&all, values).read(Kind::Deployment, &servers, nothing_known);
+            let workload = read.workload;
+            let secrets = workload.iter().flat_map(|workload| &workload.secrets);
+            let secrets: Vec<_> = secrets.map(ToString::to_string).collect();
+            let noted: Vec<_> = read.notes.iter().map(|note| note.reason).collect();
+            (secrets.join(", "), noted, workload.is_some_and(|workload| workload.ignore_missing))
+        };
+        let secrets = |text: &str| (text.to_owned(), vec![], false);
+        let both = [vault, bao];
+        assert_eq!(read(&[], &both), secrets("secret/data/b, secret/data/v"));
+        assert_eq!(
+            read(&[("bao-addr", "http://b"), ("bao-namespace", "team")], &[bao]),
+            secrets("secret/data/b in Vault namespace team on server b")
+        );
+        for (value, of_other) in [(bao, "vault"), (vault, "bao")] {
+            let names = ["addr", "namespace", "ignore-missing-secrets"];
+            let names = names.map(|name| format!("{of_other}-{name}"));
+            let values = ["http://b", "team", "true"];
+            let annotations: Vec<_> = names.iter().map(String::as_str).zip(values).collect();
+            let alone = value.split([':', '#']).nth(1).unwrap();
+            assert_eq!(read(&annotations, &[value]), secrets(alone));
+        }
+        let same =
+            [("bao-addr", "http://b/"), ("vault-addr", "http://b:80"), ("bao-namespace", "t")];
+        assert_eq!(
+            read(&same, &both),
+            secrets("secret/data/v on server b, secret/data/b in Vault namespace t on server b")
+        );
+        let (watched, noted, _) =
+            read(&[("bao-addr", "http://b"), ("vault-addr", "http://c")], &both);
+        assert_eq!(
+            (watched.as_str(), noted),
+            ("secret/data/v on server c", vec![Reason::TwoServers])
+        );
+        // A namespace that cannot be named holds up its own scheme alone.
+        let (watched, noted, _) = read(&[("vault-namespace", "a\nb")], &both);
+        assert_eq!((watched.as_str(), noted), ("secret/data/b", vec![Reason::BadNamespace]));
+        let of_vault = ("vault-ignore-missing-secrets", "true");
+        assert!(read(&[of_vault], &[vault]).2 && !read(&[of_vault], &both).2);
+        assert!(read(&[of_vault, ("bao-ignore-missing-secrets", "true")], &both).2);
+        // As Go's ParseBool reads it, and false where that fails.
+        let ignores = |value| read(&[("vault-ignore-missing-secrets", value)], &[vault]).2;
+        assert!(["1", "t", "T", "true", "TRUE", "True"].into_iter().all(ignores));
+        assert!(!["0", "false", "", "yes", "tRUE", " true"].into_iter().any(ignores));
+    }
+
+    #[test]
+    fn where_the_webhook_is_kept_away_the_variables_of_the_container_count() {
+        let declared = |name: &str| Declared {
+            name: name.into(),
+            addresses: Address::parse(&format!("http://{name}")).into_iter().collect(),
+            namespace: None,
+        };
+        let servers = Servers::new(declared("default"), vec![declared("b")], Undeclared::Default);
+        // The list is of what the webhook takes.
+        let servers = servers.unwrap().with_allowed(Scheme::Vault, "http://nowhere");
+        let skip = ("secrets-webhook.security.bank-vaults.io/mutate", "skip");
+        let address = ("secrets-webhook.security.bank-vaults.io/vault-addr", "http://default");
+        let ignores = ("secrets-webhook.security.bank-vaults.io/vault-ignore-missing-secrets", "1");
+        let mut manual = manifest(&[OPT_IN, skip, address, ignores], &["vault:secret/data/a#k"]);
+        manual.containers[0].starts_injector = true;
+        let read = |manifest: &Manifest| {
+            let read = manifest.read(Kind::Deployment, &servers, nothing_known);
+            let secrets = read.workload.iter().flat_map(|workload| &workload.secrets);
+            let secrets: Vec<_> = secrets.map(ToString::to_string).collect();
+            let notes: Vec<_> =
+                read.notes.iter().map(|n| format!("{}: {}", n.reason.code(), n.origin)).collect();
+            let ignores = read.workload.is_some_and(|workload| workload.ignore_missing);
+            (secrets.join(", "), notes.join(", "), ignores)
+        };
+        let on_default = || ("secret/data/a".to_owned(), String::new(), false);
+        assert_eq!(read(&manual), on_default());
+        let mut with = |variables: &[(&str, &str)]| {
+            let variables = variables.iter().map(|(name, value)| EnvVar::literal(*name, *value));
+            manual.containers[0].variables.truncate(1);
+            manual.containers[0].variables.extend(variables);
+            read(&manual)
+        };
+        let (secrets, notes, ignores) = with(&[
+            ("VAULT_ADDR", "http://b:80/"),
+            ("VAULT_NAMESPACE", "team"),
+            ("VAULT_IGNORE_MISSING_SECRETS", "true"),
+        ]);
+        assert_eq!(secrets, "secret/data/a in Vault namespace team on server b");
+        assert_eq!((&*notes, ignores), ("", true));
+        let (secrets, notes, _) = with(&[("VAULT_ADDR", "http://elsewhere")]);
+        assert_eq!(secrets, "secret/data/a");
+        assert_eq!(notes, "AddressNotDeclared: variable VAULT_ADDR of container app");
+        let (secrets, notes, _) = with(&[("VAULT_NAMESPACE", "a\nb")]);
+        assert_eq!(
+            (&*secrets, &*notes),
+            ("", "BadNamespace: variable VAULT_NAMESPACE of container app")
+        );
+        with(&[("VAULT_ADDR", "http://b")]);
+        let mut second = manual.containers[0].clone();
+        second.name = "second".to_owned();
+        second.variables.truncate(1);
+        manual.containers.push(second);
+        let (secrets, notes, _) = read(&manual);
+        assert_eq!(secrets, "secret/data/a on server b");
+        assert_eq!(notes, "TwoServers: variable VAULT_ADDR of container second");
+        // A container that starts no injector resolves nothing, and its sources are of no interest.
+        manual.containers.truncate(1);
+        manual.containers[0].starts_injector = false;
+        let (secrets, notes, _) = read(&manual);
+        assert_eq!((&*secrets, &*notes), ("", "MutateSkip: variable X1 of container app"));
+    }
+
+    #[test]
+    fn what_no_path_rule_allows_to_the_namespace_is_no_secret_of_the_workload_and_is_said() {
+        let rule = |namespace: &str, path: &str| {
+            let paths = Some(vec![path.to_owned()]);
+            let namespaces = vec![namespace.to_owned()];
+            let vault_namespaces = Some(vec![String::new(), "of-shop".to_owned()]);
+            Rule::new(&RuleText { namespaces, vault_namespaces, paths, ..RuleText::default() })
+        };
+        let rules =
+            [rule("*", "secret/data/{namespace}/*").unwrap(), rule("pay", "shared/**").unwrap()];
+        let servers = Servers::default().with_path_rules(PathRules::new(rules.into()));
+        let read = |annotations: &[_], values: &[_]| {
+            let annotations: Vec<_> = annotations.iter().copied().chain([OPT_IN]).collect();
+            let manifest = manifest(&annotations, values);
+            let read = manifest.read(Kind::Deployment, &servers, nothing_known);
+            let secrets = read.workload.iter().flat_map(|workload| &workload.secrets);
+            let secrets: Vec<_> = secrets.map(ToString::to_string).collect();
+            let said = |note: &Note| format!("{} {}", note.reason.code(), note.origin);
+            let notes: Vec<_> = read.notes.iter().map(said).collect();
+            (secrets.join(", "), notes.join(", "))
+        };
+        let pair = |secrets: &str, notes: &str| (secrets.to_owned(), notes.to_owned());
+        let (own, other) = ("vault:secret/data/shop/a#k", "vault:secret/data/pay/a#k");
+        assert_eq!(read(&[], &[own]), pair("secret/data/shop/a", ""));
+        let refused = |number| format!("PathRefused variable X{number} of container app");
+        assert_eq!(read(&[], &[other]), pair("", &refused(1)));
+        // In one value, too, and whatever looks odd about it.
+        let both = "${vault:secret/data/shop/a#k}${vault:shared/x#k}";
+        let odd = "{${vault:secret/data/pay/b#k}}";
+        assert_eq!(
+            read(&[], &[both, own, odd]),
+            pair("secret/data/shop/a", &[refused(1), refused(3)].join(", "))
+        );
+        let (_, notes) = read(&[], &["{${vault:secret/data/shop/b#k}}"]);
+        assert_eq!(notes, "BraceInKey variable X1 of container app");
+        let list = "secrets-webhook.security.bank-vaults.io/vault-from-path";
+        assert_eq!(
+            read(&[(list, "secret/data/shop/b,secret/data/shop/../pay/b")], &[own]),
+            pair(
+                "secret/data/shop/a, secret/data/shop/b",
+                "PathRefused annotation vault-from-path"
+            )
+        );
+        // A Vault namespace, as the header or as the beginning of the path.
+        let namespace = "secrets-webhook.security.bank-vaults.io/vault-namespace";
+        let allowed = pair("secret/data/shop/a in Vault namespace of-shop", "");
+        assert_eq!(read(&[(namespace, "/of-shop/")], &[own]), allowed);
+        for name in ["of-pay", "of-shop/x", "of-shop/..", "of-shop/../of-pay"] {
+            assert_eq!(read(&[(namespace, name)], &[own]), pair("", &refused(1)), "{name}");
+        }
+        let in_path = "vault:of-pay/secret/data/shop/a#k";
+        assert_eq!(read(&[], &[in_path]), pair("", &refused(1)));
+    }
+
+    #[test]
+    fn refused_references_do_not_count_among_those_that_are_too_many() {
+        let values: Vec<_> = (0..3 * MOST_SECRETS)
+            .map(|number| {
+                let mount = if number % 3 == 0 { "own" } else { "other" };
+                format!("vault:{mount}/data/{number:05}#k")
+            })
+            .collect();
+        let values: Vec<_> = values.iter().map(String::as_str).collect();
+        let (namespaces, paths) = (vec!["shop".to_owned()], Some(vec!["own/**".to_owned()]));
+        let rule = Rule::new(&RuleText { namespaces, paths, ..RuleText::default() }).unwrap();
+        let servers = Servers::default().with_path_rules(PathRules::new(vec![rule]));
+        let manifest = manifest(&[OPT_IN], &values);
+        let read = manifest.read(Kind::Deployment, &servers, nothing_known);
+        assert_eq!(read.workload.unwrap().secrets.len(), MOST_SECRETS);
+        assert!(read.notes.iter().all(|note| note.reason == Reason::PathRefused));
+        assert_eq!(read.notes.len(), 2 * MOST_SECRETS);
+    }
+
+    #[test]
+    fn of_a_hostile_record_only_what_can_count_is_kept() {
+        let entry = |n: u64| format!(r#""{n:x}":"1@1""#);
+        let secret = SecretId {
+            connection: DEFAULT_CONNECTION.into(),
+            namespace: None,
+            path: "secret/data/a".into(),
+        };
+        let hash = crate::model::secret::to_base36(u128::from(secret.hash64()));
+        let entries: Vec<_> = (0..10_000).map(entry).collect();
+        let mut hostile = manifest(&[OPT_IN], &["vault:secret/data/a#k", "vault:secret/data/b#k"]);
+        hostile.record = Some(format!(
+            r#"{{"v":1,"uid":"u1","mark":"m","secrets":{{{},"{hash}":"7@1"}}}}"#,
+            entries.join(",")
+        ));
+        let workload =
+            hostile.read(Kind::Deployment, &Servers::default(), nothing_known).workload.unwrap();
+        let kept: Vec<_> = workload.recorded.unwrap().versions.iter().collect();
+        assert_eq!(kept.len(), 1);
+        assert_eq!((kept[0].0, kept[0].1.number), (secret.hash64(), 7));
+    }
+
+    #[test]
+    fn an_odd_count_is_zero_and_an_odd_record_is_none_and_said() {
+        let mut odd = manifest(
+            &[OPT_IN, ("secrets-reloader.security.bank-vaults.io/secret-reload-count", "many")],
+            &["vault:secret/data/a#k"],
+        );
+        odd.record = Some("nonsense".to_owned());
+        let read = odd.read(Kind::StatefulSet, &Servers::default(), nothing_known);
+        let workload = read.workload.unwrap();
+        assert_eq!((workload.count, workload.recorded), (0, None));
+        assert_eq!(read.record_error, Some(RecordError::Malformed));
+    }
+
+    #[test]
+    fn a_record_of_a_cloned_workload_is_none_without_a_complaint() {
+        let mut clone = manifest(&[OPT_IN], &["vault:secret/data/a#k"]);
+        clone.record = Some(r#"{"v":1,"uid":"another","mark":"m","secrets":{}}"#.to_owned());
+        let read = clone.read(Kind::Deployment, &Servers::default(), nothing_known);
+        assert_eq!((read.workload.unwrap().recorded, read.record_error), (None, None));
+    }
+}

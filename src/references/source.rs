@@ -1,0 +1,155 @@
+//! Sources: the ConfigMaps and Secrets that variables come from, as far as they are known.
+//!
+//! Who uses a source is kept with it, so that only what a workload names is ever read, and that a
+//! change of it is a change of those workloads.
+//!
+//! Architecture Invariant: of a source nothing is kept but the names of its keys and the references
+//! that stand behind them; no value ever is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::model::annotation::is_for_webhook;
+use crate::model::fair_queue::InNamespace;
+use crate::references::environment::{SourceKind, SourceName};
+use crate::references::kept::Kept;
+use crate::references::reason::Reason;
+
+/// A source of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SourceId {
+    /// Its kind.
+    pub kind: SourceKind,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl SourceId {
+    /// The source that a workload of a namespace means.
+    #[must_use]
+    pub fn new(namespace: &Arc<str>, named: &SourceName) -> Self {
+        Self {
+            kind: named.kind,
+            namespace: Arc::clone(namespace),
+            name: named.name.as_str().into(),
+        }
+    }
+}
+
+impl InNamespace for SourceId {
+    fn namespace(&self) -> &Arc<str> {
+        &self.namespace
+    }
+}
+
+/// The keys of a source, each with the references in its value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Content {
+    keys: Box<[Key]>,
+    is_for_webhook: bool,
+}
+
+/// A key, and the references in its value.
+type Key = (Box<str>, Box<[Kept]>);
+
+impl Content {
+    /// Reads the values of a source. One that is no text holds no reference.
+    pub fn new<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
+        let keep = |value| std::str::from_utf8(value).map(Kept::all_of).unwrap_or_default();
+        let keys: BTreeMap<Box<str>, Box<[Kept]>> =
+            data.into_iter().map(|(key, value)| (key.into(), keep(value))).collect();
+        Self { keys: keys.into_iter().collect(), is_for_webhook: false }
+    }
+
+    /// The same of an object with annotations of these names.
+    #[must_use]
+    pub fn annotated<'a>(self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        let is_for_webhook = names.into_iter().any(is_for_webhook);
+        Self { is_for_webhook, ..self }
+    }
+
+    /// Whether the webhook has resolved it when it was applied: it is annotated for the webhook, and
+    /// has no reference left.
+    #[must_use]
+    pub fn is_resolved(&self) -> bool {
+        self.is_for_webhook && !self.refers()
+    }
+
+    /// The references behind a key, and which of the keys it is; `None` if there is no such key.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<(usize, &[Kept])> {
+        let index = self.keys.binary_search_by(|(known, _)| (**known).cmp(key)).ok()?;
+        Some((index, &self.keys[index].1))
+    }
+
+    /// All keys with their references, in order, counted from 0.
+    #[must_use]
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (usize, &str, &[Kept])> {
+        self.keys.iter().enumerate().map(|(index, (key, kept))| (index, &**key, &**kept))
+    }
+
+    /// How many keys there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there is no key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Whether there is a reference behind any key.
+    #[must_use]
+    pub fn refers(&self) -> bool {
+        self.keys.iter().any(|(_, kept)| !kept.is_empty())
+    }
+}
+
+/// What is known of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It was not read yet.
+    NotYet,
+    /// It cannot be read, for a reason.
+    Not(Reason),
+    /// It does not exist.
+    Missing,
+    /// What it holds.
+    Read(Arc<Content>),
+}
+
+/// Which sources may be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Readable {
+    /// ConfigMaps.
+    pub config_maps: bool,
+    /// Secrets.
+    pub secrets: bool,
+}
+
+impl Readable {
+    /// Whether those of a kind are.
+    #[must_use]
+    pub fn includes(self, kind: SourceKind) -> bool {
+        match kind {
+            SourceKind::ConfigMap => self.config_maps,
+            SourceKind::Secret => self.secrets,
+        }
+    }
+}
+
+impl Default for Readable {
+    fn default() -> Self {
+        Self { config_maps: true, secrets: false }
+    }
+}
+
+/// What is known where no source was read.
+#[cfg(test)]
+pub(crate) fn nothing_known(_: &Arc<str>, _: &SourceName) -> Known {
+    Known::NotYet
+}

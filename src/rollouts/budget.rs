@@ -1,0 +1,117 @@
+//! The budget for reloads that nothing but the clock speaks for: a start after a long absence must
+//! not roll the whole cluster at once.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A token bucket for the reloads that nothing but the clock speaks for; its clones are one bucket.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    burst: u32,
+    per_minute: u32,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    tokens: u32,
+    /// When the last token came.
+    since: Instant,
+}
+
+impl Budget {
+    /// A full bucket, of `burst` reloads that may start at once, and `per_minute` more each minute.
+    #[must_use]
+    pub fn new(burst: u32, per_minute: u32) -> Self {
+        // A budget that is never refilled would hold a change for ever.
+        let (burst, per_minute) = (burst.max(1), per_minute.max(1));
+        let state = State { tokens: burst, since: Instant::now() };
+        Self { burst, per_minute, state: Arc::new(Mutex::new(state)) }
+    }
+
+    pub(crate) fn per_minute(&self) -> u32 {
+        self.per_minute
+    }
+
+    pub(crate) fn tokens(&self) -> u32 {
+        self.state().tokens
+    }
+
+    /// The time in which one more may start.
+    fn interval(&self) -> Duration {
+        Duration::from_mins(1) / self.per_minute
+    }
+
+    /// Adds what has become due since the last time.
+    pub(crate) fn refill(&self) {
+        let interval = self.interval();
+        let mut state = self.state();
+        while state.tokens < self.burst && state.since.elapsed() >= interval {
+            state.tokens += 1;
+            state.since += interval;
+        }
+        if state.tokens == self.burst {
+            state.since = Instant::now();
+        }
+    }
+
+    /// The time in which it is full again.
+    pub(crate) fn pause(&self) -> Duration {
+        self.interval().saturating_mul(self.burst)
+    }
+
+    pub(crate) fn take(&self) {
+        let mut state = self.state();
+        state.tokens = state.tokens.saturating_sub(1);
+    }
+
+    /// One that was to start has not.
+    pub(crate) fn give_back(&self) {
+        let mut state = self.state();
+        state.tokens = state.tokens.saturating_add(1).min(self.burst);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock was held ends the process.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_then_so_many_a_minute() {
+        let budget = Budget::new(2, 60);
+        let advance = tokio::time::advance;
+        let spend = |expected: u32| {
+            budget.refill();
+            assert_eq!(budget.tokens(), expected);
+            for _ in 0..expected {
+                budget.take();
+            }
+            assert_eq!(budget.tokens(), 0);
+        };
+        spend(2);
+        spend(0);
+        advance(Duration::from_millis(999)).await;
+        spend(0);
+        advance(Duration::from_millis(1)).await;
+        spend(1);
+        advance(Duration::from_hours(1)).await;
+        spend(2);
+        for _ in 0..3 {
+            budget.give_back();
+        }
+        assert_eq!(budget.tokens(), 2);
+        assert_eq!(budget.pause(), Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_of_nothing_would_hold_a_change_for_ever() {
+        assert_eq!(Budget::new(0, 0).tokens(), 1);
+    }
+}

@@ -1,0 +1,3 @@
+//! Which of the due reloads may start.
+
+pub mod budget;

@@ -1,0 +1,295 @@
+//! The probes and the metrics. They call nothing: they tell the last known state.
+
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, StatusCode};
+use axum::routing::get;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::election::leadership::Leadership;
+use crate::heartbeat::Heartbeats;
+use crate::index::Store;
+
+/// Connections at a time. Anybody in the cluster can open some and say nothing; the oldest one is
+/// closed for a new one, so that a probe is always answered. A process may have 1,024 descriptors by
+/// default.
+const MOST_CONNECTIONS: usize = 128;
+
+/// In which a request must have arrived, on a new connection and on one that is used again.
+const REQUEST_WITHIN: Duration = Duration::from_secs(5);
+
+/// No connection lasts longer, whatever happens on it.
+const LONGEST_CONNECTION: Duration = Duration::from_mins(2);
+
+/// Before connections are taken again, where that failed.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// What the probes tell.
+#[derive(Clone)]
+pub struct Health {
+    store: Arc<Store>,
+    heartbeats: Heartbeats,
+    ending: Arc<AtomicBool>,
+    leadership: Arc<OnceLock<Leadership>>,
+}
+
+impl Health {
+    /// Of a process that is alive until [`Health::ends`].
+    #[must_use]
+    pub fn new(store: Arc<Store>, heartbeats: Heartbeats) -> Self {
+        Self { store, heartbeats, ending: Arc::default(), leadership: Arc::default() }
+    }
+
+    /// Says how it is known whether this process leads; until then it does not.
+    pub fn follow(&self, leadership: Leadership) {
+        // There is one leadership a process.
+        let _ = self.leadership.set(leadership);
+    }
+
+    /// From now on, the process is about to end.
+    pub fn ends(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The routes of the probes.
+pub fn router(health: Health) -> Router {
+    Router::new()
+        .route("/", get(async || "ok"))
+        .route("/healthz", get(live))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(health)
+}
+
+/// Answers at `listener` until `shutdown`; what is under way then is cut.
+pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+    let mut connections = FuturesUnordered::new();
+    let mut ends: VecDeque<CancellationToken> = VecDeque::new();
+    let mut is_failing = false;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(()) = connections.next() => {
+                ends.retain(|end| !end.is_cancelled());
+                continue;
+            }
+            () = shutdown.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                is_failing = false;
+                if ends.len() >= MOST_CONNECTIONS
+                    && let Some(oldest) = ends.pop_front()
+                {
+                    oldest.cancel();
+                }
+                let end = CancellationToken::new();
+                ends.push_back(end.clone());
+                connections.push(connection(stream, router.clone(), end));
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut is_failing, true) {
+                    warn!("A connection to the probes could not be taken: {error}. Going on");
+                }
+                sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Answers one connection, until `end` at the latest; then `end` has come.
+async fn connection(stream: TcpStream, router: Router, end: CancellationToken) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_WITHIN)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    tokio::select! {
+        // How it ends is the client's affair.
+        _ = timeout(LONGEST_CONNECTION, connection) => {}
+        () = end.cancelled() => {}
+    }
+    end.cancel();
+}
+
+/// Whether all loops move. A task that has ended ends the process, so that needs no answer.
+async fn live(State(health): State<Health>) -> (StatusCode, String) {
+    if health.ending.load(Ordering::Relaxed) {
+        (StatusCode::SERVICE_UNAVAILABLE, "ending".to_owned())
+    } else if let Some(stuck) = health.heartbeats.stuck() {
+        (StatusCode::SERVICE_UNAVAILABLE, stuck.to_string())
+    } else {
+        (StatusCode::OK, "ok".to_owned())
+    }
+}
+
+/// Whether the store knows all workloads. An outage of Vault does not matter here: nobody could
+/// serve better.
+async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
+    if health.ending.load(Ordering::Relaxed) {
+        (StatusCode::SERVICE_UNAVAILABLE, "ending")
+    } else if health.store.is_synced() {
+        (StatusCode::OK, "ok")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the workloads are being read")
+    }
+}
+
+/// What there is, in the text format of Prometheus. The names of reasons need no escapes.
+async fn metrics(State(health): State<Health>) -> ([(HeaderName, &'static str); 1], String) {
+    let mut text = String::from(
+        "# HELP vault_secrets_reloader_notices Workloads with references that are not watched or look \
+         odd at present, by reason. Only the leader tells them.\n\
+         # TYPE vault_secrets_reloader_notices gauge\n",
+    );
+    if health.leadership.get().is_some_and(Leadership::holds) {
+        for (reason, count) in health.store.notices().counts() {
+            let _ = writeln!(text, "vault_secrets_reloader_notices{{reason=\"{reason}\"}} {count}");
+        }
+    }
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::Request;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::election::leadership::{Claim, contended};
+    use crate::index::findings::{Notice, Part};
+    use crate::model::workload::{Kind, WorkloadId};
+
+    async fn status(health: &Health, path: &str) -> u16 {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        router(health.clone()).oneshot(request).await.unwrap().status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn ready_means_that_the_store_has_synced() {
+        let store = Arc::new(Store::default());
+        let health = Health::new(Arc::clone(&store), Heartbeats::default());
+        assert_eq!(status(&health, "/").await, 200);
+        assert_eq!(status(&health, "/healthz").await, 200);
+        assert_eq!(status(&health, "/readyz").await, 503);
+        for kind in Kind::ALL {
+            store.begin_list(kind);
+            store.end_list(kind);
+        }
+        assert_eq!(status(&health, "/readyz").await, 200);
+        health.ends();
+        assert_eq!(status(&health, "/healthz").await, 503);
+        assert_eq!(status(&health, "/readyz").await, 503);
+        assert_eq!(status(&health, "/metrics").await, 200);
+        assert_eq!(status(&health, "/elsewhere").await, 404);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_is_stuck_is_named_and_no_reason_not_to_be_ready() {
+        let heartbeats = Heartbeats::default();
+        let health = Health::new(Arc::default(), heartbeats.clone());
+        let collector = heartbeats.add("collector of deployments", Duration::from_mins(1));
+        collector.works();
+        assert_eq!(live(State(health.clone())).await, (StatusCode::OK, "ok".to_owned()));
+        tokio::time::advance(Duration::from_mins(2)).await;
+        let (status, said) = live(State(health)).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(said, "the collector of deployments is stuck: it should have moved 60 s ago");
+    }
+
+    /// Runs a test beside a server of the probes, on a port of its own.
+    async fn beside_a_server(test: impl AsyncFnOnce(std::net::SocketAddr)) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let end = CancellationToken::new();
+        let server = serve(
+            listener,
+            router(Health::new(Arc::default(), Heartbeats::default())),
+            end.clone(),
+        );
+        tokio::join!(server, async {
+            test(address).await;
+            end.cancel();
+        });
+    }
+
+    /// What a probe is answered on a connection.
+    async fn probe(stream: &mut TcpStream) -> std::io::Result<String> {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+        let mut answer = [0; 1024];
+        let length = stream.read(&mut answer).await?;
+        Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    }
+
+    #[tokio::test]
+    async fn whoever_opens_connections_and_says_nothing_keeps_no_probe_waiting() {
+        beside_a_server(async |address| {
+            let mut silent = Vec::new();
+            for number in 0..3 * MOST_CONNECTIONS {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                if number % 2 == 0 {
+                    stream.write_all(b"GET / HTTP/1.1\r\nX: ").await.unwrap();
+                }
+                silent.push(stream);
+            }
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let answer = timeout(REQUEST_WITHIN, probe(&mut stream)).await.unwrap().unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+            // The connection is kept for the next request, and the first of the others is closed.
+            let answer = probe(&mut stream).await.unwrap();
+            assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+            assert_eq!(silent[0].read(&mut [0]).await.unwrap_or(0), 0);
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_does_not_arrive_ends_its_connection() {
+        beside_a_server(async |address| {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+            let began = tokio::time::Instant::now();
+            _ = stream.read_to_end(&mut Vec::new()).await;
+            assert!((REQUEST_WITHIN..2 * REQUEST_WITHIN).contains(&began.elapsed()));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn the_leader_tells_how_many_workloads_have_notices_by_reason() {
+        let store = Arc::new(Store::default());
+        let id =
+            WorkloadId { kind: Kind::Deployment, namespace: "shop".into(), name: "web".into() };
+        let notice = |reason| Notice { reason, is_warning: true, message: String::new() };
+        let notices = vec![notice("NoKey"), notice("Pinned")];
+        store.notices().set(&id, "u", Part::Manifest, notices);
+        let health = Health::new(Arc::clone(&store), Heartbeats::default());
+        let (candidacy, leadership) = contended();
+        health.follow(leadership);
+        let (_, text) = metrics(State(health.clone())).await;
+        assert!(text.ends_with("# TYPE vault_secrets_reloader_notices gauge\n"), "{text}");
+        candidacy.say(Claim::Always);
+        let (headers, text) = metrics(State(health.clone())).await;
+        assert!(headers[0].1.starts_with("text/plain; version=0.0.4"));
+        assert!(text.contains("\nvault_secrets_reloader_notices{reason=\"NoKey\"} 1\n"), "{text}");
+        assert!(text.ends_with("{reason=\"Pinned\"} 1\n"), "{text}");
+        store.notices().forget(&id);
+        assert!(!metrics(State(health)).await.1.contains("NoKey"));
+    }
+}
