@@ -23,19 +23,20 @@ use crate::election::leadership::{Leadership, contended};
 use crate::engine;
 use crate::engine::reloader::Reloader;
 use crate::engine::settings::Clocks;
-use crate::events::report::Log;
+use crate::events::Events;
+use crate::events::log::Log;
+use crate::events::metrics::Metrics;
 use crate::heartbeat::{Heartbeats, LONGEST_STEP};
-use crate::index::Store;
+use crate::index::Index;
 use crate::kubernetes::ca_secret::CaSecret;
 use crate::kubernetes::collector::{self, Collector};
+use crate::kubernetes::effects::Effects;
 use crate::kubernetes::events::EventWriter;
 use crate::kubernetes::leader::{self, Leader};
 use crate::kubernetes::patcher::Patcher;
-use crate::kubernetes::sources::{
-    ConfigMap, Secret, SourceReader, SourceRequests, WorkloadUpdates,
-};
+use crate::kubernetes::sources::{ConfigMap, Secret, SourceReader};
 use crate::kubernetes::{access, client};
-use crate::model::workload::Kind;
+use crate::model::kind::Kind;
 use crate::references::source::Readable;
 use crate::rollouts::budget::Budget;
 use crate::telemetry;
@@ -119,9 +120,12 @@ async fn start(
         // So that a mistake shows before anything else is needed.
         Server::connect(vault.server.clone(), Arc::default(), &files).await?;
     }
-    let store = Arc::new(Store::new(servers, readable).with_quota(quota));
+    let index = Arc::new(Index::new(servers, readable).with_quota(quota));
     let heartbeats = Heartbeats::default();
-    let health = Health::new(Arc::clone(&store), heartbeats.clone());
+    let led = Arc::default();
+    let metrics = Arc::new(Metrics::new(Arc::clone(&index), Arc::clone(&led), seconds_since_1970));
+    let events_of_process = Events::new(vec![Box::new(Log), Box::new(Arc::clone(&metrics))]);
+    let health = Health::new(Arc::clone(&index), heartbeats.clone(), metrics);
     answer_probes(&listen, &health, tasks, shutdown.clone()).await?;
     let cluster_clock = Arc::default();
     let client = client::connect(Arc::clone(&cluster_clock)).await?;
@@ -130,9 +134,10 @@ async fn start(
     });
     let reloaders = Arc::new(Reloaders {
         client: client.clone(),
-        store: Arc::clone(&store),
+        index: Arc::clone(&index),
         cluster_clock,
         settings,
+        events: events_of_process.clone(),
         pace,
         budget: Budget::new(found_burst, found_per_minute),
         synced: CancellationToken::new(),
@@ -163,10 +168,11 @@ async fn start(
             leadership
         }
     };
-    health.follow(leadership.clone());
+    // There is one leadership a process.
+    let _ = led.set(leadership.clone());
     if events {
-        let (client, store, leadership) = (client.clone(), Arc::clone(&store), leadership.clone());
-        let writer = EventWriter::new(client, store, leadership, replica, Timestamp::now);
+        let (client, index, leadership) = (client.clone(), Arc::clone(&index), leadership.clone());
+        let writer = EventWriter::new(client, index, leadership, replica, Timestamp::now);
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
             writer.run(shutdown).await;
@@ -188,6 +194,11 @@ async fn start(
         "reloader"
     });
     Ok(health)
+}
+
+/// The time, for metrics.
+fn seconds_since_1970() -> f64 {
+    Timestamp::now().as_duration().as_secs_f64()
 }
 
 /// Says once which permissions are lacking. Its work is done then; it stays until the others are told to
@@ -216,9 +227,10 @@ async fn say_what_is_lacking(
 /// one server that fails, or is slow, does not hold up the others.
 struct Reloaders {
     client: client::Client,
-    store: Arc<Store>,
+    index: Arc<Index>,
     cluster_clock: Arc<ServerClock>,
     settings: engine::settings::Settings,
+    events: Events,
     pace: Pace,
     budget: Budget,
     synced: CancellationToken,
@@ -276,9 +288,10 @@ impl Reloaders {
         let keep_alive = poller.keep_alive();
         let clocks =
             Clocks { vault: clock, cluster: Arc::clone(&self.cluster_clock), ..Clocks::default() };
-        let (store, patcher) = (Arc::clone(&self.store), Patcher::new(self.client.clone()));
+        let (index, patcher) = (Arc::clone(&self.index), Patcher::new(self.client.clone()));
         let budget = self.budget.clone();
-        let reloader = Reloader::new(store, poller, patcher, Log, clocks, settings, budget);
+        let reloader =
+            Reloader::new(index, poller, patcher, self.events.clone(), clocks, settings, budget);
         let reloader = reloader.with_heartbeat(heartbeat);
         let follow = async {
             if let Some(secret) = ca {
@@ -347,36 +360,35 @@ fn collect(
     tasks: &mut JoinSet<&'static str>,
     shutdown: &CancellationToken,
 ) {
-    let Reloaders { client, store, synced, heartbeats, .. } = reloaders;
-    let (requests, updates) = (SourceRequests::default(), WorkloadUpdates::default());
+    let Reloaders { client, index, synced, heartbeats, .. } = reloaders;
+    let effects = Effects::new(reloaders.events.clone());
     for kind in Kind::ALL {
         let settings = collector::Settings {
             sync_period,
             synced: synced.clone(),
-            requests: requests.clone(),
-            updates: updates.clone(),
+            effects: effects.clone(),
             heartbeat: heartbeats.add(format!("collector of {kind}s"), LONGEST_STEP),
         };
-        let collector = Collector::new(kind, client.clone(), Arc::clone(store), settings);
+        let collector = Collector::new(kind, client.clone(), Arc::clone(index), settings);
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
             collector.run(shutdown).await;
             "collector"
         });
     }
-    let new = || (client.clone(), Arc::clone(store), requests.clone(), updates.clone());
-    if store.sources().readable().config_maps {
-        let (client, store, requests, updates) = new();
-        let reader = SourceReader::<ConfigMap>::new(client, store, requests, updates, sync_period);
+    let new = || (client.clone(), Arc::clone(index), effects.clone());
+    if index.readable().config_maps {
+        let (client, index, effects) = new();
+        let reader = SourceReader::<ConfigMap>::new(client, index, effects, sync_period);
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
             reader.run(shutdown).await;
             "reader of ConfigMaps"
         });
     }
-    if store.sources().readable().secrets {
-        let (client, store, requests, updates) = new();
-        let reader = SourceReader::<Secret>::new(client, store, requests, updates, sync_period);
+    if index.readable().secrets {
+        let (client, index, effects) = new();
+        let reader = SourceReader::<Secret>::new(client, index, effects, sync_period);
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
             reader.run(shutdown).await;

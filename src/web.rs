@@ -1,9 +1,8 @@
 //! The probes and the metrics. They call nothing: they tell the last known state.
 
 use std::collections::VecDeque;
-use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -20,9 +19,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::election::leadership::Leadership;
+use crate::events::metrics::{self, Metrics};
 use crate::heartbeat::Heartbeats;
-use crate::index::Store;
+use crate::index::Index;
 
 /// Connections at a time. Anybody in the cluster can open some and say nothing; the oldest one is
 /// closed for a new one, so that a probe is always answered. A process may have 1,024 descriptors by
@@ -41,23 +40,17 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// What the probes tell.
 #[derive(Clone)]
 pub struct Health {
-    store: Arc<Store>,
+    index: Arc<Index>,
     heartbeats: Heartbeats,
+    metrics: Arc<Metrics>,
     ending: Arc<AtomicBool>,
-    leadership: Arc<OnceLock<Leadership>>,
 }
 
 impl Health {
     /// Of a process that is alive until [`Health::ends`].
     #[must_use]
-    pub fn new(store: Arc<Store>, heartbeats: Heartbeats) -> Self {
-        Self { store, heartbeats, ending: Arc::default(), leadership: Arc::default() }
-    }
-
-    /// Says how it is known whether this process leads; until then it does not.
-    pub fn follow(&self, leadership: Leadership) {
-        // There is one leadership a process.
-        let _ = self.leadership.set(leadership);
+    pub fn new(index: Arc<Index>, heartbeats: Heartbeats, metrics: Arc<Metrics>) -> Self {
+        Self { index, heartbeats, metrics, ending: Arc::default() }
     }
 
     /// From now on, the process is about to end.
@@ -137,31 +130,20 @@ async fn live(State(health): State<Health>) -> (StatusCode, String) {
     }
 }
 
-/// Whether the store knows all workloads. An outage of Vault does not matter here: nobody could
+/// Whether the index knows all workloads. An outage of Vault does not matter here: nobody could
 /// serve better.
 async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
     if health.ending.load(Ordering::Relaxed) {
         (StatusCode::SERVICE_UNAVAILABLE, "ending")
-    } else if health.store.is_synced() {
+    } else if health.index.is_synced() {
         (StatusCode::OK, "ok")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "the workloads are being read")
     }
 }
 
-/// What there is, in the text format of Prometheus. The names of reasons need no escapes.
 async fn metrics(State(health): State<Health>) -> ([(HeaderName, &'static str); 1], String) {
-    let mut text = String::from(
-        "# HELP vault_secrets_reloader_notices Workloads with references that are not watched or look \
-         odd at present, by reason. Only the leader tells them.\n\
-         # TYPE vault_secrets_reloader_notices gauge\n",
-    );
-    if health.leadership.get().is_some_and(Leadership::holds) {
-        for (reason, count) in health.store.notices().counts() {
-            let _ = writeln!(text, "vault_secrets_reloader_notices{{reason=\"{reason}\"}} {count}");
-        }
-    }
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], health.metrics.text())
 }
 
 #[cfg(test)]
@@ -172,9 +154,13 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::election::leadership::{Claim, contended};
-    use crate::index::findings::{Notice, Part};
-    use crate::model::workload::{Kind, WorkloadId};
+    use crate::model::kind::Kind;
+
+    fn health(heartbeats: Heartbeats) -> (Health, Arc<Index>) {
+        let index = Arc::new(Index::default());
+        let metrics = Metrics::new(Arc::clone(&index), Arc::default(), || 0.0);
+        (Health::new(Arc::clone(&index), heartbeats, Arc::new(metrics)), index)
+    }
 
     async fn status(health: &Health, path: &str) -> u16 {
         let request = Request::get(path).body(Body::empty()).unwrap();
@@ -183,14 +169,13 @@ mod tests {
 
     #[tokio::test]
     async fn ready_means_that_the_store_has_synced() {
-        let store = Arc::new(Store::default());
-        let health = Health::new(Arc::clone(&store), Heartbeats::default());
+        let (health, index) = health(Heartbeats::default());
         assert_eq!(status(&health, "/").await, 200);
         assert_eq!(status(&health, "/healthz").await, 200);
         assert_eq!(status(&health, "/readyz").await, 503);
         for kind in Kind::ALL {
-            store.begin_list(kind);
-            store.end_list(kind);
+            index.begin_list(kind);
+            index.end_list(kind);
         }
         assert_eq!(status(&health, "/readyz").await, 200);
         health.ends();
@@ -203,7 +188,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_loop_that_is_stuck_is_named_and_no_reason_not_to_be_ready() {
         let heartbeats = Heartbeats::default();
-        let health = Health::new(Arc::default(), heartbeats.clone());
+        let (health, _) = health(heartbeats.clone());
         let collector = heartbeats.add("collector of deployments", Duration::from_mins(1));
         collector.works();
         assert_eq!(live(State(health.clone())).await, (StatusCode::OK, "ok".to_owned()));
@@ -218,11 +203,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let end = CancellationToken::new();
-        let server = serve(
-            listener,
-            router(Health::new(Arc::default(), Heartbeats::default())),
-            end.clone(),
-        );
+        let server = serve(listener, router(health(Heartbeats::default()).0), end.clone());
         tokio::join!(server, async {
             test(address).await;
             end.cancel();
@@ -269,27 +250,5 @@ mod tests {
             assert!((REQUEST_WITHIN..2 * REQUEST_WITHIN).contains(&began.elapsed()));
         })
         .await;
-    }
-
-    #[tokio::test]
-    async fn the_leader_tells_how_many_workloads_have_notices_by_reason() {
-        let store = Arc::new(Store::default());
-        let id =
-            WorkloadId { kind: Kind::Deployment, namespace: "shop".into(), name: "web".into() };
-        let notice = |reason| Notice { reason, is_warning: true, message: String::new() };
-        let notices = vec![notice("NoKey"), notice("Pinned")];
-        store.notices().set(&id, "u", Part::Manifest, notices);
-        let health = Health::new(Arc::clone(&store), Heartbeats::default());
-        let (candidacy, leadership) = contended();
-        health.follow(leadership);
-        let (_, text) = metrics(State(health.clone())).await;
-        assert!(text.ends_with("# TYPE vault_secrets_reloader_notices gauge\n"), "{text}");
-        candidacy.say(Claim::Always);
-        let (headers, text) = metrics(State(health.clone())).await;
-        assert!(headers[0].1.starts_with("text/plain; version=0.0.4"));
-        assert!(text.contains("\nvault_secrets_reloader_notices{reason=\"NoKey\"} 1\n"), "{text}");
-        assert!(text.ends_with("{reason=\"Pinned\"} 1\n"), "{text}");
-        store.notices().forget(&id);
-        assert!(!metrics(State(health)).await.1.contains("NoKey"));
     }
 }

@@ -4,16 +4,17 @@ use jiff::Timestamp;
 use vault_secrets_reloader::decide::plan::Revision;
 use vault_secrets_reloader::kubernetes::revisions::{Candidates, Page};
 use vault_secrets_reloader::model::annotation::OptIn;
+use vault_secrets_reloader::model::kind::Kind;
 use vault_secrets_reloader::model::secret::{DEFAULT_CONNECTION, SecretId};
 use vault_secrets_reloader::model::strategy::Rollout;
-use vault_secrets_reloader::model::workload::{Kind, Workload, WorkloadId};
+use vault_secrets_reloader::model::workload::{Workload, WorkloadId};
 
 /// Asserts what must hold of any pages.
 pub fn check(data: &[u8]) {
     let workloads = [
-        workload(Kind::Deployment, "u1", None),
-        workload(Kind::StatefulSet, "u2", Some("db-2")),
-        workload(Kind::DaemonSet, "u3", None),
+        workload(Kind::DEPLOYMENT, "u1", None),
+        workload(Kind::STATEFUL_SET, "u2", Some("db-2")),
+        workload(Kind::DAEMON_SET, "u3", None),
     ];
     let lines: Vec<&[u8]> = data.split(|byte| *byte == b'\n').collect();
     let found = read(&workloads, lines.iter().copied());

@@ -15,10 +15,10 @@ use crate::decide::plan::{
 };
 use crate::engine::ports::{Cluster, Vault};
 use crate::engine::round::seen;
-use crate::engine::scope::Unfinished;
+use crate::engine::scope::{Stripped, Unfinished};
 use crate::engine::workloads::Workloads;
-use crate::events::report::{Held, Report, Reporter, Stripped, WORKER};
-use crate::index::Stored;
+use crate::events::event::{Event, Held};
+use crate::index::entries::Stored;
 use crate::model::secret::SecretId;
 
 /// How often in a row a workload may wait for its controller before that is reported, and before it
@@ -56,7 +56,7 @@ impl Asked {
     }
 }
 
-impl<C: Cluster, R: Reporter> Workloads<C, R> {
+impl<C: Cluster> Workloads<C> {
     /// Decides about each workload. Returns those that are due, and those that hang on their revisions.
     pub(super) fn decide<'a>(
         &mut self,
@@ -101,7 +101,7 @@ impl<C: Cluster, R: Reporter> Workloads<C, R> {
     /// Reads the revisions of workloads, and keeps them until their templates change.
     async fn read_revisions(&mut self, vault: &mut impl Vault, asking: &[&Stored]) {
         let wanted: Vec<_> = asking.iter().map(|stored| Arc::clone(&stored.workload)).collect();
-        debug!(worker = WORKER, "Asking for the revisions of {} workloads", wanted.len());
+        debug!(worker = "reloader", "Asking for the revisions of {} workloads", wanted.len());
         self.heartbeat.works();
         // Both clocks count for what is decided by a revision.
         let revisions = self.cluster.revisions(&wanted);
@@ -147,9 +147,10 @@ impl<C: Cluster, R: Reporter> Workloads<C, R> {
         let mut writers = timeout(WRITERS_WITHIN, ask).await.unwrap_or_default().into_iter();
         for Stripped { workload, hours, changed, gone } in stripped {
             let by = writers.next().flatten();
-            let hold = Held::Stripped { hours, by, owner: workload.owner.as_deref() };
-            let report = Report::Held { hold, changed: &changed, gone: &gone };
-            self.reporter.report(&workload.id, &report);
+            let (by, owner) = (by.as_deref(), workload.owner.as_deref());
+            let hold = Held::Stripped { hours, by, owner };
+            let (workload, changed, gone) = (&workload.id, &*changed, &*gone);
+            self.events.emit(&Event::Held { workload, hold, changed, gone });
         }
     }
 
@@ -215,7 +216,7 @@ impl<C: Cluster, R: Reporter> Workloads<C, R> {
         let id = &workload.id;
         if unsettled {
             debug!(
-                worker = WORKER,
+                worker = "reloader",
                 "{id}: a secret has a version that has to be seen for longer: it is older than the \
                  recorded one, or newer than the settle time (--settle-time)"
             );
@@ -233,7 +234,8 @@ impl<C: Cluster, R: Reporter> Workloads<C, R> {
                 left.workloads.insert(id.clone());
             }
             if memory.waits <= PATIENCE {
-                self.reporter.report(id, &Report::Waiting { long: memory.waits == PATIENCE });
+                let is_long = memory.waits == PATIENCE;
+                self.events.emit(&Event::WaitingForRevision { workload: id, is_long });
             }
         } else if open.len() < workload.watched().count() {
             memory.waits = 0;
@@ -244,7 +246,8 @@ impl<C: Cluster, R: Reporter> Workloads<C, R> {
         reverted.sort_unstable();
         if *said != reverted {
             let owner = workload.owner.as_deref();
-            self.reporter.report(id, &Report::Reverted { secrets: &reverted, again, owner });
+            let secrets = &reverted;
+            self.events.emit(&Event::TakenBack { workload: id, secrets, again, owner });
             *said = reverted;
         }
         let hold = match &action {
@@ -270,9 +273,10 @@ impl<C: Cluster, R: Reporter> Workloads<C, R> {
             }
             Some(hold) if is_new && hold != Hold::Stripped => {
                 let hold = Held::For(hold);
-                self.reporter.report(id, &Report::Held { hold, changed: &changed, gone: &gone });
+                let (changed, gone) = (&*changed, &*gone);
+                self.events.emit(&Event::Held { workload: id, hold, changed, gone });
             }
-            None if is_new => self.reporter.report(id, &Report::Released),
+            None if is_new => self.events.emit(&Event::Released { workload: id }),
             _ => {}
         }
         let Action::Roll(cause) = action else { return None };

@@ -1,9 +1,8 @@
 //! Whether the API server works.
 
-use tracing::{info, warn};
-
 use crate::engine::ports::WriteError;
-use crate::events::report::WORKER;
+use crate::events::Events;
+use crate::events::event::Event;
 
 /// Whether the API server itself does not work: neither a PATCH nor a read after it got an answer.
 /// Said once, when it begins, and once when it is over.
@@ -14,14 +13,12 @@ pub(super) struct Outage {
 
 impl Outage {
     /// Takes in whether a request got an answer, of whatever kind.
-    pub(super) fn see(&mut self, answer: &Result<(), WriteError>) {
+    pub(super) fn see(&mut self, answer: &Result<(), WriteError>, events: &Events) {
         match (self.is_known, answer) {
-            (false, Err(error)) => warn!(
-                worker = WORKER,
-                "The API server does not work at present: {error}. Workloads that are due are \
-                 reloaded once it does"
-            ),
-            (true, Ok(())) => info!(worker = WORKER, "The API server works again"),
+            (false, Err(error)) => {
+                events.emit(&Event::ApiServerFailed { error: &error.to_string() });
+            }
+            (true, Ok(())) => events.emit(&Event::ApiServerRecovered),
             (true, Err(_)) | (false, Ok(())) => {}
         }
         self.is_known = answer.is_err();

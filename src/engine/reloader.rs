@@ -1,6 +1,6 @@
 //! The reloader: polls, decides, and reloads what changed.
 //!
-//! It knows the collector only through the store, and Vault and the cluster only through the two
+//! It knows the collector only through the index, and Vault and the cluster only through the two
 //! traits here. What to do is decided in [`crate::decide::plan`]; this is the loop around it.
 //!
 //! Architecture Invariant: a record moves only with a PATCH that was answered. Whatever fails, here
@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use crate::decide::observation::{Ask, History, Observation, Poll, Sighting};
 use crate::heartbeat::Heartbeat;
+use crate::index::Index;
+use crate::index::entries::{Snapshot, Stored};
 use crate::index::findings::{Notice, Part};
-use crate::index::{Snapshot, Store, Stored};
 use crate::model::secret::SecretId;
 use crate::references::place::{Note, Origin};
 use crate::references::reason::Reason;
@@ -30,7 +31,8 @@ use super::scope::{Scope, Unfinished};
 use super::settings::{Clocks, Settings};
 use super::workloads::Workloads;
 use crate::election::leadership::Leadership;
-use crate::events::report::{Reporter, WORKER};
+use crate::events::Events;
+use crate::events::event::Event;
 use crate::rollouts::budget::Budget;
 
 /// How long PATCHes in flight may take once the process is to end.
@@ -51,9 +53,9 @@ const MOST_INCOMPLETE: u32 = 12;
 const MOST_NOTICES: usize = 10;
 
 /// The loop.
-pub struct Reloader<V, C, R> {
+pub struct Reloader<V, C> {
     vault: V,
-    workloads: Workloads<C, R>,
+    workloads: Workloads<C>,
     history: History,
     /// When this reloader was made.
     began: Instant,
@@ -67,17 +69,17 @@ pub struct Reloader<V, C, R> {
     over_budget: usize,
     /// Whether it is yet to be said of this period that nothing was to be reloaded.
     owes_idle_line: bool,
-    /// How many polls the store was incomplete in.
+    /// How many polls the index was incomplete in.
     incomplete: u32,
 }
 
-impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
+impl<V: Vault, C: Cluster> Reloader<V, C> {
     /// A reloader that has seen nothing yet. All reloaders of a process share one budget.
     pub fn new(
-        store: Arc<Store>,
+        index: Arc<Index>,
         vault: V,
         cluster: C,
-        reporter: R,
+        events: Events,
         clocks: Clocks,
         settings: Settings,
         budget: Budget,
@@ -85,9 +87,9 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         Self {
             vault,
             workloads: Workloads {
-                store,
+                index,
                 cluster,
-                reporter,
+                events,
                 clocks,
                 settings,
                 leadership: Leadership::always(),
@@ -115,7 +117,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         self
     }
 
-    /// Polls until `shutdown`, whenever this process leads, from when the store is complete, which
+    /// Polls until `shutdown`, whenever this process leads, from when the index is complete, which
     /// `synced` tells.
     pub async fn run(
         mut self,
@@ -199,8 +201,8 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
 
     /// One poll, and what follows from it.
     async fn tick(&mut self, mut scope: Scope, shutdown: &CancellationToken) -> Unfinished {
-        debug!(worker = WORKER, "Reloader started");
-        let snapshot = self.workloads.store.begin_poll(&self.workloads.settings.server);
+        self.workloads.events.emit(&Event::PollStarted);
+        let snapshot = self.workloads.index.begin_poll(&self.workloads.settings.server);
         self.history.begin(snapshot.poll, self.began.elapsed());
         if let Scope::Unfinished { workloads, .. } = &mut scope {
             workloads.extend(snapshot.late.iter().cloned());
@@ -220,10 +222,16 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         let mut asks = self.asks(&workloads);
         self.round.narrow(&mut asks, &scope, &workloads);
         let mut left = Unfinished::default();
+        let asked = Instant::now();
         tokio::select! {
             () = self.ask(snapshot.poll, &asks, &mut left) => {}
             () = shutdown.cancelled() => return Unfinished::default(),
         }
+        self.workloads.events.emit(&Event::PollEnded {
+            server: &self.workloads.settings.server,
+            is_answered: left.has_answer,
+            took: asked.elapsed(),
+        });
         self.tell_owners(&workloads, &over_quota, is_full);
         workloads.retain(|stored| self.round.is_complete(stored));
         let again = tokio::select! {
@@ -270,7 +278,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             };
             let sighting = self.history.observe(poll, ask, *observation);
             if self.history.suspects(secret) {
-                debug!(worker = WORKER, "{secret}: the answer is older than what is known");
+                debug!(worker = "reloader", "{secret}: the answer is older than what is known");
                 left.secrets.insert(Arc::clone(secret));
                 left.suspects = true;
             }
@@ -318,7 +326,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
     /// if these are all.
     fn tell_owners(&self, workloads: &[Stored], over_quota: &[Stored], are_all: bool) {
         let of_secrets = self.vault.notices();
-        let notices = self.workloads.store.notices();
+        let notices = self.workloads.index.findings();
         if of_secrets.is_empty() && over_quota.is_empty() && !notices.has_of_vault() {
             return;
         }
@@ -338,7 +346,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
             let present: HashSet<_> = present.collect();
             let server = &*self.workloads.settings.server;
             notices.retain_of_vault(|id| {
-                present.contains(id) || self.workloads.store.is_of_another(id, server)
+                present.contains(id) || self.workloads.index.is_of_another(id, server)
             });
         }
     }
@@ -367,10 +375,10 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         let uids: HashSet<&str> = snapshot.workloads.iter().map(|s| &*s.workload.uid).collect();
         self.workloads.memories.retain(|uid, _| uids.contains(&**uid));
         self.workloads.revisions.retain(|uid, _| uids.contains(&**uid));
-        let store = &self.workloads.store;
-        self.history.retain(|secret| store.refers_to(secret));
-        self.round.retain(|secret| store.refers_to(secret));
-        self.vault.forget(|secret| store.refers_to(secret));
+        let index = &self.workloads.index;
+        self.history.retain(|secret| index.refers_to(secret));
+        self.round.retain(|secret| index.refers_to(secret));
+        self.vault.forget(|secret| index.refers_to(secret));
     }
 
     /// Says once a period that nothing was to be reloaded, where Vault has answered. In an outage, the
@@ -379,7 +387,7 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         self.owes_idle_line = is_idle && (is_full || self.owes_idle_line);
         if self.owes_idle_line && has_answer {
             self.owes_idle_line = false;
-            self.workloads.reporter.nothing_to_reload();
+            self.workloads.events.emit(&Event::NothingToReload);
         }
     }
 
@@ -388,40 +396,30 @@ impl<V: Vault, C: Cluster, R: Reporter> Reloader<V, C, R> {
         if over_quota.is_empty() && self.over_quota.is_empty() {
             return;
         }
+        let events = &self.workloads.events;
         let mut present: BTreeMap<Arc<str>, usize> = BTreeMap::new();
         for Stored { workload, .. } in over_quota {
             *present.entry(Arc::clone(&workload.id.namespace)).or_default() += 1;
         }
-        for (namespace, workloads) in &present {
+        for (namespace, &workloads) in &present {
             if !self.over_quota.contains(namespace) {
-                warn!(
-                    worker = WORKER,
-                    reason = Reason::TooManySecretsInNamespace.code(),
-                    "{workloads} workloads of namespace {namespace} are not watched: all workloads of the \
-                     namespace together refer to more than {} secrets. Refer to fewer, or raise \
-                     --max-secrets-per-namespace",
-                    self.workloads.store.quota().0
-                );
+                let quota = self.workloads.index.quota().0;
+                events.emit(&Event::NamespaceOverQuota { namespace, workloads, quota });
             }
         }
         for namespace in self.over_quota.iter().filter(|name| !present.contains_key(*name)) {
-            info!(worker = WORKER, "All workloads of namespace {namespace} are watched again");
+            events.emit(&Event::NamespaceWithinQuota { namespace });
         }
         self.over_quota = present.into_keys().collect();
     }
 
     /// Says when workloads begin to wait for the budget, and when none does any more.
     fn report_budget(&mut self, over_budget: usize) {
+        let per_minute = self.workloads.budget.per_minute();
+        let events = &self.workloads.events;
         match (self.over_budget, over_budget) {
-            (0, 1..) => warn!(
-                worker = WORKER,
-                "{over_budget} more workloads have a secret that changed while nobody watched. They \
-                 are reloaded at {} a minute (--found-reload-rate), not all at once",
-                self.workloads.budget.per_minute()
-            ),
-            (1.., 0) => {
-                info!(worker = WORKER, "No workload waits for --found-reload-rate any more");
-            }
+            (0, workloads @ 1..) => events.emit(&Event::BudgetSpent { workloads, per_minute }),
+            (1.., 0) => events.emit(&Event::BudgetFree),
             _ => {}
         }
         self.over_budget = over_budget;

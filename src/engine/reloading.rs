@@ -18,12 +18,13 @@ use crate::engine::ports::{Cluster, WriteError};
 use crate::engine::round::seen;
 use crate::engine::scope::Unfinished;
 use crate::engine::workloads::Workloads;
-use crate::events::report::{Report, Reporter, WORKER};
-use crate::index::{Store, Stored};
+use crate::events::Events;
+use crate::events::event::Event;
+use crate::index::Index;
+use crate::index::entries::Stored;
 use crate::model::secret::SecretId;
 use crate::model::strategy::Rollout;
-use crate::model::workload::{Kind, Workload, WorkloadId};
-use crate::references::manifest::{Manifest, Read};
+use crate::model::workload::{Workload, WorkloadId};
 
 /// PATCHes under way at once: each starts a rollout, and the API server serves others too.
 const PATCHES_AT_A_TIME: usize = 8;
@@ -53,7 +54,7 @@ impl Outcome {
     }
 }
 
-impl<C: Cluster, R: Reporter> Workloads<C, R> {
+impl<C: Cluster> Workloads<C> {
     /// Reloads workloads, a few at a time, and takes in how each ended as it ends.
     ///
     /// Where the API server itself turns out not to work, nothing more begins: what is due is left to
@@ -69,9 +70,9 @@ impl<C: Cluster, R: Reporter> Workloads<C, R> {
     ) {
         let mut due = self.in_turn(due);
         let writer = Writer {
-            store: &self.store,
+            index: &self.index,
             cluster: &self.cluster,
-            reporter: &self.reporter,
+            events: &self.events,
             now: self.clocks.now,
             sightings,
             rules: self.rules(),
@@ -80,7 +81,7 @@ impl<C: Cluster, R: Reporter> Workloads<C, R> {
         if outage.is_known
             && let Some(first) = due.front()
         {
-            outage.see(&writer.try_to_read(&first.stored.workload.id).await);
+            outage.see(&writer.try_to_read(&first.stored.workload.id).await, writer.events);
         }
         let mut under_way = FuturesUnordered::new();
         loop {
@@ -106,13 +107,13 @@ impl<C: Cluster, R: Reporter> Workloads<C, R> {
             }
             match &outcome {
                 Outcome::Failed(WriteError::Failed(_)) if !outage.is_known => {
-                    outage.see(&writer.try_to_read(id).await);
+                    outage.see(&writer.try_to_read(id).await, writer.events);
                 }
                 Outcome::Failed(WriteError::Failed(_)) => {}
-                Outcome::Failed(_) | Outcome::NotNeeded => outage.see(&Ok(())),
+                Outcome::Failed(_) | Outcome::NotNeeded => outage.see(&Ok(()), writer.events),
                 Outcome::Reloaded(..) => {
                     left.is_moving = true;
-                    outage.see(&Ok(()));
+                    outage.see(&Ok(()), writer.events);
                 }
             }
             let uid = &stored.workload.uid;
@@ -120,7 +121,7 @@ impl<C: Cluster, R: Reporter> Workloads<C, R> {
                 self.revisions.remove(uid);
             }
             let memory = self.memories.entry(uid.clone()).or_default();
-            if memory.take_in(&stored.workload, outcome, writer.reporter, (writer.now)()) {
+            if memory.take_in(&stored.workload, cause, outcome, writer.events, (writer.now)()) {
                 left.workloads.insert(id.clone());
             }
         }
@@ -144,40 +145,37 @@ impl<C: Cluster, R: Reporter> Workloads<C, R> {
 }
 
 /// What reloads have in common.
-struct Writer<'a, C, R> {
-    store: &'a Store,
+struct Writer<'a, C> {
+    index: &'a Index,
     cluster: &'a C,
-    reporter: &'a R,
+    events: &'a Events,
     now: fn() -> Timestamp,
     sightings: &'a HashMap<Arc<SecretId>, Sighting>,
     rules: Rules,
 }
 
-impl<C: Cluster, R: Reporter> Writer<'_, C, R> {
+impl<C: Cluster> Writer<'_, C> {
     async fn reload(&self, due: &Due) -> Outcome {
         let Self { sightings, rules, .. } = self;
         let Due { past, cause, changed, .. } = due;
         let mut stored = due.stored.clone();
         let mut revision = due.revision.clone();
         let id = stored.workload.id.clone();
-        self.reporter.report(&id, &Report::Reloading { changed, cause: *cause });
+        self.events.emit(&Event::Reloading { workload: &id, changed, cause: *cause });
         for _ in 0..CONFLICT_RETRIES {
             let workload = Arc::clone(&stored.workload);
             let reload = plan::reload(&workload, seen(sightings), rules.ignore_missing, new_mark());
             match self.cluster.patch(&workload, &reload).await {
                 Ok(manifest) => {
                     let rollout = manifest.rollout;
-                    let read = self.read(&manifest, id.kind);
-                    if let Some(workload) = read.workload.filter(|_| !read.is_waiting) {
-                        self.store.refresh(workload);
-                    }
+                    self.index.refresh(&manifest, id.kind);
                     return Outcome::Reloaded(reload, rollout);
                 }
                 Err(WriteError::Conflict) => {}
                 Err(WriteError::NotFound) => return Outcome::NotNeeded,
                 Err(error) => return Outcome::Failed(error),
             }
-            debug!(worker = WORKER, "{id} was changed meanwhile; reading it and deciding anew");
+            debug!(worker = "reloader", "{id} was changed meanwhile; reading it and deciding anew");
             match self.read_anew(&stored).await {
                 Ok(Some(fresh)) => stored = fresh,
                 Ok(None) => return Outcome::NotNeeded,
@@ -228,7 +226,7 @@ impl<C: Cluster, R: Reporter> Writer<'_, C, R> {
             Err(WriteError::NotFound) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let read = self.read(&manifest, id.kind);
+        let read = self.index.read(&manifest, id.kind);
         // While its sources are not known, it is the collector's: a later poll decides.
         let fresh = read.workload.filter(|_| !read.is_waiting);
         let fresh = fresh.filter(|workload| workload.uid == stored.workload.uid);
@@ -241,12 +239,6 @@ impl<C: Cluster, R: Reporter> Writer<'_, C, R> {
             let entered = if same { stored.entered } else { u64::MAX };
             Stored { workload: Arc::new(workload), entered }
         }))
-    }
-
-    fn read(&self, manifest: &Manifest, kind: Kind) -> Read {
-        manifest.read(kind, self.store.servers(), |namespace, named| {
-            self.store.sources().look_up(namespace, named)
-        })
     }
 
     /// Whether the API server answers a read of a workload, whatever the answer.
@@ -263,14 +255,16 @@ impl Memory {
     fn take_in(
         &mut self,
         workload: &Workload,
+        cause: Cause,
         outcome: Outcome,
-        reporter: &impl Reporter,
+        events: &Events,
         now: Timestamp,
     ) -> bool {
         let id = &workload.id;
         match outcome {
             Outcome::Reloaded(reload, rollout) => {
-                reporter.report(id, &Report::Reloaded { count: reload.count, rollout });
+                let count = reload.count;
+                events.emit(&Event::Reloaded { workload: id, count, cause, rollout });
                 // Whoever found another mark on it has left it alone.
                 self.past.patched(reload.record, workload.mark.clone());
                 self.failures = 0;
@@ -278,7 +272,7 @@ impl Memory {
                 false
             }
             Outcome::NotNeeded => {
-                reporter.report(id, &Report::NotNeeded);
+                events.emit(&Event::NotNeeded { workload: id });
                 self.failures = 0;
                 self.said.error = None;
                 true
@@ -288,7 +282,8 @@ impl Memory {
                 self.failures = self.failures.saturating_add(1);
                 self.past.retry_at = now.checked_add(delay).ok();
                 let again = self.said.error.as_ref() == Some(&error);
-                reporter.report(id, &Report::Failed { error: &error, again });
+                let text = error.to_string();
+                events.emit(&Event::ReloadFailed { workload: id, cause, error: &text, again });
                 self.said.error = Some(error);
                 true
             }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::decide::observation::{Ask, Observation, Sighting};
 use crate::engine::scope::Scope;
-use crate::index::Stored;
+use crate::index::entries::Stored;
 use crate::model::secret::SecretId;
 use crate::model::workload::WorkloadId;
 

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::events::report::Stripped;
 use crate::model::secret::SecretId;
 use crate::model::workload::{Workload, WorkloadId};
 
@@ -47,4 +46,13 @@ impl Scope {
             }
         }
     }
+}
+
+/// A workload from which what was written is removed again and again.
+pub(super) struct Stripped {
+    pub(super) workload: Arc<Workload>,
+    /// Until the next attempt.
+    pub(super) hours: i64,
+    pub(super) changed: Vec<Arc<SecretId>>,
+    pub(super) gone: Vec<Arc<SecretId>>,
 }

@@ -11,15 +11,16 @@ use crate::election::leadership::Leadership;
 use crate::engine::memory::Memory;
 use crate::engine::outage::Outage;
 use crate::engine::settings::{Clocks, Settings};
+use crate::events::Events;
 use crate::heartbeat::Heartbeat;
-use crate::index::Store;
+use crate::index::Index;
 use crate::rollouts::budget::Budget;
 
 /// What it takes to decide about workloads, and to reload them.
-pub(super) struct Workloads<C, R> {
-    pub(super) store: Arc<Store>,
+pub(super) struct Workloads<C> {
+    pub(super) index: Arc<Index>,
     pub(super) cluster: C,
-    pub(super) reporter: R,
+    pub(super) events: Events,
     pub(super) clocks: Clocks,
     pub(super) settings: Settings,
     pub(super) leadership: Leadership,
@@ -27,14 +28,14 @@ pub(super) struct Workloads<C, R> {
     /// What is remembered of each workload, by uid.
     pub(super) memories: HashMap<Box<str>, Memory>,
     /// The revision of each workload that was asked for, by uid, with the poll that its template entered
-    /// the store before: a template that was replaced and put back is another. After a start that is all
+    /// the index before: a template that was replaced and put back is another. After a start that is all
     /// workloads, of which few have a [`Memory`], and that is four times as long.
     pub(super) revisions: HashMap<Box<str>, (Poll, Revision)>,
     pub(super) budget: Budget,
     pub(super) outage: Outage,
 }
 
-impl<C, R> Workloads<C, R> {
+impl<C> Workloads<C> {
     /// The rules of the next decision.
     pub(super) fn rules(&self) -> Rules {
         let Clocks { vault, cluster, now } = &self.clocks;

@@ -169,6 +169,14 @@ impl Notices {
         }
     }
 
+    /// Takes back what one part says of a workload.
+    pub fn take_back(&self, workload: &WorkloadId, part: Part) {
+        let uid = self.state().present.get(workload).map(|present| Arc::clone(&present.uid));
+        if let Some(uid) = uid {
+            self.set(workload, &uid, part, Vec::new());
+        }
+    }
+
     /// Forgets a workload.
     pub fn forget(&self, workload: &WorkloadId) {
         let mut state = self.state();
@@ -301,12 +309,12 @@ impl Present {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::workload::Kind;
+    use crate::model::kind::Kind;
     use crate::references::place::Origin;
     use crate::references::reason::Reason;
 
     fn web() -> WorkloadId {
-        WorkloadId { kind: Kind::Deployment, namespace: "shop".into(), name: "web".into() }
+        WorkloadId { kind: Kind::DEPLOYMENT, namespace: "shop".into(), name: "web".into() }
     }
 
     fn notice(reason: &'static str, message: &str) -> Notice {
@@ -365,7 +373,7 @@ mod tests {
     fn a_workload_with_much_to_tell_keeps_no_namespace_waiting() {
         let notices = Notices::default();
         let other =
-            WorkloadId { kind: Kind::Deployment, namespace: "bank".into(), name: "web".into() };
+            WorkloadId { kind: Kind::DEPLOYMENT, namespace: "bank".into(), name: "web".into() };
         let many = (0..5).map(|number| notice("NoKey", &number.to_string())).collect();
         notices.set(&web(), "u", Part::Manifest, many);
         assert_eq!(notices.next().unwrap().workload, web());

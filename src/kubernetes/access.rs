@@ -8,7 +8,7 @@ use kube::{Api, Client};
 
 use super::client::in_time;
 use super::leader;
-use crate::model::workload::Kind;
+use crate::model::kind::Kind;
 use crate::references::environment::SourceKind;
 use crate::references::source::Readable;
 
@@ -29,13 +29,15 @@ fn needed(
     events: bool,
     lease: Option<&leader::Settings>,
 ) -> impl Iterator<Item = Needed> {
-    let of_kind = |kind: Kind| ["get", "list", "watch", "patch"].map(|verb| (verb, kind.plural()));
+    let of_kind = |kind: Kind| {
+        ["get", "list", "watch", "patch"].map(|verb| (verb, kind.plural(), kind.group()))
+    };
     let workloads = Kind::ALL.into_iter().flat_map(of_kind);
-    let revisions = [("list", "replicasets"), ("list", "controllerrevisions")];
-    let everywhere = workloads.chain(revisions).map(|(verb, resource)| Needed {
+    let revisions = [("list", "replicasets", "apps"), ("list", "controllerrevisions", "apps")];
+    let everywhere = workloads.chain(revisions).map(|(verb, resource, group)| Needed {
         verb,
         resource,
-        group: "apps",
+        group,
         ..Needed::default()
     });
     let of_lease = lease.into_iter().flat_map(|settings| {

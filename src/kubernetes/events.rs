@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 use super::client::{RequestError, in_time};
 use super::watching::retry_delay;
 use crate::election::leadership::Leadership;
-use crate::index::Store;
+use crate::index::Index;
 use crate::index::findings::Untold;
 use crate::model::workload::WorkloadId;
 
@@ -59,7 +59,7 @@ const LONGEST_NAME: usize = 253;
 /// Writes Events, while this replica leads.
 pub struct EventWriter {
     client: Client,
-    store: Arc<Store>,
+    index: Arc<Index>,
     leadership: Leadership,
     replica: String,
     now: fn() -> Timestamp,
@@ -90,18 +90,18 @@ struct Written {
 }
 
 impl EventWriter {
-    /// A writer for what the store has to tell; Events name the replica.
+    /// A writer for what the index has to tell; Events name the replica.
     #[must_use]
     pub fn new(
         client: Client,
-        store: Arc<Store>,
+        index: Arc<Index>,
         leadership: Leadership,
         replica: String,
         now: fn() -> Timestamp,
     ) -> Self {
         Self {
             client,
-            store,
+            index,
             leadership,
             replica,
             now,
@@ -124,23 +124,23 @@ impl EventWriter {
                 while let Some((_, untold)) =
                     self.refused.pop_front_if(|(again, _)| *again <= Instant::now())
                 {
-                    self.store.notices().give_back(&untold);
+                    self.index.findings().give_back(&untold);
                 }
                 while let Some((_, id)) =
                     self.resting.pop_front_if(|(end, _)| *end <= Instant::now())
                 {
-                    self.store.notices().wake(&id);
+                    self.index.findings().wake(&id);
                 }
                 let due = if self.was_again { None } else { self.due_again() };
                 self.was_again = due.is_some();
-                let next = due.or_else(|| Some((self.store.notices().next()?, 0)));
+                let next = due.or_else(|| Some((self.index.findings().next()?, 0)));
                 let next = next.or_else(|| self.due_again());
                 let pause = match next {
                     Some((untold, times)) if self.leadership.holds() => {
                         self.tell(untold, times).await
                     }
                     Some((untold, 0)) => {
-                        self.store.notices().give_back(&untold);
+                        self.index.findings().give_back(&untold);
                         PACE
                     }
                     Some((untold, times)) => {
@@ -164,7 +164,7 @@ impl EventWriter {
             self.written.pop_front_if(|(again, _)| *again <= Instant::now())
         {
             let Written { workload, digest, times } = &written;
-            let Some(untold) = self.store.notices().still(workload, *digest) else { continue };
+            let Some(untold) = self.index.findings().still(workload, *digest) else { continue };
             if self.left(workload) > LEFT_FOR_NEW {
                 return Some((untold, *times));
             }
@@ -214,7 +214,7 @@ impl EventWriter {
                 self.failures = self.failures.saturating_add(1);
                 debug!("Cannot write an Event on {}: {error}. Retrying", untold.workload);
                 if before == 0 {
-                    self.store.notices().give_back(&untold);
+                    self.index.findings().give_back(&untold);
                 } else {
                     self.write_again(&untold, before, Duration::ZERO);
                 }
@@ -280,7 +280,7 @@ impl EventWriter {
             *time = now;
         }
         if *left == 0 {
-            self.store.notices().rest(&id);
+            self.index.findings().rest(&id);
             self.resting.push_back((now + ONE_MORE_IN, id));
         }
     }
@@ -325,7 +325,7 @@ fn event_of(untold: &Untold, replica: &str, now: Timestamp) -> Event {
         note: Some(notice.message.clone()),
         type_: Some(if notice.is_warning { "Warning" } else { "Normal" }.to_owned()),
         regarding: Some(ObjectReference {
-            api_version: Some("apps/v1".to_owned()),
+            api_version: Some(workload.kind.api_version()),
             kind: Some(workload.kind.name().to_owned()),
             namespace: Some(workload.namespace.to_string()),
             name: Some(workload.name.to_string()),
@@ -350,15 +350,16 @@ mod tests {
     use super::*;
     use crate::election::leadership::{Claim, contended};
     use crate::index::findings::{Notice, Part};
-    use crate::model::workload::{Kind, WorkloadId};
+    use crate::model::kind::Kind;
+    use crate::model::workload::WorkloadId;
 
     fn workload(name: &str) -> WorkloadId {
-        WorkloadId { kind: Kind::Deployment, namespace: "shop".into(), name: name.into() }
+        WorkloadId { kind: Kind::DEPLOYMENT, namespace: "shop".into(), name: name.into() }
     }
 
-    fn odd(store: &Store, name: &str) {
+    fn odd(index: &Index, name: &str) {
         let notice = Notice { reason: "NoKey", is_warning: true, message: "variable A".to_owned() };
-        store.notices().set(&workload(name), "u", Part::Manifest, vec![notice]);
+        index.findings().set(&workload(name), "u", Part::Manifest, vec![notice]);
     }
 
     /// A writer whose server answers by these statuses in turn, and with success when they are used up;
@@ -366,7 +367,7 @@ mod tests {
     fn writer(
         answers: &[u16],
         leadership: Leadership,
-    ) -> (EventWriter, Arc<Store>, Arc<Mutex<u32>>) {
+    ) -> (EventWriter, Arc<Index>, Arc<Mutex<u32>>) {
         let answers = Arc::new(Mutex::new(answers.to_vec()));
         let requests = Arc::new(Mutex::new(0));
         let counter = Arc::clone(&requests);
@@ -380,10 +381,10 @@ mod tests {
             }
             status(answers.remove(0))
         });
-        let store = Arc::new(Store::default());
+        let index = Arc::new(Index::default());
         let now = || Timestamp::UNIX_EPOCH;
-        let writer = EventWriter::new(client, Arc::clone(&store), leadership, "r".to_owned(), now);
-        (writer, store, requests)
+        let writer = EventWriter::new(client, Arc::clone(&index), leadership, "r".to_owned(), now);
+        (writer, index, requests)
     }
 
     async fn run_for(writer: EventWriter, time: Duration) {
@@ -398,13 +399,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_is_written_once_and_again_where_it_could_not_be() {
         // One that another replica has written, and a failure.
-        let (writer, store, requests) = writer(&[409, 500], Leadership::always());
+        let (writer, index, requests) = writer(&[409, 500], Leadership::always());
         for name in ["a", "b", "c"] {
-            odd(&store, name);
+            odd(&index, name);
         }
         run_for(writer, Duration::from_mins(1)).await;
         assert_eq!(*requests.lock().unwrap(), 5);
-        assert_eq!(store.notices().next(), None);
+        assert_eq!(index.findings().next(), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -415,12 +416,12 @@ mod tests {
             *counter.lock().unwrap() += 1;
             Response::new(Answer::from(json!({ "metadata": {} }).to_string()))
         });
-        let store = Arc::new(Store::default());
+        let index = Arc::new(Index::default());
         for number in 0..100 {
-            odd(&store, &number.to_string());
+            odd(&index, &number.to_string());
         }
         let (leadership, now) = (Leadership::always(), || Timestamp::UNIX_EPOCH);
-        let writer = EventWriter::new(client, store, leadership, "r".to_owned(), now);
+        let writer = EventWriter::new(client, index, leadership, "r".to_owned(), now);
         run_for(writer, Duration::from_secs(5)).await;
         let requests = *requests.lock().unwrap();
         assert!((40..=51).contains(&requests), "{requests}");
@@ -428,9 +429,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_the_permission_the_server_is_left_alone() {
-        let (writer, store, requests) = writer(&[403; 5], Leadership::always());
+        let (writer, index, requests) = writer(&[403; 5], Leadership::always());
         for number in 0..20 {
-            odd(&store, &number.to_string());
+            odd(&index, &number.to_string());
         }
         let early = async {
             sleep(Duration::from_mins(9)).await;
@@ -439,14 +440,14 @@ mod tests {
         // Two more, ten minutes apart, and then all.
         tokio::join!(run_for(writer, Duration::from_mins(45)), early);
         assert_eq!(*requests.lock().unwrap(), 25);
-        assert_eq!(store.notices().next(), None);
+        assert_eq!(index.findings().next(), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_quota_of_one_namespace_keeps_none_of_the_others_waiting() {
-        let (writer, store, requests) = writer(&[403, 403], Leadership::always());
+        let (writer, index, requests) = writer(&[403, 403], Leadership::always());
         for name in ["a", "b", "c", "d"] {
-            odd(&store, name);
+            odd(&index, name);
         }
         let early = async {
             sleep(Duration::from_mins(1)).await;
@@ -458,24 +459,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_workload_that_changes_all_the_time_is_told_of_now_and_then() {
-        let (writer, store, requests) = writer(&[], Leadership::always());
+        let (writer, index, requests) = writer(&[], Leadership::always());
         let busy = async {
             for number in 0..2_400 {
                 let message = format!("variable {number}");
                 let notice = Notice { reason: "NoKey", is_warning: true, message };
-                store.notices().set(&workload("busy"), "u", Part::Manifest, vec![notice]);
+                index.findings().set(&workload("busy"), "u", Part::Manifest, vec![notice]);
                 sleep(Duration::from_millis(500)).await;
             }
         };
         let other = async {
             sleep(Duration::from_secs(5)).await;
             let before = *requests.lock().unwrap();
-            odd(&store, "web");
+            odd(&index, "web");
             // The server takes a second for each.
             sleep(Duration::from_secs(4)).await;
             let told = *requests.lock().unwrap() - before;
             assert!((2..=5).contains(&told), "{told}");
-            assert_eq!(store.notices().untold_of(&workload("web")), 0);
+            assert_eq!(index.findings().untold_of(&workload("web")), 0);
         };
         tokio::join!(run_for(writer, Duration::from_mins(20)), busy, other);
         // One of the other workload, and of this one at first many, and then one in five minutes.
@@ -492,7 +493,7 @@ mod tests {
         may_patch: bool,
     }
 
-    fn writer_of(kept: &Arc<Mutex<Kept>>, leadership: Leadership) -> (EventWriter, Arc<Store>) {
+    fn writer_of(kept: &Arc<Mutex<Kept>>, leadership: Leadership) -> (EventWriter, Arc<Index>) {
         let kept = Arc::clone(kept);
         let client = client_of(move |request| {
             let mut kept = kept.lock().unwrap();
@@ -518,17 +519,17 @@ mod tests {
             }
             Response::new(Answer::from(json!({ "metadata": {} }).to_string()))
         });
-        let store = Arc::new(Store::default());
+        let index = Arc::new(Index::default());
         let now = || Timestamp::UNIX_EPOCH;
-        let writer = EventWriter::new(client, Arc::clone(&store), leadership, "r".to_owned(), now);
-        (writer, store)
+        let writer = EventWriter::new(client, Arc::clone(&index), leadership, "r".to_owned(), now);
+        (writer, index)
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_event_lasts_as_long_as_what_it_tells() {
         let kept = Arc::new(Mutex::new(Kept { may_patch: true, ..Kept::default() }));
-        let (writer, store) = writer_of(&kept, Leadership::always());
-        odd(&store, "web");
+        let (writer, index) = writer_of(&kept, Leadership::always());
+        odd(&index, "web");
         let test = async {
             for minute in 1..=6 * 60 {
                 sleep(Duration::from_mins(1)).await;
@@ -541,7 +542,7 @@ mod tests {
             kept.lock().unwrap().events.clear();
             sleep(Duration::from_mins(20)).await;
             assert_eq!(kept.lock().unwrap().written[before..], ["PATCH", "POST"]);
-            store.notices().forget(&workload("web"));
+            index.findings().forget(&workload("web"));
             let before = kept.lock().unwrap().written.len();
             sleep(Duration::from_hours(6)).await;
             assert_eq!(kept.lock().unwrap().written.len(), before, "what is over is not told");
@@ -553,8 +554,8 @@ mod tests {
     async fn what_another_process_wrote_is_written_again_by_the_next_leader() {
         let kept = Arc::new(Mutex::new(Kept { may_patch: true, ..Kept::default() }));
         for _ in 0..2 {
-            let (writer, store) = writer_of(&kept, Leadership::always());
-            odd(&store, "web");
+            let (writer, index) = writer_of(&kept, Leadership::always());
+            odd(&index, "web");
             run_for(writer, Duration::from_mins(20)).await;
         }
         assert_eq!(kept.lock().unwrap().written, ["POST", "POST", "PATCH"]);
@@ -564,8 +565,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_the_permission_to_patch_it_is_written_again_when_it_was_dropped() {
         let kept = Arc::new(Mutex::new(Kept::default()));
-        let (writer, store) = writer_of(&kept, Leadership::always());
-        odd(&store, "web");
+        let (writer, index) = writer_of(&kept, Leadership::always());
+        odd(&index, "web");
         run_for(writer, Duration::from_mins(95)).await;
         // It is there still after half an hour, and not after an hour.
         let written = kept.lock().unwrap().written.clone();
@@ -574,20 +575,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_lasts_leaves_room_for_what_is_new() {
-        let (writer, store, requests) = writer(&[], Leadership::always());
+        let (writer, index, requests) = writer(&[], Leadership::always());
         let message = |number: u32| format!("variable {number}");
         let of = |number| Notice { reason: "NoKey", is_warning: true, message: message(number) };
         let many: Vec<_> = (0..20).map(of).collect();
-        store.notices().set(&workload("busy"), "u", Part::Manifest, many);
+        index.findings().set(&workload("busy"), "u", Part::Manifest, many);
         let later = async {
             sleep(Duration::from_hours(10)).await;
             let before = *requests.lock().unwrap();
             // One in five minutes.
             assert!(before <= BURST + 10 * 12, "{before}");
             let new: Vec<_> = (100..105).map(of).collect();
-            store.notices().set(&workload("busy"), "u", Part::Vault, new);
+            index.findings().set(&workload("busy"), "u", Part::Vault, new);
             sleep(Duration::from_mins(1)).await;
-            assert_eq!(store.notices().untold_of(&workload("busy")), 0);
+            assert_eq!(index.findings().untold_of(&workload("busy")), 0);
         };
         tokio::join!(run_for(writer, Duration::from_hours(11)), later);
     }
@@ -595,8 +596,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_does_not_lead_writes_none() {
         let (candidacy, leadership) = contended();
-        let (writer, store, requests) = writer(&[], leadership);
-        odd(&store, "a");
+        let (writer, index, requests) = writer(&[], leadership);
+        odd(&index, "a");
         let later = async {
             sleep(Duration::from_mins(1)).await;
             assert_eq!(*requests.lock().unwrap(), 0);
@@ -608,13 +609,13 @@ mod tests {
 
     #[test]
     fn the_same_has_the_same_name_and_one_that_fits() {
-        let store = Store::default();
+        let index = Index::default();
         let long = "x".repeat(253);
         for name in ["web", &long] {
             let event = |_: u32| {
-                odd(&store, name);
-                let untold = store.notices().next().unwrap();
-                store.notices().forget(&untold.workload);
+                odd(&index, name);
+                let untold = index.findings().next().unwrap();
+                index.findings().forget(&untold.workload);
                 event_of(&untold, "r", Timestamp::UNIX_EPOCH)
             };
             let (event, again) = (event(1), event(2));

@@ -8,6 +8,7 @@ pub mod ca_secret;
 pub mod client;
 mod clocked;
 pub mod collector;
+pub mod effects;
 pub mod events;
 pub mod leader;
 pub mod object;

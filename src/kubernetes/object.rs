@@ -17,9 +17,9 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use siphasher::sip::SipHasher13;
 
 use crate::model::annotation;
+use crate::model::kind::Kind;
 use crate::model::scheme::Scheme;
 use crate::model::strategy::Rollout;
-use crate::model::workload::Kind;
 use crate::references::environment::{
     Container, EnvFrom, EnvValue, EnvVar, SourceKind, SourceName,
 };
@@ -57,8 +57,8 @@ impl Resource for Object {
         kind.name().into()
     }
 
-    fn group(_: &Kind) -> Cow<'_, str> {
-        "apps".into()
+    fn group(kind: &Kind) -> Cow<'_, str> {
+        kind.group().into()
     }
 
     fn version(_: &Kind) -> Cow<'_, str> {

@@ -16,7 +16,8 @@ use super::revisions::Revisions;
 use crate::decide::plan::{Reload, Revision};
 use crate::engine::ports::{Cluster, WriteError};
 use crate::model::annotation::{MARK, RECORD};
-use crate::model::workload::{Kind, Workload, WorkloadId};
+use crate::model::kind::Kind;
+use crate::model::workload::{Workload, WorkloadId};
 use crate::references::manifest::Manifest;
 
 /// The name that the API server notes beside the fields that the controller wrote.
@@ -25,7 +26,7 @@ const FIELD_MANAGER: &str = "vault-secrets-reloader";
 /// The merge patch of a reload.
 ///
 /// The resource version makes it a precondition: what is written is what was decided about, also
-/// with several controllers, a stale store, or an answer that was lost.
+/// with several controllers, a stale index, or an answer that was lost.
 #[must_use]
 pub fn patch_of(workload: &Workload, reload: &Reload) -> Value {
     json!({

@@ -20,9 +20,10 @@ use super::bounds::is_too_long;
 use super::client::{RequestError, in_time};
 use super::watching::retry_delay;
 use crate::decide::plan::{Copied, Revision};
+use crate::model::kind::{self, Kind};
 use crate::model::record::Record;
 use crate::model::secret::Version;
-use crate::model::workload::{Kind, Workload};
+use crate::model::workload::Workload;
 
 /// Objects a page: metadata of ReplicaSets is about 2 kB each. Where a page is too long for the
 /// client, it is asked for again with a quarter of them, down to one, which always fits.
@@ -66,14 +67,13 @@ enum Resource {
 
 impl Resource {
     fn of(kind: Kind) -> Self {
-        match kind {
-            Kind::Deployment => Self::ReplicaSets,
-            Kind::DaemonSet | Kind::StatefulSet => Self::ControllerRevisions,
+        match kind.revisions() {
+            kind::Revisions::ReplicaSets => Self::ReplicaSets,
+            kind::Revisions::ControllerRevisions | kind::Revisions::NamedControllerRevisions => {
+                Self::ControllerRevisions
+            }
         }
     }
-
-    /// The API group of the workloads that own them.
-    const OWNERS: &'static str = "apps/";
 
     fn plural(self) -> &'static str {
         match self {
@@ -279,19 +279,22 @@ impl<'a> Candidate<'a> {
         *id.namespace == *namespace
             && *id.name == *owner.name
             && id.kind.name() == owner.kind
-            && owner.api_version.starts_with(Resource::OWNERS)
+            && owner.api_version.split('/').next() == Some(id.kind.group())
     }
 
     fn take(&mut self, object: RevisionObject) {
         let Meta { name, creation_timestamp, annotations, .. } = object.metadata;
         let Annotations { number, record } = annotations.unwrap_or_default();
-        let number = match self.workload.id.kind {
-            Kind::Deployment => number.and_then(|number| number.parse().ok()).unwrap_or(0),
-            // The one that a StatefulSet says it is moving to, whatever the numbers say.
-            Kind::StatefulSet if self.workload.update_revision.as_deref() == Some(&name) => {
-                i64::MAX
+        let is_named = self.workload.update_revision.as_deref() == Some(&name);
+        let number = match self.workload.id.kind.revisions() {
+            kind::Revisions::ReplicaSets => {
+                number.and_then(|number| number.parse().ok()).unwrap_or(0)
             }
-            Kind::DaemonSet | Kind::StatefulSet => object.revision,
+            // The one that the workload says it is moving to, whatever the numbers say.
+            kind::Revisions::NamedControllerRevisions if is_named => i64::MAX,
+            kind::Revisions::ControllerRevisions | kind::Revisions::NamedControllerRevisions => {
+                object.revision
+            }
         };
         let created = creation_timestamp.and_then(|time| time.parse().ok());
         match number.cmp(&self.number) {
@@ -334,7 +337,8 @@ impl<'a> Candidate<'a> {
     /// while they are paused, and no pods of the template either.
     fn stand_in(&self) -> Option<Timestamp> {
         let has_none = self.number == i64::MIN;
-        (has_none && self.workload.id.kind != Kind::Deployment).then_some(self.workload.created)
+        (has_none && Resource::of(self.workload.id.kind) == Resource::ControllerRevisions)
+            .then_some(self.workload.created)
     }
 }
 
@@ -467,9 +471,9 @@ mod tests {
             db.update_revision = update_revision.map(Into::into);
             revision_of(&db, &objects).unwrap().created
         };
-        assert_eq!(kind(Kind::StatefulSet, Some("db-b")), EARLY.parse().unwrap());
-        assert_eq!(kind(Kind::StatefulSet, None), LATE.parse().unwrap());
-        assert_eq!(kind(Kind::DaemonSet, None), LATE.parse().unwrap());
+        assert_eq!(kind(Kind::STATEFUL_SET, Some("db-b")), EARLY.parse().unwrap());
+        assert_eq!(kind(Kind::STATEFUL_SET, None), LATE.parse().unwrap());
+        assert_eq!(kind(Kind::DAEMON_SET, None), LATE.parse().unwrap());
     }
 
     #[test]
@@ -481,7 +485,7 @@ mod tests {
             db.created = EARLY.parse().unwrap();
             revision_of(&db, objects).map(|revision| revision.created.to_string())
         };
-        for kind in [Kind::DaemonSet, Kind::StatefulSet] {
+        for kind in [Kind::DAEMON_SET, Kind::STATEFUL_SET] {
             assert_eq!(created_of(kind, &[]).as_deref(), Some(EARLY));
             // One of its own is surely not older than itself.
             let own = [controller_revision("db-a", 1, LATE)];
@@ -489,7 +493,7 @@ mod tests {
             assert_eq!(created_of(kind, &[controller_revision("db-a", 1, "no time")]), None);
         }
         // It may be paused, and have neither ReplicaSet nor pods.
-        assert_eq!(created_of(Kind::Deployment, &[]), None);
+        assert_eq!(created_of(Kind::DEPLOYMENT, &[]), None);
     }
 
     #[test]
@@ -623,7 +627,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_list_without_an_end_is_given_up_and_known_of_nobody() {
         let endless = revisions_from(|_| page("more", &[replica_set("1", EARLY, "")]));
-        for kind in [Kind::Deployment, Kind::DaemonSet] {
+        for kind in [Kind::DEPLOYMENT, Kind::DAEMON_SET] {
             let mut web = workload("web", &["a"]);
             web.id.kind = kind;
             let began = Instant::now();

@@ -5,8 +5,8 @@
 //! begins when the first source is named. What is read is one object at a time, and only what a
 //! workload that opted in names and the watch shows. Namespaces take turns.
 //!
-//! Architecture Invariant: this writes the sources of the store and nothing else; the collectors, which
-//! are told that workloads are concerned, read those again.
+//! Architecture Invariant: this writes the sources of the index and nothing else. The index reads the
+//! workloads again that name a source which changed.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
@@ -20,20 +20,19 @@ use futures::stream::FuturesUnordered;
 use k8s_openapi::NamespaceResourceScope;
 pub use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::core::PartialObjectMeta;
-use kube::runtime::watcher::Event;
+use kube::runtime::watcher::Event as WatchEvent;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::client::{RequestError, in_time};
+use super::effects::Effects;
 use super::watching::{WORKER, Watching, retry_delay};
-use crate::index::Store;
+use crate::index::Index;
 use crate::index::sources::Found;
 use crate::model::fair_queue::Turns;
-use crate::model::workload::Kind;
 use crate::references::environment::SourceKind;
 use crate::references::reason::Reason;
 use crate::references::source::{Content, SourceId};
@@ -60,53 +59,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Between two attempts at one of the sources that cannot be read. Where it can be again, all are tried.
 const PROBE: Duration = Duration::from_mins(1);
-
-/// Tells the readers that there are sources to read.
-#[derive(Clone, Debug, Default)]
-pub struct SourceRequests(Arc<[Notify; SourceKind::ALL.len()]>);
-
-impl SourceRequests {
-    /// Tells the readers of all kinds.
-    pub fn tell(&self) {
-        for notify in &*self.0 {
-            notify.notify_one();
-        }
-    }
-
-    async fn told(&self, kind: SourceKind) {
-        let [config_maps, secrets] = &*self.0;
-        match kind {
-            SourceKind::ConfigMap => config_maps.notified().await,
-            SourceKind::Secret => secrets.notified().await,
-        }
-    }
-}
-
-/// Tells the collectors that sources of their workloads changed. Which workloads these are is in the
-/// store, each once.
-#[derive(Clone, Debug, Default)]
-pub struct WorkloadUpdates(Arc<[Notify; Kind::ALL.len()]>);
-
-impl WorkloadUpdates {
-    /// Tells the collector of a kind.
-    pub(super) fn tell(&self, kind: Kind) {
-        self.of(kind).notify_one();
-    }
-
-    /// Waits until the collector of a kind is told.
-    pub(super) async fn told(&self, kind: Kind) {
-        self.of(kind).notified().await;
-    }
-
-    fn of(&self, kind: Kind) -> &Notify {
-        let [deployments, daemon_sets, stateful_sets] = &*self.0;
-        match kind {
-            Kind::Deployment => deployments,
-            Kind::DaemonSet => daemon_sets,
-            Kind::StatefulSet => stateful_sets,
-        }
-    }
-}
 
 /// A kind of sources.
 pub trait SourceObject:
@@ -164,9 +116,8 @@ type Answer = Result<Found, RequestError>;
 /// Reads the sources of one kind.
 pub struct SourceReader<K> {
     client: Client,
-    store: Arc<Store>,
-    requests: SourceRequests,
-    updates: WorkloadUpdates,
+    index: Arc<Index>,
+    effects: Effects,
     watching: Watching<PartialObjectMeta<K>>,
     /// What there is, once the watch has shown it all.
     shown: Option<Shown>,
@@ -202,20 +153,13 @@ type Shown = HashSet<u64>;
 impl<K: SourceObject> SourceReader<K> {
     /// A reader of one kind, whose metadata is all read anew after each `sync_period`.
     #[must_use]
-    pub fn new(
-        client: Client,
-        store: Arc<Store>,
-        requests: SourceRequests,
-        updates: WorkloadUpdates,
-        sync_period: Duration,
-    ) -> Self {
+    pub fn new(client: Client, index: Arc<Index>, effects: Effects, sync_period: Duration) -> Self {
         let api = Api::all(client.clone());
         Self {
             watching: Watching::new(api, K::KIND.plural(), sync_period),
             client,
-            store,
-            requests,
-            updates,
+            index,
+            effects,
             shown: None,
             listed: None,
             hasher: RandomState::new(),
@@ -244,12 +188,13 @@ impl<K: SourceObject> SourceReader<K> {
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = self.requests.told(K::KIND) => {}
+                () = self.effects.sources_to_read(K::KIND) => {}
             }
         }
         loop {
             self.take_requests();
             let look_at = self.look_at_unseen();
+            self.read_changed();
             self.begin_reads();
             let timer = |time: Option<Instant>| {
                 let is_set = time.is_some();
@@ -262,7 +207,7 @@ impl<K: SourceObject> SourceReader<K> {
                 () = shutdown.cancelled() => return,
                 event = self.watching.next() => self.handle(event),
                 Some((id, answer)) = self.reads.next() => self.take_in(id, answer),
-                () = self.requests.told(K::KIND) => {}
+                () = self.effects.sources_to_read(K::KIND) => {}
                 () = pause, if is_paused => self.pause = None,
                 () = probe, if is_probing => self.probe(),
                 () = look, if is_looking => {}
@@ -272,7 +217,7 @@ impl<K: SourceObject> SourceReader<K> {
 
     /// Takes in which sources are named: what the watch shows is to be read.
     fn take_requests(&mut self) {
-        for id in self.store.sources().unread(K::KIND) {
+        for id in self.index.take_unread_sources(K::KIND) {
             if self.is_shown(&id) {
                 self.queue.join(&id);
             } else {
@@ -280,8 +225,8 @@ impl<K: SourceObject> SourceReader<K> {
             }
         }
         if self.unseen.len() > self.most_unseen {
-            let sources = self.store.sources();
-            self.unseen.retain(|(_, id)| sources.is_named(id));
+            let index = &self.index;
+            self.unseen.retain(|(_, id)| index.names_source(id));
             self.most_unseen = MOST_UNSEEN.max(2 * self.unseen.len());
         }
     }
@@ -293,7 +238,7 @@ impl<K: SourceObject> SourceReader<K> {
         let is_known = self.shown.is_some() && self.listed.is_none() && !is_failing;
         let wait = if is_known || is_failing { SHOWN_WITHIN } else { ASKED_AFTER };
         while let Some((_, id)) = self.unseen.pop_front_if(|(since, _)| since.elapsed() >= wait) {
-            if !self.store.sources().is_named(&id) {
+            if !self.index.names_source(&id) {
                 continue;
             }
             if !is_known {
@@ -325,8 +270,13 @@ impl<K: SourceObject> SourceReader<K> {
     }
 
     fn put(&self, id: &SourceId, found: Found) {
-        for kind in self.store.sources().put(id, found) {
-            self.updates.tell(kind);
+        self.index.put_source(id, found);
+    }
+
+    /// Has the workloads read again of which sources changed: each once, however many of its sources did.
+    fn read_changed(&self) {
+        while let Some(effects) = self.index.read_next_changed() {
+            self.effects.carry_out(&effects);
         }
     }
 
@@ -342,13 +292,12 @@ impl<K: SourceObject> SourceReader<K> {
                 continue;
             }
             let version = self.versions.remove(&id);
-            let sources = self.store.sources();
-            if !sources.is_named(&id) {
+            if !self.index.names_source(&id) {
                 self.unreadable.remove(&id);
                 self.failures_of.remove(&id);
                 continue;
             }
-            if version.is_some() && !sources.is_outdated(&id, version.as_deref()) {
+            if version.is_some() && !self.index.is_source_outdated(&id, version.as_deref()) {
                 continue;
             }
             self.under_way.insert(id.clone());
@@ -363,21 +312,21 @@ impl<K: SourceObject> SourceReader<K> {
         }
     }
 
-    fn handle(&mut self, event: Event<PartialObjectMeta<K>>) {
+    fn handle(&mut self, event: WatchEvent<PartialObjectMeta<K>>) {
         match event {
-            Event::Init => self.listed = Some(Shown::new()),
-            Event::InitApply(object) | Event::Apply(object) => {
+            WatchEvent::Init => self.listed = Some(Shown::new()),
+            WatchEvent::InitApply(object) | WatchEvent::Apply(object) => {
                 let id = id_of(&object);
                 let digest = self.hasher.hash_one(&id);
                 if let Some(shown) = self.listed.as_mut().or(self.shown.as_mut()) {
                     shown.insert(digest);
                 }
                 let version = object.metadata.resource_version;
-                if self.store.sources().is_outdated(&id, version.as_deref()) {
+                if self.index.is_source_outdated(&id, version.as_deref()) {
                     self.read_version(id, version);
                 }
             }
-            Event::InitDone => {
+            WatchEvent::InitDone => {
                 self.shown = self.listed.take();
                 // Named when the list had gone past it.
                 let (shown, unseen) = std::mem::take(&mut self.unseen)
@@ -385,12 +334,12 @@ impl<K: SourceObject> SourceReader<K> {
                     .partition(|(_, id)| self.is_shown(id));
                 self.unseen = unseen;
                 for (_, id) in VecDeque::into_iter(shown) {
-                    let was_read = self.store.sources().is_outdated(&id, None);
+                    let was_read = self.index.is_source_outdated(&id, None);
                     if !was_read && !self.under_way.contains(&id) {
                         self.queue.join(&id);
                     }
                 }
-                for (id, version) in self.store.sources().named(K::KIND) {
+                for (id, version) in self.index.named_sources(K::KIND) {
                     // What was there is gone.
                     if version.is_some() && !self.is_shown(&id) {
                         self.read_version(id, None);
@@ -398,13 +347,13 @@ impl<K: SourceObject> SourceReader<K> {
                 }
             }
             // It may have been made again meanwhile.
-            Event::Delete(object) => {
+            WatchEvent::Delete(object) => {
                 let id = id_of(&object);
                 let digest = self.hasher.hash_one(&id);
                 if let Some(shown) = &mut self.shown {
                     shown.remove(&digest);
                 }
-                if self.store.sources().is_named(&id) {
+                if self.index.names_source(&id) {
                     self.read_version(id, None);
                 }
             }

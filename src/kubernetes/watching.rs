@@ -244,12 +244,12 @@ mod tests {
     use super::super::scripted::{client, page};
     use super::*;
     use crate::kubernetes::object::Object;
-    use crate::model::workload::Kind;
+    use crate::model::kind::Kind;
 
     fn watching(
         script: impl Fn(&str) -> Answer + Clone + Send + Sync + 'static,
     ) -> Watching<Object> {
-        let api = Api::all_with(client(script), &Kind::Deployment);
+        let api = Api::all_with(client(script), &Kind::DEPLOYMENT);
         Watching::new(api, "deployments", Duration::from_hours(1))
     }
 

@@ -87,11 +87,11 @@ impl<T: InNamespace> Turns<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::workload::Kind;
+    use crate::model::kind::Kind;
 
     fn id(text: &str) -> WorkloadId {
         let (namespace, name) = text.split_once('/').unwrap();
-        WorkloadId { kind: Kind::Deployment, namespace: namespace.into(), name: name.into() }
+        WorkloadId { kind: Kind::DEPLOYMENT, namespace: namespace.into(), name: name.into() }
     }
 
     #[test]

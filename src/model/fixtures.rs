@@ -5,10 +5,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::model::annotation::OptIn;
+use crate::model::kind::Kind;
 use crate::model::record::Recorded;
 use crate::model::secret::{DEFAULT_CONNECTION, SecretId, Version};
 use crate::model::strategy::Rollout;
-use crate::model::workload::{Kind, Workload, WorkloadId};
+use crate::model::workload::{Workload, WorkloadId};
 
 /// A second after the epoch.
 pub(crate) fn second(second: i64) -> Timestamp {
@@ -28,7 +29,7 @@ pub(crate) fn secret(path: &str) -> Arc<SecretId> {
 /// A Deployment that refers to some secrets and was never reloaded.
 pub(crate) fn workload(name: &str, paths: &[&str]) -> Workload {
     Workload {
-        id: WorkloadId { kind: Kind::Deployment, namespace: "shop".into(), name: name.into() },
+        id: WorkloadId { kind: Kind::DEPLOYMENT, namespace: "shop".into(), name: name.into() },
         uid: format!("uid-of-{name}").into(),
         resource_version: "1".into(),
         created: second(0),

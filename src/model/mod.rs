@@ -7,6 +7,7 @@ pub mod annotation;
 pub mod fair_queue;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod kind;
 pub mod record;
 pub mod scheme;
 pub mod secret;

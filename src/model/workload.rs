@@ -6,51 +6,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::model::annotation::OptIn;
+use crate::model::kind::Kind;
 use crate::model::record::Recorded;
 use crate::model::secret::SecretId;
 use crate::model::strategy::Rollout;
-
-/// The kinds that are watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// `apps/v1` Deployment.
-    Deployment,
-    /// `apps/v1` DaemonSet.
-    DaemonSet,
-    /// `apps/v1` StatefulSet.
-    StatefulSet,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Deployment, Self::DaemonSet, Self::StatefulSet];
-
-    /// The kind as manifests spell it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Deployment => "Deployment",
-            Self::DaemonSet => "DaemonSet",
-            Self::StatefulSet => "StatefulSet",
-        }
-    }
-
-    /// The resource as API paths and RBAC rules spell it.
-    #[must_use]
-    pub fn plural(self) -> &'static str {
-        match self {
-            Self::Deployment => "deployments",
-            Self::DaemonSet => "daemonsets",
-            Self::StatefulSet => "statefulsets",
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// The name of a workload within the cluster. It prints as `namespace/Kind/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

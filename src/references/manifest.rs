@@ -6,12 +6,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::model::annotation::{Annotations, MARK, OptIn, Webhook};
+use crate::model::kind::Kind;
 use crate::model::record::{Record, RecordError, Recorded};
 use crate::model::scheme::Scheme;
 use crate::model::secret::SecretId;
 use crate::model::strategy::Rollout;
 use crate::model::text::parse_bool;
-use crate::model::workload::{Kind, MOST_SECRETS, Workload, WorkloadId};
+use crate::model::workload::{MOST_SECRETS, Workload, WorkloadId};
 use crate::references::environment::{Container, EnvValue, SourceName};
 use crate::references::extraction;
 use crate::references::grammar::Reading;
@@ -366,7 +367,7 @@ mod tests {
         let value = "vault:secret/data/a#k";
         let kept = |annotations: &[_], values: &[_]| {
             manifest(annotations, values)
-                .read(Kind::Deployment, &Servers::default(), nothing_known)
+                .read(Kind::DEPLOYMENT, &Servers::default(), nothing_known)
                 .workload
                 .is_some_and(|workload| !workload.secrets.is_empty())
         };
@@ -385,7 +386,7 @@ mod tests {
             let values: Vec<_> = (0..number).map(value).collect();
             let values: Vec<_> = values.iter().map(String::as_str).collect();
             let read = manifest(&[OPT_IN], &values).read(
-                Kind::Deployment,
+                Kind::DEPLOYMENT,
                 &Servers::default(),
                 nothing_known,
             );
@@ -404,7 +405,7 @@ mod tests {
         let named = ("secrets-webhook.security.bank-vaults.io/vault-namespace", "/other/");
         let namespace = |annotations: &[_]| {
             let read = manifest(annotations, &["vault:secret/data/a#k"]).read(
-                Kind::DaemonSet,
+                Kind::DAEMON_SET,
                 &configured,
                 nothing_known,
             );
@@ -420,7 +421,7 @@ mod tests {
         let key = "secrets-webhook.security.bank-vaults.io/vault-namespace";
         for name in ["a\nb", "a\u{0}b", &"x".repeat(LONGEST_NAMESPACE + 1)] {
             let read = manifest(&[OPT_IN, (key, name)], &["vault:secret/data/a#k"]).read(
-                Kind::Deployment,
+                Kind::DEPLOYMENT,
                 &configured,
                 nothing_known,
             );
@@ -442,7 +443,7 @@ mod tests {
             let default = Declared { namespace: Some("team".into()), ..Declared::default() };
             let servers = Servers::new(default, vec![b.clone()], undeclared).unwrap();
             let read = manifest(&[OPT_IN, (key, address)], &[value, "vault:secret/data/x#k#1"])
-                .read(Kind::Deployment, &servers, nothing_known);
+                .read(Kind::DEPLOYMENT, &servers, nothing_known);
             let secrets = read.workload.map(|workload| workload.secrets);
             let secrets: Vec<_> = secrets.iter().flatten().map(ToString::to_string).collect();
             let noted: Vec<_> = read.notes.iter().map(|note| note.reason).collect();
@@ -485,7 +486,7 @@ mod tests {
                 annotations.iter().map(|(name, value)| (key(name), *value)).collect();
             let mut all: Vec<_> = keys.iter().map(|(key, value)| (key.as_str(), *value)).collect();
             all.push(OPT_IN);
-            let read = manifest(&all, values).read(Kind::Deployment, &servers, nothing_known);
+            let read = manifest(&all, values).read(Kind::DEPLOYMENT, &servers, nothing_known);
             let workload = read.workload;
             let secrets = workload.iter().flat_map(|workload| &workload.secrets);
             let secrets: Vec<_> = secrets.map(ToString::to_string).collect();
@@ -547,7 +548,7 @@ mod tests {
         let mut manual = manifest(&[OPT_IN, skip, address, ignores], &["vault:secret/data/a#k"]);
         manual.containers[0].starts_injector = true;
         let read = |manifest: &Manifest| {
-            let read = manifest.read(Kind::Deployment, &servers, nothing_known);
+            let read = manifest.read(Kind::DEPLOYMENT, &servers, nothing_known);
             let secrets = read.workload.iter().flat_map(|workload| &workload.secrets);
             let secrets: Vec<_> = secrets.map(ToString::to_string).collect();
             let notes: Vec<_> =
@@ -607,7 +608,7 @@ mod tests {
         let read = |annotations: &[_], values: &[_]| {
             let annotations: Vec<_> = annotations.iter().copied().chain([OPT_IN]).collect();
             let manifest = manifest(&annotations, values);
-            let read = manifest.read(Kind::Deployment, &servers, nothing_known);
+            let read = manifest.read(Kind::DEPLOYMENT, &servers, nothing_known);
             let secrets = read.workload.iter().flat_map(|workload| &workload.secrets);
             let secrets: Vec<_> = secrets.map(ToString::to_string).collect();
             let said = |note: &Note| format!("{} {}", note.reason.code(), note.origin);
@@ -660,7 +661,7 @@ mod tests {
         let rule = Rule::new(&RuleText { namespaces, paths, ..RuleText::default() }).unwrap();
         let servers = Servers::default().with_path_rules(PathRules::new(vec![rule]));
         let manifest = manifest(&[OPT_IN], &values);
-        let read = manifest.read(Kind::Deployment, &servers, nothing_known);
+        let read = manifest.read(Kind::DEPLOYMENT, &servers, nothing_known);
         assert_eq!(read.workload.unwrap().secrets.len(), MOST_SECRETS);
         assert!(read.notes.iter().all(|note| note.reason == Reason::PathRefused));
         assert_eq!(read.notes.len(), 2 * MOST_SECRETS);
@@ -682,7 +683,7 @@ mod tests {
             entries.join(",")
         ));
         let workload =
-            hostile.read(Kind::Deployment, &Servers::default(), nothing_known).workload.unwrap();
+            hostile.read(Kind::DEPLOYMENT, &Servers::default(), nothing_known).workload.unwrap();
         let kept: Vec<_> = workload.recorded.unwrap().versions.iter().collect();
         assert_eq!(kept.len(), 1);
         assert_eq!((kept[0].0, kept[0].1.number), (secret.hash64(), 7));
@@ -695,7 +696,7 @@ mod tests {
             &["vault:secret/data/a#k"],
         );
         odd.record = Some("nonsense".to_owned());
-        let read = odd.read(Kind::StatefulSet, &Servers::default(), nothing_known);
+        let read = odd.read(Kind::STATEFUL_SET, &Servers::default(), nothing_known);
         let workload = read.workload.unwrap();
         assert_eq!((workload.count, workload.recorded), (0, None));
         assert_eq!(read.record_error, Some(RecordError::Malformed));
@@ -705,7 +706,7 @@ mod tests {
     fn a_record_of_a_cloned_workload_is_none_without_a_complaint() {
         let mut clone = manifest(&[OPT_IN], &["vault:secret/data/a#k"]);
         clone.record = Some(r#"{"v":1,"uid":"another","mark":"m","secrets":{}}"#.to_owned());
-        let read = clone.read(Kind::Deployment, &Servers::default(), nothing_known);
+        let read = clone.read(Kind::DEPLOYMENT, &Servers::default(), nothing_known);
         assert_eq!((read.workload.unwrap().recorded, read.record_error), (None, None));
     }
 }

@@ -153,3 +153,22 @@ impl Default for Readable {
 pub(crate) fn nothing_known(_: &Arc<str>, _: &SourceName) -> Known {
     Known::NotYet
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_value_is_kept() {
+        let data: [(&str, &[u8]); 4] = [
+            ("PLAIN", b"hunter2"),
+            ("URL", b"postgres://u:hunter2@${vault:secret/data/a#host}/"),
+            ("WRITE", b">>vault:pki/issue/r#c#{\"hunter2\":1}"),
+            ("BINARY", b"\xff\xfehunter2"),
+        ];
+        let content = Content::new(data);
+        assert_eq!(content.iter().count(), 4);
+        let shown = format!("{content:?}");
+        assert!(shown.contains("secret/data/a") && !shown.contains("hunter2"), "{shown}");
+    }
+}

@@ -1,6 +1,6 @@
 //! What the collector does: a list of all workloads, what comes after it, and the ConfigMaps that they name.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +8,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use vault_secrets_reloader::decide::clock::ServerClock;
-use vault_secrets_reloader::index::Store;
-use vault_secrets_reloader::model::workload::{Kind, WorkloadId};
+use vault_secrets_reloader::index::Index;
+use vault_secrets_reloader::model::kind::Kind;
 use vault_secrets_reloader::references::environment::SourceKind;
-use vault_secrets_reloader::references::manifest::Manifest;
 use vault_secrets_reloader::references::source::SourceId;
 
 use crate::ports::{Shared, date, lock};
@@ -25,10 +24,8 @@ const LONGEST_READ: u64 = 2_000;
 pub(crate) struct Collector {
     pub(crate) world: Shared,
     pub(crate) life: u64,
-    pub(crate) store: Arc<Store>,
+    pub(crate) index: Arc<Index>,
     pub(crate) cluster_clock: Arc<ServerClock>,
-    /// The workloads that name a ConfigMap, as they were seen last.
-    pub(crate) manifests: HashMap<WorkloadId, (Box<Manifest>, Kind)>,
     /// The reads that are under way, with the time of their answers.
     pub(crate) reads: BTreeMap<(Instant, usize), SourceId>,
 }
@@ -72,11 +69,11 @@ impl Collector {
         // Nothing else has been asked yet, so nothing can come between the list and what follows it.
         self.cluster_clock.observe_date(&date(time::now()), time::own(), time::own());
         for kind in Kind::ALL {
-            self.store.begin_list(kind);
+            self.index.begin_list(kind);
             for (manifest, _) in manifests.iter().filter(|(_, of)| *of == kind) {
                 self.handle(Seen::Applied(Box::new(manifest.clone()), kind));
             }
-            self.store.end_list(kind);
+            self.index.end_list(kind);
         }
         lock(&self.world).synced.insert(self.life, Instant::now());
     }
@@ -84,46 +81,19 @@ impl Collector {
     fn handle(&mut self, event: Seen) {
         match event {
             Seen::Applied(manifest, kind) => {
-                let id = manifest.id(kind);
-                let sources = manifest.sources();
-                let names_any = !sources.is_empty();
-                if self.store.sources().name(&id, sources) {
-                    for source in self.store.sources().unread(SourceKind::ConfigMap) {
-                        self.begin_read(source);
-                    }
-                }
-                self.read(&manifest, kind);
-                if names_any {
-                    self.manifests.insert(id, (manifest, kind));
-                } else {
-                    self.manifests.remove(&id);
+                self.index.apply(*manifest, kind);
+                for source in self.index.take_unread_sources(SourceKind::ConfigMap) {
+                    self.begin_read(source);
                 }
             }
             Seen::Deleted(id) => {
-                self.manifests.remove(&id);
-                self.store.sources().name(&id, BTreeSet::new());
-                self.store.remove(&id);
+                self.index.delete(&id);
             }
             Seen::Source(source) => {
                 let id = source_id(&"shop".into(), source);
-                if self.store.sources().is_named(&id) {
+                if self.index.names_source(&id) {
                     self.begin_read(id);
                 }
-            }
-        }
-    }
-
-    fn read(&self, manifest: &Manifest, kind: Kind) {
-        let read = manifest.read(kind, self.store.servers(), |namespace, named| {
-            self.store.sources().look_up(namespace, named)
-        });
-        match read.workload {
-            _ if read.is_waiting => self.store.defer(&read.id),
-            Some(workload) => {
-                self.store.apply(workload);
-            }
-            None => {
-                self.store.remove(&read.id);
             }
         }
     }
@@ -142,14 +112,8 @@ impl Collector {
     fn end_read(&mut self) {
         let Some((_, source)) = self.reads.pop_first() else { return };
         let found = lock(&self.world).read_source(&source);
-        self.store.sources().put(&source, found);
-        for kind in Kind::ALL {
-            while let Some(id) = self.store.sources().take_changed(kind) {
-                if let Some((manifest, kind)) = self.manifests.get(&id) {
-                    self.read(manifest, *kind);
-                }
-            }
-        }
+        self.index.put_source(&source, found);
+        while self.index.read_next_changed().is_some() {}
     }
 }
 

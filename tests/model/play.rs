@@ -1,6 +1,6 @@
 //! Plays a history: the world, our processes in it, and what must hold when all is over.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use vault_secrets_reloader::decide::plan::Hold;
 use vault_secrets_reloader::election::leadership::{Candidacy, Claim, contended};
 use vault_secrets_reloader::engine::reloader::Reloader;
 use vault_secrets_reloader::engine::settings::{Clocks, Settings};
-use vault_secrets_reloader::index::Store;
+use vault_secrets_reloader::events::Events;
+use vault_secrets_reloader::index::Index;
 use vault_secrets_reloader::references::source::Readable;
 use vault_secrets_reloader::rollouts::budget::Budget;
 
@@ -123,7 +124,7 @@ impl Play {
             let setup = &lock(&self.world).setup;
             (setup.servers, setup.may_be_missing, Budget::new(setup.burst, setup.burst * 4))
         };
-        let store = Arc::new(Store::new(servers(count), Readable::default()));
+        let index = Arc::new(Index::new(servers(count), Readable::default()));
         let synced = CancellationToken::new();
         let cluster_clock = Arc::default();
         let recorder = Recorder { world: Arc::clone(&self.world), life, standings: Arc::default() };
@@ -154,12 +155,12 @@ impl Play {
                 ignore_missing: may_be_missing,
                 start_within: Duration::ZERO,
             };
-            let (store, budget) = (Arc::clone(&store), budget.clone());
+            let (index, budget) = (Arc::clone(&index), budget.clone());
             let reloader = Reloader::new(
-                store,
+                index,
                 ports.clone(),
                 ports,
-                recorder.clone(),
+                Events::new(vec![Box::new(recorder.clone())]),
                 clocks,
                 settings,
                 budget,
@@ -171,9 +172,8 @@ impl Play {
         let collector = Collector {
             world: Arc::clone(&self.world),
             life,
-            store,
+            index,
             cluster_clock,
-            manifests: HashMap::new(),
             reads: BTreeMap::new(),
         };
         let watch = self.tasks.spawn(collector.run(synced, receiver));

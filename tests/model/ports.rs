@@ -11,7 +11,8 @@ use vault_secrets_reloader::decide::clock::ServerClock;
 use vault_secrets_reloader::decide::observation::{Ask, Observation, Polled};
 use vault_secrets_reloader::decide::plan::{Hold, Reload, Revision};
 use vault_secrets_reloader::engine::ports::{Cluster, Vault, WriteError};
-use vault_secrets_reloader::events::report::{Held, Report, Reporter};
+use vault_secrets_reloader::events::Sink;
+use vault_secrets_reloader::events::event::{Event, Held};
 use vault_secrets_reloader::model::secret::SecretId;
 use vault_secrets_reloader::model::workload::{Workload, WorkloadId};
 use vault_secrets_reloader::references::manifest::Manifest;
@@ -248,8 +249,19 @@ pub(crate) struct Recorder {
     pub(crate) standings: Arc<Mutex<BTreeMap<WorkloadId, Standing>>>,
 }
 
-impl Reporter for Recorder {
-    fn report(&self, id: &WorkloadId, report: &Report<'_>) {
+impl Sink for Recorder {
+    fn on(&self, event: &Event<'_>) {
+        let id = match *event {
+            Event::Held { workload, .. }
+            | Event::Released { workload }
+            | Event::TakenBack { workload, .. }
+            | Event::Reloading { workload, .. }
+            | Event::Reloaded { workload, .. }
+            | Event::NotNeeded { workload }
+            | Event::ReloadFailed { workload, .. }
+            | Event::WaitingForRevision { workload, .. } => workload,
+            _ => return,
+        };
         let mut standings = lock(&self.standings);
         let mut world = lock(&self.world);
         let standing = standings.entry(id.clone()).or_default();
@@ -258,31 +270,27 @@ impl Reporter for Recorder {
             *standing = Standing { uid, ..Standing::default() };
         }
         let before = standing.clone();
-        match report {
-            Report::Held { hold: Held::For(hold), .. } => standing.hold = Some(*hold),
-            Report::Held { hold: Held::Stripped { .. }, .. } => {
+        match *event {
+            Event::Held { hold: Held::For(hold), .. } => standing.hold = Some(hold),
+            Event::Held { hold: Held::Stripped { .. }, .. } => {
                 standing.hold = Some(Hold::Stripped);
             }
-            Report::Released => standing.hold = None,
-            Report::Reverted { secrets, .. } => {
+            Event::Released { .. } => standing.hold = None,
+            Event::TakenBack { secrets, .. } => {
                 standing.reverted =
                     secrets.iter().map(|secret| world.setup.secret_of(secret)).collect();
             }
-            Report::Reloading { .. }
-            | Report::Reloaded { .. }
-            | Report::NotNeeded
-            | Report::Failed { .. }
-            | Report::Waiting { .. } => {}
+            _ => {}
         }
-        world.say(|| format!("{id}: process {} reports {report:?}", self.life));
-        let is_again = match report {
-            Report::Held { hold: Held::For(hold), .. } => before.hold == Some(*hold),
-            Report::Reverted { .. } => before.reverted == standing.reverted,
+        world.say(|| format!("{id}: process {} reports {event:?}", self.life));
+        let is_again = match *event {
+            Event::Held { hold: Held::For(hold), .. } => before.hold == Some(hold),
+            Event::TakenBack { .. } => before.reverted == standing.reverted,
             _ => false,
         };
         // Whoever has left and come back may be told of anew, or not.
         if is_again && is_stayer == Some(true) {
-            world.wrong.push(format!("{id}: process {} repeats {report:?}", self.life));
+            world.wrong.push(format!("{id}: process {} repeats {event:?}", self.life));
         }
     }
 }

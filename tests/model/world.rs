@@ -12,9 +12,10 @@ use tokio::time::Instant;
 use vault_secrets_reloader::decide::plan::{Copied, Reload, Revision};
 use vault_secrets_reloader::engine::ports::WriteError;
 use vault_secrets_reloader::model::annotation::{MARK, OptIn};
+use vault_secrets_reloader::model::kind::Kind;
 use vault_secrets_reloader::model::record::{Record, Versions};
 use vault_secrets_reloader::model::secret::{DEFAULT_CONNECTION, SecretId, Version};
-use vault_secrets_reloader::model::workload::{Kind, Workload, WorkloadId};
+use vault_secrets_reloader::model::workload::{Workload, WorkloadId};
 use vault_secrets_reloader::references::environment::{
     Container, EnvFrom, EnvVar, SourceKind, SourceName,
 };
@@ -437,7 +438,7 @@ impl World {
             self.later(7_000, Job::StartPods(slot, uid.clone()));
         }
         Object {
-            kind: if slot == 1 { Kind::StatefulSet } else { Kind::Deployment },
+            kind: if slot == 1 { Kind::STATEFUL_SET } else { Kind::DEPLOYMENT },
             name: format!("w{slot}"),
             uid,
             resource_version: number,

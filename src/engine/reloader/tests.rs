@@ -12,21 +12,22 @@ use crate::decide::clock::ServerClock;
 use crate::decide::observation::{BELIEVED_AFTER, Observation, Polled};
 use crate::decide::plan::{Reload, Revision};
 use crate::election::leadership::{Candidacy, Claim, contended};
-use crate::events::report::{Held, Report};
+use crate::events::Sink;
+use crate::events::event::Held;
 use crate::index::findings::Notice;
 use crate::index::quota::Quota;
 use crate::model::annotation::{MARK, OptIn};
 use crate::model::fixtures::{second, secret, version};
+use crate::model::kind::Kind;
 use crate::model::record::{Record, Versions};
 use crate::model::secret::{DEFAULT_CONNECTION, Version};
 use crate::model::strategy::Rollout;
-use crate::model::workload::{Kind, Workload, WorkloadId};
-use crate::references::environment::{Container, EnvVar};
+use crate::model::workload::{Workload, WorkloadId};
+use crate::references::environment::{Container, EnvFrom, EnvVar, SourceKind, SourceName};
 use crate::references::manifest::Manifest;
 use crate::references::path_rules::{PathRules, Rule, RuleText};
 use crate::references::server::Servers;
 use crate::references::source::Readable;
-use crate::references::source::nothing_known;
 
 mod leading;
 mod outage;
@@ -269,25 +270,29 @@ impl Cluster for Fake {
     }
 }
 
-impl Reporter for Fake {
-    fn nothing_to_reload(&self) {
-        self.world().idle += 1;
-    }
-
-    fn report(&self, id: &WorkloadId, report: &Report<'_>) {
-        let told = match report {
-            Report::Reverted { secrets, again: false, .. } if !secrets.is_empty() => {
+impl Sink for Fake {
+    fn on(&self, event: &Event<'_>) {
+        let told = match *event {
+            Event::NothingToReload => {
+                self.world().idle += 1;
+                return;
+            }
+            Event::TakenBack { workload, secrets, again: false, .. } if !secrets.is_empty() => {
                 let paths: Vec<_> = secrets.iter().map(|secret| &*secret.path).collect();
-                format!("{} was reverted for {}", id.name, paths.join(" and "))
+                format!("{} was reverted for {}", workload.name, paths.join(" and "))
             }
-            Report::Reloaded { rollout, .. } if *rollout != Rollout::Automatic => {
-                format!("{} was reloaded: {rollout:?}", id.name)
+            Event::Reloaded { workload, rollout, .. } if rollout != Rollout::Automatic => {
+                format!("{} was reloaded: {rollout:?}", workload.name)
             }
-            Report::Held { hold: Held::For(hold), .. } => format!("{} is held: {hold:?}", id.name),
-            Report::Held { hold: Held::Stripped { by, .. }, .. } => {
-                format!("{} is stripped by {}", id.name, by.as_deref().unwrap_or("whom?"))
+            Event::Held { workload, hold: Held::For(hold), .. } => {
+                format!("{} is held: {hold:?}", workload.name)
             }
-            Report::Waiting { long: true } => format!("{} waits", id.name),
+            Event::Held { workload, hold: Held::Stripped { by, .. }, .. } => {
+                format!("{} is stripped by {}", workload.name, by.unwrap_or("whom?"))
+            }
+            Event::WaitingForRevision { workload, is_long: true } => {
+                format!("{} waits", workload.name)
+            }
             _ => return,
         };
         self.world().told.push(told);
@@ -304,11 +309,11 @@ fn touch(object: &mut Manifest) {
     object.resource_version = (number + 1).to_string();
 }
 
-/// A reloader with a full store, of workloads that each refer to some paths.
+/// A reloader with a full index, of workloads that each refer to some paths.
 struct Bench {
     fake: Fake,
-    store: Arc<Store>,
-    reloader: Reloader<Fake, Fake, Fake>,
+    index: Arc<Index>,
+    reloader: Reloader<Fake, Fake>,
     shutdown: CancellationToken,
 }
 
@@ -319,12 +324,12 @@ impl Bench {
 
     /// The same, with servers, and rules about their paths.
     fn with(servers: Servers, workloads: &[(&str, &[&str])]) -> Self {
-        Self::with_store(Store::new(servers, Readable::default()), workloads)
+        Self::with_index(Index::new(servers, Readable::default()), workloads)
     }
 
-    /// The same, with the workloads in a store that is empty yet.
-    fn with_store(store: Store, workloads: &[(&str, &[&str])]) -> Self {
-        let (fake, store) = (Fake::default(), Arc::new(store));
+    /// The same, with the workloads in an index that is empty yet.
+    fn with_index(index: Index, workloads: &[(&str, &[&str])]) -> Self {
+        let (fake, index) = (Fake::default(), Arc::new(index));
         let shutdown = CancellationToken::new();
         fake.world().token = Some(shutdown.clone());
         for (name, paths) in workloads {
@@ -357,11 +362,12 @@ impl Bench {
             start_within: Duration::ZERO,
         };
         let clocks = Clocks::default();
-        let [vault, cluster, reporter] = std::array::from_fn(|_| fake.clone());
+        let [vault, cluster] = std::array::from_fn(|_| fake.clone());
+        let events = Events::new(vec![Box::new(fake.clone())]);
         let budget = Budget::new(100, 100);
         let reloader =
-            Reloader::new(Arc::clone(&store), vault, cluster, reporter, clocks, settings, budget);
-        let bench = Self { fake, store, reloader, shutdown };
+            Reloader::new(Arc::clone(&index), vault, cluster, events, clocks, settings, budget);
+        let bench = Self { fake, index, reloader, shutdown };
         bench.watch();
         bench
     }
@@ -378,15 +384,20 @@ impl Bench {
         names.iter().map(|name| self.fake.count(name)).sum()
     }
 
-    /// Lets the store see the objects as they are.
+    /// Lets the index see the objects as they are.
     fn watch(&self) {
         for object in self.fake.world().objects.values() {
-            let read = object.read(Kind::Deployment, self.store.servers(), nothing_known);
-            match read.workload {
-                Some(workload) => self.store.apply(workload),
-                None => self.store.remove(&read.id),
-            };
+            self.index.apply(object.clone(), Kind::DEPLOYMENT);
         }
+    }
+
+    /// The index sees an object that names a ConfigMap which was not read yet.
+    fn name_a_config_map(&self, name: &str) {
+        let mut object = self.fake.world().objects[name].clone();
+        let source = SourceName { kind: SourceKind::ConfigMap, name: "m".to_owned() };
+        let from = EnvFrom { prefix: String::new(), source, optional: false };
+        object.containers[0].from.push(from);
+        self.index.apply(object, Kind::DEPLOYMENT);
     }
 
     /// Somebody changes an object.
@@ -458,7 +469,7 @@ async fn an_answer_that_is_lost_rolls_once() {
     bench.fake.world().faults.push_back(Fault::AnswerLost);
     let left = bench.poll().await;
     assert!(left.retry_in.is_some());
-    // The store has not seen it yet; the precondition of the PATCH is what tells.
+    // The index has not seen it yet; the precondition of the PATCH is what tells.
     bench.reloader.workloads.memories.clear();
     bench.reloader.workloads.revisions.clear();
     bench.poll().await;
@@ -503,7 +514,7 @@ async fn what_is_read_after_a_conflict_is_under_the_same_path_rules() {
     bench.poll().await;
     assert_eq!(bench.fake.count("web"), 1);
     assert_eq!(bench.fake.requests(), (2, 1));
-    // Neither what was read, nor what the PATCH was answered, brings it into the store.
+    // Neither what was read, nor what the PATCH was answered, brings it into the index.
     bench.poll().await;
     assert_eq!(bench.fake.world().asked, ["a"]);
 }
@@ -635,7 +646,7 @@ fn beside_a_later_record() -> Bench {
 async fn what_one_workload_has_on_record_is_no_matter_of_the_others() {
     let mut bench = beside_a_later_record();
     bench.poll().await;
-    let workloads = bench.store.begin_poll(DEFAULT_CONNECTION).workloads;
+    let workloads = bench.index.begin_poll(DEFAULT_CONNECTION).workloads;
     let asks = bench.reloader.asks(&workloads);
     assert_eq!(asks[0].not_before, Some(second(1_000_001)), "its answers are no older than known");
     assert_eq!(bench.reloads(), 0);
@@ -682,10 +693,10 @@ async fn what_was_written_and_stripped_is_left_alone() {
         }
         bench.watch();
         let uid: Box<str> = "uid-of-web".into();
-        let kind = Kind::Deployment;
+        let kind = Kind::DEPLOYMENT;
         let id = WorkloadId { kind, namespace: "shop".into(), name: "web".into() };
         let revision = Revision { created: second(1_000_001), copies: Arc::new([]) };
-        let entered = bench.store.get(&id).unwrap().entered;
+        let entered = bench.index.get(&id).unwrap().entered;
         bench.reloader.workloads.revisions.insert(uid, (entered, revision));
         bench.poll().await;
     }

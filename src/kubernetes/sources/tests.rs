@@ -11,8 +11,13 @@ use tokio::time::sleep;
 
 use super::super::scripted::{client_of, list, status};
 use super::*;
-use crate::model::workload::WorkloadId;
-use crate::references::environment::SourceName;
+use crate::events::Events;
+use crate::events::Sink;
+use crate::events::event::Event;
+use crate::model::annotation::OptIn;
+use crate::model::kind::Kind;
+use crate::references::environment::{Container, EnvFrom, SourceName};
+use crate::references::manifest::Manifest;
 use crate::references::source::Known;
 
 /// ConfigMaps of the namespace `shop`: to each the value of its only key, or the status of an answer.
@@ -83,28 +88,52 @@ fn metadata(name: &str, version: u32) -> Value {
     })
 }
 
-fn web() -> WorkloadId {
-    WorkloadId { kind: Kind::Deployment, namespace: "shop".into(), name: "web".into() }
-}
-
-/// A store, and what hears of changes.
+/// An index, and what hears of changes.
 struct Bench {
     cluster: Cluster,
-    store: Arc<Store>,
-    requests: SourceRequests,
+    index: Arc<Index>,
+    effects: Effects,
+    changes: Changes,
+}
+
+/// Counts what is said of the workload.
+#[derive(Clone, Default)]
+struct Changes(Arc<Mutex<usize>>);
+
+impl Sink for Changes {
+    fn on(&self, event: &Event<'_>) {
+        if matches!(event, Event::Collected { .. } | Event::Removed { .. } | Event::Noted { .. }) {
+            *self.0.lock().unwrap() += 1;
+        }
+    }
 }
 
 impl Bench {
     /// Has the workload `web` name some ConfigMaps.
     fn name(&self, names: &[&str]) {
-        let named: Vec<_> = names.iter().map(|name| config_map(name)).collect();
-        if self.store.sources().name(&web(), named.iter().collect()) {
-            self.requests.tell();
-        }
+        let from = |name: &&str| EnvFrom {
+            prefix: String::new(),
+            source: config_map(name),
+            optional: false,
+        };
+        let container = Container {
+            name: "app".to_owned(),
+            from: names.iter().map(from).collect(),
+            ..Container::default()
+        };
+        let manifest = Manifest {
+            namespace: "shop".to_owned(),
+            name: "web".to_owned(),
+            uid: "u".to_owned(),
+            annotations: [(OptIn::Current.key(), "true")].into_iter().collect(),
+            containers: vec![container],
+            ..Manifest::default()
+        };
+        self.effects.carry_out(&self.index.apply(manifest, Kind::DEPLOYMENT));
     }
 
     fn known(&self, name: &str) -> Known {
-        self.store.sources().look_up(&web().namespace, &config_map(name))
+        self.index.look_up(&"shop".into(), &config_map(name))
     }
 
     /// The path behind the key of a ConfigMap.
@@ -113,9 +142,14 @@ impl Bench {
         Some(format!("{:?}", content.get("A")?.1.first()?.reading_in("A")))
     }
 
-    /// How many workloads were concerned by now; there is one.
+    /// How much was said of the workload since the last time.
     fn changes(&self) -> usize {
-        std::iter::from_fn(|| self.store.sources().take_changed(Kind::Deployment)).count()
+        std::mem::take(&mut *self.changes.0.lock().unwrap())
+    }
+
+    /// Whether anything was said of the workload since the last time.
+    fn is_changed(&self) -> bool {
+        self.changes() > 0
     }
 }
 
@@ -137,17 +171,13 @@ fn bench() -> (Bench, SourceReader<ConfigMap>) {
     let cluster = Cluster::default();
     let server = cluster.clone();
     let client = client_of(move |request| server.answer(request));
-    let store = Arc::new(Store::default());
-    let requests = SourceRequests::default();
+    let index = Arc::new(Index::default());
+    let changes = Changes::default();
+    let effects = Effects::new(Events::new(vec![Box::new(changes.clone())]));
     let period = Duration::from_mins(30);
-    let reader = SourceReader::<ConfigMap>::new(
-        client,
-        Arc::clone(&store),
-        requests.clone(),
-        WorkloadUpdates::default(),
-        period,
-    );
-    (Bench { cluster, store, requests }, reader)
+    let reader =
+        SourceReader::<ConfigMap>::new(client, Arc::clone(&index), effects.clone(), period);
+    (Bench { cluster, index, effects, changes }, reader)
 }
 
 const A: &str = "Watch(Vault, \"secret/data/a\")";
@@ -163,7 +193,7 @@ async fn only_what_is_named_is_read_and_read_again_when_it_changes() {
         bench.name(&["m"]);
         sleep(Duration::from_secs(10)).await;
         assert_eq!(bench.path("m").as_deref(), Some(A));
-        assert_eq!((bench.cluster.read(), bench.changes()), (vec!["m".to_owned()], 1));
+        assert_eq!((bench.cluster.read(), bench.is_changed()), (vec!["m".to_owned()], true));
 
         bench.cluster.set("m", Ok(("vault:secret/data/b#k", 2)));
         bench.cluster.show("MODIFIED", "m", 2);
@@ -171,21 +201,21 @@ async fn only_what_is_named_is_read_and_read_again_when_it_changes() {
         bench.cluster.show("ADDED", "third", 2);
         sleep(Duration::from_secs(10)).await;
         assert_eq!(bench.path("m").as_deref(), Some(B));
-        assert_eq!((bench.cluster.read(), bench.changes()), (vec!["m".to_owned()], 1));
+        assert_eq!((bench.cluster.read(), bench.is_changed()), (vec!["m".to_owned()], true));
         // What was read is not read again for an event that says the same.
         bench.cluster.show("MODIFIED", "m", 2);
         sleep(Duration::from_secs(10)).await;
-        assert_eq!((bench.cluster.read().len(), bench.changes()), (0, 0));
+        assert_eq!((bench.cluster.read().len(), bench.is_changed()), (0, false));
 
         bench.cluster.0.lock().unwrap().config_maps.remove("m");
         bench.cluster.show("DELETED", "m", 3);
         sleep(Duration::from_secs(10)).await;
-        assert_eq!((bench.known("m"), bench.changes()), (Known::Missing, 1));
+        assert_eq!((bench.known("m"), bench.is_changed()), (Known::Missing, true));
         // One that is made later is found by its event.
         bench.cluster.set("m", Ok(("vault:secret/data/a#k", 4)));
         bench.cluster.show("ADDED", "m", 4);
         sleep(Duration::from_secs(10)).await;
-        assert_eq!((bench.path("m").as_deref(), bench.changes()), (Some(A), 1));
+        assert_eq!((bench.path("m").as_deref(), bench.is_changed()), (Some(A), true));
     })
     .await;
 }
@@ -197,12 +227,12 @@ async fn what_nobody_saw_is_found_by_the_next_list() {
         bench.cluster.set("n", Ok(("vault:secret/data/a#k", 1)));
         bench.name(&["m", "n"]);
         sleep(Duration::from_secs(10)).await;
-        assert_eq!((bench.path("m").as_deref(), bench.changes()), (Some(A), 1));
+        assert_eq!((bench.path("m").as_deref(), bench.is_changed()), (Some(A), true));
         bench.cluster.set("m", Ok(("vault:secret/data/b#k", 2)));
         bench.cluster.0.lock().unwrap().config_maps.remove("n");
         sleep(Duration::from_mins(35)).await;
         assert_eq!((bench.path("m").as_deref(), bench.known("n")), (Some(B), Known::Missing));
-        assert_eq!(bench.changes(), 1);
+        assert!(bench.is_changed());
     })
     .await;
 }
@@ -217,7 +247,7 @@ async fn what_may_not_be_read_is_said_and_read_once_it_may() {
         for name in ["m", "n"] {
             assert_eq!(bench.known(name), Known::Not(Reason::SourceDenied));
         }
-        assert_eq!(bench.changes(), 1, "nobody waits for them any longer");
+        assert!(bench.is_changed(), "nobody waits for them any longer");
         bench.cluster.read();
         sleep(Duration::from_mins(10)).await;
         let read = bench.cluster.read().len();
@@ -226,7 +256,7 @@ async fn what_may_not_be_read_is_said_and_read_once_it_may() {
         bench.cluster.set("n", Ok(("vault:secret/data/b#k", 1)));
         sleep(Duration::from_mins(2)).await;
         assert_eq!((bench.path("m").as_deref(), bench.path("n").as_deref()), (Some(A), Some(B)));
-        assert_eq!(bench.changes(), 1);
+        assert!(bench.is_changed());
     })
     .await;
 }
@@ -240,7 +270,7 @@ async fn one_that_the_server_fails_for_holds_up_nobody_for_long() {
         sleep(Duration::from_mins(1)).await;
         assert_eq!(bench.path("m").as_deref(), Some(A));
         assert_eq!(bench.known("broken"), Known::Not(Reason::SourceFailed));
-        assert_eq!(bench.changes(), 1);
+        assert!(bench.is_changed());
         // Named later, it does not wait for the one that is broken either.
         bench.cluster.set("n", Ok(("vault:secret/data/b#k", 1)));
         bench.cluster.show("ADDED", "n", 1);
@@ -275,7 +305,7 @@ async fn what_the_watch_does_not_show_needs_no_request() {
         sleep(Duration::from_secs(10)).await;
         assert_eq!(bench.cluster.read(), [""; 0]);
         assert!(names.iter().all(|name| bench.known(name) == Known::Missing));
-        assert_eq!(bench.changes(), 1, "a workload is concerned once, however much changed");
+        assert_eq!(bench.changes(), 1, "a workload is read again once, however much changed");
         // The same of one that is named when the list has ended.
         bench.name(&["later"]);
         sleep(Duration::from_secs(10)).await;
@@ -292,11 +322,11 @@ async fn what_the_watch_does_not_show_needs_no_request() {
 async fn one_that_is_named_while_a_list_shows_it_is_read() {
     let (bench, mut reader) = bench();
     bench.cluster.set("m", Ok(("vault:secret/data/a#k", 1)));
-    reader.handle(Event::Init);
-    reader.handle(Event::InitApply(serde_json::from_value(metadata("m", 1)).unwrap()));
+    reader.handle(WatchEvent::Init);
+    reader.handle(WatchEvent::InitApply(serde_json::from_value(metadata("m", 1)).unwrap()));
     bench.name(&["m"]);
     reader.take_requests();
-    reader.handle(Event::InitDone);
+    reader.handle(WatchEvent::InitDone);
     reader.begin_reads();
     let (id, answer) = reader.reads.next().await.expect("a read has begun");
     reader.take_in(id, answer);
@@ -312,7 +342,7 @@ async fn a_name_that_no_object_can_have_is_in_no_url() {
         sleep(Duration::from_mins(1)).await;
         assert_eq!(bench.cluster.read(), ["m"]);
         assert_eq!(bench.known("../../bank/configmaps/refs"), Known::Missing);
-        assert_eq!(bench.changes(), 1);
+        assert!(bench.is_changed());
     })
     .await;
 }

@@ -66,7 +66,7 @@ impl World {
             Some(rev) => {
                 rev.number = number;
                 // Annotations are copied anew to a ReplicaSet, and once to a ControllerRevision.
-                if object.kind == Kind::Deployment {
+                if object.kind == Kind::DEPLOYMENT {
                     rev.record = record;
                 }
             }
@@ -134,7 +134,7 @@ impl World {
         let [.., before, _] = &revisions[..] else { return };
         let (template, record) = (before.template.clone(), before.record.clone());
         object.was_tampered_with = true;
-        if object.kind == Kind::Deployment {
+        if object.kind == Kind::DEPLOYMENT {
             object.record = record;
         }
         self.say(|| format!("w{slot}: rollout undo"));

@@ -41,18 +41,19 @@ impl Counted {
 
 /// Runs a reloader, which polls once a minute, beside what the test does, and to its end.
 async fn run(bench: Bench, leadership: Leadership, test: impl AsyncFnOnce(Counted)) -> Counted {
-    let Bench { fake, store, reloader, shutdown } = bench;
+    let Bench { fake, index, reloader, shutdown } = bench;
     for kind in Kind::ALL {
-        store.begin_list(kind);
-        for object in fake.world().objects.values().filter(|_| kind == Kind::Deployment) {
-            store.apply(object.read(kind, store.servers(), nothing_known).workload.unwrap());
+        index.begin_list(kind);
+        for object in fake.world().objects.values().filter(|_| kind == Kind::DEPLOYMENT) {
+            index.apply(object.clone(), kind);
         }
-        store.end_list(kind);
+        index.end_list(kind);
     }
     let counted = Counted { fake: fake.clone(), ..Counted::default() };
     let Workloads { clocks, settings, budget, .. } = reloader.workloads;
     let vault = counted.clone();
-    let reloader = Reloader::new(store, vault, fake.clone(), fake, clocks, settings, budget);
+    let events = Events::new(vec![Box::new(fake.clone())]);
+    let reloader = Reloader::new(index, vault, fake, events, clocks, settings, budget);
     let synced = CancellationToken::new();
     synced.cancel();
     let ending = shutdown.clone();

@@ -174,7 +174,7 @@ fn beside_a_crowd() -> Bench {
     for name in &crowd {
         let mut world = bench.fake.world();
         let object = world.objects.get_mut(name).unwrap();
-        bench.store.remove(&object.id(Kind::Deployment));
+        bench.index.delete(&object.id(Kind::DEPLOYMENT));
         object.namespace = "crowd".to_owned();
     }
     bench.watch();
@@ -216,9 +216,8 @@ async fn a_reload_without_an_answer_counts_for_the_budget() {
 async fn who_comes_into_the_store_late_does_not_wait_for_the_next_poll_of_everything() {
     let mut bench = Bench::new(&[("web", &["a"]), ("late", &["b"])]);
     let id = crate::model::fixtures::workload("late", &[]).id;
-    bench.store.remove(&id);
-    // It names a ConfigMap that was not read yet.
-    bench.store.defer(&id);
+    bench.index.delete(&id);
+    bench.name_a_config_map("late");
     bench.fake.rotate("b", 2);
     bench.fake.world().revised = Some(between_the_versions());
     let left = bench.poll().await;
@@ -232,8 +231,8 @@ async fn who_comes_into_the_store_late_does_not_wait_for_the_next_poll_of_everyt
     assert_eq!(bench.fake.world().asked, ["b"]);
     assert_eq!((bench.fake.count("late"), left.retry_in), (1, None));
     // One that never comes is no reason to come back for ever.
-    bench.store.remove(&id);
-    bench.store.defer(&id);
+    bench.index.delete(&id);
+    bench.name_a_config_map("late");
     let mut times = 0;
     while bench.poll().await.retry_in.is_some() {
         times += 1;

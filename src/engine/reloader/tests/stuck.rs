@@ -52,14 +52,14 @@ impl Running {
 }
 
 async fn beside_a_reloader(period: Duration, test: impl AsyncFnOnce(Running)) {
-    let Bench { fake, store, reloader, shutdown } = Bench::new(&[("web", &["a"])]);
+    let Bench { fake, index, reloader, shutdown } = Bench::new(&[("web", &["a"])]);
     let Workloads { clocks, settings, budget, .. } = reloader.workloads;
     let settings = Settings { period, ..settings };
     let (candidacy, leadership) = contended();
     let (heartbeats, hangs) = (Heartbeats::default(), CancellationToken::new());
     let vault = Hanging { fake: fake.clone(), hangs: hangs.clone() };
-    let (cluster, reporter) = (fake.clone(), fake.clone());
-    let reloader = Reloader::new(store, vault, cluster, reporter, clocks, settings, budget)
+    let events = Events::new(vec![Box::new(fake.clone())]);
+    let reloader = Reloader::new(index, vault, fake.clone(), events, clocks, settings, budget)
         .with_heartbeat(heartbeats.add("reloader", STEP));
     let synced = CancellationToken::new();
     let run = reloader.run(synced.clone(), leadership, shutdown.clone());

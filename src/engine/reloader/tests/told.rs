@@ -107,7 +107,7 @@ async fn what_is_being_deleted_is_told_once_and_never_written() {
 async fn owners_are_told_what_the_answers_mean_for_their_workloads() {
     let mut bench = Bench::new(&[("web", &["a", "b"]), ("api", &["b"])]);
     let told = |bench: &Bench| -> Vec<String> {
-        let next = || bench.store.notices().next();
+        let next = || bench.index.findings().next();
         std::iter::from_fn(next).map(|untold| untold.workload.name.to_string()).collect()
     };
     bench.poll().await;
@@ -127,37 +127,37 @@ async fn owners_are_told_what_the_answers_mean_for_their_workloads() {
     bench.fake.delete("b");
     bench.poll().await;
     assert_eq!(told(&bench), ["api", "web"]);
-    let counts: Vec<_> = bench.store.notices().counts().into_iter().collect();
+    let counts: Vec<_> = bench.index.findings().counts().into_iter().collect();
     assert_eq!(counts, [("Deleted", 2)]);
-    // Whoever leaves the store leaves nothing behind.
+    // Whoever leaves the index leaves nothing behind.
     for name in ["web", "api"] {
-        bench.store.remove(&crate::model::fixtures::workload(name, &[]).id);
+        bench.index.delete(&crate::model::fixtures::workload(name, &[]).id);
     }
     bench.poll().await;
-    assert!(!bench.store.notices().has_of_vault());
-    assert!(bench.store.notices().counts().is_empty());
+    assert!(!bench.index.findings().has_of_vault());
+    assert!(bench.index.findings().counts().is_empty());
 }
 
 #[tokio::test]
 async fn a_workload_over_the_quota_of_its_namespace_is_not_asked_for_until_there_is_room() {
-    let store = Store::default().with_quota(Quota(2));
-    let mut bench = Bench::with_store(store, &[("api", &["c"]), ("web", &["a", "b"])]);
+    let index = Index::default().with_quota(Quota(2));
+    let mut bench = Bench::with_index(index, &[("api", &["c"]), ("web", &["a", "b"])]);
     bench.poll().await;
     assert_eq!(bench.fake.world().asked, ["c"]);
     bench.fake.rotate("a", 2);
     bench.poll().await;
     assert_eq!(bench.fake.world().patches, 0);
-    let untold = bench.store.notices().next().unwrap();
+    let untold = bench.index.findings().next().unwrap();
     assert_eq!(&*untold.workload.name, "web");
     assert_eq!(untold.notice.reason, "TooManySecretsInNamespace");
     assert!(untold.notice.is_warning);
-    assert_eq!(bench.store.notices().next(), None);
-    bench.store.remove(&crate::model::fixtures::workload("api", &[]).id);
+    assert_eq!(bench.index.findings().next(), None);
+    bench.index.delete(&crate::model::fixtures::workload("api", &[]).id);
     bench.fake.world().revised = Some(between_the_versions());
     bench.poll().await;
     assert_eq!(bench.fake.world().asked, ["a", "b"]);
     assert_eq!(bench.fake.count("web"), 1);
-    assert!(bench.store.notices().counts().is_empty());
+    assert!(bench.index.findings().counts().is_empty());
 }
 
 #[tokio::test]

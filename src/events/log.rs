@@ -1,0 +1,298 @@
+//! The log lines of events. Users search for some of these lines: their words stay as they are.
+
+use std::sync::Arc;
+
+use tracing::{debug, error, info, warn};
+
+use super::Sink;
+use super::event::{Event, Held};
+use crate::decide::plan::Hold;
+use crate::model::record::RecordError;
+use crate::model::secret::SecretId;
+use crate::model::strategy;
+use crate::model::text::in_short;
+use crate::model::workload::WorkloadId;
+use crate::references::place::Note;
+use crate::references::reason::Reason;
+
+/// The worker of lines about what the cluster shows.
+const COLLECTOR: &str = "collector";
+
+/// The worker of lines about polls and reloads.
+const RELOADER: &str = "reloader";
+
+/// The most secrets that a line names: a workload may refer to thousands.
+const MOST_NAMES: usize = 10;
+
+/// Lines about the references of one workload, each time that something about them changes. A manifest of a tenant
+/// can hold tens of thousands of odd references, and the first few tell what is wrong.
+const MOST_LINES: usize = 20;
+
+/// Writes events as log lines.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Log;
+
+impl Sink for Log {
+    fn on(&self, event: &Event<'_>) {
+        match *event {
+            Event::FirstListEnded { .. }
+            | Event::KindOverdue { .. }
+            | Event::ListAgain { .. }
+            | Event::Collected { .. }
+            | Event::Removed { .. }
+            | Event::Noted { .. } => log_collected(event),
+            Event::Reloading { .. }
+            | Event::Reloaded { .. }
+            | Event::NotNeeded { .. }
+            | Event::ReloadFailed { .. } => log_reload(event),
+            Event::Held { .. }
+            | Event::Released { .. }
+            | Event::TakenBack { .. }
+            | Event::WaitingForRevision { .. } => log_not_reloaded(event),
+            Event::PollStarted
+            | Event::PollEnded { .. }
+            | Event::NothingToReload
+            | Event::NamespaceOverQuota { .. }
+            | Event::NamespaceWithinQuota { .. }
+            | Event::BudgetSpent { .. }
+            | Event::BudgetFree
+            | Event::ApiServerFailed { .. }
+            | Event::ApiServerRecovered => log_state(event),
+        }
+    }
+}
+
+/// What the cluster shows of workloads.
+fn log_collected(event: &Event<'_>) {
+    match *event {
+        Event::FirstListEnded { kind, workloads, secrets, waiting } => {
+            let waiting = match waiting {
+                0 => String::new(),
+                waiting => format!("; {waiting} wait for their ConfigMaps or Secrets to be read"),
+            };
+            info!(
+                worker = COLLECTOR,
+                "All {kind}s are read; so far {workloads} workloads refer to {secrets} secrets{waiting}"
+            );
+        }
+        Event::KindOverdue { kind, waited } => error!(
+            worker = COLLECTOR,
+            "No {kind}s are reloaded yet, since they could not be listed within {} s. The other kinds do not \
+             wait for them any longer. If the API server denies it, grant the service account list and \
+             watch on {}.{}",
+            waited.as_secs(),
+            kind.plural(),
+            kind.group()
+        ),
+        Event::ListAgain { workload } => debug!(
+            worker = COLLECTOR,
+            "{workload} is too long to be kept; listing all {}s", workload.kind
+        ),
+        Event::Collected { workload: WorkloadId { kind, namespace, name }, is_of_first_list } => {
+            if is_of_first_list {
+                debug!(worker = COLLECTOR, "Collected secrets from {kind} {namespace}/{name}");
+            } else {
+                info!(worker = COLLECTOR, "Collected secrets from {kind} {namespace}/{name}");
+            }
+        }
+        Event::Removed { workload: WorkloadId { kind, namespace, name } } => {
+            info!(worker = COLLECTOR, "Stopped watching {kind} {namespace}/{name}");
+        }
+        Event::Noted { workload, notes, record_error } => log_notes(workload, notes, record_error),
+        _ => {}
+    }
+}
+
+fn log_notes(workload: &WorkloadId, notes: &[Note], record_error: Option<&RecordError>) {
+    if let Some(error) = record_error {
+        warn!(
+            worker = COLLECTOR,
+            "The record on {workload} is ignored: {error}. What its pods run with is judged by their age"
+        );
+    }
+    // The warnings first, so that what is merely not watched does not hide them.
+    let (warnings, others): (Vec<_>, Vec<_>) =
+        notes.iter().partition(|note| note.reason.is_warning());
+    for Line { reason, text } in lines(&warnings, "look odd") {
+        warn!(worker = COLLECTOR, reason, "{workload}: {text}");
+    }
+    for Line { reason, text } in lines(&others, "are not watched") {
+        debug!(worker = COLLECTOR, reason, "{workload}: {text}");
+    }
+}
+
+/// How reloads go.
+fn log_reload(event: &Event<'_>) {
+    match *event {
+        Event::Reloading { workload, changed, cause } => info!(
+            worker = RELOADER,
+            secrets = list(changed),
+            cause = cause.name(),
+            "Reloading workload: {workload}"
+        ),
+        Event::Reloaded { workload, count, rollout, .. } => {
+            debug!(worker = RELOADER, "Reloaded {workload}, count {count}");
+            if let Some(caveat) = rollout.caveat() {
+                info!(worker = RELOADER, "Reloaded {workload}, {caveat}");
+            }
+        }
+        Event::NotNeeded { workload } => {
+            debug!(worker = RELOADER, "{workload} needs no reload any more");
+        }
+        Event::ReloadFailed { workload, error, again: true, .. } => {
+            debug!(worker = RELOADER, "failed reloading workload: {workload}: {error}");
+        }
+        Event::ReloadFailed { workload, error, again: false, .. } => {
+            error!(worker = RELOADER, "failed reloading workload: {workload}: {error}. Retrying");
+        }
+        _ => {}
+    }
+}
+
+/// Why workloads are not reloaded though secrets changed.
+fn log_not_reloaded(event: &Event<'_>) {
+    match *event {
+        Event::Held { workload, hold: Held::For(Hold::Deleting), changed, .. } => info!(
+            worker = RELOADER,
+            "{workload} is being deleted, and not reloaded though {} changed",
+            list(changed)
+        ),
+        Event::Held { workload, hold: Held::For(Hold::SecretGone), changed, gone } => warn!(
+            worker = RELOADER,
+            "Not reloading {workload}, though {} changed: {} is gone, and new pods would fail. It is \
+             reloaded once that is back, or is no longer referred to",
+            list(changed),
+            list(gone)
+        ),
+        Event::Held { workload, hold: Held::Stripped { hours, by, owner }, changed, .. } => {
+            let by = by.map(|name| format!(" by {name}")).unwrap_or_default();
+            warn!(
+                worker = RELOADER,
+                "Not reloading {workload} for {}: it was reloaded for this version already, and what \
+                 was written was removed{by}. Next attempt in {hours} h; {}",
+                list(changed),
+                strategy::how_to_keep(owner)
+            );
+        }
+        Event::TakenBack { workload, secrets, again: false, owner } => warn!(
+            worker = RELOADER,
+            "The reload of {workload} was taken back: an older revision was restored, and its pods may \
+             run with an earlier version of {}. This is left as it is; to have the new version, \
+             {}",
+            list(secrets),
+            strategy::how_to_renew(owner)
+        ),
+        Event::WaitingForRevision { workload, is_long: false } => {
+            debug!(worker = RELOADER, "{workload} waits for its controller to make a revision");
+        }
+        Event::WaitingForRevision { workload, is_long: true } => warn!(
+            worker = RELOADER,
+            "{workload} waits: a secret may have changed since it was deployed, and there is no \
+             revision of its present template to tell. Is it paused, or its controller not \
+             running?"
+        ),
+        // A failed PATCH was told of, and so is the budget, for all that wait for it at once.
+        _ => {}
+    }
+}
+
+/// The state of polls, quotas, the budget and the API server.
+fn log_state(event: &Event<'_>) {
+    match *event {
+        Event::PollStarted => debug!(worker = RELOADER, "Reloader started"),
+        Event::NothingToReload => info!(worker = RELOADER, "No workloads to reload"),
+        Event::NamespaceOverQuota { namespace, workloads, quota } => warn!(
+            worker = RELOADER,
+            reason = Reason::TooManySecretsInNamespace.code(),
+            "{workloads} workloads of namespace {namespace} are not watched: all workloads of the \
+             namespace together refer to more than {quota} secrets. Refer to fewer, or raise \
+             --max-secrets-per-namespace"
+        ),
+        Event::NamespaceWithinQuota { namespace } => {
+            info!(worker = RELOADER, "All workloads of namespace {namespace} are watched again");
+        }
+        Event::BudgetSpent { workloads, per_minute } => warn!(
+            worker = RELOADER,
+            "{workloads} more workloads have a secret that changed while nobody watched. They \
+             are reloaded at {per_minute} a minute (--found-reload-rate), not all at once"
+        ),
+        Event::BudgetFree => {
+            info!(worker = RELOADER, "No workload waits for --found-reload-rate any more");
+        }
+        Event::ApiServerFailed { error } => warn!(
+            worker = RELOADER,
+            "The API server does not work at present: {error}. Workloads that are due are \
+             reloaded once it does"
+        ),
+        Event::ApiServerRecovered => info!(worker = RELOADER, "The API server works again"),
+        _ => {}
+    }
+}
+
+/// Secrets for a log line.
+fn list(secrets: &[Arc<SecretId>]) -> String {
+    let names: Vec<_> = secrets.iter().take(MOST_NAMES).map(ToString::to_string).collect();
+    let names = names.join(", ");
+    match secrets.len().saturating_sub(MOST_NAMES) {
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
+}
+
+/// What there is to say of one reference, or of those that are too many.
+#[derive(Debug, PartialEq, Eq)]
+struct Line {
+    /// The code of the reason.
+    reason: Option<&'static str>,
+    text: String,
+}
+
+/// What there is to say of some notes on a workload, with an end; `so` is what its references are.
+fn lines(notes: &[&Note], so: &str) -> Vec<Line> {
+    let mut lines: Vec<Line> = notes
+        .iter()
+        .take(MOST_LINES)
+        .map(|Note { origin, reason }| Line {
+            reason: Some(reason.code()),
+            text: format!("{}: {}", in_short(&origin.to_string()), reason.advice()),
+        })
+        .collect();
+    let more = notes.len() - lines.len();
+    if more > 0 {
+        lines.push(Line { reason: None, text: format!("and {more} more references {so}") });
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::fixtures::secret;
+    use crate::references::place::Origin;
+
+    #[test]
+    fn a_line_names_a_few_secrets_and_counts_the_others() {
+        let secrets: Vec<_> = (0..12).map(|number| secret(&format!("s{number}"))).collect();
+        assert_eq!(list(&secrets[..2]), "s0, s1");
+        assert_eq!(list(&secrets[..10]), "s0, s1, s2, s3, s4, s5, s6, s7, s8, s9");
+        assert_eq!(list(&secrets), "s0, s1, s2, s3, s4, s5, s6, s7, s8, s9 and 2 more");
+    }
+
+    #[test]
+    fn lines_about_one_workload_have_an_end() {
+        let note = |number: usize| Note {
+            origin: Origin::Env { container: "x".repeat(9999), name: number.to_string() },
+            reason: Reason::NoKey,
+        };
+        let notes: Vec<Note> = (0..5000).map(note).collect();
+        let notes: Vec<&Note> = notes.iter().collect();
+        let said = lines(&notes, "look odd");
+        assert_eq!(said.len(), MOST_LINES + 1);
+        assert!(said.iter().all(|line| line.text.len() < 1000));
+        assert!(said[..MOST_LINES].iter().all(|line| line.reason == Some("NoKey")));
+        let more = "and 4980 more references look odd".to_owned();
+        assert_eq!(said[MOST_LINES], Line { reason: None, text: more });
+        assert_eq!(lines(&notes[..MOST_LINES], "look odd").len(), MOST_LINES);
+        assert!(lines(&[], "look odd").is_empty());
+    }
+}

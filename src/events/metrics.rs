@@ -1,0 +1,235 @@
+//! The metrics, in the text format of OpenMetrics. A new metric is a field, its registration, and the event that
+//! moves it; what is a state rather than an event is read in [`State`].
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use super::Sink;
+use super::event::Event;
+use crate::election::leadership::Leadership;
+use crate::index::Index;
+
+/// The content type of [`Metrics::text`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the names of all metrics begin with.
+const PREFIX: &str = "vault_secrets_reloader";
+
+/// The metrics of this process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    polls: Family<PollLabels, Counter>,
+    last_poll: Family<ServerLabels, Gauge<f64, AtomicU64>>,
+    reloads: Family<ReloadLabels, Counter>,
+    now: fn() -> f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ServerLabels {
+    server: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PollLabels {
+    server: String,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabels {
+    kind: &'static str,
+    cause: &'static str,
+    result: &'static str,
+}
+
+impl Metrics {
+    /// The metrics of a process that shows `index` while `leadership` holds. `now` returns the time in seconds
+    /// since 1970.
+    #[must_use]
+    pub fn new(index: Arc<Index>, leadership: Arc<OnceLock<Leadership>>, now: fn() -> f64) -> Self {
+        let mut registry = Registry::with_prefix(PREFIX);
+        registry.register(
+            "build",
+            "The version of the controller.",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        let polls = Family::default();
+        registry.register(
+            "polls",
+            "Polls of a Vault server. A poll failed if Vault answered for no secret.",
+            polls.clone(),
+        );
+        let last_poll = Family::default();
+        registry.register(
+            "last_successful_poll_timestamp_seconds",
+            "When the last poll of a Vault server ended that Vault answered.",
+            last_poll.clone(),
+        );
+        let reloads = Family::default();
+        registry.register(
+            "reloads",
+            "Reloads of workloads: PATCHes and how they ended.",
+            reloads.clone(),
+        );
+        registry.register_collector(Box::new(State { index, leadership }));
+        Self { registry, polls, last_poll, reloads, now }
+    }
+
+    /// All metrics, as Prometheus reads them.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl Sink for Metrics {
+    fn on(&self, event: &Event<'_>) {
+        match *event {
+            Event::PollEnded { server, is_answered, .. } => {
+                let result = if is_answered { "success" } else { "failure" };
+                let server = server.to_owned();
+                self.polls.get_or_create(&PollLabels { server: server.clone(), result }).inc();
+                if is_answered {
+                    self.last_poll.get_or_create(&ServerLabels { server }).set((self.now)());
+                }
+            }
+            Event::Reloaded { workload, cause, .. } => {
+                let (kind, cause) = (workload.kind.name(), cause.name());
+                let labels = ReloadLabels { kind, cause, result: "success" };
+                self.reloads.get_or_create(&labels).inc();
+            }
+            Event::ReloadFailed { workload, cause, .. } => {
+                let (kind, cause) = (workload.kind.name(), cause.name());
+                let labels = ReloadLabels { kind, cause, result: "failure" };
+                self.reloads.get_or_create(&labels).inc();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What holds at the moment in which it is asked for.
+struct State {
+    index: Arc<Index>,
+    leadership: Arc<OnceLock<Leadership>>,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").finish_non_exhaustive()
+    }
+}
+
+impl Collector for State {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let is_leader = self.leadership.get().is_some_and(Leadership::holds);
+        let metric = encoder.encode_descriptor(
+            "leader",
+            "Whether this replica leads.",
+            None,
+            MetricType::Gauge,
+        )?;
+        ConstGauge::new(i64::from(is_leader)).encode(metric)?;
+        let mut metric = encoder.encode_descriptor(
+            "notices",
+            "Workloads with references that are not watched or look odd at present, by reason. Only the leader \
+             shows them.",
+            None,
+            MetricType::Gauge,
+        )?;
+        if is_leader {
+            for (reason, count) in self.index.findings().counts() {
+                let labels = [("reason", reason)];
+                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                ConstGauge::new(count).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::decide::plan::Cause;
+    use crate::election::leadership::{Claim, contended};
+    use crate::index::findings::{Notice, Part};
+    use crate::model::kind::Kind;
+    use crate::model::strategy::Rollout;
+    use crate::model::workload::WorkloadId;
+
+    fn workload() -> WorkloadId {
+        WorkloadId { kind: Kind::DEPLOYMENT, namespace: "shop".into(), name: "web".into() }
+    }
+
+    fn metrics() -> (Metrics, Arc<Index>, Arc<OnceLock<Leadership>>) {
+        let (index, leadership) = (Arc::new(Index::default()), Arc::new(OnceLock::new()));
+        (Metrics::new(Arc::clone(&index), Arc::clone(&leadership), || 1.5), index, leadership)
+    }
+
+    #[test]
+    fn events_are_counted() {
+        let (metrics, ..) = metrics();
+        let took = Duration::from_secs(1);
+        for is_answered in [true, false, true] {
+            metrics.on(&Event::PollEnded { server: "default", is_answered, took });
+        }
+        let (workload, cause) = (&workload(), Cause::Witnessed);
+        metrics.on(&Event::Reloaded { workload, count: 1, cause, rollout: Rollout::Automatic });
+        metrics.on(&Event::ReloadFailed { workload, cause, error: "refused", again: false });
+        let text = metrics.text();
+        for line in [
+            "vault_secrets_reloader_polls_total{server=\"default\",result=\"success\"} 2",
+            "vault_secrets_reloader_polls_total{server=\"default\",result=\"failure\"} 1",
+            "vault_secrets_reloader_last_successful_poll_timestamp_seconds{server=\"default\"} 1.5",
+            "vault_secrets_reloader_reloads_total{kind=\"Deployment\",cause=\"witnessed\",result=\"success\"} 1",
+            "vault_secrets_reloader_reloads_total{kind=\"Deployment\",cause=\"witnessed\",result=\"failure\"} 1",
+            "# TYPE vault_secrets_reloader_reloads counter",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        assert!(text.contains(concat!(
+            "build_info{version=\"",
+            env!("CARGO_PKG_VERSION"),
+            "\"} 1"
+        )));
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn only_the_leader_shows_the_reasons() {
+        let (metrics, index, leadership) = metrics();
+        let notice = |reason| Notice { reason, is_warning: true, message: String::new() };
+        let id = workload();
+        let notices = vec![notice("NoKey"), notice("Pinned")];
+        index.findings().set(&id, "u", Part::Manifest, notices);
+        assert!(metrics.text().contains("\nvault_secrets_reloader_leader 0\n"));
+        let (candidacy, of_process) = contended();
+        assert!(leadership.set(of_process).is_ok());
+        assert!(!metrics.text().contains("reason="));
+        candidacy.say(Claim::Always);
+        let text = metrics.text();
+        assert!(text.contains("\nvault_secrets_reloader_leader 1\n"), "{text}");
+        assert!(text.contains("\nvault_secrets_reloader_notices{reason=\"NoKey\"} 1\n"), "{text}");
+        assert!(text.contains("\nvault_secrets_reloader_notices{reason=\"Pinned\"} 1\n"), "{text}");
+        index.findings().forget(&id);
+        assert!(!metrics.text().contains("NoKey"));
+    }
+}

@@ -1,0 +1,174 @@
+//! What the index makes of objects, their ConfigMaps and lists.
+
+use super::*;
+use crate::model::annotation::{Annotations, OptIn};
+use crate::model::secret::DEFAULT_CONNECTION;
+use crate::references::environment::{Container, EnvFrom, EnvVar, SourceName};
+use crate::references::source::Content;
+
+/// A Deployment that opted in, with variables.
+fn with_values(name: &str, values: &[(&str, &str)]) -> Manifest {
+    let variables = values.iter().map(|(name, value)| EnvVar::literal(*name, *value)).collect();
+    Manifest {
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+        uid: format!("uid-of-{name}"),
+        annotations: [(OptIn::Current.key(), "true")].into_iter().collect(),
+        containers: vec![Container { name: "app".to_owned(), variables, ..Container::default() }],
+        ..Manifest::default()
+    }
+}
+
+/// A Deployment that takes its variables from the ConfigMap `refs`.
+fn with_config_map(name: &str) -> Manifest {
+    let mut manifest = with_values(name, &[]);
+    let from = EnvFrom { prefix: String::new(), source: refs_name(), optional: false };
+    manifest.containers[0].from = vec![from];
+    manifest
+}
+
+fn refs_name() -> SourceName {
+    SourceName { kind: SourceKind::ConfigMap, name: "refs".to_owned() }
+}
+
+fn refs() -> SourceId {
+    SourceId::new(&"shop".into(), &refs_name())
+}
+
+fn id(name: &str) -> WorkloadId {
+    with_values(name, &[]).id(Kind::DEPLOYMENT)
+}
+
+fn read(version: u32, value: &str) -> Found {
+    let content = Content::new([("A", value.as_bytes())]);
+    Found::Read { resource_version: version.to_string(), content }
+}
+
+/// Takes in how reading the ConfigMap ended. Returns what follows.
+fn put(index: &Index, found: Found) -> Vec<Effect> {
+    index.put_source(&refs(), found);
+    std::iter::from_fn(|| index.read_next_changed()).flatten().collect()
+}
+
+fn list(index: &Index, manifests: impl IntoIterator<Item = Manifest>) -> Vec<Effect> {
+    index.begin_list(Kind::DEPLOYMENT);
+    for manifest in manifests {
+        index.apply(manifest, Kind::DEPLOYMENT);
+    }
+    index.end_list(Kind::DEPLOYMENT)
+}
+
+#[test]
+fn what_is_kept_of_workloads_goes_with_them() {
+    let index = Index::default();
+    let odd = |name: &str| {
+        with_values(name, &[("A", "vault:secret/data/a#k"), ("ODD", "vault:secret/data/a")])
+    };
+    list(&index, []);
+    for day in 0..30 {
+        for number in 0..100 {
+            let name = format!("a{day}-{number}");
+            index.apply(odd(&name), Kind::DEPLOYMENT);
+            if number % 2 == 0 {
+                assert_eq!(index.delete(&id(&name)), [Effect::Removed(id(&name))]);
+            }
+        }
+        // What was deleted while nobody watched is not in the next list.
+        list(&index, [odd("stays")]);
+        assert_eq!((index.known(), index.len()), (1, (1, 1)));
+        assert_eq!(index.findings().counts().into_values().collect::<Vec<_>>(), [1]);
+    }
+    // Of one that opted out, or refers to nothing, nothing is kept.
+    let opted_out = Manifest { annotations: Annotations::default(), ..odd("stays") };
+    let effects = index.apply(opted_out, Kind::DEPLOYMENT);
+    assert!(effects.contains(&Effect::Removed(id("stays"))), "{effects:?}");
+    index.apply(with_values("plain", &[("A", "plain")]), Kind::DEPLOYMENT);
+    assert_eq!((index.known(), index.findings().counts().len()), (0, 0));
+}
+
+#[test]
+fn what_there_is_to_say_of_references_is_said_once_a_change() {
+    let index = Index::default();
+    list(&index, []);
+    let noted = |values: &[(&str, &str)]| {
+        let effects = index.apply(with_values("web", values), Kind::DEPLOYMENT);
+        let notes = effects.into_iter().find_map(|effect| match effect {
+            Effect::Noted { notes, .. } => Some(notes.len()),
+            _ => None,
+        });
+        (notes, index.findings().counts().into_values().sum::<u64>())
+    };
+    assert_eq!(noted(&[("A", "vault:secret/data/a#k")]), (None, 0));
+    assert_eq!(noted(&[("ODD", "vault:secret/data/a")]), (Some(1), 1));
+    assert_eq!(noted(&[("ODD", "vault:secret/data/a")]), (None, 1));
+    assert_eq!(noted(&[("A", "vault:secret/data/a#k")]), (Some(0), 0));
+}
+
+#[test]
+fn what_a_source_refers_to_is_watched_and_no_more_than_that() {
+    let index = Index::default();
+    list(&index, []);
+    let effects = index.apply(with_config_map("web"), Kind::DEPLOYMENT);
+    assert_eq!((effects, index.len()), (vec![Effect::ReadSources], (0, 0)));
+    assert_eq!(index.take_unread_sources(SourceKind::ConfigMap), [refs()]);
+    let change = |found| {
+        put(&index, found);
+        index.len()
+    };
+    let collected = Effect::Collected { id: id("web"), is_of_first_list: false };
+    assert_eq!(put(&index, read(1, "vault:secret/data/a#k")), [collected]);
+    assert_eq!(index.len(), (1, 1));
+    assert_eq!(change(read(2, "${vault:secret/data/a#k}${vault:secret/data/b#k}")), (1, 2));
+    // The pods that run still use what it named before.
+    assert_eq!(change(read(3, "plain")), (1, 2));
+    assert_eq!(change(read(4, "vault:secret/data/a#k")), (1, 2));
+    // It does not exist any more: the pods would not start, and nothing is known of references.
+    assert_eq!(change(Found::Missing), (0, 0));
+    index.apply(with_config_map("other"), Kind::DEPLOYMENT);
+    index.delete(&id("web"));
+    assert!(index.names_source(&refs()));
+    // A list that does not contain it says the same.
+    list(&index, []);
+    assert!(!index.names_source(&refs()));
+    assert_eq!(index.known(), 0);
+}
+
+#[test]
+fn no_list_and_no_other_workload_waits_for_a_source() {
+    let index = Index::default();
+    let web = with_values("web", &[("A", "vault:secret/data/a#k")]);
+    let effects = list(&index, [with_config_map("waits"), web]);
+    let kind = Kind::DEPLOYMENT;
+    let ended = Effect::FirstListEnded { kind, workloads: 1, secrets: 1, waiting: 1 };
+    assert_eq!((effects, index.len()), (vec![ended], (1, 1)));
+    for kind in [Kind::DAEMON_SET, Kind::STATEFUL_SET] {
+        index.begin_list(kind);
+        index.end_list(kind);
+    }
+    let poll = index.begin_poll(DEFAULT_CONNECTION);
+    assert_eq!((poll.workloads.len(), poll.is_incomplete), (1, true));
+    // Once it is known, the workload is looked at by the next poll, whichever that is.
+    let of_first_list = Effect::Collected { id: id("waits"), is_of_first_list: true };
+    assert_eq!(put(&index, read(1, "vault:secret/data/b#k")), [of_first_list]);
+    let poll = index.begin_poll(DEFAULT_CONNECTION);
+    let late: Vec<_> = poll.late.iter().map(ToString::to_string).collect();
+    assert_eq!((poll.workloads.len(), late), (2, vec!["shop/Deployment/waits".to_owned()]));
+    assert!(!poll.is_incomplete);
+}
+
+#[test]
+fn a_source_that_changes_during_a_list_brings_back_nobody_that_the_list_does_not_contain() {
+    let index = Index::default();
+    list(&index, [with_config_map("gone"), with_config_map("there")]);
+    put(&index, read(1, "vault:secret/data/a#k"));
+    assert_eq!(index.len(), (2, 1));
+    index.begin_list(Kind::DEPLOYMENT);
+    index.apply(with_config_map("there"), Kind::DEPLOYMENT);
+    put(&index, read(2, "vault:secret/data/b#k"));
+    index.refresh(&with_config_map("gone"), Kind::DEPLOYMENT);
+    assert_eq!(index.end_list(Kind::DEPLOYMENT), [Effect::Removed(id("gone"))]);
+    let stored = index.begin_poll(DEFAULT_CONNECTION).workloads;
+    assert_eq!(stored.len(), 1);
+    assert_eq!(&*stored[0].workload.secrets[0].path, "secret/data/b");
+    assert!(index.names_source(&refs()));
+}

@@ -1,0 +1,141 @@
+//! The table of workload kinds. A new kind is a row here, and its rule in the functions that a row names.
+
+use std::fmt;
+
+/// A row of the table.
+#[derive(Debug)]
+struct Row {
+    /// As manifests spell it.
+    name: &'static str,
+    /// As API paths and RBAC rules spell it.
+    plural: &'static str,
+    group: &'static str,
+    version: &'static str,
+    revisions: Revisions,
+}
+
+/// Which objects of the cluster are the revisions of a workload: what its controller made of its pod template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revisions {
+    /// ReplicaSets, numbered by an annotation.
+    ReplicaSets,
+    /// ControllerRevisions, numbered by a field.
+    ControllerRevisions,
+    /// ControllerRevisions, of which `status.updateRevision` names the present one.
+    NamedControllerRevisions,
+}
+
+/// All kinds.
+static ROWS: [Row; Kind::ALL.len()] = [
+    Row {
+        name: "Deployment",
+        plural: "deployments",
+        group: "apps",
+        version: "v1",
+        revisions: Revisions::ReplicaSets,
+    },
+    Row {
+        name: "DaemonSet",
+        plural: "daemonsets",
+        group: "apps",
+        version: "v1",
+        revisions: Revisions::ControllerRevisions,
+    },
+    Row {
+        name: "StatefulSet",
+        plural: "statefulsets",
+        group: "apps",
+        version: "v1",
+        revisions: Revisions::NamedControllerRevisions,
+    },
+];
+
+/// A kind of workloads: its place in the table.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Kind(u8);
+
+impl Kind {
+    /// `apps/v1` Deployment.
+    pub const DEPLOYMENT: Self = Self(0);
+    /// `apps/v1` DaemonSet.
+    pub const DAEMON_SET: Self = Self(1);
+    /// `apps/v1` StatefulSet.
+    pub const STATEFUL_SET: Self = Self(2);
+
+    /// All of them, in the order of the table.
+    pub const ALL: [Self; 3] = [Self::DEPLOYMENT, Self::DAEMON_SET, Self::STATEFUL_SET];
+
+    /// The kind as manifests spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// The resource as API paths and RBAC rules spell it.
+    #[must_use]
+    pub fn plural(self) -> &'static str {
+        self.row().plural
+    }
+
+    /// The API group.
+    #[must_use]
+    pub fn group(self) -> &'static str {
+        self.row().group
+    }
+
+    /// The version of the API group.
+    #[must_use]
+    pub fn version(self) -> &'static str {
+        self.row().version
+    }
+
+    /// Group and version as `apiVersion` of manifests spells them.
+    #[must_use]
+    pub fn api_version(self) -> String {
+        format!("{}/{}", self.group(), self.version())
+    }
+
+    /// Which objects are the revisions of such a workload.
+    #[must_use]
+    pub fn revisions(self) -> Revisions {
+        self.row().revisions
+    }
+
+    /// Its place in the table, for arrays with one element a kind.
+    #[must_use]
+    pub fn place(self) -> usize {
+        usize::from(self.0)
+    }
+
+    fn row(self) -> &'static Row {
+        &ROWS[self.place()]
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_is_its_own_row() {
+        let names = Kind::ALL.map(Kind::name);
+        assert_eq!(names, ["Deployment", "DaemonSet", "StatefulSet"]);
+        for (place, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!(kind.place(), place);
+            assert_eq!(kind.plural(), format!("{}s", kind.name().to_lowercase()));
+            assert_eq!(kind.api_version(), "apps/v1");
+        }
+    }
+}
