@@ -145,7 +145,7 @@ fn spelt_reasons(folder: &str, behind: &str) -> BTreeSet<String> {
 fn every_reason_is_documented_once() {
     let of_answers = spelt_reasons("src/vault", "=> Some(\"");
     assert!(of_answers.contains("Denied") && of_answers.len() >= 7, "{of_answers:?}");
-    let of_check = spelt_reasons("src/offline", "reason: \"");
+    let of_check = spelt_reasons("src/cli", "reason: \"");
     assert!(of_check.contains("NotOptedIn") && of_check.len() >= 7, "{of_check:?}");
     let of_references = Reason::ALL.iter().map(|reason| reason.code().to_owned());
     let all: BTreeSet<String> = of_references.chain(of_answers).chain(of_check).collect();
@@ -291,7 +291,7 @@ fn every_variable_is_documented_once() {
 fn every_annotation_is_documented_once() {
     let mut annotations = BTreeSet::new();
     let is_of_tests = |file: &PathBuf| file.ends_with("tests.rs");
-    for file in files("src/core", "rs").into_iter().filter(|file| !is_of_tests(file)) {
+    for file in files("src/model", "rs").into_iter().filter(|file| !is_of_tests(file)) {
         let text = read(file);
         let text = text.split("#[cfg(test)]").next().unwrap();
         for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {

@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::model::poll::PollNumber;
 use crate::model::secret::{SecretId, Version};
-
-/// The number of a poll, counted from 1 by the store. 0 is "never".
-pub type Poll = u64;
 
 /// What one poll learned of a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,18 +26,18 @@ pub struct Sighting {
     /// What the present poll learned.
     pub observation: Observation,
     /// The poll that learned it: an earlier one, where the secret had its turn then.
-    pub seen: Poll,
+    pub seen: PollNumber,
     /// The last poll that saw another version than the present one live. Whoever has a pod template
     /// since before that poll has pods that may run with that other version.
-    pub other_seen: Poll,
+    pub other_seen: PollNumber,
     /// When that other version had been created.
     pub other_created: Option<Timestamp>,
     /// A poll of [`BELIEVED_AFTER`] ago or earlier that saw the present version live, and since which
     /// no other one was; 0 where there is none.
-    pub long_seen: Poll,
+    pub long_seen: PollNumber,
     /// The last poll that found the secret gone. Pods of a workload that ignores missing secrets may
     /// have started without it then.
-    pub gone_seen: Poll,
+    pub gone_seen: PollNumber,
 }
 
 impl Sighting {
@@ -106,16 +104,16 @@ const TIMES_APART: Duration = Duration::from_secs(1);
 pub struct History {
     secrets: HashMap<Arc<SecretId>, Seen>,
     /// The last poll that found each secret gone.
-    gone: HashMap<Arc<SecretId>, Poll>,
+    gone: HashMap<Arc<SecretId>, PollNumber>,
     /// Versions older than what was known, and the first of the polls in a row that have seen each.
-    suspects: HashMap<Arc<SecretId>, (Version, Poll)>,
+    suspects: HashMap<Arc<SecretId>, (Version, PollNumber)>,
     /// When polls of the last [`BELIEVED_AFTER`] began, the latest last. Those that are close to each
     /// other are one entry, with the latest of them.
     times: VecDeque<Began>,
     /// The latest poll that began [`BELIEVED_AFTER`] ago.
-    settled: Poll,
+    settled: PollNumber,
     /// The first poll after a time in which this process did not poll; 0 until it has begun.
-    resumed: Poll,
+    resumed: PollNumber,
 }
 
 /// Polls that began at about the same time.
@@ -124,7 +122,7 @@ struct Began {
     /// When the first of them did.
     first: Duration,
     /// The last of them, and when it did.
-    poll: Poll,
+    poll: PollNumber,
     time: Duration,
 }
 
@@ -133,14 +131,14 @@ struct Seen {
     /// The version that was last seen live.
     version: Version,
     /// The last poll that saw it.
-    last: Poll,
+    last: PollNumber,
     /// The last poll that saw another one before it, and when that one had been created.
-    other: Poll,
+    other: PollNumber,
     other_created: Option<Timestamp>,
     /// A poll that saw it, to become `long` when it began [`BELIEVED_AFTER`] ago.
-    since: Poll,
+    since: PollNumber,
     /// A poll that saw it [`BELIEVED_AFTER`] ago or earlier; 0 where there is none.
-    long: Poll,
+    long: PollNumber,
 }
 
 impl History {
@@ -152,7 +150,7 @@ impl History {
     }
 
     /// A poll begins, so long after this process has.
-    pub fn begin(&mut self, poll: Poll, now: Duration) {
+    pub fn begin(&mut self, poll: PollNumber, now: Duration) {
         if self.resumed == 0 {
             self.resumed = poll;
         }
@@ -173,7 +171,7 @@ impl History {
     ///
     /// A version that [may be stale](Ask::may_be_stale) is believed when nothing else was seen for
     /// [`BELIEVED_AFTER`]. Until then the secret is unknown.
-    pub fn observe(&mut self, poll: Poll, ask: &Ask, observation: Observation) -> Sighting {
+    pub fn observe(&mut self, poll: PollNumber, ask: &Ask, observation: Observation) -> Sighting {
         let secret = &ask.secret;
         let before = self.secrets.get(secret).copied();
         let other_seen = before.map_or(0, |seen| seen.other);
@@ -261,7 +259,7 @@ mod tests {
         }
 
         /// A poll so many seconds after the last one.
-        fn poll(&mut self, poll: Poll, seconds: u64, observation: Observation) -> Sighting {
+        fn poll(&mut self, poll: PollNumber, seconds: u64, observation: Observation) -> Sighting {
             self.now += Duration::from_secs(seconds);
             self.history.begin(poll, self.now);
             let secret = secret("a");

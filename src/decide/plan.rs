@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::decide::observation::{Observation, Poll, Sighting};
+use crate::decide::observation::{Observation, Sighting};
+use crate::model::poll::PollNumber;
 use crate::model::record::{Record, Versions};
 use crate::model::secret::{SecretId, Version};
 use crate::model::workload::Workload;
@@ -125,7 +126,7 @@ pub struct Case<'a> {
     /// The workload.
     pub workload: &'a Workload,
     /// The first poll that began after its present template entered the store.
-    pub entered: Poll,
+    pub entered: PollNumber,
     /// Its revision.
     pub revision: Lookup<'a>,
     /// What was done to it before.

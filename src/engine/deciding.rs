@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::{join, join_all};
 use jiff::Timestamp;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use crate::decide::observation::Sighting;
@@ -66,7 +66,7 @@ impl<C: Cluster> Workloads<C> {
     ) -> (Vec<Due>, Vec<&'a Stored>) {
         let now = (self.clocks.now)();
         let rules = self.rules();
-        self.budget.refill();
+        self.budget.refill(Instant::now().into_std());
         let mut due = Vec::new();
         let mut asking = Vec::new();
         for stored in self.in_fair_order(workloads) {

@@ -1,8 +1,8 @@
 //! Whether the API server works.
 
 use crate::engine::ports::WriteError;
-use crate::events::Events;
 use crate::events::event::Event;
+use crate::events::sink::Events;
 
 /// Whether the API server itself does not work: neither a PATCH nor a read after it got an answer.
 /// Said once, when it begins, and once when it is over.

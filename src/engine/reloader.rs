@@ -14,11 +14,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::decide::observation::{Ask, History, Observation, Poll, Sighting};
+use crate::decide::observation::{Ask, History, Observation, Sighting};
 use crate::heartbeat::Heartbeat;
 use crate::index::Index;
 use crate::index::entries::{Snapshot, Stored};
 use crate::index::findings::{Notice, Part};
+use crate::model::poll::PollNumber;
 use crate::model::secret::SecretId;
 use crate::references::place::{Note, Origin};
 use crate::references::reason::Reason;
@@ -31,8 +32,8 @@ use super::scope::{Scope, Unfinished};
 use super::settings::{Clocks, Settings};
 use super::workloads::Workloads;
 use crate::election::leadership::Leadership;
-use crate::events::Events;
 use crate::events::event::Event;
+use crate::events::sink::Events;
 use crate::rollouts::budget::Budget;
 
 /// How long PATCHes in flight may take once the process is to end.
@@ -259,7 +260,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     }
 
     /// Asks for secrets, and takes in what there is to know of them.
-    async fn ask(&mut self, poll: Poll, asks: &[Ask], left: &mut Unfinished) {
+    async fn ask(&mut self, poll: PollNumber, asks: &[Ask], left: &mut Unfinished) {
         self.workloads.heartbeat.works();
         let polled = self.vault.poll(asks).await;
         let is_known = |observation: &Observation| *observation != Observation::Unknown;

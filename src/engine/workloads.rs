@@ -5,15 +5,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::decide::clock::skew;
-use crate::decide::observation::Poll;
 use crate::decide::plan::{Revision, Rules};
 use crate::election::leadership::Leadership;
 use crate::engine::memory::Memory;
 use crate::engine::outage::Outage;
 use crate::engine::settings::{Clocks, Settings};
-use crate::events::Events;
+use crate::events::sink::Events;
 use crate::heartbeat::Heartbeat;
 use crate::index::Index;
+use crate::model::poll::PollNumber;
 use crate::rollouts::budget::Budget;
 
 /// What it takes to decide about workloads, and to reload them.
@@ -30,7 +30,7 @@ pub(super) struct Workloads<C> {
     /// The revision of each workload that was asked for, by uid, with the poll that its template entered
     /// the index before: a template that was replaced and put back is another. After a start that is all
     /// workloads, of which few have a [`Memory`], and that is four times as long.
-    pub(super) revisions: HashMap<Box<str>, (Poll, Revision)>,
+    pub(super) revisions: HashMap<Box<str>, (PollNumber, Revision)>,
     pub(super) budget: Budget,
     pub(super) outage: Outage,
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tracing::{debug, error, info, warn};
 
-use super::Sink;
 use super::event::{Event, Held};
 use crate::decide::plan::Hold;
+use crate::events::sink::Sink;
 use crate::model::record::RecordError;
 use crate::model::secret::SecretId;
 use crate::model::strategy;

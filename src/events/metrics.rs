@@ -1,4 +1,4 @@
-//! The metrics, in the text format of OpenMetrics. A new metric is a field, its registration, and the event that
+//! The metrics, in the text format of `OpenMetrics`. A new metric is a field, its registration, and the event that
 //! moves it; what is a state rather than an event is read in [`State`].
 
 use std::fmt;
@@ -15,9 +15,9 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use super::Sink;
 use super::event::Event;
 use crate::election::leadership::Leadership;
+use crate::events::sink::Sink;
 use crate::index::Index;
 
 /// The content type of [`Metrics::text`].

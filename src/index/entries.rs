@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::effect::Effect;
 use super::lists::Lists;
 use super::sources::{Found, Sources};
-use crate::decide::observation::Poll;
 use crate::model::kind::Kind;
+use crate::model::poll::PollNumber;
 use crate::model::secret::SecretId;
 use crate::model::workload::{Workload, WorkloadId};
 use crate::references::manifest::{Manifest, Read};
@@ -28,14 +28,14 @@ pub struct Stored {
     /// The workload.
     pub workload: Arc<Workload>,
     /// The first poll that began after its present template entered the index.
-    pub entered: Poll,
+    pub entered: PollNumber,
 }
 
 /// What the index holds at the begin of a poll.
 #[derive(Debug)]
 pub struct Snapshot {
     /// The number of this poll.
-    pub poll: Poll,
+    pub poll: PollNumber,
     /// The workloads of one server, in order of their names, without those over the quota of their namespace.
     pub workloads: Vec<Stored>,
     /// The workloads of that server over the quota of their namespace.
@@ -85,11 +85,11 @@ struct Pending {
 /// The state behind the lock of the index.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
-    polls: Poll,
+    polls: PollNumber,
     pub(super) lists: Lists,
     pub(super) sources: Sources,
     /// In order, so that what a poll does first does not hang on chance.
-    entries: BTreeMap<WorkloadId, Entry>,
+    workloads: BTreeMap<WorkloadId, Entry>,
     /// Each secret with the number of workloads that refer to it. The map is also what makes equal
     /// ids share one allocation.
     secrets: HashMap<Arc<SecretId>, usize>,
@@ -123,7 +123,7 @@ impl Entries {
         let named = manifest.sources();
         let names_any = !named.is_empty();
         let ids = self.sources.ids(&id.namespace, named);
-        let entry = self.entries.entry(id.clone()).or_default();
+        let entry = self.workloads.entry(id.clone()).or_default();
         entry.list = self.lists.of(kind).number;
         let before = std::mem::replace(&mut entry.sources, ids);
         self.sources.name(&id, &before, &entry.sources);
@@ -132,7 +132,7 @@ impl Entries {
             effects.push(Effect::ReadSources);
         }
         self.take_in(&manifest, kind, servers, Seen::Object, &mut effects);
-        if let Some(entry) = self.entries.get_mut(&id) {
+        if let Some(entry) = self.workloads.get_mut(&id) {
             let is_kept = names_any && manifest.weight() <= LONGEST_KEPT;
             entry.manifest = is_kept.then(|| Box::new(manifest));
         }
@@ -143,7 +143,7 @@ impl Entries {
     /// Takes in the answer to a PATCH, if the workload is there still.
     pub(super) fn refresh(&mut self, manifest: &Manifest, kind: Kind, servers: &Servers) {
         let read = self.read(manifest, kind, servers);
-        let entry = self.entries.get(&read.id);
+        let entry = self.workloads.get(&read.id);
         let known = entry.and_then(|entry| entry.stored.as_ref());
         if let Some(workload) = read.workload.filter(|_| !read.is_waiting)
             && known.is_some_and(|stored| stored.workload.uid == workload.uid)
@@ -156,13 +156,13 @@ impl Entries {
     pub(super) fn read_changed(&mut self, servers: &Servers) -> Option<Vec<Effect>> {
         let id = self.sources.take_changed()?;
         let mut effects = Vec::new();
-        let Some(entry) = self.entries.get_mut(&id) else { return Some(effects) };
+        let Some(entry) = self.workloads.get_mut(&id) else { return Some(effects) };
         let Some(manifest) = entry.manifest.take() else {
             effects.push(Effect::ListAgain(id));
             return Some(effects);
         };
         self.take_in(&manifest, id.kind, servers, Seen::Otherwise, &mut effects);
-        if let Some(entry) = self.entries.get_mut(&id) {
+        if let Some(entry) = self.workloads.get_mut(&id) {
             entry.manifest = Some(manifest);
         }
         Some(effects)
@@ -181,7 +181,7 @@ impl Entries {
     /// Removes a workload that was deleted.
     pub(super) fn delete(&mut self, id: &WorkloadId) -> Option<Effect> {
         self.late.remove(id);
-        let entry = self.entries.remove(id)?;
+        let entry = self.workloads.remove(id)?;
         self.sources.name(id, &entry.sources, &[]);
         let stored = entry.stored?;
         self.release(&stored.workload);
@@ -191,7 +191,7 @@ impl Entries {
     /// A full list of a kind ended: what it did not contain is gone. Returns those that were gone.
     pub(super) fn end_list(&mut self, kind: Kind) -> (Vec<WorkloadId>, Vec<Effect>) {
         let list = self.lists.end(kind);
-        let of_kind = self.entries.iter().filter(|(id, _)| id.kind == kind);
+        let of_kind = self.workloads.iter().filter(|(id, _)| id.kind == kind);
         let gone = of_kind.filter(|(_, entry)| entry.list != list.number);
         let gone: Vec<_> = gone.map(|(id, _)| id.clone()).collect();
         let mut effects: Vec<_> = gone.iter().filter_map(|id| self.delete(id)).collect();
@@ -199,7 +199,7 @@ impl Entries {
         self.namespaces.retain(|namespace| Arc::strong_count(namespace) > 1);
         if !list.is_complete {
             let (workloads, secrets) = self.len();
-            let of_kind = self.entries.iter().filter(|(id, _)| id.kind == kind);
+            let of_kind = self.workloads.iter().filter(|(id, _)| id.kind == kind);
             let waiting = of_kind.filter(|(_, entry)| entry.pending.is_some()).count();
             effects.push(Effect::FirstListEnded { kind, workloads, secrets, waiting });
         }
@@ -208,12 +208,12 @@ impl Entries {
 
     /// The workloads that refer to secrets.
     pub(super) fn stored(&self) -> impl Iterator<Item = &Stored> {
-        self.entries.values().filter_map(|entry| entry.stored.as_ref())
+        self.workloads.values().filter_map(|entry| entry.stored.as_ref())
     }
 
     /// One workload, if it refers to secrets.
     pub(super) fn get(&self, id: &WorkloadId) -> Option<&Stored> {
-        self.entries.get(id)?.stored.as_ref()
+        self.workloads.get(id)?.stored.as_ref()
     }
 
     /// Begins a poll of a server: numbers it, and returns what there is of that server. No quota counts here.
@@ -234,9 +234,9 @@ impl Entries {
     /// The workloads of a server that were there before this process and came in after the poll before; each is
     /// returned once.
     fn take_late(&mut self, server: &str) -> HashSet<WorkloadId> {
-        let Self { late, entries, .. } = self;
+        let Self { late, workloads, .. } = self;
         let is_of_server = |id: &WorkloadId| {
-            let stored = entries.get(id).and_then(|entry| entry.stored.as_ref());
+            let stored = workloads.get(id).and_then(|entry| entry.stored.as_ref());
             stored.is_none_or(|stored| stored.workload.is_of(server))
         };
         late.extract_if(is_of_server).collect()
@@ -245,12 +245,12 @@ impl Entries {
     /// How many workloads anything is kept of.
     #[cfg(test)]
     pub(super) fn known(&self) -> usize {
-        self.entries.len()
+        self.workloads.len()
     }
 
     /// Whether workloads that were there before this process are not known yet.
     fn is_incomplete(&self) -> bool {
-        let mut pending = self.entries.values().filter_map(|entry| entry.pending);
+        let mut pending = self.workloads.values().filter_map(|entry| entry.pending);
         self.lists.is_any_late() || pending.any(|pending| pending.is_of_first_list)
     }
 
@@ -286,7 +286,7 @@ impl Entries {
             hasher.finish()
         });
         let list = self.lists.of(kind);
-        let entry = self.entries.entry(id.clone()).or_default();
+        let entry = self.workloads.entry(id.clone()).or_default();
         let pending = entry.pending.unwrap_or_default();
         let is_of_first_list = pending.is_of_first_list || !list.is_complete;
         if std::mem::replace(&mut entry.noted, digest) != digest {
@@ -306,7 +306,7 @@ impl Entries {
 
     fn defer(&mut self, id: &WorkloadId, seen: Seen) {
         let list = self.lists.of(id.kind);
-        let pending = self.entries.entry(id.clone()).or_default().pending.get_or_insert_default();
+        let pending = self.workloads.entry(id.clone()).or_default().pending.get_or_insert_default();
         pending.is_of_list |= list.is_under_way && seen == Seen::Object;
         pending.is_of_first_list |= !list.is_complete;
     }
@@ -314,7 +314,7 @@ impl Entries {
     /// Takes in a workload whose sources are all known.
     fn store(&mut self, mut workload: Workload, seen: Seen) -> Change {
         let list = self.lists.of(workload.id.kind);
-        let entry = self.entries.entry(workload.id.clone()).or_default();
+        let entry = self.workloads.entry(workload.id.clone()).or_default();
         let pending = entry.pending.take().unwrap_or_default();
         let old = entry.stored.clone();
         if self.polls > 0 && (pending.is_of_first_list || list.is_late()) {
@@ -353,7 +353,7 @@ impl Entries {
             Some(old) if old.workload.secrets == workload.secrets => Change::Unchanged,
             _ => Change::Collected,
         };
-        if let Some(entry) = self.entries.get_mut(&workload.id) {
+        if let Some(entry) = self.workloads.get_mut(&workload.id) {
             entry.stored = Some(Stored { workload: Arc::new(workload), entered });
         }
         if let Some(old) = old {
@@ -365,7 +365,7 @@ impl Entries {
     /// A workload refers to no secret any more.
     fn remove(&mut self, id: &WorkloadId) -> Change {
         self.late.remove(id);
-        let Some(entry) = self.entries.get_mut(id) else { return Change::Absent };
+        let Some(entry) = self.workloads.get_mut(id) else { return Change::Absent };
         entry.pending = None;
         let Some(stored) = entry.stored.take() else { return Change::Absent };
         self.release(&stored.workload);
@@ -374,14 +374,14 @@ impl Entries {
 
     /// Forgets a workload of which nothing is known but that it is there.
     fn drop_if_empty(&mut self, id: &WorkloadId) {
-        let is_empty = self.entries.get(id).is_some_and(|entry| {
+        let is_empty = self.workloads.get(id).is_some_and(|entry| {
             entry.stored.is_none()
                 && entry.pending.is_none()
                 && entry.noted.is_none()
                 && entry.sources.is_empty()
         });
         if is_empty {
-            self.entries.remove(id);
+            self.workloads.remove(id);
         }
     }
 

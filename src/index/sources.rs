@@ -169,6 +169,8 @@ impl Sources {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
     use crate::model::kind::Kind;
 
@@ -197,18 +199,18 @@ mod tests {
     fn a_source_is_read_once_and_forgotten_with_its_last_user() {
         let mut sources = Sources::default();
         let (a, b, m) = (workload("a"), workload("b"), id("m"));
-        sources.name(&a, &[], &[m.clone()]);
-        sources.name(&b, &[], &[m.clone()]);
+        sources.name(&a, &[], from_ref(&m));
+        sources.name(&b, &[], from_ref(&m));
         assert_eq!(sources.take_unread(SourceKind::Secret), []);
-        assert_eq!(sources.take_unread(SourceKind::ConfigMap), [m.clone()]);
+        assert_eq!(sources.take_unread(SourceKind::ConfigMap), from_ref(&m));
         assert!(!sources.has_unread());
         assert_eq!(sources.look_up(&a.namespace, &config_map("m")), Known::NotYet);
         sources.put(&m, read("1", "vault:a#b"));
         assert_eq!(sources.take_changed(), Some(a.clone()));
         // Of one that names nothing any more, nothing has changed.
-        sources.name(&b, &[m.clone()], &[]);
+        sources.name(&b, from_ref(&m), &[]);
         assert!(sources.is_named(&m));
-        sources.name(&a, &[m.clone()], &[]);
+        sources.name(&a, from_ref(&m), &[]);
         assert!(!sources.is_named(&m));
         sources.put(&m, read("2", "vault:a#b"));
         assert_eq!(changed(&mut sources), []);
@@ -219,7 +221,7 @@ mod tests {
     fn only_a_change_of_references_is_a_change() {
         let mut sources = Sources::default();
         let (a, m) = (workload("a"), id("m"));
-        sources.name(&a, &[], &[m.clone()]);
+        sources.name(&a, &[], from_ref(&m));
         assert!(sources.is_outdated(&m, Some("1")));
         let mut put = |found| {
             sources.put(&m, found);
@@ -251,8 +253,8 @@ mod tests {
     fn another_source_in_the_place_of_one_is_used_and_the_first_is_not() {
         let mut sources = Sources::default();
         let (a, m, n) = (workload("a"), id("m"), id("n"));
-        sources.name(&a, &[], &[m.clone()]);
-        sources.name(&a, &[m.clone()], &[n.clone()]);
+        sources.name(&a, &[], from_ref(&m));
+        sources.name(&a, from_ref(&m), from_ref(&n));
         assert_eq!(sources.take_unread(SourceKind::ConfigMap), [n]);
         assert!(!sources.is_named(&m));
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use crate::events::Events;
 use crate::events::event::Event;
+use crate::events::sink::Events;
 use crate::index::effect::Effect;
 use crate::model::kind::Kind;
 use crate::references::environment::SourceKind;

@@ -8,6 +8,7 @@ pub mod fair_queue;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod kind;
+pub mod poll;
 pub mod record;
 pub mod scheme;
 pub mod secret;

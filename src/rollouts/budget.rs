@@ -2,9 +2,7 @@
 //! not roll the whole cluster at once.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A token bucket for the reloads that nothing but the clock speaks for; its clones are one bucket.
 #[derive(Clone, Debug)]
@@ -17,8 +15,8 @@ pub struct Budget {
 #[derive(Debug)]
 struct State {
     tokens: u32,
-    /// When the last token came.
-    since: Instant,
+    /// When the last token came; `None` before the first look at the time.
+    since: Option<Instant>,
 }
 
 impl Budget {
@@ -27,7 +25,7 @@ impl Budget {
     pub fn new(burst: u32, per_minute: u32) -> Self {
         // A budget that is never refilled would hold a change for ever.
         let (burst, per_minute) = (burst.max(1), per_minute.max(1));
-        let state = State { tokens: burst, since: Instant::now() };
+        let state = State { tokens: burst, since: None };
         Self { burst, per_minute, state: Arc::new(Mutex::new(state)) }
     }
 
@@ -44,17 +42,16 @@ impl Budget {
         Duration::from_mins(1) / self.per_minute
     }
 
-    /// Adds what has become due since the last time.
-    pub(crate) fn refill(&self) {
+    /// Adds what has become due until `now` since the last time.
+    pub(crate) fn refill(&self, now: Instant) {
         let interval = self.interval();
         let mut state = self.state();
-        while state.tokens < self.burst && state.since.elapsed() >= interval {
+        let mut since = state.since.unwrap_or(now);
+        while state.tokens < self.burst && now.saturating_duration_since(since) >= interval {
             state.tokens += 1;
-            state.since += interval;
+            since += interval;
         }
-        if state.tokens == self.burst {
-            state.since = Instant::now();
-        }
+        state.since = Some(if state.tokens == self.burst { now } else { since });
     }
 
     /// The time in which it is full again.
@@ -83,26 +80,24 @@ impl Budget {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_burst_then_so_many_a_minute() {
+    #[test]
+    fn a_burst_then_so_many_a_minute() {
         let budget = Budget::new(2, 60);
-        let advance = tokio::time::advance;
-        let spend = |expected: u32| {
-            budget.refill();
+        let mut now = Instant::now();
+        let mut spend = |after: Duration, expected: u32| {
+            now += after;
+            budget.refill(now);
             assert_eq!(budget.tokens(), expected);
             for _ in 0..expected {
                 budget.take();
             }
             assert_eq!(budget.tokens(), 0);
         };
-        spend(2);
-        spend(0);
-        advance(Duration::from_millis(999)).await;
-        spend(0);
-        advance(Duration::from_millis(1)).await;
-        spend(1);
-        advance(Duration::from_hours(1)).await;
-        spend(2);
+        spend(Duration::ZERO, 2);
+        spend(Duration::ZERO, 0);
+        spend(Duration::from_millis(999), 0);
+        spend(Duration::from_millis(1), 1);
+        spend(Duration::from_hours(1), 2);
         for _ in 0..3 {
             budget.give_back();
         }
@@ -110,8 +105,8 @@ mod tests {
         assert_eq!(budget.pause(), Duration::from_secs(2));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_budget_of_nothing_would_hold_a_change_for_ever() {
+    #[test]
+    fn a_budget_of_nothing_would_hold_a_change_for_ever() {
         assert_eq!(Budget::new(0, 0).tokens(), 1);
     }
 }

@@ -22,6 +22,21 @@ const FORBIDDEN: Duration = Duration::from_mins(15);
 /// it is older than this, doubled with each other in a row, up to [`FORBIDDEN`].
 const ENDED: Duration = Duration::from_secs(5);
 
+/// A token is made by one node of a cluster, and a standby that lags does not know it at once. What the
+/// server does not know of a token that is younger than this is asked for again.
+const YOUNG: Duration = Duration::from_secs(2);
+
+/// What to do about a request that was denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// Log in, and ask with the new token.
+    LogIn,
+    /// Ask again after a moment, with the same token.
+    AskAgain,
+    /// Nothing: take the denial as the answer.
+    Accept,
+}
+
 /// What denials have led to of late.
 #[derive(Debug, Default)]
 pub(super) struct Denials {
@@ -38,14 +53,9 @@ struct Row {
 }
 
 impl Denials {
-    /// A request was denied whose token is so old: whether to log in anew. Logins that fail, and are
+    /// What to do about a request that was denied, whose token is so old. Logins that fail, and are
     /// paced otherwise, are not counted: see [`Self::has_logged_in`].
-    pub(super) fn is_worth_a_login(
-        &mut self,
-        doubt: Doubt,
-        age: Duration,
-        period: Duration,
-    ) -> bool {
+    pub(super) fn remedy(&mut self, doubt: Doubt, age: Duration, period: Duration) -> Remedy {
         let (row, least) = match doubt {
             Doubt::Forbidden => {
                 let doubled = FORBIDDEN * (1 << self.forbidden.logins.min(7));
@@ -60,7 +70,13 @@ impl Denials {
             }
         };
         row.is_met = true;
-        age >= least
+        if doubt == Doubt::Ended && age < YOUNG {
+            Remedy::AskAgain
+        } else if age >= least {
+            Remedy::LogIn
+        } else {
+            Remedy::Accept
+        }
     }
 
     /// A login that was worth it has succeeded.
@@ -95,14 +111,14 @@ mod tests {
         let (mut age, mut ages) = (Duration::ZERO, Vec::new());
         for _ in 0..polls {
             age += period;
-            if denials.is_worth_a_login(doubt, age, period) {
+            if denials.remedy(doubt, age, period) == Remedy::LogIn {
                 denials.has_logged_in(doubt);
                 ages.push(age.as_secs());
                 age = Duration::ZERO;
             }
             // Others of the same poll are denied as well, by then with the new token.
             if age.is_zero() {
-                assert!(!denials.is_worth_a_login(doubt, age, period));
+                assert_ne!(denials.remedy(doubt, age, period), Remedy::LogIn);
             }
             denials.after_poll();
         }
@@ -113,8 +129,19 @@ mod tests {
     fn a_token_that_the_server_does_not_know_is_replaced_less_and_less_often() {
         let second = Duration::from_secs(1);
         let ages_of = ages(Doubt::Ended, second, 7200);
-        assert_eq!(ages_of, [1, 5, 10, 20, 40, 80, 160, 320, 640, 900, 900, 900, 900, 900, 900]);
+        assert_eq!(ages_of, [2, 5, 10, 20, 40, 80, 160, 320, 640, 900, 900, 900, 900, 900, 900]);
         assert_eq!(ages(Doubt::Ended, MINUTE, 10)[..3], [60, 60, 60]);
+    }
+
+    #[test]
+    fn a_standby_has_a_moment_to_learn_of_a_new_token() {
+        let mut denials = Denials::default();
+        let just_before = YOUNG.saturating_sub(Duration::from_millis(1));
+        assert_eq!(denials.remedy(Doubt::Ended, Duration::ZERO, MINUTE), Remedy::AskAgain);
+        assert_eq!(denials.remedy(Doubt::Ended, just_before, MINUTE), Remedy::AskAgain);
+        assert_eq!(denials.remedy(Doubt::Ended, YOUNG, MINUTE), Remedy::LogIn);
+        // What a policy forbids, no standby will allow.
+        assert_eq!(denials.remedy(Doubt::Forbidden, Duration::ZERO, MINUTE), Remedy::Accept);
     }
 
     #[test]
@@ -129,23 +156,23 @@ mod tests {
     fn a_login_that_fails_does_not_put_off_the_next() {
         let mut denials = Denials::default();
         for _ in 0..20 {
-            assert!(denials.is_worth_a_login(Doubt::Ended, Duration::ZERO, MINUTE));
+            assert_eq!(denials.remedy(Doubt::Ended, YOUNG, MINUTE), Remedy::LogIn);
             denials.after_poll();
         }
     }
 
     #[test]
     fn a_poll_without_a_denial_begins_anew() {
-        for (doubt, least) in [(Doubt::Ended, Duration::ZERO), (Doubt::Forbidden, FORBIDDEN)] {
+        for (doubt, least) in [(Doubt::Ended, YOUNG), (Doubt::Forbidden, FORBIDDEN)] {
             let mut denials = Denials::default();
             let old = Duration::from_hours(9);
-            assert!(denials.is_worth_a_login(doubt, old, MINUTE));
+            assert_eq!(denials.remedy(doubt, old, MINUTE), Remedy::LogIn);
             denials.has_logged_in(doubt);
             denials.after_poll();
-            assert!(!denials.is_worth_a_login(doubt, least, MINUTE));
+            assert_eq!(denials.remedy(doubt, least, MINUTE), Remedy::Accept);
             denials.after_poll();
             denials.after_poll();
-            assert!(denials.is_worth_a_login(doubt, least, MINUTE), "{doubt:?}");
+            assert_eq!(denials.remedy(doubt, least, MINUTE), Remedy::LogIn, "{doubt:?}");
         }
     }
 }

@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::backoff::{Backoff, Failed};
 use super::client::Server;
-use super::denials::{Denials, Doubt};
+use super::denials::{Denials, Doubt, Remedy};
 use super::failure::Failure;
 use super::login::{self, Login, LoginError, Method};
 use super::token::{Grant, Lease, Step, Terms, Uses};
@@ -47,6 +47,22 @@ pub(super) struct Pass {
     pub(super) number: u64,
     /// The requests that it is still good for: one is taken for each.
     pub(super) uses: Uses,
+}
+
+/// What to try after a request was denied.
+pub(super) enum AfterDenial {
+    /// The request with another token.
+    Retry(Pass),
+    /// The same after a moment: the token is so new that a standby need not know it.
+    AskAgain,
+    /// Nothing.
+    Accept,
+}
+
+impl AfterDenial {
+    fn with(pass: Option<Pass>) -> Self {
+        pass.map_or(Self::Accept, Self::Retry)
+    }
 }
 
 /// No token is to be had for now.
@@ -242,25 +258,27 @@ impl Session {
         );
     }
 
-    /// A request with the token `number` was denied. Answers another token to try, if there is one.
-    pub(super) async fn after_denial(&self, number: u64, doubt: Doubt) -> Option<Pass> {
+    /// A request with the token `number` was denied. Returns what to try instead.
+    pub(super) async fn after_denial(&self, number: u64, doubt: Doubt) -> AfterDenial {
         let mut state = self.state.lock().await;
         if state.number != number {
             // Somebody else's request was denied as well, and has logged in meanwhile.
-            return state.pass();
+            return AfterDenial::with(state.pass());
         }
         // A given token cannot be replaced, but its file may have been.
         if matches!(self.method, Method::Token(_) | Method::None) {
-            return None;
+            return AfterDenial::Accept;
         }
         let age = state.held.as_ref().map_or(Duration::MAX, |held| held.since.elapsed());
-        if !state.denials.is_worth_a_login(doubt, age, self.terms.period) {
-            return None;
+        match state.denials.remedy(doubt, age, self.terms.period) {
+            Remedy::LogIn => {}
+            Remedy::AskAgain => return AfterDenial::AskAgain,
+            Remedy::Accept => return AfterDenial::Accept,
         }
         debug!(worker = WORKER, "Vault denied a request; logging in anew, once");
         if self.login(&mut state).await.is_ok() {
             state.denials.has_logged_in(doubt);
-            return state.pass();
+            return AfterDenial::with(state.pass());
         }
         if doubt == Doubt::Ended {
             // It is of no use; the next poll says why there is no other. Should it live after all, it is
@@ -270,7 +288,7 @@ impl Session {
             }
             state.held = None;
         }
-        None
+        AfterDenial::Accept
     }
 
     /// The token `number` has been used as often as it may be. Answers the one that follows it.

@@ -12,7 +12,7 @@ use vault_secrets_reloader::decide::plan::Hold;
 use vault_secrets_reloader::election::leadership::{Candidacy, Claim, contended};
 use vault_secrets_reloader::engine::reloader::Reloader;
 use vault_secrets_reloader::engine::settings::{Clocks, Settings};
-use vault_secrets_reloader::events::Events;
+use vault_secrets_reloader::events::sink::Events;
 use vault_secrets_reloader::index::Index;
 use vault_secrets_reloader::references::source::Readable;
 use vault_secrets_reloader::rollouts::budget::Budget;

@@ -9,9 +9,9 @@ use crate::model::record::Recorded;
 struct Row {
     recorded: Option<Recorded>,
     live: Observation,
-    seen: Poll,
-    other_seen: Poll,
-    long_seen: Poll,
+    seen: PollNumber,
+    other_seen: PollNumber,
+    long_seen: PollNumber,
     observed: bool,
     revision: Option<Lookup<'static>>,
     copies: Vec<Copied>,

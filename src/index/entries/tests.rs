@@ -28,7 +28,7 @@ impl Bench {
     fn see(&self, id: &WorkloadId) {
         let mut entries = self.0.borrow_mut();
         let number = entries.lists.of(id.kind).number;
-        entries.entries.entry(id.clone()).or_default().list = number;
+        entries.workloads.entry(id.clone()).or_default().list = number;
     }
 
     /// What was deferred is known now, by a change of its sources.
@@ -55,7 +55,7 @@ impl Bench {
         self.0.borrow_mut().end_list(kind).0
     }
 
-    fn begin_poll(&self) -> Poll {
+    fn begin_poll(&self) -> PollNumber {
         self.0.borrow_mut().polls += 1;
         self.0.borrow_mut().polls
     }
@@ -255,7 +255,7 @@ fn what_is_taken_in_after_its_list_counts_as_seen_by_the_list() {
     bench.defer(&workload("b", 1, 1, &[]).id);
     bench.begin_list(Kind::DEPLOYMENT);
     assert_eq!(bench.end_list(Kind::DEPLOYMENT).len(), 2);
-    assert!(!bench.0.borrow().entries.contains_key(&workload("b", 1, 1, &[]).id));
+    assert!(!bench.0.borrow().workloads.contains_key(&workload("b", 1, 1, &[]).id));
 }
 
 #[test]

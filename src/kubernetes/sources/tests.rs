@@ -11,9 +11,9 @@ use tokio::time::sleep;
 
 use super::super::scripted::{client_of, list, status};
 use super::*;
-use crate::events::Events;
-use crate::events::Sink;
 use crate::events::event::Event;
+use crate::events::sink::Events;
+use crate::events::sink::Sink;
 use crate::model::annotation::OptIn;
 use crate::model::kind::Kind;
 use crate::references::environment::{Container, EnvFrom, SourceName};

@@ -18,11 +18,11 @@ use crate::vault::lock::lock;
 use crate::vault::trouble::Trouble;
 
 /// How often a request is sent again: after a rate limit, which says when, after an error, and after
-/// a denial for which there is another token.
+/// a denial for which there is another token, or of a token that a standby may not know yet.
 const RATE_LIMIT_RETRIES: u32 = 6;
 const ERROR_RETRIES: u32 = 2;
 const ERROR_PAUSE: Duration = Duration::from_millis(250);
-const DENIAL_RETRIES: u32 = 2;
+const DENIAL_RETRIES: u32 = 6;
 
 /// Whoever met a rate limit waits longer by a random part of this, so that not all come back as one.
 const RATE_LIMIT_SPREAD: Duration = Duration::from_millis(500);
@@ -95,9 +95,10 @@ impl<'a> Asker<'a> {
             if let Some(doubt) = doubt_of(&failure)
                 && (doubt == Doubt::Ended || !is_optional)
                 && denials < DENIAL_RETRIES
-                && self.sender.replace_pass(&pass, doubt).await
+                && let Some(pause) = self.sender.replace_pass(&pass, doubt).await
             {
                 denials += 1;
+                sleep(pause).await;
                 continue;
             }
             match failure {

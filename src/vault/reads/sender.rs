@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -10,12 +11,15 @@ use crate::vault::client::Server;
 use crate::vault::denials::Doubt;
 use crate::vault::lock::lock;
 use crate::vault::pace::Pace;
-use crate::vault::session::{Pass, Session};
+use crate::vault::session::{AfterDenial, Pass, Session};
 use crate::vault::trouble::Trouble;
 
 /// The part of a poll's time in which folders may be listed, so that the rest is left to read what no
 /// list shows.
 const LISTING_PART: u32 = 3;
+
+/// Before a request is sent again because a standby may not know a new token yet.
+const UNKNOWN_TOKEN_PAUSE: Duration = Duration::from_millis(500);
 
 /// The server with what all requests of one poll share.
 pub(super) struct Sender<'a> {
@@ -99,13 +103,16 @@ impl<'a> Sender<'a> {
         }
     }
 
-    /// Takes another token after one was denied, if there is one.
-    pub(super) async fn replace_pass(&self, denied: &Pass, doubt: Doubt) -> bool {
-        let anew = self.session.after_denial(denied.number, doubt).await;
-        let is_there = anew.is_some();
-        if let Some(anew) = anew {
-            *lock(&self.pass) = anew;
+    /// Takes another token after one was denied, if there is one. Returns how long to wait before the
+    /// request is sent again; `None` where that makes no sense.
+    pub(super) async fn replace_pass(&self, denied: &Pass, doubt: Doubt) -> Option<Duration> {
+        match self.session.after_denial(denied.number, doubt).await {
+            AfterDenial::Retry(pass) => {
+                *lock(&self.pass) = pass;
+                Some(Duration::ZERO)
+            }
+            AfterDenial::AskAgain => Some(UNKNOWN_TOKEN_PAUSE),
+            AfterDenial::Accept => None,
         }
-        is_there
     }
 }
