@@ -19,7 +19,7 @@ use tracing::{Instrument as _, error, info, warn};
 
 use crate::config::{self, Config, Connection, LeaderElection, Listen};
 use crate::decide::clock::ServerClock;
-use crate::election::leadership::{Leadership, contended};
+use crate::election::leadership::{Leadership, election_channel};
 use crate::engine;
 use crate::engine::reloader::Reloader;
 use crate::engine::settings::Clocks;
@@ -37,7 +37,7 @@ use crate::kubernetes::patcher::Patcher;
 use crate::kubernetes::sources::{ConfigMap, Secret, SourceReader};
 use crate::kubernetes::{access, client};
 use crate::model::kind::Kind;
-use crate::references::source::Readable;
+use crate::references::source::ReadableSources;
 use crate::rollouts::budget::Budget;
 use crate::telemetry;
 use crate::vault::client::{Server, ServerSettings};
@@ -145,7 +145,7 @@ async fn start(
     });
     let reached = reloaders.reach(&vault, &files).await?;
     collect(&reloaders, collector_sync_period, tasks, &shutdown);
-    tasks.spawn(say_what_is_lacking(
+    tasks.spawn(report_missing_permissions(
         client.clone(),
         readable,
         events,
@@ -157,7 +157,7 @@ async fn start(
     let leadership = match election {
         None => Leadership::always(),
         Some(settings) => {
-            let (candidacy, leadership) = contended();
+            let (candidacy, leadership) = election_channel();
             let leader = Leader::new(client.clone(), settings, candidacy, heartbeats);
             let shutdown = shutdown.clone();
             tasks.spawn(async move {
@@ -203,15 +203,15 @@ fn seconds_since_1970() -> f64 {
 
 /// Says once which permissions are lacking. Its work is done then; it stays until the others are told to
 /// end.
-async fn say_what_is_lacking(
+async fn report_missing_permissions(
     client: client::Client,
-    readable: Readable,
+    readable: ReadableSources,
     events: bool,
     election: Option<leader::Settings>,
     shutdown: CancellationToken,
 ) -> &'static str {
     let check = async {
-        for permission in access::lacking(&client, readable, events, election.as_ref()).await {
+        for permission in access::missing(&client, readable, events, election.as_ref()).await {
             error!("The service account lacks a permission: {permission}");
         }
         std::future::pending::<()>().await;
@@ -238,7 +238,7 @@ struct Reloaders {
 }
 
 /// A server that can be asked.
-struct Reached {
+struct ConnectedServer {
     server: Arc<Server>,
     clock: Arc<ServerClock>,
     ca: Option<CaSecret>,
@@ -246,7 +246,11 @@ struct Reached {
 
 impl Reloaders {
     /// Makes the client of a server, with the CA that is in the cluster. `files` are those of this server.
-    async fn reach(&self, connection: &Connection, files: &Files) -> anyhow::Result<Reached> {
+    async fn reach(
+        &self,
+        connection: &Connection,
+        files: &Files,
+    ) -> anyhow::Result<ConnectedServer> {
         let Connection { server, ca_secret, .. } = connection;
         let mut server = server.clone();
         let ca = match ca_secret.clone() {
@@ -259,14 +263,14 @@ impl Reloaders {
         };
         let clock = Arc::default();
         let server = Arc::new(Server::connect(server, Arc::clone(&clock), files).await?);
-        Ok(Reached { server, clock, ca })
+        Ok(ConnectedServer { server, clock, ca })
     }
 
     /// Reloads the workloads of a server until `shutdown`, and follows its CA.
     async fn run(
         &self,
         connection: Connection,
-        reached: Reached,
+        reached: ConnectedServer,
         leadership: Leadership,
         shutdown: CancellationToken,
     ) {
@@ -278,7 +282,7 @@ impl Reloaders {
             ca_secret: _,
             ignore_missing,
         } = connection;
-        let Reached { server, clock, ca } = reached;
+        let ConnectedServer { server, clock, ca } = reached;
         let longest_step = LONGEST_STEP + timeout * REQUESTS_A_STEP;
         let heartbeat = self.heartbeats.add(format!("reloader of server {name}"), longest_step);
         let settings =
@@ -315,13 +319,13 @@ impl Reloaders {
         shutdown: CancellationToken,
     ) -> &'static str {
         let span = telemetry::of_server(&connection.name);
-        let run = self.reach_and_run(connection, leadership, shutdown).instrument(span);
+        let run = self.connect_and_run(connection, leadership, shutdown).instrument(span);
         Box::pin(run).await;
         drop(running);
         "reloader of another server"
     }
 
-    async fn reach_and_run(
+    async fn connect_and_run(
         &self,
         connection: Connection,
         leadership: Leadership,
@@ -329,14 +333,14 @@ impl Reloaders {
     ) {
         info!(vault = connection.server.address.as_str(), "Watching another server");
         tokio::select! {
-            reached = self.reach_at_last(&connection) => {
+            reached = self.connect_at_last(&connection) => {
                 self.run(connection, reached, leadership, shutdown).await;
             }
             () = shutdown.cancelled() => {}
         }
     }
 
-    async fn reach_at_last(&self, connection: &Connection) -> Reached {
+    async fn connect_at_last(&self, connection: &Connection) -> ConnectedServer {
         let (mut said, files) = (None, Files::default());
         loop {
             let error = match self.reach(connection, &files).await {

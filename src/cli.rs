@@ -13,9 +13,9 @@ use clap::{Parser, ValueEnum};
 use crate::config::{ConfigError, PathRulesFile, ServersFile};
 use crate::model::secret::{DEFAULT_CONNECTION, SecretId};
 use crate::references::path_rules::PathRules;
-use crate::references::server::{Declared, Servers, Undeclared};
+use crate::references::servers::{Servers, UndeclaredAddress, VaultServer};
 use crate::references::settings;
-use crate::references::source::Readable;
+use crate::references::source::ReadableSources;
 
 pub mod check;
 pub mod document;
@@ -127,7 +127,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
             path_rules_file,
             namespace,
         } => {
-            let readable = Readable { secrets: read_secrets, ..Readable::default() };
+            let readable = ReadableSources { secrets: read_secrets, ..ReadableSources::default() };
             let manifests = check::Manifests::in_namespace(namespace);
             servers(vault_servers_file, vault_addr, refuse_undeclared_addresses)
                 .and_then(|servers| match path_rules_file {
@@ -180,16 +180,17 @@ fn servers(
     let file = file.map_or_else(|| Ok(ServersFile::default()), |path| ServersFile::read(&path))?;
     let default = match address {
         Some(text) => ServersFile::default_at(&text)?,
-        None => Declared::default(),
+        None => VaultServer::default(),
     };
-    let undeclared = if are_refused { Undeclared::Refused } else { Undeclared::Default };
+    let undeclared =
+        if are_refused { UndeclaredAddress::Refused } else { UndeclaredAddress::Default };
     file.declared(default, undeclared)
 }
 
 fn check(
     mut manifests: check::Manifests,
     inputs: &[PathBuf],
-    readable: Readable,
+    readable: ReadableSources,
     servers: &Servers,
     output: Output,
     strict: bool,

@@ -16,8 +16,8 @@ use crate::engine;
 use crate::index::quota::Quota;
 use crate::model::scheme::Scheme;
 use crate::model::secret::DEFAULT_CONNECTION;
-use crate::references::server::{Declared, Servers, Undeclared};
-use crate::references::source::Readable;
+use crate::references::servers::{Servers, UndeclaredAddress, VaultServer};
+use crate::references::source::ReadableSources;
 use crate::telemetry;
 use crate::vault::pace::Pace;
 
@@ -226,7 +226,7 @@ pub struct Config {
     /// How hard each is pressed.
     pub pace: Pace,
     /// Which sources of variables are read.
-    pub readable: Readable,
+    pub readable: ReadableSources,
     /// Whether Events are written.
     pub events: bool,
     /// What this replica is called.
@@ -338,10 +338,10 @@ impl Config {
             || Ok(ServersFile::default()),
             |path| ServersFile::read(Path::new(&path)),
         )?;
-        let default = Declared {
+        let default = VaultServer {
             addresses: vault::addresses(&env),
             namespace: vault::namespace(&env, "NAMESPACE")?,
-            ..Declared::default()
+            ..VaultServer::default()
         };
         let servers = file.declared(default, undeclared(&refuse_undeclared_addresses)?)?;
         let leader_election = LeaderElection {
@@ -444,13 +444,13 @@ fn pace(concurrency: &str, rate: Option<&str>, spread: &str) -> Result<Pace, Con
     Ok(Pace { at_once: at_once as usize, interval, is_spread, ..Pace::default() })
 }
 
-fn undeclared(are_refused: &str) -> Result<Undeclared, ConfigError> {
+fn undeclared(are_refused: &str) -> Result<UndeclaredAddress, ConfigError> {
     let are_refused = boolean("--refuse-undeclared-addresses", are_refused)?;
-    Ok(if are_refused { Undeclared::Refused } else { Undeclared::Default })
+    Ok(if are_refused { UndeclaredAddress::Refused } else { UndeclaredAddress::Default })
 }
 
-fn readable(config_maps: &str, secrets: &str) -> Result<Readable, ConfigError> {
-    Ok(Readable {
+fn readable(config_maps: &str, secrets: &str) -> Result<ReadableSources, ConfigError> {
+    Ok(ReadableSources {
         config_maps: boolean("--read-config-maps", config_maps)?,
         secrets: boolean("--read-secrets", secrets)?,
     })

@@ -7,7 +7,7 @@ use vault_secrets_reloader::model::annotation::Annotations;
 use vault_secrets_reloader::references::environment::{Container, EnvFrom, SourceKind, SourceName};
 use vault_secrets_reloader::references::extraction::{extract, read_value};
 use vault_secrets_reloader::references::grammar::may_hold_reference;
-use vault_secrets_reloader::references::source::{Content, Known};
+use vault_secrets_reloader::references::source::{Content, SourceState};
 use vault_secrets_reloader::vault::answer::Answer;
 use vault_secrets_reloader::vault::metadata::{self, Metadata};
 
@@ -52,7 +52,7 @@ fn a_source_that_is_named_a_thousand_times_costs_no_product() {
     let value = |key: &String| format!("vault:secret/data/{key}#k");
     let values: Vec<String> = keys.iter().map(value).collect();
     let data = keys.iter().zip(&values).map(|(key, value)| (key.as_str(), value.as_bytes()));
-    let known = Known::Read(Arc::new(Content::new(data)));
+    let known = SourceState::Read(Arc::new(Content::new(data)));
     let source = SourceName { kind: SourceKind::ConfigMap, name: "big".to_owned() };
     let from =
         |number| EnvFrom { prefix: format!("P{number}_"), source: source.clone(), optional: false };

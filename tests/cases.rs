@@ -8,14 +8,14 @@ use std::fs;
 use std::path::Path;
 
 use vault_secrets_reloader::cli::check::{Checked, Manifests};
-use vault_secrets_reloader::references::server::Servers;
-use vault_secrets_reloader::references::source::Readable;
+use vault_secrets_reloader::references::servers::Servers;
+use vault_secrets_reloader::references::source::ReadableSources;
 
 /// What is wrong with what is said of a manifest, a line each.
 fn wrong(text: &str) -> Vec<String> {
     let mut manifests = Manifests::default();
     manifests.add("case.yaml", text);
-    let readable = Readable { secrets: true, ..Readable::default() };
+    let readable = ReadableSources { secrets: true, ..ReadableSources::default() };
     let report = manifests.check(readable, &Servers::default());
     let mut wrong: Vec<_> = report.problems.iter().map(ToString::to_string).collect();
     let found = report.workloads.iter().flat_map(|workload| &workload.references);

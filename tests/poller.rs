@@ -20,7 +20,7 @@ use serde_json::json;
 use tokio::sync::{Barrier, Notify};
 use tokio::task::JoinSet;
 use vault_secrets_reloader::decide::clock::ServerClock;
-use vault_secrets_reloader::decide::observation::{Ask, Observation, Polled};
+use vault_secrets_reloader::decide::observation::{Observation, PollResult, ReadRequest};
 use vault_secrets_reloader::engine::ports::Vault as _;
 use vault_secrets_reloader::model::secret::{SecretId, Version};
 use vault_secrets_reloader::vault::client::{Server, ServerSettings};
@@ -77,7 +77,7 @@ impl Bench {
         Self { fake, poller, _tasks: tasks }
     }
 
-    async fn poll(&mut self, secrets: usize, known: Option<Version>) -> Polled {
+    async fn poll(&mut self, secrets: usize, known: Option<Version>) -> PollResult {
         self.poll_paths((0..secrets).map(|number| format!("secret/data/{number}")), known).await
     }
 
@@ -85,7 +85,7 @@ impl Bench {
         &mut self,
         paths: impl Iterator<Item = String>,
         known: Option<Version>,
-    ) -> Polled {
+    ) -> PollResult {
         let asks = asks_for(paths, known);
         self.fake.asked.lock().unwrap().clear();
         vault_secrets_reloader::engine::ports::Vault::poll(&mut self.poller, &asks).await
@@ -101,9 +101,9 @@ impl Bench {
     }
 }
 
-fn asks_for(paths: impl Iterator<Item = String>, known: Option<Version>) -> Vec<Ask> {
+fn asks_for(paths: impl Iterator<Item = String>, known: Option<Version>) -> Vec<ReadRequest> {
     paths
-        .map(|path| Ask {
+        .map(|path| ReadRequest {
             secret: Arc::new(SecretId {
                 connection: "default".into(),
                 namespace: None,
@@ -222,7 +222,7 @@ fn json_of(status: u16, body: &serde_json::Value) -> Response<Body> {
     Response::builder().status(status).body(Body::from(body.to_string())).unwrap()
 }
 
-fn count(polled: &Polled) -> HashMap<&'static str, usize> {
+fn count(polled: &PollResult) -> HashMap<&'static str, usize> {
     let mut counts = HashMap::new();
     for observation in polled.observations.values() {
         let name = match observation {
@@ -568,7 +568,7 @@ async fn a_secret_of_a_child_of_the_vault_namespace_is_read() {
         namespace: Some("ns1".into()),
         path: "ns2/secret/data/foo".into(),
     };
-    let asks = [Ask { secret: secret.into(), not_before: None, may_be_missing: false }];
+    let asks = [ReadRequest { secret: secret.into(), not_before: None, may_be_missing: false }];
     let polled = bench.poller.poll(&asks).await;
     assert_eq!(count(&polled), HashMap::from([("live", 1)]));
     assert_eq!(count_in(&bench.fake, "ns2/secret/metadata/foo"), 1);
@@ -642,12 +642,12 @@ async fn a_sealed_server_costs_one_request_a_poll_however_many_vault_namespaces_
         _ => Some(json_of(503, &json!({ "errors": ["Vault is sealed"] }))),
     })
     .await;
-    let asks: Vec<Ask> = (0..12)
+    let asks: Vec<ReadRequest> = (0..12)
         .map(|number| {
             let namespace = Some(Arc::from(format!("team-{}", number % 4)));
             let path = format!("secret/data/{number}").into();
             let secret = SecretId { connection: "default".into(), namespace, path };
-            Ask { secret: secret.into(), not_before: None, may_be_missing: false }
+            ReadRequest { secret: secret.into(), not_before: None, may_be_missing: false }
         })
         .collect();
     for requests in [2, 1, 1] {
@@ -768,7 +768,7 @@ async fn a_standby_that_does_not_know_a_new_token_yet_costs_no_login() {
 /// for those that follow at once.
 struct Renewing {
     poller: Poller,
-    asks: Vec<Ask>,
+    asks: Vec<ReadRequest>,
     period: Duration,
     is_sealed: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
@@ -808,7 +808,7 @@ impl Renewing {
     }
 
     /// A poll a period after the last, and how many requests it took.
-    async fn poll(&mut self) -> (Polled, usize) {
+    async fn poll(&mut self) -> (PollResult, usize) {
         tokio::time::sleep(self.period).await;
         self.asked.store(0, Ordering::Relaxed);
         let polled = self.poller.poll(&self.asks).await;

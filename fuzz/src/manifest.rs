@@ -11,8 +11,10 @@ use vault_secrets_reloader::model::workload::MOST_SECRETS;
 use vault_secrets_reloader::references::environment::{Container, EnvValue, SourceName};
 use vault_secrets_reloader::references::grammar::may_hold_reference;
 use vault_secrets_reloader::references::manifest::{Manifest, Read};
-use vault_secrets_reloader::references::server::{Address, Declared, Servers, Undeclared};
-use vault_secrets_reloader::references::source::Known;
+use vault_secrets_reloader::references::servers::{
+    Address, Servers, UndeclaredAddress, VaultServer,
+};
+use vault_secrets_reloader::references::source::SourceState;
 
 use crate::path::assert_is_clean;
 
@@ -98,14 +100,15 @@ fn check_against_slow_reading(manifest: &Manifest, value: &Value) {
 }
 
 fn check_read(manifest: &Manifest, kind: Kind) {
-    let default = Declared { namespace: Some("team".into()), ..Declared::default() };
-    let other = Declared {
+    let default = VaultServer { namespace: Some("team".into()), ..VaultServer::default() };
+    let other = VaultServer {
         name: "other".into(),
         addresses: Address::parse("https://other:8200").into_iter().collect(),
         namespace: None,
     };
-    let servers = Servers::new(default, vec![other], Undeclared::Default).unwrap_or_default();
-    let unknown = |_: &Arc<str>, _: &SourceName| Known::NotYet;
+    let servers =
+        Servers::new(default, vec![other], UndeclaredAddress::Default).unwrap_or_default();
+    let unknown = |_: &Arc<str>, _: &SourceName| SourceState::Unread;
     let read = manifest.read(kind, &servers, unknown);
     let Read { id, workload, notes, is_waiting, record_error } = &read;
     assert!(!is_waiting || !manifest.sources().is_empty());

@@ -2,8 +2,8 @@
 
 use vault_secrets_reloader::cli::check::Manifests;
 use vault_secrets_reloader::cli::{explain, print};
-use vault_secrets_reloader::references::server::Servers;
-use vault_secrets_reloader::references::source::Readable;
+use vault_secrets_reloader::references::servers::Servers;
+use vault_secrets_reloader::references::source::ReadableSources;
 
 /// Asserts what must hold of any file.
 pub fn check(data: &[u8]) {
@@ -11,7 +11,7 @@ pub fn check(data: &[u8]) {
     let mut manifests = Manifests::default();
     manifests.add("file.yaml", &text);
     let report =
-        manifests.check(Readable { config_maps: true, secrets: true }, &Servers::default());
+        manifests.check(ReadableSources { config_maps: true, secrets: true }, &Servers::default());
     // To YAML, a carriage return alone ends a line, too.
     let lines = text.split(['\r', '\n']).count() as u64;
     for workload in &report.workloads {

@@ -5,9 +5,9 @@ use vault_secrets_reloader::model::scheme::Scheme;
 use vault_secrets_reloader::references::environment::{Container, EnvVar};
 use vault_secrets_reloader::references::extraction::{extract, read_value};
 use vault_secrets_reloader::references::grammar::{Reading, may_hold_reference};
-use vault_secrets_reloader::references::kept::Kept;
 use vault_secrets_reloader::references::reason::Reason;
-use vault_secrets_reloader::references::source::Known;
+use vault_secrets_reloader::references::source::SourceState;
+use vault_secrets_reloader::references::stored_reference::StoredReference;
 
 use crate::input::first_line;
 use crate::path::assert_is_clean;
@@ -22,7 +22,7 @@ pub fn check(data: &[u8]) {
         check_reading(reading);
     }
     // In a source it is read the same.
-    let kept = Kept::all_of(&value);
+    let kept = StoredReference::all_of(&value);
     let kept: Vec<_> = kept.iter().map(|kept| kept.reading_in(&variable)).collect();
     assert_eq!(kept, readings, "{variable}: {value:?}");
     check_that_text_around_does_not_matter(&variable, &value);
@@ -72,7 +72,7 @@ fn check_that_text_around_does_not_matter(variable: &str, body: &str) {
 fn check_extraction(variable: String, value: String, readings: &[Reading]) {
     let variables = vec![EnvVar::literal(variable, value.clone())];
     let containers = [Container { variables, ..Container::default() }];
-    let unknown = |_: &_| Known::NotYet;
+    let unknown = |_: &_| SourceState::Unread;
     let annotations = Annotations::default();
     let found = extract(&annotations, &containers, unknown);
     assert!(found.paths.len() <= readings.len());

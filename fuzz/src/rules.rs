@@ -9,7 +9,7 @@ use vault_secrets_reloader::model::secret::{DEFAULT_CONNECTION, SecretId};
 use vault_secrets_reloader::references::extraction::read_value;
 use vault_secrets_reloader::references::grammar::Reading;
 use vault_secrets_reloader::references::path_rules::PathRules;
-use vault_secrets_reloader::references::server::Servers;
+use vault_secrets_reloader::references::servers::Servers;
 
 use crate::input::first_line;
 use crate::path::assert_is_clean;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use vault_secrets_reloader::vault::approle::{creation_path, unwrapped};
 use vault_secrets_reloader::vault::failure::Failure;
 use vault_secrets_reloader::vault::login::{logged_in, looked_up, renewed};
-use vault_secrets_reloader::vault::token::{Grant, Lease, Step, Terms};
+use vault_secrets_reloader::vault::token::{Grant, Step, Terms, TokenLifetime};
 
 /// Asserts what must hold of any answer.
 pub fn check(data: &[u8]) {
@@ -50,7 +50,7 @@ pub fn check(data: &[u8]) {
 fn check_grant(grant: Grant) {
     let epoch = Instant::now();
     let hour = Duration::from_hours(1);
-    let lease = Lease::new(grant, epoch);
+    let lease = TokenLifetime::new(grant, epoch);
     for lease in [lease, lease.renewed(grant, epoch + hour)] {
         for now in [epoch, epoch + hour, epoch + hour * 24 * 365] {
             let step = lease.step(now, &Terms { threshold: hour, period: hour / 3 });

@@ -1,6 +1,6 @@
 //! What servers say of errors. Input: the status, and after the first newline the body.
 
-use vault_secrets_reloader::model::text::in_short;
+use vault_secrets_reloader::model::text::shorten;
 use vault_secrets_reloader::vault::answer::{failure_of, said};
 use vault_secrets_reloader::vault::failure::Failure;
 
@@ -9,7 +9,7 @@ use crate::input::first_line;
 /// Asserts what must hold of any answer.
 pub fn check(data: &[u8]) {
     let (status, body) = first_line(data);
-    assert_is_fit_for_a_log(&in_short(&String::from_utf8_lossy(body)));
+    assert_is_fit_for_a_log(&shorten(&String::from_utf8_lossy(body)));
     assert_is_fit_for_a_log(&said(body));
     let Ok(status) = status.trim().parse::<u16>() else { return };
     let failure = failure_of(status, body);

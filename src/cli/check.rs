@@ -23,9 +23,9 @@ use crate::references::grammar::{Reading, may_hold_reference};
 use crate::references::manifest::{Manifest, Target};
 use crate::references::place::{Origin, Place};
 use crate::references::reason::Reason;
-use crate::references::server::Servers;
+use crate::references::servers::Servers;
 use crate::references::settings::{Destination, Destinations};
-use crate::references::source::Readable;
+use crate::references::source::ReadableSources;
 
 /// The lists of containers in a pod template.
 const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
@@ -256,7 +256,7 @@ impl Manifests {
     /// Says what there is to say of the workloads among them; `readable` is what the controller may
     /// read, and `servers` those that it knows.
     #[must_use]
-    pub fn check(self, readable: Readable, servers: &Servers) -> Report {
+    pub fn check(self, readable: ReadableSources, servers: &Servers) -> Report {
         let sources = Sources::of(&self.objects, readable);
         let workloads = self
             .objects

@@ -9,7 +9,7 @@ use crate::model::annotation::{MUTATE_LABEL, Webhook};
 use crate::references::environment::{SourceKind, SourceName};
 use crate::references::place::Place;
 use crate::references::reason::Reason;
-use crate::references::source::{Content, Known, Readable};
+use crate::references::source::{Content, ReadableSources, SourceState};
 
 /// A ConfigMap or Secret among the manifests.
 pub(super) struct Given<'a> {
@@ -70,12 +70,12 @@ impl<'a> Given<'a> {
 /// The ConfigMaps and Secrets among the manifests.
 pub(super) struct Sources<'a> {
     given: Vec<Given<'a>>,
-    readable: Readable,
+    readable: ReadableSources,
 }
 
 impl<'a> Sources<'a> {
     /// Those among some objects; `readable` is what the controller may read.
-    pub(super) fn of(objects: &'a [Document], readable: Readable) -> Self {
+    pub(super) fn of(objects: &'a [Document], readable: ReadableSources) -> Self {
         Self { given: objects.iter().filter_map(Given::of).collect(), readable }
     }
 
@@ -89,12 +89,14 @@ impl<'a> Sources<'a> {
         })
     }
 
-    pub(super) fn look_up(&self, namespace: &str, named: &SourceName) -> Known {
+    pub(super) fn look_up(&self, namespace: &str, named: &SourceName) -> SourceState {
         match self.find(namespace, named) {
-            _ if !self.readable.includes(named.kind) => Known::Not(Reason::SourceNotRead),
-            Some(Given { content: Some(content), .. }) => Known::Read(Arc::clone(content)),
-            Some(Given { content: None, .. }) => Known::Not(Reason::SourceMalformed),
-            None => Known::NotYet,
+            _ if !self.readable.includes(named.kind) => {
+                SourceState::Unreadable(Reason::SourceNotRead)
+            }
+            Some(Given { content: Some(content), .. }) => SourceState::Read(Arc::clone(content)),
+            Some(Given { content: None, .. }) => SourceState::Unreadable(Reason::SourceMalformed),
+            None => SourceState::Unread,
         }
     }
 

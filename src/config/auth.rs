@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use secrecy::SecretString;
 
 use super::environment::Environment;
-use super::error::{ConfigError, error, unspoken};
+use super::error::{ConfigError, error, error_without_value};
 use super::value::{file_path, secret_path};
-use crate::vault::approle::{AppRole, SecretId};
+use crate::vault::approle::{AppRole, AppRoleSecretId};
 use crate::vault::credential::{self, Credential};
 use crate::vault::login::Method;
 
@@ -40,7 +40,7 @@ pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, Conf
         {
             let problem =
                 format!("is for VAULT_AUTH_METHOD={}; set that, or remove it", methods[0]);
-            return Err(unspoken(&variable, &problem));
+            return Err(error_without_value(&variable, &problem));
         }
     }
     if let Some((variable, name)) = &chosen {
@@ -51,7 +51,10 @@ pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, Conf
                 && METHODS.contains(&name.as_str())
                 && !methods.contains(&name.as_str())
             {
-                return Err(unspoken(&other, &format!("does not go with {variable}={name}")));
+                return Err(error_without_value(
+                    &other,
+                    &format!("does not go with {variable}={name}"),
+                ));
             }
         }
     }
@@ -60,7 +63,10 @@ pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, Conf
     {
         for suffix in ["TOKEN", "TOKEN_PATH"] {
             if let Some((token, _)) = env.get(suffix) {
-                return Err(unspoken(&token, &format!("does not go with {variable}={name}")));
+                return Err(error_without_value(
+                    &token,
+                    &format!("does not go with {variable}={name}"),
+                ));
             }
         }
     }
@@ -74,7 +80,10 @@ pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, Conf
         Some("cert") => cert(env, is_tls),
         Some("none") => Ok(Method::None),
         Some("token") => given(env)?.ok_or_else(|| {
-            unspoken("VAULT_TOKEN", "not set; give a token, or a file of it by VAULT_TOKEN_PATH")
+            error_without_value(
+                "VAULT_TOKEN",
+                "not set; give a token, or a file of it by VAULT_TOKEN_PATH",
+            )
         }),
         None | Some("jwt" | "kubernetes") => match given(env)? {
             Some(given) => Ok(given),
@@ -93,7 +102,7 @@ fn given(env: &Environment<'_>) -> Result<Option<Method>, ConfigError> {
     if let Some((name, token)) = env.get("TOKEN") {
         let token = token.trim();
         if !credential::is_token(token) {
-            return Err(unspoken(
+            return Err(error_without_value(
                 &name,
                 "not a token: one line of printable characters is expected",
             ));
@@ -112,7 +121,7 @@ fn jwt(env: &Environment<'_>, is_chosen: bool) -> Result<Method, ConfigError> {
         return match home.filter(|file| file.is_file()) {
             Some(file) => Ok(Method::TokenFile(file)),
             None if !is_chosen && env.get("AGENT_ADDR").is_some() => Ok(Method::None),
-            None => Err(unspoken(
+            None => Err(error_without_value(
                 "VAULT_ROLE",
                 "not set; name the role to log in with, or give a token by VAULT_TOKEN or \
                  VAULT_TOKEN_PATH, or set VAULT_AUTH_METHOD for another way in",
@@ -132,7 +141,7 @@ fn app_role(env: &Environment<'_>) -> Result<AppRole, ConfigError> {
     let is_wrapped = env.boolean("SECRET_ID_WRAPPED")?;
     let secret_id = credential(env, "SECRET_ID")?;
     if is_wrapped && secret_id.is_none() {
-        return Err(unspoken(
+        return Err(error_without_value(
             "VAULT_SECRET_ID_WRAPPED",
             "is set, and no secret id; give it by VAULT_SECRET_ID_FILE",
         ));
@@ -140,19 +149,19 @@ fn app_role(env: &Environment<'_>) -> Result<AppRole, ConfigError> {
     Ok(AppRole {
         mount: mount(env, "approle")?,
         role_id: required(env, "ROLE_ID")?,
-        secret_id: secret_id.map(|given| SecretId::new(given, is_wrapped)),
+        secret_id: secret_id.map(|given| AppRoleSecretId::new(given, is_wrapped)),
     })
 }
 
 fn cert(env: &Environment<'_>, is_tls: bool) -> Result<Method, ConfigError> {
     if env.get("CLIENT_CERT").is_none() {
-        return Err(unspoken(
+        return Err(error_without_value(
             "VAULT_CLIENT_CERT",
             "not set; VAULT_AUTH_METHOD=cert logs in with it and VAULT_CLIENT_KEY",
         ));
     }
     if !is_tls {
-        return Err(unspoken(
+        return Err(error_without_value(
             "VAULT_ADDR",
             "is plain HTTP, which VAULT_AUTH_METHOD=cert cannot do",
         ));
@@ -163,7 +172,7 @@ fn cert(env: &Environment<'_>, is_tls: bool) -> Result<Method, ConfigError> {
 /// The name of a user, which is a part of a path.
 fn user_name(env: &Environment<'_>) -> Result<String, ConfigError> {
     let (name, user) = env.get("USERNAME").ok_or_else(|| {
-        unspoken("VAULT_USERNAME", "not set; VAULT_AUTH_METHOD=userpass logs in with it")
+        error_without_value("VAULT_USERNAME", "not set; VAULT_AUTH_METHOD=userpass logs in with it")
     })?;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.@+~".contains(c);
     if !user.chars().all(is_plain) {
@@ -189,7 +198,7 @@ fn mount(env: &Environment<'_>, usual: &str) -> Result<String, ConfigError> {
 fn required(env: &Environment<'_>, suffix: &str) -> Result<Credential, ConfigError> {
     credential(env, suffix)?.ok_or_else(|| {
         let problem = format!("not set; give it, or a file that holds it by VAULT_{suffix}_FILE");
-        unspoken(&format!("VAULT_{suffix}"), &problem)
+        error_without_value(&format!("VAULT_{suffix}"), &problem)
     })
 }
 
@@ -200,17 +209,18 @@ fn credential(env: &Environment<'_>, suffix: &str) -> Result<Option<Credential>,
         (Some((name, text)), None) => {
             let text = text.trim_end_matches(['\r', '\n']);
             if !credential::is_line(text) {
-                return Err(unspoken(&name, "is not one line of text"));
+                return Err(error_without_value(&name, "is not one line of text"));
             }
             Ok(Some(Credential::Text(SecretString::from(text))))
         }
         // What is no path may be the credential itself, and paths are in log lines.
-        (None, Some((name, file))) if !file.starts_with('/') => {
-            Err(unspoken(&name, "does not begin with a slash; give the whole path of a file"))
-        }
+        (None, Some((name, file))) if !file.starts_with('/') => Err(error_without_value(
+            &name,
+            "does not begin with a slash; give the whole path of a file",
+        )),
         (None, Some((name, file))) => Ok(Some(Credential::File(file_path(&name, &file)?.into()))),
         (Some((name, _)), Some((file, _))) => {
-            Err(unspoken(&name, &format!("{file} is set as well; remove one of them")))
+            Err(error_without_value(&name, &format!("{file} is set as well; remove one of them")))
         }
     }
 }

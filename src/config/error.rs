@@ -13,7 +13,7 @@ pub struct ConfigError {
 }
 
 /// Of a value that may be a secret.
-pub(super) fn unspoken(name: &str, problem: &str) -> ConfigError {
+pub(super) fn error_without_value(name: &str, problem: &str) -> ConfigError {
     ConfigError { name: name.to_owned(), value: None, problem: problem.to_owned() }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::error::{ConfigError, error};
 use crate::references::path_rules::{PathRules, Rule, RuleError, RuleText};
-use crate::references::server::Servers;
+use crate::references::servers::Servers;
 
 /// The flag that names the file.
 const FLAG: &str = "--path-rules-file";

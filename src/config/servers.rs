@@ -11,10 +11,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::environment::Environment;
-use super::error::{ConfigError, error, unspoken};
+use super::error::{ConfigError, error, error_without_value};
 use super::vault::{self, Connection};
 use crate::model::secret::DEFAULT_CONNECTION;
-use crate::references::server::{Address, Declared, Servers, Undeclared};
+use crate::references::servers::{Address, Servers, UndeclaredAddress, VaultServer};
 
 /// The flag that names the file.
 const FLAG: &str = "--vault-servers-file";
@@ -81,19 +81,19 @@ impl ServersFile {
     }
 
     /// The default server at an address that no variable holds.
-    pub fn default_at(text: &str) -> Result<Declared, ConfigError> {
+    pub fn default_at(text: &str) -> Result<VaultServer, ConfigError> {
         let address = Address::parse(text).ok_or_else(|| {
             error("--vault-addr", text, "not an address of HTTP; write https://HOST:PORT")
         })?;
-        Ok(Declared { addresses: vec![address], ..Declared::default() })
+        Ok(VaultServer { addresses: vec![address], ..VaultServer::default() })
     }
 
     /// All servers with what workloads call them; `default` is the default one, as far as the
     /// environment tells.
     pub fn declared(
         &self,
-        mut default: Declared,
-        undeclared: Undeclared,
+        mut default: VaultServer,
+        undeclared: UndeclaredAddress,
     ) -> Result<Servers, ConfigError> {
         let mut others = Vec::new();
         for entry in &self.entries {
@@ -154,13 +154,13 @@ impl Entry {
         if self.is_default() {
             let Some(name) = self.env.keys().next() else { return Ok(()) };
             let problem = "the variables of this server are those of the environment; set it there";
-            return Err(unspoken(name, problem));
+            return Err(error_without_value(name, problem));
         }
         for (suffix, instead) in SECRET {
             for name in ["BAO_", "VAULT_"].map(|prefix| format!("{prefix}{suffix}")) {
                 if self.env.contains_key(&name) {
                     let problem = format!("a secret is not for this file; set VAULT_{instead}");
-                    return Err(unspoken(&name, &problem));
+                    return Err(error_without_value(&name, &problem));
                 }
             }
         }
@@ -168,7 +168,7 @@ impl Entry {
         let env = Environment(&look_up);
         let addresses = [env.get("AGENT_ADDR"), env.get("ADDR")];
         if addresses == [None, None] {
-            return Err(unspoken("VAULT_ADDR", "not set; write https://HOST:PORT"));
+            return Err(error_without_value("VAULT_ADDR", "not set; write https://HOST:PORT"));
         }
         for (name, address) in addresses.into_iter().flatten() {
             vault::url(&name, &address)?;
@@ -176,7 +176,7 @@ impl Entry {
         Ok(())
     }
 
-    fn declared(&self) -> Result<Declared, ConfigError> {
+    fn declared(&self) -> Result<VaultServer, ConfigError> {
         let look_up = |name: &str| self.look_up(name);
         let env = Environment(&look_up);
         // Those of the default server are the environment's.
@@ -188,7 +188,7 @@ impl Entry {
             })?);
         }
         let namespace = vault::namespace(&env, "NAMESPACE")?;
-        Ok(Declared { name: self.name.as_str().into(), addresses, namespace })
+        Ok(VaultServer { name: self.name.as_str().into(), addresses, namespace })
     }
 
     fn connection(
@@ -207,7 +207,7 @@ impl Entry {
         let connection = vault::connection(&self.name, &env, threshold, &mut of_server)?;
         let used = used.borrow();
         if let Some(name) = self.env.keys().find(|name| !used.contains(*name)) {
-            return Err(unspoken(
+            return Err(error_without_value(
                 name,
                 "is not used for this server: it is misspelt, has no effect here, or does not go with \
                  the others; remove it",

@@ -46,7 +46,7 @@ fn defaults() {
     assert_eq!((mount.as_str(), role.as_str()), ("kubernetes", "reloader"));
     assert_eq!(file, &PathBuf::from(POD_TOKEN));
     assert!(config.events);
-    assert_eq!(config.readable, Readable { config_maps: true, secrets: false });
+    assert_eq!(config.readable, ReadableSources { config_maps: true, secrets: false });
     assert!(config.warnings.is_empty());
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::error::{ConfigError, error, unspoken};
+use super::error::{ConfigError, error, error_without_value};
 use crate::model::text::parse_bool;
 
 /// Times are added to the present, which must not overflow; nobody means more than this.
@@ -29,7 +29,10 @@ pub(super) fn file_path<'a>(name: &str, text: &'a str) -> Result<&'a str, Config
         || text.len() > 1024
         || ["eyJ", "hvs.", "hvb.", "s.", "-----BEGIN"].iter().any(|start| text.starts_with(start));
     if is_content {
-        return Err(unspoken(name, "holds what looks like a secret; give the path of a file"));
+        return Err(error_without_value(
+            name,
+            "holds what looks like a secret; give the path of a file",
+        ));
     }
     Ok(text)
 }
@@ -37,7 +40,7 @@ pub(super) fn file_path<'a>(name: &str, text: &'a str) -> Result<&'a str, Config
 /// The path of a file that holds a secret. A token of any form has no slash.
 pub(super) fn secret_path<'a>(name: &str, text: &'a str) -> Result<&'a str, ConfigError> {
     if !text.contains('/') {
-        return Err(unspoken(name, "not the path of a file; write /PATH, or ./NAME"));
+        return Err(error_without_value(name, "not the path of a file; write /PATH, or ./NAME"));
     }
     file_path(name, text)
 }

@@ -9,9 +9,9 @@ use reqwest::Url;
 
 use super::auth;
 use super::environment::Environment;
-use super::error::{ConfigError, error, unspoken};
+use super::error::{ConfigError, error, error_without_value};
 use super::value::{duration, file_path};
-use crate::references::server::Address;
+use crate::references::servers::Address;
 use crate::vault::client::ServerSettings;
 use crate::vault::login::Method;
 use crate::vault::tls::{Authority, Identity, Tls};
@@ -26,7 +26,7 @@ const ANYBODY: &str =
 /// A server of the Vault API, and how it is used.
 #[derive(Debug)]
 pub struct Connection {
-    /// Its name: see [`Declared::name`].
+    /// Its name: see [`VaultServer::name`].
     pub name: Arc<str>,
     /// Where it is.
     pub server: ServerSettings,
@@ -147,7 +147,7 @@ fn redirects(env: &Environment<'_>, scheme: &str) -> Result<Option<Vec<Url>>, Co
         [("DISABLE_REDIRECTS", is_off), ("TLS_SERVER_NAME", env.get("TLS_SERVER_NAME").is_some())]
     {
         if is_set {
-            return Err(unspoken(
+            return Err(error_without_value(
                 &name,
                 &format!("does not go with VAULT_{other}; remove one of them"),
             ));
@@ -199,14 +199,14 @@ fn identity(env: &Environment<'_>) -> Result<Option<Identity>, ConfigError> {
             certificate: PathBuf::from(file_path(&cert_name, &certificate)?),
             key: PathBuf::from(file_path(&key_name, &key)?),
         })),
-        (Some((name, _)), None) => Err(unspoken(&name, "VAULT_CLIENT_KEY is missing")),
-        (None, Some((name, _))) => Err(unspoken(&name, "VAULT_CLIENT_CERT is missing")),
+        (Some((name, _)), None) => Err(error_without_value(&name, "VAULT_CLIENT_KEY is missing")),
+        (None, Some((name, _))) => Err(error_without_value(&name, "VAULT_CLIENT_CERT is missing")),
     }
 }
 
 pub(super) fn url(name: &str, text: &str) -> Result<Url, ConfigError> {
     if text.contains('@') {
-        return Err(unspoken(name, "holds a user or a password; remove them"));
+        return Err(error_without_value(name, "holds a user or a password; remove them"));
     }
     let url = Url::parse(text)
         .map_err(|_| error(name, text, "not an address; write https://HOST:PORT"))?;

@@ -22,25 +22,25 @@ pub enum Observation {
 
 /// An observation, with what this process knows of the versions before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sighting {
+pub struct ObservedVersion {
     /// What the present poll learned.
     pub observation: Observation,
     /// The poll that learned it: an earlier one, where the secret had its turn then.
     pub seen: PollNumber,
     /// The last poll that saw another version than the present one live. Whoever has a pod template
     /// since before that poll has pods that may run with that other version.
-    pub other_seen: PollNumber,
+    pub last_poll_with_other_version: PollNumber,
     /// When that other version had been created.
-    pub other_created: Option<Timestamp>,
+    pub other_version_created: Option<Timestamp>,
     /// A poll of [`BELIEVED_AFTER`] ago or earlier that saw the present version live, and since which
     /// no other one was; 0 where there is none.
-    pub long_seen: PollNumber,
+    pub settled_since: PollNumber,
     /// The last poll that found the secret gone. Pods of a workload that ignores missing secrets may
     /// have started without it then.
-    pub gone_seen: PollNumber,
+    pub last_poll_gone: PollNumber,
 }
 
-impl Sighting {
+impl ObservedVersion {
     /// What is said of a secret that no poll has asked for.
     pub const UNKNOWN: Self = Self::of(Observation::Unknown);
 
@@ -50,17 +50,17 @@ impl Sighting {
         Self {
             observation,
             seen: 0,
-            other_seen: 0,
-            other_created: None,
-            long_seen: 0,
-            gone_seen: 0,
+            last_poll_with_other_version: 0,
+            other_version_created: None,
+            settled_since: 0,
+            last_poll_gone: 0,
         }
     }
 }
 
 /// A secret to ask for.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct ReadRequest {
     /// Which.
     pub secret: Arc<SecretId>,
     /// When the version that this process saw last had been created: an answer with an earlier one
@@ -70,7 +70,7 @@ pub struct Ask {
     pub may_be_missing: bool,
 }
 
-impl Ask {
+impl ReadRequest {
     /// Whether an answer with this version may come from a standby that lags behind.
     #[must_use]
     pub fn may_be_stale(&self, version: Version) -> bool {
@@ -80,7 +80,7 @@ impl Ask {
 
 /// What a poll brought.
 #[derive(Debug, Default)]
-pub struct Polled {
+pub struct PollResult {
     /// What was observed of each secret that was asked for.
     pub observations: HashMap<Arc<SecretId>, Observation>,
     /// Those that are unknown because something failed that may pass, or there was no time.
@@ -101,7 +101,7 @@ const TIMES_APART: Duration = Duration::from_secs(1);
 /// What this process has seen of each secret since it began. Lost with the process, and not missed:
 /// the records say the rest.
 #[derive(Debug, Default)]
-pub struct History {
+pub struct ObservationHistory {
     secrets: HashMap<Arc<SecretId>, Seen>,
     /// The last poll that found each secret gone.
     gone: HashMap<Arc<SecretId>, PollNumber>,
@@ -134,14 +134,14 @@ struct Seen {
     last: PollNumber,
     /// The last poll that saw another one before it, and when that one had been created.
     other: PollNumber,
-    other_created: Option<Timestamp>,
+    other_version_created: Option<Timestamp>,
     /// A poll that saw it, to become `long` when it began [`BELIEVED_AFTER`] ago.
     since: PollNumber,
     /// A poll that saw it [`BELIEVED_AFTER`] ago or earlier; 0 where there is none.
     long: PollNumber,
 }
 
-impl History {
+impl ObservationHistory {
     /// From now on there are polls again. Meanwhile others may have seen other versions.
     pub fn resume(&mut self) {
         self.suspects.clear();
@@ -171,19 +171,29 @@ impl History {
     ///
     /// A version that [may be stale](Ask::may_be_stale) is believed when nothing else was seen for
     /// [`BELIEVED_AFTER`]. Until then the secret is unknown.
-    pub fn observe(&mut self, poll: PollNumber, ask: &Ask, observation: Observation) -> Sighting {
+    pub fn observe(
+        &mut self,
+        poll: PollNumber,
+        ask: &ReadRequest,
+        observation: Observation,
+    ) -> ObservedVersion {
         let secret = &ask.secret;
         let before = self.secrets.get(secret).copied();
-        let other_seen = before.map_or(0, |seen| seen.other);
-        let other_created = before.and_then(|seen| seen.other_created);
+        let last_poll_with_other_version = before.map_or(0, |seen| seen.other);
+        let other_version_created = before.and_then(|seen| seen.other_version_created);
         if observation == Observation::Gone {
             self.gone.insert(Arc::clone(secret), poll);
         }
-        let gone_seen = self.gone.get(secret).copied().unwrap_or_default();
-        let unknown =
-            Sighting { seen: poll, other_seen, other_created, gone_seen, ..Sighting::UNKNOWN };
+        let last_poll_gone = self.gone.get(secret).copied().unwrap_or_default();
+        let unknown = ObservedVersion {
+            seen: poll,
+            last_poll_with_other_version,
+            other_version_created,
+            last_poll_gone,
+            ..ObservedVersion::UNKNOWN
+        };
         let Observation::Live(version) = observation else {
-            return Sighting { observation, ..unknown };
+            return ObservedVersion { observation, ..unknown };
         };
         let suspect = self.suspects.remove(secret).filter(|(suspect, _)| *suspect == version);
         let mut long = 0;
@@ -206,15 +216,36 @@ impl History {
                 seen
             }
             Some(seen) => {
-                let other_created = Some(seen.version.created);
-                Seen { version, last: poll, other: seen.last, other_created, since: poll, long }
+                let other_version_created = Some(seen.version.created);
+                Seen {
+                    version,
+                    last: poll,
+                    other: seen.last,
+                    other_version_created,
+                    since: poll,
+                    long,
+                }
             }
-            None => Seen { version, last: poll, other: 0, other_created: None, since: poll, long },
+            None => Seen {
+                version,
+                last: poll,
+                other: 0,
+                other_version_created: None,
+                since: poll,
+                long,
+            },
         };
         self.secrets.insert(Arc::clone(secret), seen);
-        let Seen { other, other_created, long, .. } = seen;
-        let (other_seen, long_seen) = (other, long);
-        Sighting { observation, seen: poll, other_seen, other_created, long_seen, gone_seen }
+        let Seen { other, other_version_created, long, .. } = seen;
+        let (last_poll_with_other_version, settled_since) = (other, long);
+        ObservedVersion {
+            observation,
+            seen: poll,
+            last_poll_with_other_version,
+            other_version_created,
+            settled_since,
+            last_poll_gone,
+        }
     }
 
     /// Whether the latest answer was older than what is known, and is yet to be believed.
@@ -249,22 +280,27 @@ mod tests {
 
     /// A history, and the time at which the present poll began.
     struct Bench {
-        history: History,
+        history: ObservationHistory,
         now: Duration,
     }
 
     impl Bench {
         fn new() -> Self {
-            Self { history: History::default(), now: Duration::ZERO }
+            Self { history: ObservationHistory::default(), now: Duration::ZERO }
         }
 
         /// A poll so many seconds after the last one.
-        fn poll(&mut self, poll: PollNumber, seconds: u64, observation: Observation) -> Sighting {
+        fn poll(
+            &mut self,
+            poll: PollNumber,
+            seconds: u64,
+            observation: Observation,
+        ) -> ObservedVersion {
             self.now += Duration::from_secs(seconds);
             self.history.begin(poll, self.now);
             let secret = secret("a");
             let not_before = self.history.last_seen(&secret).map(|version| version.created);
-            let ask = Ask { secret, not_before, may_be_missing: false };
+            let ask = ReadRequest { secret, not_before, may_be_missing: false };
             self.history.observe(poll, &ask, observation)
         }
     }
@@ -281,18 +317,25 @@ mod tests {
             (6, Observation::Gone, 2, 0),
             (7, version(3), 5, 0),
         ];
-        for (poll, observation, other_seen, long_seen) in table {
-            let sighting = bench.poll(poll, 60, observation);
-            assert_eq!(sighting.observation, observation, "poll {poll}");
-            assert_eq!((sighting.other_seen, sighting.long_seen), (other_seen, long_seen));
-            assert_eq!(sighting.other_created.is_some(), other_seen > 0, "poll {poll}");
+        for (poll, observation, last_poll_with_other_version, settled_since) in table {
+            let observed = bench.poll(poll, 60, observation);
+            assert_eq!(observed.observation, observation, "poll {poll}");
+            assert_eq!(
+                (observed.last_poll_with_other_version, observed.settled_since),
+                (last_poll_with_other_version, settled_since)
+            );
+            assert_eq!(
+                observed.other_version_created.is_some(),
+                last_poll_with_other_version > 0,
+                "poll {poll}"
+            );
         }
         // A storage that was restored is one more change, once it is believed.
         assert_eq!(bench.poll(8, 60, version(2)).observation, Observation::Unknown);
-        assert_eq!(bench.poll(9, 60, version(2)).other_seen, 7);
+        assert_eq!(bench.poll(9, 60, version(2)).last_poll_with_other_version, 7);
         assert_eq!(bench.history.last_seen(&secret("a")).map(|version| version.number), Some(2));
         bench.history.retain(|_| false);
-        assert_eq!(bench.poll(10, 60, version(4)).other_seen, 0);
+        assert_eq!(bench.poll(10, 60, version(4)).last_poll_with_other_version, 0);
     }
 
     #[test]
@@ -320,11 +363,11 @@ mod tests {
             (13, 29, version(2), unknown, 8),
             (14, 1, version(2), version(2), 11),
         ];
-        for (poll, seconds, seen, observation, other_seen) in table {
-            let sighting = bench.poll(poll, seconds, seen);
+        for (poll, seconds, seen, observation, last_poll_with_other_version) in table {
+            let observed = bench.poll(poll, seconds, seen);
             assert_eq!(
-                (sighting.observation, sighting.other_seen),
-                (observation, other_seen),
+                (observed.observation, observed.last_poll_with_other_version),
+                (observation, last_poll_with_other_version),
                 "poll {poll}"
             );
             let is_suspect = seen != observation || poll == 5;
@@ -337,27 +380,27 @@ mod tests {
     #[test]
     fn a_version_is_long_seen_by_polls_that_have_seen_it_and_not_over_a_time_without_polls() {
         let mut bench = Bench::new();
-        assert_eq!(bench.poll(1, 0, version(2)).long_seen, 0);
-        assert_eq!(bench.poll(2, 29, version(2)).long_seen, 0);
-        assert_eq!(bench.poll(3, 1, version(2)).long_seen, 1);
+        assert_eq!(bench.poll(1, 0, version(2)).settled_since, 0);
+        assert_eq!(bench.poll(2, 29, version(2)).settled_since, 0);
+        assert_eq!(bench.poll(3, 1, version(2)).settled_since, 1);
         // Polls that learn nothing of it do not count.
         for poll in 4..10 {
             bench.poll(poll, 60, Observation::Unknown);
         }
-        assert_eq!(bench.poll(10, 1, version(2)).long_seen, 3);
-        assert_eq!(bench.poll(11, 29, version(2)).long_seen, 3);
-        assert_eq!(bench.poll(12, 1, version(2)).long_seen, 10);
+        assert_eq!(bench.poll(10, 1, version(2)).settled_since, 3);
+        assert_eq!(bench.poll(11, 29, version(2)).settled_since, 3);
+        assert_eq!(bench.poll(12, 1, version(2)).settled_since, 10);
         assert_eq!(bench.poll(13, 1, version(1)).observation, Observation::Unknown);
         bench.history.resume();
-        assert_eq!(bench.poll(14, 60, version(2)).long_seen, 0);
-        assert_eq!(bench.poll(15, 29, version(2)).long_seen, 0);
-        assert_eq!(bench.poll(16, 30, version(2)).long_seen, 14);
+        assert_eq!(bench.poll(14, 60, version(2)).settled_since, 0);
+        assert_eq!(bench.poll(15, 29, version(2)).settled_since, 0);
+        assert_eq!(bench.poll(16, 30, version(2)).settled_since, 14);
         assert_eq!(bench.poll(17, 1, version(1)).observation, Observation::Unknown);
     }
 
     #[test]
     fn polls_close_to_each_other_take_no_room() {
-        let mut history = History::default();
+        let mut history = ObservationHistory::default();
         let mut now = Duration::ZERO;
         for poll in 1..10_000 {
             history.begin(poll, now);

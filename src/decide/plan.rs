@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::decide::observation::{Observation, Sighting};
+use crate::decide::observation::{Observation, ObservedVersion};
 use crate::model::poll::PollNumber;
 use crate::model::record::{Record, Versions};
 use crate::model::secret::{SecretId, Version};
@@ -102,7 +102,7 @@ pub enum Lookup<'a> {
 
 /// What this process did to a workload before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Past {
+pub struct ReloadHistory {
     /// What the last PATCH that was answered had recorded.
     pub patched: Versions,
     /// The mark that it put on the template.
@@ -122,15 +122,15 @@ pub struct Past {
 
 /// What is at hand of one workload.
 #[derive(Clone, Copy, Debug)]
-pub struct Case<'a> {
+pub struct DecisionInput<'a> {
     /// The workload.
     pub workload: &'a Workload,
     /// The first poll that began after its present template entered the store.
-    pub entered: PollNumber,
+    pub template_first_poll: PollNumber,
     /// Its revision.
     pub revision: Lookup<'a>,
     /// What was done to it before.
-    pub past: &'a Past,
+    pub past: &'a ReloadHistory,
 }
 
 /// Why a secret is taken as changed.
@@ -160,7 +160,7 @@ impl Cause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Unknown: what was recorded stays.
-    Keep,
+    Undetermined,
     /// The secret cannot be read by a new pod.
     Gone,
     /// The pods have it.
@@ -181,15 +181,20 @@ pub enum Verdict {
 
 /// Judges one secret of one workload.
 ///
-/// [`Case::past`] has no say in it.
+/// [`DecisionInput::past`] has no say in it.
 #[must_use]
-pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &Rules) -> Verdict {
-    let live = match sighting.observation {
-        Observation::Unknown => return Verdict::Keep,
+pub fn verdict(
+    case: &DecisionInput<'_>,
+    secret: &SecretId,
+    observed: ObservedVersion,
+    rules: &Rules,
+) -> Verdict {
+    let live = match observed.observation {
+        Observation::Unknown => return Verdict::Undetermined,
         Observation::Gone => return Verdict::Gone,
         Observation::Live(version) => version,
     };
-    match verdict_of_live(case, secret, live, sighting, rules) {
+    match verdict_of_live(case, secret, live, observed, rules) {
         // The pods of a reload would start with the version before it, and the record would say that
         // they have this one.
         Verdict::Changed(_) if rules.is_settling(live) => Verdict::Unsettled,
@@ -198,10 +203,10 @@ pub fn verdict(case: &Case<'_>, secret: &SecretId, sighting: Sighting, rules: &R
 }
 
 fn verdict_of_live(
-    case: &Case<'_>,
+    case: &DecisionInput<'_>,
     secret: &SecretId,
     live: Version,
-    sighting: Sighting,
+    observed: ObservedVersion,
     rules: &Rules,
 ) -> Verdict {
     let workload = case.workload;
@@ -210,20 +215,22 @@ fn verdict_of_live(
     let entry = recorded.and_then(|recorded| recorded.versions.get(hash));
     let is_of_this_template = recorded.is_some_and(|recorded| recorded.of_this_template);
     let may_be_missing = workload.ignore_missing || rules.ignore_missing;
-    if may_be_missing && sighting.gone_seen >= case.entered {
+    if may_be_missing && observed.last_poll_gone >= case.template_first_poll {
         // Pods started without it.
         return Verdict::Changed(Cause::Witnessed);
     }
-    let other_seen = sighting.other_seen >= case.entered;
+    let last_poll_with_other_version =
+        observed.last_poll_with_other_version >= case.template_first_poll;
     if entry == Some(live) && is_of_this_template {
         // Pods that were renewed since have the newer version that was seen, and an earlier storage was
         // restored.
-        let is_outdated = other_seen && sighting.other_created > Some(live.created);
+        let is_outdated =
+            last_poll_with_other_version && observed.other_version_created > Some(live.created);
         return if is_outdated { Verdict::Changed(Cause::Restored) } else { Verdict::Same };
     }
     // What was seen before a version that the workload has on record was a standby that lags behind.
-    let was_stale = entry == Some(live) && sighting.other_created < Some(live.created);
-    if other_seen && !was_stale {
+    let was_stale = entry == Some(live) && observed.other_version_created < Some(live.created);
+    if last_poll_with_other_version && !was_stale {
         return Verdict::Changed(Cause::Witnessed);
     }
     let was_missing = entry == Some(Version::MISSING) && is_of_this_template;
@@ -231,16 +238,16 @@ fn verdict_of_live(
     if is_restored {
         // A standby that lags behind, unless nothing else was seen for a while of what this workload
         // has on record now.
-        if sighting.long_seen < case.entered {
+        if observed.settled_since < case.template_first_poll {
             return Verdict::Unsettled;
         }
     } else if entry.is_none()
         && rules.ignore_versions_before.is_some_and(|time| live.created < time)
     {
         return Verdict::Same;
-    } else if was_missing && sighting.seen < case.entered {
+    } else if was_missing && observed.seen < case.template_first_poll {
         // What was seen before that template came says nothing of what its pods started without.
-        return Verdict::Keep;
+        return Verdict::Undetermined;
     }
     if !workload.observed {
         return Verdict::Wait;
@@ -330,15 +337,15 @@ pub struct Decision {
 /// Decides about a workload, given what was seen of each of its secrets.
 ///
 /// `found_budget` is how many more reloads that nothing but the clock speaks for may start; `now` is
-/// the present by the clock that the times in [`Past`] were read from.
+/// the present by the clock that the times in [`ReloadHistory`] were read from.
 pub fn decide(
-    case: &Case<'_>,
-    sighting: impl Fn(&Arc<SecretId>) -> Sighting,
+    case: &DecisionInput<'_>,
+    observed: impl Fn(&Arc<SecretId>) -> ObservedVersion,
     rules: &Rules,
     found_budget: u32,
     now: Timestamp,
 ) -> Decision {
-    let Case { workload, past, .. } = *case;
+    let DecisionInput { workload, past, .. } = *case;
     let mut decision = Decision {
         action: Action::Leave,
         gone: Vec::new(),
@@ -352,18 +359,18 @@ pub fn decide(
     let mut ask = false;
     // Whether each change is one that an answered PATCH of ours had recorded already.
     let mut all_patched = true;
-    let present = workload.secrets.iter().map(|secret| (secret, sighting(secret), false));
+    let present = workload.secrets.iter().map(|secret| (secret, observed(secret), false));
     // New pods do without a former secret, so it need not be there, and nothing is to be said of it.
     let former = workload
         .former_secrets
         .iter()
-        .map(|secret| (secret, Sighting { gone_seen: 0, ..sighting(secret) }, true));
+        .map(|secret| (secret, ObservedVersion { last_poll_gone: 0, ..observed(secret) }, true));
     for (secret, seen, is_former) in present.chain(former) {
         let verdict = verdict(case, secret, seen, rules);
         let of_present = Some(Arc::clone(secret)).filter(|_| !is_former);
         match verdict {
             Verdict::Same => {}
-            Verdict::Keep => decision.open.extend(of_present),
+            Verdict::Undetermined => decision.open.extend(of_present),
             Verdict::Gone => decision.gone.extend(of_present),
             Verdict::Reverted => decision.reverted.extend(of_present),
             Verdict::Wait => {
@@ -380,7 +387,7 @@ pub fn decide(
                 let patched = past.patched.get(secret.hash64());
                 all_patched &= patched.is_some_and(|version| {
                     seen.observation == Observation::Live(version)
-                        && seen.gone_seen < case.entered
+                        && seen.last_poll_gone < case.template_first_poll
                         && !is_on_record(workload, secret, version)
                         && !past.is_superseded(workload, secret, version)
                 });
@@ -412,7 +419,7 @@ pub fn decide(
     decision
 }
 
-impl Past {
+impl ReloadHistory {
     /// Whether a later version of a secret was rolled out after the last PATCH that was answered: by
     /// another controller, or by a PATCH whose answer was lost. If an earlier storage was restored
     /// then, the version of that PATCH is live once more, and nobody has stripped anything.
@@ -468,7 +475,7 @@ pub struct Reload {
 #[must_use]
 pub fn reload(
     workload: &Workload,
-    sighting: impl Fn(&Arc<SecretId>) -> Sighting,
+    observed: impl Fn(&Arc<SecretId>) -> ObservedVersion,
     ignore_missing: bool,
     mark: String,
 ) -> Reload {
@@ -477,7 +484,7 @@ pub fn reload(
         .iter()
         .filter_map(|secret| {
             let hash = secret.hash64();
-            let version = match sighting(secret).observation {
+            let version = match observed(secret).observation {
                 Observation::Live(version) => Some(version),
                 Observation::Gone if ignore_missing || workload.ignore_missing => {
                     Some(Version::MISSING)

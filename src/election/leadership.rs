@@ -38,21 +38,21 @@ pub struct Leadership {
 
 /// The side of who runs for it.
 #[derive(Debug)]
-pub struct Candidacy {
+pub struct Candidate {
     claim: watch::Sender<Claim>,
     stands: CancellationToken,
 }
 
 /// The two sides of a leadership that is contended for.
 #[must_use]
-pub fn contended() -> (Candidacy, Leadership) {
+pub fn election_channel() -> (Candidate, Leadership) {
     let (sender, receiver) = watch::channel(Claim::No);
     let stands = CancellationToken::new();
     let leadership = Leadership { claim: receiver, stands: stands.clone() };
-    (Candidacy { claim: sender, stands }, leadership)
+    (Candidate { claim: sender, stands }, leadership)
 }
 
-impl Candidacy {
+impl Candidate {
     /// Waits until the reloader could lead.
     pub async fn stands(&self) {
         self.stands.cancelled().await;
@@ -119,7 +119,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_ends_by_itself() {
-        let (candidacy, leadership) = contended();
+        let (candidacy, leadership) = election_channel();
         assert!(!leadership.holds());
         assert!(leadership.gained().now_or_never().is_none());
         let start = Instant::now();
@@ -141,7 +141,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_is_given_up_at_once() {
-        let (candidacy, leadership) = contended();
+        let (candidacy, leadership) = election_channel();
         candidacy.say(Claim::Until(Instant::now() + Duration::from_secs(10)));
         assert!(leadership.lost().now_or_never().is_none());
         candidacy.say(Claim::No);
@@ -158,7 +158,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_stands_once_the_reloader_says_so() {
-        let (candidacy, leadership) = contended();
+        let (candidacy, leadership) = election_channel();
         assert!(candidacy.stands().now_or_never().is_none());
         leadership.clone().stand();
         assert!(candidacy.stands().now_or_never().is_some());

@@ -9,16 +9,16 @@ use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
-use crate::decide::observation::Sighting;
+use crate::decide::observation::ObservedVersion;
 use crate::decide::plan::{
-    self, Action, Case, Cause, Decision, Hold, Lookup, Past, Revision, Rules,
+    self, Action, Cause, Decision, DecisionInput, Hold, Lookup, ReloadHistory, Revision, Rules,
 };
+use crate::engine::poll_round::seen;
+use crate::engine::poll_scope::{Remaining, Stripped};
 use crate::engine::ports::{Cluster, Vault};
-use crate::engine::round::seen;
-use crate::engine::scope::{Stripped, Unfinished};
 use crate::engine::workloads::Workloads;
 use crate::events::event::{Event, Held};
-use crate::index::entries::Stored;
+use crate::index::entries::IndexedWorkload;
 use crate::model::secret::SecretId;
 
 /// How often in a row a workload may wait for its controller before that is reported, and before it
@@ -27,8 +27,8 @@ const PATIENCE: u32 = 6;
 
 /// A workload that is about to be reloaded.
 pub(super) struct Due {
-    pub(super) stored: Stored,
-    pub(super) past: Past,
+    pub(super) stored: IndexedWorkload,
+    pub(super) past: ReloadHistory,
     pub(super) revision: Option<Revision>,
     pub(super) cause: Cause,
     pub(super) changed: Vec<Arc<SecretId>>,
@@ -41,12 +41,12 @@ const WRITERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Whether the revision was asked for.
 #[derive(Clone, Copy)]
-pub(super) enum Asked {
+pub(super) enum LookupState {
     No,
     Yes,
 }
 
-impl Asked {
+impl LookupState {
     pub(super) fn lookup(self, revision: Option<&Revision>) -> Lookup<'_> {
         match (self, revision) {
             (_, Some(revision)) => Lookup::Found(revision),
@@ -60,17 +60,17 @@ impl<C: Cluster> Workloads<C> {
     /// Decides about each workload. Returns those that are due, and those that hang on their revisions.
     pub(super) fn decide<'a>(
         &mut self,
-        workloads: &'a [Stored],
-        sightings: &HashMap<Arc<SecretId>, Sighting>,
-        left: &mut Unfinished,
-    ) -> (Vec<Due>, Vec<&'a Stored>) {
+        workloads: &'a [IndexedWorkload],
+        observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
+        left: &mut Remaining,
+    ) -> (Vec<Due>, Vec<&'a IndexedWorkload>) {
         let now = (self.clocks.now)();
         let rules = self.rules();
         self.budget.refill(Instant::now().into_std());
         let mut due = Vec::new();
         let mut asking = Vec::new();
         for stored in self.in_fair_order(workloads) {
-            let decision = self.decide_one(stored, sightings, &rules, Asked::No, now);
+            let decision = self.decide_one(stored, observed_versions, &rules, LookupState::No, now);
             match decision.action {
                 Action::AskRevision => asking.push(stored),
                 _ => due.extend(self.conclude(stored, decision, now, left)),
@@ -83,23 +83,24 @@ impl<C: Cluster> Workloads<C> {
     pub(super) async fn decide_by_revision(
         &mut self,
         vault: &mut impl Vault,
-        asking: Vec<&Stored>,
-        sightings: &HashMap<Arc<SecretId>, Sighting>,
-        left: &mut Unfinished,
+        asking: Vec<&IndexedWorkload>,
+        observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
+        left: &mut Remaining,
     ) -> Vec<Due> {
         self.read_revisions(vault, &asking).await;
         let now = (self.clocks.now)();
         let rules = self.rules();
         let mut due = Vec::new();
         for stored in asking {
-            let decision = self.decide_one(stored, sightings, &rules, Asked::Yes, now);
+            let decision =
+                self.decide_one(stored, observed_versions, &rules, LookupState::Yes, now);
             due.extend(self.conclude(stored, decision, now, left));
         }
         due
     }
 
     /// Reads the revisions of workloads, and keeps them until their templates change.
-    async fn read_revisions(&mut self, vault: &mut impl Vault, asking: &[&Stored]) {
+    async fn read_revisions(&mut self, vault: &mut impl Vault, asking: &[&IndexedWorkload]) {
         let wanted: Vec<_> = asking.iter().map(|stored| Arc::clone(&stored.workload)).collect();
         debug!(worker = "reloader", "Asking for the revisions of {} workloads", wanted.len());
         self.heartbeat.works();
@@ -108,7 +109,7 @@ impl<C: Cluster> Workloads<C> {
         let ((), mut found) = join(vault.read_clock(), revisions).await;
         for stored in asking {
             if let Some((uid, revision)) = found.remove_entry(&stored.workload.uid) {
-                self.revisions.insert(uid, (stored.entered, revision));
+                self.revisions.insert(uid, (stored.template_first_poll, revision));
             }
         }
     }
@@ -118,23 +119,23 @@ impl<C: Cluster> Workloads<C> {
     pub(super) async fn may_be_due(
         &mut self,
         vault: &mut impl Vault,
-        mut workloads: Vec<Stored>,
-        sightings: &HashMap<Arc<SecretId>, Sighting>,
-    ) -> Vec<Stored> {
-        let action = |this: &Self, rules: &Rules, stored: &Stored, asked| {
-            this.decide_one(stored, sightings, rules, asked, (this.clocks.now)()).action
+        mut workloads: Vec<IndexedWorkload>,
+        observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
+    ) -> Vec<IndexedWorkload> {
+        let action = |this: &Self, rules: &Rules, stored: &IndexedWorkload, asked| {
+            this.decide_one(stored, observed_versions, rules, asked, (this.clocks.now)()).action
         };
         let rules = self.rules();
         let asking: Vec<_> = workloads
             .iter()
-            .filter(|stored| action(self, &rules, stored, Asked::No) == Action::AskRevision)
+            .filter(|stored| action(self, &rules, stored, LookupState::No) == Action::AskRevision)
             .collect();
         if !asking.is_empty() {
             self.read_revisions(vault, &asking).await;
         }
         // Both clocks are known now.
         let rules = self.rules();
-        workloads.retain(|stored| action(self, &rules, stored, Asked::Yes) != Action::Leave);
+        workloads.retain(|stored| action(self, &rules, stored, LookupState::Yes) != Action::Leave);
         workloads
     }
 
@@ -158,9 +159,11 @@ impl<C: Cluster> Workloads<C> {
     /// and the others one of each namespace after the other. Failures count as turns.
     ///
     /// Whoever writes many workloads, or sees to it that their reloads fail, keeps nobody else waiting.
-    fn in_fair_order<'a>(&self, workloads: &'a [Stored]) -> Vec<&'a Stored> {
-        let failures = |stored: &Stored| {
-            self.memories.get(&stored.workload.uid).map_or(0, |memory| memory.failures)
+    fn in_fair_order<'a>(&self, workloads: &'a [IndexedWorkload]) -> Vec<&'a IndexedWorkload> {
+        let failures = |stored: &IndexedWorkload| {
+            self.reload_states
+                .get(&stored.workload.uid)
+                .map_or(0, |reload_state| reload_state.failures)
         };
         let mut turns: HashMap<&str, u32> = HashMap::new();
         for stored in workloads.iter().filter(|stored| failures(stored) > 0) {
@@ -180,36 +183,38 @@ impl<C: Cluster> Workloads<C> {
 
     fn decide_one(
         &self,
-        stored: &Stored,
-        sightings: &HashMap<Arc<SecretId>, Sighting>,
+        stored: &IndexedWorkload,
+        observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
         rules: &Rules,
-        asked: Asked,
+        asked: LookupState,
         now: Timestamp,
     ) -> Decision {
-        let nothing = Past::default();
-        let memory = self.memories.get(&stored.workload.uid);
-        let case = Case {
+        let nothing = ReloadHistory::default();
+        let reload_state = self.reload_states.get(&stored.workload.uid);
+        let case = DecisionInput {
             workload: &stored.workload,
-            entered: stored.entered,
+            template_first_poll: stored.template_first_poll,
             revision: asked.lookup(self.revision(stored)),
-            past: memory.map_or(&nothing, |memory| &memory.past),
+            past: reload_state.map_or(&nothing, |reload_state| &reload_state.past),
         };
-        plan::decide(&case, seen(sightings), rules, self.budget.tokens(), now)
+        plan::decide(&case, seen(observed_versions), rules, self.budget.tokens(), now)
     }
 
     /// The revision of a workload's present template, if it was asked for.
-    fn revision(&self, stored: &Stored) -> Option<&Revision> {
+    fn revision(&self, stored: &IndexedWorkload) -> Option<&Revision> {
         let revision = self.revisions.get(&stored.workload.uid);
-        revision.filter(|(entered, _)| *entered == stored.entered).map(|(_, revision)| revision)
+        revision
+            .filter(|(template_first_poll, _)| *template_first_poll == stored.template_first_poll)
+            .map(|(_, revision)| revision)
     }
 
     /// Says what there is to say of a decision, and notes what is to be done.
     fn conclude(
         &mut self,
-        stored: &Stored,
+        stored: &IndexedWorkload,
         decision: Decision,
         now: Timestamp,
-        left: &mut Unfinished,
+        left: &mut Remaining,
     ) -> Option<Due> {
         let Decision { action, gone, mut reverted, changed, waiting, unsettled, open } = decision;
         let workload = &stored.workload;
@@ -223,24 +228,24 @@ impl<C: Cluster> Workloads<C> {
             left.workloads.insert(id.clone());
         }
         let idle = matches!(action, Action::Leave) && reverted.is_empty() && !waiting;
-        if idle && !self.memories.contains_key(&workload.uid) {
+        if idle && !self.reload_states.contains_key(&workload.uid) {
             return None;
         }
-        let memory = self.memories.entry(workload.uid.clone()).or_default();
+        let reload_state = self.reload_states.entry(workload.uid.clone()).or_default();
         if waiting {
-            memory.waits = memory.waits.saturating_add(1);
+            reload_state.waits = reload_state.waits.saturating_add(1);
             // Controllers take a moment; whoever takes longer is asked for with all others.
-            if memory.waits < PATIENCE {
+            if reload_state.waits < PATIENCE {
                 left.workloads.insert(id.clone());
             }
-            if memory.waits <= PATIENCE {
-                let is_long = memory.waits == PATIENCE;
+            if reload_state.waits <= PATIENCE {
+                let is_long = reload_state.waits == PATIENCE;
                 self.events.emit(&Event::WaitingForRevision { workload: id, is_long });
             }
         } else if open.len() < workload.watched().count() {
-            memory.waits = 0;
+            reload_state.waits = 0;
         }
-        let said = &mut memory.said.reverted;
+        let said = &mut reload_state.reported.reverted;
         let again = reverted.iter().all(|secret| said.contains(secret));
         reverted.extend(said.iter().filter(|secret| open.contains(secret)).cloned());
         reverted.sort_unstable();
@@ -263,11 +268,11 @@ impl<C: Cluster> Workloads<C> {
             }
             Some(Hold::Deleting | Hold::SecretGone | Hold::Stripped) | None => {}
         }
-        let is_new = hold != memory.said.hold;
-        memory.said.hold = hold;
+        let is_new = hold != reload_state.reported.hold;
+        reload_state.reported.hold = hold;
         match hold {
-            Some(Hold::Stripped) if memory.past.answered => {
-                let hours = memory.past.stripped(now).as_hours();
+            Some(Hold::Stripped) if reload_state.past.answered => {
+                let hours = reload_state.past.stripped(now).as_hours();
                 let workload = Arc::clone(workload);
                 left.stripped.push(Stripped { workload, hours, changed: changed.clone(), gone });
             }
@@ -283,7 +288,7 @@ impl<C: Cluster> Workloads<C> {
         if cause == Cause::Found {
             self.budget.take();
         }
-        let past = memory.past.clone();
+        let past = reload_state.past.clone();
         let revision = self.revision(stored).cloned();
         Some(Due { stored: stored.clone(), past, revision, cause, changed })
     }

@@ -3,14 +3,14 @@
 //! Architecture Invariant: it knows Vault and the cluster through the two traits of [`ports`], and the
 //! collector through the index alone.
 
+mod api_server_outage;
 mod backoff;
 mod deciding;
-mod memory;
-mod outage;
+mod poll_round;
+mod poll_scope;
 pub mod ports;
+mod reload_state;
 pub mod reloader;
 mod reloading;
-mod round;
-mod scope;
 pub mod settings;
 mod workloads;

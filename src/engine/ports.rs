@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::decide::observation::{Ask, Polled};
+use crate::decide::observation::{PollResult, ReadRequest};
 use crate::decide::plan::{Reload, Revision};
-use crate::index::findings::Notice;
+use crate::index::findings::Finding;
 use crate::model::secret::SecretId;
 use crate::model::workload::{Workload, WorkloadId};
 use crate::references::manifest::Manifest;
@@ -14,10 +14,10 @@ use crate::references::manifest::Manifest;
 /// What the reloader needs of a server of the Vault API.
 pub trait Vault: Send {
     /// Asks for secrets, each once.
-    fn poll(&mut self, asks: &[Ask]) -> impl Future<Output = Polled> + Send;
+    fn poll(&mut self, asks: &[ReadRequest]) -> impl Future<Output = PollResult> + Send;
 
     /// What there is to say at present of secrets that cannot be watched.
-    fn notices(&self) -> HashMap<Arc<SecretId>, Notice> {
+    fn notices(&self) -> HashMap<Arc<SecretId>, Finding> {
         HashMap::new()
     }
 

@@ -14,21 +14,21 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::decide::observation::{Ask, History, Observation, Sighting};
+use crate::decide::observation::{Observation, ObservationHistory, ObservedVersion, ReadRequest};
 use crate::heartbeat::Heartbeat;
 use crate::index::Index;
-use crate::index::entries::{Snapshot, Stored};
-use crate::index::findings::{Notice, Part};
+use crate::index::entries::{IndexedWorkload, Snapshot};
+use crate::index::findings::{Finding, FindingSource};
 use crate::model::poll::PollNumber;
 use crate::model::secret::SecretId;
 use crate::references::place::{Note, Origin};
 use crate::references::reason::Reason;
 
+use super::api_server_outage::ApiServerOutage;
 use super::backoff::backoff;
-use super::outage::Outage;
+use super::poll_round::PollRound;
+use super::poll_scope::{PollScope, Remaining};
 use super::ports::{Cluster, Vault};
-use super::round::Round;
-use super::scope::{Scope, Unfinished};
 use super::settings::{Clocks, Settings};
 use super::workloads::Workloads;
 use crate::election::leadership::Leadership;
@@ -57,11 +57,11 @@ const MOST_NOTICES: usize = 10;
 pub struct Reloader<V, C> {
     vault: V,
     workloads: Workloads<C>,
-    history: History,
+    history: ObservationHistory,
     /// When this reloader was made.
     began: Instant,
     /// What was seen since the last poll of everything began.
-    round: Round,
+    round: PollRound,
     /// How many polls in a row left something to be done soon.
     unfinished: u32,
     /// The namespaces that were said to be over their quota.
@@ -95,14 +95,14 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 settings,
                 leadership: Leadership::always(),
                 heartbeat: Heartbeat::default(),
-                memories: HashMap::new(),
+                reload_states: HashMap::new(),
                 revisions: HashMap::new(),
                 budget,
-                outage: Outage::default(),
+                outage: ApiServerOutage::default(),
             },
-            history: History::default(),
+            history: ObservationHistory::default(),
             began: Instant::now(),
-            round: Round::default(),
+            round: PollRound::default(),
             unfinished: 0,
             over_quota: BTreeSet::new(),
             over_budget: 0,
@@ -169,9 +169,9 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         }
         self.history.resume();
         let mut next_poll = Instant::now();
-        let mut scope = Scope::All;
+        let mut scope = PollScope::All;
         while !shutdown.is_cancelled() {
-            if let Scope::All = scope {
+            if let PollScope::All = scope {
                 next_poll = Instant::now() + self.workloads.settings.period;
             }
             let grace = async {
@@ -184,11 +184,11 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             };
             let retry = left.retry_in.map(|delay| Instant::now() + delay);
             let mut time = next_poll;
-            scope = Scope::All;
+            scope = PollScope::All;
             if let Some(retry) = retry.filter(|retry| *retry < next_poll) {
-                let Unfinished { workloads, secrets, .. } = left;
+                let Remaining { workloads, secrets, .. } = left;
                 time = retry;
-                scope = Scope::Unfinished { workloads, secrets };
+                scope = PollScope::Remaining { workloads, secrets };
             } else {
                 self.vault.rest().await;
             }
@@ -201,14 +201,14 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     }
 
     /// One poll, and what follows from it.
-    async fn tick(&mut self, mut scope: Scope, shutdown: &CancellationToken) -> Unfinished {
+    async fn tick(&mut self, mut scope: PollScope, shutdown: &CancellationToken) -> Remaining {
         self.workloads.events.emit(&Event::PollStarted);
         let snapshot = self.workloads.index.begin_poll(&self.workloads.settings.server);
         self.history.begin(snapshot.poll, self.began.elapsed());
-        if let Scope::Unfinished { workloads, .. } = &mut scope {
+        if let PollScope::Remaining { workloads, .. } = &mut scope {
             workloads.extend(snapshot.late.iter().cloned());
         }
-        let is_full = matches!(scope, Scope::All);
+        let is_full = matches!(scope, PollScope::All);
         if is_full {
             self.forget(&snapshot);
             self.round = std::mem::take(&mut self.round).next();
@@ -222,11 +222,11 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             .collect();
         let mut asks = self.asks(&workloads);
         self.round.narrow(&mut asks, &scope, &workloads);
-        let mut left = Unfinished::default();
+        let mut left = Remaining::default();
         let asked = Instant::now();
         tokio::select! {
             () = self.ask(snapshot.poll, &asks, &mut left) => {}
-            () = shutdown.cancelled() => return Unfinished::default(),
+            () = shutdown.cancelled() => return Remaining::default(),
         }
         self.workloads.events.emit(&Event::PollEnded {
             server: &self.workloads.settings.server,
@@ -237,17 +237,17 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         workloads.retain(|stored| self.round.is_complete(stored));
         let again = tokio::select! {
             again = self.unconfirmed(&workloads) => again,
-            () = shutdown.cancelled() => return Unfinished::default(),
+            () = shutdown.cancelled() => return Remaining::default(),
         };
         if !again.is_empty() {
             tokio::select! {
                 () = self.ask(snapshot.poll, &again, &mut left) => {}
-                () = shutdown.cancelled() => return Unfinished::default(),
+                () = shutdown.cancelled() => return Remaining::default(),
             }
             workloads.retain(|stored| self.round.is_complete(stored));
         }
-        let sightings = self.round.sightings(&workloads);
-        let is_idle = self.act(&workloads, &sightings, &mut left, shutdown).await;
+        let observed_versions = self.round.observed_versions(&workloads);
+        let is_idle = self.act(&workloads, &observed_versions, &mut left, shutdown).await;
         self.report_budget(left.over_budget);
         self.report_idle(is_full, is_idle, left.has_answer);
         self.pace(&mut left);
@@ -260,7 +260,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     }
 
     /// Asks for secrets, and takes in what there is to know of them.
-    async fn ask(&mut self, poll: PollNumber, asks: &[Ask], left: &mut Unfinished) {
+    async fn ask(&mut self, poll: PollNumber, asks: &[ReadRequest], left: &mut Remaining) {
         self.workloads.heartbeat.works();
         let polled = self.vault.poll(asks).await;
         let is_known = |observation: &Observation| *observation != Observation::Unknown;
@@ -277,22 +277,22 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 self.round.forget(secret);
                 continue;
             };
-            let sighting = self.history.observe(poll, ask, *observation);
+            let observed = self.history.observe(poll, ask, *observation);
             if self.history.suspects(secret) {
                 debug!(worker = "reloader", "{secret}: the answer is older than what is known");
                 left.secrets.insert(Arc::clone(secret));
                 left.suspects = true;
             }
-            self.round.take_in(secret, sighting);
+            self.round.take_in(secret, observed);
         }
     }
 
     /// What is to be asked for again: what was seen long ago of the secrets of workloads that may be due.
-    async fn unconfirmed(&mut self, workloads: &[Stored]) -> Vec<Ask> {
-        let is_old = |stored: &&Stored| self.round.seen_long_ago(stored).next().is_some();
-        let old: Vec<Stored> = workloads.iter().filter(is_old).cloned().collect();
-        let sightings = self.round.sightings(&old);
-        let due = self.workloads.may_be_due(&mut self.vault, old, &sightings).await;
+    async fn unconfirmed(&mut self, workloads: &[IndexedWorkload]) -> Vec<ReadRequest> {
+        let is_old = |stored: &&IndexedWorkload| self.round.seen_long_ago(stored).next().is_some();
+        let old: Vec<IndexedWorkload> = workloads.iter().filter(is_old).cloned().collect();
+        let observed_versions = self.round.observed_versions(&old);
+        let due = self.workloads.may_be_due(&mut self.vault, old, &observed_versions).await;
         let again: HashSet<_> =
             due.iter().flat_map(|stored| self.round.seen_long_ago(stored)).collect();
         let mut asks = self.asks(&due);
@@ -303,20 +303,22 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     /// Decides about workloads, and reloads those that are due. Answers whether none was due.
     async fn act(
         &mut self,
-        workloads: &[Stored],
-        sightings: &HashMap<Arc<SecretId>, Sighting>,
-        left: &mut Unfinished,
+        workloads: &[IndexedWorkload],
+        observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
+        left: &mut Remaining,
         shutdown: &CancellationToken,
     ) -> bool {
         let end = Instant::now() + self.workloads.settings.period.max(SHORTEST_TURN);
-        let (due, asking) = self.workloads.decide(workloads, sightings, left);
+        let (due, asking) = self.workloads.decide(workloads, observed_versions, left);
         let mut is_idle = due.is_empty();
-        self.workloads.reload(due, sightings, left, end, shutdown).await;
+        self.workloads.reload(due, observed_versions, left, end, shutdown).await;
         if !asking.is_empty() {
-            let due =
-                self.workloads.decide_by_revision(&mut self.vault, asking, sightings, left).await;
+            let due = self
+                .workloads
+                .decide_by_revision(&mut self.vault, asking, observed_versions, left)
+                .await;
             is_idle &= due.is_empty();
-            self.workloads.reload(due, sightings, left, end, shutdown).await;
+            self.workloads.reload(due, observed_versions, left, end, shutdown).await;
         }
         self.workloads.report_stripped(std::mem::take(&mut left.stripped)).await;
         is_idle
@@ -325,22 +327,27 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     /// Says what the answers of Vault mean for the workloads that use those secrets, and which workloads are
     /// over the quota of their namespace; of all that are not among them, that this means nothing any more,
     /// if these are all.
-    fn tell_owners(&self, workloads: &[Stored], over_quota: &[Stored], are_all: bool) {
+    fn tell_owners(
+        &self,
+        workloads: &[IndexedWorkload],
+        over_quota: &[IndexedWorkload],
+        are_all: bool,
+    ) {
         let of_secrets = self.vault.notices();
         let notices = self.workloads.index.findings();
         if of_secrets.is_empty() && over_quota.is_empty() && !notices.has_of_vault() {
             return;
         }
         let reason = Reason::TooManySecretsInNamespace;
-        let over = Notice::of_notes(&[Note { origin: Origin::Workload, reason }]);
-        for Stored { workload, .. } in over_quota {
-            notices.set(&workload.id, &workload.uid, Part::Vault, over.clone());
+        let over = Finding::of_notes(&[Note { origin: Origin::Workload, reason }]);
+        for IndexedWorkload { workload, .. } in over_quota {
+            notices.set(&workload.id, &workload.uid, FindingSource::Vault, over.clone());
         }
-        for Stored { workload, .. } in workloads {
+        for IndexedWorkload { workload, .. } in workloads {
             let found =
                 workload.secrets.iter().filter_map(|secret| of_secrets.get(secret).cloned());
             let found = found.take(MOST_NOTICES).collect();
-            notices.set(&workload.id, &workload.uid, Part::Vault, found);
+            notices.set(&workload.id, &workload.uid, FindingSource::Vault, found);
         }
         if are_all {
             let present = workloads.iter().chain(over_quota).map(|stored| &stored.workload.id);
@@ -353,14 +360,14 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     }
 
     /// Each distinct secret of some workloads, in order, with what is known of it.
-    fn asks(&self, workloads: &[Stored]) -> Vec<Ask> {
-        let mut asks: BTreeMap<&Arc<SecretId>, Ask> = BTreeMap::new();
-        for Stored { workload, .. } in workloads {
+    fn asks(&self, workloads: &[IndexedWorkload]) -> Vec<ReadRequest> {
+        let mut asks: BTreeMap<&Arc<SecretId>, ReadRequest> = BTreeMap::new();
+        for IndexedWorkload { workload, .. } in workloads {
             for secret in workload.watched() {
                 asks.entry(secret).or_insert_with(|| {
                     let last = self.history.last_seen(secret);
                     let not_before = last.map(|version| version.created);
-                    Ask { secret: Arc::clone(secret), not_before, may_be_missing: true }
+                    ReadRequest { secret: Arc::clone(secret), not_before, may_be_missing: true }
                 });
             }
             // New pods do not need the former ones.
@@ -374,7 +381,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     /// Forgets what is no more.
     fn forget(&mut self, snapshot: &Snapshot) {
         let uids: HashSet<&str> = snapshot.workloads.iter().map(|s| &*s.workload.uid).collect();
-        self.workloads.memories.retain(|uid, _| uids.contains(&**uid));
+        self.workloads.reload_states.retain(|uid, _| uids.contains(&**uid));
         self.workloads.revisions.retain(|uid, _| uids.contains(&**uid));
         let index = &self.workloads.index;
         self.history.retain(|secret| index.refers_to(secret));
@@ -393,13 +400,13 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     }
 
     /// Says which namespaces are over their quota, and which are not any more.
-    fn report_quota(&mut self, over_quota: &[Stored]) {
+    fn report_quota(&mut self, over_quota: &[IndexedWorkload]) {
         if over_quota.is_empty() && self.over_quota.is_empty() {
             return;
         }
         let events = &self.workloads.events;
         let mut present: BTreeMap<Arc<str>, usize> = BTreeMap::new();
-        for Stored { workload, .. } in over_quota {
+        for IndexedWorkload { workload, .. } in over_quota {
             *present.entry(Arc::clone(&workload.id.namespace)).or_default() += 1;
         }
         for (namespace, &workloads) in &present {
@@ -427,7 +434,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     }
 
     /// Sets when to come back for what is left.
-    fn pace(&mut self, left: &mut Unfinished) {
+    fn pace(&mut self, left: &mut Remaining) {
         if left.workloads.is_empty() && !left.suspects {
             self.unfinished = 0;
         } else {

@@ -9,19 +9,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::decide::observation::Sighting;
-use crate::decide::plan::{self, Action, Case, Cause, Reload, Rules};
+use crate::decide::observation::ObservedVersion;
+use crate::decide::plan::{self, Action, Cause, DecisionInput, Reload, Rules};
 use crate::engine::backoff::backoff;
-use crate::engine::deciding::{Asked, Due};
-use crate::engine::memory::Memory;
+use crate::engine::deciding::{Due, LookupState};
+use crate::engine::poll_round::seen;
+use crate::engine::poll_scope::Remaining;
 use crate::engine::ports::{Cluster, WriteError};
-use crate::engine::round::seen;
-use crate::engine::scope::Unfinished;
+use crate::engine::reload_state::ReloadState;
 use crate::engine::workloads::Workloads;
 use crate::events::event::Event;
 use crate::events::sink::Events;
 use crate::index::Index;
-use crate::index::entries::Stored;
+use crate::index::entries::IndexedWorkload;
 use crate::model::secret::SecretId;
 use crate::model::strategy::Rollout;
 use crate::model::workload::{Workload, WorkloadId};
@@ -63,8 +63,8 @@ impl<C: Cluster> Workloads<C> {
     pub(super) async fn reload(
         &mut self,
         due: Vec<Due>,
-        sightings: &HashMap<Arc<SecretId>, Sighting>,
-        left: &mut Unfinished,
+        observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
+        left: &mut Remaining,
         end: Instant,
         shutdown: &CancellationToken,
     ) {
@@ -74,7 +74,7 @@ impl<C: Cluster> Workloads<C> {
             cluster: &self.cluster,
             events: &self.events,
             now: self.clocks.now,
-            sightings,
+            observed_versions,
             rules: self.rules(),
         };
         let outage = &mut self.outage;
@@ -120,8 +120,9 @@ impl<C: Cluster> Workloads<C> {
             if matches!(outcome, Outcome::Reloaded(..)) {
                 self.revisions.remove(uid);
             }
-            let memory = self.memories.entry(uid.clone()).or_default();
-            if memory.take_in(&stored.workload, cause, outcome, writer.events, (writer.now)()) {
+            let reload_state = self.reload_states.entry(uid.clone()).or_default();
+            if reload_state.take_in(&stored.workload, cause, outcome, writer.events, (writer.now)())
+            {
                 left.workloads.insert(id.clone());
             }
         }
@@ -138,7 +139,9 @@ impl<C: Cluster> Workloads<C> {
     /// the others waiting for ever.
     fn in_turn(&self, mut due: Vec<Due>) -> VecDeque<Due> {
         due.sort_by_cached_key(|due| {
-            self.memories.get(&due.stored.workload.uid).map_or(0, |memory| memory.failures)
+            self.reload_states
+                .get(&due.stored.workload.uid)
+                .map_or(0, |reload_state| reload_state.failures)
         });
         due.into()
     }
@@ -150,13 +153,13 @@ struct Writer<'a, C> {
     cluster: &'a C,
     events: &'a Events,
     now: fn() -> Timestamp,
-    sightings: &'a HashMap<Arc<SecretId>, Sighting>,
+    observed_versions: &'a HashMap<Arc<SecretId>, ObservedVersion>,
     rules: Rules,
 }
 
 impl<C: Cluster> Writer<'_, C> {
     async fn reload(&self, due: &Due) -> Outcome {
-        let Self { sightings, rules, .. } = self;
+        let Self { observed_versions, rules, .. } = self;
         let Due { past, cause, changed, .. } = due;
         let mut stored = due.stored.clone();
         let mut revision = due.revision.clone();
@@ -164,7 +167,8 @@ impl<C: Cluster> Writer<'_, C> {
         self.events.emit(&Event::Reloading { workload: &id, changed, cause: *cause });
         for _ in 0..CONFLICT_RETRIES {
             let workload = Arc::clone(&stored.workload);
-            let reload = plan::reload(&workload, seen(sightings), rules.ignore_missing, new_mark());
+            let reload =
+                plan::reload(&workload, seen(observed_versions), rules.ignore_missing, new_mark());
             match self.cluster.patch(&workload, &reload).await {
                 Ok(manifest) => {
                     let rollout = manifest.rollout;
@@ -194,22 +198,22 @@ impl<C: Cluster> Writer<'_, C> {
                 revision = None;
             }
             let now = (self.now)();
-            let mut asked = Asked::No;
+            let mut asked = LookupState::No;
             loop {
                 let lookup = asked.lookup(revision.as_ref());
-                let case = Case {
+                let case = DecisionInput {
                     workload: &stored.workload,
-                    entered: stored.entered,
+                    template_first_poll: stored.template_first_poll,
                     revision: lookup,
                     past,
                 };
-                match plan::decide(&case, seen(sightings), rules, 1, now).action {
+                match plan::decide(&case, seen(observed_versions), rules, 1, now).action {
                     Action::Roll(_) => break,
                     Action::AskRevision => {
                         let workload = Arc::clone(&stored.workload);
                         let uid = workload.uid.clone();
                         revision = self.cluster.revisions(&[workload]).await.remove(&uid);
-                        asked = Asked::Yes;
+                        asked = LookupState::Yes;
                     }
                     Action::Leave | Action::Hold(_) => return Outcome::NotNeeded,
                 }
@@ -219,7 +223,10 @@ impl<C: Cluster> Writer<'_, C> {
     }
 
     /// Reads a workload that somebody changed. `None` if there is nothing left to reload.
-    async fn read_anew(&self, stored: &Stored) -> Result<Option<Stored>, WriteError> {
+    async fn read_anew(
+        &self,
+        stored: &IndexedWorkload,
+    ) -> Result<Option<IndexedWorkload>, WriteError> {
         let id = &stored.workload.id;
         let manifest = match self.cluster.get(id).await {
             Ok(manifest) => manifest,
@@ -236,8 +243,8 @@ impl<C: Cluster> Writer<'_, C> {
             if same {
                 workload.take_over_secrets(&stored.workload);
             }
-            let entered = if same { stored.entered } else { u64::MAX };
-            Stored { workload: Arc::new(workload), entered }
+            let template_first_poll = if same { stored.template_first_poll } else { u64::MAX };
+            IndexedWorkload { workload: Arc::new(workload), template_first_poll }
         }))
     }
 
@@ -250,7 +257,7 @@ impl<C: Cluster> Writer<'_, C> {
     }
 }
 
-impl Memory {
+impl ReloadState {
     /// Takes in how a reload ended. Answers whether there is something left to do.
     fn take_in(
         &mut self,
@@ -268,23 +275,23 @@ impl Memory {
                 // Whoever found another mark on it has left it alone.
                 self.past.patched(reload.record, workload.mark.clone());
                 self.failures = 0;
-                self.said.error = None;
+                self.reported.error = None;
                 false
             }
             Outcome::NotNeeded => {
                 events.emit(&Event::NotNeeded { workload: id });
                 self.failures = 0;
-                self.said.error = None;
+                self.reported.error = None;
                 true
             }
             Outcome::Failed(error) => {
                 let delay = backoff(self.failures);
                 self.failures = self.failures.saturating_add(1);
                 self.past.retry_at = now.checked_add(delay).ok();
-                let again = self.said.error.as_ref() == Some(&error);
+                let again = self.reported.error.as_ref() == Some(&error);
                 let text = error.to_string();
                 events.emit(&Event::ReloadFailed { workload: id, cause, error: &text, again });
-                self.said.error = Some(error);
+                self.reported.error = Some(error);
                 true
             }
         }

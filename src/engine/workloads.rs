@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::decide::clock::skew;
 use crate::decide::plan::{Revision, Rules};
 use crate::election::leadership::Leadership;
-use crate::engine::memory::Memory;
-use crate::engine::outage::Outage;
+use crate::engine::api_server_outage::ApiServerOutage;
+use crate::engine::reload_state::ReloadState;
 use crate::engine::settings::{Clocks, Settings};
 use crate::events::sink::Events;
 use crate::heartbeat::Heartbeat;
@@ -26,13 +26,13 @@ pub(super) struct Workloads<C> {
     pub(super) leadership: Leadership,
     pub(super) heartbeat: Heartbeat,
     /// What is remembered of each workload, by uid.
-    pub(super) memories: HashMap<Box<str>, Memory>,
+    pub(super) reload_states: HashMap<Box<str>, ReloadState>,
     /// The revision of each workload that was asked for, by uid, with the poll that its template entered
     /// the index before: a template that was replaced and put back is another. After a start that is all
-    /// workloads, of which few have a [`Memory`], and that is four times as long.
+    /// workloads, of which few have a [`ReloadState`], and that is four times as long.
     pub(super) revisions: HashMap<Box<str>, (PollNumber, Revision)>,
     pub(super) budget: Budget,
-    pub(super) outage: Outage,
+    pub(super) outage: ApiServerOutage,
 }
 
 impl<C> Workloads<C> {

@@ -10,7 +10,7 @@ use crate::events::sink::Sink;
 use crate::model::record::RecordError;
 use crate::model::secret::SecretId;
 use crate::model::strategy;
-use crate::model::text::in_short;
+use crate::model::text::shorten;
 use crate::model::workload::WorkloadId;
 use crate::references::place::Note;
 use crate::references::reason::Reason;
@@ -254,7 +254,7 @@ fn lines(notes: &[&Note], so: &str) -> Vec<Line> {
         .take(MOST_LINES)
         .map(|Note { origin, reason }| Line {
             reason: Some(reason.code()),
-            text: format!("{}: {}", in_short(&origin.to_string()), reason.advice()),
+            text: format!("{}: {}", shorten(&origin.to_string()), reason.advice()),
         })
         .collect();
     let more = notes.len() - lines.len();

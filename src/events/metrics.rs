@@ -169,8 +169,8 @@ mod tests {
 
     use super::*;
     use crate::decide::plan::Cause;
-    use crate::election::leadership::{Claim, contended};
-    use crate::index::findings::{Notice, Part};
+    use crate::election::leadership::{Claim, election_channel};
+    use crate::index::findings::{Finding, FindingSource};
     use crate::model::kind::Kind;
     use crate::model::strategy::Rollout;
     use crate::model::workload::WorkloadId;
@@ -216,12 +216,12 @@ mod tests {
     #[test]
     fn only_the_leader_shows_the_reasons() {
         let (metrics, index, leadership) = metrics();
-        let notice = |reason| Notice { reason, is_warning: true, message: String::new() };
+        let notice = |reason| Finding { reason, is_warning: true, message: String::new() };
         let id = workload();
         let notices = vec![notice("NoKey"), notice("Pinned")];
-        index.findings().set(&id, "u", Part::Manifest, notices);
+        index.findings().set(&id, "u", FindingSource::Manifest, notices);
         assert!(metrics.text().contains("\nvault_secrets_reloader_leader 0\n"));
-        let (candidacy, of_process) = contended();
+        let (candidacy, of_process) = election_channel();
         assert!(leadership.set(of_process).is_ok());
         assert!(!metrics.text().contains("reason="));
         candidacy.say(Claim::Always);

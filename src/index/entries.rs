@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use super::effect::Effect;
 use super::lists::Lists;
-use super::sources::{Found, Sources};
+use super::sources::{SourceRead, Sources};
 use crate::model::kind::Kind;
 use crate::model::poll::PollNumber;
 use crate::model::secret::SecretId;
 use crate::model::workload::{Workload, WorkloadId};
 use crate::references::manifest::{Manifest, Read};
-use crate::references::server::Servers;
+use crate::references::servers::Servers;
 use crate::references::source::SourceId;
 
 /// The longest manifest that is kept for the time when its sources change. One of a thousand references
@@ -24,11 +24,11 @@ pub(crate) const LONGEST_KEPT: usize = 1 << 16;
 
 /// A workload that refers to secrets.
 #[derive(Clone, Debug)]
-pub struct Stored {
+pub struct IndexedWorkload {
     /// The workload.
     pub workload: Arc<Workload>,
     /// The first poll that began after its present template entered the index.
-    pub entered: PollNumber,
+    pub template_first_poll: PollNumber,
 }
 
 /// What the index holds at the begin of a poll.
@@ -37,9 +37,9 @@ pub struct Snapshot {
     /// The number of this poll.
     pub poll: PollNumber,
     /// The workloads of one server, in order of their names, without those over the quota of their namespace.
-    pub workloads: Vec<Stored>,
+    pub workloads: Vec<IndexedWorkload>,
     /// The workloads of that server over the quota of their namespace.
-    pub over_quota: Vec<Stored>,
+    pub over_quota: Vec<IndexedWorkload>,
     /// Those of them that were there before this process and came into the index when polls had
     /// begun already; each is in one snapshot.
     pub late: HashSet<WorkloadId>,
@@ -70,7 +70,7 @@ struct Entry {
     /// A digest of what was said of its references.
     noted: Option<u64>,
     /// The workload, if it refers to secrets.
-    stored: Option<Stored>,
+    stored: Option<IndexedWorkload>,
 }
 
 /// A workload that is there, and of which it is not known yet what it refers to. What was known of it before stays.
@@ -174,7 +174,7 @@ impl Entries {
     }
 
     /// Takes in a source that was read; [`Entries::read_changed`] does the rest.
-    pub(super) fn put_source(&mut self, id: &SourceId, found: Found) {
+    pub(super) fn put_source(&mut self, id: &SourceId, found: SourceRead) {
         self.sources.put(id, found);
     }
 
@@ -207,12 +207,12 @@ impl Entries {
     }
 
     /// The workloads that refer to secrets.
-    pub(super) fn stored(&self) -> impl Iterator<Item = &Stored> {
+    pub(super) fn stored(&self) -> impl Iterator<Item = &IndexedWorkload> {
         self.workloads.values().filter_map(|entry| entry.stored.as_ref())
     }
 
     /// One workload, if it refers to secrets.
-    pub(super) fn get(&self, id: &WorkloadId) -> Option<&Stored> {
+    pub(super) fn get(&self, id: &WorkloadId) -> Option<&IndexedWorkload> {
         self.workloads.get(id)?.stored.as_ref()
     }
 
@@ -331,14 +331,14 @@ impl Entries {
             // says: a restored etcd counts from an earlier number.
             return Change::Unchanged;
         }
-        let entered = match &old {
+        let template_first_poll = match &old {
             // A watch shows every template. Between two lists, one may have come and gone.
             Some(old)
                 if old.workload.kept_its_template(&workload)
                     || (!is_listed && old.workload.has_template_of(&workload)) =>
             {
                 workload.take_over_secrets(&old.workload);
-                old.entered
+                old.template_first_poll
             }
             _ => self.polls + 1,
         };
@@ -354,7 +354,8 @@ impl Entries {
             _ => Change::Collected,
         };
         if let Some(entry) = self.workloads.get_mut(&workload.id) {
-            entry.stored = Some(Stored { workload: Arc::new(workload), entered });
+            entry.stored =
+                Some(IndexedWorkload { workload: Arc::new(workload), template_first_poll });
         }
         if let Some(old) = old {
             self.release(&old.workload);

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use siphasher::sip::SipHasher13;
 
-use crate::model::fair_queue::Turns;
-use crate::model::text::in_short;
+use crate::model::fair_queue::FairQueue;
+use crate::model::text::shorten;
 use crate::model::workload::WorkloadId;
 use crate::references::place::Note;
 
@@ -20,7 +20,7 @@ const LONGEST: usize = 1000;
 
 /// Something to know of the references of a workload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Notice {
+pub struct Finding {
     /// The stable name of the reason.
     pub reason: &'static str,
     /// Whether it is to be looked at.
@@ -29,7 +29,7 @@ pub struct Notice {
     pub message: String,
 }
 
-impl Notice {
+impl Finding {
     /// One for each reason, which names all that it concerns, as far as there is room.
     #[must_use]
     pub fn of_notes(notes: &[Note]) -> Vec<Self> {
@@ -62,7 +62,7 @@ pub fn message(concerned: impl ExactSizeIterator<Item = String>, meaning: &str) 
     let mut left = concerned.len();
     let mut text = String::new();
     for one in concerned {
-        let one = in_short(&one);
+        let one = shorten(&one);
         if text.len() + one.len() + meaning.len() + 40 > LONGEST {
             break;
         }
@@ -80,7 +80,7 @@ pub fn message(concerned: impl ExactSizeIterator<Item = String>, meaning: &str) 
 
 /// Who says it, and takes it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
+pub enum FindingSource {
     /// What the manifest shows.
     Manifest,
     /// What the answers of Vault show.
@@ -89,27 +89,27 @@ pub enum Part {
 
 /// A notice that was not told yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Untold {
+pub struct UnreportedFinding {
     /// Whom it concerns.
     pub workload: WorkloadId,
     /// `metadata.uid` of the workload.
     pub uid: Arc<str>,
     /// What.
-    pub notice: Notice,
+    pub notice: Finding,
     /// The same for the same notice of the same object, in each process.
     pub digest: u64,
 }
 
 /// The notices of all workloads.
 #[derive(Debug, Default)]
-pub struct Notices {
+pub struct Findings {
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     present: HashMap<WorkloadId, Present>,
-    untold: Turns<WorkloadId>,
+    untold: FairQueue<WorkloadId>,
     /// The workloads of which nothing is to be told for the time being.
     resting: HashSet<WorkloadId>,
     /// How many workloads the answers of Vault say something of.
@@ -119,14 +119,20 @@ struct State {
 #[derive(Debug)]
 struct Present {
     uid: Arc<str>,
-    parts: BTreeMap<Part, Vec<Notice>>,
+    parts: BTreeMap<FindingSource, Vec<Finding>>,
     /// What was told of those.
     told: BTreeSet<u64>,
 }
 
-impl Notices {
+impl Findings {
     /// Says what there is at present of one part; nothing is said by an empty list.
-    pub fn set(&self, workload: &WorkloadId, uid: &str, part: Part, notices: Vec<Notice>) {
+    pub fn set(
+        &self,
+        workload: &WorkloadId,
+        uid: &str,
+        part: FindingSource,
+        notices: Vec<Finding>,
+    ) {
         let mut state = self.state();
         let state = &mut *state;
         if notices.is_empty() && !state.present.contains_key(workload) {
@@ -135,7 +141,7 @@ impl Notices {
         let new = || Present { uid: uid.into(), parts: BTreeMap::new(), told: BTreeSet::new() };
         let present = state.present.entry(workload.clone()).or_insert_with(new);
         if *present.uid != *uid {
-            let had_vault = present.parts.contains_key(&Part::Vault);
+            let had_vault = present.parts.contains_key(&FindingSource::Vault);
             state.with_vault -= usize::from(had_vault);
             *present = new();
         }
@@ -152,7 +158,7 @@ impl Notices {
                 state.untold.join(workload);
             }
         }
-        if part == Part::Vault {
+        if part == FindingSource::Vault {
             state.with_vault -= usize::from(before.is_some());
             state.with_vault += usize::from(!notices.is_empty());
         }
@@ -170,7 +176,7 @@ impl Notices {
     }
 
     /// Takes back what one part says of a workload.
-    pub fn take_back(&self, workload: &WorkloadId, part: Part) {
+    pub fn take_back(&self, workload: &WorkloadId, part: FindingSource) {
         let uid = self.state().present.get(workload).map(|present| Arc::clone(&present.uid));
         if let Some(uid) = uid {
             self.set(workload, &uid, part, Vec::new());
@@ -182,7 +188,7 @@ impl Notices {
         let mut state = self.state();
         state.untold.leave(workload);
         if let Some(present) = state.present.remove(workload) {
-            state.with_vault -= usize::from(present.parts.contains_key(&Part::Vault));
+            state.with_vault -= usize::from(present.parts.contains_key(&FindingSource::Vault));
         }
     }
 
@@ -190,7 +196,7 @@ impl Notices {
     pub fn retain_of_vault(&self, workloads: impl Fn(&WorkloadId) -> bool) {
         let state = self.state();
         let is_over = |(id, present): &(&WorkloadId, &Present)| {
-            present.parts.contains_key(&Part::Vault) && !workloads(id)
+            present.parts.contains_key(&FindingSource::Vault) && !workloads(id)
         };
         let over: Vec<_> = state
             .present
@@ -200,7 +206,7 @@ impl Notices {
             .collect();
         drop(state);
         for (id, uid) in over {
-            self.set(&id, &uid, Part::Vault, Vec::new());
+            self.set(&id, &uid, FindingSource::Vault, Vec::new());
         }
     }
 
@@ -212,7 +218,7 @@ impl Notices {
 
     /// One that was not told yet; from now on it counts as told. Workloads and namespaces take turns.
     #[must_use]
-    pub fn next(&self) -> Option<Untold> {
+    pub fn next(&self) -> Option<UnreportedFinding> {
         let mut state = self.state();
         let state = &mut *state;
         while let Some(workload) = state.untold.take() {
@@ -223,13 +229,13 @@ impl Notices {
                 present.told.insert(digest);
                 let uid = Arc::clone(&present.uid);
                 state.untold.join(&workload);
-                return Some(Untold { workload, uid, notice, digest });
+                return Some(UnreportedFinding { workload, uid, notice, digest });
             }
         }
         None
     }
 
-    /// Nothing more is told of a workload until [`Notices::wake`].
+    /// Nothing more is told of a workload until [`Findings::wake`].
     pub fn rest(&self, workload: &WorkloadId) {
         let mut state = self.state();
         state.untold.leave(workload);
@@ -245,7 +251,7 @@ impl Notices {
     }
 
     /// It could not be told: it is to be told again.
-    pub fn give_back(&self, untold: &Untold) {
+    pub fn give_back(&self, untold: &UnreportedFinding) {
         let mut state = self.state();
         if let Some(present) = state.present.get_mut(&untold.workload)
             && present.told.remove(&untold.digest)
@@ -270,12 +276,12 @@ impl Notices {
 
     /// What was told of a workload, if there still is reason to.
     #[must_use]
-    pub fn still(&self, workload: &WorkloadId, digest: u64) -> Option<Untold> {
+    pub fn still(&self, workload: &WorkloadId, digest: u64) -> Option<UnreportedFinding> {
         let state = self.state();
         let present = state.present.get(workload)?;
         let notice = present.find(|one| one == digest)?.0;
         let uid = Arc::clone(&present.uid);
-        Some(Untold { workload: workload.clone(), uid, notice, digest })
+        Some(UnreportedFinding { workload: workload.clone(), uid, notice, digest })
     }
 
     /// How many of a workload are not told yet.
@@ -298,7 +304,7 @@ impl Present {
     }
 
     /// The first one whose digest is such.
-    fn find(&self, is_such: impl Fn(u64) -> bool) -> Option<(Notice, u64)> {
+    fn find(&self, is_such: impl Fn(u64) -> bool) -> Option<(Finding, u64)> {
         let mut all =
             self.parts.values().flatten().map(|notice| (notice, notice.digest(&self.uid)));
         let (notice, digest) = all.find(|(_, digest)| is_such(*digest))?;
@@ -317,36 +323,36 @@ mod tests {
         WorkloadId { kind: Kind::DEPLOYMENT, namespace: "shop".into(), name: "web".into() }
     }
 
-    fn notice(reason: &'static str, message: &str) -> Notice {
-        Notice { reason, is_warning: true, message: message.to_owned() }
+    fn notice(reason: &'static str, message: &str) -> Finding {
+        Finding { reason, is_warning: true, message: message.to_owned() }
     }
 
-    fn told(notices: &Notices) -> Vec<String> {
+    fn told(notices: &Findings) -> Vec<String> {
         let next = || notices.next().map(|untold| untold.notice.message);
         std::iter::from_fn(next).collect()
     }
 
     #[test]
     fn each_is_told_once_a_change_and_counted_while_it_lasts() {
-        let notices = Notices::default();
+        let notices = Findings::default();
         let (a, b) = (notice("NoKey", "a"), notice("Denied", "b"));
-        notices.set(&web(), "u", Part::Manifest, vec![a.clone()]);
-        notices.set(&web(), "u", Part::Manifest, vec![a.clone()]);
-        notices.set(&web(), "u", Part::Vault, vec![b.clone()]);
+        notices.set(&web(), "u", FindingSource::Manifest, vec![a.clone()]);
+        notices.set(&web(), "u", FindingSource::Manifest, vec![a.clone()]);
+        notices.set(&web(), "u", FindingSource::Vault, vec![b.clone()]);
         assert!(notices.has_of_vault());
         assert_eq!(told(&notices), ["a", "b"]);
         assert_eq!(told(&notices), [""; 0]);
         // One more; the first was told.
         let more = notice("NoKey", "c");
-        notices.set(&web(), "u", Part::Manifest, vec![a.clone(), more]);
+        notices.set(&web(), "u", FindingSource::Manifest, vec![a.clone(), more]);
         assert_eq!(told(&notices), ["c"]);
         // Gone and back again is a change.
-        notices.set(&web(), "u", Part::Vault, Vec::new());
+        notices.set(&web(), "u", FindingSource::Vault, Vec::new());
         assert!(!notices.has_of_vault());
-        notices.set(&web(), "u", Part::Vault, vec![b]);
+        notices.set(&web(), "u", FindingSource::Vault, vec![b]);
         assert_eq!(told(&notices), ["b"]);
         // An object of the same name is another one.
-        notices.set(&web(), "v", Part::Manifest, vec![a]);
+        notices.set(&web(), "v", FindingSource::Manifest, vec![a]);
         assert_eq!(told(&notices), ["a"]);
         assert!(!notices.has_of_vault());
         let counts: Vec<_> = notices.counts().into_iter().collect();
@@ -355,8 +361,8 @@ mod tests {
 
     #[test]
     fn what_could_not_be_told_is_told_later_unless_it_is_over() {
-        let notices = Notices::default();
-        notices.set(&web(), "u", Part::Manifest, vec![notice("NoKey", "a")]);
+        let notices = Findings::default();
+        notices.set(&web(), "u", FindingSource::Manifest, vec![notice("NoKey", "a")]);
         let untold = notices.next().unwrap();
         assert_eq!(told(&notices), [""; 0]);
         notices.give_back(&untold);
@@ -371,17 +377,17 @@ mod tests {
 
     #[test]
     fn a_workload_with_much_to_tell_keeps_no_namespace_waiting() {
-        let notices = Notices::default();
+        let notices = Findings::default();
         let other =
             WorkloadId { kind: Kind::DEPLOYMENT, namespace: "bank".into(), name: "web".into() };
         let many = (0..5).map(|number| notice("NoKey", &number.to_string())).collect();
-        notices.set(&web(), "u", Part::Manifest, many);
+        notices.set(&web(), "u", FindingSource::Manifest, many);
         assert_eq!(notices.next().unwrap().workload, web());
-        notices.set(&other, "u", Part::Manifest, vec![notice("NoKey", "other")]);
+        notices.set(&other, "u", FindingSource::Manifest, vec![notice("NoKey", "other")]);
         assert_eq!(notices.next().unwrap().workload, other);
         notices.rest(&web());
         assert_eq!(notices.next(), None);
-        notices.set(&web(), "u", Part::Vault, vec![notice("Denied", "more")]);
+        notices.set(&web(), "u", FindingSource::Vault, vec![notice("Denied", "more")]);
         assert_eq!(notices.next(), None);
         notices.wake(&web());
         assert_eq!(told(&notices).len(), 5);
@@ -394,7 +400,7 @@ mod tests {
             reason,
         };
         let notes = [note("A", Reason::NoKey), note("P", Reason::Pinned), note("B", Reason::NoKey)];
-        let notices = Notice::of_notes(&notes);
+        let notices = Finding::of_notes(&notes);
         let [pinned, no_key] = &notices[..] else { panic!("{notices:?}") };
         assert_eq!((pinned.reason, pinned.is_warning), ("Pinned", false));
         assert_eq!(
@@ -403,7 +409,7 @@ mod tests {
              PATH#KEY"
         );
         let many: Vec<_> = (0..5000).map(|n| note(&format!("X{n}"), Reason::NoKey)).collect();
-        let long = &Notice::of_notes(&many)[0].message;
+        let long = &Finding::of_notes(&many)[0].message;
         assert!(long.len() <= 1024 && long.contains(" more: no key"), "{long}");
     }
 }

@@ -13,8 +13,8 @@ use crate::model::secret::SecretId;
 use crate::model::workload::WorkloadId;
 use crate::references::environment::SourceKind;
 use crate::references::manifest::{Manifest, Read};
-use crate::references::server::Servers;
-use crate::references::source::{Readable, SourceId};
+use crate::references::servers::Servers;
+use crate::references::source::{ReadableSources, SourceId};
 
 pub mod effect;
 pub mod entries;
@@ -30,21 +30,21 @@ use std::sync::Arc;
 
 use effect::Effect;
 use entries::{Entries, Snapshot};
-use findings::{Notice, Notices, Part};
+use findings::{Finding, FindingSource, Findings};
 use quota::Quota;
-use sources::Found;
+use sources::SourceRead;
 
 #[cfg(test)]
 use crate::references::environment::SourceName;
 #[cfg(test)]
-use crate::references::source::Known;
+use crate::references::source::SourceState;
 
 /// Who refers to what.
 #[derive(Debug, Default)]
 pub struct Index {
     servers: Servers,
-    readable: Readable,
-    findings: Notices,
+    readable: ReadableSources,
+    findings: Findings,
     quota: Quota,
     entries: Mutex<Entries>,
 }
@@ -52,7 +52,7 @@ pub struct Index {
 impl Index {
     /// An empty index, for workloads that mean some servers, and whose sources of some kinds may be read.
     #[must_use]
-    pub fn new(servers: Servers, readable: Readable) -> Self {
+    pub fn new(servers: Servers, readable: ReadableSources) -> Self {
         let mut entries = Entries::default();
         entries.sources.readable = readable;
         Self { servers, readable, entries: Mutex::new(entries), ..Self::default() }
@@ -78,13 +78,13 @@ impl Index {
 
     /// Which sources may be read.
     #[must_use]
-    pub fn readable(&self) -> Readable {
+    pub fn readable(&self) -> ReadableSources {
         self.readable
     }
 
     /// What the owners of workloads should know of their references.
     #[must_use]
-    pub fn findings(&self) -> &Notices {
+    pub fn findings(&self) -> &Findings {
         &self.findings
     }
 
@@ -152,7 +152,7 @@ impl Index {
     }
 
     /// Takes in how reading a source ended. [`Index::read_next_changed`] takes in what that means.
-    pub fn put_source(&self, id: &SourceId, found: Found) {
+    pub fn put_source(&self, id: &SourceId, found: SourceRead) {
         self.entries().put_source(id, found);
     }
 
@@ -213,7 +213,7 @@ impl Index {
 
     /// One workload, as it is now.
     #[cfg(test)]
-    pub(crate) fn get(&self, id: &WorkloadId) -> Option<entries::Stored> {
+    pub(crate) fn get(&self, id: &WorkloadId) -> Option<entries::IndexedWorkload> {
         self.entries().get(id).cloned()
     }
 
@@ -225,7 +225,7 @@ impl Index {
 
     /// What is known of a source.
     #[cfg(test)]
-    pub(crate) fn look_up(&self, namespace: &Arc<str>, named: &SourceName) -> Known {
+    pub(crate) fn look_up(&self, namespace: &Arc<str>, named: &SourceName) -> SourceState {
         self.entries().sources.look_up(namespace, named)
     }
 
@@ -234,9 +234,9 @@ impl Index {
         for effect in effects {
             match effect {
                 Effect::Noted { id, uid, notes, .. } => {
-                    self.findings.set(id, uid, Part::Manifest, Notice::of_notes(notes));
+                    self.findings.set(id, uid, FindingSource::Manifest, Finding::of_notes(notes));
                 }
-                Effect::Removed(id) => self.findings.take_back(id, Part::Vault),
+                Effect::Removed(id) => self.findings.take_back(id, FindingSource::Vault),
                 Effect::ReadSources
                 | Effect::ListAgain(_)
                 | Effect::Collected { .. }

@@ -8,15 +8,15 @@ use std::sync::Arc;
 use crate::model::workload::WorkloadId;
 use crate::references::environment::{SourceKind, SourceName};
 use crate::references::reason::Reason;
-use crate::references::source::{Content, Known, Readable, SourceId};
+use crate::references::source::{Content, ReadableSources, SourceId, SourceState};
 
 /// How reading a source ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum SourceRead {
     /// It does not exist.
     Missing,
     /// It cannot be read, for a reason.
-    Not(Reason),
+    Unreadable(Reason),
     /// It was read.
     Read {
         /// `metadata.resourceVersion`
@@ -29,7 +29,7 @@ pub enum Found {
 /// The sources that workloads name.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
-    pub(super) readable: Readable,
+    pub(super) readable: ReadableSources,
     entries: HashMap<SourceId, Entry>,
     /// Named, and not taken out to be read yet.
     unread: BTreeSet<SourceId>,
@@ -42,21 +42,21 @@ pub(super) struct Sources {
 struct Entry {
     /// In order, each once. Most sources have one user, for which a tree takes half a kilobyte.
     users: Vec<WorkloadId>,
-    known: Known,
+    known: SourceState,
     resource_version: Option<Box<str>>,
 }
 
 impl Sources {
     /// What is known of a source that a workload of a namespace names.
-    pub(super) fn look_up(&self, namespace: &Arc<str>, named: &SourceName) -> Known {
+    pub(super) fn look_up(&self, namespace: &Arc<str>, named: &SourceName) -> SourceState {
         if !self.readable.includes(named.kind) {
-            return Known::Not(Reason::SourceNotRead);
+            return SourceState::Unreadable(Reason::SourceNotRead);
         }
         if !named.is_valid() {
-            return Known::Missing;
+            return SourceState::Missing;
         }
         let id = SourceId::new(namespace, named);
-        self.entries.get(&id).map_or(Known::NotYet, |entry| entry.known.clone())
+        self.entries.get(&id).map_or(SourceState::Unread, |entry| entry.known.clone())
     }
 
     /// The sources that are read among those that a workload of a namespace names. What no object can be called
@@ -118,15 +118,15 @@ impl Sources {
 
     /// Takes in what was read. Where that says something else than before, the workloads that name the source
     /// are to be read again.
-    pub(super) fn put(&mut self, id: &SourceId, found: Found) {
+    pub(super) fn put(&mut self, id: &SourceId, found: SourceRead) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let (known, resource_version) = match found {
-            Found::Missing => (Known::Missing, None),
+            SourceRead::Missing => (SourceState::Missing, None),
             // What was read once counts on.
-            Found::Not(_) if matches!(entry.known, Known::Read(_)) => return,
-            Found::Not(reason) => (Known::Not(reason), None),
-            Found::Read { resource_version, content } => {
-                (Known::Read(Arc::new(content)), Some(resource_version.into()))
+            SourceRead::Unreadable(_) if matches!(entry.known, SourceState::Read(_)) => return,
+            SourceRead::Unreadable(reason) => (SourceState::Unreadable(reason), None),
+            SourceRead::Read { resource_version, content } => {
+                (SourceState::Read(Arc::new(content)), Some(resource_version.into()))
             }
         };
         entry.resource_version = resource_version;
@@ -149,7 +149,7 @@ impl Sources {
             return;
         }
         let users = vec![workload.clone()];
-        let entry = Entry { users, known: Known::NotYet, resource_version: None };
+        let entry = Entry { users, known: SourceState::Unread, resource_version: None };
         self.entries.insert(id.clone(), entry);
         self.unread.insert(id.clone());
     }
@@ -186,9 +186,9 @@ mod tests {
         SourceId::new(&"shop".into(), &config_map(name))
     }
 
-    fn read(version: &str, value: &str) -> Found {
+    fn read(version: &str, value: &str) -> SourceRead {
         let content = Content::new([("K", value.as_bytes())]);
-        Found::Read { resource_version: version.to_owned(), content }
+        SourceRead::Read { resource_version: version.to_owned(), content }
     }
 
     fn changed(sources: &mut Sources) -> Vec<WorkloadId> {
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(sources.take_unread(SourceKind::Secret), []);
         assert_eq!(sources.take_unread(SourceKind::ConfigMap), from_ref(&m));
         assert!(!sources.has_unread());
-        assert_eq!(sources.look_up(&a.namespace, &config_map("m")), Known::NotYet);
+        assert_eq!(sources.look_up(&a.namespace, &config_map("m")), SourceState::Unread);
         sources.put(&m, read("1", "vault:a#b"));
         assert_eq!(sources.take_changed(), Some(a.clone()));
         // Of one that names nothing any more, nothing has changed.
@@ -214,7 +214,7 @@ mod tests {
         assert!(!sources.is_named(&m));
         sources.put(&m, read("2", "vault:a#b"));
         assert_eq!(changed(&mut sources), []);
-        assert_eq!(sources.look_up(&a.namespace, &config_map("m")), Known::NotYet);
+        assert_eq!(sources.look_up(&a.namespace, &config_map("m")), SourceState::Unread);
     }
 
     #[test]
@@ -231,9 +231,9 @@ mod tests {
         assert_eq!(put(read("2", "vault:a#other")), 0);
         assert_eq!(put(read("3", "vault:b#b")), 1);
         // What was read counts on while it cannot be read again.
-        assert_eq!(put(Found::Not(Reason::SourceDenied)), 0);
-        assert_eq!(put(Found::Missing), 1);
-        assert_eq!(put(Found::Not(Reason::SourceDenied)), 1);
+        assert_eq!(put(SourceRead::Unreadable(Reason::SourceDenied)), 0);
+        assert_eq!(put(SourceRead::Missing), 1);
+        assert_eq!(put(SourceRead::Unreadable(Reason::SourceDenied)), 1);
         assert_eq!(put(read("4", "vault:b#b")), 1);
         assert!(!sources.is_outdated(&m, Some("4")) && sources.is_outdated(&m, Some("5")));
     }
@@ -245,8 +245,11 @@ mod tests {
         let secret = SourceName { kind: SourceKind::Secret, name: "s".to_owned() };
         let odd = config_map("../../bank/configmaps/m");
         assert!(sources.ids(&namespace, [&secret, &odd].into()).is_empty());
-        assert_eq!(sources.look_up(&namespace, &secret), Known::Not(Reason::SourceNotRead));
-        assert_eq!(sources.look_up(&namespace, &odd), Known::Missing);
+        assert_eq!(
+            sources.look_up(&namespace, &secret),
+            SourceState::Unreadable(Reason::SourceNotRead)
+        );
+        assert_eq!(sources.look_up(&namespace, &odd), SourceState::Missing);
     }
 
     #[test]

@@ -39,13 +39,13 @@ fn id(name: &str) -> WorkloadId {
     with_values(name, &[]).id(Kind::DEPLOYMENT)
 }
 
-fn read(version: u32, value: &str) -> Found {
+fn read(version: u32, value: &str) -> SourceRead {
     let content = Content::new([("A", value.as_bytes())]);
-    Found::Read { resource_version: version.to_string(), content }
+    SourceRead::Read { resource_version: version.to_string(), content }
 }
 
 /// Takes in how reading the ConfigMap ended. Returns what follows.
-fn put(index: &Index, found: Found) -> Vec<Effect> {
+fn put(index: &Index, found: SourceRead) -> Vec<Effect> {
     index.put_source(&refs(), found);
     std::iter::from_fn(|| index.read_next_changed()).flatten().collect()
 }
@@ -123,7 +123,7 @@ fn what_a_source_refers_to_is_watched_and_no_more_than_that() {
     assert_eq!(change(read(3, "plain")), (1, 2));
     assert_eq!(change(read(4, "vault:secret/data/a#k")), (1, 2));
     // It does not exist any more: the pods would not start, and nothing is known of references.
-    assert_eq!(change(Found::Missing), (0, 0));
+    assert_eq!(change(SourceRead::Missing), (0, 0));
     index.apply(with_config_map("other"), Kind::DEPLOYMENT);
     index.delete(&id("web"));
     assert!(index.names_source(&refs()));

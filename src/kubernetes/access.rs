@@ -10,7 +10,7 @@ use super::client::in_time;
 use super::leader;
 use crate::model::kind::Kind;
 use crate::references::environment::SourceKind;
-use crate::references::source::Readable;
+use crate::references::source::ReadableSources;
 
 /// A permission that the controller needs.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ struct Needed {
 }
 
 fn needed(
-    readable: Readable,
+    readable: ReadableSources,
     events: bool,
     lease: Option<&leader::Settings>,
 ) -> impl Iterator<Item = Needed> {
@@ -71,14 +71,14 @@ fn needed(
 /// The permissions that are lacking, each with where to add it. Of a lease, where there is to be one.
 ///
 /// Where the API server cannot say, nothing is reported: the requests themselves will tell.
-pub async fn lacking(
+pub async fn missing(
     client: &Client,
-    readable: Readable,
+    readable: ReadableSources,
     events: bool,
     lease: Option<&leader::Settings>,
 ) -> Vec<String> {
     let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
-    let mut lacking = Vec::new();
+    let mut missing = Vec::new();
     for Needed { verb, resource, group, namespace, name } in needed(readable, events, lease) {
         let place = namespace.as_ref().map_or_else(
             || ". Add it to its ClusterRole".to_owned(),
@@ -102,8 +102,8 @@ pub async fn lacking(
         let Ok(answer) = in_time(api.create(&params, &review)).await else { continue };
         if answer.status.is_some_and(|status| !status.allowed) {
             let dot = if group.is_empty() { "" } else { "." };
-            lacking.push(format!("{verb} {resource}{dot}{group}{place}"));
+            missing.push(format!("{verb} {resource}{dot}{group}{place}"));
         }
     }
-    lacking
+    missing
 }

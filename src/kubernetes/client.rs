@@ -12,7 +12,7 @@ pub use kube::Client;
 use super::bounds::BoundsLayer;
 use super::clocked::ClockedLayer;
 use crate::decide::clock::ServerClock;
-use crate::model::text::in_short;
+use crate::model::text::shorten;
 
 /// How long a single request may take. A healthy API server answers in milliseconds; a page of a
 /// list may take seconds under load.
@@ -65,9 +65,9 @@ impl RequestError {
 fn said(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => {
-            format!("{} (status {})", in_short(&status.message), status.code)
+            format!("{} (status {})", shorten(&status.message), status.code)
         }
-        error => in_short(&error.to_string()),
+        error => shorten(&error.to_string()),
     }
 }
 

@@ -23,7 +23,7 @@ use super::client::{RequestError, in_time};
 use super::watching::retry_delay;
 use crate::election::leadership::Leadership;
 use crate::index::Index;
-use crate::index::findings::Untold;
+use crate::index::findings::UnreportedFinding;
 use crate::model::workload::WorkloadId;
 
 /// Who tells it, as Events name it.
@@ -66,7 +66,7 @@ pub struct EventWriter {
     failures: u32,
     refusals: u32,
     /// What was refused, and when to try it again.
-    refused: VecDeque<(Instant, Untold)>,
+    refused: VecDeque<(Instant, UnreportedFinding)>,
     /// How many Events each workload may have, as of when.
     allowed: HashMap<WorkloadId, (u32, Instant)>,
     /// The workloads that had as many as they may, and when they may have one more.
@@ -83,7 +83,7 @@ pub struct EventWriter {
 #[derive(Clone, Debug)]
 struct Written {
     workload: WorkloadId,
-    /// See [`Untold::digest`].
+    /// See [`UnreportedFinding::digest`].
     digest: u64,
     /// How often, as far as this process knows.
     times: i32,
@@ -159,7 +159,7 @@ impl EventWriter {
     }
 
     /// What is to be written again now, and how often it was written.
-    fn due_again(&mut self) -> Option<(Untold, i32)> {
+    fn due_again(&mut self) -> Option<(UnreportedFinding, i32)> {
         while let Some((_, written)) =
             self.written.pop_front_if(|(again, _)| *again <= Instant::now())
         {
@@ -173,8 +173,8 @@ impl EventWriter {
         None
     }
 
-    fn write_again(&mut self, untold: &Untold, times: i32, after: Duration) {
-        let Untold { workload, digest, .. } = untold;
+    fn write_again(&mut self, untold: &UnreportedFinding, times: i32, after: Duration) {
+        let UnreportedFinding { workload, digest, .. } = untold;
         let written = Written { workload: workload.clone(), digest: *digest, times };
         let entry = (Instant::now() + after, written);
         if after.is_zero() {
@@ -185,7 +185,7 @@ impl EventWriter {
     }
 
     /// Writes one Event, which was written so many times. Returns how long to wait then.
-    async fn tell(&mut self, untold: Untold, before: i32) -> Duration {
+    async fn tell(&mut self, untold: UnreportedFinding, before: i32) -> Duration {
         let event = event_of(&untold, &self.replica, (self.now)());
         let api: Api<Event> = Api::namespaced(self.client.clone(), &untold.workload.namespace);
         let mut times = before.saturating_add(1);
@@ -285,7 +285,7 @@ impl EventWriter {
         }
     }
 
-    fn refused(&mut self, untold: Untold, error: &RequestError) -> Duration {
+    fn refused(&mut self, untold: UnreportedFinding, error: &RequestError) -> Duration {
         self.failures = 0;
         self.refusals = self.refusals.saturating_add(1);
         self.refused.push_back((Instant::now() + REFUSED_RETRY, untold));
@@ -308,8 +308,8 @@ fn more_since(time: Instant, now: Instant) -> u32 {
     u32::try_from(since.as_millis() / ONE_MORE_IN.as_millis()).unwrap_or(BURST).min(BURST)
 }
 
-fn event_of(untold: &Untold, replica: &str, now: Timestamp) -> Event {
-    let Untold { workload, uid, notice, digest } = untold;
+fn event_of(untold: &UnreportedFinding, replica: &str, now: Timestamp) -> Event {
+    let UnreportedFinding { workload, uid, notice, digest } = untold;
     let suffix = format!(".{digest:016x}");
     let mut name = workload.name.to_string();
     name.truncate(LONGEST_NAME - suffix.len());
@@ -348,8 +348,8 @@ mod tests {
 
     use super::super::scripted::{client_after, client_of, status};
     use super::*;
-    use crate::election::leadership::{Claim, contended};
-    use crate::index::findings::{Notice, Part};
+    use crate::election::leadership::{Claim, election_channel};
+    use crate::index::findings::{Finding, FindingSource};
     use crate::model::kind::Kind;
     use crate::model::workload::WorkloadId;
 
@@ -358,8 +358,9 @@ mod tests {
     }
 
     fn odd(index: &Index, name: &str) {
-        let notice = Notice { reason: "NoKey", is_warning: true, message: "variable A".to_owned() };
-        index.findings().set(&workload(name), "u", Part::Manifest, vec![notice]);
+        let notice =
+            Finding { reason: "NoKey", is_warning: true, message: "variable A".to_owned() };
+        index.findings().set(&workload(name), "u", FindingSource::Manifest, vec![notice]);
     }
 
     /// A writer whose server answers by these statuses in turn, and with success when they are used up;
@@ -463,8 +464,8 @@ mod tests {
         let busy = async {
             for number in 0..2_400 {
                 let message = format!("variable {number}");
-                let notice = Notice { reason: "NoKey", is_warning: true, message };
-                index.findings().set(&workload("busy"), "u", Part::Manifest, vec![notice]);
+                let notice = Finding { reason: "NoKey", is_warning: true, message };
+                index.findings().set(&workload("busy"), "u", FindingSource::Manifest, vec![notice]);
                 sleep(Duration::from_millis(500)).await;
             }
         };
@@ -577,16 +578,16 @@ mod tests {
     async fn what_lasts_leaves_room_for_what_is_new() {
         let (writer, index, requests) = writer(&[], Leadership::always());
         let message = |number: u32| format!("variable {number}");
-        let of = |number| Notice { reason: "NoKey", is_warning: true, message: message(number) };
+        let of = |number| Finding { reason: "NoKey", is_warning: true, message: message(number) };
         let many: Vec<_> = (0..20).map(of).collect();
-        index.findings().set(&workload("busy"), "u", Part::Manifest, many);
+        index.findings().set(&workload("busy"), "u", FindingSource::Manifest, many);
         let later = async {
             sleep(Duration::from_hours(10)).await;
             let before = *requests.lock().unwrap();
             // One in five minutes.
             assert!(before <= BURST + 10 * 12, "{before}");
             let new: Vec<_> = (100..105).map(of).collect();
-            index.findings().set(&workload("busy"), "u", Part::Vault, new);
+            index.findings().set(&workload("busy"), "u", FindingSource::Vault, new);
             sleep(Duration::from_mins(1)).await;
             assert_eq!(index.findings().untold_of(&workload("busy")), 0);
         };
@@ -595,7 +596,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_does_not_lead_writes_none() {
-        let (candidacy, leadership) = contended();
+        let (candidacy, leadership) = election_channel();
         let (writer, index, requests) = writer(&[], leadership);
         odd(&index, "a");
         let later = async {

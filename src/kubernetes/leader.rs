@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::client::{RequestError, in_time_of};
-use crate::election::leadership::{Candidacy, Claim};
+use crate::election::leadership::{Candidate, Claim};
 use crate::election::lease::{Contender, Record, Step, Terms};
 use crate::heartbeat::{Heartbeat, Heartbeats, LONGEST_STEP, Stuck};
 
@@ -79,7 +79,7 @@ impl Settings {
 pub struct Leader {
     api: Api<DynamicObject>,
     settings: Settings,
-    candidacy: Candidacy,
+    candidacy: Candidate,
     /// Whoever has a loop that is stuck leads nothing.
     heartbeats: Heartbeats,
     heartbeat: Heartbeat,
@@ -103,7 +103,7 @@ impl Leader {
     pub fn new(
         client: Client,
         settings: Settings,
-        candidacy: Candidacy,
+        candidacy: Candidate,
         heartbeats: Heartbeats,
     ) -> Self {
         let Settings { identity: _, namespace, name, terms } = &settings;
@@ -442,7 +442,7 @@ mod tests {
 
     use super::super::scripted::status;
     use super::*;
-    use crate::election::leadership::contended;
+    use crate::election::leadership::election_channel;
 
     /// A client of an API server that keeps one Lease, and what it holds.
     fn client() -> (Client, Arc<Mutex<Option<Value>>>) {
@@ -482,7 +482,7 @@ mod tests {
             Terms { duration: seconds(15), renew_deadline: seconds(10), retry_period: seconds(2) };
         let (client, lease) = client();
         let settings = Settings::new(&client, terms, "lease".to_owned(), None, "me");
-        let (candidacy, leadership) = contended();
+        let (candidacy, leadership) = election_channel();
         let heartbeats = Heartbeats::default();
         let reloader = heartbeats.add("reloader", seconds(60));
         let mut leader = Leader::new(client, settings, candidacy, heartbeats);

@@ -115,14 +115,14 @@ fn write_error(error: &RequestError) -> WriteError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::observation::{Observation, Sighting};
+    use crate::decide::observation::{Observation, ObservedVersion};
     use crate::decide::plan;
     use crate::model::fixtures::{version, workload};
 
     #[test]
     fn one_patch_holds_count_mark_record_and_precondition() {
         let web = workload("web", &["a"]);
-        let seen = Sighting::of(Observation::Live(version(2, 1)));
+        let seen = ObservedVersion::of(Observation::Live(version(2, 1)));
         let reload = plan::reload(&web, |_| seen, false, "fresh".to_owned());
         let patch = patch_of(&web, &reload);
         let template = "secrets-reloader.security.bank-vaults.io";

@@ -31,8 +31,8 @@ use super::client::{RequestError, in_time};
 use super::effects::Effects;
 use super::watching::{WORKER, Watching, retry_delay};
 use crate::index::Index;
-use crate::index::sources::Found;
-use crate::model::fair_queue::Turns;
+use crate::index::sources::SourceRead;
+use crate::model::fair_queue::FairQueue;
 use crate::references::environment::SourceKind;
 use crate::references::reason::Reason;
 use crate::references::source::{Content, SourceId};
@@ -111,7 +111,7 @@ fn content_as<K: SourceObject>(object: serde_json::Value) -> Option<Content> {
     serde_json::from_value::<K>(object).ok().map(|object| object.content())
 }
 
-type Answer = Result<Found, RequestError>;
+type Answer = Result<SourceRead, RequestError>;
 
 /// Reads the sources of one kind.
 pub struct SourceReader<K> {
@@ -129,7 +129,7 @@ pub struct SourceReader<K> {
     /// With more than these, those that are not named any more are dropped.
     most_unseen: usize,
     /// To be read.
-    queue: Turns<SourceId>,
+    queue: FairQueue<SourceId>,
     /// What is to be read for a resource version, and which.
     versions: HashMap<SourceId, String>,
     reads: FuturesUnordered<BoxFuture<'static, (SourceId, Answer)>>,
@@ -165,7 +165,7 @@ impl<K: SourceObject> SourceReader<K> {
             hasher: RandomState::new(),
             unseen: VecDeque::new(),
             most_unseen: MOST_UNSEEN,
-            queue: Turns::default(),
+            queue: FairQueue::default(),
             versions: HashMap::new(),
             reads: FuturesUnordered::new(),
             under_way: HashSet::new(),
@@ -244,7 +244,7 @@ impl<K: SourceObject> SourceReader<K> {
             if !is_known {
                 self.queue.join(&id);
             } else if !self.is_shown(&id) {
-                self.put(&id, Found::Missing);
+                self.put(&id, SourceRead::Missing);
             }
         }
         let (since, _) = self.unseen.front()?;
@@ -269,7 +269,7 @@ impl<K: SourceObject> SourceReader<K> {
         }
     }
 
-    fn put(&self, id: &SourceId, found: Found) {
+    fn put(&self, id: &SourceId, found: SourceRead) {
         self.index.put_source(id, found);
     }
 
@@ -378,7 +378,7 @@ impl<K: SourceObject> SourceReader<K> {
                 self.failures = 0;
                 self.say_denied(&error);
                 self.cannot_read(&id);
-                Found::Not(Reason::SourceDenied)
+                SourceRead::Unreadable(Reason::SourceDenied)
             }
             Err(error) => {
                 self.failures = self.failures.saturating_add(1);
@@ -394,7 +394,7 @@ impl<K: SourceObject> SourceReader<K> {
                     return;
                 }
                 self.cannot_read(&id);
-                Found::Not(Reason::SourceFailed)
+                SourceRead::Unreadable(Reason::SourceFailed)
             }
         };
         self.put(&id, found);
@@ -463,9 +463,9 @@ async fn read<K: SourceObject>(api: &Api<K>, name: &str) -> Answer {
     match in_time(api.get(name)).await {
         Ok(object) => {
             let resource_version = object.meta().resource_version.clone().unwrap_or_default();
-            Ok(Found::Read { resource_version, content: object.content() })
+            Ok(SourceRead::Read { resource_version, content: object.content() })
         }
-        Err(error) if error.code() == 404 => Ok(Found::Missing),
+        Err(error) if error.code() == 404 => Ok(SourceRead::Missing),
         Err(error) => Err(error),
     }
 }

@@ -16,7 +16,7 @@ use tracing::{debug, error, info};
 
 use super::bounds::is_too_long;
 use crate::heartbeat::Heartbeat;
-use crate::model::text::in_short;
+use crate::model::text::shorten;
 
 /// The worker that log lines name.
 pub(super) const WORKER: &str = "collector";
@@ -176,7 +176,7 @@ where
                 worker = WORKER,
                 "Cannot watch {}: {}. What is known is kept; retrying",
                 self.resource,
-                in_short(message)
+                shorten(message)
             );
         }
         self.is_failing = true;

@@ -22,7 +22,7 @@ impl InNamespace for WorkloadId {
 
 /// Objects that wait, each once.
 #[derive(Debug)]
-pub struct Turns<T> {
+pub struct FairQueue<T> {
     /// Of each namespace, those that wait, in the order of their coming.
     waiting: BTreeMap<Arc<str>, BTreeMap<u64, T>>,
     /// When each came.
@@ -32,13 +32,13 @@ pub struct Turns<T> {
     last: Option<Arc<str>>,
 }
 
-impl<T> Default for Turns<T> {
+impl<T> Default for FairQueue<T> {
     fn default() -> Self {
         Self { waiting: BTreeMap::new(), came: HashMap::new(), coming: 0, last: None }
     }
 }
 
-impl<T: InNamespace> Turns<T> {
+impl<T: InNamespace> FairQueue<T> {
     /// An object waits from now on, if it does not already.
     pub fn join(&mut self, id: &T) {
         if self.came.contains_key(id) {
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn one_of_each_namespace_after_the_other() {
-        let mut turns = Turns::<WorkloadId>::default();
+        let mut turns = FairQueue::<WorkloadId>::default();
         for text in ["b/1", "b/2", "b/3", "b/1", "a/1", "c/1", "c/2"] {
             turns.join(&id(text));
         }
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn whoever_comes_again_at_once_is_the_last_of_its_namespace() {
-        let mut turns = Turns::<WorkloadId>::default();
+        let mut turns = FairQueue::<WorkloadId>::default();
         for text in ["a/busy", "a/quiet", "b/quiet"] {
             turns.join(&id(text));
         }

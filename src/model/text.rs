@@ -7,7 +7,7 @@ const LONGEST: usize = 400;
 
 /// A text on one line, cut where it is too long.
 #[must_use]
-pub fn in_short(text: &str) -> String {
+pub fn shorten(text: &str) -> String {
     let mut short = String::new();
     for word in text.split(|c: char| c.is_whitespace() || c.is_control()) {
         if word.is_empty() {
@@ -47,16 +47,16 @@ mod tests {
 
     #[test]
     fn a_text_is_on_one_line_and_has_an_end() {
-        assert_eq!(in_short("1 error occurred:\n\t* bad path\n\n"), "1 error occurred: * bad path");
-        assert_eq!(in_short("a\u{0}\u{1b}b"), "a b");
-        assert_eq!(in_short(""), "");
+        assert_eq!(shorten("1 error occurred:\n\t* bad path\n\n"), "1 error occurred: * bad path");
+        assert_eq!(shorten("a\u{0}\u{1b}b"), "a b");
+        assert_eq!(shorten(""), "");
         for text in ["x".repeat(1 << 20), "ä ".repeat(1 << 20), "€".repeat(1 << 20)] {
-            let short = in_short(&text);
+            let short = shorten(&text);
             assert!(short.len() <= LONGEST + '…'.len_utf8(), "{} bytes", short.len());
             assert!(short.len() >= LONGEST - 4 && short.ends_with('…'), "{short}");
         }
         let full = "x".repeat(LONGEST);
-        assert_eq!(in_short(&full), full);
-        assert_eq!(in_short(&format!("{full} y")), format!("{full}…"));
+        assert_eq!(shorten(&full), full);
+        assert_eq!(shorten(&format!("{full} y")), format!("{full}…"));
     }
 }

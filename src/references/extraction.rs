@@ -14,11 +14,11 @@ use crate::model::annotation::Annotations;
 use crate::model::scheme::Scheme;
 use crate::references::environment::{Container, EnvFrom, EnvValue, EnvVar, SourceName};
 use crate::references::grammar::{self, Reading};
-use crate::references::kept::Kept;
 use crate::references::place::{Note, Place};
 use crate::references::reason::Reason;
 use crate::references::settings::{self, Destination, Destinations, Setting, SettingValue};
-use crate::references::source::{Content, Known};
+use crate::references::source::{Content, SourceState};
+use crate::references::stored_reference::StoredReference;
 
 /// What a pod template refers to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct Extraction<'a> {
 pub fn each<'a>(
     annotations: &'a Annotations,
     containers: &'a [Container],
-    look_up: impl Fn(&SourceName) -> Known,
+    look_up: impl Fn(&SourceName) -> SourceState,
     mut take: impl FnMut(Place<'a>, Destinations<'a>, Reading),
 ) -> BTreeSet<&'a SourceName> {
     let (_, first_beyond) = sources_of(annotations, containers);
@@ -159,7 +159,7 @@ struct Sources<'a, L> {
 
 /// A source, and which of its keys were read.
 struct Looked {
-    known: Known,
+    known: SourceState,
     read: HashSet<usize>,
     /// Whether it was read as a whole, whatever the names of its variables.
     is_all_read: bool,
@@ -167,17 +167,17 @@ struct Looked {
     refers: bool,
 }
 
-impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
-    fn look_up(&mut self, source: &'a SourceName) -> Known {
+impl<'a, L: Fn(&SourceName) -> SourceState> Sources<'a, L> {
+    fn look_up(&mut self, source: &'a SourceName) -> SourceState {
         let look_up = &self.look_up;
         let is_beyond = self.first_beyond.is_some_and(|first| source >= first);
         let new = || {
             let known = match source {
-                _ if is_beyond => Known::Not(Reason::TooManySources),
-                source if !source.is_valid() => Known::Missing,
+                _ if is_beyond => SourceState::Unreadable(Reason::TooManySources),
+                source if !source.is_valid() => SourceState::Missing,
                 source => look_up(source),
             };
-            let refers = matches!(&known, Known::Read(content) if content.refers());
+            let refers = matches!(&known, SourceState::Read(content) if content.refers());
             Looked { known, read: HashSet::new(), is_all_read: false, refers }
         };
         self.looked.entry(source).or_insert_with(new).known.clone()
@@ -196,7 +196,8 @@ impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
 
     /// The sources that are not known yet.
     fn unknown(self) -> BTreeSet<&'a SourceName> {
-        let unknown = self.looked.into_iter().filter(|(_, looked)| looked.known == Known::NotYet);
+        let unknown =
+            self.looked.into_iter().filter(|(_, looked)| looked.known == SourceState::Unread);
         unknown.map(|(source, _)| source).collect()
     }
 
@@ -214,7 +215,7 @@ impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
     fn readings(
         &mut self,
         source: &'a SourceName,
-        (index, kept): (usize, &[Kept]),
+        (index, kept): (usize, &[StoredReference]),
         variable: &Variable,
     ) -> Vec<Reading> {
         if kept.is_empty() {
@@ -246,8 +247,8 @@ impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
     /// variable, or it is not known whether there is.
     fn setting_in(&mut self, container: &'a Container, name: &str) -> Option<SettingValue<'a>> {
         let mut holds = |source: &'a SourceName, key: &str| match self.look_up(source) {
-            Known::Read(content) => content.get(key).is_some(),
-            Known::NotYet | Known::Not(_) | Known::Missing => false,
+            SourceState::Read(content) => content.get(key).is_some(),
+            SourceState::Unread | SourceState::Unreadable(_) | SourceState::Missing => false,
         };
         match container.variable(name).map(|variable| &variable.value) {
             Some(EnvValue::Literal(text)) => return Some(SettingValue::Text(text)),
@@ -415,14 +416,14 @@ impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
         for from in container.from.iter().rev() {
             let place = Place::Source(container, &from.source);
             let reason = match self.look_up(&from.source) {
-                Known::Missing if from.optional => None,
-                Known::NotYet => None,
-                Known::Missing => Some(Reason::SourceMissing),
-                Known::Not(reason) => Some(reason),
-                Known::Read(_) if !whole.insert((&from.source, &from.prefix)) => {
+                SourceState::Missing if from.optional => None,
+                SourceState::Unread => None,
+                SourceState::Missing => Some(Reason::SourceMissing),
+                SourceState::Unreadable(reason) => Some(reason),
+                SourceState::Read(_) if !whole.insert((&from.source, &from.prefix)) => {
                     self.refers(&from.source).then_some(Reason::Overridden)
                 }
-                Known::Read(content) => {
+                SourceState::Read(content) => {
                     let reason = content.is_resolved().then_some(Reason::ResolvedWhenApplied);
                     self.all(from, &content, &mut environment).or(reason)
                 }
@@ -443,16 +444,16 @@ impl<'a, L: Fn(&SourceName) -> Known> Sources<'a, L> {
         optional: bool,
     ) -> Option<Vec<Reading>> {
         let reason = match self.look_up(source) {
-            Known::Read(content) => match content.get(key) {
+            SourceState::Read(content) => match content.get(key) {
                 Some(_) if content.is_resolved() => Reason::ResolvedWhenApplied,
                 Some(found) => return Some(self.readings(source, found, variable)),
                 None if optional => return None,
                 None => Reason::KeyMissing,
             },
-            Known::Missing if optional => return None,
-            Known::Missing => Reason::SourceMissing,
-            Known::Not(reason) => reason,
-            Known::NotYet => return Some(Vec::new()),
+            SourceState::Missing if optional => return None,
+            SourceState::Missing => Reason::SourceMissing,
+            SourceState::Unreadable(reason) => reason,
+            SourceState::Unread => return Some(Vec::new()),
         };
         Some(vec![Reading::Skip(reason)])
     }
@@ -521,7 +522,7 @@ impl<'a> Environment<'a> {
 pub fn extract<'a>(
     annotations: &'a Annotations,
     containers: &'a [Container],
-    look_up: impl Fn(&SourceName) -> Known,
+    look_up: impl Fn(&SourceName) -> SourceState,
 ) -> Extraction<'a> {
     let mut found = Extraction::default();
     let unknown = each(annotations, containers, look_up, |place, destinations, reading| {

@@ -18,9 +18,9 @@ use crate::references::extraction;
 use crate::references::grammar::Reading;
 use crate::references::place::{Note, Origin};
 use crate::references::reason::Reason;
-use crate::references::server::{Declared, Servers};
+use crate::references::servers::{Servers, VaultServer};
 use crate::references::settings::{self, Destination, Setting};
-use crate::references::source::Known;
+use crate::references::source::SourceState;
 
 /// What is decoded of a Deployment, DaemonSet or StatefulSet; all else is never kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub struct Read {
 #[derive(Clone, Debug)]
 pub struct Target<'a> {
     /// The server.
-    pub server: &'a Declared,
+    pub server: &'a VaultServer,
     /// The Vault namespace.
     pub namespace: Option<Arc<str>>,
 }
@@ -134,7 +134,7 @@ impl Manifest {
         &self,
         kind: Kind,
         servers: &Servers,
-        look_up: impl Fn(&Arc<str>, &SourceName) -> Known,
+        look_up: impl Fn(&Arc<str>, &SourceName) -> SourceState,
     ) -> Read {
         let id = self.id(kind);
         let Some(opt_in) = self.annotations.opt_in() else {
@@ -193,7 +193,7 @@ impl Manifest {
     fn note_refused(
         &self,
         refused: &BTreeSet<Path>,
-        look_up: impl Fn(&SourceName) -> Known,
+        look_up: impl Fn(&SourceName) -> SourceState,
         notes: &mut Vec<Note>,
     ) {
         let (mut said, mut odd_refused, mut odd_allowed) =
@@ -330,7 +330,7 @@ mod tests {
     use crate::model::secret::DEFAULT_CONNECTION;
     use crate::references::environment::EnvVar;
     use crate::references::path_rules::{PathRules, Rule, RuleText};
-    use crate::references::server::{Address, Undeclared};
+    use crate::references::servers::{Address, UndeclaredAddress};
     use crate::references::settings::LONGEST_NAMESPACE;
     use crate::references::source::nothing_known;
 
@@ -355,8 +355,8 @@ mod tests {
 
     /// No server but the default one, in a Vault namespace.
     fn in_namespace(name: &str) -> Servers {
-        let default = Declared { namespace: Some(name.into()), ..Declared::default() };
-        Servers::new(default, Vec::new(), Undeclared::Default).unwrap()
+        let default = VaultServer { namespace: Some(name.into()), ..VaultServer::default() };
+        Servers::new(default, Vec::new(), UndeclaredAddress::Default).unwrap()
     }
 
     const OPT_IN: (&str, &str) =
@@ -434,13 +434,13 @@ mod tests {
     #[test]
     fn the_address_of_the_workload_says_whose_secrets_are_meant() {
         let key = "secrets-webhook.security.bank-vaults.io/vault-addr";
-        let b = Declared {
+        let b = VaultServer {
             name: "b".into(),
             addresses: vec![Address::parse("https://b:8200").unwrap()],
             namespace: Some("of-b".into()),
         };
         let read = |undeclared, address, value| {
-            let default = Declared { namespace: Some("team".into()), ..Declared::default() };
+            let default = VaultServer { namespace: Some("team".into()), ..VaultServer::default() };
             let servers = Servers::new(default, vec![b.clone()], undeclared).unwrap();
             let read = manifest(&[OPT_IN, (key, address)], &[value, "vault:secret/data/x#k#1"])
                 .read(Kind::DEPLOYMENT, &servers, nothing_known);
@@ -451,20 +451,20 @@ mod tests {
         };
         let value = "vault:secret/data/a#k";
         assert_eq!(
-            read(Undeclared::Refused, "https://B:8200/", value),
+            read(UndeclaredAddress::Refused, "https://B:8200/", value),
             ("secret/data/a in Vault namespace of-b on server b".to_owned(), vec![Reason::Pinned])
         );
         let of_default = "secret/data/a in Vault namespace team".to_owned();
         assert_eq!(
-            read(Undeclared::Default, "https://c:8200", value),
+            read(UndeclaredAddress::Default, "https://c:8200", value),
             (of_default, vec![Reason::Pinned, Reason::AddressNotDeclared])
         );
         assert_eq!(
-            read(Undeclared::Refused, "https://c:8200", value),
+            read(UndeclaredAddress::Refused, "https://c:8200", value),
             (String::new(), vec![Reason::Pinned, Reason::AddressRefused])
         );
         // Of what refers to nothing, the address does not matter.
-        for undeclared in [Undeclared::Default, Undeclared::Refused] {
+        for undeclared in [UndeclaredAddress::Default, UndeclaredAddress::Refused] {
             let nothing = (String::new(), vec![Reason::Pinned]);
             assert_eq!(read(undeclared, "https://c:8200", "plain"), nothing);
         }
@@ -473,13 +473,14 @@ mod tests {
     #[test]
     fn each_injector_reads_its_own_annotations_and_a_workload_is_of_one_server() {
         let key = |name: &str| format!("secrets-webhook.security.bank-vaults.io/{name}");
-        let declared = |name: &str| Declared {
+        let declared = |name: &str| VaultServer {
             name: name.into(),
             addresses: Address::parse(&format!("http://{name}")).into_iter().collect(),
             namespace: None,
         };
         let others = vec![declared("b"), declared("c")];
-        let servers = Servers::new(declared("default"), others, Undeclared::Default).unwrap();
+        let servers =
+            Servers::new(declared("default"), others, UndeclaredAddress::Default).unwrap();
         let (vault, bao) = ("vault:secret/data/v#k", "bao:secret/data/b#k");
         let read = |annotations: &[(&str, &str)], values: &[&str]| {
             let keys: Vec<_> =
@@ -534,12 +535,13 @@ mod tests {
 
     #[test]
     fn where_the_webhook_is_kept_away_the_variables_of_the_container_count() {
-        let declared = |name: &str| Declared {
+        let declared = |name: &str| VaultServer {
             name: name.into(),
             addresses: Address::parse(&format!("http://{name}")).into_iter().collect(),
             namespace: None,
         };
-        let servers = Servers::new(declared("default"), vec![declared("b")], Undeclared::Default);
+        let servers =
+            Servers::new(declared("default"), vec![declared("b")], UndeclaredAddress::Default);
         // The list is of what the webhook takes.
         let servers = servers.unwrap().with_allowed(Scheme::Vault, "http://nowhere");
         let skip = ("secrets-webhook.security.bank-vaults.io/mutate", "skip");

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use crate::model::annotation::is_for_webhook;
 use crate::model::fair_queue::InNamespace;
 use crate::references::environment::{SourceKind, SourceName};
-use crate::references::kept::Kept;
 use crate::references::reason::Reason;
+use crate::references::stored_reference::StoredReference;
 
 /// A source of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,13 +52,14 @@ pub struct Content {
 }
 
 /// A key, and the references in its value.
-type Key = (Box<str>, Box<[Kept]>);
+type Key = (Box<str>, Box<[StoredReference]>);
 
 impl Content {
     /// Reads the values of a source. One that is no text holds no reference.
     pub fn new<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
-        let keep = |value| std::str::from_utf8(value).map(Kept::all_of).unwrap_or_default();
-        let keys: BTreeMap<Box<str>, Box<[Kept]>> =
+        let keep =
+            |value| std::str::from_utf8(value).map(StoredReference::all_of).unwrap_or_default();
+        let keys: BTreeMap<Box<str>, Box<[StoredReference]>> =
             data.into_iter().map(|(key, value)| (key.into(), keep(value))).collect();
         Self { keys: keys.into_iter().collect(), is_for_webhook: false }
     }
@@ -79,14 +80,14 @@ impl Content {
 
     /// The references behind a key, and which of the keys it is; `None` if there is no such key.
     #[must_use]
-    pub fn get(&self, key: &str) -> Option<(usize, &[Kept])> {
+    pub fn get(&self, key: &str) -> Option<(usize, &[StoredReference])> {
         let index = self.keys.binary_search_by(|(known, _)| (**known).cmp(key)).ok()?;
         Some((index, &self.keys[index].1))
     }
 
     /// All keys with their references, in order, counted from 0.
     #[must_use]
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (usize, &str, &[Kept])> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (usize, &str, &[StoredReference])> {
         self.keys.iter().enumerate().map(|(index, (key, kept))| (index, &**key, &**kept))
     }
 
@@ -111,11 +112,11 @@ impl Content {
 
 /// What is known of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Known {
+pub enum SourceState {
     /// It was not read yet.
-    NotYet,
+    Unread,
     /// It cannot be read, for a reason.
-    Not(Reason),
+    Unreadable(Reason),
     /// It does not exist.
     Missing,
     /// What it holds.
@@ -124,14 +125,14 @@ pub enum Known {
 
 /// Which sources may be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Readable {
+pub struct ReadableSources {
     /// ConfigMaps.
     pub config_maps: bool,
     /// Secrets.
     pub secrets: bool,
 }
 
-impl Readable {
+impl ReadableSources {
     /// Whether those of a kind are.
     #[must_use]
     pub fn includes(self, kind: SourceKind) -> bool {
@@ -142,7 +143,7 @@ impl Readable {
     }
 }
 
-impl Default for Readable {
+impl Default for ReadableSources {
     fn default() -> Self {
         Self { config_maps: true, secrets: false }
     }
@@ -150,8 +151,8 @@ impl Default for Readable {
 
 /// What is known where no source was read.
 #[cfg(test)]
-pub(crate) fn nothing_known(_: &Arc<str>, _: &SourceName) -> Known {
-    Known::NotYet
+pub(crate) fn nothing_known(_: &Arc<str>, _: &SourceName) -> SourceState {
+    SourceState::Unread
 }
 
 #[cfg(test)]

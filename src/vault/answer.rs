@@ -7,7 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::failure::Failure;
 use crate::decide::clock::parse_date;
-use crate::model::text::in_short;
+use crate::model::text::shorten;
 
 /// An answer, whatever its status.
 #[derive(Debug)]
@@ -101,7 +101,7 @@ pub fn said(body: &[u8]) -> String {
     }
     let Said { errors, warnings } = serde_json::from_slice(body).unwrap_or_default();
     let words: Vec<String> = [errors, warnings].into_iter().flatten().flatten().collect();
-    in_short(&words.join("; "))
+    shorten(&words.join("; "))
 }
 
 #[cfg(test)]

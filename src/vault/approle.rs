@@ -16,7 +16,7 @@ use super::endpoint::Post;
 use super::failure::Failure;
 use super::files::Files;
 use super::login::error::LoginError;
-use crate::model::text::in_short;
+use crate::model::text::shorten;
 
 const ROLE_ID: &str = "the file of the role id";
 const SECRET_ID: &str = "the file of the secret id";
@@ -29,12 +29,12 @@ pub struct AppRole {
     /// The role id.
     pub role_id: Credential,
     /// The secret id, unless the role asks for none.
-    pub secret_id: Option<SecretId>,
+    pub secret_id: Option<AppRoleSecretId>,
 }
 
 /// A secret id.
 #[derive(Clone, Debug)]
-pub struct SecretId {
+pub struct AppRoleSecretId {
     given: Credential,
     /// `None` where it is given as it is.
     wrapped: Option<Arc<Mutex<Option<Unwrapped>>>>,
@@ -47,7 +47,7 @@ struct Unwrapped {
     secret_id: SecretString,
 }
 
-impl SecretId {
+impl AppRoleSecretId {
     /// A secret id; where it `is_wrapped`, a token that wraps it is given instead.
     #[must_use]
     pub fn new(given: Credential, is_wrapped: bool) -> Self {
@@ -130,7 +130,7 @@ async fn unwrap(
         return Err(LoginError::Unwrapping(format!(
             "it does not come from a role of auth/{mount}, but from {:?}: somebody may have put \
              another in its place",
-            in_short(&path)
+            shorten(&path)
         )));
     }
     let request = Post { path: "/sys/wrapping/unwrap".to_owned(), body: None };

@@ -24,7 +24,7 @@ use super::files::Files;
 use super::lock::lock;
 use super::tls::{Material, Tls, TlsFileError};
 use crate::decide::clock::{ServerClock, contradicts};
-use crate::model::text::in_short;
+use crate::model::text::shorten;
 
 /// The worker that log lines name.
 const WORKER: &str = "reloader";
@@ -308,7 +308,7 @@ impl Server {
             return Err(failure);
         }
         let status: Status = serde_json::from_slice(&answer.body)
-            .map_err(|error| Failure::BadAnswer(in_short(&format!("seal-status: {error}"))))?;
+            .map_err(|error| Failure::BadAnswer(shorten(&format!("seal-status: {error}"))))?;
         Ok(status.sealed)
     }
 
@@ -412,7 +412,7 @@ impl Server {
             self.clock.observe_date(date, sent, Timestamp::now());
         }
         if status.is_redirection() {
-            return Err(Failure::Redirected(in_short(text(LOCATION).unwrap_or("nowhere"))));
+            return Err(Failure::Redirected(shorten(text(LOCATION).unwrap_or("nowhere"))));
         }
         let mut answer = Answer::new(status.as_u16(), Vec::new());
         answer.pause = pause(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// Why a token is thought to be of no more use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Doubt {
+pub(super) enum TokenDoubt {
     /// The server does not know it.
     Ended,
     /// A policy forbids what was asked.
@@ -55,13 +55,13 @@ struct Row {
 impl Denials {
     /// What to do about a request that was denied, whose token is so old. Logins that fail, and are
     /// paced otherwise, are not counted: see [`Self::has_logged_in`].
-    pub(super) fn remedy(&mut self, doubt: Doubt, age: Duration, period: Duration) -> Remedy {
+    pub(super) fn remedy(&mut self, doubt: TokenDoubt, age: Duration, period: Duration) -> Remedy {
         let (row, least) = match doubt {
-            Doubt::Forbidden => {
+            TokenDoubt::Forbidden => {
                 let doubled = FORBIDDEN * (1 << self.forbidden.logins.min(7));
                 (&mut self.forbidden, doubled.max(period * 4))
             }
-            Doubt::Ended => {
+            TokenDoubt::Ended => {
                 let doubled = match self.ended.logins {
                     0 => Duration::ZERO,
                     logins => ENDED * (1 << (logins - 1).min(8)),
@@ -70,7 +70,7 @@ impl Denials {
             }
         };
         row.is_met = true;
-        if doubt == Doubt::Ended && age < YOUNG {
+        if doubt == TokenDoubt::Ended && age < YOUNG {
             Remedy::AskAgain
         } else if age >= least {
             Remedy::LogIn
@@ -80,10 +80,10 @@ impl Denials {
     }
 
     /// A login that was worth it has succeeded.
-    pub(super) fn has_logged_in(&mut self, doubt: Doubt) {
+    pub(super) fn has_logged_in(&mut self, doubt: TokenDoubt) {
         let row = match doubt {
-            Doubt::Ended => &mut self.ended,
-            Doubt::Forbidden => &mut self.forbidden,
+            TokenDoubt::Ended => &mut self.ended,
+            TokenDoubt::Forbidden => &mut self.forbidden,
         };
         row.logins = row.logins.saturating_add(1);
     }
@@ -106,7 +106,7 @@ mod tests {
     const HOUR: Duration = Duration::from_hours(1);
 
     /// The ages at which tokens are replaced, each poll being denied.
-    fn ages(doubt: Doubt, period: Duration, polls: u32) -> Vec<u64> {
+    fn ages(doubt: TokenDoubt, period: Duration, polls: u32) -> Vec<u64> {
         let mut denials = Denials::default();
         let (mut age, mut ages) = (Duration::ZERO, Vec::new());
         for _ in 0..polls {
@@ -128,42 +128,42 @@ mod tests {
     #[test]
     fn a_token_that_the_server_does_not_know_is_replaced_less_and_less_often() {
         let second = Duration::from_secs(1);
-        let ages_of = ages(Doubt::Ended, second, 7200);
+        let ages_of = ages(TokenDoubt::Ended, second, 7200);
         assert_eq!(ages_of, [2, 5, 10, 20, 40, 80, 160, 320, 640, 900, 900, 900, 900, 900, 900]);
-        assert_eq!(ages(Doubt::Ended, MINUTE, 10)[..3], [60, 60, 60]);
+        assert_eq!(ages(TokenDoubt::Ended, MINUTE, 10)[..3], [60, 60, 60]);
     }
 
     #[test]
     fn a_standby_has_a_moment_to_learn_of_a_new_token() {
         let mut denials = Denials::default();
         let just_before = YOUNG.saturating_sub(Duration::from_millis(1));
-        assert_eq!(denials.remedy(Doubt::Ended, Duration::ZERO, MINUTE), Remedy::AskAgain);
-        assert_eq!(denials.remedy(Doubt::Ended, just_before, MINUTE), Remedy::AskAgain);
-        assert_eq!(denials.remedy(Doubt::Ended, YOUNG, MINUTE), Remedy::LogIn);
+        assert_eq!(denials.remedy(TokenDoubt::Ended, Duration::ZERO, MINUTE), Remedy::AskAgain);
+        assert_eq!(denials.remedy(TokenDoubt::Ended, just_before, MINUTE), Remedy::AskAgain);
+        assert_eq!(denials.remedy(TokenDoubt::Ended, YOUNG, MINUTE), Remedy::LogIn);
         // What a policy forbids, no standby will allow.
-        assert_eq!(denials.remedy(Doubt::Forbidden, Duration::ZERO, MINUTE), Remedy::Accept);
+        assert_eq!(denials.remedy(TokenDoubt::Forbidden, Duration::ZERO, MINUTE), Remedy::Accept);
     }
 
     #[test]
     fn a_path_that_stays_forbidden_costs_ever_fewer_logins() {
         let minutes = |ages: Vec<u64>| ages.into_iter().map(|age| age / 60).collect::<Vec<_>>();
-        assert_eq!(minutes(ages(Doubt::Forbidden, MINUTE, 500)), [15, 30, 60, 120, 240]);
+        assert_eq!(minutes(ages(TokenDoubt::Forbidden, MINUTE, 500)), [15, 30, 60, 120, 240]);
         // Whoever polls seldom does not log in at each poll either.
-        assert_eq!(minutes(ages(Doubt::Forbidden, HOUR, 13)), [240, 240, 240]);
+        assert_eq!(minutes(ages(TokenDoubt::Forbidden, HOUR, 13)), [240, 240, 240]);
     }
 
     #[test]
     fn a_login_that_fails_does_not_put_off_the_next() {
         let mut denials = Denials::default();
         for _ in 0..20 {
-            assert_eq!(denials.remedy(Doubt::Ended, YOUNG, MINUTE), Remedy::LogIn);
+            assert_eq!(denials.remedy(TokenDoubt::Ended, YOUNG, MINUTE), Remedy::LogIn);
             denials.after_poll();
         }
     }
 
     #[test]
     fn a_poll_without_a_denial_begins_anew() {
-        for (doubt, least) in [(Doubt::Ended, YOUNG), (Doubt::Forbidden, FORBIDDEN)] {
+        for (doubt, least) in [(TokenDoubt::Ended, YOUNG), (TokenDoubt::Forbidden, FORBIDDEN)] {
             let mut denials = Denials::default();
             let old = Duration::from_hours(9);
             assert_eq!(denials.remedy(doubt, old, MINUTE), Remedy::LogIn);

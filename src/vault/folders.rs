@@ -61,7 +61,7 @@ pub struct Plan {
 
 /// What came of listing a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Learnt {
+pub enum ListResult {
     /// So many keys had to be read for all that is wanted of it.
     Keys(usize),
     /// It has more keys than this, which were too many already.
@@ -145,13 +145,13 @@ impl Folders {
     }
 
     /// Takes in what came of listing a folder.
-    pub fn learn(&mut self, folder: &Folder, learnt: Learnt, now: Instant) {
+    pub fn learn(&mut self, folder: &Folder, learnt: ListResult, now: Instant) {
         if self.known.len() >= MOST {
             self.known.clear();
         }
         let had_timed_out = self.known.get(folder).is_some_and(|known| known.has_timed_out);
         let learnt = match learnt {
-            Learnt::TimedOut(keys) if had_timed_out => Learnt::PageTooLong(keys),
+            ListResult::TimedOut(keys) if had_timed_out => ListResult::PageTooLong(keys),
             learnt => learnt,
         };
         let known = self.known.get(folder).filter(|known| now < known.until);
@@ -159,15 +159,15 @@ impl Folders {
         // A page that had to be shorter is tried in full again, in time.
         let kept_until = known.filter(|_| page < PAGE).map_or(now + SIZE_KEPT_FOR, |it| it.until);
         let known = match learnt {
-            Learnt::Keys(keys) => {
+            ListResult::Keys(keys) => {
                 self.grant(&folder.mount);
                 Known { page, keys, is_more: false, has_timed_out: false, until: kept_until }
             }
-            Learnt::MoreThan(keys) => {
+            ListResult::MoreThan(keys) => {
                 self.grant(&folder.mount);
                 Known { page, keys, is_more: true, has_timed_out: false, until: kept_until }
             }
-            Learnt::PageTooLong(keys) if keys > SHORTEST_PAGE => Known {
+            ListResult::PageTooLong(keys) if keys > SHORTEST_PAGE => Known {
                 page: keys / 2,
                 keys: 0,
                 is_more: false,
@@ -175,11 +175,11 @@ impl Folders {
                 until: now + SIZE_KEPT_FOR,
             },
             // A server that hangs for a moment says nothing of the folder.
-            Learnt::TimedOut(_) => Known {
+            ListResult::TimedOut(_) => Known {
                 has_timed_out: true,
                 ..Known::not_to_be_listed(page, now + FAILURE_KEPT_FOR)
             },
-            Learnt::Denied if !self.granted.contains(&folder.mount) => {
+            ListResult::Denied if !self.granted.contains(&folder.mount) => {
                 self.denied.push(folder.mount.clone());
                 let denials = self.denials.entry(folder.mount.clone()).or_default();
                 *denials += 1;
@@ -189,20 +189,20 @@ impl Folders {
                 }
                 Known::not_to_be_listed(page, now + REFUSAL_KEPT_FOR)
             }
-            Learnt::Unsupported if !self.granted.contains(&folder.mount) => {
+            ListResult::Unsupported if !self.granted.contains(&folder.mount) => {
                 self.refused.insert(folder.mount.clone(), now + REFUSAL_KEPT_FOR);
                 return;
             }
-            Learnt::Denied | Learnt::Unsupported => {
+            ListResult::Denied | ListResult::Unsupported => {
                 Known::not_to_be_listed(page, now + REFUSAL_KEPT_FOR)
             }
-            Learnt::PageTooLong(_) => Known::not_to_be_listed(page, now + SIZE_KEPT_FOR),
-            Learnt::Limited if !self.granted.contains(&folder.mount) => {
+            ListResult::PageTooLong(_) => Known::not_to_be_listed(page, now + SIZE_KEPT_FOR),
+            ListResult::Limited if !self.granted.contains(&folder.mount) => {
                 self.refused.insert(folder.mount.clone(), now + FAILURE_KEPT_FOR);
                 return;
             }
-            Learnt::Limited => Known::not_to_be_listed(page, now + FAILURE_KEPT_FOR),
-            Learnt::Failed => {
+            ListResult::Limited => Known::not_to_be_listed(page, now + FAILURE_KEPT_FOR),
+            ListResult::Failed => {
                 // Others may fail just so: one at a time, until one does not.
                 self.granted.remove(&folder.mount);
                 Known::not_to_be_listed(page, now + FAILURE_KEPT_FOR)
@@ -240,7 +240,7 @@ mod tests {
         Folder { mount: (None, "secret/".into()), path: path.into() }
     }
 
-    fn after(learnt: Learnt, now: Instant) -> Folders {
+    fn after(learnt: ListResult, now: Instant) -> Folders {
         let mut folders = Folders::default();
         folders.learn(&folder("a/"), learnt, now);
         folders
@@ -250,7 +250,7 @@ mod tests {
     fn what_costs_less_is_chosen() {
         let now = Instant::now();
         let is_listed = |keys, wanted| {
-            after(Learnt::Keys(keys), now).plan(&folder("a/"), wanted, now).is_some()
+            after(ListResult::Keys(keys), now).plan(&folder("a/"), wanted, now).is_some()
         };
         assert!(is_listed(1_000, 800) && is_listed(1_000, 250) && !is_listed(1_000, 249));
         assert!(!is_listed(10_000, 3));
@@ -264,7 +264,7 @@ mod tests {
         let plan = Folders::default().plan(&folder("a/"), 3, now);
         assert_eq!(plan, Some(Plan { page: PAGE, most: 12 }));
         // It has more: not again for a day, unless far more are wanted.
-        let folders = after(Learnt::MoreThan(12), now);
+        let folders = after(ListResult::MoreThan(12), now);
         assert_eq!(folders.plan(&folder("a/"), 3, now), None);
         assert_eq!(folders.plan(&folder("a/"), 5, now), None);
         assert_eq!(folders.plan(&folder("a/"), 6, now), Some(Plan { page: PAGE, most: 24 }));
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn where_the_server_has_no_list_it_is_asked_once_an_hour() {
         let now = Instant::now();
-        let folders = after(Learnt::Unsupported, now);
+        let folders = after(ListResult::Unsupported, now);
         assert_eq!(folders.plan(&folder("b/"), 9, now), None);
         assert!(folders.plan(&folder("b/"), 9, now + REFUSAL_KEPT_FOR).is_some());
         let elsewhere = Folder { mount: (Some("team".into()), "secret/".into()), ..folder("b/") };
@@ -295,7 +295,7 @@ mod tests {
                 open.sort_by_key(|folder| folders.last_try(folder));
                 if let Some(folder) = open.first() {
                     tried.push((*folder).clone());
-                    folders.learn(folder, Learnt::Denied, now);
+                    folders.learn(folder, ListResult::Denied, now);
                 }
             }
             now += REFUSAL_KEPT_FOR;
@@ -308,12 +308,12 @@ mod tests {
     #[test]
     fn a_folder_that_is_granted_among_others_is_found() {
         let now = Instant::now();
-        let mut folders = after(Learnt::Denied, now);
+        let mut folders = after(ListResult::Denied, now);
         assert_eq!(folders.plan(&folder("a/"), 9, now), None);
         assert!(folders.plan(&folder("b/"), 9, now).is_some());
-        folders.learn(&folder("b/"), Learnt::Keys(9), now);
+        folders.learn(&folder("b/"), ListResult::Keys(9), now);
         for number in 0..2 * DENIALS {
-            folders.learn(&folder(&format!("{number}/")), Learnt::Denied, now);
+            folders.learn(&folder(&format!("{number}/")), ListResult::Denied, now);
         }
         assert!(folders.plan(&folder("b/"), 9, now).is_some());
         assert!(folders.plan(&folder("c/"), 9, now).is_some());
@@ -322,12 +322,12 @@ mod tests {
     #[test]
     fn a_denial_is_told_once_and_is_of_one_folder_where_another_was_listed() {
         let now = Instant::now();
-        let mut folders = after(Learnt::Denied, now);
-        folders.learn(&folder("b/"), Learnt::Denied, now);
+        let mut folders = after(ListResult::Denied, now);
+        folders.learn(&folder("b/"), ListResult::Denied, now);
         assert_eq!(folders.take_denied(), [folder("a/").mount]);
         assert_eq!(folders.take_denied(), []);
-        let mut folders = after(Learnt::Keys(2), now);
-        folders.learn(&folder("b/"), Learnt::Denied, now);
+        let mut folders = after(ListResult::Keys(2), now);
+        folders.learn(&folder("b/"), ListResult::Denied, now);
         assert_eq!(folders.take_denied(), []);
         assert_eq!(folders.plan(&folder("b/"), 9, now), None);
         assert!(folders.plan(&folder("a/"), 9, now).is_some());
@@ -340,11 +340,11 @@ mod tests {
         let mut pages = Vec::new();
         while let Some(plan) = folders.plan(&folder("a/"), 9, now) {
             pages.push(plan.page);
-            folders.learn(&folder("a/"), Learnt::PageTooLong(plan.page), now);
+            folders.learn(&folder("a/"), ListResult::PageTooLong(plan.page), now);
         }
         assert_eq!(pages, [1_000, 500, 250, 125, 62, 31, 15]);
         // What failed otherwise is tried again soon.
-        let folders = after(Learnt::Failed, now);
+        let folders = after(ListResult::Failed, now);
         assert_eq!(folders.plan(&folder("a/"), 9, now), None);
         assert!(folders.plan(&folder("a/"), 9, now + FAILURE_KEPT_FOR).is_some());
     }
@@ -352,28 +352,28 @@ mod tests {
     #[test]
     fn a_page_that_was_not_answered_in_time_is_shorter_only_after_the_second_time() {
         let start = Instant::now();
-        let mut folders = after(Learnt::TimedOut(PAGE), start);
+        let mut folders = after(ListResult::TimedOut(PAGE), start);
         assert_eq!(folders.plan(&folder("a/"), 900, start), None);
         let then = start + FAILURE_KEPT_FOR;
         let page = |folders: &Folders| folders.plan(&folder("a/"), 900, then).unwrap().page;
         assert_eq!(page(&folders), PAGE);
-        folders.learn(&folder("a/"), Learnt::TimedOut(PAGE), then);
+        folders.learn(&folder("a/"), ListResult::TimedOut(PAGE), then);
         assert_eq!(page(&folders), PAGE / 2);
         // One that was answered in between begins anew.
-        folders.learn(&folder("a/"), Learnt::Keys(900), then);
-        folders.learn(&folder("a/"), Learnt::TimedOut(PAGE / 2), then);
+        folders.learn(&folder("a/"), ListResult::Keys(900), then);
+        folders.learn(&folder("a/"), ListResult::TimedOut(PAGE / 2), then);
         assert_eq!(folders.plan(&folder("a/"), 900, then), None);
     }
 
     #[test]
     fn a_page_that_had_to_be_shorter_is_tried_in_full_again_a_day_later() {
         let start = Instant::now();
-        let mut folders = after(Learnt::PageTooLong(PAGE), start);
+        let mut folders = after(ListResult::PageTooLong(PAGE), start);
         let page = |folders: &Folders, now| folders.plan(&folder("a/"), 900, now).unwrap().page;
         for hour in 0..24 {
             let now = start + Duration::from_hours(1) * hour;
             assert_eq!(page(&folders, now), PAGE / 2);
-            folders.learn(&folder("a/"), Learnt::Keys(900), now);
+            folders.learn(&folder("a/"), ListResult::Keys(900), now);
         }
         assert_eq!(page(&folders, start + SIZE_KEPT_FOR), PAGE);
     }
@@ -381,12 +381,12 @@ mod tests {
     #[test]
     fn a_limit_of_lists_is_of_the_folder_and_not_of_the_mount() {
         let now = Instant::now();
-        let mut folders = after(Learnt::Keys(9), now);
-        folders.learn(&folder("a/"), Learnt::Limited, now);
+        let mut folders = after(ListResult::Keys(9), now);
+        folders.learn(&folder("a/"), ListResult::Limited, now);
         assert_eq!(folders.plan(&folder("a/"), 9, now), None);
         assert!(folders.plan(&folder("b/"), 9, now).is_some());
         // Where none was listed before, one is enough to know.
-        let folders = after(Learnt::Limited, now);
+        let folders = after(ListResult::Limited, now);
         assert_eq!(folders.plan(&folder("b/"), 9, now), None);
         assert!(folders.plan(&folder("b/"), 9, now + FAILURE_KEPT_FOR).is_some());
     }
@@ -396,7 +396,7 @@ mod tests {
         let now = Instant::now();
         let mut folders = Folders::default();
         for number in 0..=MOST {
-            folders.learn(&folder(&format!("{number}/")), Learnt::Keys(1), now);
+            folders.learn(&folder(&format!("{number}/")), ListResult::Keys(1), now);
         }
         assert!(folders.known.len() <= MOST);
     }

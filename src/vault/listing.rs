@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::answer::{Answer, failure_of};
 use super::failure::Failure;
 use super::metadata::{self, Metadata};
-use crate::model::text::in_short;
+use crate::model::text::shorten;
 
 /// A page of a folder.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub fn read(
         return Err(failure);
     }
     let Envelope { data } = serde_json::from_str(text)
-        .map_err(|error| Failure::BadAnswer(in_short(&format!("list: {error}"))))?;
+        .map_err(|error| Failure::BadAnswer(shorten(&format!("list: {error}"))))?;
     let Data { keys, key_info } = data;
     let found = keys.iter().filter(|key| is_wanted(key)).filter_map(|key| {
         // One that cannot be read is asked for alone, and its trouble is its own.

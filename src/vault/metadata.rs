@@ -9,9 +9,9 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::answer::{Answer, failure_of};
 use super::failure::Failure;
-use super::trouble::Trouble;
+use super::read_error::ReadError;
 use crate::model::secret::Version;
-use crate::model::text::in_short;
+use crate::model::text::shorten;
 
 /// What the metadata of a secret say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,12 +28,12 @@ pub enum Metadata {
 
 impl Metadata {
     /// The version that is live, or why there is none.
-    pub(super) fn live(self) -> Result<Version, Trouble> {
+    pub(super) fn live(self) -> Result<Version, ReadError> {
         match self {
             Self::Live(version) => Ok(version),
-            Self::Missing => Err(Trouble::Missing),
-            Self::Deleted => Err(Trouble::Deleted),
-            Self::Destroyed => Err(Trouble::Destroyed),
+            Self::Missing => Err(ReadError::Missing),
+            Self::Deleted => Err(ReadError::Deleted),
+            Self::Destroyed => Err(ReadError::Destroyed),
         }
     }
 }
@@ -59,7 +59,7 @@ pub(super) fn of(text: &str, now: Timestamp) -> Result<Metadata, Failure> {
 
 /// What the decoder says can hold a part of the answer, of any length.
 fn unreadable(error: &serde_json::Error) -> Failure {
-    Failure::BadAnswer(in_short(&format!("metadata: {error}")))
+    Failure::BadAnswer(shorten(&format!("metadata: {error}")))
 }
 
 /// A secret that is missing is `{"errors":[]}` and nothing else. With a word in it, the mount is

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::answer::{Answer, failure_of};
 use super::failure::Failure;
-use crate::model::text::in_short;
+use crate::model::text::shorten;
 
 /// How long an answer is kept: mounts can be replaced, and one small request in this time is
 /// nothing beside the reads. A mount that did not exist, or was not granted, is found by the first
@@ -36,7 +36,7 @@ pub enum Engine {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Classified {
     /// A secret of KV v2.
-    Secret(Place),
+    Secret(KvLocation),
     /// On a KV v2 mount, but without the `data/` that the API asks for.
     NoDataPrefix {
         /// The path as it should be.
@@ -48,7 +48,7 @@ pub enum Classified {
 
 /// Where a secret of a KV v2 mount is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct KvLocation {
     /// The path of the mount, with a slash at its end.
     pub mount: Box<str>,
     /// The path within the mount.
@@ -234,7 +234,7 @@ fn guesses(path: &str) -> impl Iterator<Item = &str> {
     std::iter::once(first).chain((!is_last).then_some(path))
 }
 
-impl Place {
+impl KvLocation {
     /// The API path of its metadata.
     #[must_use]
     pub fn metadata(&self) -> String {
@@ -263,9 +263,10 @@ impl Mount {
         let mount = &self.path;
         let rest = path.strip_prefix(mount.as_str()).unwrap_or_default();
         match rest.strip_prefix("data/") {
-            Some(secret) if !secret.is_empty() => {
-                Classified::Secret(Place { mount: mount.as_str().into(), secret: secret.into() })
-            }
+            Some(secret) if !secret.is_empty() => Classified::Secret(KvLocation {
+                mount: mount.as_str().into(),
+                secret: secret.into(),
+            }),
             _ => Classified::NoDataPrefix { correct: format!("{mount}data/{rest}") },
         }
     }
@@ -295,12 +296,12 @@ fn read(body: &[u8]) -> Result<(String, Engine), Failure> {
     // What the decoder skips it does not look at: all of it is to be text.
     let text = std::str::from_utf8(body).unwrap_or_default();
     let Envelope { data } = serde_json::from_str(text)
-        .map_err(|error| Failure::BadAnswer(in_short(&format!("mount: {error}"))))?;
+        .map_err(|error| Failure::BadAnswer(shorten(&format!("mount: {error}"))))?;
     let version = data.options.unwrap_or_default().version;
     let engine = match (data.engine.as_str(), version.as_deref()) {
         ("kv", Some("2")) => Engine::KvV2,
         ("kv" | "generic", _) => Engine::KvV1,
-        _ => Engine::Other(in_short(&data.engine)),
+        _ => Engine::Other(shorten(&data.engine)),
     };
     if data.path.trim_end_matches('/').is_empty() {
         return Err(Failure::BadAnswer("mount: it has no path".to_owned()));
@@ -328,7 +329,7 @@ mod tests {
             ..Mounts::default()
         };
         let secret = |mount: &str, secret: &str| {
-            Some(Classified::Secret(Place { mount: mount.into(), secret: secret.into() }))
+            Some(Classified::Secret(KvLocation { mount: mount.into(), secret: secret.into() }))
         };
         let correct = |path: &str| Some(Classified::NoDataPrefix { correct: path.to_owned() });
         let table = [
@@ -370,7 +371,7 @@ mod tests {
     }
 
     fn at(mount: &str, secret: &str) -> Lookup {
-        let place = Place { mount: mount.into(), secret: secret.into() };
+        let place = KvLocation { mount: mount.into(), secret: secret.into() };
         Lookup::Known(Classified::Secret(place))
     }
 
@@ -401,7 +402,7 @@ mod tests {
             mounts.learn(Some("team"), "secret/data/x", other, now);
         }
         assert_eq!(mounts.len(), 2);
-        let place = Place { mount: "secret/".into(), secret: "x".into() };
+        let place = KvLocation { mount: "secret/".into(), secret: "x".into() };
         assert_eq!(place.metadata(), "secret/metadata/x");
         assert_eq!(mounts.classify(None, "secret/data/x"), Some(Classified::Secret(place)));
     }
@@ -501,7 +502,7 @@ mod tests {
 
     #[test]
     fn a_secret_is_in_a_folder_unless_it_is_spelt_oddly() {
-        let place = |secret: &str| Place { mount: "secret/".into(), secret: secret.into() };
+        let place = |secret: &str| KvLocation { mount: "secret/".into(), secret: secret.into() };
         assert_eq!(place("a").folder_and_key(), Some(("", "a")));
         assert_eq!(place("a/b/c").folder_and_key(), Some(("a/b/", "c")));
         for odd in ["a/", "/a", "a//b", "a/./b", "..", "a/.."] {

@@ -112,7 +112,7 @@ impl Spread {
     }
 
     /// A secret has had its turn.
-    pub fn has_had(&mut self, secret: &Arc<SecretId>) {
+    pub fn served(&mut self, secret: &Arc<SecretId>) {
         if self.round.is_some() {
             self.had.insert(Arc::clone(secret));
         }
@@ -189,10 +189,10 @@ mod tests {
             path: "secret/data/a".into(),
         });
         let mut spread = spread(Duration::ZERO);
-        spread.has_had(&secret);
+        spread.served(&secret);
         assert!(spread.had().is_empty(), "no round has begun");
         spread.pace(10, Instant::now());
-        spread.has_had(&secret);
+        spread.served(&secret);
         assert!(spread.had().contains(&secret));
         spread.end_round();
         assert!(spread.had().is_empty());

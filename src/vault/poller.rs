@@ -16,12 +16,12 @@ use super::folders::Folders;
 use super::login::Method;
 use super::mounts::Mounts;
 use super::pace::{Pace, Spread};
-use super::reads::{Outcome, Reads, Turns, Witnesses};
+use super::read_error::ReadError;
+use super::reads::{Outcome, PollRun, Turns, Witnesses};
 use super::session::Session;
-use super::trouble::Trouble;
-use crate::decide::observation::{Ask, Observation, Polled};
+use crate::decide::observation::{Observation, PollResult, ReadRequest};
 use crate::engine::ports::Vault;
-use crate::index::findings::Notice;
+use crate::index::findings::Finding;
 use crate::model::secret::SecretId;
 
 /// The worker that log lines name.
@@ -48,7 +48,7 @@ pub struct Poller {
     mounts: Mounts,
     folders: Folders,
     /// What is wrong with each secret, said once a change.
-    troubles: HashMap<Arc<SecretId>, Trouble>,
+    troubles: HashMap<Arc<SecretId>, ReadError>,
     /// Those of them that are yet to be said.
     unsaid: HashSet<Arc<SecretId>>,
     /// How many lines about secrets may still be said of this poll.
@@ -117,10 +117,10 @@ impl Poller {
         async move { session.keep_alive().await }
     }
 
-    async fn poll(&mut self, asks: &[Ask]) -> Polled {
+    async fn poll(&mut self, asks: &[ReadRequest]) -> PollResult {
         if asks.is_empty() {
             self.session.without_poll().await;
-            return Polled::default();
+            return PollResult::default();
         }
         if let Some(time) = self.server.resumes_at() {
             let retry_in = time.saturating_duration_since(tokio::time::Instant::now());
@@ -142,13 +142,13 @@ impl Poller {
         // Where the poll is given up halfway, the mounts and folders are asked for anew.
         let mut mounts = std::mem::take(&mut self.mounts);
         let mut folders = std::mem::take(&mut self.folders);
-        let has_turn = |ask: &&Ask| !self.spread.had().contains(&ask.secret);
+        let has_turn = |ask: &&ReadRequest| !self.spread.had().contains(&ask.secret);
         let waiting = asks.iter().filter(has_turn).count();
         let pace = self.spread.pace(waiting, Instant::now());
         let turns = Turns { late: &self.late, had: self.spread.had(), failed: &self.failed };
         let index = self.index.take();
         let witnesses = std::mem::take(&mut self.witnesses);
-        let reads = Reads::new(&self.server, &self.session, pass, pace, index, witnesses, turns);
+        let reads = PollRun::new(&self.server, &self.session, pass, pace, index, witnesses, turns);
         let outcomes = reads.read_all(&mut mounts, &mut folders, asks).await;
         let (has_answered, goes_on_at) = (reads.has_answered(), reads.goes_on_at());
         (self.index, self.witnesses) = reads.into_parts();
@@ -205,10 +205,15 @@ impl Poller {
     }
 
     /// Turns outcomes into observations, and says what changed for the worse or the better.
-    fn conclude(&mut self, asks: &[Ask], outcomes: Vec<Outcome>, has_answered: bool) -> Polled {
+    fn conclude(
+        &mut self,
+        asks: &[ReadRequest],
+        outcomes: Vec<Outcome>,
+        has_answered: bool,
+    ) -> PollResult {
         let may_be_missing: HashMap<&SecretId, bool> =
             asks.iter().map(|ask| (&*ask.secret, ask.may_be_missing)).collect();
-        let mut polled = Polled::default();
+        let mut polled = PollResult::default();
         let mut outages = BTreeSet::new();
         let (mut out, mut secrets_out) = (HashMap::new(), HashSet::new());
         let (mut late, mut limited) = (HashSet::new(), HashSet::new());
@@ -216,34 +221,36 @@ impl Poller {
         for (secret, outcome) in outcomes {
             let observation = match &outcome {
                 Ok(version) => Observation::Live(*version),
-                Err(Trouble::Missing | Trouble::Deleted | Trouble::Destroyed) => Observation::Gone,
+                Err(ReadError::Missing | ReadError::Deleted | ReadError::Destroyed) => {
+                    Observation::Gone
+                }
                 Err(_) => Observation::Unknown,
             };
             match &outcome {
-                Err(Trouble::Out { failure, .. }) => {
+                Err(ReadError::Out { failure, .. }) => {
                     out.entry(secret.namespace.clone()).or_insert_with(|| failure.clone());
                 }
-                Err(Trouble::NoToken(error)) => drop(outages.insert(error.to_string())),
-                Err(Trouble::Late) => drop(late.insert(Arc::clone(&secret))),
-                Err(Trouble::Limited) => {
+                Err(ReadError::NoToken(error)) => drop(outages.insert(error.to_string())),
+                Err(ReadError::Late) => drop(late.insert(Arc::clone(&secret))),
+                Err(ReadError::Limited) => {
                     outages.insert(format!("Vault {}", Failure::RateLimited));
                     limited.insert(Arc::clone(&secret));
                 }
                 _ => {}
             }
             match outcome {
-                Err(Trouble::Out { .. } | Trouble::NoToken(_) | Trouble::Limited) => {
+                Err(ReadError::Out { .. } | ReadError::NoToken(_) | ReadError::Limited) => {
                     secrets_out.insert(Arc::clone(&secret));
                 }
-                Err(Trouble::Late) => {}
-                _ => self.spread.has_had(&secret),
+                Err(ReadError::Late) => {}
+                _ => self.spread.served(&secret),
             }
             let may_pass = outcome.as_ref().is_err_and(may_pass);
             if may_pass {
                 polled.failed.push(Arc::clone(&secret));
             }
             let is_own =
-                matches!(outcome, Err(Trouble::Failed(_) | Trouble::Out { is_own: true, .. }));
+                matches!(outcome, Err(ReadError::Failed(_) | ReadError::Out { is_own: true, .. }));
             if may_pass && is_own {
                 self.failed.insert(Arc::clone(&secret));
             } else {
@@ -310,7 +317,7 @@ impl Poller {
     }
 
     /// Says what keeps everything from being asked for.
-    fn report_outage(&mut self, outage: String, asks: &[Ask]) {
+    fn report_outage(&mut self, outage: String, asks: &[ReadRequest]) {
         let secrets = asks.iter().map(|ask| Arc::clone(&ask.secret)).collect();
         self.report_outages(BTreeSet::from([outage]), secrets);
     }
@@ -353,7 +360,12 @@ impl Poller {
         );
     }
 
-    fn report(&mut self, secret: &Arc<SecretId>, trouble: Option<Trouble>, missing_is_fine: bool) {
+    fn report(
+        &mut self,
+        secret: &Arc<SecretId>,
+        trouble: Option<ReadError>,
+        missing_is_fine: bool,
+    ) {
         let Some(trouble) = trouble else {
             if self.troubles.remove(secret).is_some() && !self.unsaid.remove(secret) {
                 if let Some(left) = self.lines_left.checked_sub(1) {
@@ -381,10 +393,10 @@ impl Poller {
         self.unsaid.remove(secret);
         let reason = trouble.code();
         match &trouble {
-            Trouble::Missing | Trouble::Deleted | Trouble::Destroyed => {
+            ReadError::Missing | ReadError::Deleted | ReadError::Destroyed => {
                 let why = match trouble {
-                    Trouble::Deleted => ": its latest version is deleted",
-                    Trouble::Destroyed => ": its latest version is destroyed",
+                    ReadError::Deleted => ": its latest version is deleted",
+                    ReadError::Destroyed => ": its latest version is destroyed",
                     _ => "",
                 };
                 // The words that people grep for; the namespace goes beside them.
@@ -399,31 +411,34 @@ impl Poller {
                     error!(worker = WORKER, namespace, "Vault secret path {path} not found{why}");
                 }
             }
-            Trouble::Denied { .. } | Trouble::NoMount { .. } => error!(
+            ReadError::Denied { .. } | ReadError::NoMount { .. } => error!(
                 worker = WORKER,
                 reason,
                 "failed to get secret version: {secret}: {}",
                 trouble.meaning()
             ),
-            Trouble::NoDataPrefix { .. } | Trouble::NotKvV2(_) => {
+            ReadError::NoDataPrefix { .. } | ReadError::NotKvV2(_) => {
                 warn!(worker = WORKER, reason, "{secret} is not watched: {}", trouble.meaning());
             }
-            Trouble::Failed(failure) => {
+            ReadError::Failed(failure) => {
                 error!(worker = WORKER, "failed to get secret version: {secret}: Vault {failure}");
             }
-            Trouble::Out { .. } | Trouble::NoToken(_) | Trouble::Late | Trouble::Limited => {}
+            ReadError::Out { .. }
+            | ReadError::NoToken(_)
+            | ReadError::Late
+            | ReadError::Limited => {}
         }
         self.troubles.insert(Arc::clone(secret), trouble);
     }
 }
 
 impl Vault for Poller {
-    async fn poll(&mut self, asks: &[Ask]) -> Polled {
+    async fn poll(&mut self, asks: &[ReadRequest]) -> PollResult {
         self.poll(asks).await
     }
 
-    fn notices(&self) -> HashMap<Arc<SecretId>, Notice> {
-        let notice = |(secret, trouble): (&Arc<SecretId>, &Trouble)| {
+    fn notices(&self) -> HashMap<Arc<SecretId>, Finding> {
+        let notice = |(secret, trouble): (&Arc<SecretId>, &ReadError)| {
             Some((Arc::clone(secret), trouble.notice(secret)?))
         };
         self.troubles.iter().filter_map(notice).collect()
@@ -454,33 +469,38 @@ impl Vault for Poller {
 }
 
 /// Whether it is said of the server as a whole, and not of a secret.
-fn is_of_all(trouble: &Trouble) -> bool {
-    matches!(trouble, Trouble::Out { .. } | Trouble::NoToken(_) | Trouble::Late | Trouble::Limited)
+fn is_of_all(trouble: &ReadError) -> bool {
+    matches!(
+        trouble,
+        ReadError::Out { .. } | ReadError::NoToken(_) | ReadError::Late | ReadError::Limited
+    )
 }
 
 /// Whether it makes sense to ask again before the next poll of everything.
-fn may_pass(trouble: &Trouble) -> bool {
+fn may_pass(trouble: &ReadError) -> bool {
     match trouble {
-        Trouble::Failed(failure) => {
+        ReadError::Failed(failure) => {
             !matches!(failure, Failure::Refused { .. } | Failure::Unaskable(_))
         }
-        Trouble::Out { .. } | Trouble::NoToken(_) | Trouble::Late | Trouble::Limited => true,
-        Trouble::Missing
-        | Trouble::Deleted
-        | Trouble::Destroyed
-        | Trouble::Denied { .. }
-        | Trouble::NoMount { .. }
-        | Trouble::NoDataPrefix { .. }
-        | Trouble::NotKvV2(_) => false,
+        ReadError::Out { .. } | ReadError::NoToken(_) | ReadError::Late | ReadError::Limited => {
+            true
+        }
+        ReadError::Missing
+        | ReadError::Deleted
+        | ReadError::Destroyed
+        | ReadError::Denied { .. }
+        | ReadError::NoMount { .. }
+        | ReadError::NoDataPrefix { .. }
+        | ReadError::NotKvV2(_) => false,
     }
 }
 
 /// A poll that could not begin.
-fn nothing_of(asks: &[Ask], retry_in: Duration) -> Polled {
-    Polled {
+fn nothing_of(asks: &[ReadRequest], retry_in: Duration) -> PollResult {
+    PollResult {
         observations: HashMap::new(),
         failed: asks.iter().map(|ask| Arc::clone(&ask.secret)).collect(),
         retry_in: Some(retry_in),
-        ..Polled::default()
+        ..PollResult::default()
     }
 }

@@ -17,9 +17,9 @@ use super::folders::Folders;
 use super::metadata;
 use super::mounts::Mounts;
 use super::pace::Pace;
-use super::session::{Pass, Session};
-use super::trouble::Trouble;
-use crate::decide::observation::Ask;
+use super::read_error::ReadError;
+use super::session::{Session, TokenLease};
+use crate::decide::observation::ReadRequest;
 use crate::model::secret::{SecretId, Version};
 
 mod asking;
@@ -32,28 +32,28 @@ mod sender;
 use asking::Asker;
 use evidence::Evidence;
 pub(super) use evidence::Witnesses;
-use request::{About, Question, Queue, Read};
 pub(super) use request::{Outcome, Turns};
+use request::{Queue, Read, Request, RequestKind};
 use sender::Sender;
 
 /// A standby lags behind by up to about 90 ms: an answer that is older than what is known is asked
-/// for again so often, with this pause. What is older still is for [`History`] to judge.
+/// for again so often, with this pause. What is older still is for [`ObservationHistory`] to judge.
 ///
-/// [`History`]: crate::decide::observation::History
+/// [`ObservationHistory`]: crate::decide::observation::History
 const STALE_RETRIES: u32 = 3;
 const STALE_PAUSE: Duration = Duration::from_millis(150);
 
 /// One poll.
-pub(super) struct Reads<'a> {
+pub(super) struct PollRun<'a> {
     asker: Asker<'a>,
     turns: Turns<'a>,
 }
 
-impl<'a> Reads<'a> {
+impl<'a> PollRun<'a> {
     pub(super) fn new(
         server: &'a Server,
         session: &'a Session,
-        pass: Pass,
+        pass: TokenLease,
         pace: Pace,
         index: Option<HeaderValue>,
         witnesses: Witnesses,
@@ -69,7 +69,7 @@ impl<'a> Reads<'a> {
         &self,
         mounts: &mut Mounts,
         folders: &mut Folders,
-        asks: &[Ask],
+        asks: &[ReadRequest],
     ) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(asks.len());
         let (known, unknown): (Vec<_>, Vec<_>) = asks.iter().partition(|ask| {
@@ -82,7 +82,7 @@ impl<'a> Reads<'a> {
             self.read_some(mounts, folders, asks, &mut outcomes).await;
         }
         for (secret, outcome) in &outcomes {
-            if let Err(Trouble::Failed(Failure::Refused { .. })) = outcome {
+            if let Err(ReadError::Failed(Failure::Refused { .. })) = outcome {
                 // As no KV v2 engine answers: the mount may have been replaced.
                 mounts.forget(secret.namespace.as_deref(), &secret.path);
             }
@@ -94,7 +94,7 @@ impl<'a> Reads<'a> {
         &self,
         mounts: &mut Mounts,
         folders: &mut Folders,
-        asks: Vec<&Ask>,
+        asks: Vec<&ReadRequest>,
         outcomes: &mut Vec<Outcome>,
     ) {
         let mut readable = self.asker.place(mounts, asks, self.turns, outcomes).await;
@@ -151,15 +151,15 @@ impl<'a> Reads<'a> {
         outcomes
     }
 
-    async fn read(&self, read: &Read<'_>) -> Result<Version, Trouble> {
+    async fn read(&self, read: &Read<'_>) -> Result<Version, ReadError> {
         let secret = &read.ask.secret;
         let path = read.place.metadata();
         for attempt in 0..=STALE_RETRIES {
             let is_again = attempt > 0 || self.turns.had.contains(secret);
-            let about = if is_again { About::Again } else { About::Secret };
-            let question = Question {
+            let about = if is_again { RequestKind::Again } else { RequestKind::Secret };
+            let question = Request {
                 is_consistent: attempt > 0,
-                ..Question::about(
+                ..Request::about(
                     about,
                     secret.namespace.as_ref(),
                     &path,
@@ -174,7 +174,7 @@ impl<'a> Reads<'a> {
             }
             sleep(STALE_PAUSE).await;
         }
-        Err(Trouble::Late)
+        Err(ReadError::Late)
     }
 
     /// Whether a secret has to wait for its turn, since reads are spread.

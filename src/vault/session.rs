@@ -13,10 +13,10 @@ use tracing::{debug, info, warn};
 
 use super::backoff::{Backoff, Failed};
 use super::client::Server;
-use super::denials::{Denials, Doubt, Remedy};
+use super::denials::{Denials, Remedy, TokenDoubt};
 use super::failure::Failure;
 use super::login::{self, Login, LoginError, Method};
-use super::token::{Grant, Lease, Step, Terms, Uses};
+use super::token::{Grant, Step, Terms, TokenLifetime, Uses};
 
 /// The worker that log lines name.
 const WORKER: &str = "reloader";
@@ -41,7 +41,7 @@ const LAST_LOGIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A token as it is handed out for requests.
 #[derive(Clone)]
-pub(super) struct Pass {
+pub(super) struct TokenLease {
     pub(super) token: SecretString,
     /// Which token it is, counted from 1.
     pub(super) number: u64,
@@ -52,7 +52,7 @@ pub(super) struct Pass {
 /// What to try after a request was denied.
 pub(super) enum AfterDenial {
     /// The request with another token.
-    Retry(Pass),
+    Retry(TokenLease),
     /// The same after a moment: the token is so new that a standby need not know it.
     AskAgain,
     /// Nothing.
@@ -60,7 +60,7 @@ pub(super) enum AfterDenial {
 }
 
 impl AfterDenial {
-    fn with(pass: Option<Pass>) -> Self {
+    fn with(pass: Option<TokenLease>) -> Self {
         pass.map_or(Self::Accept, Self::Retry)
     }
 }
@@ -112,7 +112,7 @@ struct State {
 struct Held {
     token: SecretString,
     uses: Uses,
-    lease: Lease,
+    lease: TokenLifetime,
     since: Instant,
     ours: bool,
     revocable: bool,
@@ -136,7 +136,7 @@ impl Session {
     }
 
     /// The token for a poll that begins now.
-    pub(super) async fn before_poll(&self) -> Result<Pass, NoToken> {
+    pub(super) async fn before_poll(&self) -> Result<TokenLease, NoToken> {
         let mut state = self.state.lock().await;
         if let Some(token) = self.method.reread(self.server.files()).await
             && state.held.as_ref().is_some_and(|h| h.token.expose_secret() != token.expose_secret())
@@ -259,7 +259,7 @@ impl Session {
     }
 
     /// A request with the token `number` was denied. Returns what to try instead.
-    pub(super) async fn after_denial(&self, number: u64, doubt: Doubt) -> AfterDenial {
+    pub(super) async fn after_denial(&self, number: u64, doubt: TokenDoubt) -> AfterDenial {
         let mut state = self.state.lock().await;
         if state.number != number {
             // Somebody else's request was denied as well, and has logged in meanwhile.
@@ -280,7 +280,7 @@ impl Session {
             state.denials.has_logged_in(doubt);
             return AfterDenial::with(state.pass());
         }
-        if doubt == Doubt::Ended {
+        if doubt == TokenDoubt::Ended {
             // It is of no use; the next poll says why there is no other. Should it live after all, it is
             // not left behind.
             if let Some(held) = state.held.take_if(|held| held.ours) {
@@ -292,7 +292,7 @@ impl Session {
     }
 
     /// The token `number` has been used as often as it may be. Answers the one that follows it.
-    pub(super) async fn after_last_use(&self, number: u64) -> Result<Pass, NoToken> {
+    pub(super) async fn after_last_use(&self, number: u64) -> Result<TokenLease, NoToken> {
         let mut state = self.state.lock().await;
         if state.number == number {
             self.login(&mut state).await?;
@@ -500,8 +500,8 @@ impl Held {
 }
 
 impl State {
-    fn pass(&self) -> Option<Pass> {
-        self.held.as_ref().map(|held| Pass {
+    fn pass(&self) -> Option<TokenLease> {
+        self.held.as_ref().map(|held| TokenLease {
             token: held.token.clone(),
             number: self.number,
             uses: held.uses.clone(),
@@ -512,7 +512,7 @@ impl State {
     fn hold(&mut self, login: Login, terms: &Terms) -> Option<Held> {
         let Login { token, grant, ours, revocable } = login;
         let now = Instant::now();
-        let (uses, lease) = (Uses::of(grant), Lease::new(grant, now));
+        let (uses, lease) = (Uses::of(grant), TokenLifetime::new(grant, now));
         let renew_at = lease.renew_at(terms).filter(|_| !ours);
         let held = Held { token, uses, lease, since: now, ours, revocable, renew_at };
         let before = self.held.replace(held);

@@ -69,7 +69,7 @@ pub struct Terms {
 
 /// A token's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lease {
+pub struct TokenLifetime {
     /// When it was granted.
     since: Instant,
     /// What the login granted: a renewal that grants less is truncated.
@@ -90,7 +90,7 @@ pub enum Step {
     Login,
 }
 
-impl Lease {
+impl TokenLifetime {
     /// The time of a new token.
     #[must_use]
     pub fn new(grant: Grant, now: Instant) -> Self {
@@ -207,7 +207,7 @@ mod tests {
             (grant(0, false), 1_000_000, Step::Use),
         ];
         for (grant, age, expected) in table {
-            let step = Lease::new(grant, start).step(start + SECOND * age, &TERMS);
+            let step = TokenLifetime::new(grant, start).step(start + SECOND * age, &TERMS);
             assert_eq!(step, expected, "{grant:?} after {age} s");
         }
     }
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn a_token_that_outlives_all_clocks_never_ends() {
         let now = Instant::now();
-        let lease = Lease::new(Grant { ttl: Duration::MAX, ..grant(1, true) }, now);
+        let lease = TokenLifetime::new(Grant { ttl: Duration::MAX, ..grant(1, true) }, now);
         assert_eq!(lease.step(now + SECOND * 1_000_000, &TERMS), Step::Use);
         assert!(!lease.outlived_by(SECOND));
     }
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn a_token_of_sixty_polls_is_renewed_each_fifty_seventh() {
         let mut now = Instant::now();
-        let mut lease = Lease::new(grant(60, true), now);
+        let mut lease = TokenLifetime::new(grant(60, true), now);
         let mut renewed_at = Vec::new();
         for poll in 0..=171 {
             match lease.step(now, &TERMS) {
@@ -242,14 +242,14 @@ mod tests {
     #[test]
     fn a_truncated_renewal_is_the_last() {
         let start = Instant::now();
-        let lease =
-            Lease::new(grant(60, true), start).renewed(grant(20, true), start + SECOND * 57);
+        let lease = TokenLifetime::new(grant(60, true), start)
+            .renewed(grant(20, true), start + SECOND * 57);
         assert_eq!(lease.step(start + SECOND * 58, &TERMS), Step::Use);
         assert!(!lease.is_last(start + SECOND * 58, &TERMS));
         assert!(lease.is_last(start + SECOND * 74, &TERMS));
         assert_eq!(lease.step(start + SECOND * 74, &TERMS), Step::Login);
         // A renewal may also say that there will be no other.
-        let lease = Lease::new(grant(60, true), start).renewed(grant(60, false), start);
+        let lease = TokenLifetime::new(grant(60, true), start).renewed(grant(60, false), start);
         assert_eq!(lease.step(start + SECOND * 58, &TERMS), Step::Login);
     }
 
@@ -267,7 +267,7 @@ mod tests {
         ];
         for (grant, steps) in table {
             for (age, expected) in steps {
-                let step = Lease::new(grant, start).step(start + SECOND * age, &terms);
+                let step = TokenLifetime::new(grant, start).step(start + SECOND * age, &terms);
                 assert_eq!(step, expected, "{grant:?} after {age} s");
             }
         }
@@ -286,7 +286,7 @@ mod tests {
             (grant(3600, false), None),
             (grant(0, true), None),
         ] {
-            let lease = Lease::new(grant, now);
+            let lease = TokenLifetime::new(grant, now);
             assert_eq!(lease.renew_at(&terms), expected.map(|time| now + time), "{grant:?}");
         }
     }
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn a_renewal_that_fails_is_tried_again_a_bounded_number_of_times() {
         let mut now = Instant::now();
-        let lease = Lease::new(grant(3600, true), now);
+        let lease = TokenLifetime::new(grant(3600, true), now);
         let mut tries = 0;
         while let Some(next) = lease.renew_again_at(now, SECOND) {
             assert!(next >= now + SECOND);
@@ -307,18 +307,18 @@ mod tests {
     #[test]
     fn whether_a_token_ends_before_the_next_poll() {
         let now = Instant::now();
-        let lease = Lease::new(grant(60, false), now);
+        let lease = TokenLifetime::new(grant(60, false), now);
         assert_eq!(lease.ends_within(SECOND * 60, now), Some(SECOND * 60));
         assert_eq!(lease.ends_within(SECOND * 59, now), None);
-        assert_eq!(Lease::new(grant(0, false), now).ends_within(SECOND * 60, now), None);
+        assert_eq!(TokenLifetime::new(grant(0, false), now).ends_within(SECOND * 60, now), None);
     }
 
     #[test]
     fn a_token_shorter_than_the_period_is_of_no_use_to_the_next_poll() {
         let now = Instant::now();
-        assert!(Lease::new(grant(30, true), now).outlived_by(SECOND * 30));
-        assert!(!Lease::new(grant(31, true), now).outlived_by(SECOND * 30));
-        assert!(!Lease::new(grant(0, false), now).outlived_by(SECOND * 30));
+        assert!(TokenLifetime::new(grant(30, true), now).outlived_by(SECOND * 30));
+        assert!(!TokenLifetime::new(grant(31, true), now).outlived_by(SECOND * 30));
+        assert!(!TokenLifetime::new(grant(0, false), now).outlived_by(SECOND * 30));
     }
 
     #[test]

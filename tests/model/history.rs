@@ -23,7 +23,7 @@ const MOST_PODS_LAG: u64 = 1_900;
 
 /// A history.
 #[derive(Clone, Debug)]
-pub(crate) struct History {
+pub(crate) struct ObservationHistory {
     pub(crate) setup: Setup,
     pub(crate) steps: Vec<Step>,
 }
@@ -164,10 +164,10 @@ pub(crate) enum PatchFault {
 
 /// Any history. Most hold only some of all that can happen: where everything does, hardly anything
 /// comes together that takes several steps of few kinds.
-pub(crate) fn histories() -> impl Strategy<Value = History> {
+pub(crate) fn histories() -> impl Strategy<Value = ObservationHistory> {
     let kinds = prop_oneof![1 => Just(u32::MAX), 1 => any::<u32>(), 2 => few()];
     let steps = kinds.no_shrink().prop_flat_map(|kinds| vec(steps(kinds), 0..45));
-    (setups(), steps).prop_map(|(setup, steps)| History { setup, steps })
+    (setups(), steps).prop_map(|(setup, steps)| ObservationHistory { setup, steps })
 }
 
 /// One kind in four.

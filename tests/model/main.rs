@@ -29,7 +29,7 @@ use std::time::Instant;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use tokio::runtime::{Builder, Runtime};
 
-use history::History;
+use history::ObservationHistory;
 
 /// What `make test` plays: the same each time, so that a change is what makes it fail. Other seeds are
 /// for longer runs.
@@ -60,7 +60,7 @@ fn run(seed: u64, histories: u32) -> Result<(), String> {
     let rng = TestRng::from_seed(RngAlgorithm::XorShift, &bytes);
     let mut runner = TestRunner::new_with_rng(config, rng);
     let runtime = runtime();
-    let outcome = runner.run(&history::histories(), |history: History| {
+    let outcome = runner.run(&history::histories(), |history: ObservationHistory| {
         let (wrong, _) = runtime.block_on(play::play(&history, false));
         match wrong.first() {
             None => Ok(()),

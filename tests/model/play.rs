@@ -9,16 +9,16 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use vault_secrets_reloader::decide::plan::Hold;
-use vault_secrets_reloader::election::leadership::{Candidacy, Claim, contended};
+use vault_secrets_reloader::election::leadership::{Candidate, Claim, election_channel};
 use vault_secrets_reloader::engine::reloader::Reloader;
 use vault_secrets_reloader::engine::settings::{Clocks, Settings};
 use vault_secrets_reloader::events::sink::Events;
 use vault_secrets_reloader::index::Index;
-use vault_secrets_reloader::references::source::Readable;
+use vault_secrets_reloader::references::source::ReadableSources;
 use vault_secrets_reloader::rollouts::budget::Budget;
 
 use crate::collector::Collector;
-use crate::history::{Event, History, PROCESSES};
+use crate::history::{Event, ObservationHistory, PROCESSES};
 use crate::ports::{Ports, Recorder, Shared, Standing, lock};
 use crate::time;
 use crate::world::{SETTLE, World, process_of, server_name, servers};
@@ -35,7 +35,7 @@ const RESTART: Duration = Duration::from_secs(3);
 /// One life of a process.
 struct Process {
     recorder: Recorder,
-    candidacy: Arc<Candidacy>,
+    candidacy: Arc<Candidate>,
     shutdown: CancellationToken,
     watch: AbortHandle,
     /// One for each server.
@@ -50,7 +50,10 @@ struct Play {
 }
 
 /// Plays a history. Answers what was wrong, and what happened if `is_told`.
-pub(crate) async fn play(history: &History, is_told: bool) -> (Vec<String>, Vec<String>) {
+pub(crate) async fn play(
+    history: &ObservationHistory,
+    is_told: bool,
+) -> (Vec<String>, Vec<String>) {
     time::begin(history.setup.own_skew_ms);
     let world: Shared = Arc::new(std::sync::Mutex::new(World::new(&history.setup, is_told)));
     let mut play = Play {
@@ -124,7 +127,7 @@ impl Play {
             let setup = &lock(&self.world).setup;
             (setup.servers, setup.may_be_missing, Budget::new(setup.burst, setup.burst * 4))
         };
-        let index = Arc::new(Index::new(servers(count), Readable::default()));
+        let index = Arc::new(Index::new(servers(count), ReadableSources::default()));
         let synced = CancellationToken::new();
         let cluster_clock = Arc::default();
         let recorder = Recorder { world: Arc::clone(&self.world), life, standings: Arc::default() };
@@ -135,7 +138,7 @@ impl Play {
         world.living.insert(life);
         drop(world);
         let shutdown = CancellationToken::new();
-        let (candidacy, leadership) = contended();
+        let (candidacy, leadership) = election_channel();
         candidacy.say(Claim::Always);
         let reloaders = (0..count).map(|server| {
             let clocks =

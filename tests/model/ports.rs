@@ -8,7 +8,7 @@ use jiff::SignedDuration;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use tokio::time::{Instant, sleep};
 use vault_secrets_reloader::decide::clock::ServerClock;
-use vault_secrets_reloader::decide::observation::{Ask, Observation, Polled};
+use vault_secrets_reloader::decide::observation::{Observation, PollResult, ReadRequest};
 use vault_secrets_reloader::decide::plan::{Hold, Reload, Revision};
 use vault_secrets_reloader::engine::ports::{Cluster, Vault, WriteError};
 use vault_secrets_reloader::events::event::{Event, Held};
@@ -75,8 +75,8 @@ pub(crate) fn date(time: jiff::Timestamp) -> String {
 }
 
 impl Vault for Ports {
-    async fn poll(&mut self, asks: &[Ask]) -> Polled {
-        let mut polled = Polled::default();
+    async fn poll(&mut self, asks: &[ReadRequest]) -> PollResult {
+        let mut polled = PollResult::default();
         let is_on_standby = {
             let mut world = lock(&self.world);
             // A poll goes on with what those before it were told, for a moment.

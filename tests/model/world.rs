@@ -20,7 +20,9 @@ use vault_secrets_reloader::references::environment::{
     Container, EnvFrom, EnvVar, SourceKind, SourceName,
 };
 use vault_secrets_reloader::references::manifest::Manifest;
-use vault_secrets_reloader::references::server::{Address, Declared, Servers, Undeclared};
+use vault_secrets_reloader::references::servers::{
+    Address, Servers, UndeclaredAddress, VaultServer,
+};
 
 use crate::history::{PROCESSES, PatchFault, SOURCES, Setup};
 use crate::time;
@@ -648,13 +650,13 @@ pub(crate) fn server_name(server: usize) -> Arc<str> {
 
 /// All servers that are declared.
 pub(crate) fn servers(count: usize) -> Servers {
-    let declared = |server| Declared {
+    let declared = |server| VaultServer {
         name: server_name(server),
         addresses: Address::parse(&address(server)).into_iter().collect(),
         namespace: None,
     };
     let others = (1..count).map(declared).collect();
-    Servers::new(declared(0), others, Undeclared::Default).unwrap()
+    Servers::new(declared(0), others, UndeclaredAddress::Default).unwrap()
 }
 
 /// The path of a secret on its server.

@@ -18,7 +18,7 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use reqwest::{Client, Method};
 use secrecy::SecretString;
 use serde_json::json;
-use vault_secrets_reloader::decide::observation::{Ask, Observation};
+use vault_secrets_reloader::decide::observation::{Observation, ReadRequest};
 use vault_secrets_reloader::engine::ports::Vault as _;
 use vault_secrets_reloader::model::secret::{DEFAULT_CONNECTION, SecretId};
 use vault_secrets_reloader::vault::approle::{self, AppRole};
@@ -253,12 +253,12 @@ impl Scene {
         })
     }
 
-    fn asks(&self) -> Vec<Ask> {
+    fn asks(&self) -> Vec<ReadRequest> {
         let ask = |number| {
             let path = format!("secret/data/{}", path(self.secrets, number)).into();
             let secret = SecretId { connection: DEFAULT_CONNECTION.into(), namespace: None, path };
             let secret = Arc::new(secret);
-            Ask { secret, not_before: None, may_be_missing: false }
+            ReadRequest { secret, not_before: None, may_be_missing: false }
         };
         (0..self.secrets).map(ask).collect()
     }
@@ -283,7 +283,7 @@ impl Scene {
         Ok(Poller::new(server, login, PERIOD * 3, PERIOD, pace, false))
     }
 
-    async fn poll(&self, poller: &mut Poller, asks: &[Ask]) -> Result<()> {
+    async fn poll(&self, poller: &mut Poller, asks: &[ReadRequest]) -> Result<()> {
         let polled = poller.poll(asks).await;
         let live = polled.observations.values().filter(|it| matches!(it, Observation::Live(_)));
         ensure!(live.count() == self.secrets, "not all secrets were seen");

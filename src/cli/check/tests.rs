@@ -3,7 +3,7 @@
 use super::*;
 use crate::cli::print;
 use crate::references::path_rules::{PathRules, Rule, RuleText};
-use crate::references::server::{Address, Declared, Undeclared};
+use crate::references::servers::{Address, UndeclaredAddress, VaultServer};
 
 const WEB: &str = r#"apiVersion: apps/v1
 kind: Deployment
@@ -37,10 +37,10 @@ spec:
 "#;
 
 fn checked(text: &str) -> Report {
-    checked_all(&[("web.yaml", text)], Readable::default())
+    checked_all(&[("web.yaml", text)], ReadableSources::default())
 }
 
-fn checked_all(files: &[(&str, &str)], readable: Readable) -> Report {
+fn checked_all(files: &[(&str, &str)], readable: ReadableSources) -> Report {
     let mut manifests = Manifests::default();
     for (file, text) in files {
         manifests.add(file, text);
@@ -209,7 +209,7 @@ fn what_cannot_be_read_is_said_and_the_rest_is_read() {
     manifests.read(folder.path(), io::empty());
     manifests.read(&folder.path().join("missing.yaml"), io::empty());
     manifests.read(Path::new("-"), WEB.as_bytes());
-    let report = manifests.check(Readable::default(), &Servers::default());
+    let report = manifests.check(ReadableSources::default(), &Servers::default());
     let files: Vec<_> = report.workloads.iter().map(|workload| &*workload.at.file).collect();
     let web = folder.path().join("a/web.yaml");
     assert_eq!(files, [&*web.to_string_lossy(), "-"]);
@@ -242,7 +242,7 @@ fn json_is_one_document() {
 #[test]
 fn workflow_commands_hold_what_is_to_be_looked_at() {
     let files = [("a,b:c.yaml", WEB), ("-", WEB), ("bad.yaml", "a: [\n")];
-    let report = checked_all(&files, Readable::default());
+    let report = checked_all(&files, ReadableSources::default());
     let text = print::github(&report);
     assert!(text.contains("::error file=bad.yaml,line="), "{text}");
     assert!(text.contains("::warning file=a%2Cb%3Ac.yaml,line=24,title=NoKey::shop/Deployment/web, variable B of container app: no key: "), "{text}");
@@ -308,7 +308,7 @@ stringData:
 #[test]
 fn sources_among_the_manifests_are_read() {
     let files = [("web.yaml", WITH_SOURCES), ("sources.yaml", SOURCES)];
-    let report = checked_all(&files, Readable::default());
+    let report = checked_all(&files, ReadableSources::default());
     let [web] = &report.workloads[..] else { panic!("{report:?}") };
     assert!(web.reloaded);
     let expected =
@@ -318,7 +318,7 @@ fn sources_among_the_manifests_are_read() {
     assert_eq!(web.references[3].at.file, "sources.yaml");
     assert_eq!(report.warnings(), 1);
 
-    let with_secrets = Readable { secrets: true, ..Readable::default() };
+    let with_secrets = ReadableSources { secrets: true, ..ReadableSources::default() };
     let report = checked_all(&files, with_secrets);
     let found = found(&report.workloads[0]);
     assert!(found.contains(&("secret/data/b", 16)), "{found:?}");
@@ -329,14 +329,14 @@ fn sources_among_the_manifests_are_read() {
 #[test]
 fn a_source_of_another_namespace_is_another_one() {
     let other = WITH_SOURCES.replace("  name: web", "  name: web\n  namespace: other");
-    let report = checked_all(&[("a", &other), ("b", SOURCES)], Readable::default());
+    let report = checked_all(&[("a", &other), ("b", SOURCES)], ReadableSources::default());
     let named = report.workloads[0].references.iter().filter(|found| found.path.is_some());
     assert_eq!(named.count(), 0);
 }
 
 #[test]
 fn a_workload_is_of_the_server_that_its_address_means() {
-    let declared = |name: &str, address: &str| Declared {
+    let declared = |name: &str, address: &str| VaultServer {
         name: name.into(),
         addresses: Address::parse(address).into_iter().collect(),
         namespace: None,
@@ -354,9 +354,9 @@ fn a_workload_is_of_the_server_that_its_address_means() {
         let default = declared("default", "https://vault:8200");
         let others = vec![declared("team-b", "https://b:8200")];
         let servers = Servers::new(default, others, undeclared).unwrap();
-        manifests.check(Readable::default(), &servers)
+        manifests.check(ReadableSources::default(), &servers)
     };
-    for undeclared in [Undeclared::Default, Undeclared::Refused] {
+    for undeclared in [UndeclaredAddress::Default, UndeclaredAddress::Refused] {
         let report = checked_at("https://vault:8200/", undeclared);
         let web = &report.workloads[0];
         assert!(web.reloaded && web.remarks.is_empty());
@@ -368,11 +368,11 @@ fn a_workload_is_of_the_server_that_its_address_means() {
         assert!(web.references.iter().all(|found| on_b(found) == found.path.is_some()));
         assert!(print::table(&report).contains("secret/data/a on server team-b"));
     }
-    let report = checked_at("https://elsewhere:8200", Undeclared::Default);
+    let report = checked_at("https://elsewhere:8200", UndeclaredAddress::Default);
     let web = &report.workloads[0];
     assert_eq!((web.reloaded, reasons(web)), (true, vec!["AddressNotDeclared"]));
     let warnings = report.warnings();
-    let report = checked_at("https://elsewhere:8200", Undeclared::Refused);
+    let report = checked_at("https://elsewhere:8200", UndeclaredAddress::Refused);
     let web = &report.workloads[0];
     assert_eq!((web.reloaded, reasons(web)), (false, vec!["AddressRefused"]));
     assert!(web.references.iter().all(|found| !found.watched));
@@ -390,7 +390,7 @@ fn a_path_that_no_rule_allows_to_the_namespace_is_not_watched() {
         let rules = PathRules::new(vec![Rule::new(&rule).unwrap()]);
         let mut manifests = Manifests::in_namespace(namespace.to_owned());
         manifests.add("web.yaml", text);
-        manifests.check(Readable::default(), &Servers::default().with_path_rules(rules))
+        manifests.check(ReadableSources::default(), &Servers::default().with_path_rules(rules))
     };
     let refused = |report: &Report| {
         let all = report.workloads[0].references.iter();
@@ -431,7 +431,7 @@ fn an_encrypted_secret_is_none_that_is_given() {
     let sources = SOURCES.replace("kind: Secret", "kind: Secret\nsops: {version: 3.9.0}");
     let sources = sources.replace("dmF1bHQ6c2VjcmV0L2RhdGEvYiNr", "ENC[AES256_GCM,data:x]");
     let files = [("web.yaml", WITH_SOURCES), ("sources.yaml", &*sources)];
-    let with_secrets = Readable { secrets: true, ..Readable::default() };
+    let with_secrets = ReadableSources { secrets: true, ..ReadableSources::default() };
     let report = checked_all(&files, with_secrets);
     let found = found(&report.workloads[0]);
     assert!(!found.iter().any(|(what, _)| *what == "SourceMalformed"), "{found:?}");

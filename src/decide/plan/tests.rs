@@ -10,8 +10,8 @@ struct Row {
     recorded: Option<Recorded>,
     live: Observation,
     seen: PollNumber,
-    other_seen: PollNumber,
-    long_seen: PollNumber,
+    last_poll_with_other_version: PollNumber,
+    settled_since: PollNumber,
     observed: bool,
     revision: Option<Lookup<'static>>,
     copies: Vec<Copied>,
@@ -24,12 +24,12 @@ impl Row {
             recorded: None,
             live: Observation::Live(version),
             seen: 9,
-            other_seen: 0,
+            last_poll_with_other_version: 0,
             observed: true,
             revision: None,
             copies: Vec::new(),
             rules: Rules::default(),
-            long_seen: 5,
+            settled_since: 5,
         }
     }
 
@@ -45,15 +45,20 @@ impl Row {
             ..workload("web", &["a"])
         };
         let revision = Revision { created: second(1_000_100), copies: self.copies.into() };
-        let case = Case {
+        let case = DecisionInput {
             workload: &workload,
-            entered: 5,
+            template_first_poll: 5,
             revision: self.revision.unwrap_or(Lookup::Found(&revision)),
-            past: &Past::default(),
+            past: &ReloadHistory::default(),
         };
-        let Self { seen, other_seen, long_seen, .. } = self;
-        let sighting = Sighting { seen, other_seen, long_seen, ..Sighting::of(self.live) };
-        verdict(&case, &secret("a"), sighting, &self.rules)
+        let Self { seen, last_poll_with_other_version, settled_since, .. } = self;
+        let observed = ObservedVersion {
+            seen,
+            last_poll_with_other_version,
+            settled_since,
+            ..ObservedVersion::of(self.live)
+        };
+        verdict(&case, &secret("a"), observed, &self.rules)
     }
 }
 
@@ -68,9 +73,10 @@ fn new() -> Version {
 
 #[test]
 fn an_error_is_never_a_change() {
-    let row = Row { live: Observation::Unknown, other_seen: 9, ..Row::live(new()) };
-    assert_eq!(row.recorded(true, old()).verdict(), Verdict::Keep);
-    let row = Row { live: Observation::Gone, other_seen: 9, ..Row::live(new()) };
+    let row =
+        Row { live: Observation::Unknown, last_poll_with_other_version: 9, ..Row::live(new()) };
+    assert_eq!(row.recorded(true, old()).verdict(), Verdict::Undetermined);
+    let row = Row { live: Observation::Gone, last_poll_with_other_version: 9, ..Row::live(new()) };
     assert_eq!(row.recorded(true, old()).verdict(), Verdict::Gone);
 }
 
@@ -78,18 +84,22 @@ fn an_error_is_never_a_change() {
 fn what_is_recorded_for_this_template_is_known() {
     assert_eq!(Row::live(new()).recorded(true, new()).verdict(), Verdict::Same);
     // Whatever was seen before: the pods started with it, or later.
-    let row = Row { other_seen: 9, ..Row::live(new()) };
+    let row = Row { last_poll_with_other_version: 9, ..Row::live(new()) };
     assert_eq!(row.recorded(true, new()).verdict(), Verdict::Same);
 }
 
 #[test]
 fn what_was_seen_to_change_needs_no_clock_and_no_request() {
-    let row = Row { other_seen: 5, revision: Some(Lookup::NotAsked), ..Row::live(new()) };
+    let row = Row {
+        last_poll_with_other_version: 5,
+        revision: Some(Lookup::NotAsked),
+        ..Row::live(new())
+    };
     assert_eq!(row.verdict(), Verdict::Changed(Cause::Witnessed));
-    let row = Row { other_seen: 5, observed: false, ..Row::live(old()) };
+    let row = Row { last_poll_with_other_version: 5, observed: false, ..Row::live(old()) };
     assert_eq!(row.verdict(), Verdict::Changed(Cause::Witnessed));
     // Seen before the template was there: its pods started later.
-    let row = Row { other_seen: 4, ..Row::live(old()) };
+    let row = Row { last_poll_with_other_version: 4, ..Row::live(old()) };
     assert_eq!(row.verdict(), Verdict::Same);
 }
 
@@ -100,10 +110,10 @@ fn a_version_that_is_older_than_what_is_recorded_is_a_restored_storage() {
         assert_eq!(row.verdict(), Verdict::Changed(Cause::Restored));
     }
     // Until nothing else was seen for a while, since the template came, it may be a standby.
-    let row = Row { long_seen: 4, ..Row::live(old()) };
+    let row = Row { settled_since: 4, ..Row::live(old()) };
     assert_eq!(row.recorded(true, new()).verdict(), Verdict::Unsettled);
     // Whatever others have on record, it is the version there is for who has none of it.
-    assert_eq!(Row { long_seen: 0, ..Row::live(old()) }.verdict(), Verdict::Same);
+    assert_eq!(Row { settled_since: 0, ..Row::live(old()) }.verdict(), Verdict::Same);
     // The number alone says nothing: deleted and made anew, a secret starts at 1 again.
     let row = Row::live(version(1, 1_000_200)).recorded(true, version(3, 1_000_050));
     assert_eq!(row.verdict(), Verdict::Changed(Cause::Found));
@@ -155,7 +165,8 @@ fn nothing_is_reloaded_within_the_settle_time() {
         (2, Verdict::Changed(Cause::Witnessed)),
         (3, Verdict::Unsettled),
     ] {
-        let row = Row { rules: settling(settle), other_seen: 5, ..Row::live(new()) };
+        let row =
+            Row { rules: settling(settle), last_poll_with_other_version: 5, ..Row::live(new()) };
         assert_eq!(row.verdict(), expected, "{settle}");
     }
     // What the pods have need not settle.
@@ -163,7 +174,7 @@ fn nothing_is_reloaded_within_the_settle_time() {
     assert_eq!(row.recorded(true, new()).verdict(), Verdict::Same);
     // A version from an hour ahead was created by a node whose clock is wrong.
     let ahead = version(2, 1_003_802);
-    let row = Row { rules: settling(3), other_seen: 5, ..Row::live(ahead) };
+    let row = Row { rules: settling(3), last_poll_with_other_version: 5, ..Row::live(ahead) };
     assert_eq!(row.verdict(), Verdict::Changed(Cause::Witnessed));
 }
 
@@ -173,10 +184,15 @@ fn pods_of_an_object_that_is_younger_than_they_are_count_by_their_revision() {
     let month = 30 * 24 * 3600;
     let revision = Revision { created: second(1_000_000 - month), copies: Arc::new([]) };
     let web = Workload { created: second(1_000_000), ..workload("web", &["a"]) };
-    let past = Past::default();
-    let case = Case { workload: &web, entered: 5, revision: Lookup::Found(&revision), past: &past };
-    let seen = |seconds| Sighting::of(Observation::Live(version(2, 1_000_000 + seconds)));
-    let verdict = |sighting| verdict(&case, &secret("a"), sighting, &Rules::default());
+    let past = ReloadHistory::default();
+    let case = DecisionInput {
+        workload: &web,
+        template_first_poll: 5,
+        revision: Lookup::Found(&revision),
+        past: &past,
+    };
+    let seen = |seconds| ObservedVersion::of(Observation::Live(version(2, 1_000_000 + seconds)));
+    let verdict = |observed| verdict(&case, &secret("a"), observed, &Rules::default());
     assert_eq!(verdict(seen(-2 * 24 * 3600)), Verdict::Changed(Cause::Found));
     assert_eq!(verdict(seen(-month - 1)), Verdict::Same);
 }
@@ -184,15 +200,21 @@ fn pods_of_an_object_that_is_younger_than_they_are_count_by_their_revision() {
 #[test]
 fn pods_that_started_without_a_secret_are_reloaded_when_it_is_back() {
     let lenient = Rules { ignore_missing: true, ..Rules::default() };
-    let row = |gone_seen, rules| {
+    let row = |last_poll_gone, rules| {
         let workload =
             Workload { recorded: Some(recorded(true, &[("a", old())])), ..workload("web", &["a"]) };
-        let past = Past::default();
+        let past = ReloadHistory::default();
         let revision = Revision { created: second(1_000_100), copies: Arc::new([]) };
         let lookup = Lookup::Found(&revision);
-        let case = Case { workload: &workload, entered: 5, revision: lookup, past: &past };
-        let sighting = Sighting { gone_seen, ..Sighting::of(Observation::Live(old())) };
-        verdict(&case, &secret("a"), sighting, &rules)
+        let case = DecisionInput {
+            workload: &workload,
+            template_first_poll: 5,
+            revision: lookup,
+            past: &past,
+        };
+        let observed =
+            ObservedVersion { last_poll_gone, ..ObservedVersion::of(Observation::Live(old())) };
+        verdict(&case, &secret("a"), observed, &rules)
     };
     assert_eq!(row(5, lenient), Verdict::Changed(Cause::Witnessed));
     // Before the present template came, or where pods wait for what is missing.
@@ -206,7 +228,7 @@ fn pods_that_started_without_a_secret_are_reloaded_when_it_is_back() {
     assert_eq!(row(true, 5), Verdict::Changed(Cause::Found));
     assert_eq!(row(false, 5), Verdict::Same);
     // What was seen before that reload, which another process did, is older than what that one saw.
-    assert_eq!(row(true, 4), Verdict::Keep);
+    assert_eq!(row(true, 4), Verdict::Undetermined);
     // A reload for its return was taken back; one from before it was gone says nothing.
     for (is_later, expected) in [(true, Verdict::Reverted), (false, Verdict::Changed(Cause::Found))]
     {
@@ -224,17 +246,25 @@ fn pods_that_started_without_a_secret_are_reloaded_when_it_is_back() {
 #[test]
 fn a_newer_version_that_was_seen_counts_before_the_record() {
     // Pods were renewed while version 2 was live, and then the storage was restored to what is recorded.
-    let row = |other_seen, other_created| {
+    let row = |last_poll_with_other_version, other_version_created| {
         let workload =
             Workload { recorded: Some(recorded(true, &[("a", old())])), ..workload("web", &["a"]) };
-        let past = Past::default();
+        let past = ReloadHistory::default();
         let revision = Revision { created: second(1_000_100), copies: Arc::new([]) };
         let lookup = Lookup::Found(&revision);
-        let case = Case { workload: &workload, entered: 5, revision: lookup, past: &past };
-        let other_created = Some(second(other_created));
-        let sighting =
-            Sighting { other_seen, other_created, ..Sighting::of(Observation::Live(old())) };
-        verdict(&case, &secret("a"), sighting, &Rules::default())
+        let case = DecisionInput {
+            workload: &workload,
+            template_first_poll: 5,
+            revision: lookup,
+            past: &past,
+        };
+        let other_version_created = Some(second(other_version_created));
+        let observed = ObservedVersion {
+            last_poll_with_other_version,
+            other_version_created,
+            ..ObservedVersion::of(Observation::Live(old()))
+        };
+        verdict(&case, &secret("a"), observed, &Rules::default())
     };
     assert_eq!(row(5, 1_000_200), Verdict::Changed(Cause::Restored));
     assert_eq!(row(4, 1_000_200), Verdict::Same);
@@ -287,22 +317,35 @@ fn a_reload_that_was_taken_back_is_not_fought() {
 }
 
 /// A workload of the secrets a and b; what was seen of each is given.
-fn decided(workload: &Workload, seen: [Sighting; 2], past: &Past, budget: u32) -> Decision {
+fn decided(
+    workload: &Workload,
+    seen: [ObservedVersion; 2],
+    past: &ReloadHistory,
+    budget: u32,
+) -> Decision {
     let revision = Revision { created: second(100), copies: Arc::new([]) };
-    let case = Case { workload, entered: 5, revision: Lookup::Found(&revision), past };
+    let case = DecisionInput {
+        workload,
+        template_first_poll: 5,
+        revision: Lookup::Found(&revision),
+        past,
+    };
     let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
     decide(&case, of, &Rules::default(), budget, second(1_000))
 }
 
-fn saw(observation: Observation) -> Sighting {
-    Sighting::of(observation)
+fn saw(observation: Observation) -> ObservedVersion {
+    ObservedVersion::of(observation)
 }
 
-fn witnessed(number: u64) -> Sighting {
-    Sighting { other_seen: 5, ..saw(Observation::Live(version(number, 200))) }
+fn witnessed(number: u64) -> ObservedVersion {
+    ObservedVersion {
+        last_poll_with_other_version: 5,
+        ..saw(Observation::Live(version(number, 200)))
+    }
 }
 
-fn same() -> Sighting {
+fn same() -> ObservedVersion {
     saw(Observation::Live(version(1, 50)))
 }
 
@@ -313,11 +356,11 @@ fn what_to_do() {
     let gone = saw(Observation::Gone);
     let table = [
         ([same(), same()], 1, Action::Leave),
-        ([same(), Sighting::UNKNOWN], 1, Action::Leave),
+        ([same(), ObservedVersion::UNKNOWN], 1, Action::Leave),
         ([same(), gone], 1, Action::Leave),
         ([witnessed(2), same()], 0, Action::Roll(Cause::Witnessed)),
         ([witnessed(2), witnessed(2)], 0, Action::Roll(Cause::Witnessed)),
-        ([witnessed(2), Sighting::UNKNOWN], 0, Action::Roll(Cause::Witnessed)),
+        ([witnessed(2), ObservedVersion::UNKNOWN], 0, Action::Roll(Cause::Witnessed)),
         ([witnessed(2), gone], 1, Action::Hold(Hold::SecretGone)),
         ([found, same()], 1, Action::Roll(Cause::Found)),
         ([found, same()], 0, Action::Hold(Hold::Budget)),
@@ -325,17 +368,17 @@ fn what_to_do() {
         ([found, witnessed(2)], 0, Action::Roll(Cause::Witnessed)),
     ];
     for (seen, budget, expected) in table {
-        let decision = decided(&web, seen, &Past::default(), budget);
+        let decision = decided(&web, seen, &ReloadHistory::default(), budget);
         assert_eq!(decision.action, expected, "{seen:?}");
     }
     let deleting = Workload { deleting: true, ..web.clone() };
-    let decision = decided(&deleting, [witnessed(2), gone], &Past::default(), 1);
+    let decision = decided(&deleting, [witnessed(2), gone], &ReloadHistory::default(), 1);
     assert_eq!(decision.action, Action::Hold(Hold::Deleting));
     assert_eq!((decision.changed, decision.gone), (vec![secret("a")], vec![]));
-    let decision = decided(&deleting, [same(), gone], &Past::default(), 1);
+    let decision = decided(&deleting, [same(), gone], &ReloadHistory::default(), 1);
     assert_eq!((decision.action, decision.gone), (Action::Leave, vec![]));
     let lenient = Workload { ignore_missing: true, ..web };
-    let decision = decided(&lenient, [witnessed(2), gone], &Past::default(), 1);
+    let decision = decided(&lenient, [witnessed(2), gone], &ReloadHistory::default(), 1);
     assert_eq!(decision.action, Action::Roll(Cause::Witnessed));
     assert_eq!(decision.gone, [secret("b")], "it is still reported");
 }
@@ -343,9 +386,14 @@ fn what_to_do() {
 #[test]
 fn nobody_asks_for_a_revision_that_cannot_matter() {
     let web = workload("web", &["a", "b"]);
-    let past = Past::default();
-    let case = Case { workload: &web, entered: 5, revision: Lookup::NotAsked, past: &past };
-    let action = |seen: [Sighting; 2]| {
+    let past = ReloadHistory::default();
+    let case = DecisionInput {
+        workload: &web,
+        template_first_poll: 5,
+        revision: Lookup::NotAsked,
+        past: &past,
+    };
+    let action = |seen: [ObservedVersion; 2]| {
         let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
         decide(&case, of, &Rules::default(), 1, second(0)).action
     };
@@ -356,20 +404,25 @@ fn nobody_asks_for_a_revision_that_cannot_matter() {
     assert_eq!(action([found, saw(Observation::Gone)]), Action::AskRevision);
     assert_eq!(action([witnessed(2), saw(Observation::Gone)]), Action::Hold(Hold::SecretGone));
     let deleting = Workload { deleting: true, ..web.clone() };
-    let case = Case { workload: &deleting, ..case };
+    let case = DecisionInput { workload: &deleting, ..case };
     assert_eq!(decide(&case, |_| found, &Rules::default(), 1, second(0)).action, Action::Leave);
 }
 
 #[test]
 fn what_is_stripped_again_is_not_fought() {
     let web = workload("web", &["a", "b"]);
-    let mut past = Past::default();
+    let mut past = ReloadHistory::default();
     let reloaded = reload(&web, |_| witnessed(2), false, "m".to_owned());
     past.patched(reloaded.record.clone(), None);
     let seen = [witnessed(2), witnessed(2)];
-    let at = |past: &Past, now: i64| {
+    let at = |past: &ReloadHistory, now: i64| {
         let revision = Revision { created: second(100), copies: Arc::new([]) };
-        let case = Case { workload: &web, entered: 5, revision: Lookup::Found(&revision), past };
+        let case = DecisionInput {
+            workload: &web,
+            template_first_poll: 5,
+            revision: Lookup::Found(&revision),
+            past,
+        };
         let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
         decide(&case, of, &Rules::default(), 1, second(now)).action
     };
@@ -392,7 +445,7 @@ fn what_is_stripped_again_is_not_fought() {
 #[test]
 fn what_was_reloaded_since_is_not_stripped() {
     let first = workload("web", &["a", "b"]);
-    let mut past = Past::default();
+    let mut past = ReloadHistory::default();
     let older = reload(&first, |_| witnessed(9), false, "our older".to_owned());
     past.patched(older.record, None);
     let reloaded = reload(&first, |_| witnessed(2), false, "ours".to_owned());
@@ -424,7 +477,7 @@ fn what_was_reloaded_since_is_not_stripped() {
 #[test]
 fn only_so_many_marks_are_kept() {
     let web = workload("web", &["a"]);
-    let mut past = Past::default();
+    let mut past = ReloadHistory::default();
     for number in 0..100 {
         let reloaded = reload(&web, |_| witnessed(2), false, format!("m{number}"));
         past.patched(reloaded.record, (number == 0).then(|| "first".into()));
@@ -436,13 +489,14 @@ fn only_so_many_marks_are_kept() {
 #[test]
 fn after_a_failed_patch_the_next_waits() {
     let web = workload("web", &["a", "b"]);
-    let past = Past { retry_at: Some(second(1_001)), ..Past::default() };
+    let past = ReloadHistory { retry_at: Some(second(1_001)), ..ReloadHistory::default() };
     let seen = [witnessed(2), same()];
     assert_eq!(decided(&web, seen, &past, 1).action, Action::Hold(Hold::BackOff));
     // A clock that was a day ahead has been set back.
-    let past = Past { retry_at: Some(second(1_000 + 24 * 3600 + 1)), ..Past::default() };
+    let past =
+        ReloadHistory { retry_at: Some(second(1_000 + 24 * 3600 + 1)), ..ReloadHistory::default() };
     assert_eq!(decided(&web, seen, &past, 1).action, Action::Roll(Cause::Witnessed));
-    let past = Past { retry_at: Some(second(1_000)), ..Past::default() };
+    let past = ReloadHistory { retry_at: Some(second(1_000)), ..ReloadHistory::default() };
     assert_eq!(decided(&web, seen, &past, 1).action, Action::Roll(Cause::Witnessed));
 }
 
@@ -464,7 +518,7 @@ fn a_record_takes_over_what_is_live_and_keeps_what_is_not_known() {
     let of = |id: &Arc<SecretId>| match &*id.path {
         "a" => saw(Observation::Live(version(2, 20))),
         "b" => saw(Observation::Gone),
-        _ => Sighting::UNKNOWN,
+        _ => ObservedVersion::UNKNOWN,
     };
     let reload = reload(&web, of, false, "fresh".to_owned());
     assert_eq!(reload.count, 7);
@@ -487,7 +541,7 @@ fn no_time_is_out_of_range() {
             Row { rules, ..Row::live(live) }.recorded(false, old()).verdict();
         }
     }
-    let mut past = Past { stripped: u32::MAX, ..Past::default() };
+    let mut past = ReloadHistory { stripped: u32::MAX, ..ReloadHistory::default() };
     assert_eq!(past.stripped(Timestamp::MAX), LONGEST_STRIPPED_HOLD);
 }
 
@@ -496,22 +550,26 @@ fn a_former_secret_reloads_and_need_not_be_there() {
     let workload =
         Workload { former_secrets: [secret("former")].into(), ..workload("web", &["a"]) };
     let revision = Revision { created: second(1_000_100), copies: Arc::default() };
-    let case = Case {
+    let case = DecisionInput {
         workload: &workload,
-        entered: 5,
+        template_first_poll: 5,
         revision: Lookup::Found(&revision),
-        past: &Past::default(),
+        past: &ReloadHistory::default(),
     };
-    let decided = |former: Observation, other_seen| {
-        let sighting = |of: &Arc<SecretId>| {
+    let decided = |former: Observation, last_poll_with_other_version| {
+        let observed = |of: &Arc<SecretId>| {
             if *of == secret("a") {
-                return Sighting::of(Observation::Live(old()));
+                return ObservedVersion::of(Observation::Live(old()));
             }
-            Sighting { other_seen, gone_seen: 9, ..Sighting::of(former) }
+            ObservedVersion {
+                last_poll_with_other_version,
+                last_poll_gone: 9,
+                ..ObservedVersion::of(former)
+            }
         };
-        let decision = decide(&case, sighting, &Rules::default(), 1, second(2_000_000));
+        let decision = decide(&case, observed, &Rules::default(), 1, second(2_000_000));
         assert!(decision.gone.is_empty() && decision.open.is_empty());
-        let written = reload(&workload, sighting, false, "m".to_owned()).record.versions;
+        let written = reload(&workload, observed, false, "m".to_owned()).record.versions;
         assert_eq!(written.get(secret("former").hash64()), None);
         (decision.action, decision.changed)
     };
@@ -528,13 +586,14 @@ fn a_former_secret_that_was_reloaded_for_and_taken_back_is_not_fought_for() {
     let workload =
         Workload { former_secrets: [secret("former")].into(), ..workload("web", &["a"]) };
     let revision = Revision { created: second(1_000_100), copies: Arc::default() };
-    let mut past = Past::default();
-    let decided = |past: &Past| {
+    let mut past = ReloadHistory::default();
+    let decided = |past: &ReloadHistory| {
         let lookup = Lookup::Found(&revision);
-        let case = Case { workload: &workload, entered: 5, revision: lookup, past };
+        let case =
+            DecisionInput { workload: &workload, template_first_poll: 5, revision: lookup, past };
         let live = |of: &Arc<SecretId>| if *of == secret("a") { old() } else { new() };
-        let sighting = |of: &Arc<SecretId>| Sighting::of(Observation::Live(live(of)));
-        decide(&case, sighting, &Rules::default(), 1, second(2_000_000)).action
+        let observed = |of: &Arc<SecretId>| ObservedVersion::of(Observation::Live(live(of)));
+        decide(&case, observed, &Rules::default(), 1, second(2_000_000)).action
     };
     assert_eq!(decided(&past), Action::Roll(Cause::Found));
     // The reload recorded it while its ConfigMap still named it.

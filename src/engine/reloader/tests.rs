@@ -9,12 +9,12 @@ use jiff::{SignedDuration, Timestamp};
 use super::super::ports::WriteError;
 use super::*;
 use crate::decide::clock::ServerClock;
-use crate::decide::observation::{BELIEVED_AFTER, Observation, Polled};
+use crate::decide::observation::{BELIEVED_AFTER, Observation, PollResult};
 use crate::decide::plan::{Reload, Revision};
-use crate::election::leadership::{Candidacy, Claim, contended};
+use crate::election::leadership::{Candidate, Claim, election_channel};
 use crate::events::event::Held;
 use crate::events::sink::Sink;
-use crate::index::findings::Notice;
+use crate::index::findings::Finding;
 use crate::index::quota::Quota;
 use crate::model::annotation::{MARK, OptIn};
 use crate::model::fixtures::{second, secret, version};
@@ -26,11 +26,11 @@ use crate::model::workload::{Workload, WorkloadId};
 use crate::references::environment::{Container, EnvFrom, EnvVar, SourceKind, SourceName};
 use crate::references::manifest::Manifest;
 use crate::references::path_rules::{PathRules, Rule, RuleText};
-use crate::references::server::Servers;
-use crate::references::source::Readable;
+use crate::references::servers::Servers;
+use crate::references::source::ReadableSources;
 
+mod api_server_outage;
 mod leading;
-mod outage;
 mod rounds;
 mod settling;
 mod stuck;
@@ -132,11 +132,11 @@ impl Fake {
 }
 
 impl Vault for Fake {
-    async fn poll(&mut self, asks: &[Ask]) -> Polled {
+    async fn poll(&mut self, asks: &[ReadRequest]) -> PollResult {
         let mut world = self.world();
         world.asked = asks.iter().map(|ask| ask.secret.path.to_string()).collect();
         world.asked.sort();
-        let mut polled = Polled::default();
+        let mut polled = PollResult::default();
         if world.is_out {
             polled.failed = asks.iter().map(|ask| Arc::clone(&ask.secret)).collect();
             polled.retry_in = Some(Duration::from_secs(1));
@@ -161,10 +161,10 @@ impl Vault for Fake {
         polled
     }
 
-    fn notices(&self) -> HashMap<Arc<SecretId>, Notice> {
+    fn notices(&self) -> HashMap<Arc<SecretId>, Finding> {
         let notice = |path: &String| {
             let message = format!("secret/data/{path} is deleted");
-            (secret(path), Notice { reason: "Deleted", is_warning: true, message })
+            (secret(path), Finding { reason: "Deleted", is_warning: true, message })
         };
         self.world().gone.iter().map(notice).collect()
     }
@@ -324,7 +324,7 @@ impl Bench {
 
     /// The same, with servers, and rules about their paths.
     fn with(servers: Servers, workloads: &[(&str, &[&str])]) -> Self {
-        Self::with_index(Index::new(servers, Readable::default()), workloads)
+        Self::with_index(Index::new(servers, ReadableSources::default()), workloads)
     }
 
     /// The same, with the workloads in an index that is empty yet.
@@ -439,8 +439,8 @@ impl Bench {
         std::mem::take(&mut self.fake.world().told)
     }
 
-    async fn poll(&mut self) -> Unfinished {
-        self.reloader.tick(Scope::All, &self.shutdown).await
+    async fn poll(&mut self) -> Remaining {
+        self.reloader.tick(PollScope::All, &self.shutdown).await
     }
 }
 
@@ -470,7 +470,7 @@ async fn an_answer_that_is_lost_rolls_once() {
     let left = bench.poll().await;
     assert!(left.retry_in.is_some());
     // The index has not seen it yet; the precondition of the PATCH is what tells.
-    bench.reloader.workloads.memories.clear();
+    bench.reloader.workloads.reload_states.clear();
     bench.reloader.workloads.revisions.clear();
     bench.poll().await;
     bench.watch();
@@ -588,8 +588,8 @@ async fn a_refused_patch_waits_and_the_others_go_on() {
     assert_eq!(bench.fake.world().patches, 2);
     assert_eq!((left.workloads.len(), left.retry_in), (1, Some(Duration::from_secs(2))));
     // Its time comes.
-    for memory in bench.reloader.workloads.memories.values_mut() {
-        memory.past.retry_at = memory.past.retry_at.map(|_| second(0));
+    for reload_state in bench.reloader.workloads.reload_states.values_mut() {
+        reload_state.past.retry_at = reload_state.past.retry_at.map(|_| second(0));
     }
     bench.poll().await;
     assert_eq!(bench.fake.count("web") + bench.fake.count("api"), 2);
@@ -601,7 +601,7 @@ async fn what_could_not_be_read_is_asked_for_alone() {
     bench.fake.world().live.remove("b");
     let left = bench.poll().await;
     assert!(left.retry_in.is_some());
-    let scope = Scope::Unfinished { workloads: left.workloads, secrets: left.secrets };
+    let scope = PollScope::Remaining { workloads: left.workloads, secrets: left.secrets };
     bench.fake.rotate("b", 1);
     let left = bench.reloader.tick(scope, &bench.shutdown).await;
     assert_eq!(bench.fake.world().asked, ["b"]);
@@ -617,8 +617,10 @@ async fn a_version_older_than_what_was_seen_rolls_once_nothing_else_is_seen_for_
     let left = bench.poll().await;
     assert_eq!(left.retry_in, Some(Duration::from_secs(1)), "it is asked for again soon");
     assert_eq!(bench.fake.count("web"), 0);
-    let scope =
-        || Scope::Unfinished { workloads: left.workloads.clone(), secrets: left.secrets.clone() };
+    let scope = || PollScope::Remaining {
+        workloads: left.workloads.clone(),
+        secrets: left.secrets.clone(),
+    };
     let almost = Duration::from_secs(29);
     tokio::time::advance(almost).await;
     let again = bench.reloader.tick(scope(), &bench.shutdown).await;
@@ -678,7 +680,7 @@ async fn what_was_written_and_stripped_is_left_alone() {
     bench.poll().await;
     bench.fake.rotate("a", 2);
     // Made before the rotation, so that the clock speaks for a change.
-    bench.reloader.workloads.memories.clear();
+    bench.reloader.workloads.reload_states.clear();
     bench.reloader.workloads.revisions.clear();
     bench.poll().await;
     assert_eq!(bench.fake.count("web"), 1);
@@ -696,8 +698,8 @@ async fn what_was_written_and_stripped_is_left_alone() {
         let kind = Kind::DEPLOYMENT;
         let id = WorkloadId { kind, namespace: "shop".into(), name: "web".into() };
         let revision = Revision { created: second(1_000_001), copies: Arc::new([]) };
-        let entered = bench.index.get(&id).unwrap().entered;
-        bench.reloader.workloads.revisions.insert(uid, (entered, revision));
+        let template_first_poll = bench.index.get(&id).unwrap().template_first_poll;
+        bench.reloader.workloads.revisions.insert(uid, (template_first_poll, revision));
         bench.poll().await;
     }
     assert_eq!(bench.fake.world().patches, 1);

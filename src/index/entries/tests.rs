@@ -60,7 +60,7 @@ impl Bench {
         self.0.borrow_mut().polls
     }
 
-    fn get(&self, id: &WorkloadId) -> Option<Stored> {
+    fn get(&self, id: &WorkloadId) -> Option<IndexedWorkload> {
         self.0.borrow().get(id).cloned()
     }
 
@@ -110,8 +110,8 @@ fn what_pods_of_a_template_may_have_read_is_kept_until_another_template_comes() 
     };
     let id = workload("a", 1, 1, &[]).id;
     let seen = || {
-        let Stored { workload, entered } = bench.get(&id).unwrap();
-        (paths(&workload.secrets), paths(&workload.former_secrets), entered)
+        let IndexedWorkload { workload, template_first_poll } = bench.get(&id).unwrap();
+        (paths(&workload.secrets), paths(&workload.former_secrets), template_first_poll)
     };
     bench.apply(workload("a", 1, 1, &["one"]));
     // A ConfigMap is edited, which changes nothing of the object.
@@ -149,18 +149,19 @@ fn what_pods_of_a_template_may_have_read_is_kept_until_another_template_comes() 
 fn a_template_enters_with_the_next_poll_and_scaling_does_not_move_it() {
     let bench = Bench::default();
     bench.apply(workload("a", 1, 7, &["x"]));
-    let entered = || bench.get(&workload("a", 0, 0, &[]).id).unwrap().entered;
-    assert_eq!(entered(), 1);
+    let template_first_poll =
+        || bench.get(&workload("a", 0, 0, &[]).id).unwrap().template_first_poll;
+    assert_eq!(template_first_poll(), 1);
     assert_eq!(bench.begin_poll(), 1);
     bench.apply(workload("a", 2, 7, &["x"]));
-    assert_eq!(entered(), 1);
+    assert_eq!(template_first_poll(), 1);
     bench.apply(workload("a", 3, 8, &["x"]));
-    assert_eq!(entered(), 2);
+    assert_eq!(template_first_poll(), 2);
     let mut anew = workload("a", 4, 8, &["x"]);
     anew.uid = "u2".into();
     assert_eq!(bench.begin_poll(), 2);
     bench.apply(anew);
-    assert_eq!(entered(), 3);
+    assert_eq!(template_first_poll(), 3);
 }
 
 #[test]
@@ -170,17 +171,18 @@ fn a_template_that_may_have_been_replaced_and_put_back_between_two_lists_enters_
         generation,
         ..workload("a", resource_version, 7, &["x"])
     };
-    let entered = || bench.get(&workload("a", 0, 0, &[]).id).unwrap().entered;
+    let template_first_poll =
+        || bench.get(&workload("a", 0, 0, &[]).id).unwrap().template_first_poll;
     bench.apply(read(1, 1));
     assert_eq!(bench.begin_poll(), 1);
     // A watch would have shown the other template; this is an autoscaler.
     bench.apply(read(5, 4));
-    assert_eq!(entered(), 1);
+    assert_eq!(template_first_poll(), 1);
     bench.begin_list(Kind::DEPLOYMENT);
     bench.apply(read(6, 5));
-    assert_eq!(entered(), 1, "one change of the spec replaces a template, or nothing");
+    assert_eq!(template_first_poll(), 1, "one change of the spec replaces a template, or nothing");
     bench.apply(read(9, 7));
-    assert_eq!(entered(), 2);
+    assert_eq!(template_first_poll(), 2);
 }
 
 #[test]
@@ -234,10 +236,10 @@ fn what_is_taken_in_after_its_list_counts_as_seen_by_the_list() {
     bench.begin_list(Kind::DEPLOYMENT);
     bench.defer(&read(9, 7).id);
     assert!(bench.end_list(Kind::DEPLOYMENT).is_empty(), "it is there");
-    assert_eq!((stored().workload.generation, stored().entered), (1, 1));
+    assert_eq!((stored().workload.generation, stored().template_first_poll), (1, 1));
     // Its template may have been replaced and put back before the list.
     bench.conclude(read(9, 7));
-    assert_eq!((stored().workload.generation, stored().entered), (7, 2));
+    assert_eq!((stored().workload.generation, stored().template_first_poll), (7, 2));
     // The list after etcd was restored.
     bench.begin_list(Kind::DEPLOYMENT);
     bench.defer(&read(3, 7).id);
@@ -247,7 +249,7 @@ fn what_is_taken_in_after_its_list_counts_as_seen_by_the_list() {
     // A watch shows each template, and what it showed before is older.
     bench.defer(&read(4, 8).id);
     bench.conclude(read(4, 8));
-    assert_eq!(stored().entered, 2);
+    assert_eq!(stored().template_first_poll, 2);
     bench.defer(&read(2, 8).id);
     bench.conclude(read(2, 8));
     assert_eq!(&*stored().workload.resource_version, "4");

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::super::scripted;
 use super::*;
 use crate::index::entries::LONGEST_KEPT;
-use crate::index::sources::Found;
+use crate::index::sources::SourceRead;
 use crate::model::annotation::RECORD;
 use crate::references::environment::{SourceKind, SourceName};
 use crate::references::source::{Content, SourceId};
@@ -49,9 +49,9 @@ fn refs() -> SourceId {
     SourceId::new(&"shop".into(), &named)
 }
 
-fn read(version: u32, value: &str) -> Found {
+fn read(version: u32, value: &str) -> SourceRead {
     let content = Content::new([("A", value.as_bytes())]);
-    Found::Read { resource_version: version.to_string(), content }
+    SourceRead::Read { resource_version: version.to_string(), content }
 }
 
 #[tokio::test(start_paused = true)]

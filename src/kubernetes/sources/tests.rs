@@ -18,7 +18,7 @@ use crate::model::annotation::OptIn;
 use crate::model::kind::Kind;
 use crate::references::environment::{Container, EnvFrom, SourceName};
 use crate::references::manifest::Manifest;
-use crate::references::source::Known;
+use crate::references::source::SourceState;
 
 /// ConfigMaps of the namespace `shop`: to each the value of its only key, or the status of an answer.
 #[derive(Clone, Default)]
@@ -132,13 +132,13 @@ impl Bench {
         self.effects.carry_out(&self.index.apply(manifest, Kind::DEPLOYMENT));
     }
 
-    fn known(&self, name: &str) -> Known {
+    fn known(&self, name: &str) -> SourceState {
         self.index.look_up(&"shop".into(), &config_map(name))
     }
 
     /// The path behind the key of a ConfigMap.
     fn path(&self, name: &str) -> Option<String> {
-        let Known::Read(content) = self.known(name) else { return None };
+        let SourceState::Read(content) = self.known(name) else { return None };
         Some(format!("{:?}", content.get("A")?.1.first()?.reading_in("A")))
     }
 
@@ -210,7 +210,7 @@ async fn only_what_is_named_is_read_and_read_again_when_it_changes() {
         bench.cluster.0.lock().unwrap().config_maps.remove("m");
         bench.cluster.show("DELETED", "m", 3);
         sleep(Duration::from_secs(10)).await;
-        assert_eq!((bench.known("m"), bench.is_changed()), (Known::Missing, true));
+        assert_eq!((bench.known("m"), bench.is_changed()), (SourceState::Missing, true));
         // One that is made later is found by its event.
         bench.cluster.set("m", Ok(("vault:secret/data/a#k", 4)));
         bench.cluster.show("ADDED", "m", 4);
@@ -231,7 +231,7 @@ async fn what_nobody_saw_is_found_by_the_next_list() {
         bench.cluster.set("m", Ok(("vault:secret/data/b#k", 2)));
         bench.cluster.0.lock().unwrap().config_maps.remove("n");
         sleep(Duration::from_mins(35)).await;
-        assert_eq!((bench.path("m").as_deref(), bench.known("n")), (Some(B), Known::Missing));
+        assert_eq!((bench.path("m").as_deref(), bench.known("n")), (Some(B), SourceState::Missing));
         assert!(bench.is_changed());
     })
     .await;
@@ -245,7 +245,7 @@ async fn what_may_not_be_read_is_said_and_read_once_it_may() {
         bench.name(&["m", "n"]);
         sleep(Duration::from_secs(10)).await;
         for name in ["m", "n"] {
-            assert_eq!(bench.known(name), Known::Not(Reason::SourceDenied));
+            assert_eq!(bench.known(name), SourceState::Unreadable(Reason::SourceDenied));
         }
         assert!(bench.is_changed(), "nobody waits for them any longer");
         bench.cluster.read();
@@ -269,7 +269,7 @@ async fn one_that_the_server_fails_for_holds_up_nobody_for_long() {
         bench.name(&["broken", "m"]);
         sleep(Duration::from_mins(1)).await;
         assert_eq!(bench.path("m").as_deref(), Some(A));
-        assert_eq!(bench.known("broken"), Known::Not(Reason::SourceFailed));
+        assert_eq!(bench.known("broken"), SourceState::Unreadable(Reason::SourceFailed));
         assert!(bench.is_changed());
         // Named later, it does not wait for the one that is broken either.
         bench.cluster.set("n", Ok(("vault:secret/data/b#k", 1)));
@@ -304,12 +304,12 @@ async fn what_the_watch_does_not_show_needs_no_request() {
         bench.name(&names);
         sleep(Duration::from_secs(10)).await;
         assert_eq!(bench.cluster.read(), [""; 0]);
-        assert!(names.iter().all(|name| bench.known(name) == Known::Missing));
+        assert!(names.iter().all(|name| bench.known(name) == SourceState::Missing));
         assert_eq!(bench.changes(), 1, "a workload is read again once, however much changed");
         // The same of one that is named when the list has ended.
         bench.name(&["later"]);
         sleep(Duration::from_secs(10)).await;
-        assert_eq!((bench.cluster.read(), bench.known("later")), (vec![], Known::Missing));
+        assert_eq!((bench.cluster.read(), bench.known("later")), (vec![], SourceState::Missing));
         bench.cluster.set("later", Ok(("vault:secret/data/a#k", 2)));
         bench.cluster.show("ADDED", "later", 2);
         sleep(Duration::from_secs(10)).await;
@@ -341,7 +341,7 @@ async fn a_name_that_no_object_can_have_is_in_no_url() {
         bench.name(&["m", "../../bank/configmaps/refs", "m?watch=true", "", ".."]);
         sleep(Duration::from_mins(1)).await;
         assert_eq!(bench.cluster.read(), ["m"]);
-        assert_eq!(bench.known("../../bank/configmaps/refs"), Known::Missing);
+        assert_eq!(bench.known("../../bank/configmaps/refs"), SourceState::Missing);
         assert!(bench.is_changed());
     })
     .await;
@@ -355,7 +355,7 @@ async fn one_without_an_answer_is_given_up_and_tried_once_a_minute() {
         bench.name(&["broken", "m"]);
         sleep(Duration::from_mins(1)).await;
         assert_eq!(bench.path("m").as_deref(), Some(A));
-        assert_eq!(bench.known("broken"), Known::Not(Reason::SourceFailed));
+        assert_eq!(bench.known("broken"), SourceState::Unreadable(Reason::SourceFailed));
         bench.cluster.read();
         sleep(Duration::from_mins(10)).await;
         let read = bench.cluster.read().len();

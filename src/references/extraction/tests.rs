@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::*;
 use crate::references::environment::SourceKind;
 
-fn unknown(_: &SourceName) -> Known {
-    Known::NotYet
+fn unknown(_: &SourceName) -> SourceState {
+    SourceState::Unread
 }
 
 fn container(from: &[EnvFrom], variables: &[EnvVar]) -> Container {
@@ -29,10 +29,10 @@ fn key(variable: &str, name: &str, key: &str, optional: bool) -> EnvVar {
 
 /// A cluster of some ConfigMaps: `refs`, `more`, one that may not be read, one that is not known
 /// yet; all others do not exist.
-fn cluster(named: &SourceName) -> Known {
+fn cluster(named: &SourceName) -> SourceState {
     let read = |data: &[(&'static str, &'static str)]| {
         let data = data.iter().map(|(key, value)| (*key, value.as_bytes()));
-        Known::Read(Arc::new(Content::new(data)))
+        SourceState::Read(Arc::new(Content::new(data)))
     };
     match &*named.name {
         "refs" => read(&[
@@ -42,9 +42,9 @@ fn cluster(named: &SourceName) -> Known {
             ("TOKEN", "vault:login"),
         ]),
         "more" => read(&[("A", "vault:secret/data/more#k"), ("B", "plain")]),
-        "denied" => Known::Not(Reason::SourceDenied),
-        "later" => Known::NotYet,
-        _ => Known::Missing,
+        "denied" => SourceState::Unreadable(Reason::SourceDenied),
+        "later" => SourceState::Unread,
+        _ => SourceState::Missing,
     }
 }
 
@@ -82,19 +82,19 @@ fn env_from_takes_all_keys_and_the_last_of_a_name_counts() {
 }
 
 /// A source with so many keys, each with so many references.
-fn source(keys: usize, references: usize) -> Known {
+fn source(keys: usize, references: usize) -> SourceState {
     let value = |key| {
         let reference = |number| format!("${{vault:secret/data/{key}-{number}#k}}");
         (0..references).map(reference).collect::<String>()
     };
     let data: Vec<_> = (0..keys).map(|key| (format!("K{key}"), value(key))).collect();
     let data = data.iter().map(|(key, value)| (key.as_str(), value.as_bytes()));
-    Known::Read(Arc::new(Content::new(data)))
+    SourceState::Read(Arc::new(Content::new(data)))
 }
 
 #[test]
 fn a_product_of_sources_and_keys_is_not_worked_out() {
-    let read = |container: &Container, known: &Known| {
+    let read = |container: &Container, known: &SourceState| {
         let mut taken = 0;
         let mut paths = HashSet::new();
         let annotations = Annotations::default();
@@ -172,7 +172,7 @@ fn of_too_many_sources_the_first_are_read_and_the_others_said() {
     assert_eq!(first_beyond.unwrap().name, "later-00500");
     let all = extract(&annotations, &containers, |named| {
         assert!(read.contains(named));
-        Known::NotYet
+        SourceState::Unread
     });
     assert!(all.is_waiting && all.notes.len() == 9_500);
     assert!(all.notes.iter().all(|note| note.reason == Reason::TooManySources));
@@ -212,9 +212,9 @@ fn what_the_webhook_has_resolved_is_said() {
     let role = "vault.security.banzaicloud.io/vault-role";
     let source = |value: &str, annotation: &str| {
         let content = Content::new([("A", value.as_bytes())]).annotated([annotation]);
-        Known::Read(Arc::new(content))
+        SourceState::Read(Arc::new(content))
     };
-    let reasons = |known: &Known, from: &[EnvFrom], variables: &[EnvVar]| {
+    let reasons = |known: &SourceState, from: &[EnvFrom], variables: &[EnvVar]| {
         let (annotations, app) = (Annotations::default(), [container(from, variables)]);
         let found = extract(&annotations, &app, |_| known.clone());
         found.notes.iter().map(|note| note.reason).collect::<Vec<_>>()
@@ -245,7 +245,10 @@ fn what_is_not_known_is_waited_for_and_what_cannot_be_is_said() {
 fn kubernetes_replaces_nothing_in_the_values_of_sources() {
     let value = "vault:secret/data/$(STAGE)/a$$#k";
     let path = "secret/data/$(STAGE)/a$$".to_owned();
-    assert_eq!(Kept::all_of(value)[0].reading_in("X"), Reading::Watch(Scheme::Vault, path));
+    assert_eq!(
+        StoredReference::all_of(value)[0].reading_in("X"),
+        Reading::Watch(Scheme::Vault, path)
+    );
 }
 
 #[test]
@@ -290,7 +293,7 @@ fn a_product_of_namespaces_and_listed_paths_is_not_worked_out() {
 #[test]
 fn a_source_that_holds_a_setting_makes_it_unknown() {
     let named = |key: &'static str| {
-        move |_: &SourceName| Known::Read(Arc::new(Content::new([(key, b"team".as_slice())])))
+        move |_: &SourceName| SourceState::Read(Arc::new(Content::new([(key, b"team".as_slice())])))
     };
     let reference = EnvVar::literal("X", "vault:secret/data/a#k");
     let reasons = |from: &[EnvFrom], variables: &[EnvVar], key| {

@@ -9,13 +9,13 @@ use jiff::Timestamp;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::evidence::Evidence;
-use super::request::{About, Question};
+use super::request::{Request, RequestKind};
 use super::sender::Sender;
 use crate::vault::answer::Answer;
-use crate::vault::denials::Doubt;
+use crate::vault::denials::TokenDoubt;
 use crate::vault::failure::Failure;
 use crate::vault::lock::lock;
-use crate::vault::trouble::Trouble;
+use crate::vault::read_error::ReadError;
 
 /// How often a request is sent again: after a rate limit, which says when, after an error, and after
 /// a denial for which there is another token, or of a token that a standby may not know yet.
@@ -46,23 +46,23 @@ impl<'a> Asker<'a> {
     /// Asks until there is an answer that `understand` can read, or no more sense in asking.
     pub(super) async fn ask<T>(
         &self,
-        question: Question<'_>,
+        question: Request<'_>,
         understand: impl Fn(&Answer, Timestamp) -> Result<T, Failure>,
-    ) -> Result<T, Trouble> {
-        let Question { mut about, namespace, path, query, until, is_consistent } = question;
+    ) -> Result<T, ReadError> {
+        let Request { mut about, namespace, path, query, until, is_consistent } = question;
         let server = self.sender.server;
-        let is_optional = about == About::Folder;
+        let is_optional = about == RequestKind::Folder;
         let (mut rate_limits, mut errors, mut denials) = (0, 0, 0);
         loop {
             if let Some(failure) = self.evidence.outage(namespace) {
-                return Err(Trouble::Out { failure, is_own: false });
+                return Err(ReadError::Out { failure, is_own: false });
             }
             if let Some(turn) = self.sender.turn(about, until) {
                 sleep_until(turn.min(until)).await;
             }
-            if about == About::Secret {
+            if about == RequestKind::Secret {
                 // Its turn is taken, however often it takes to be answered.
-                about = About::Again;
+                about = RequestKind::Again;
             }
             while let Some(time) = server.resumes_at()
                 && Instant::now() < until
@@ -71,7 +71,7 @@ impl<'a> Asker<'a> {
             }
             if Instant::now() >= until {
                 let is_limited = self.has_limited.load(Ordering::Relaxed);
-                return Err(if is_limited { Trouble::Limited } else { Trouble::Late });
+                return Err(if is_limited { ReadError::Limited } else { ReadError::Late });
             }
             let pass = self.sender.pass_for_one().await?;
             let index = if is_consistent { lock(&self.index).clone() } else { None };
@@ -93,7 +93,7 @@ impl<'a> Asker<'a> {
                 Err(failure) => failure,
             };
             if let Some(doubt) = doubt_of(&failure)
-                && (doubt == Doubt::Ended || !is_optional)
+                && (doubt == TokenDoubt::Ended || !is_optional)
                 && denials < DENIAL_RETRIES
                 && let Some(pause) = self.sender.replace_pass(&pass, doubt).await
             {
@@ -110,8 +110,8 @@ impl<'a> Asker<'a> {
                 failure @ (Failure::Unreachable(_) | Failure::Sealed) => {
                     return Err(self.evidence.trouble(&self.sender, question, failure).await);
                 }
-                failure if is_optional => return Err(Trouble::Failed(failure)),
-                Failure::RateLimited => return Err(Trouble::Limited),
+                failure if is_optional => return Err(ReadError::Failed(failure)),
+                Failure::RateLimited => return Err(ReadError::Limited),
                 Failure::Server(_) | Failure::BadAnswer(_) if errors < ERROR_RETRIES => {
                     errors += 1;
                     sleep(ERROR_PAUSE).await;
@@ -125,10 +125,10 @@ impl<'a> Asker<'a> {
 }
 
 /// Whether a failure casts doubt on the token.
-fn doubt_of(failure: &Failure) -> Option<Doubt> {
+fn doubt_of(failure: &Failure) -> Option<TokenDoubt> {
     match failure {
-        Failure::TokenEnded => Some(Doubt::Ended),
-        Failure::Denied | Failure::NoMount => Some(Doubt::Forbidden),
+        Failure::TokenEnded => Some(TokenDoubt::Ended),
+        Failure::Denied | Failure::NoMount => Some(TokenDoubt::Forbidden),
         _ => None,
     }
 }

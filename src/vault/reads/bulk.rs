@@ -8,11 +8,11 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::asking::Asker;
-use super::request::{About, Outcome, Question, Queue, Read};
+use super::request::{Outcome, Queue, Read, Request, RequestKind};
 use crate::vault::failure::Failure;
-use crate::vault::folders::{Folder, Folders, Learnt, Plan};
+use crate::vault::folders::{Folder, Folders, ListResult, Plan};
 use crate::vault::listing::{self, Page};
-use crate::vault::trouble::Trouble;
+use crate::vault::read_error::ReadError;
 
 /// How many folders are listed at once: each page takes a few megabytes while it is read.
 const MOST_LISTERS: usize = 8;
@@ -27,7 +27,7 @@ struct Listing<'a> {
 /// What listing a folder brought.
 struct Listed<'a> {
     folder: Folder,
-    learnt: Option<Learnt>,
+    learnt: Option<ListResult>,
     outcomes: Vec<Outcome>,
     /// The secrets that are still to be read.
     rest: Vec<Read<'a>>,
@@ -110,10 +110,10 @@ impl Asker<'_> {
             // A page that is short need not be the last: a policy can set how long pages are.
             let is_last = page.keys == 0 || page.last <= after;
             if is_last || wanted.is_empty() {
-                break Some(Learnt::Keys(keys));
+                break Some(ListResult::Keys(keys));
             }
             if keys > plan.most {
-                break Some(Learnt::MoreThan(plan.most));
+                break Some(ListResult::MoreThan(plan.most));
             }
             after = page.last;
         };
@@ -128,16 +128,16 @@ impl Asker<'_> {
         limit: usize,
         after: Option<&str>,
         wanted: &HashMap<Box<str>, Read<'_>>,
-    ) -> Result<Page, Trouble> {
+    ) -> Result<Page, ReadError> {
         let limit = limit.to_string();
         let mut query = vec![("list", "true"), ("limit", limit.as_str())];
         query.extend(after.map(|key| ("after", key)));
         let (namespace, _) = &folder.mount;
         let listing = folder.listing();
-        let question = Question {
+        let question = Request {
             query: &query,
-            ..Question::about(
-                About::Folder,
+            ..Request::about(
+                RequestKind::Folder,
                 namespace.as_ref(),
                 &listing,
                 self.sender.listing_deadline,
@@ -150,23 +150,23 @@ impl Asker<'_> {
 
 /// What is learnt of a folder whose page of so many keys was not to be had; nothing where that is not
 /// the folder's fault.
-fn learnt_of(trouble: &Trouble, limit: usize) -> Option<Learnt> {
-    let Trouble::Failed(failure) = trouble else { return None };
+fn learnt_of(trouble: &ReadError, limit: usize) -> Option<ListResult> {
+    let ReadError::Failed(failure) = trouble else { return None };
     match failure {
-        Failure::Denied | Failure::NoMount => Some(Learnt::Denied),
-        Failure::Refused { .. } => Some(Learnt::Unsupported),
+        Failure::Denied | Failure::NoMount => Some(ListResult::Denied),
+        Failure::Refused { .. } => Some(ListResult::Unsupported),
         // A server that answers GETs takes so long only over a page that is long.
-        Failure::Endless => Some(Learnt::PageTooLong(limit)),
-        Failure::Timeout => Some(Learnt::TimedOut(limit)),
+        Failure::Endless => Some(ListResult::PageTooLong(limit)),
+        Failure::Timeout => Some(ListResult::TimedOut(limit)),
         // While all others are let through.
-        Failure::RateLimited => Some(Learnt::Limited),
+        Failure::RateLimited => Some(ListResult::Limited),
         // Of this folder alone: other paths are answered.
         Failure::Unreachable(_)
         | Failure::Sealed
         | Failure::Server(_)
         | Failure::BadAnswer(_)
         | Failure::Redirected(_)
-        | Failure::Unaskable(_) => Some(Learnt::Failed),
+        | Failure::Unaskable(_) => Some(ListResult::Failed),
         Failure::TokenEnded => None,
     }
 }

@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::future::join;
 use tokio::time::{Instant, sleep_until};
 
-use super::request::{About, Question, Read};
+use super::request::{Read, Request, RequestKind};
 use super::sender::Sender;
 use crate::model::secret::SecretId;
 use crate::vault::answer::failure_of;
 use crate::vault::failure::Failure;
 use crate::vault::lock::lock;
-use crate::vault::trouble::Trouble;
+use crate::vault::read_error::ReadError;
 
 /// How many paths of a Vault namespace have to fail in a row, where none was answered before. And how
 /// many failures one comparison is for.
@@ -159,26 +159,26 @@ impl Evidence {
     pub(super) async fn trouble(
         &self,
         sender: &Sender<'_>,
-        question: Question<'_>,
+        question: Request<'_>,
         failure: Failure,
-    ) -> Trouble {
-        let Question { about, namespace, path, .. } = question;
+    ) -> ReadError {
+        let Request { about, namespace, path, .. } = question;
         match failure {
             Failure::Denied | Failure::NoMount => {
                 sender.has_answered.store(true, Ordering::Relaxed);
                 let metadata = path.to_owned();
                 if failure == Failure::Denied {
-                    Trouble::Denied { metadata }
+                    ReadError::Denied { metadata }
                 } else {
-                    Trouble::NoMount { metadata }
+                    ReadError::NoMount { metadata }
                 }
             }
             Failure::Refused { .. } | Failure::RateLimited | Failure::Unaskable(_) => {
-                Trouble::Failed(failure)
+                ReadError::Failed(failure)
             }
             failure => {
                 let namespace = namespace.cloned();
-                let group = Group { namespace, are_mounts: about == About::Mount };
+                let group = Group { namespace, are_mounts: about == RequestKind::Mount };
                 // Rare, and larger than all else that a request takes.
                 Box::pin(self.compare(sender, group, path, failure)).await
             }
@@ -192,11 +192,11 @@ impl Evidence {
         group: Group,
         path: &str,
         failure: Failure,
-    ) -> Trouble {
+    ) -> ReadError {
         // One after the other: those that failed together share what the first finds out.
         let _turn = self.comparison.lock().await;
         if let Some(failure) = self.outage(group.namespace.as_ref()) {
-            return Trouble::Out { failure, is_own: true };
+            return ReadError::Out { failure, is_own: true };
         }
         let failures = {
             let mut outages = lock(&self.outages);
@@ -225,14 +225,14 @@ impl Evidence {
         let has_answered = sender.has_answered.load(Ordering::Relaxed);
         if let Some((down, _)) = status.filter(|(_, is_certain)| *is_certain || !has_answered) {
             outages.server = Some(down.clone());
-            return Trouble::Out { failure: down, is_own: true };
+            return ReadError::Out { failure: down, is_own: true };
         }
         // What a namespace is as a whole: one can be sealed or locked on its own.
         let is_of_namespace =
             matches!(failure, Failure::Sealed | Failure::TokenEnded | Failure::Redirected(_));
         if witness == Some(false) || is_of_namespace || failures >= IN_A_ROW {
             outages.namespaces.insert(group.namespace, failure.clone());
-            return Trouble::Out { failure, is_own: true };
+            return ReadError::Out { failure, is_own: true };
         }
         of_path(path, failure)
     }
@@ -240,7 +240,7 @@ impl Evidence {
     /// Whether a path that was answered before still is; `None` where there is none to ask for.
     async fn ask_witness(&self, sender: &Sender<'_>, group: &Group, failed: &str) -> Option<bool> {
         let path = lock(&self.witnesses).pick(group, failed)?;
-        if let Some(turn) = sender.turn(About::Again, sender.deadline) {
+        if let Some(turn) = sender.turn(RequestKind::Again, sender.deadline) {
             sleep_until(turn.min(sender.deadline)).await;
         }
         let pass = sender.pass_for_one().await.ok()?;
@@ -274,12 +274,12 @@ async fn ask_status(sender: &Sender<'_>) -> Option<(Failure, bool)> {
 }
 
 /// What a failure means where other paths are answered.
-fn of_path(path: &str, failure: Failure) -> Trouble {
+fn of_path(path: &str, failure: Failure) -> ReadError {
     if failure == Failure::TokenEnded {
         // It lives.
-        Trouble::Denied { metadata: path.to_owned() }
+        ReadError::Denied { metadata: path.to_owned() }
     } else {
-        Trouble::Failed(failure)
+        ReadError::Failed(failure)
     }
 }
 

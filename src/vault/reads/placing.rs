@@ -7,22 +7,22 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::asking::Asker;
-use super::request::{About, Outcome, Question, Queue, Read, Turns};
-use crate::decide::observation::Ask;
+use super::request::{Outcome, Queue, Read, Request, RequestKind, Turns};
+use crate::decide::observation::ReadRequest;
 use crate::model::secret::SecretId;
 use crate::vault::failure::Failure;
 use crate::vault::mounts::{Classified, Engine, Lookup, Mounts};
-use crate::vault::trouble::Trouble;
+use crate::vault::read_error::ReadError;
 
 /// A path to ask about, for the secrets that may be on its mount.
 struct Unknown<'a> {
     namespace: Option<&'a Arc<str>>,
     path: Box<str>,
-    asks: Vec<&'a Ask>,
+    asks: Vec<&'a ReadRequest>,
 }
 
 /// What the server told of the mount of a path.
-type Told = Result<(String, Engine), Trouble>;
+type Told = Result<(String, Engine), ReadError>;
 
 impl Asker<'_> {
     /// Where secrets are, once their mounts are known to be KV v2. What is known of all others goes to the
@@ -32,7 +32,7 @@ impl Asker<'_> {
     pub(super) async fn place<'r>(
         &self,
         mounts: &mut Mounts,
-        asks: Vec<&'r Ask>,
+        asks: Vec<&'r ReadRequest>,
         turns: Turns<'_>,
         outcomes: &mut Vec<Outcome>,
     ) -> Vec<Read<'r>> {
@@ -68,9 +68,9 @@ impl Asker<'_> {
         let mut told = Vec::new();
         while let Some(unknown) = queue.next() {
             let path = Mounts::question(&unknown.path);
-            let question = Question {
+            let question = Request {
                 until,
-                ..Question::about(About::Mount, unknown.namespace, &path, self.sender.deadline)
+                ..Request::about(RequestKind::Mount, unknown.namespace, &path, self.sender.deadline)
             };
             let answer = self.ask(question, Mounts::read).await;
             if let (Ok(_), Some(ask)) = (&answer, unknown.asks.first()) {
@@ -85,11 +85,11 @@ impl Asker<'_> {
 /// Sorts secrets by what is known of their mounts. Answers what is to be asked for the rest.
 fn sort<'a>(
     mounts: &Mounts,
-    asks: Vec<&'a Ask>,
+    asks: Vec<&'a ReadRequest>,
     placed: &mut Vec<Read<'a>>,
     outcomes: &mut Vec<Outcome>,
 ) -> Vec<Unknown<'a>> {
-    let mut unknown: HashMap<(_, Box<str>), Vec<&'a Ask>> = HashMap::new();
+    let mut unknown: HashMap<(_, Box<str>), Vec<&'a ReadRequest>> = HashMap::new();
     for ask in asks {
         let SecretId { namespace, path, .. } = &*ask.secret;
         let trouble = match mounts.look_up(namespace.as_deref(), path) {
@@ -102,9 +102,9 @@ fn sort<'a>(
                 continue;
             }
             Lookup::Known(Classified::NoDataPrefix { correct }) => {
-                Trouble::NoDataPrefix { correct }
+                ReadError::NoDataPrefix { correct }
             }
-            Lookup::Known(Classified::NotKvV2(engine)) => Trouble::NotKvV2(engine),
+            Lookup::Known(Classified::NotKvV2(engine)) => ReadError::NotKvV2(engine),
             Lookup::Refused(failure) => refused(&failure, path),
         };
         outcomes.push((Arc::clone(&ask.secret), Err(trouble)));
@@ -119,7 +119,7 @@ fn learn<'a>(
     unknown: Unknown<'a>,
     told: Told,
     outcomes: &mut Vec<Outcome>,
-) -> Vec<&'a Ask> {
+) -> Vec<&'a ReadRequest> {
     let Unknown { namespace, path, asks } = unknown;
     let namespace = namespace.map(|name| &**name);
     let now = std::time::Instant::now();
@@ -128,9 +128,9 @@ fn learn<'a>(
             mounts.learn(namespace, &path, answer, now);
             return asks;
         }
-        Err(Trouble::Denied { .. }) => Some(Failure::Denied),
-        Err(Trouble::NoMount { .. }) => Some(Failure::NoMount),
-        Err(Trouble::Failed(ref failure)) => Some(failure.clone()),
+        Err(ReadError::Denied { .. }) => Some(Failure::Denied),
+        Err(ReadError::NoMount { .. }) => Some(Failure::NoMount),
+        Err(ReadError::Failed(ref failure)) => Some(failure.clone()),
         Err(_) => None,
     };
     if failure.as_ref().is_some_and(|it| mounts.learn_refusal(namespace, &path, it, now)) {
@@ -148,11 +148,11 @@ fn learn<'a>(
 }
 
 /// What it means for a secret that the server did not tell of its mount.
-fn refused(failure: &Failure, path: &str) -> Trouble {
+fn refused(failure: &Failure, path: &str) -> ReadError {
     let metadata = || path.replacen("/data/", "/metadata/", 1);
     match failure {
-        Failure::Denied => Trouble::Denied { metadata: metadata() },
-        Failure::NoMount => Trouble::NoMount { metadata: metadata() },
-        failure => Trouble::Failed(failure.clone()),
+        Failure::Denied => ReadError::Denied { metadata: metadata() },
+        Failure::NoMount => ReadError::NoMount { metadata: metadata() },
+        failure => ReadError::Failed(failure.clone()),
     }
 }

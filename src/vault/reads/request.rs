@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
 
-use crate::decide::observation::Ask;
+use crate::decide::observation::ReadRequest;
 use crate::model::secret::{SecretId, Version};
 use crate::vault::lock::lock;
-use crate::vault::mounts::Place;
-use crate::vault::trouble::Trouble;
+use crate::vault::mounts::KvLocation;
+use crate::vault::read_error::ReadError;
 
 /// What a read brought.
-pub(in crate::vault) type Outcome = (Arc<SecretId>, Result<Version, Trouble>);
+pub(in crate::vault) type Outcome = (Arc<SecretId>, Result<Version, ReadError>);
 
 /// Whose turn it is.
 #[derive(Clone, Copy)]
@@ -27,8 +27,8 @@ pub(in crate::vault) struct Turns<'a> {
 
 /// One secret to read.
 pub(super) struct Read<'a> {
-    pub(super) ask: &'a Ask,
-    pub(super) place: Place,
+    pub(super) ask: &'a ReadRequest,
+    pub(super) place: KvLocation,
 }
 
 /// What is yet to be done, for several who do it.
@@ -36,7 +36,7 @@ pub(super) struct Queue<T>(Mutex<std::vec::IntoIter<T>>);
 
 /// What a request is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum About {
+pub(super) enum RequestKind {
     /// What is mounted.
     Mount,
     /// A folder. Nothing hangs on the answer: where it fails, that says nothing of the server or the token,
@@ -50,8 +50,8 @@ pub(super) enum About {
 
 /// A request.
 #[derive(Clone, Copy)]
-pub(super) struct Question<'q> {
-    pub(super) about: About,
+pub(super) struct Request<'q> {
+    pub(super) about: RequestKind,
     pub(super) namespace: Option<&'q Arc<str>>,
     pub(super) path: &'q str,
     pub(super) query: &'q [(&'q str, &'q str)],
@@ -61,9 +61,9 @@ pub(super) struct Question<'q> {
     pub(super) is_consistent: bool,
 }
 
-impl<'q> Question<'q> {
+impl<'q> Request<'q> {
     pub(super) fn about(
-        about: About,
+        about: RequestKind,
         namespace: Option<&'q Arc<str>>,
         path: &'q str,
         until: Instant,

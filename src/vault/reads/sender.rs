@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::request::About;
+use super::request::RequestKind;
 use crate::vault::client::Server;
-use crate::vault::denials::Doubt;
+use crate::vault::denials::TokenDoubt;
 use crate::vault::lock::lock;
 use crate::vault::pace::Pace;
-use crate::vault::session::{AfterDenial, Pass, Session};
-use crate::vault::trouble::Trouble;
+use crate::vault::read_error::ReadError;
+use crate::vault::session::{AfterDenial, Session, TokenLease};
 
 /// The part of a poll's time in which folders may be listed, so that the rest is left to read what no
 /// list shows.
@@ -25,7 +25,7 @@ const UNKNOWN_TOKEN_PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Sender<'a> {
     pub(super) server: &'a Server,
     session: &'a Session,
-    pass: Mutex<Pass>,
+    pass: Mutex<TokenLease>,
     pub(super) pace: Pace,
     /// When the next request may be sent, and when the next secret may be read alone.
     next: Mutex<Next>,
@@ -44,7 +44,12 @@ struct Next {
 
 impl<'a> Sender<'a> {
     /// A poll begins.
-    pub(super) fn new(server: &'a Server, session: &'a Session, pass: Pass, pace: Pace) -> Self {
+    pub(super) fn new(
+        server: &'a Server,
+        session: &'a Session,
+        pass: TokenLease,
+        pace: Pace,
+    ) -> Self {
         let now = Instant::now();
         Self {
             server,
@@ -73,10 +78,10 @@ impl<'a> Sender<'a> {
 
     /// When the next request may be sent, where they are not to come too fast. A turn that would be behind
     /// the deadline is not taken.
-    pub(super) fn turn(&self, about: About, deadline: Instant) -> Option<Instant> {
+    pub(super) fn turn(&self, about: RequestKind, deadline: Instant) -> Option<Instant> {
         let Pace { interval, spread, .. } = self.pace;
         let mut next = lock(&self.next);
-        let (time, interval) = if about == About::Secret && !spread.is_zero() {
+        let (time, interval) = if about == RequestKind::Secret && !spread.is_zero() {
             (&mut next.alone, spread)
         } else {
             (&mut next.any, interval)
@@ -92,20 +97,24 @@ impl<'a> Sender<'a> {
     }
 
     /// The token for one request.
-    pub(super) async fn pass_for_one(&self) -> Result<Pass, Trouble> {
+    pub(super) async fn pass_for_one(&self) -> Result<TokenLease, ReadError> {
         loop {
             let pass = lock(&self.pass).clone();
             if pass.uses.take() {
                 return Ok(pass);
             }
             let anew = self.session.after_last_use(pass.number).await;
-            *lock(&self.pass) = anew.map_err(|refused| Trouble::NoToken(refused.error))?;
+            *lock(&self.pass) = anew.map_err(|refused| ReadError::NoToken(refused.error))?;
         }
     }
 
     /// Takes another token after one was denied, if there is one. Returns how long to wait before the
     /// request is sent again; `None` where that makes no sense.
-    pub(super) async fn replace_pass(&self, denied: &Pass, doubt: Doubt) -> Option<Duration> {
+    pub(super) async fn replace_pass(
+        &self,
+        denied: &TokenLease,
+        doubt: TokenDoubt,
+    ) -> Option<Duration> {
         match self.session.after_denial(denied.number, doubt).await {
             AfterDenial::Retry(pass) => {
                 *lock(&self.pass) = pass;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use vault_secrets_reloader::index::sources::Found;
+use vault_secrets_reloader::index::sources::SourceRead;
 use vault_secrets_reloader::references::environment::{SourceKind, SourceName};
 use vault_secrets_reloader::references::source::{Content, SourceId};
 
@@ -108,9 +108,9 @@ impl World {
     }
 
     /// What a read of a ConfigMap answers.
-    pub(crate) fn read_source(&self, id: &SourceId) -> Found {
+    pub(crate) fn read_source(&self, id: &SourceId) -> SourceRead {
         let Some(source) = (0..SOURCES).find(|source| source_name(*source) == *id.name) else {
-            return Found::Missing;
+            return SourceRead::Missing;
         };
         let Source { bits, version, .. } = self.sources[source];
         let values: Vec<(String, String)> = (0..self.setup.secrets)
@@ -119,7 +119,7 @@ impl World {
             .collect();
         let content =
             Content::new(values.iter().map(|(key, value)| (key.as_str(), value.as_bytes())));
-        Found::Read { resource_version: version.to_string(), content }
+        SourceRead::Read { resource_version: version.to_string(), content }
     }
 
     /// Whether a life of a process has known a former secret of a workload as one of the present template.

@@ -13,7 +13,7 @@ struct Counted {
 }
 
 impl Vault for Counted {
-    async fn poll(&mut self, asks: &[Ask]) -> Polled {
+    async fn poll(&mut self, asks: &[ReadRequest]) -> PollResult {
         self.polls.fetch_add(1, Ordering::Relaxed);
         self.fake.poll(asks).await
     }
@@ -67,7 +67,7 @@ async fn run(bench: Bench, leadership: Leadership, test: impl AsyncFnOnce(Counte
 
 #[tokio::test(start_paused = true)]
 async fn who_does_not_lead_asks_nothing_and_who_leads_polls_at_once() {
-    let (candidacy, leadership) = contended();
+    let (candidacy, leadership) = election_channel();
     let lead = || candidacy.say(Claim::Until(Instant::now() + Duration::from_secs(10)));
     let soon = || sleep(Duration::from_millis(10));
     run(Bench::new(&[("web", &["a"])]), leadership, async |counted| {
@@ -135,7 +135,7 @@ async fn what_a_period_outlives_is_given_back_before_it_and_not_between_tries() 
 
 #[tokio::test(start_paused = true)]
 async fn the_end_ends_it_whether_it_leads_or_not() {
-    for leadership in [Leadership::always(), contended().1] {
+    for leadership in [Leadership::always(), election_channel().1] {
         let leads = leadership.holds();
         let soon = async |_| sleep(Duration::from_millis(10)).await;
         let counted = run(Bench::new(&[("web", &["a"])]), leadership, soon).await;
@@ -148,7 +148,7 @@ async fn nothing_new_begins_once_the_claim_has_ended() {
     let mut bench = Bench::of(50);
     bench.poll().await;
     bench.fake.rotate("a", 2);
-    let (candidacy, leadership) = contended();
+    let (candidacy, leadership) = election_channel();
     bench.reloader.workloads.leadership = leadership;
     // Nobody has told it: it was frozen, say, and the time is over.
     candidacy.say(Claim::Until(Instant::now()));

@@ -4,8 +4,8 @@ use super::*;
 
 impl Bench {
     /// A poll of what the last one could not finish.
-    async fn go_on(&mut self, left: Unfinished) -> Unfinished {
-        let scope = Scope::Unfinished { workloads: left.workloads, secrets: left.secrets };
+    async fn go_on(&mut self, left: Remaining) -> Remaining {
+        let scope = PollScope::Remaining { workloads: left.workloads, secrets: left.secrets };
         self.reloader.tick(scope, &self.shutdown).await
     }
 }
@@ -153,7 +153,7 @@ async fn whoever_waits_is_not_reloaded_while_vault_cannot_be_asked() {
     bench.fake.world().faults.push_back(Fault::Refused);
     let left = bench.poll().await;
     // Its back-off is over.
-    bench.reloader.workloads.memories.clear();
+    bench.reloader.workloads.reload_states.clear();
     bench.fake.world().is_out = true;
     // New pods could not read their secrets.
     let left = bench.go_on(left).await;

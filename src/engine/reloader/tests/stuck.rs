@@ -12,7 +12,7 @@ struct Hanging {
 }
 
 impl Vault for Hanging {
-    async fn poll(&mut self, asks: &[Ask]) -> Polled {
+    async fn poll(&mut self, asks: &[ReadRequest]) -> PollResult {
         if self.hangs.is_cancelled() {
             std::future::pending::<()>().await;
         }
@@ -34,7 +34,7 @@ struct Running {
     heartbeats: Heartbeats,
     synced: CancellationToken,
     hangs: CancellationToken,
-    candidacy: Candidacy,
+    candidacy: Candidate,
 }
 
 impl Running {
@@ -55,7 +55,7 @@ async fn beside_a_reloader(period: Duration, test: impl AsyncFnOnce(Running)) {
     let Bench { fake, index, reloader, shutdown } = Bench::new(&[("web", &["a"])]);
     let Workloads { clocks, settings, budget, .. } = reloader.workloads;
     let settings = Settings { period, ..settings };
-    let (candidacy, leadership) = contended();
+    let (candidacy, leadership) = election_channel();
     let (heartbeats, hangs) = (Heartbeats::default(), CancellationToken::new());
     let vault = Hanging { fake: fake.clone(), hangs: hangs.clone() };
     let events = Events::new(vec![Box::new(fake.clone())]);

@@ -56,7 +56,7 @@ impl fmt::Display for Address {
 
 /// A server that the operator has declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Declared {
+pub struct VaultServer {
     /// The name of the connection, [`DEFAULT_CONNECTION`] for the server that is asked unless another
     /// one is meant. Records hold it, so that it must stay.
     pub name: Arc<str>,
@@ -66,7 +66,7 @@ pub struct Declared {
     pub namespace: Option<Arc<str>>,
 }
 
-impl Default for Declared {
+impl Default for VaultServer {
     fn default() -> Self {
         Self { name: DEFAULT_CONNECTION.into(), addresses: Vec::new(), namespace: None }
     }
@@ -74,7 +74,7 @@ impl Default for Declared {
 
 /// What becomes of a workload that names an address which is not declared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Undeclared {
+pub enum UndeclaredAddress {
     /// It is taken as another name of the default server.
     #[default]
     Default,
@@ -95,11 +95,11 @@ pub struct Ambiguous {
 /// All servers that are declared.
 #[derive(Clone, Debug, Default)]
 pub struct Servers {
-    default: Declared,
-    others: Vec<Declared>,
+    default: VaultServer,
+    others: Vec<VaultServer>,
     /// Where a server stands among the others; `None` is the default one.
     by_address: HashMap<Address, Option<usize>>,
-    undeclared: Undeclared,
+    undeclared: UndeclaredAddress,
     /// The addresses that the webhook takes from annotations of a scheme, as it compares them; without
     /// an entry, any.
     allowed: BTreeMap<Scheme, BTreeSet<String>>,
@@ -109,9 +109,9 @@ pub struct Servers {
 impl Servers {
     /// The default server, and others.
     pub fn new(
-        default: Declared,
-        others: Vec<Declared>,
-        undeclared: Undeclared,
+        default: VaultServer,
+        others: Vec<VaultServer>,
+        undeclared: UndeclaredAddress,
     ) -> Result<Self, Ambiguous> {
         let mut servers = Self { default, others, undeclared, ..Self::default() };
         let others = servers.others.iter().enumerate();
@@ -171,7 +171,7 @@ impl Servers {
         &self,
         annotations: &Annotations,
         scheme: Scheme,
-    ) -> (&Declared, Option<Reason>) {
+    ) -> (&VaultServer, Option<Reason>) {
         let text = annotations.webhook(Webhook::Addr(scheme)).filter(|text| !text.is_empty());
         let is_allowed = |text| {
             let allowed = self.allowed.get(&scheme);
@@ -186,7 +186,7 @@ impl Servers {
     /// The server at an address, the default one at none, and what there is to say of that. With
     /// [`Reason::AddressRefused`] it is not to be asked.
     #[must_use]
-    pub fn at(&self, address: Option<&str>) -> (&Declared, Option<Reason>) {
+    pub fn at(&self, address: Option<&str>) -> (&VaultServer, Option<Reason>) {
         let Some(text) = address else {
             return (&self.default, None);
         };
@@ -195,9 +195,11 @@ impl Servers {
             (Some(None), _) => (&self.default, None),
             (Some(Some(index)), _) => (&self.others[*index], None),
             // Where no address is known at all, that of the default server is not, either.
-            (None, Undeclared::Default) if self.by_address.is_empty() => (&self.default, None),
-            (None, Undeclared::Default) => (&self.default, Some(Reason::AddressNotDeclared)),
-            (None, Undeclared::Refused) => (&self.default, Some(Reason::AddressRefused)),
+            (None, UndeclaredAddress::Default) if self.by_address.is_empty() => {
+                (&self.default, None)
+            }
+            (None, UndeclaredAddress::Default) => (&self.default, Some(Reason::AddressNotDeclared)),
+            (None, UndeclaredAddress::Refused) => (&self.default, Some(Reason::AddressRefused)),
         }
     }
 }
@@ -218,9 +220,9 @@ fn normalize_as_webhook(address: &str) -> String {
 mod tests {
     use super::*;
 
-    fn declared(name: &str, addresses: &[&str]) -> Declared {
+    fn declared(name: &str, addresses: &[&str]) -> VaultServer {
         let addresses = addresses.iter().map(|text| Address::parse(text).unwrap()).collect();
-        Declared { name: name.into(), addresses, namespace: None }
+        VaultServer { name: name.into(), addresses, namespace: None }
     }
 
     #[test]
@@ -272,7 +274,7 @@ mod tests {
         };
         let current = "secrets-webhook.security.bank-vaults.io/vault-addr";
         let older = "vault.security.banzaicloud.io/vault-addr";
-        for undeclared in [Undeclared::Default, Undeclared::Refused] {
+        for undeclared in [UndeclaredAddress::Default, UndeclaredAddress::Refused] {
             let name = |address: &[(&str, &str)]| {
                 let (name, reason) = meant(undeclared, address);
                 assert_eq!(reason, None, "{address:?}");
@@ -291,15 +293,18 @@ mod tests {
         for odd in ["https://b:8200", "http://evil", "vault:8200", "nonsense"] {
             let of = |undeclared| meant(undeclared, &[(current, odd)]);
             let default = || "default".to_owned();
-            assert_eq!(of(Undeclared::Default), (default(), Some(Reason::AddressNotDeclared)));
-            assert_eq!(of(Undeclared::Refused), (default(), Some(Reason::AddressRefused)));
+            assert_eq!(
+                of(UndeclaredAddress::Default),
+                (default(), Some(Reason::AddressNotDeclared))
+            );
+            assert_eq!(of(UndeclaredAddress::Refused), (default(), Some(Reason::AddressRefused)));
         }
     }
 
     #[test]
     fn what_the_webhook_does_not_allow_is_not_asked_for() {
         let default = declared("default", &["https://vault:8200", "https://vault"]);
-        let servers = Servers::new(default, Vec::new(), Undeclared::Default).unwrap();
+        let servers = Servers::new(default, Vec::new(), UndeclaredAddress::Default).unwrap();
         let servers = servers
             .with_allowed(Scheme::Vault, " https://Vault:8200/ , ,https://vault.other/v/")
             .with_allowed(Scheme::Bao, "");
@@ -327,7 +332,7 @@ mod tests {
     fn two_servers_cannot_have_one_address() {
         let twice = declared("b", &["http://b", "http://b/", "https://VAULT:8200"]);
         let default = declared("default", &["https://vault:8200"]);
-        let error = Servers::new(default, vec![twice], Undeclared::Default).unwrap_err();
+        let error = Servers::new(default, vec![twice], UndeclaredAddress::Default).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the servers default and b both have the address https://vault:8200; leave it to one of \

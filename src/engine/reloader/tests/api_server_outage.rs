@@ -54,8 +54,8 @@ async fn after_an_outage_it_is_said_with_the_first_answer_and_once_a_period() {
     bench.fake.world().is_out = true;
     let left = bench.poll().await;
     bench.fake.world().is_out = false;
-    let Unfinished { workloads, secrets, .. } = left;
-    let again = || Scope::Unfinished { workloads: workloads.clone(), secrets: secrets.clone() };
+    let Remaining { workloads, secrets, .. } = left;
+    let again = || PollScope::Remaining { workloads: workloads.clone(), secrets: secrets.clone() };
     for _ in 0..2 {
         bench.reloader.tick(again(), &CancellationToken::new()).await;
         assert_eq!(bench.fake.world().idle, 1);
@@ -75,8 +75,8 @@ async fn what_hangs_for_some_keeps_nobody_else_waiting_and_comes_last() {
         bench.watch();
         // What the new pods started with is known from the next poll on.
         bench.poll().await;
-        for memory in bench.reloader.workloads.memories.values_mut() {
-            memory.past.retry_at = None;
+        for reload_state in bench.reloader.workloads.reload_states.values_mut() {
+            reload_state.past.retry_at = None;
         }
     }
     let patched = &bench.fake.world().patched;

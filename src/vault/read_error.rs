@@ -3,12 +3,12 @@
 use super::failure::Failure;
 use super::login::LoginError;
 use super::mounts::Engine;
-use crate::index::findings::{Notice, message};
+use crate::index::findings::{Finding, message};
 use crate::model::secret::SecretId;
 
 /// Why nothing is known of a secret, or why a new pod could not read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum ReadError {
     Missing,
     Deleted,
     Destroyed,
@@ -39,7 +39,7 @@ pub(super) enum Trouble {
     Limited,
 }
 
-impl Trouble {
+impl ReadError {
     /// What it means and what to do.
     pub(super) fn meaning(&self) -> String {
         match self {
@@ -67,10 +67,10 @@ impl Trouble {
     }
 
     /// What the owners of workloads that use a secret should know; nothing where it has only to wait.
-    pub(super) fn notice(&self, secret: &SecretId) -> Option<Notice> {
+    pub(super) fn notice(&self, secret: &SecretId) -> Option<Finding> {
         let reason = self.code()?;
         let message = message(std::iter::once(secret.to_string()), &self.meaning());
-        Some(Notice { reason, is_warning: true, message })
+        Some(Finding { reason, is_warning: true, message })
     }
 
     /// The stable name of the reason why a reference is not watched; none where it is, and has only to

@@ -6,13 +6,13 @@ use crate::references::reason::Reason;
 
 /// What is kept of one reference in the value of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct StoredReference {
     reading: Reading,
     /// The variable in which it is the pod's own token.
     login_in: Option<&'static str>,
 }
 
-impl Kept {
+impl StoredReference {
     /// All references of a value.
     #[must_use]
     pub fn all_of(value: &str) -> Box<[Self]> {

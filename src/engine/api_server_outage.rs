@@ -7,11 +7,11 @@ use crate::events::sink::Events;
 /// Whether the API server itself does not work: neither a PATCH nor a read after it got an answer.
 /// Said once, when it begins, and once when it is over.
 #[derive(Debug, Default)]
-pub(super) struct Outage {
+pub(super) struct ApiServerOutage {
     pub(super) is_known: bool,
 }
 
-impl Outage {
+impl ApiServerOutage {
     /// Takes in whether a request got an answer, of whatever kind.
     pub(super) fn see(&mut self, answer: &Result<(), WriteError>, events: &Events) {
         match (self.is_known, answer) {

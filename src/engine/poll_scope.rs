@@ -8,10 +8,10 @@ use crate::model::secret::SecretId;
 use crate::model::workload::{Workload, WorkloadId};
 
 /// What a tick is about.
-pub(super) enum Scope {
+pub(super) enum PollScope {
     All,
     /// What the tick before could not finish.
-    Unfinished {
+    Remaining {
         workloads: HashSet<WorkloadId>,
         secrets: HashSet<Arc<SecretId>>,
     },
@@ -19,7 +19,7 @@ pub(super) enum Scope {
 
 /// What a tick left to be done before the next poll of everything.
 #[derive(Default)]
-pub(super) struct Unfinished {
+pub(super) struct Remaining {
     pub(super) workloads: HashSet<WorkloadId>,
     pub(super) secrets: HashSet<Arc<SecretId>>,
     /// Whether any of the secrets was answered with a version that is yet to be believed.
@@ -35,12 +35,12 @@ pub(super) struct Unfinished {
     pub(super) retry_in: Option<Duration>,
 }
 
-impl Scope {
+impl PollScope {
     /// Whether a workload is among those that are decided about.
     pub(super) fn contains(&self, workload: &Workload) -> bool {
         match self {
             Self::All => true,
-            Self::Unfinished { workloads, secrets } => {
+            Self::Remaining { workloads, secrets } => {
                 workloads.contains(&workload.id)
                     || workload.watched().any(|secret| secrets.contains(secret))
             }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::decide::observation::{Ask, Observation, Sighting};
-use crate::engine::scope::Scope;
-use crate::index::entries::Stored;
+use crate::decide::observation::{Observation, ObservedVersion, ReadRequest};
+use crate::engine::poll_scope::PollScope;
+use crate::index::entries::IndexedWorkload;
 use crate::model::secret::SecretId;
 use crate::model::workload::WorkloadId;
 
@@ -21,10 +21,10 @@ const FRESH: Duration = Duration::from_mins(2);
 
 /// What is known of secrets since the round began.
 #[derive(Default)]
-pub(super) struct Round {
-    seen: HashMap<Arc<SecretId>, (Sighting, Instant)>,
+pub(super) struct PollRound {
+    seen: HashMap<Arc<SecretId>, (ObservedVersion, Instant)>,
     /// What the rounds before have seen to be gone, which counts for a secret that is late.
-    before: HashMap<Arc<SecretId>, (Sighting, Instant)>,
+    before: HashMap<Arc<SecretId>, (ObservedVersion, Instant)>,
     /// The secrets that there was no time to ask for so far.
     late: HashSet<Arc<SecretId>>,
     /// The workloads that wait for those.
@@ -33,15 +33,15 @@ pub(super) struct Round {
     overdue: HashSet<WorkloadId>,
 }
 
-impl Round {
+impl PollRound {
     /// The round that follows.
     pub(super) fn next(self) -> Self {
         let Self { seen, mut before, waiting, .. } = self;
         // A version that was live then need not be the latest that anybody has recorded since. It is left out
         // before the map grows, since maps keep their size.
         before.retain(|secret, _| !seen.contains_key(secret));
-        let is_gone = |sighting: &Sighting| sighting.observation == Observation::Gone;
-        before.extend(seen.into_iter().filter(|(_, (sighting, _))| is_gone(sighting)));
+        let is_gone = |observed: &ObservedVersion| observed.observation == Observation::Gone;
+        before.extend(seen.into_iter().filter(|(_, (observed, _))| is_gone(observed)));
         Self { before, overdue: waiting, ..Self::default() }
     }
 
@@ -52,23 +52,28 @@ impl Round {
     }
 
     /// Leaves of what could be asked for about some workloads what is to be asked for.
-    pub(super) fn narrow(&self, asks: &mut Vec<Ask>, scope: &Scope, workloads: &[Stored]) {
-        let Scope::Unfinished { workloads: retried, secrets } = scope else { return };
+    pub(super) fn narrow(
+        &self,
+        asks: &mut Vec<ReadRequest>,
+        scope: &PollScope,
+        workloads: &[IndexedWorkload],
+    ) {
+        let PollScope::Remaining { workloads: retried, secrets } = scope else { return };
         let retried = workloads.iter().filter(|stored| retried.contains(&stored.workload.id));
         let retried: HashSet<_> = retried.flat_map(|stored| stored.workload.watched()).collect();
         asks.retain(|ask| {
-            let Ask { secret, .. } = ask;
+            let ReadRequest { secret, .. } = ask;
             !self.seen.contains_key(secret) || secrets.contains(secret) || retried.contains(secret)
         });
     }
 
     /// Takes in what was seen of a secret.
-    pub(super) fn take_in(&mut self, secret: &Arc<SecretId>, sighting: Sighting) {
+    pub(super) fn take_in(&mut self, secret: &Arc<SecretId>, observed: ObservedVersion) {
         self.late.remove(secret);
-        if sighting.observation == Observation::Unknown {
+        if observed.observation == Observation::Unknown {
             self.forget(secret);
         } else {
-            self.seen.insert(Arc::clone(secret), (sighting, Instant::now()));
+            self.seen.insert(Arc::clone(secret), (observed, Instant::now()));
         }
     }
 
@@ -89,14 +94,14 @@ impl Round {
     }
 
     /// What was seen of a secret, and when.
-    fn known(&self, secret: &SecretId) -> Option<(Sighting, Instant)> {
+    fn known(&self, secret: &SecretId) -> Option<(ObservedVersion, Instant)> {
         let before = || self.before.get(secret).filter(|_| self.late.contains(secret));
         self.seen.get(secret).or_else(before).copied()
     }
 
     /// Whether it can be decided about a workload: all its secrets had their turn, or it has waited for
     /// that long enough. Whoever waits in each round is decided about in each but the first.
-    pub(super) fn is_complete(&mut self, stored: &Stored) -> bool {
+    pub(super) fn is_complete(&mut self, stored: &IndexedWorkload) -> bool {
         let workload = &stored.workload;
         if workload.watched().any(|secret| self.late.contains(secret)) {
             self.waiting.insert(workload.id.clone());
@@ -109,7 +114,7 @@ impl Round {
     /// Those of a workload's secrets that were seen too long ago.
     pub(super) fn seen_long_ago<'s>(
         &'s self,
-        stored: &'s Stored,
+        stored: &'s IndexedWorkload,
     ) -> impl Iterator<Item = &'s Arc<SecretId>> {
         let now = Instant::now();
         let is_old = move |at| now.saturating_duration_since(at) > FRESH;
@@ -118,7 +123,10 @@ impl Round {
     }
 
     /// What is known of the secrets of some workloads, whenever it was seen.
-    pub(super) fn sightings(&self, workloads: &[Stored]) -> HashMap<Arc<SecretId>, Sighting> {
+    pub(super) fn observed_versions(
+        &self,
+        workloads: &[IndexedWorkload],
+    ) -> HashMap<Arc<SecretId>, ObservedVersion> {
         let secrets = workloads.iter().flat_map(|stored| stored.workload.watched());
         let known = |secret: &Arc<SecretId>| Some((Arc::clone(secret), self.known(secret)?.0));
         secrets.filter_map(known).collect()
@@ -127,9 +135,9 @@ impl Round {
 
 /// What was seen of a secret in this round.
 pub(super) fn seen(
-    sightings: &HashMap<Arc<SecretId>, Sighting>,
-) -> impl Fn(&Arc<SecretId>) -> Sighting + '_ {
-    |secret| sightings.get(secret).copied().unwrap_or(Sighting::UNKNOWN)
+    observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
+) -> impl Fn(&Arc<SecretId>) -> ObservedVersion + '_ {
+    |secret| observed_versions.get(secret).copied().unwrap_or(ObservedVersion::UNKNOWN)
 }
 
 #[cfg(test)]
@@ -140,13 +148,13 @@ mod tests {
     #[tokio::test]
     async fn what_was_gone_counts_for_a_late_secret_until_it_was_seen_live() {
         let a = secret("a");
-        let gone = Sighting::of(Observation::Gone);
-        let live = Sighting::of(Observation::Live(version(1, 1)));
-        let known_if_late = |round: &mut Round| {
+        let gone = ObservedVersion::of(Observation::Gone);
+        let live = ObservedVersion::of(Observation::Live(version(1, 1)));
+        let known_if_late = |round: &mut PollRound| {
             round.is_late(&a);
-            round.known(&a).map(|(sighting, _)| sighting)
+            round.known(&a).map(|(observed, _)| observed)
         };
-        let mut round = Round::default();
+        let mut round = PollRound::default();
         round.take_in(&a, gone);
         round = round.next();
         assert_eq!(known_if_late(&mut round), Some(gone));
@@ -161,12 +169,12 @@ mod tests {
 
     #[tokio::test]
     async fn live_secrets_take_no_room_in_the_round_that_follows() {
-        let mut round = Round::default();
+        let mut round = PollRound::default();
         for number in 0..1000 {
-            let live = Sighting::of(Observation::Live(version(1, 1)));
+            let live = ObservedVersion::of(Observation::Live(version(1, 1)));
             round.take_in(&secret(&number.to_string()), live);
         }
-        round.take_in(&secret("gone"), Sighting::of(Observation::Gone));
+        round.take_in(&secret("gone"), ObservedVersion::of(Observation::Gone));
         let round = round.next();
         assert_eq!(round.before.len(), 1);
         assert!(round.before.capacity() < 10, "{}", round.before.capacity());
