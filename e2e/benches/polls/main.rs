@@ -276,7 +276,7 @@ impl Scene {
         let login = Login::AppRole(AppRole {
             mount: "approle".to_owned(),
             role_id: given(&self.role_id),
-            secret_id: Some(approle::SecretId::new(given(&self.secret_id), false)),
+            secret_id: Some(approle::AppRoleSecretId::new(given(&self.secret_id), false)),
         });
         let server = Arc::new(Server::new(settings, Arc::default())?);
         let pace = Pace { at_once: AT_ONCE, ..Pace::default() };
