@@ -6,13 +6,12 @@
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::engine;
+use crate::engine::settings::SharedSettings;
 use crate::index::quota::Quota;
 use crate::model::scheme::Scheme;
 use crate::model::secret::DEFAULT_CONNECTION;
@@ -205,8 +204,8 @@ pub struct Flags {
 pub struct Config {
     /// Between two full reads of all workloads.
     pub collector_sync_period: Duration,
-    /// The reloader's part, for the default server.
-    pub reloader: engine::settings::Settings,
+    /// What the engines of all servers have in common.
+    pub settings: SharedSettings,
     /// How many reloads that nothing but the clock speaks for may start at once.
     pub found_burst: u32,
     /// How many more of them each minute.
@@ -215,11 +214,9 @@ pub struct Config {
     pub log: telemetry::Settings,
     /// Where probes are answered.
     pub listen: Listen,
-    /// The default server of the Vault API.
-    pub vault: Connection,
-    /// Servers of which only those workloads are that name them.
-    pub others: Vec<Connection>,
-    /// What workloads call all of them, and who may refer to what there.
+    /// How each server of the Vault API is used, the default one first.
+    pub connections: Vec<Connection>,
+    /// What workloads call the servers, and who may refer to what there.
     pub servers: Servers,
     /// How many secrets the workloads of a namespace may refer to.
     pub quota: Quota,
@@ -330,14 +327,16 @@ impl Config {
         warnings.extend(
             without_effect.map(|(name, _)| format!("{name} is set and has no effect here")),
         );
-        let mut vault =
+        let mut default =
             vault::connection(DEFAULT_CONNECTION, &env, usual_threshold, &mut warnings)?;
         // Of the default server, the flag comes before the variable.
-        vault.threshold = threshold.unwrap_or(vault.threshold);
+        default.threshold = threshold.unwrap_or(default.threshold);
         let file = vault_servers_file.map_or_else(
             || Ok(ServersFile::default()),
             |path| ServersFile::read(Path::new(&path)),
         )?;
+        let others = file.connections(usual_threshold, &mut warnings)?;
+        let connections = std::iter::once(default).chain(others);
         let default = VaultServer {
             addresses: vault::addresses(&env),
             namespace: vault::namespace(&env, "NAMESPACE")?,
@@ -360,21 +359,18 @@ impl Config {
         let is_elected = boolean("--leader-elect", &leader_elect)?;
         Ok(Self {
             collector_sync_period: duration("--collector-sync-period", &collector_sync_period)?,
-            reloader: engine::settings::Settings {
-                server: Arc::clone(&vault.name),
+            settings: SharedSettings {
                 period,
                 start_within: period.min(START_WITHIN),
                 settle: settle("--settle-time", &settle_time)?,
                 ignore_versions_before,
-                ignore_missing: vault.ignore_missing,
             },
             found_burst: count("--found-reload-burst", &found_reload_burst)?,
             found_per_minute: count("--found-reload-rate", &found_reload_rate)?,
             log: telemetry::Settings { level, json },
             listen: listen(environment("LISTEN_ADDRESS"))?,
             servers: with_path_rules(allowed(servers, &environment), path_rules_file)?,
-            others: file.connections(usual_threshold, &mut warnings)?,
-            vault,
+            connections: connections.collect(),
             quota: quota(&max_secrets_per_namespace)?,
             pace: pace(&vault_concurrency, vault_rate.as_deref(), &vault_spread)?,
             readable: readable(&read_config_maps, &read_secrets)?,

@@ -107,7 +107,7 @@ fn check_read(manifest: &Manifest, kind: Kind) {
         namespace: None,
     };
     let servers =
-        Servers::new(default, vec![other], UndeclaredAddress::Default).unwrap_or_default();
+        Servers::new(vec![default, other], UndeclaredAddress::Default).unwrap_or_default();
     let unknown = |_: &Arc<str>, _: &SourceName| SourceState::Unread;
     let read = manifest.read(kind, &servers, unknown);
     let Read { id, workload, notes, is_waiting, record_error } = &read;

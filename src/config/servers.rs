@@ -92,19 +92,19 @@ impl ServersFile {
     /// environment tells.
     pub fn declared(
         &self,
-        mut default: VaultServer,
+        default: VaultServer,
         undeclared: UndeclaredAddress,
     ) -> Result<Servers, ConfigError> {
-        let mut others = Vec::new();
+        let mut servers = vec![default];
         for entry in &self.entries {
             let declared = entry.declared().map_err(|problem| self.of(entry, problem))?;
             if entry.is_default() {
-                default.addresses.extend(declared.addresses);
+                servers[0].addresses.extend(declared.addresses);
             } else {
-                others.push(declared);
+                servers.push(declared);
             }
         }
-        Servers::new(default, others, undeclared)
+        Servers::new(servers, undeclared)
             .map_err(|ambiguous| error(FLAG, &self.path, &ambiguous.to_string()))
     }
 

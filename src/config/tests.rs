@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use secrecy::ExposeSecret;
 
@@ -36,13 +37,15 @@ const ROLE: (&str, &str) = ("VAULT_ROLE", "reloader");
 fn defaults() {
     let config = load(&[], &[ROLE]).unwrap();
     assert_eq!(config.collector_sync_period, Duration::from_mins(30));
-    assert_eq!(config.reloader.period, Duration::from_mins(1));
-    assert_eq!(config.vault.threshold, Duration::from_mins(3));
+    assert_eq!(config.settings.period, Duration::from_mins(1));
+    assert_eq!(config.connections[0].threshold, Duration::from_mins(3));
     assert_eq!(config.listen, Listen { host: None, port: 8080 });
-    assert_eq!(config.vault.server.address.as_str(), "https://vault:8200/");
-    assert_eq!(config.vault.server.timeout, Duration::from_secs(10));
-    assert_eq!(config.vault.server.namespace, None, "an unset namespace is none");
-    let Method::Jwt { mount, role, file } = &config.vault.method else { panic!("a login") };
+    assert_eq!(config.connections[0].server.address.as_str(), "https://vault:8200/");
+    assert_eq!(config.connections[0].server.timeout, Duration::from_secs(10));
+    assert_eq!(config.connections[0].server.namespace, None, "an unset namespace is none");
+    let Method::Jwt { mount, role, file } = &config.connections[0].method else {
+        panic!("a login")
+    };
     assert_eq!((mount.as_str(), role.as_str()), ("kubernetes", "reloader"));
     assert_eq!(file, &PathBuf::from(POD_TOKEN));
     assert!(config.events);
@@ -103,7 +106,7 @@ fn flags_are_taken_as_go_programs_take_them() {
         &["-reloader-run-period", "90m", "-enable-json-log=T", "-log-level=debug"],
     ] {
         let config = load(args, &[ROLE]).unwrap();
-        assert_eq!(config.reloader.period, Duration::from_mins(90), "{args:?}");
+        assert_eq!(config.settings.period, Duration::from_mins(90), "{args:?}");
         assert!(config.log.json, "{args:?}");
         assert_eq!(config.log.level, telemetry::Level::Debug, "{args:?}");
     }
@@ -135,24 +138,25 @@ fn variables_of_openbao_come_first_and_empty_ones_are_not_set() {
         ],
     )
     .unwrap();
-    assert_eq!(config.vault.server.address.as_str(), "http://bao:8200/");
-    assert_eq!(config.vault.server.namespace, None);
-    let Method::Jwt { mount, file, .. } = config.vault.method else { panic!("a login") };
-    assert_eq!((mount.as_str(), file), ("k8s", PathBuf::from("/token")));
+    assert_eq!(config.connections[0].server.address.as_str(), "http://bao:8200/");
+    assert_eq!(config.connections[0].server.namespace, None);
+    let Method::Jwt { mount, file, .. } = &config.connections[0].method else { panic!("a login") };
+    assert_eq!((mount.as_str(), file), ("k8s", &PathBuf::from("/token")));
 }
 
 #[test]
 fn a_token_is_trimmed_and_wins_over_a_role() {
     let config = load(&[], &[ROLE, ("VAULT_TOKEN", "hvs.x\n")]).unwrap();
-    let Method::Token(token) = config.vault.method else { panic!("a token") };
+    let Method::Token(token) = &config.connections[0].method else { panic!("a token") };
     assert_eq!(token.expose_secret(), "hvs.x");
     let config = load(&[], &[("VAULT_TOKEN_PATH", "/sink")]).unwrap();
-    assert!(matches!(config.vault.method, Method::TokenFile(_)));
+    assert!(matches!(config.connections[0].method, Method::TokenFile(_)));
 }
 
 #[test]
 fn each_way_in_has_its_variables() {
-    let method = |variables: &[(&str, &str)]| load(&[], variables).unwrap().vault.method;
+    let method =
+        |variables: &[(&str, &str)]| load(&[], variables).unwrap().connections.remove(0).method;
     let Method::AppRole(role) = method(&[
         ("VAULT_AUTH_METHOD", "approle"),
         ("VAULT_ROLE_ID", "role"),
@@ -194,7 +198,7 @@ fn the_login_has_a_namespace_of_its_own_where_it_is_set() {
     let namespaces = |variables: &[(&str, &str)]| {
         let all: Vec<_> = [ROLE].into_iter().chain(variables.iter().copied()).collect();
         let config = load(&[], &all).unwrap();
-        (config.vault.server.namespace, namespace_of(&config.servers))
+        (config.connections[0].server.namespace.clone(), namespace_of(&config.servers))
     };
     let name = |name: &str| Some(name.into());
     let team = ("VAULT_NAMESPACE", "team");
@@ -207,7 +211,7 @@ fn the_login_has_a_namespace_of_its_own_where_it_is_set() {
 fn redirects_go_to_no_other_server_unless_it_is_named() {
     let redirects = |variables: &[(&str, &str)]| {
         let all: Vec<_> = [ROLE].into_iter().chain(variables.iter().copied()).collect();
-        let redirects = load(&[], &all).unwrap().vault.server.redirects;
+        let redirects = load(&[], &all).unwrap().connections[0].server.redirects.clone();
         redirects.map(|urls| urls.iter().map(ToString::to_string).collect::<Vec<_>>())
     };
     assert_eq!(redirects(&[]), Some(vec![]));
@@ -224,7 +228,7 @@ fn vault_is_pressed_as_hard_as_is_set() {
     let gentle = pace(&["-vault-concurrency=2", "-vault-rate=50", "-vault-spread"]);
     let interval = Duration::from_millis(20);
     assert_eq!(gentle, Pace { at_once: 2, interval, is_spread: true, ..Pace::default() });
-    let period = |args: &[&str]| load(args, &[ROLE]).unwrap().reloader.start_within;
+    let period = |args: &[&str]| load(args, &[ROLE]).unwrap().settings.start_within;
     assert_eq!(period(&[]), START_WITHIN);
     assert_eq!(period(&["-reloader-run-period=2s"]), Duration::from_secs(2));
 }
@@ -259,16 +263,16 @@ fn the_rest_of_the_variables() {
         ],
     )
     .unwrap();
-    assert_eq!(config.vault.server.timeout, Duration::from_secs(30));
-    assert!(config.vault.server.tls.skip_verify && config.reloader.ignore_missing);
-    assert_eq!(config.vault.server.tls.server_name.as_deref(), Some("vault.internal"));
-    assert!(matches!(config.vault.server.tls.authority, Authority::Bytes(_)));
+    assert_eq!(config.connections[0].server.timeout, Duration::from_secs(30));
+    assert!(config.connections[0].server.tls.skip_verify && config.connections[0].ignore_missing);
+    assert_eq!(config.connections[0].server.tls.server_name.as_deref(), Some("vault.internal"));
+    assert!(matches!(config.connections[0].server.tls.authority, Authority::Bytes(_)));
     assert_eq!(
-        config.vault.ca_secret,
+        config.connections[0].ca_secret,
         Some(CaSecret { namespace: "default".to_owned(), name: "vault-tls".to_owned() })
     );
-    assert_eq!(config.vault.server.namespace.as_deref(), Some("team/a"));
-    assert_eq!(config.vault.threshold, Duration::from_secs(10));
+    assert_eq!(config.connections[0].server.namespace.as_deref(), Some("team/a"));
+    assert_eq!(config.connections[0].threshold, Duration::from_secs(10));
     assert_eq!(config.listen, Listen { host: Some("::1".to_owned()), port: 0 });
     assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
 }
@@ -278,7 +282,7 @@ fn a_proxy_for_others_is_not_used_and_that_is_said() {
     let warned = |variables: &[(&str, &str)]| {
         let config = load(&[], &[&[ROLE], variables].concat()).unwrap();
         (
-            config.vault.server.proxy.is_some(),
+            config.connections[0].server.proxy.is_some(),
             config.warnings.iter().any(|it| it.contains("_PROXY is set")),
         )
     };
@@ -554,9 +558,9 @@ servers:
         ("VAULT_NAMESPACE", "of-default"),
     ];
     let config = load(&[&flag, "--vault-token-renew-threshold=1m"], &environment).unwrap();
-    let Config { vault, others, servers, warnings, .. } = config;
+    let Config { connections, servers, warnings, .. } = config;
+    let [vault, b, c] = &connections[..] else { panic!("three servers") };
     assert_eq!((&*vault.name, vault.threshold), ("default", Duration::from_mins(1)));
-    let [b, c] = &others[..] else { panic!("two servers") };
     assert_eq!((&*b.name, b.server.address.as_str()), ("team-b", "http://vault.b:8200/"));
     assert_eq!((b.server.namespace.as_deref(), b.server.timeout.as_secs()), (None, 3));
     assert!(matches!(b.method, Method::AppRole(_)) && b.ignore_missing);
@@ -600,7 +604,7 @@ fn files_of_a_server_that_are_not_there_yet_are_no_reason_not_to_start() {
             format!("servers: [{{name: b, env: {{VAULT_ADDR: 'https://b:8200', {files}}}}}]");
         let (_folder, flag) = with_servers(&server);
         let config = load(&[&flag], &[ROLE]).unwrap();
-        assert_eq!(config.others.len(), 1);
+        assert_eq!(config.connections.len(), 2);
     }
 }
 

@@ -11,6 +11,7 @@ use super::auth;
 use super::environment::Environment;
 use super::error::{ConfigError, error, error_without_value};
 use super::value::{duration, file_path};
+use crate::model::secret::DEFAULT_CONNECTION;
 use crate::references::servers::Address;
 use crate::vault::client::ServerSettings;
 use crate::vault::login::Method;
@@ -38,6 +39,14 @@ pub struct Connection {
     pub ca_secret: Option<CaSecret>,
     /// Whether a missing secret holds nothing.
     pub ignore_missing: bool,
+}
+
+impl Connection {
+    /// Whether this is the default server. What is wrong with it keeps the process from starting.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self.name == *DEFAULT_CONNECTION
+    }
 }
 
 /// A Kubernetes Secret that holds a CA.

@@ -133,7 +133,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         leadership.stand();
         self.workloads.leadership = leadership.clone();
         let first_poll =
-            Instant::now() + self.workloads.settings.start_within.mul_f64(fastrand::f64());
+            Instant::now() + self.workloads.settings.shared.start_within.mul_f64(fastrand::f64());
         while !shutdown.is_cancelled() {
             self.workloads.heartbeat.waits_for_others();
             tokio::select! {
@@ -172,7 +172,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         let mut scope = PollScope::All;
         while !shutdown.is_cancelled() {
             if let PollScope::All = scope {
-                next_poll = Instant::now() + self.workloads.settings.period;
+                next_poll = Instant::now() + self.workloads.settings.shared.period;
             }
             let grace = async {
                 shutdown.cancelled().await;
@@ -308,7 +308,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         left: &mut Remaining,
         shutdown: &CancellationToken,
     ) -> bool {
-        let end = Instant::now() + self.workloads.settings.period.max(SHORTEST_TURN);
+        let end = Instant::now() + self.workloads.settings.shared.period.max(SHORTEST_TURN);
         let (due, asking) = self.workloads.decide(workloads, observed_versions, left);
         let mut is_idle = due.is_empty();
         self.workloads.reload(due, observed_versions, left, end, shutdown).await;

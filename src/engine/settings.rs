@@ -12,6 +12,15 @@ use crate::decide::clock::ServerClock;
 pub struct Settings {
     /// The server whose workloads it reloads: the name of its connection.
     pub server: Arc<str>,
+    /// See [`Rules::ignore_missing`](crate::decide::plan::Rules::ignore_missing).
+    pub ignore_missing: bool,
+    /// What is the same for all servers.
+    pub shared: SharedSettings,
+}
+
+/// What the engines of all servers have in common.
+#[derive(Clone, Debug)]
+pub struct SharedSettings {
     /// The time between two polls.
     pub period: Duration,
     /// The first poll begins at a random time within this: many that start at once, after an outage,
@@ -21,8 +30,6 @@ pub struct Settings {
     pub settle: SignedDuration,
     /// See [`Rules::ignore_versions_before`](crate::decide::plan::Rules::ignore_versions_before).
     pub ignore_versions_before: Option<Timestamp>,
-    /// See [`Rules::ignore_missing`](crate::decide::plan::Rules::ignore_missing).
-    pub ignore_missing: bool,
 }
 
 /// The clocks: those of the two servers, for comparing times of the one with times of the other,

@@ -40,10 +40,10 @@ impl<C> Workloads<C> {
     pub(super) fn rules(&self) -> Rules {
         let Clocks { vault, cluster, now } = &self.clocks;
         Rules {
-            ignore_versions_before: self.settings.ignore_versions_before,
+            ignore_versions_before: self.settings.shared.ignore_versions_before,
             ignore_missing: self.settings.ignore_missing,
             skew: skew(vault, cluster),
-            settle: self.settings.settle,
+            settle: self.settings.shared.settle,
             vault_now: vault.at_least(now()),
         }
     }

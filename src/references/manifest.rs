@@ -356,7 +356,7 @@ mod tests {
     /// No server but the default one, in a Vault namespace.
     fn in_namespace(name: &str) -> Servers {
         let default = VaultServer { namespace: Some(name.into()), ..VaultServer::default() };
-        Servers::new(default, Vec::new(), UndeclaredAddress::Default).unwrap()
+        Servers::new(vec![default], UndeclaredAddress::Default).unwrap()
     }
 
     const OPT_IN: (&str, &str) =
@@ -441,7 +441,7 @@ mod tests {
         };
         let read = |undeclared, address, value| {
             let default = VaultServer { namespace: Some("team".into()), ..VaultServer::default() };
-            let servers = Servers::new(default, vec![b.clone()], undeclared).unwrap();
+            let servers = Servers::new(vec![default, b.clone()], undeclared).unwrap();
             let read = manifest(&[OPT_IN, (key, address)], &[value, "vault:secret/data/x#k#1"])
                 .read(Kind::DEPLOYMENT, &servers, nothing_known);
             let secrets = read.workload.map(|workload| workload.secrets);
@@ -480,7 +480,8 @@ mod tests {
         };
         let others = vec![declared("b"), declared("c")];
         let servers =
-            Servers::new(declared("default"), others, UndeclaredAddress::Default).unwrap();
+            Servers::new([vec![declared("default")], others].concat(), UndeclaredAddress::Default)
+                .unwrap();
         let (vault, bao) = ("vault:secret/data/v#k", "bao:secret/data/b#k");
         let read = |annotations: &[(&str, &str)], values: &[&str]| {
             let keys: Vec<_> =
@@ -541,7 +542,7 @@ mod tests {
             namespace: None,
         };
         let servers =
-            Servers::new(declared("default"), vec![declared("b")], UndeclaredAddress::Default);
+            Servers::new(vec![declared("default"), declared("b")], UndeclaredAddress::Default);
         // The list is of what the webhook takes.
         let servers = servers.unwrap().with_allowed(Scheme::Vault, "http://nowhere");
         let skip = ("secrets-webhook.security.bank-vaults.io/mutate", "skip");

@@ -4,7 +4,6 @@
 //! anybody uses both. An address that only an annotation names leads nowhere, since a token would go
 //! along.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
@@ -85,20 +84,19 @@ pub enum UndeclaredAddress {
 /// One address was declared for two servers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the servers {} and {} both have the address {address}; leave it to one of them", .servers[0], .servers[1])]
-pub struct Ambiguous {
+pub struct AmbiguousAddress {
     /// The address.
     pub address: Address,
     /// The names of the servers.
     pub servers: [Arc<str>; 2],
 }
 
-/// All servers that are declared.
-#[derive(Clone, Debug, Default)]
+/// All servers that are declared. The first one is the default.
+#[derive(Clone, Debug)]
 pub struct Servers {
-    default: VaultServer,
-    others: Vec<VaultServer>,
-    /// Where a server stands among the others; `None` is the default one.
-    by_address: HashMap<Address, Option<usize>>,
+    declared: Vec<VaultServer>,
+    /// The place of a server in that list.
+    by_address: HashMap<Address, usize>,
     undeclared: UndeclaredAddress,
     /// The addresses that the webhook takes from annotations of a scheme, as it compares them; without
     /// an entry, any.
@@ -106,34 +104,36 @@ pub struct Servers {
     path_rules: PathRules,
 }
 
+impl Default for Servers {
+    /// One server, whose address is not known.
+    fn default() -> Self {
+        Self {
+            declared: vec![VaultServer::default()],
+            by_address: HashMap::new(),
+            undeclared: UndeclaredAddress::Default,
+            allowed: BTreeMap::new(),
+            path_rules: PathRules::default(),
+        }
+    }
+}
+
 impl Servers {
-    /// The default server, and others.
+    /// The servers that are declared, the default one first.
     pub fn new(
-        default: VaultServer,
-        others: Vec<VaultServer>,
+        declared: Vec<VaultServer>,
         undeclared: UndeclaredAddress,
-    ) -> Result<Self, Ambiguous> {
-        let mut servers = Self { default, others, undeclared, ..Self::default() };
-        let others = servers.others.iter().enumerate();
-        let all = [(None, &servers.default)].into_iter();
-        let all = all.chain(others.map(|(index, server)| (Some(index), server)));
-        for (place, server) in all {
+    ) -> Result<Self, AmbiguousAddress> {
+        let mut by_address = HashMap::new();
+        for (place, server) in declared.iter().enumerate() {
             for address in &server.addresses {
-                match servers.by_address.entry(address.clone()) {
-                    Entry::Vacant(entry) => drop(entry.insert(place)),
-                    Entry::Occupied(entry) if *entry.get() == place => {}
-                    Entry::Occupied(entry) => {
-                        let first =
-                            entry.get().map_or(&servers.default, |index| &servers.others[index]);
-                        return Err(Ambiguous {
-                            address: address.clone(),
-                            servers: [Arc::clone(&first.name), Arc::clone(&server.name)],
-                        });
-                    }
+                let known = *by_address.entry(address.clone()).or_insert(place);
+                if known != place {
+                    let servers = [known, place].map(|place| Arc::clone(&declared[place].name));
+                    return Err(AmbiguousAddress { address: address.clone(), servers });
                 }
             }
         }
-        Ok(servers)
+        Ok(Self { declared, by_address, undeclared, ..Self::default() })
     }
 
     /// The same, where the webhook takes no other addresses from annotations of a scheme than those of
@@ -157,10 +157,16 @@ impl Servers {
         &self.path_rules
     }
 
+    /// The server that is asked unless another one is meant.
+    fn default_server(&self) -> &VaultServer {
+        // A list without a first server is never made.
+        &self.declared[0]
+    }
+
     /// Whether a server of this name is declared.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
-        std::iter::once(&self.default).chain(&self.others).any(|server| *server.name == *name)
+        self.declared.iter().any(|server| *server.name == *name)
     }
 
     /// The server that references of a scheme mean by the annotations of their template, and what there
@@ -178,7 +184,7 @@ impl Servers {
             allowed.is_none_or(|allowed| allowed.contains(&normalize_as_webhook(text)))
         };
         if text.is_some_and(|text| !is_allowed(text)) {
-            return (&self.default, Some(Reason::AddressNotAllowed));
+            return (self.default_server(), Some(Reason::AddressNotAllowed));
         }
         self.at(text)
     }
@@ -188,18 +194,21 @@ impl Servers {
     #[must_use]
     pub fn at(&self, address: Option<&str>) -> (&VaultServer, Option<Reason>) {
         let Some(text) = address else {
-            return (&self.default, None);
+            return (self.default_server(), None);
         };
         let place = Address::parse(text).and_then(|address| self.by_address.get(&address));
         match (place, self.undeclared) {
-            (Some(None), _) => (&self.default, None),
-            (Some(Some(index)), _) => (&self.others[*index], None),
+            (Some(place), _) => (&self.declared[*place], None),
             // Where no address is known at all, that of the default server is not, either.
             (None, UndeclaredAddress::Default) if self.by_address.is_empty() => {
-                (&self.default, None)
+                (self.default_server(), None)
             }
-            (None, UndeclaredAddress::Default) => (&self.default, Some(Reason::AddressNotDeclared)),
-            (None, UndeclaredAddress::Refused) => (&self.default, Some(Reason::AddressRefused)),
+            (None, UndeclaredAddress::Default) => {
+                (self.default_server(), Some(Reason::AddressNotDeclared))
+            }
+            (None, UndeclaredAddress::Refused) => {
+                (self.default_server(), Some(Reason::AddressRefused))
+            }
         }
     }
 }
@@ -267,7 +276,8 @@ mod tests {
         let default = declared("default", &["https://vault:8200", "https://vault.infra.svc:8200"]);
         let others = vec![declared("b", &["http://b:8200"]), declared("c", &["http://c"])];
         let meant = |undeclared, address: &[(&str, &str)]| {
-            let servers = Servers::new(default.clone(), others.clone(), undeclared).unwrap();
+            let servers =
+                Servers::new([vec![default.clone()], others.clone()].concat(), undeclared).unwrap();
             let annotations = address.iter().copied().collect();
             let (server, reason) = servers.meant_by(&annotations, Scheme::Vault);
             (server.name.to_string(), reason)
@@ -304,7 +314,7 @@ mod tests {
     #[test]
     fn what_the_webhook_does_not_allow_is_not_asked_for() {
         let default = declared("default", &["https://vault:8200", "https://vault"]);
-        let servers = Servers::new(default, Vec::new(), UndeclaredAddress::Default).unwrap();
+        let servers = Servers::new(vec![default], UndeclaredAddress::Default).unwrap();
         let servers = servers
             .with_allowed(Scheme::Vault, " https://Vault:8200/ , ,https://vault.other/v/")
             .with_allowed(Scheme::Bao, "");
@@ -332,7 +342,7 @@ mod tests {
     fn two_servers_cannot_have_one_address() {
         let twice = declared("b", &["http://b", "http://b/", "https://VAULT:8200"]);
         let default = declared("default", &["https://vault:8200"]);
-        let error = Servers::new(default, vec![twice], UndeclaredAddress::Default).unwrap_err();
+        let error = Servers::new(vec![default, twice], UndeclaredAddress::Default).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the servers default and b both have the address https://vault:8200; leave it to one of \

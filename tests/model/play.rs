@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use vault_secrets_reloader::decide::plan::Hold;
 use vault_secrets_reloader::election::leadership::{Candidate, Claim, election_channel};
 use vault_secrets_reloader::engine::reloader::Reloader;
-use vault_secrets_reloader::engine::settings::{Clocks, Settings};
+use vault_secrets_reloader::engine::settings::{Clocks, Settings, SharedSettings};
 use vault_secrets_reloader::events::sink::Events;
 use vault_secrets_reloader::index::Index;
 use vault_secrets_reloader::references::source::ReadableSources;
@@ -152,11 +152,13 @@ impl Play {
             };
             let settings = Settings {
                 server: server_name(server),
-                period: PERIOD,
-                settle: SETTLE,
-                ignore_versions_before: None,
                 ignore_missing: may_be_missing,
-                start_within: Duration::ZERO,
+                shared: SharedSettings {
+                    period: PERIOD,
+                    settle: SETTLE,
+                    ignore_versions_before: None,
+                    start_within: Duration::ZERO,
+                },
             };
             let (index, budget) = (Arc::clone(&index), budget.clone());
             let reloader = Reloader::new(

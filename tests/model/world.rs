@@ -655,8 +655,7 @@ pub(crate) fn servers(count: usize) -> Servers {
         addresses: Address::parse(&address(server)).into_iter().collect(),
         namespace: None,
     };
-    let others = (1..count).map(declared).collect();
-    Servers::new(declared(0), others, UndeclaredAddress::Default).unwrap()
+    Servers::new((0..count).map(declared).collect(), UndeclaredAddress::Default).unwrap()
 }
 
 /// The path of a secret on its server.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use e2e::scenario::{SOON, polling_faster};
 use e2e::{Bed, Controller, ControllerOptions, Workload, eventually};
 
@@ -16,13 +16,14 @@ const NAMESPACE: &str = "told";
 /// How many workloads `/metrics` tells of, by reason.
 async fn counted(controller: &Controller) -> Result<BTreeMap<String, u64>> {
     let answer = controller.probe("/metrics").await?;
-    let lines = answer.body.lines().filter(|line| !line.starts_with('#'));
-    let of = |line: &str| {
-        let (name, count) = line.rsplit_once(' ')?;
-        let reason = name.strip_prefix("vault_secrets_reloader_notices{reason=\"")?;
-        Some((reason.strip_suffix("\"}")?.to_owned(), count.parse().ok()?))
+    ensure!(answer.body.ends_with("# EOF\n"), "no OpenMetrics: {}", answer.body);
+    let prefix = "vault_secrets_reloader_notices{reason=\"";
+    let lines = answer.body.lines().filter_map(|line| Some((line, line.strip_prefix(prefix)?)));
+    let of = |rest: &str| {
+        let (reason, count) = rest.split_once("\"} ")?;
+        Some((reason.to_owned(), count.parse().ok()?))
     };
-    lines.map(|line| of(line).with_context(|| line.to_owned())).collect()
+    lines.map(|(line, rest)| of(rest).with_context(|| line.to_owned())).collect()
 }
 
 async fn each_reason_is_an_event_on_the_workload_once() -> Result<()> {

@@ -353,7 +353,7 @@ fn a_workload_is_of_the_server_that_its_address_means() {
         manifests.add("web.yaml", &text);
         let default = declared("default", "https://vault:8200");
         let others = vec![declared("team-b", "https://b:8200")];
-        let servers = Servers::new(default, others, undeclared).unwrap();
+        let servers = Servers::new([vec![default], others].concat(), undeclared).unwrap();
         manifests.check(ReadableSources::default(), &servers)
     };
     for undeclared in [UndeclaredAddress::Default, UndeclaredAddress::Refused] {

@@ -12,6 +12,7 @@ use crate::decide::clock::ServerClock;
 use crate::decide::observation::{BELIEVED_AFTER, Observation, PollResult};
 use crate::decide::plan::{Reload, Revision};
 use crate::election::leadership::{Candidate, Claim, election_channel};
+use crate::engine::settings::SharedSettings;
 use crate::events::event::Held;
 use crate::events::sink::Sink;
 use crate::index::findings::Finding;
@@ -355,11 +356,13 @@ impl Bench {
         }
         let settings = Settings {
             server: DEFAULT_CONNECTION.into(),
-            period: Duration::from_mins(1),
-            settle: SignedDuration::ZERO,
-            ignore_versions_before: None,
             ignore_missing: false,
-            start_within: Duration::ZERO,
+            shared: SharedSettings {
+                period: Duration::from_mins(1),
+                settle: SignedDuration::ZERO,
+                ignore_versions_before: None,
+                start_within: Duration::ZERO,
+            },
         };
         let clocks = Clocks::default();
         let [vault, cluster] = std::array::from_fn(|_| fake.clone());

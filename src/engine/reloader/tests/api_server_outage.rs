@@ -93,7 +93,7 @@ async fn a_turn_ends_with_the_period_and_the_next_begins_with_whoever_had_none()
     bench.fake.world().hanging = all;
     let began = Instant::now();
     let left = bench.poll().await;
-    assert!(began.elapsed() < bench.reloader.workloads.settings.period + 2 * HANGS_FOR);
+    assert!(began.elapsed() < bench.reloader.workloads.settings.shared.period + 2 * HANGS_FOR);
     assert_eq!(left.workloads.len(), 200);
     let first = std::mem::take(&mut bench.fake.world().patched);
     let left = bench.poll().await;

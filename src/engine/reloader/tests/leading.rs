@@ -103,7 +103,7 @@ async fn a_hundred_replicas_that_start_at_once_do_not_come_in_the_same_second() 
     let mut seconds = [0_u32; 10];
     for _ in 0..100 {
         let mut bench = Bench::new(&[("web", &["a"])]);
-        bench.reloader.workloads.settings.start_within = within;
+        bench.reloader.workloads.settings.shared.start_within = within;
         let began = Instant::now();
         run(bench, Leadership::always(), async |counted| {
             while counted.counts().0 == 0 {

@@ -5,7 +5,7 @@ use super::*;
 /// A workload whose secret was created a second ago by Vault's clock, which is an hour ahead.
 fn bench() -> Bench {
     let mut bench = Bench::new(&[("web", &["a"])]);
-    bench.reloader.workloads.settings.settle = SignedDuration::from_secs(3);
+    bench.reloader.workloads.settings.shared.settle = SignedDuration::from_secs(3);
     bench.reloader.workloads.clocks.now = noon;
     let own_time = noon() + SignedDuration::from_hours(1);
     bench.fake.world().on_clock =

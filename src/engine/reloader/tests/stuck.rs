@@ -1,6 +1,7 @@
 //! A reloader that hangs is seen, and one that waits as it should is left alone.
 
 use super::*;
+use crate::engine::settings::SharedSettings;
 use crate::heartbeat::Heartbeats;
 
 const STEP: Duration = Duration::from_mins(15);
@@ -54,7 +55,8 @@ impl Running {
 async fn beside_a_reloader(period: Duration, test: impl AsyncFnOnce(Running)) {
     let Bench { fake, index, reloader, shutdown } = Bench::new(&[("web", &["a"])]);
     let Workloads { clocks, settings, budget, .. } = reloader.workloads;
-    let settings = Settings { period, ..settings };
+    let shared = SharedSettings { period, ..settings.shared };
+    let settings = Settings { shared, ..settings };
     let (candidacy, leadership) = election_channel();
     let (heartbeats, hangs) = (Heartbeats::default(), CancellationToken::new());
     let vault = Hanging { fake: fake.clone(), hangs: hangs.clone() };

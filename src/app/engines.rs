@@ -1,0 +1,178 @@
+//! The engine of each Vault server: its connection, its task, its clock. A server that fails, or is
+//! slow, does not hold up the others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span, error, info};
+
+use crate::config::{self, Connection};
+use crate::decide::clock::ServerClock;
+use crate::election::leadership::Leadership;
+use crate::engine::reloader::Reloader;
+use crate::engine::settings::{Clocks, Settings, SharedSettings};
+use crate::events::sink::Events;
+use crate::heartbeat::{Heartbeats, LONGEST_STEP};
+use crate::index::Index;
+use crate::kubernetes::ca_secret::CaSecret;
+use crate::kubernetes::client::Client;
+use crate::kubernetes::patcher::Patcher;
+use crate::rollouts::budget::Budget;
+use crate::telemetry;
+use crate::vault::client::{Server, ServerSettings};
+use crate::vault::files::Files;
+use crate::vault::pace::Pace;
+use crate::vault::poller::Poller;
+use crate::vault::tls::Authority;
+
+/// Between two attempts to connect to a server that need not be there when the process starts.
+const CONNECT_AGAIN: Duration = Duration::from_secs(10);
+
+/// A step of an engine takes this many requests to Vault at most that are not a part of a poll. Each of
+/// them may take as long as a request may.
+const REQUESTS_A_STEP: u32 = 10;
+
+/// What the engines of all servers share.
+pub(super) struct Engines {
+    pub(super) client: Client,
+    pub(super) index: Arc<Index>,
+    pub(super) cluster_clock: Arc<ServerClock>,
+    pub(super) settings: SharedSettings,
+    pub(super) events: Events,
+    pub(super) pace: Pace,
+    pub(super) budget: Budget,
+    pub(super) leadership: Leadership,
+    /// Told when polls may begin.
+    pub(super) synced: CancellationToken,
+    pub(super) heartbeats: Heartbeats,
+}
+
+/// A server that can be asked.
+pub(super) struct ConnectedServer {
+    server: Arc<Server>,
+    clock: Arc<ServerClock>,
+    ca: Option<CaSecret>,
+}
+
+/// Makes the client of a server, with the CA that is in the cluster. `files` are those of this server.
+pub(super) async fn connect(
+    client: &Client,
+    connection: &Connection,
+    files: &Files,
+) -> anyhow::Result<ConnectedServer> {
+    let mut server = connection.server.clone();
+    let ca = match connection.ca_secret.clone() {
+        Some(config::CaSecret { namespace, name }) => {
+            let secret = CaSecret::read(client.clone(), namespace, name).await?;
+            server.tls.authority = Authority::Followed(secret.ca());
+            Some(secret)
+        }
+        None => None,
+    };
+    let clock = Arc::default();
+    let server = Arc::new(Server::connect(server, Arc::clone(&clock), files).await?);
+    Ok(ConnectedServer { server, clock, ca })
+}
+
+impl Engines {
+    /// Runs the engine of a server until `shutdown`. A server that is not connected yet is connected
+    /// first, however often that takes. `running` is held until the end.
+    pub(super) async fn run(
+        self: Arc<Self>,
+        connection: Connection,
+        connected: Option<ConnectedServer>,
+        running: mpsc::Sender<()>,
+        shutdown: CancellationToken,
+    ) -> &'static str {
+        // Lines of the default server are as they were before there were others.
+        let is_default = connection.is_default();
+        let span = if is_default { Span::none() } else { telemetry::of_server(&connection.name) };
+        let run = async {
+            let connect = async {
+                match connected {
+                    Some(connected) => connected,
+                    None => self.connect_at_last(&connection).await,
+                }
+            };
+            tokio::select! {
+                connected = connect => self.reload(&connection, connected, &shutdown).await,
+                () = shutdown.cancelled() => {}
+            }
+        };
+        Box::pin(run.instrument(span)).await;
+        drop(running);
+        "engine of a Vault server"
+    }
+
+    async fn connect_at_last(&self, connection: &Connection) -> ConnectedServer {
+        info!(vault = connection.server.address.as_str(), "Watching another server");
+        let (mut reported, files) = (None, Files::default());
+        loop {
+            let error = match connect(&self.client, connection, &files).await {
+                Ok(connected) => return connected,
+                Err(error) => error.to_string(),
+            };
+            if reported.as_ref() != Some(&error) {
+                error!("Nothing of this server is watched: {error}. Trying again");
+                reported = Some(error);
+            }
+            sleep(CONNECT_AGAIN).await;
+        }
+    }
+
+    /// Reloads the workloads of a server until `shutdown`, and follows its CA.
+    async fn reload(
+        &self,
+        connection: &Connection,
+        connected: ConnectedServer,
+        shutdown: &CancellationToken,
+    ) {
+        let Connection { name, server, method, threshold, ca_secret: _, ignore_missing } =
+            connection;
+        let ServerSettings { timeout, .. } = server;
+        let longest_step = LONGEST_STEP + *timeout * REQUESTS_A_STEP;
+        let heartbeat = self.heartbeats.add(format!("reloader of server {name}"), longest_step);
+        let settings = Settings {
+            server: Arc::clone(name),
+            ignore_missing: *ignore_missing,
+            shared: self.settings.clone(),
+        };
+        let ConnectedServer { server, clock, ca } = connected;
+        let poller = Poller::new(
+            server,
+            method.clone(),
+            *threshold,
+            self.settings.period,
+            self.pace,
+            *ignore_missing,
+        );
+        let keep_alive = poller.keep_alive();
+        let clocks =
+            Clocks { vault: clock, cluster: Arc::clone(&self.cluster_clock), ..Clocks::default() };
+        let reloader = Reloader::new(
+            Arc::clone(&self.index),
+            poller,
+            Patcher::new(self.client.clone()),
+            self.events.clone(),
+            clocks,
+            settings,
+            self.budget.clone(),
+        );
+        let reloader = reloader.with_heartbeat(heartbeat);
+        let follow = async {
+            if let Some(secret) = ca {
+                secret.follow(shutdown.clone()).await;
+            }
+        };
+        let (synced, leadership) = (self.synced.clone(), self.leadership.clone());
+        let reload = Box::pin(reloader.run(synced, leadership, shutdown.clone()));
+        tokio::select! {
+            _ = join(reload, follow) => {}
+            () = keep_alive => {}
+        }
+    }
+}
