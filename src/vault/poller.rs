@@ -1,7 +1,8 @@
-//! The poller: asks the server once for each secret, and says what was observed.
+//! The poller: asks the server once for each secret, and returns what was observed.
 //!
-//! Architecture Invariant: whatever the server answers, the poll ends, and what is not certain is
-//! unknown. A server that is sealed or out of reach costs one request a poll, not one a secret.
+//! Architecture Invariant: a poll ends whatever the server answers, and a secret whose state is not
+//! certain is unknown. A server that is sealed or out of reach costs one request per poll, not one
+//! per secret.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -24,20 +25,22 @@ use crate::engine::ports::Vault;
 use crate::index::findings::Finding;
 use crate::model::secret::SecretId;
 
-/// The worker that log lines name.
+/// The value of the log key `worker`.
 const WORKER: &str = "reloader";
 
-/// After a poll in which something failed: a random time up to the first, doubled up to the last.
+/// The back-off after a poll in which a request failed: a random time up to the first value, which
+/// doubles up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
 
-/// After a poll in which nothing failed, and that had too little time.
+/// The pause after a poll in which nothing failed, but the time was too short for all secrets.
 const GO_ON: Duration = Duration::from_millis(200);
 
-/// The most lines about outages in one poll: each is of a Vault namespace, which a tenant may name.
+/// The most log lines about outages in one poll. Each line is about a Vault namespace, and tenants
+/// can name any number of namespaces.
 const MOST_OUTAGES: usize = 20;
 
-/// The most lines about secrets in one poll: those are as many as tenants name. What is left is said in the
-/// next polls.
+/// The most log lines about secrets in one poll, because tenants can name any number of secrets.
+/// The next polls log the rest.
 const MOST_LINES: usize = 100;
 
 /// Polls one server.
@@ -47,37 +50,40 @@ pub struct Poller {
     spread: Spread,
     mounts: Mounts,
     folders: Folders,
-    /// What is wrong with each secret, said once a change.
+    /// The error of each secret. An error is logged only when it changes.
     troubles: HashMap<Arc<SecretId>, ReadError>,
-    /// Those of them that are yet to be said.
+    /// Secrets whose error is not logged yet.
     unsaid: HashSet<Arc<SecretId>>,
-    /// How many lines about secrets may still be said of this poll.
+    /// How many log lines about secrets this poll may still write.
     lines_left: usize,
-    /// How many more secrets can be read again.
+    /// How many secrets can be read again without a log line of their own.
     recovered: usize,
-    /// Paths that were answered.
+    /// Paths that the server answered.
     witnesses: Witnesses,
-    /// The state of the storage that was seen last.
+    /// The latest known state of the server's storage.
     index: Option<HeaderValue>,
-    /// Why the server, or a Vault namespace, is out of reach, said once a change.
+    /// Why the server or a Vault namespace is out of reach. An outage is logged only when it
+    /// changes.
     outages: BTreeSet<String>,
-    /// The secrets that could not be asked for because of those.
+    /// The secrets that could not be read because of these outages.
     out: HashSet<Arc<SecretId>>,
     /// The secrets for which the last poll had no time.
     late: HashSet<Arc<SecretId>>,
-    /// The secrets whose own requests failed the last time.
+    /// The secrets whose own requests failed in the last poll.
     failed: HashSet<Arc<SecretId>>,
-    /// Whether whatever was asked for was sealed: the server as a whole, most likely.
+    /// Whether all requests of the last poll met a sealed server, so that the server as a whole is
+    /// probably sealed.
     is_sealed: bool,
-    /// Whether the next poll is one of everything.
+    /// Whether the next poll reads all secrets.
     is_full: bool,
     failed_polls: u32,
     ignore_missing: bool,
 }
 
 impl Poller {
-    /// A poller of one server, which is asked each `period`; its token is renewed once no more than
-    /// `threshold` of its time is left. `ignore_missing` makes a missing secret a warning.
+    /// Creates a poller of one server, which is polled every `period`. The token is renewed once no
+    /// more than `threshold` of its lifetime is left. With `ignore_missing`, a missing secret is a
+    /// warning and not an error.
     #[must_use]
     pub fn new(
         server: Arc<Server>,
@@ -111,7 +117,8 @@ impl Poller {
         }
     }
 
-    /// Keeps a given token alive between polls; never ends, and is to be run beside them.
+    /// Keeps a given token alive between polls. The future never ends, and must run beside the
+    /// polls.
     pub fn keep_alive(&self) -> impl Future<Output = ()> + Send + use<> {
         let session = Arc::clone(&self.session);
         async move { session.keep_alive().await }
@@ -139,7 +146,7 @@ impl Poller {
                 return nothing_of(asks, retry_in);
             }
         };
-        // Where the poll is given up halfway, the mounts and folders are asked for anew.
+        // If the poll is cancelled, the next poll asks for mounts and folders again.
         let mut mounts = std::mem::take(&mut self.mounts);
         let mut folders = std::mem::take(&mut self.folders);
         let has_turn = |ask: &&ReadRequest| !self.spread.had().contains(&ask.secret);
@@ -172,7 +179,8 @@ impl Poller {
         polled
     }
 
-    /// Why there is no sense in asking for anything: by one request, where everything was sealed before.
+    /// Returns why no request can succeed. If everything was sealed before, one request checks
+    /// this.
     async fn probe(&self) -> Option<Failure> {
         if !self.is_sealed {
             return None;
@@ -185,18 +193,18 @@ impl Poller {
                 | Failure::Timeout
                 | Failure::RateLimited),
             ) => Some(failure),
-            // Not every proxy lets this through.
+            // Not every proxy lets this request through.
             Ok(false) | Err(_) => None,
         }
     }
 
-    /// What follows for the next poll: everything is asked for.
+    /// Prepares the next poll to read all secrets.
     fn begin_anew(&mut self) {
         self.is_full = true;
         self.spread.end_round();
     }
 
-    /// How long to wait after a poll that failed.
+    /// Returns how long to wait after a failed poll.
     fn back_off(&mut self) -> Duration {
         let (first, last) = RETRY;
         let most = first.saturating_mul(1 << self.failed_polls.min(9)).min(last);
@@ -204,7 +212,7 @@ impl Poller {
         most.mul_f64(fastrand::f64()).max(Duration::from_millis(200))
     }
 
-    /// Turns outcomes into observations, and says what changed for the worse or the better.
+    /// Turns outcomes into observations, and logs what changed.
     fn conclude(
         &mut self,
         asks: &[ReadRequest],
@@ -261,8 +269,9 @@ impl Poller {
             polled.observations.insert(secret, observation);
         }
         self.report_unsaid();
-        // The same of all that was asked for, and of more than one Vault namespace, is the server as a whole;
-        // what the rest of such a poll meets is the same still.
+        // If nothing was answered and all Vault namespaces failed alike, the server as a whole is
+        // out of reach. A later poll of the remaining secrets that fails alike belongs to the same
+        // outage.
         let whole = out
             .values()
             .next()
@@ -282,7 +291,7 @@ impl Poller {
                 format!("Vault{} {failure}", within.unwrap_or_default())
             }));
         }
-        // A poll that asked for none of those says nothing of them.
+        // A poll that asked for none of these secrets says nothing about their outages.
         let is_told = self.out.is_empty() || asks.iter().any(|ask| self.out.contains(&ask.secret));
         if !outages.is_empty() || is_told {
             self.report_outages(outages, secrets_out);
@@ -298,7 +307,7 @@ impl Poller {
         let is_only_late = late.len() == polled.failed.len();
         late.extend(limited);
         polled.late.clone_from(&late);
-        // Whoever is late still stays before those that have had their turn since.
+        // Secrets that are still late keep their priority over secrets that became late since.
         let answered = &polled.observations;
         self.late.retain(|secret| late.contains(secret) || !answered.contains_key(secret));
         if self.late.is_empty() {
@@ -307,7 +316,7 @@ impl Poller {
         if polled.failed.is_empty() {
             self.failed_polls = 0;
         } else if is_only_late {
-            // Nothing is wrong: it goes on where it had to stop.
+            // Nothing failed: the next poll continues where this one had to stop.
             self.failed_polls = 0;
             polled.retry_in = Some(GO_ON);
         } else {
@@ -316,7 +325,7 @@ impl Poller {
         polled
     }
 
-    /// Says what keeps everything from being asked for.
+    /// Logs an outage that affects all secrets.
     fn report_outage(&mut self, outage: String, asks: &[ReadRequest]) {
         let secrets = asks.iter().map(|ask| Arc::clone(&ask.secret)).collect();
         self.report_outages(BTreeSet::from([outage]), secrets);
@@ -344,7 +353,7 @@ impl Poller {
         self.out = secrets;
     }
 
-    /// Says of how many secrets there was no line left.
+    /// Logs the number of secrets for which no log line was left.
     fn report_unsaid(&mut self) {
         if let more @ 1.. = std::mem::take(&mut self.recovered) {
             info!(worker = WORKER, "{more} more secrets can be read again");
@@ -378,7 +387,8 @@ impl Poller {
             return;
         };
         if is_of_all(&trouble) {
-            // Said of the server as a whole; what was said of the secret still stands.
+            // The outage is logged for the server as a whole. The earlier error of the secret
+            // remains.
             return;
         }
         if self.troubles.get(secret) == Some(&trouble) && !self.unsaid.contains(secret) {
@@ -399,7 +409,7 @@ impl Poller {
                     ReadError::Destroyed => ": its latest version is destroyed",
                     _ => "",
                 };
-                // The words that people grep for; the namespace goes beside them.
+                // Users search the log for these words, so the namespace is a key of its own.
                 let SecretId { path, namespace, .. } = &**secret;
                 let namespace = namespace.as_deref();
                 if self.ignore_missing || missing_is_fine {
@@ -468,7 +478,7 @@ impl Vault for Poller {
     }
 }
 
-/// Whether it is said of the server as a whole, and not of a secret.
+/// Returns whether an error is logged for the server as a whole, and not for a secret.
 fn is_of_all(trouble: &ReadError) -> bool {
     matches!(
         trouble,
@@ -476,7 +486,7 @@ fn is_of_all(trouble: &ReadError) -> bool {
     )
 }
 
-/// Whether it makes sense to ask again before the next poll of everything.
+/// Returns whether a request is worth repeating before the next poll of all secrets.
 fn may_pass(trouble: &ReadError) -> bool {
     match trouble {
         ReadError::Failed(failure) => {
@@ -495,7 +505,7 @@ fn may_pass(trouble: &ReadError) -> bool {
     }
 }
 
-/// A poll that could not begin.
+/// The result of a poll that could not begin.
 fn nothing_of(asks: &[ReadRequest], retry_in: Duration) -> PollResult {
     PollResult {
         observations: HashMap::new(),
