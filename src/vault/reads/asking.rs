@@ -1,4 +1,4 @@
-//! Asking until there is an answer: which failures are tried again, and how often.
+//! Sends requests until there is an answer: which failures are retried, and how often.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,17 +17,18 @@ use crate::vault::failure::Failure;
 use crate::vault::lock::lock;
 use crate::vault::read_error::ReadError;
 
-/// How often a request is sent again: after a rate limit, which says when, after an error, and after
-/// a denial for which there is another token, or of a token that a standby may not know yet.
+/// How often a request is sent again: after a rate limit, which names a time; after an error; and
+/// after a denial, if there is another token or a standby may not know the token yet.
 const RATE_LIMIT_RETRIES: u32 = 6;
 const ERROR_RETRIES: u32 = 2;
 const ERROR_PAUSE: Duration = Duration::from_millis(250);
 const DENIAL_RETRIES: u32 = 6;
 
-/// Whoever met a rate limit waits longer by a random part of this, so that not all come back as one.
+/// The longest random addition to the wait after a rate limit, so that requests do not return all
+/// at once.
 const RATE_LIMIT_SPREAD: Duration = Duration::from_millis(500);
 
-/// Asks what a poll wants to know.
+/// Sends the requests of a poll.
 pub(super) struct Asker<'a> {
     pub(super) sender: Sender<'a>,
     pub(super) evidence: Evidence,
@@ -43,7 +44,8 @@ impl<'a> Asker<'a> {
         Self { sender, evidence, index, has_limited: AtomicBool::new(false) }
     }
 
-    /// Asks until there is an answer that `understand` can read, or no more sense in asking.
+    /// Sends a request until `understand` can read an answer, or until further attempts are
+    /// useless.
     pub(super) async fn ask<T>(
         &self,
         question: Request<'_>,
@@ -61,7 +63,7 @@ impl<'a> Asker<'a> {
                 sleep_until(turn.min(until)).await;
             }
             if about == RequestKind::Secret {
-                // Its turn is taken, however often it takes to be answered.
+                // The secret has used its turn, even if the request must be repeated.
                 about = RequestKind::Again;
             }
             while let Some(time) = server.resumes_at()
@@ -124,7 +126,7 @@ impl<'a> Asker<'a> {
     }
 }
 
-/// Whether a failure casts doubt on the token.
+/// Returns whether a failure casts doubt on the token.
 fn doubt_of(failure: &Failure) -> Option<TokenDoubt> {
     match failure {
         Failure::TokenEnded => Some(TokenDoubt::Ended),
