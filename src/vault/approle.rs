@@ -109,7 +109,7 @@ async fn unwrap(
     wrapping_token: &SecretString,
 ) -> Result<SecretString, LoginError> {
     if !credential::is_token(wrapping_token.expose_secret()) {
-        return Err(LoginError::Unwrapping("what is given is no token".to_owned()));
+        return Err(LoginError::Unwrapping("the given value is not a token".to_owned()));
     }
     let gone = |failure: Failure| {
         match failure {

@@ -71,10 +71,10 @@ pub struct ServerSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientSetupError {
     /// The CA is not valid PEM. The field is the variable that names the CA.
-    #[error("{0}: no certificate in PEM is there")]
+    #[error("{0} contains no PEM certificate")]
     Ca(&'static str),
     /// The client certificate or its key is not valid PEM.
-    #[error("VAULT_CLIENT_CERT, VAULT_CLIENT_KEY: no certificate and key in PEM are there")]
+    #[error("VAULT_CLIENT_CERT and VAULT_CLIENT_KEY contain no PEM certificate and key")]
     Identity,
     /// The proxy cannot be used.
     #[error("the proxy for Vault cannot be used: {0}")]
@@ -250,7 +250,7 @@ impl Server {
         if let Some(namespace) = namespace {
             // Without the header, the server would read the same path of another Vault namespace.
             let value = HeaderValue::from_str(namespace).map_err(|_| {
-                Failure::Unaskable("the namespace is no text of a header".to_owned())
+                Failure::Unaskable("the Vault namespace is not a valid header value".to_owned())
             })?;
             headers.insert("x-vault-namespace", value);
         }
@@ -346,9 +346,8 @@ impl Server {
             namespace: self.settings.namespace.as_deref().map(str::to_owned),
         };
         let request = endpoint.with_middleware(&middleware).request(self.settings.address.as_str());
-        let request = request.map_err(|_| {
-            Failure::Unaskable("the request cannot be made of its parts".to_owned())
-        })?;
+        let request =
+            request.map_err(|_| Failure::Unaskable("the request cannot be created".to_owned()))?;
         let mut request = reqwest::Request::try_from(request).map_err(|error| transport(&error))?;
         if let Some(token) = request.headers_mut().get_mut("x-vault-token") {
             token.set_sensitive(true);

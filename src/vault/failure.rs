@@ -26,7 +26,7 @@ pub enum Failure {
     Denied,
     /// 403 to a request about a mount. The mount does not exist or the policy grants nothing on it;
     /// the server does not say which.
-    #[error("does not tell of such a mount (403, preflight capability check)")]
+    #[error("reports no such mount (403, preflight capability check)")]
     NoMount,
     /// Another 4xx, with the server's message.
     #[error("refuses (status {status}): {message}")]
@@ -38,11 +38,12 @@ pub enum Failure {
     },
     /// A redirect, which is not followed, because it would send the token to another address.
     #[error(
-        "redirects to {0}, which is not followed; add it to VAULT_REDIRECT_ADDRS if it is right"
+        "redirects to {0}; the redirect is not followed. If it is right, add it to \
+         VAULT_REDIRECT_ADDRS"
     )]
     Redirected(String),
     /// The request cannot be created. This says nothing about the server.
-    #[error("cannot be asked for this: {0}")]
+    #[error("is not asked, because the request is invalid: {0}")]
     Unaskable(String),
     /// An answer that is not from this API.
     #[error("gave an answer that cannot be read: {0}")]

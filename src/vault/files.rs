@@ -44,7 +44,7 @@ impl Files {
                 drop(turn);
                 content
             });
-            reading.await.map_err(|_| io::Error::other("the read was broken off"))
+            reading.await.map_err(|_| io::Error::other("the read was interrupted"))
         };
         let hangs = || io::Error::new(io::ErrorKind::TimedOut, "the file system does not answer");
         timeout(self.longest, reading).await.unwrap_or_else(|_| Err(hangs()))

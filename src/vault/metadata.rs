@@ -126,12 +126,12 @@ impl Data<'_> {
         // then.
         if !entry.deletion_time.is_empty() {
             let time: Timestamp =
-                entry.deletion_time.parse().map_err(|_| bad("deletion_time is no time"))?;
+                entry.deletion_time.parse().map_err(|_| bad("deletion_time is not a time"))?;
             if time <= now {
                 return Ok(Metadata::Deleted);
             }
         }
-        let created = entry.created_time.parse().map_err(|_| bad("created_time is no time"))?;
+        let created = entry.created_time.parse().map_err(|_| bad("created_time is not a time"))?;
         Ok(Metadata::Live(Version { number, created }))
     }
 }
@@ -156,7 +156,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Latest<'a> {
                     let number = key.parse().map_err(serde::de::Error::custom)?;
                     // Versions are counted from 1, and each number has one spelling.
                     if number == 0 || key.starts_with(['+', '0']) {
-                        return Err(serde::de::Error::custom("no number of a version"));
+                        return Err(serde::de::Error::custom("not a version number"));
                     }
                     let entry = map.next_value()?;
                     if latest.as_ref().is_none_or(|(highest, _)| number > *highest) {

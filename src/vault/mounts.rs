@@ -308,7 +308,7 @@ fn read(body: &[u8]) -> Result<(String, Engine), Failure> {
         _ => Engine::Other(shorten(&data.engine)),
     };
     if data.path.trim_end_matches('/').is_empty() {
-        return Err(Failure::BadAnswer("mount: it has no path".to_owned()));
+        return Err(Failure::BadAnswer("mount: the answer has no path".to_owned()));
     }
     Ok((format!("{}/", data.path.trim_end_matches('/')), engine))
 }

@@ -343,7 +343,7 @@ impl Poller {
         if let more @ 1.. = new.len().saturating_sub(MOST_OUTAGES) {
             error!(
                 worker = WORKER,
-                "failed to get secret version: and {more} more Vault namespaces"
+                "failed to get secret version: {more} more Vault namespaces cannot be read"
             );
         }
         if outages.is_empty() && !self.outages.is_empty() {
@@ -363,8 +363,8 @@ impl Poller {
         }
         warn!(
             worker = WORKER,
-            "There is something to say of {} more secrets. The next polls say it, {MOST_LINES} lines each; the \
-             Events of the workloads that use them (kubectl describe) say it now",
+            "The errors of {} more secrets are not logged yet. The next polls log {MOST_LINES} \
+             each. The Events of the workloads (kubectl describe) show all errors now",
             self.unsaid.len()
         );
     }

@@ -97,8 +97,8 @@ impl ReadError {
 /// characters that are special in a policy is not put into a rule.
 fn missing_rule(metadata: &str) -> String {
     if metadata.contains(['"', '*', '+', '{', '}', '\\']) {
-        return "The policy needs read on its metadata; its path holds characters that mean \
-                something else in a policy"
+        return "The policy needs read on the metadata of the secret. No rule is shown, because \
+                the path contains characters that are special in a policy"
             .to_owned();
     }
     format!("Add to the policy: path \"{metadata}\" {{ capabilities = [\"read\"] }}")

@@ -235,7 +235,10 @@ impl Session {
                 held.renew_at = None;
             }
             Err(failure) => {
-                debug!(worker = WORKER, "The given token is renewed later: Vault {failure}");
+                debug!(
+                    worker = WORKER,
+                    "Renewing the given token failed; retrying later: Vault {failure}"
+                );
                 held.renew_at = held.lease.renew_again_at(now, RENEW_AGAIN);
             }
         }
@@ -254,8 +257,8 @@ impl Session {
             return;
         }
         let remedy = match self.method {
-            Method::TokenFile(_) => "Another token must be in its file by then",
-            _ => "Give one that can be renewed, or lives for longer",
+            Method::TokenFile(_) => "Write another token to the file before then",
+            _ => "Provide a token that can be renewed or has a longer TTL",
         };
         warn!(
             worker = WORKER,
@@ -281,7 +284,7 @@ impl Session {
             Remedy::AskAgain => return AfterDenial::AskAgain,
             Remedy::Accept => return AfterDenial::Accept,
         }
-        debug!(worker = WORKER, "Vault denied a request; logging in anew, once");
+        debug!(worker = WORKER, "Vault denied a request; logging in again, once");
         if self.login(&mut state).await.is_ok() {
             state.denials.has_logged_in(doubt);
             return AfterDenial::with(state.pass());
@@ -337,7 +340,10 @@ impl Session {
                     }
                 }
                 Ok(_) => {}
-                Err(_) => warn!(worker = WORKER, "A login is given up: Vault does not answer"),
+                Err(_) => warn!(
+                    worker = WORKER,
+                    "A login was cancelled at the end of the session: Vault does not answer"
+                ),
             }
         }
         if let Some(held) = state.held.take()
@@ -377,7 +383,10 @@ impl Session {
             }
             Err(failure) => {
                 // The token is still valid, and reads may work although the renewal failed.
-                debug!(worker = WORKER, "The Vault token is renewed later: Vault {failure}");
+                debug!(
+                    worker = WORKER,
+                    "Renewing the Vault token failed; retrying later: Vault {failure}"
+                );
                 Ok(())
             }
         }
@@ -476,8 +485,8 @@ impl Session {
                     if !std::mem::replace(&mut state.is_left, true) {
                         warn!(
                             worker = WORKER,
-                            "Vault denies that its token is revoked, so each is left to its end. Let the \
-                             role give the policy default, or add to the policy: \
+                            "Vault denies the revocation of tokens, so each token stays valid until \
+                             it expires. Give the role the policy default, or add to the policy: \
                              path \"auth/token/revoke-self\" {{ capabilities = [\"update\"] }}"
                         );
                     }
@@ -485,11 +494,17 @@ impl Session {
                 // The token has already ended.
                 Ok(Err(Failure::TokenEnded | Failure::Refused { .. })) => {}
                 Ok(Err(failure)) => {
-                    debug!(worker = WORKER, "The Vault token is revoked later: Vault {failure}");
+                    debug!(
+                        worker = WORKER,
+                        "Revoking the Vault token failed; retrying later: Vault {failure}"
+                    );
                     return;
                 }
                 Err(_) => {
-                    debug!(worker = WORKER, "The Vault token is revoked later: no answer");
+                    debug!(
+                        worker = WORKER,
+                        "Revoking the Vault token failed; retrying later: no answer"
+                    );
                     return;
                 }
             }

@@ -140,9 +140,9 @@ impl TokenLifetime {
         !self.renewable && self.ends.is_some_and(is_short)
     }
 
-    /// Returns when the token is renewed at the latest, with or without a poll. That is when a third
-    /// of its lifetime is left, or half of the time left at which a poll would renew it, whichever
-    /// is less. Returns `None` if the token never ends or cannot be renewed.
+    /// Returns when the token is renewed at the latest, with or without a poll. That is when a
+    /// third of its lifetime is left, or half of the time left at which a poll would renew it,
+    /// whichever is less. Returns `None` if the token never ends or cannot be renewed.
     #[must_use]
     pub fn renew_at(&self, terms: &Terms) -> Option<Instant> {
         let ends = self.ends.filter(|_| self.renewable)?;
