@@ -111,7 +111,7 @@ async fn unwrap(
     if !credential::is_token(wrapping_token.expose_secret()) {
         return Err(LoginError::Unwrapping("the given value is not a token".to_owned()));
     }
-    let gone = |failure: Failure| {
+    let wrapping_failure = |failure: Failure| {
         match failure {
         Failure::Refused { status: 400, .. } | Failure::Denied | Failure::TokenEnded => {
             LoginError::Unwrapping(
@@ -125,7 +125,7 @@ async fn unwrap(
     };
     let look_up = WrappingLookupRequest::builder().token(wrapping_token.expose_secret()).build();
     let look_up = look_up.map_err(|_| LoginError::Server(Failure::incomplete_request()))?;
-    let answer = server.execute(look_up, "").await.map_err(gone)?;
+    let answer = server.execute(look_up, "").await.map_err(wrapping_failure)?;
     let path = creation_path(&answer.body).map_err(LoginError::Server)?;
     if !is_secret_id_path(&path, mount, server.namespace()) {
         return Err(LoginError::Unwrapping(format!(
@@ -135,7 +135,8 @@ async fn unwrap(
         )));
     }
     let request = Post { path: "/sys/wrapping/unwrap".to_owned(), body: None };
-    let answer = server.execute(request, wrapping_token.expose_secret()).await.map_err(gone)?;
+    let answer =
+        server.execute(request, wrapping_token.expose_secret()).await.map_err(wrapping_failure)?;
     unwrapped(&answer.body).map_err(LoginError::Server)
 }
 

@@ -42,7 +42,7 @@ const LONG_ANSWER: usize = 2 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The time-out of a request for the server's clock. Nothing waits longer for the clock.
-const CLOCK_WITHIN: Duration = Duration::from_secs(5);
+const CLOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The header that names the state of the storage that an HA server answered from. A request with
 /// this header makes a standby return no older state.
@@ -261,7 +261,7 @@ impl Server {
         let mut request = reqwest::Request::new(reqwest::Method::GET, url);
         *request.headers_mut() = headers;
         let answer = self.send(request).await?;
-        self.heed(&answer);
+        self.record_pause(&answer);
         Ok(answer)
     }
 
@@ -280,7 +280,7 @@ impl Server {
         let sent = Timestamp::now();
         let answer = self.send(reqwest::Request::new(reqwest::Method::GET, url));
         // A standby answers 429, which is not a rate limit here. A sealed server answers 503.
-        let Ok(Ok(answer)) = timeout(CLOCK_WITHIN, answer).await else { return };
+        let Ok(Ok(answer)) = timeout(CLOCK_TIMEOUT, answer).await else { return };
         let received = Timestamp::now();
         let Ok(health) = serde_json::from_slice::<Health>(&answer.body) else { return };
         let Ok(time) = Timestamp::from_second(health.server_time_utc) else { return };
@@ -307,7 +307,7 @@ impl Server {
         let mut url = self.settings.address.clone();
         url.set_path("/v1/sys/seal-status");
         let answer = self.send(reqwest::Request::new(reqwest::Method::GET, url)).await?;
-        self.heed(&answer);
+        self.record_pause(&answer);
         if let Some(failure) = failure_of(answer.status, &answer.body) {
             return Err(failure);
         }
@@ -348,12 +348,13 @@ impl Server {
         let request = endpoint.with_middleware(&middleware).request(self.settings.address.as_str());
         let request =
             request.map_err(|_| Failure::Unaskable("the request cannot be created".to_owned()))?;
-        let mut request = reqwest::Request::try_from(request).map_err(|error| transport(&error))?;
+        let mut request =
+            reqwest::Request::try_from(request).map_err(|error| transport_failure(&error))?;
         if let Some(token) = request.headers_mut().get_mut("x-vault-token") {
             token.set_sensitive(true);
         }
         let answer = self.send(request).await?;
-        self.heed(&answer);
+        self.record_pause(&answer);
         match failure_of(answer.status, &answer.body) {
             Some(failure) => Err(failure),
             None => Ok(answer),
@@ -362,7 +363,7 @@ impl Server {
 
     /// Records how long the server wants no requests. A random part is added, so that clients that
     /// were told the same time do not all return together.
-    fn heed(&self, answer: &Answer) {
+    fn record_pause(&self, answer: &Answer) {
         if let Some(pause) = answer.pause {
             let pause = pause.mul_f64(1.0 + fastrand::f64() / 5.0);
             let mut resumes_at = lock(&self.resumes_at);
@@ -373,17 +374,17 @@ impl Server {
     /// Sends a request, and sends it once more if the server redirects to a configured address.
     async fn send(&self, mut request: reqwest::Request) -> Result<Answer, Failure> {
         let http = lock(&self.connection).http.clone();
-        let again = request.try_clone();
+        let retry = request.try_clone();
         self.name_server(&mut request);
         let sent = Timestamp::now();
-        let response = http.execute(request).await.map_err(|error| transport(&error))?;
-        if let Some(mut again) = again
-            && let Some(target) = self.redirect_target(again.url(), &response)
+        let response = http.execute(request).await.map_err(|error| transport_failure(&error))?;
+        if let Some(mut retry) = retry
+            && let Some(target) = self.redirect_target(retry.url(), &response)
         {
-            *again.url_mut() = target;
-            self.name_server(&mut again);
+            *retry.url_mut() = target;
+            self.name_server(&mut retry);
             let sent = Timestamp::now();
-            let response = http.execute(again).await.map_err(|error| transport(&error))?;
+            let response = http.execute(retry).await.map_err(|error| transport_failure(&error))?;
             return self.read(response, sent).await;
         }
         self.read(response, sent).await
@@ -426,7 +427,7 @@ impl Server {
         );
         answer.index = headers.get(INDEX).cloned();
         answer.date = headers.get(DATE).cloned();
-        while let Some(chunk) = response.chunk().await.map_err(|error| cut_short(&error))? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| read_failure(&error))? {
             let length = answer.body.len() + chunk.len();
             if length > LONGEST_ANSWER {
                 return Err(Failure::Endless);
@@ -533,7 +534,7 @@ fn header(name: &'static str) -> http::HeaderName {
 
 /// Maps an error of the HTTP client. The text of the error can contain the address, but never a
 /// header.
-fn transport(error: &reqwest::Error) -> Failure {
+fn transport_failure(error: &reqwest::Error) -> Failure {
     if error.is_timeout() {
         Failure::Timeout
     } else if error.is_builder() {
@@ -545,7 +546,7 @@ fn transport(error: &reqwest::Error) -> Failure {
 
 /// Maps an error that occurs while an answer is read. The server is reachable: it has begun to
 /// answer.
-fn cut_short(error: &reqwest::Error) -> Failure {
+fn read_failure(error: &reqwest::Error) -> Failure {
     if error.is_timeout() {
         Failure::Endless
     } else {

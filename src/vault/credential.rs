@@ -63,7 +63,11 @@ impl Credential {
         // Editors and `echo` end a file with a newline, an agent does not. Spaces may be part of a
         // password.
         let line = content.trim_end_matches(['\r', '\n']);
-        if is_line(line) { Ok(line.into()) } else { Err(not_one(what, file, "no credential")) }
+        if is_line(line) {
+            Ok(line.into())
+        } else {
+            Err(invalid_content(what, file, "no credential"))
+        }
     }
 }
 
@@ -75,10 +79,10 @@ pub(super) async fn read_token(
 ) -> Result<SecretString, CredentialError> {
     let content = content_of(files, what, file).await?;
     let token = content.trim();
-    if is_token(token) { Ok(token.into()) } else { Err(not_one(what, file, "no token")) }
+    if is_token(token) { Ok(token.into()) } else { Err(invalid_content(what, file, "no token")) }
 }
 
-fn not_one(what: &'static str, file: &Path, expected: &'static str) -> CredentialError {
+fn invalid_content(what: &'static str, file: &Path, expected: &'static str) -> CredentialError {
     CredentialError::NotOne { what, file: file.display().to_string(), expected }
 }
 

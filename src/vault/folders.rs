@@ -99,7 +99,7 @@ pub struct Folders {
     /// Denied mounts that are not reported yet.
     denied: Vec<Mount>,
     /// Denied mounts that were reported.
-    told: HashSet<Mount>,
+    reported: HashSet<Mount>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -153,20 +153,20 @@ impl Folders {
     }
 
     /// Stores the result of listing a folder.
-    pub fn learn(&mut self, folder: &Folder, learnt: ListResult, now: Instant) {
+    pub fn learn(&mut self, folder: &Folder, result: ListResult, now: Instant) {
         if self.known.len() >= MOST {
             self.known.clear();
         }
         let had_timed_out = self.known.get(folder).is_some_and(|known| known.has_timed_out);
-        let learnt = match learnt {
+        let result = match result {
             ListResult::TimedOut(keys) if had_timed_out => ListResult::PageTooLong(keys),
-            learnt => learnt,
+            result => result,
         };
         let known = self.known.get(folder).filter(|known| now < known.until);
         let page = known.map_or(PAGE, |known| known.page);
         // A shortened page is tried at full length again when the remembered size expires.
         let kept_until = known.filter(|_| page < PAGE).map_or(now + SIZE_KEPT_FOR, |it| it.until);
-        let known = match learnt {
+        let known = match result {
             ListResult::Keys(keys) => {
                 self.grant(&folder.mount);
                 Known { page, keys, is_more: false, has_timed_out: false, until: kept_until }
@@ -183,10 +183,9 @@ impl Folders {
                 until: now + SIZE_KEPT_FOR,
             },
             // A server that hangs for a moment says nothing about the folder.
-            ListResult::TimedOut(_) => Known {
-                has_timed_out: true,
-                ..Known::not_to_be_listed(page, now + FAILURE_KEPT_FOR)
-            },
+            ListResult::TimedOut(_) => {
+                Known { has_timed_out: true, ..Known::unlisted(page, now + FAILURE_KEPT_FOR) }
+            }
             ListResult::Denied if !self.granted.contains(&folder.mount) => {
                 self.denied.push(folder.mount.clone());
                 let denials = self.denials.entry(folder.mount.clone()).or_default();
@@ -195,26 +194,26 @@ impl Folders {
                     self.denials.remove(&folder.mount);
                     self.refused.insert(folder.mount.clone(), now + REFUSAL_KEPT_FOR);
                 }
-                Known::not_to_be_listed(page, now + REFUSAL_KEPT_FOR)
+                Known::unlisted(page, now + REFUSAL_KEPT_FOR)
             }
             ListResult::Unsupported if !self.granted.contains(&folder.mount) => {
                 self.refused.insert(folder.mount.clone(), now + REFUSAL_KEPT_FOR);
                 return;
             }
             ListResult::Denied | ListResult::Unsupported => {
-                Known::not_to_be_listed(page, now + REFUSAL_KEPT_FOR)
+                Known::unlisted(page, now + REFUSAL_KEPT_FOR)
             }
-            ListResult::PageTooLong(_) => Known::not_to_be_listed(page, now + SIZE_KEPT_FOR),
+            ListResult::PageTooLong(_) => Known::unlisted(page, now + SIZE_KEPT_FOR),
             ListResult::Limited if !self.granted.contains(&folder.mount) => {
                 self.refused.insert(folder.mount.clone(), now + FAILURE_KEPT_FOR);
                 return;
             }
-            ListResult::Limited => Known::not_to_be_listed(page, now + FAILURE_KEPT_FOR),
+            ListResult::Limited => Known::unlisted(page, now + FAILURE_KEPT_FOR),
             ListResult::Failed => {
                 // Other folders may fail alike, so one folder at a time is tried until one
                 // succeeds.
                 self.granted.remove(&folder.mount);
-                Known::not_to_be_listed(page, now + FAILURE_KEPT_FOR)
+                Known::unlisted(page, now + FAILURE_KEPT_FOR)
             }
         };
         self.known.insert(folder.clone(), known);
@@ -230,13 +229,13 @@ impl Folders {
         let mut denied = std::mem::take(&mut self.denied);
         denied.sort_unstable();
         denied.dedup();
-        denied.retain(|mount| self.told.insert(mount.clone()));
+        denied.retain(|mount| self.reported.insert(mount.clone()));
         denied
     }
 }
 
 impl Known {
-    fn not_to_be_listed(page: usize, until: Instant) -> Self {
+    fn unlisted(page: usize, until: Instant) -> Self {
         Self { page, keys: usize::MAX, is_more: false, has_timed_out: false, until }
     }
 }
@@ -249,9 +248,9 @@ mod tests {
         Folder { mount: (None, "secret/".into()), path: path.into() }
     }
 
-    fn after(learnt: ListResult, now: Instant) -> Folders {
+    fn after(result: ListResult, now: Instant) -> Folders {
         let mut folders = Folders::default();
-        folders.learn(&folder("a/"), learnt, now);
+        folders.learn(&folder("a/"), result, now);
         folders
     }
 

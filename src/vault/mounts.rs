@@ -61,7 +61,7 @@ struct Mount {
     /// The path of the mount, with a trailing slash.
     path: String,
     engine: Engine,
-    asked: Instant,
+    asked_at: Instant,
 }
 
 /// What is known of a path.
@@ -93,17 +93,17 @@ pub struct Mounts {
 struct Refused {
     /// The failure; `None` if the server returned a mount that does not cover the path.
     failure: Option<Failure>,
-    asked: Instant,
+    asked_at: Instant,
 }
 
 impl Mounts {
     /// Forgets mounts and refusals that are older than `KEPT_FOR`.
     pub fn expire(&mut self, now: Instant) {
-        let is_kept = |asked: Instant| now.saturating_duration_since(asked) < KEPT_FOR;
-        for mount in self.known.extract_if(.., |mount| !is_kept(mount.asked)) {
+        let is_kept = |asked_at: Instant| now.saturating_duration_since(asked_at) < KEPT_FOR;
+        for mount in self.known.extract_if(.., |mount| !is_kept(mount.asked_at)) {
             self.former.insert((mount.namespace, mount.path));
         }
-        self.refused.retain(|_, refused| is_kept(refused.asked));
+        self.refused.retain(|_, refused| is_kept(refused.asked_at));
     }
 
     /// Forgets the mount of a path, because the server answered as no KV v2 engine does.
@@ -172,17 +172,17 @@ impl Mounts {
         answer: (String, Engine),
         now: Instant,
     ) {
-        let (told, engine) = answer;
+        let (reported, engine) = answer;
         // The server reports a mount of a child namespace by its path from the root namespace.
-        let within = namespace.and_then(|name| told.strip_prefix(name)?.strip_prefix('/'));
+        let within = namespace.and_then(|name| reported.strip_prefix(name)?.strip_prefix('/'));
         let within = within.filter(|within| !within.is_empty());
         let is_mount = |mount: &&str| covers(mount, path);
-        let Some(mount) = [Some(&*told), within].into_iter().flatten().find(is_mount) else {
-            self.keep_refused(namespace, path, Refused { failure: None, asked: now });
+        let Some(mount) = [Some(&*reported), within].into_iter().flatten().find(is_mount) else {
+            self.keep_refused(namespace, path, Refused { failure: None, asked_at: now });
             return;
         };
         let namespace = namespace.map(str::to_owned);
-        let mount = Mount { namespace, path: mount.to_owned(), engine, asked: now };
+        let mount = Mount { namespace, path: mount.to_owned(), engine, asked_at: now };
         self.known
             .retain(|known| (&known.namespace, &known.path) != (&mount.namespace, &mount.path));
         self.known.push(mount);
@@ -212,7 +212,7 @@ impl Mounts {
         let failure = Some(failure.clone());
         is_answer
             && !was_known
-            && self.keep_refused(namespace, path, Refused { failure, asked: now })
+            && self.keep_refused(namespace, path, Refused { failure, asked_at: now })
     }
 
     fn keep_refused(&mut self, namespace: Option<&str>, path: &str, refused: Refused) -> bool {
@@ -318,7 +318,7 @@ mod tests {
     use super::*;
 
     fn mount(path: &str, engine: Engine) -> Mount {
-        Mount { namespace: None, path: path.to_owned(), engine, asked: Instant::now() }
+        Mount { namespace: None, path: path.to_owned(), engine, asked_at: Instant::now() }
     }
 
     #[test]
@@ -426,13 +426,17 @@ mod tests {
             (Some("ns"), "ns2/secret/data/foo", "ns1/ns2/secret/", None),
             (Some("ns1"), "secret/data/foo", "ns1/ns2/secret/", None),
         ];
-        for (namespace, path, told, mount) in table {
+        for (namespace, path, reported, mount) in table {
             let mut mounts = Mounts::default();
             let Lookup::Unknown(guess) = mounts.look_up(namespace, path) else { panic!("{path}") };
-            mounts.learn(namespace, &guess, (told.to_owned(), Engine::KvV2), Instant::now());
+            mounts.learn(namespace, &guess, (reported.to_owned(), Engine::KvV2), Instant::now());
             let other = Classified::NotKvV2(Engine::Other("unknown".to_owned()));
             let expected = mount.map_or(Lookup::Known(other), |mount| at(mount, "foo"));
-            assert_eq!(mounts.look_up(namespace, path), expected, "{namespace:?} {path} {told}");
+            assert_eq!(
+                mounts.look_up(namespace, path),
+                expected,
+                "{namespace:?} {path} {reported}"
+            );
         }
     }
 

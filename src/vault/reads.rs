@@ -53,13 +53,13 @@ impl<'a> PollRun<'a> {
     pub(super) fn new(
         server: &'a Server,
         session: &'a Session,
-        pass: TokenLease,
+        lease: TokenLease,
         pace: Pace,
         index: Option<HeaderValue>,
         witnesses: Witnesses,
         turns: Turns<'a>,
     ) -> Self {
-        let sender = Sender::new(server, session, pass, pace);
+        let sender = Sender::new(server, session, lease, pace);
         Self { asker: Asker::new(sender, Evidence::new(witnesses), index), turns }
     }
 
@@ -157,7 +157,7 @@ impl<'a> PollRun<'a> {
         for attempt in 0..=STALE_RETRIES {
             let is_again = attempt > 0 || self.turns.had.contains(secret);
             let about = if is_again { RequestKind::Again } else { RequestKind::Secret };
-            let question = Request {
+            let request = Request {
                 is_consistent: attempt > 0,
                 ..Request::about(
                     about,
@@ -166,7 +166,7 @@ impl<'a> PollRun<'a> {
                     self.asker.sender.deadline,
                 )
             };
-            let metadata = self.asker.ask(question, metadata::read).await?;
+            let metadata = self.asker.ask(request, metadata::read).await?;
             self.asker.evidence.was_answered(read);
             let version = metadata.live()?;
             if !read.ask.may_be_stale(version) || attempt == STALE_RETRIES {

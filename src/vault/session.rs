@@ -64,8 +64,8 @@ pub(super) enum AfterDenial {
 }
 
 impl AfterDenial {
-    fn with(pass: Option<TokenLease>) -> Self {
-        pass.map_or(Self::Accept, Self::Retry)
+    fn with(lease: Option<TokenLease>) -> Self {
+        lease.map_or(Self::Accept, Self::Retry)
     }
 }
 
@@ -101,23 +101,23 @@ struct State {
     tried: Option<u64>,
     /// A login that has begun and not ended. The login continues when its poll is cancelled: a
     /// login that is cut off leaves a token behind that nobody knows and nobody revokes.
-    under_way: Option<BoxFuture<'static, Result<Login, LoginError>>>,
+    pending_login: Option<BoxFuture<'static, Result<Login, LoginError>>>,
     denials: Denials,
     /// Whether the warning about tokens with few uses was logged.
-    is_of_few: bool,
+    has_warned_of_few_uses: bool,
     /// Whether the warning was logged that a given token ends soon and cannot be renewed.
-    is_said_to_end: bool,
+    has_warned_of_end: bool,
     /// Tokens that the controller logged in for, that were replaced, and that still have to be
     /// revoked.
     retired: Vec<SecretString>,
     /// Whether the warning was logged that Vault denies the revocation of tokens.
-    is_left: bool,
+    has_warned_of_revocation: bool,
 }
 
 struct Held {
     token: SecretString,
     uses: Uses,
-    lease: TokenLifetime,
+    lifetime: TokenLifetime,
     since: Instant,
     ours: bool,
     revocable: bool,
@@ -152,10 +152,10 @@ impl Session {
         }
         let now = Instant::now();
         let step = state.held.as_ref().map_or(Step::Login, |held| {
-            let step = held.lease.step(now, &self.terms);
+            let step = held.lifetime.step(now, &self.terms);
             if held.uses.are_over() {
                 Step::Login
-            } else if step == Step::Login && !held.ours && !held.lease.has_ended(now) {
+            } else if step == Step::Login && !held.ours && !held.lifetime.has_ended(now) {
                 // A given token cannot be replaced, and nothing more can be learned about it.
                 Step::Use
             } else {
@@ -171,12 +171,14 @@ impl Session {
         // reach does.
         if let Err(refused) = renewed
             && (refused.retry_in.is_none()
-                || state.held.as_ref().is_none_or(|held| held.lease.has_ended(Instant::now())))
+                || state.held.as_ref().is_none_or(|held| held.lifetime.has_ended(Instant::now())))
         {
             return Err(refused);
         }
-        self.say_if_it_ends(&mut state);
-        state.pass().ok_or_else(|| state.refusal(LoginError::GivenTokenEnded, Failed::Unknown))
+        self.warn_if_token_ends(&mut state);
+        state
+            .token_lease()
+            .ok_or_else(|| state.refusal(LoginError::GivenTokenEnded, Failed::Unknown))
     }
 
     /// Keeps a given token alive while there is nothing to poll. Errors are reported when the token
@@ -210,7 +212,7 @@ impl Session {
         let held = held?;
         let time = held.renew_at?;
         let resumes_at = self.server.resumes_at().map(tokio::time::Instant::into_std);
-        let outlived = resumes_at.filter(|then| !held.lease.has_ended(*then));
+        let outlived = resumes_at.filter(|then| !held.lifetime.has_ended(*then));
         Some(outlived.map_or(time, |then| time.max(then)))
     }
 
@@ -239,21 +241,23 @@ impl Session {
                     worker = WORKER,
                     "Renewing the given token failed; retrying later: Vault {failure}"
                 );
-                held.renew_at = held.lease.renew_again_at(now, RENEW_AGAIN);
+                held.renew_at = held.lifetime.renew_again_at(now, RENEW_AGAIN);
             }
         }
-        self.say_if_it_ends(&mut state);
+        self.warn_if_token_ends(&mut state);
     }
 
     /// Warns once that a given token ends before the next poll and that the controller cannot renew
     /// it.
-    fn say_if_it_ends(&self, state: &mut State) {
+    fn warn_if_token_ends(&self, state: &mut State) {
         let Some(held) = state.held.as_ref().filter(|held| !held.ours && held.renew_at.is_none())
         else {
             return;
         };
-        let Some(left) = held.lease.ends_within(self.terms.period, Instant::now()) else { return };
-        if std::mem::replace(&mut state.is_said_to_end, true) {
+        let Some(left) = held.lifetime.ends_within(self.terms.period, Instant::now()) else {
+            return;
+        };
+        if std::mem::replace(&mut state.has_warned_of_end, true) {
             return;
         }
         let remedy = match self.method {
@@ -272,7 +276,7 @@ impl Session {
         let mut state = self.state.lock().await;
         if state.number != number {
             // Another request was denied before, and its login has already replaced the token.
-            return AfterDenial::with(state.pass());
+            return AfterDenial::with(state.token_lease());
         }
         // A given token cannot be replaced, but the content of its file may have changed.
         if matches!(self.method, Method::Token(_) | Method::None) {
@@ -287,7 +291,7 @@ impl Session {
         debug!(worker = WORKER, "Vault denied a request; logging in again, once");
         if self.login(&mut state).await.is_ok() {
             state.denials.has_logged_in(doubt);
-            return AfterDenial::with(state.pass());
+            return AfterDenial::with(state.token_lease());
         }
         if doubt == TokenDoubt::Ended {
             // The token is useless, and the next poll reports why there is no other. The token is
@@ -306,7 +310,9 @@ impl Session {
         if state.number == number {
             self.login(&mut state).await?;
         }
-        state.pass().ok_or_else(|| state.refusal(LoginError::GivenTokenEnded, Failed::Unknown))
+        state
+            .token_lease()
+            .ok_or_else(|| state.refusal(LoginError::GivenTokenEnded, Failed::Unknown))
     }
 
     /// Ends a poll. If the server has answered, tokens that were replaced are revoked.
@@ -322,7 +328,7 @@ impl Session {
     pub(super) async fn rest(&self) {
         let mut state = self.state.lock().await;
         let period = self.terms.period;
-        if let Some(held) = state.held.take_if(|it| it.ours && it.lease.outlived_by(period)) {
+        if let Some(held) = state.held.take_if(|it| it.ours && it.lifetime.outlived_by(period)) {
             state.retire(held);
             self.revoke_unless_paused(&mut state).await;
         }
@@ -332,7 +338,7 @@ impl Session {
     /// not.
     pub(super) async fn close(&self) {
         let mut state = self.state.lock().await;
-        if let Some(login) = state.under_way.take() {
+        if let Some(login) = state.pending_login.take() {
             match timeout(LAST_LOGIN_TIMEOUT, login).await {
                 Ok(Ok(login)) => {
                     if let Some(before) = state.hold(login, &self.terms) {
@@ -369,7 +375,7 @@ impl Session {
                 held.renewed(grant, Instant::now(), &self.terms);
                 debug!(worker = WORKER, "Renewed the Vault token for {} s", grant.ttl.as_secs());
                 // The renewal may have granted too little time for the next polls.
-                if held.ours && held.lease.is_last(Instant::now(), &self.terms) {
+                if held.ours && held.lifetime.is_last(Instant::now(), &self.terms) {
                     return self.login(state).await;
                 }
                 Ok(())
@@ -452,15 +458,15 @@ impl Session {
 
     /// Begins a login, or continues the login that a cancelled poll has left behind.
     async fn log_in(&self, state: &mut State) -> Result<Login, LoginError> {
-        if state.under_way.is_none() {
+        if state.pending_login.is_none() {
             state.tried = self.fingerprint().await;
         }
-        let login = state.under_way.get_or_insert_with(|| {
+        let login = state.pending_login.get_or_insert_with(|| {
             let (server, method) = (Arc::clone(&self.server), self.method.clone());
             Box::pin(async move { method.login(&server).await })
         });
         let outcome = login.await;
-        state.under_way = None;
+        state.pending_login = None;
         outcome
     }
 
@@ -482,7 +488,7 @@ impl Session {
             match revoked {
                 Ok(Ok(())) => debug!(worker = WORKER, "Revoked the Vault token"),
                 Ok(Err(Failure::Denied)) => {
-                    if !std::mem::replace(&mut state.is_left, true) {
+                    if !std::mem::replace(&mut state.has_warned_of_revocation, true) {
                         warn!(
                             worker = WORKER,
                             "Vault denies the revocation of tokens, so each token stays valid until \
@@ -517,13 +523,13 @@ impl Session {
 impl Held {
     /// Applies the grant of a renewal.
     fn renewed(&mut self, grant: Grant, now: Instant, terms: &Terms) {
-        self.lease = self.lease.renewed(grant, now);
-        self.renew_at = self.lease.renew_at(terms).filter(|_| !self.ours);
+        self.lifetime = self.lifetime.renewed(grant, now);
+        self.renew_at = self.lifetime.renew_at(terms).filter(|_| !self.ours);
     }
 }
 
 impl State {
-    fn pass(&self) -> Option<TokenLease> {
+    fn token_lease(&self) -> Option<TokenLease> {
         self.held.as_ref().map(|held| TokenLease {
             token: held.token.clone(),
             number: self.number,
@@ -535,17 +541,18 @@ impl State {
     fn hold(&mut self, login: Login, terms: &Terms) -> Option<Held> {
         let Login { token, grant, ours, revocable } = login;
         let now = Instant::now();
-        let (uses, lease) = (Uses::of(grant), TokenLifetime::new(grant, now));
-        let renew_at = lease.renew_at(terms).filter(|_| !ours);
-        let held = Held { token, uses, lease, since: now, ours, revocable, renew_at };
+        let (uses, lifetime) = (Uses::of(grant), TokenLifetime::new(grant, now));
+        let renew_at = lifetime.renew_at(terms).filter(|_| !ours);
+        let held = Held { token, uses, lifetime, since: now, ours, revocable, renew_at };
         let before = self.held.replace(held);
         self.number += 1;
         self.backoff.reset();
         self.not_before = None;
         self.last_error = None;
-        let is_first_of_few = grant.uses.is_some() && !std::mem::replace(&mut self.is_of_few, true);
+        let is_first_warning =
+            grant.uses.is_some() && !std::mem::replace(&mut self.has_warned_of_few_uses, true);
         match grant.uses {
-            Some(_) if !is_first_of_few => {}
+            Some(_) if !is_first_warning => {}
             Some(uses) => warn!(
                 worker = WORKER,
                 "Vault gives a token for {uses} requests only, so a poll of more secrets logs in more \

@@ -219,22 +219,22 @@ mod tests {
     #[test]
     fn a_token_that_outlives_all_clocks_never_ends() {
         let now = Instant::now();
-        let lease = TokenLifetime::new(Grant { ttl: Duration::MAX, ..grant(1, true) }, now);
-        assert_eq!(lease.step(now + SECOND * 1_000_000, &TERMS), Step::Use);
-        assert!(!lease.outlived_by(SECOND));
+        let lifetime = TokenLifetime::new(Grant { ttl: Duration::MAX, ..grant(1, true) }, now);
+        assert_eq!(lifetime.step(now + SECOND * 1_000_000, &TERMS), Step::Use);
+        assert!(!lifetime.outlived_by(SECOND));
     }
 
     #[test]
     fn a_token_of_sixty_polls_is_renewed_each_fifty_seventh() {
         let mut now = Instant::now();
-        let mut lease = TokenLifetime::new(grant(60, true), now);
+        let mut lifetime = TokenLifetime::new(grant(60, true), now);
         let mut renewed_at = Vec::new();
         for poll in 0..=171 {
-            match lease.step(now, &TERMS) {
+            match lifetime.step(now, &TERMS) {
                 Step::Use => {}
                 Step::Renew => {
                     renewed_at.push(poll);
-                    lease = lease.renewed(grant(60, true), now);
+                    lifetime = lifetime.renewed(grant(60, true), now);
                 }
                 Step::Login => panic!("the token had ended before poll {poll}"),
             }
@@ -246,15 +246,15 @@ mod tests {
     #[test]
     fn a_truncated_renewal_is_the_last() {
         let start = Instant::now();
-        let lease = TokenLifetime::new(grant(60, true), start)
+        let lifetime = TokenLifetime::new(grant(60, true), start)
             .renewed(grant(20, true), start + SECOND * 57);
-        assert_eq!(lease.step(start + SECOND * 58, &TERMS), Step::Use);
-        assert!(!lease.is_last(start + SECOND * 58, &TERMS));
-        assert!(lease.is_last(start + SECOND * 74, &TERMS));
-        assert_eq!(lease.step(start + SECOND * 74, &TERMS), Step::Login);
+        assert_eq!(lifetime.step(start + SECOND * 58, &TERMS), Step::Use);
+        assert!(!lifetime.is_last(start + SECOND * 58, &TERMS));
+        assert!(lifetime.is_last(start + SECOND * 74, &TERMS));
+        assert_eq!(lifetime.step(start + SECOND * 74, &TERMS), Step::Login);
         // A renewal may also grant a token that cannot be renewed again.
-        let lease = TokenLifetime::new(grant(60, true), start).renewed(grant(60, false), start);
-        assert_eq!(lease.step(start + SECOND * 58, &TERMS), Step::Login);
+        let lifetime = TokenLifetime::new(grant(60, true), start).renewed(grant(60, false), start);
+        assert_eq!(lifetime.step(start + SECOND * 58, &TERMS), Step::Login);
     }
 
     /// Polls in between, which finish the last poll of all secrets, cost nothing either.
@@ -290,30 +290,30 @@ mod tests {
             (grant(3600, false), None),
             (grant(0, true), None),
         ] {
-            let lease = TokenLifetime::new(grant, now);
-            assert_eq!(lease.renew_at(&terms), expected.map(|time| now + time), "{grant:?}");
+            let lifetime = TokenLifetime::new(grant, now);
+            assert_eq!(lifetime.renew_at(&terms), expected.map(|time| now + time), "{grant:?}");
         }
     }
 
     #[test]
     fn a_renewal_that_fails_is_tried_again_a_bounded_number_of_times() {
         let mut now = Instant::now();
-        let lease = TokenLifetime::new(grant(3600, true), now);
+        let lifetime = TokenLifetime::new(grant(3600, true), now);
         let mut tries = 0;
-        while let Some(next) = lease.renew_again_at(now, SECOND) {
+        while let Some(next) = lifetime.renew_again_at(now, SECOND) {
             assert!(next >= now + SECOND);
             (now, tries) = (next, tries + 1);
         }
         assert!((10..30).contains(&tries), "{tries}");
-        assert!(!lease.has_ended(now) && lease.has_ended(now + SECOND * 2));
+        assert!(!lifetime.has_ended(now) && lifetime.has_ended(now + SECOND * 2));
     }
 
     #[test]
     fn whether_a_token_ends_before_the_next_poll() {
         let now = Instant::now();
-        let lease = TokenLifetime::new(grant(60, false), now);
-        assert_eq!(lease.ends_within(SECOND * 60, now), Some(SECOND * 60));
-        assert_eq!(lease.ends_within(SECOND * 59, now), None);
+        let lifetime = TokenLifetime::new(grant(60, false), now);
+        assert_eq!(lifetime.ends_within(SECOND * 60, now), Some(SECOND * 60));
+        assert_eq!(lifetime.ends_within(SECOND * 59, now), None);
         assert_eq!(TokenLifetime::new(grant(0, false), now).ends_within(SECOND * 60, now), None);
     }
 

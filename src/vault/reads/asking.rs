@@ -48,10 +48,10 @@ impl<'a> Asker<'a> {
     /// useless.
     pub(super) async fn ask<T>(
         &self,
-        question: Request<'_>,
+        request: Request<'_>,
         understand: impl Fn(&Answer, Timestamp) -> Result<T, Failure>,
     ) -> Result<T, ReadError> {
-        let Request { mut about, namespace, path, query, until, is_consistent } = question;
+        let Request { mut about, namespace, path, query, until, is_consistent } = request;
         let server = self.sender.server;
         let is_optional = about == RequestKind::Folder;
         let (mut rate_limits, mut errors, mut denials) = (0, 0, 0);
@@ -75,12 +75,12 @@ impl<'a> Asker<'a> {
                 let is_limited = self.has_limited.load(Ordering::Relaxed);
                 return Err(if is_limited { ReadError::Limited } else { ReadError::Late });
             }
-            let pass = self.sender.pass_for_one().await?;
+            let lease = self.sender.pass_for_one().await?;
             let index = if is_consistent { lock(&self.index).clone() } else { None };
             let name = namespace.map(|name| &**name);
-            let got = server.get(path, query, name, &pass.token, index.as_ref()).await;
+            let received = server.get(path, query, name, &lease.token, index.as_ref()).await;
             let now = server.clock().at(Timestamp::now());
-            let understood = got.and_then(|answer| {
+            let understood = received.and_then(|answer| {
                 let understood = understand(&answer, now)?;
                 if answer.index.is_some() && !is_consistent {
                     *lock(&self.index) = answer.index;
@@ -97,7 +97,7 @@ impl<'a> Asker<'a> {
             if let Some(doubt) = doubt_of(&failure)
                 && (doubt == TokenDoubt::Ended || !is_optional)
                 && denials < DENIAL_RETRIES
-                && let Some(pause) = self.sender.replace_pass(&pass, doubt).await
+                && let Some(pause) = self.sender.replace_pass(&lease, doubt).await
             {
                 denials += 1;
                 sleep(pause).await;
@@ -110,7 +110,7 @@ impl<'a> Asker<'a> {
                     sleep(RATE_LIMIT_SPREAD.mul_f64(fastrand::f64())).await;
                 }
                 failure @ (Failure::Unreachable(_) | Failure::Sealed) => {
-                    return Err(self.evidence.trouble(&self.sender, question, failure).await);
+                    return Err(self.evidence.trouble(&self.sender, request, failure).await);
                 }
                 failure if is_optional => return Err(ReadError::Failed(failure)),
                 Failure::RateLimited => return Err(ReadError::Limited),
@@ -119,7 +119,7 @@ impl<'a> Asker<'a> {
                     sleep(ERROR_PAUSE).await;
                 }
                 failure => {
-                    return Err(self.evidence.trouble(&self.sender, question, failure).await);
+                    return Err(self.evidence.trouble(&self.sender, request, failure).await);
                 }
             }
         }

@@ -28,7 +28,7 @@ struct Listing<'a> {
 /// The result of listing a folder.
 struct Listed<'a> {
     folder: Folder,
-    learnt: Option<ListResult>,
+    result: Option<ListResult>,
     outcomes: Vec<Outcome>,
     /// The secrets that still have to be read.
     rest: Vec<Read<'a>>,
@@ -64,15 +64,15 @@ impl Asker<'_> {
                 listings.into_iter().partition(|listing| folders.is_granted(&listing.folder.mount))
             };
             let others = others.into_iter().flat_map(|listing| listing.wanted.into_values());
-            let then = if is_scouting { &mut reads } else { &mut alone };
-            then.extend(others);
+            let target = if is_scouting { &mut reads } else { &mut alone };
+            target.extend(others);
             let queue = Queue::new(listings);
             let at_once = self.sender.pace.at_once.min(MOST_LISTERS).min(queue.len());
             let listers = (0..at_once).map(|_| self.list_from(&queue));
             for listed in join_all(listers).await.into_iter().flatten() {
-                let Listed { folder, learnt, outcomes: found, rest } = listed;
-                if let Some(learnt) = learnt {
-                    folders.learn(&folder, learnt, std::time::Instant::now());
+                let Listed { folder, result, outcomes: found, rest } = listed;
+                if let Some(result) = result {
+                    folders.learn(&folder, result, std::time::Instant::now());
                 }
                 outcomes.extend(found);
                 alone.extend(rest);
@@ -88,7 +88,7 @@ impl Asker<'_> {
         let mut outcomes = Vec::new();
         let mut rest = Vec::new();
         let (mut keys, mut after) = (0, None);
-        let learnt = loop {
+        let result = loop {
             if Instant::now() >= self.sender.listing_deadline {
                 break None;
             }
@@ -97,7 +97,7 @@ impl Asker<'_> {
             let limit = plan.page.min(plan.most + 1 - keys);
             let page = match self.page(&folder, limit, after.as_deref(), &wanted).await {
                 Ok(page) => page,
-                Err(trouble) => break learnt_of(&trouble, limit),
+                Err(error) => break list_result_of(&error, limit),
             };
             for (key, metadata) in page.found {
                 let Some(read) = wanted.remove(&key) else { continue };
@@ -121,7 +121,7 @@ impl Asker<'_> {
             after = page.last;
         };
         rest.extend(wanted.into_values());
-        Listed { folder, learnt, outcomes, rest }
+        Listed { folder, result, outcomes, rest }
     }
 
     /// Requests a page of a folder, with the keys that follow `after`.
@@ -137,7 +137,7 @@ impl Asker<'_> {
         query.extend(after.map(|key| ("after", key)));
         let (namespace, _) = &folder.mount;
         let listing = folder.listing();
-        let question = Request {
+        let request = Request {
             query: &query,
             ..Request::about(
                 RequestKind::Folder,
@@ -146,15 +146,15 @@ impl Asker<'_> {
                 self.sender.listing_deadline,
             )
         };
-        self.ask(question, |answer, now| listing::read(answer, now, |key| wanted.contains_key(key)))
+        self.ask(request, |answer, now| listing::read(answer, now, |key| wanted.contains_key(key)))
             .await
     }
 }
 
 /// Returns what a failed page of `limit` keys shows about its folder; `None` if the folder is not
 /// the cause.
-fn learnt_of(trouble: &ReadError, limit: usize) -> Option<ListResult> {
-    let ReadError::Failed(failure) = trouble else { return None };
+fn list_result_of(error: &ReadError, limit: usize) -> Option<ListResult> {
+    let ReadError::Failed(failure) = error else { return None };
     match failure {
         Failure::Denied | Failure::NoMount => Some(ListResult::Denied),
         Failure::Refused { .. } => Some(ListResult::Unsupported),

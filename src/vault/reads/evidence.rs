@@ -160,10 +160,10 @@ impl Evidence {
     pub(super) async fn trouble(
         &self,
         sender: &Sender<'_>,
-        question: Request<'_>,
+        request: Request<'_>,
         failure: Failure,
     ) -> ReadError {
-        let Request { about, namespace, path, .. } = question;
+        let Request { about, namespace, path, .. } = request;
         match failure {
             Failure::Denied | Failure::NoMount => {
                 sender.has_answered.store(true, Ordering::Relaxed);
@@ -245,20 +245,20 @@ impl Evidence {
         if let Some(turn) = sender.turn(RequestKind::Again, sender.deadline) {
             sleep_until(turn.min(sender.deadline)).await;
         }
-        let pass = sender.pass_for_one().await.ok()?;
+        let lease = sender.pass_for_one().await.ok()?;
         let namespace = group.namespace.as_deref();
-        let got = sender.server.get(&path, &[], namespace, &pass.token, None).await;
-        let failure = got.map_or_else(Some, |answer| failure_of(answer.status, &answer.body));
-        let answers = match failure {
+        let received = sender.server.get(&path, &[], namespace, &lease.token, None).await;
+        let failure = received.map_or_else(Some, |answer| failure_of(answer.status, &answer.body));
+        let is_answered = match failure {
             None => true,
             Some(failure) => !may_be_outage(&failure),
         };
-        if answers {
+        if is_answered {
             sender.has_answered.store(true, Ordering::Relaxed);
         } else {
             lock(&self.witnesses).remove(group, &path);
         }
-        Some(answers)
+        Some(is_answered)
     }
 }
 

@@ -69,11 +69,11 @@ impl Asker<'_> {
         let mut told = Vec::new();
         while let Some(unknown) = queue.next() {
             let path = Mounts::question(&unknown.path);
-            let question = Request {
+            let request = Request {
                 until,
                 ..Request::about(RequestKind::Mount, unknown.namespace, &path, self.sender.deadline)
             };
-            let answer = self.ask(question, Mounts::read).await;
+            let answer = self.ask(request, Mounts::read).await;
             if let (Ok(_), Some(ask)) = (&answer, unknown.asks.first()) {
                 self.evidence.was_told_of_mount(&ask.secret, &path);
             }
@@ -93,13 +93,13 @@ fn sort<'a>(
     let mut unknown: HashMap<(_, Box<str>), Vec<&'a ReadRequest>> = HashMap::new();
     for ask in asks {
         let SecretId { namespace, path, .. } = &*ask.secret;
-        let trouble = match mounts.look_up(namespace.as_deref(), path) {
+        let error = match mounts.look_up(namespace.as_deref(), path) {
             Lookup::Known(Classified::Secret(place)) => {
                 placed.push(Read { ask, place });
                 continue;
             }
-            Lookup::Unknown(question) => {
-                unknown.entry((namespace.as_ref(), question)).or_default().push(ask);
+            Lookup::Unknown(guess) => {
+                unknown.entry((namespace.as_ref(), guess)).or_default().push(ask);
                 continue;
             }
             Lookup::Known(Classified::NoDataPrefix { correct }) => {
@@ -108,7 +108,7 @@ fn sort<'a>(
             Lookup::Known(Classified::NotKvV2(engine)) => ReadError::NotKvV2(engine),
             Lookup::Refused(failure) => refused(&failure, path),
         };
-        outcomes.push((Arc::clone(&ask.secret), Err(trouble)));
+        outcomes.push((Arc::clone(&ask.secret), Err(error)));
     }
     let unknown = unknown.into_iter();
     unknown.map(|((namespace, path), asks)| Unknown { namespace, path, asks }).collect()
@@ -137,13 +137,13 @@ fn learn<'a>(
     if failure.as_ref().is_some_and(|it| mounts.learn_refusal(namespace, &path, it, now)) {
         return asks;
     }
-    let Err(trouble) = told else { return asks };
+    let Err(error) = told else { return asks };
     outcomes.extend(asks.into_iter().map(|ask| {
-        let trouble = match &failure {
+        let error = match &failure {
             Some(failure) => refused(failure, &ask.secret.path),
-            None => trouble.clone(),
+            None => error.clone(),
         };
-        (Arc::clone(&ask.secret), Err(trouble))
+        (Arc::clone(&ask.secret), Err(error))
     }));
     Vec::new()
 }

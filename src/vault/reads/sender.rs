@@ -25,7 +25,7 @@ const UNKNOWN_TOKEN_PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Sender<'a> {
     pub(super) server: &'a Server,
     session: &'a Session,
-    pass: Mutex<TokenLease>,
+    lease: Mutex<TokenLease>,
     pub(super) pace: Pace,
     /// When the next request may be sent, and when the next secret may be read alone.
     next: Mutex<Next>,
@@ -47,14 +47,14 @@ impl<'a> Sender<'a> {
     pub(super) fn new(
         server: &'a Server,
         session: &'a Session,
-        pass: TokenLease,
+        lease: TokenLease,
         pace: Pace,
     ) -> Self {
         let now = Instant::now();
         Self {
             server,
             session,
-            pass: Mutex::new(pass),
+            lease: Mutex::new(lease),
             pace,
             next: Mutex::new(Next {
                 any: now,
@@ -99,12 +99,13 @@ impl<'a> Sender<'a> {
     /// Returns the token for one request.
     pub(super) async fn pass_for_one(&self) -> Result<TokenLease, ReadError> {
         loop {
-            let pass = lock(&self.pass).clone();
-            if pass.uses.take() {
-                return Ok(pass);
+            let lease = lock(&self.lease).clone();
+            if lease.uses.take() {
+                return Ok(lease);
             }
-            let anew = self.session.after_last_use(pass.number).await;
-            *lock(&self.pass) = anew.map_err(|refused| ReadError::NoToken(refused.error))?;
+            let replacement = self.session.after_last_use(lease.number).await;
+            *lock(&self.lease) =
+                replacement.map_err(|refused| ReadError::NoToken(refused.error))?;
         }
     }
 
@@ -116,8 +117,8 @@ impl<'a> Sender<'a> {
         doubt: TokenDoubt,
     ) -> Option<Duration> {
         match self.session.after_denial(denied.number, doubt).await {
-            AfterDenial::Retry(pass) => {
-                *lock(&self.pass) = pass;
+            AfterDenial::Retry(lease) => {
+                *lock(&self.lease) = lease;
                 Some(Duration::ZERO)
             }
             AfterDenial::AskAgain => Some(UNKNOWN_TOKEN_PAUSE),
