@@ -33,7 +33,7 @@ impl Grant {
 ///
 /// The last use is reserved for the revocation. Servers count the requests that they admit, and the
 /// controller counts the requests that it sends, so a token that seems used up here may still be
-/// valid on the server.
+/// valid on the server. A token with a single use is an exception: its use is not reserved.
 #[derive(Clone, Debug)]
 pub struct Uses(Option<Arc<AtomicU64>>);
 
