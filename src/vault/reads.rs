@@ -39,7 +39,7 @@ use sender::Sender;
 /// How often an outdated answer is requested again, and the pause before each attempt. A standby
 /// lags by up to about 90 ms. If the answer is still outdated, [`ObservationHistory`] decides.
 ///
-/// [`ObservationHistory`]: crate::decide::observation::History
+/// [`ObservationHistory`]: crate::decide::observation::ObservationHistory
 const STALE_RETRIES: u32 = 3;
 const STALE_PAUSE: Duration = Duration::from_millis(150);
 
