@@ -1,4 +1,4 @@
-//! Answers of the server: what a status stands for, and what the server says beside it.
+//! Answers of the server: the meaning of a status, and the messages that come with it.
 
 use std::time::Duration;
 
@@ -9,32 +9,33 @@ use super::failure::Failure;
 use crate::decide::clock::parse_date;
 use crate::model::text::shorten;
 
-/// An answer, whatever its status.
+/// An answer with any status.
 #[derive(Debug)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
     /// The body.
     pub body: Vec<u8>,
-    /// How long the server wants to be left alone.
+    /// How long the server wants no requests.
     pub pause: Option<Duration>,
     /// The state of the storage that the answer was read from.
     pub index: Option<HeaderValue>,
-    /// When it was given, by the clock of the server or of a proxy before it.
+    /// The time of the answer, by the clock of the server or of a proxy in front of it.
     pub(super) date: Option<HeaderValue>,
-    /// The turn to hold a long body, given back with it.
+    /// The permit to hold a long body, released with the answer.
     pub(super) turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Answer {
-    /// An answer without headers.
+    /// Creates an answer without headers.
     #[must_use]
     pub fn new(status: u16, body: Vec<u8>) -> Self {
         Self { status, body, pause: None, index: None, date: None, turn: None }
     }
 }
 
-/// Reads `Retry-After`: seconds, or a date by the clock whose present `date` is.
+/// Reads `Retry-After`: seconds, or a date. `date` is the present time of the clock that gave the
+/// date.
 #[must_use]
 pub fn retry_after(text: &str, date: Option<&str>) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
@@ -44,13 +45,14 @@ pub fn retry_after(text: &str, date: Option<&str>) -> Option<Duration> {
     Some(Duration::try_from(until).unwrap_or_default())
 }
 
-/// The longest that a server may make us wait, until one request asks whether it still holds: what one
-/// machine of many says by mistake must not silence all rotations for an hour. And the wait where the server
-/// limits the rate and says nothing.
+/// The longest pause that an answer can cause before one request asks again. A wrong value from one
+/// machine of many must not stop all reloads for an hour.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(5);
+
+/// The pause after a rate limit without `Retry-After`.
 const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a server wants to be left alone, by the status of an answer and its `Retry-After`.
+/// Returns how long the server wants no requests, by the status and `Retry-After` of an answer.
 #[must_use]
 pub fn pause(status: u16, retry_after: Option<Duration>) -> Option<Duration> {
     let pause = match status {
@@ -61,23 +63,24 @@ pub fn pause(status: u16, retry_after: Option<Duration>) -> Option<Duration> {
     pause.map(|pause| pause.min(LONGEST_RETRY_AFTER))
 }
 
-/// The failure that a status stands for; `None` where the answer is to be read.
+/// Returns the failure that a status stands for; `None` if the answer can be read.
 #[must_use]
 pub fn failure_of(status: u16, body: &[u8]) -> Option<Failure> {
     match status {
         200..=299 => None,
         403 => Some(denial_of(body)),
         429 => Some(Failure::RateLimited),
-        // 472 and 473 are standbys of other kinds.
+        // 472 and 473 are other kinds of standbys.
         472 | 473 | 503 => Some(Failure::Sealed),
         500.. => Some(Failure::Server(status)),
         _ => Some(Failure::Refused { status, message: said(body) }),
     }
 }
 
-/// A policy that forbids is reported as one of a list of errors, a token that the server does not
-/// know by the bare words, or by name. A mount that does not exist is reported as one that no policy
-/// grants, so that nobody finds out which mounts there are.
+/// Maps a 403. Servers report a denial by a policy as an entry of a list of errors. They report an
+/// unknown token by the bare words "permission denied", or by "invalid token". They report a
+/// missing mount like a mount that no policy grants, so that nobody can find out which mounts
+/// exist.
 fn denial_of(body: &[u8]) -> Failure {
     let said = said(body);
     if said.to_ascii_lowercase().contains("preflight capability check") {
@@ -89,7 +92,7 @@ fn denial_of(body: &[u8]) -> Failure {
     }
 }
 
-/// What the server says in `errors` and `warnings`, on one line.
+/// Returns the server's `errors` and `warnings` on one line.
 #[must_use]
 pub fn said(body: &[u8]) -> String {
     #[derive(Default, serde::Deserialize)]

@@ -1,4 +1,4 @@
-//! The way in by an AppRole, whose secret id may come wrapped in a token that is good for one answer.
+//! The AppRole login. The secret id may be wrapped in a token that can be used only once.
 
 use std::sync::Arc;
 
@@ -21,26 +21,27 @@ use crate::model::text::shorten;
 const ROLE_ID: &str = "the file of the role id";
 const SECRET_ID: &str = "the file of the secret id";
 
-/// A role that machines log in with.
+/// A role for logins of machines.
 #[derive(Clone, Debug)]
 pub struct AppRole {
-    /// Where the method is mounted, without `auth/`.
+    /// The mount of the method, without `auth/`.
     pub mount: String,
     /// The role id.
     pub role_id: Credential,
-    /// The secret id, unless the role asks for none.
+    /// The secret id, unless the role requires none.
     pub secret_id: Option<AppRoleSecretId>,
 }
 
-/// A secret id.
+/// A secret id, given as it is or wrapped.
 #[derive(Clone, Debug)]
 pub struct AppRoleSecretId {
     given: Credential,
-    /// `None` where it is given as it is.
+    /// `None` if the secret id is given without a wrapping.
     wrapped: Option<Arc<Mutex<Option<Unwrapped>>>>,
 }
 
-/// What a wrapping token held. It can be asked once only, so it is kept for the logins to come.
+/// The content of a wrapping token. The token can be used only once, so the content is kept for
+/// later logins.
 #[derive(Debug)]
 struct Unwrapped {
     wrapping_token: SecretString,
@@ -48,7 +49,7 @@ struct Unwrapped {
 }
 
 impl AppRoleSecretId {
-    /// A secret id; where it `is_wrapped`, a token that wraps it is given instead.
+    /// Creates a secret id. If it `is_wrapped`, `given` is the token that wraps the secret id.
     #[must_use]
     pub fn new(given: Credential, is_wrapped: bool) -> Self {
         Self { given, wrapped: is_wrapped.then(Arc::default) }
@@ -70,7 +71,7 @@ impl AppRoleSecretId {
 }
 
 impl AppRole {
-    /// The role id and what stands for the secret id; `None` where they cannot be read.
+    /// Returns the role id and the given secret id or wrapping token; `None` if one cannot be read.
     pub(super) async fn credentials(&self, files: &Files) -> Option<Vec<SecretString>> {
         let mut credentials = vec![self.role_id.read(files, ROLE_ID).await.ok()?];
         if let Some(secret_id) = &self.secret_id {
@@ -79,7 +80,7 @@ impl AppRole {
         Some(credentials)
     }
 
-    /// Logs in. Answers the body of the answer.
+    /// Logs in. Returns the body of the answer.
     pub(super) async fn login(&self, server: &Server) -> Result<Vec<u8>, LoginError> {
         let Self { mount, role_id, secret_id } = self;
         let role_id = role_id.read(server.files(), ROLE_ID).await?;
@@ -100,17 +101,17 @@ impl AppRole {
     }
 }
 
-/// Takes the secret id out of its wrapping, once it is known that the wrapping is what it should be:
-/// a token that somebody else wrapped could hold a secret id of theirs.
+/// Unwraps the secret id, after checking who wrapped it. A token that somebody else wrapped could
+/// contain a secret id of theirs.
 async fn unwrap(
     server: &Server,
     mount: &str,
     wrapping_token: &SecretString,
 ) -> Result<SecretString, LoginError> {
     if !credential::is_token(wrapping_token.expose_secret()) {
-        return Err(LoginError::Unwrapping("what is given is no token".to_owned()));
+        return Err(LoginError::Unwrapping("the given value is not a token".to_owned()));
     }
-    let gone = |failure: Failure| {
+    let wrapping_failure = |failure: Failure| {
         match failure {
         Failure::Refused { status: 400, .. } | Failure::Denied | Failure::TokenEnded => {
             LoginError::Unwrapping(
@@ -124,7 +125,7 @@ async fn unwrap(
     };
     let look_up = WrappingLookupRequest::builder().token(wrapping_token.expose_secret()).build();
     let look_up = look_up.map_err(|_| LoginError::Server(Failure::incomplete_request()))?;
-    let answer = server.execute(look_up, "").await.map_err(gone)?;
+    let answer = server.execute(look_up, "").await.map_err(wrapping_failure)?;
     let path = creation_path(&answer.body).map_err(LoginError::Server)?;
     if !is_secret_id_path(&path, mount, server.namespace()) {
         return Err(LoginError::Unwrapping(format!(
@@ -134,12 +135,14 @@ async fn unwrap(
         )));
     }
     let request = Post { path: "/sys/wrapping/unwrap".to_owned(), body: None };
-    let answer = server.execute(request, wrapping_token.expose_secret()).await.map_err(gone)?;
+    let answer =
+        server.execute(request, wrapping_token.expose_secret()).await.map_err(wrapping_failure)?;
     unwrapped(&answer.body).map_err(LoginError::Server)
 }
 
-/// Whether secret ids of a mount are made by that path, which may begin with the Vault namespace of the
-/// login. With any other in front of it, it could be a place where everybody may write.
+/// Returns whether `path` creates secret ids of this mount. The path may begin with the Vault
+/// namespace of the login. With any other prefix, the path could be a place where everybody may
+/// write.
 fn is_secret_id_path(path: &str, mount: &str, namespace: Option<&str>) -> bool {
     let within = namespace.and_then(|name| path.strip_prefix(name)?.strip_prefix('/'));
     let role = within.unwrap_or(path).strip_prefix(&format!("auth/{mount}/role/"));
@@ -147,7 +150,7 @@ fn is_secret_id_path(path: &str, mount: &str, namespace: Option<&str>) -> bool {
         Some((name, "secret-id" | "custom-secret-id")) if !name.is_empty())
 }
 
-/// Reads which request was wrapped.
+/// Reads which request created the wrapped content.
 pub fn creation_path(body: &[u8]) -> Result<String, Failure> {
     let answer: EndpointResult<WrappingLookupResponse> =
         serde_json::from_slice(body).map_err(|_| Failure::unreadable_answer())?;

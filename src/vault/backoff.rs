@@ -1,41 +1,42 @@
-//! How long to wait between two logins that fail: a pure state machine.
+//! The back-off between failed logins: a pure state machine.
 
 use std::time::Duration;
 
-/// After a failed login: a random time up to the first, doubled up to the last.
+/// The back-off after a failed login: a random time up to the first value, which doubles up to the
+/// second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
 
 /// The shortest wait.
 const SHORTEST: Duration = Duration::from_millis(100);
 
-/// How long to wait after the first wrong credentials, at least and at most: they may be made right a
-/// moment later, where both are being set up.
+/// The shortest and longest wait after the first login with wrong credentials. During a setup, the
+/// credentials may be corrected a moment later.
 const AFTER_FIRST_WRONG: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(45));
 
-/// How long to wait after the next, and those that follow. Servers lock a role, or a user, for all after
-/// five in a row, until none came for 15 minutes. Two in a row are harmless even with a restart of this
-/// process in between.
+/// The shortest and longest wait after each further login with wrong credentials. Servers lock out
+/// a role or user after five wrong logins in a row, and forget them after 15 minutes without one.
+/// Two wrong logins in a row are harmless even if this process restarts in between.
 const AFTER_WRONG: (Duration, Duration) = (Duration::from_mins(16), Duration::from_mins(20));
 
-/// How logins have failed of late.
+/// The recent failed logins.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
     wrong: u32,
 }
 
-/// What a login failed of.
+/// Why a login failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failed {
-    /// The server was not to be had, or could not say.
+    /// The server was out of reach, or could not decide.
     Unknown,
-    /// The credentials are wrong, which the server counts, and locks whoever they are of.
+    /// The credentials are wrong. The server counts such logins, and locks out the role or user.
     Counted,
 }
 
 impl Backoff {
-    /// A login failed: how long to wait. `chance` is a random number from 0 to 1, so that many that
-    /// failed together do not come back together.
+    /// Records a failed login, and returns how long to wait. `chance` is a random number from 0 to
+    /// 1, so that replicas that failed together do not retry together.
     pub(super) fn after(&mut self, failed: Failed, chance: f64) -> Duration {
         if failed == Failed::Counted {
             let (least, most) = if self.wrong == 0 { AFTER_FIRST_WRONG } else { AFTER_WRONG };
@@ -48,13 +49,13 @@ impl Backoff {
         most.mul_f64(chance).max(SHORTEST)
     }
 
-    /// Whether wrong credentials were given so often that those that follow are not tried at once either:
-    /// two in a row, and two more behind a restart, lock nobody.
+    /// Returns whether so many logins with wrong credentials have failed that even new credentials
+    /// must wait. Two wrong logins in a row, and two more after a restart, do not lock out anybody.
     pub(super) fn is_nearly_locked(&self) -> bool {
         self.wrong >= 2
     }
 
-    /// A login succeeded.
+    /// Records a successful login.
     pub(super) fn reset(&mut self) {
         *self = Self::default();
     }
@@ -66,7 +67,7 @@ mod tests {
 
     const HOUR: Duration = Duration::from_hours(1);
 
-    /// The times of the logins of an hour, each of which fails.
+    /// The times of the logins within an hour if each login fails.
     fn logins(failed: Failed, chance: impl Fn() -> f64) -> Vec<Duration> {
         let mut backoff = Backoff::default();
         let mut times = vec![Duration::ZERO];
@@ -106,12 +107,13 @@ mod tests {
         assert!(most < 20, "{most} of 100 in the same second");
     }
 
-    /// As servers count: five in a row lock, and 15 minutes without one are forgiven.
+    /// Counts as servers do: five wrong logins in a row lock out, and 15 minutes without one reset
+    /// the count.
     #[test]
     fn wrong_credentials_never_lock_a_role() {
         for round in 0..100 {
             let mut times = logins(Failed::Counted, fastrand::f64);
-            // A restart of the process in the middle of it.
+            // The process restarts in the middle.
             let restarted = times[round % 2] + Duration::from_secs(1);
             times.retain(|time| *time < restarted);
             let again = logins(Failed::Counted, fastrand::f64);

@@ -1,5 +1,5 @@
-//! The client of a server of the Vault API: time-outs, bounded answers, no redirects, and errors
-//! that never hold a token.
+//! The HTTP client for a Vault server. Requests have time-outs, answers have a size limit,
+//! redirects are followed only to configured addresses, and errors never contain a token.
 
 use std::error::Error as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,52 +26,55 @@ use super::tls::{Material, Tls, TlsFileError};
 use crate::decide::clock::{ServerClock, contradicts};
 use crate::model::text::shorten;
 
-/// The worker that log lines name.
+/// The value of the log key `worker`.
 const WORKER: &str = "reloader";
 
-/// The longest answer that is read. Metadata of a secret with 10,000 versions is about 1.5 MB, and
-/// nobody keeps five times as many.
+/// The longest answer that is read, in bytes. The metadata of a secret with 10,000 versions take
+/// about 1.5 MB, and no real secret has five times as many versions.
 const LONGEST_ANSWER: usize = 8 << 20;
 
-/// Answers that are longer than this, and so none of a secret that anybody keeps, are read one at a
-/// time: all requests under way together never hold more than one of the longest.
+/// Answers longer than this, in bytes, are read one at a time. No metadata of a real secret are
+/// that long. The limit bounds memory: concurrent requests never hold more than one of the longest
+/// answers.
 const LONG_ANSWER: usize = 2 << 20;
 
-/// The longest time to set up a connection, where the time-out of a request is not shorter still.
+/// The longest time to set up a connection, unless the time-out of a request is shorter.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the server may take to tell its time. Nothing waits longer for that.
-const CLOCK_WITHIN: Duration = Duration::from_secs(5);
+/// The time-out of a request for the server's clock. Nothing waits longer for the clock.
+const CLOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Answered by an HA server; sent back, it makes a standby answer no older than it.
+/// The header that names the state of the storage that an HA server answered from. A request with
+/// this header makes a standby return no older state.
 const INDEX: &str = "x-vault-index";
 
-/// Where a server is, and how its certificate is checked.
+/// The address of a server, and how its certificate is checked.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
-    /// `http` or `https`, host and port, without a path.
+    /// Scheme (`http` or `https`), host and port, without a path.
     pub address: Url,
     /// The Vault namespace of the login; `None` is the root namespace.
     pub namespace: Option<Arc<str>>,
-    /// Other addresses that it may redirect to, as the nodes of a cluster do among each other; `None`
-    /// where no redirect is followed. A token goes along with a redirect, so to no other.
+    /// Other addresses that the server may redirect to, for example the nodes of a cluster. With
+    /// `None`, no redirect is followed. The token is sent along with a redirected request, so a
+    /// redirect to any other address is refused.
     pub redirects: Option<Vec<Url>>,
-    /// How long a request may take.
+    /// The time-out of a request.
     pub timeout: Duration,
-    /// A proxy for all requests.
+    /// The proxy for all requests.
     pub proxy: Option<Url>,
-    /// TLS.
+    /// The TLS settings.
     pub tls: Tls,
 }
 
-/// The client cannot be made from its settings.
+/// The client cannot be created from its settings.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientSetupError {
-    /// The CA is no PEM; with the variable that it comes from.
-    #[error("{0}: no certificate in PEM is there")]
+    /// The CA is not valid PEM. The field is the variable that names the CA.
+    #[error("{0} contains no PEM certificate")]
     Ca(&'static str),
-    /// Our certificate or its key is no PEM.
-    #[error("VAULT_CLIENT_CERT, VAULT_CLIENT_KEY: no certificate and key in PEM are there")]
+    /// The client certificate or its key is not valid PEM.
+    #[error("VAULT_CLIENT_CERT and VAULT_CLIENT_KEY contain no PEM certificate and key")]
     Identity,
     /// The proxy cannot be used.
     #[error("the proxy for Vault cannot be used: {0}")]
@@ -82,35 +85,35 @@ pub enum ClientSetupError {
     /// The files with certificates and keys cannot be read in time.
     #[error("the files with certificates cannot be read: {0}")]
     Files(#[from] std::io::Error),
-    /// The certificates are in PEM and none, or the client's does not fit its key.
+    /// The certificates are PEM but not valid, or the client certificate does not match its key.
     #[error("{variables} cannot be used: {message}")]
     Certificates {
-        /// Those from which there are certificates.
+        /// The variables that the certificates come from.
         variables: String,
-        /// What is wrong with them.
+        /// The error.
         message: String,
     },
 }
 
-/// A server of the Vault API.
+/// A client for one Vault server.
 pub struct Server {
     connection: Mutex<Connection>,
     settings: Arc<ServerSettings>,
     files: Files,
     clock: Arc<ServerClock>,
-    /// The turn to read a long answer.
+    /// The permit to read a long answer.
     long_answers: Arc<Semaphore>,
-    /// It wants to be left alone until then.
+    /// The server asked for no requests until this time.
     resumes_at: Mutex<Option<Instant>>,
-    /// Whether a proxy's `Date` was found to contradict the server's own time.
+    /// Whether the `Date` of a proxy was found to contradict the server's own time.
     is_contradicted: AtomicBool,
 }
 
-/// The client, and the certificates that it was made with.
+/// The HTTP client, and the certificates that it was created with.
 struct Connection {
     http: reqwest::Client,
     material: Arc<Material>,
-    /// Why the certificates that are there now cannot be used, said once a change.
+    /// Why the present certificates cannot be used. A problem is logged only when it changes.
     problem: Option<String>,
 }
 
@@ -120,8 +123,8 @@ impl Connection {
         Ok(Self { http, material: Arc::new(material), problem: None })
     }
 
-    /// Reads the certificates, and makes a connection of those that are others than `before`. It blocks
-    /// meanwhile.
+    /// Reads the certificates, and returns a new connection if they differ from `before`. Blocks
+    /// while it reads the files.
     fn changed(
         settings: &ServerSettings,
         before: &Material,
@@ -135,8 +138,8 @@ impl Connection {
 }
 
 impl Server {
-    /// Makes the client; no request is sent. The `Date` of each answer goes to `clock`. It blocks while
-    /// it reads the files of the certificates: [`Self::connect`] does not.
+    /// Creates the client without sending a request. The `Date` of each answer goes to `clock`.
+    /// Blocks while it reads the certificate files; [`Self::connect`] does not block.
     pub fn new(
         settings: ServerSettings,
         clock: Arc<ServerClock>,
@@ -153,7 +156,7 @@ impl Server {
         })
     }
 
-    /// As [`Self::new`], without blocking. `files` are to be the same for all attempts.
+    /// Does the same as [`Self::new`] without blocking. All attempts must pass the same `files`.
     pub async fn connect(
         settings: ServerSettings,
         clock: Arc<ServerClock>,
@@ -163,13 +166,13 @@ impl Server {
         Ok(Self { files: files.clone(), ..server })
     }
 
-    /// The files of this server.
+    /// The file reader of this server.
     pub(super) fn files(&self) -> &Files {
         &self.files
     }
 
-    /// Reads the certificates anew, and uses them from now on if they have changed. Where they cannot be
-    /// used, those from before are.
+    /// Reads the certificates again, and uses them from now on if they changed. If the new
+    /// certificates cannot be used, the client keeps the previous ones.
     pub async fn refresh(&self) {
         let settings = Arc::clone(&self.settings);
         let before = Arc::clone(&lock(&self.connection).material);
@@ -195,7 +198,7 @@ impl Server {
         }
     }
 
-    /// The address, for log lines.
+    /// The address of the server, for log lines.
     #[must_use]
     pub fn address(&self) -> &str {
         self.settings.address.as_str().trim_end_matches('/')
@@ -206,19 +209,20 @@ impl Server {
         self.settings.namespace.as_deref()
     }
 
-    /// The server's clock.
+    /// The clock of the server.
     #[must_use]
     pub fn clock(&self) -> &ServerClock {
         &self.clock
     }
 
-    /// Until when it wants to be left alone, by whatever request; `None` where it does not.
+    /// Until when the server wants no requests of any kind; `None` if requests are welcome.
     #[must_use]
     pub fn resumes_at(&self) -> Option<Instant> {
         lock(&self.resumes_at).filter(|time| Instant::now() < *time)
     }
 
-    /// Reads an API path, without its `v1/`. `index` asks for an answer no older than that.
+    /// Reads an API path, given without `v1/`. With `index`, the answer is no older than that
+    /// state.
     pub async fn get(
         &self,
         path: &str,
@@ -244,9 +248,9 @@ impl Server {
         let token = Some(token.expose_secret()).filter(|token| !token.is_empty());
         headers.extend(token.and_then(secret).map(|token| (header("x-vault-token"), token)));
         if let Some(namespace) = namespace {
-            // Left out, the same path of another namespace would be read.
+            // Without the header, the server would read the same path of another Vault namespace.
             let value = HeaderValue::from_str(namespace).map_err(|_| {
-                Failure::Unaskable("the namespace is no text of a header".to_owned())
+                Failure::Unaskable("the Vault namespace is not a valid header value".to_owned())
             })?;
             headers.insert("x-vault-namespace", value);
         }
@@ -257,12 +261,12 @@ impl Server {
         let mut request = reqwest::Request::new(reqwest::Method::GET, url);
         *request.headers_mut() = headers;
         let answer = self.send(request).await?;
-        self.heed(&answer);
+        self.record_pause(&answer);
         Ok(answer)
     }
 
-    /// Asks the server for its time, by a request that needs no token and that no audit device sees. A
-    /// server that does not tell it is known by the `Date` of its answers alone.
+    /// Asks the server for its time. The request needs no token, and no audit device logs it. If
+    /// the server does not tell its time, only the `Date` of its answers is used.
     pub(super) async fn read_clock(&self) {
         #[derive(Deserialize)]
         struct Health {
@@ -275,8 +279,8 @@ impl Server {
         url.set_path("/v1/sys/health");
         let sent = Timestamp::now();
         let answer = self.send(reqwest::Request::new(reqwest::Method::GET, url));
-        // A standby answers 429, which is no rate limit here, and a sealed server 503.
-        let Ok(Ok(answer)) = timeout(CLOCK_WITHIN, answer).await else { return };
+        // A standby answers 429, which is not a rate limit here. A sealed server answers 503.
+        let Ok(Ok(answer)) = timeout(CLOCK_TIMEOUT, answer).await else { return };
         let received = Timestamp::now();
         let Ok(health) = serde_json::from_slice::<Health>(&answer.body) else { return };
         let Ok(time) = Timestamp::from_second(health.server_time_utc) else { return };
@@ -293,8 +297,8 @@ impl Server {
         }
     }
 
-    /// Whether the server as a whole is sealed: by a request that needs no token, and that no audit device
-    /// sees.
+    /// Returns whether the server as a whole is sealed. The request needs no token, and no audit
+    /// device logs it.
     pub(super) async fn is_sealed(&self) -> Result<bool, Failure> {
         #[derive(Deserialize)]
         struct Status {
@@ -303,7 +307,7 @@ impl Server {
         let mut url = self.settings.address.clone();
         url.set_path("/v1/sys/seal-status");
         let answer = self.send(reqwest::Request::new(reqwest::Method::GET, url)).await?;
-        self.heed(&answer);
+        self.record_pause(&answer);
         if let Some(failure) = failure_of(answer.status, &answer.body) {
             return Err(failure);
         }
@@ -312,7 +316,8 @@ impl Server {
         Ok(status.sealed)
     }
 
-    /// As [`Self::execute_now`]; while the server wants to be left alone, nothing is sent.
+    /// Does the same as [`Self::execute_now`], but sends nothing while the server wants no
+    /// requests.
     pub(super) async fn execute(
         &self,
         endpoint: impl Endpoint,
@@ -324,10 +329,11 @@ impl Server {
         self.execute_now(endpoint, token).await
     }
 
-    /// Sends a request of `vaultrs`, with a token that [`super::login::is_token`], or an empty one
-    /// for none. The answer is a success.
+    /// Sends a request of `vaultrs`, and returns the answer if its status is a success. `token`
+    /// must satisfy [`super::login::is_token`], or be empty for a request without a token.
     ///
-    /// The client of `vaultrs` is not used: it reads an answer of any length.
+    ///
+    /// The client of `vaultrs` is not used, because it reads answers of any length.
     pub(super) async fn execute_now(
         &self,
         endpoint: impl Endpoint,
@@ -340,24 +346,24 @@ impl Server {
             namespace: self.settings.namespace.as_deref().map(str::to_owned),
         };
         let request = endpoint.with_middleware(&middleware).request(self.settings.address.as_str());
-        let request = request.map_err(|_| {
-            Failure::Unaskable("the request cannot be made of its parts".to_owned())
-        })?;
-        let mut request = reqwest::Request::try_from(request).map_err(|error| transport(&error))?;
+        let request =
+            request.map_err(|_| Failure::Unaskable("the request cannot be created".to_owned()))?;
+        let mut request =
+            reqwest::Request::try_from(request).map_err(|error| transport_failure(&error))?;
         if let Some(token) = request.headers_mut().get_mut("x-vault-token") {
             token.set_sensitive(true);
         }
         let answer = self.send(request).await?;
-        self.heed(&answer);
+        self.record_pause(&answer);
         match failure_of(answer.status, &answer.body) {
             Some(failure) => Err(failure),
             None => Ok(answer),
         }
     }
 
-    /// Notes how long the server wants to be left alone. A random part is added, so that many clients
-    /// that were told the same do not come back together.
-    fn heed(&self, answer: &Answer) {
+    /// Records how long the server wants no requests. A random part is added, so that clients that
+    /// were told the same time do not all return together.
+    fn record_pause(&self, answer: &Answer) {
         if let Some(pause) = answer.pause {
             let pause = pause.mul_f64(1.0 + fastrand::f64() / 5.0);
             let mut resumes_at = lock(&self.resumes_at);
@@ -365,20 +371,20 @@ impl Server {
         }
     }
 
-    /// Sends a request, and once more where the server redirects to an address that is configured.
+    /// Sends a request, and sends it once more if the server redirects to a configured address.
     async fn send(&self, mut request: reqwest::Request) -> Result<Answer, Failure> {
         let http = lock(&self.connection).http.clone();
-        let again = request.try_clone();
+        let retry = request.try_clone();
         self.name_server(&mut request);
         let sent = Timestamp::now();
-        let response = http.execute(request).await.map_err(|error| transport(&error))?;
-        if let Some(mut again) = again
-            && let Some(target) = self.redirect_target(again.url(), &response)
+        let response = http.execute(request).await.map_err(|error| transport_failure(&error))?;
+        if let Some(mut retry) = retry
+            && let Some(target) = self.redirect_target(retry.url(), &response)
         {
-            *again.url_mut() = target;
-            self.name_server(&mut again);
+            *retry.url_mut() = target;
+            self.name_server(&mut retry);
             let sent = Timestamp::now();
-            let response = http.execute(again).await.map_err(|error| transport(&error))?;
+            let response = http.execute(retry).await.map_err(|error| transport_failure(&error))?;
             return self.read(response, sent).await;
         }
         self.read(response, sent).await
@@ -390,7 +396,7 @@ impl Server {
         }
     }
 
-    /// Where a redirect leads, if that is an address that is configured.
+    /// Returns the target of a redirect if the target is a configured address.
     fn redirect_target(&self, from: &Url, response: &reqwest::Response) -> Option<Url> {
         if !matches!(response.status().as_u16(), 301 | 302 | 307 | 308) {
             return None;
@@ -421,7 +427,7 @@ impl Server {
         );
         answer.index = headers.get(INDEX).cloned();
         answer.date = headers.get(DATE).cloned();
-        while let Some(chunk) = response.chunk().await.map_err(|error| cut_short(&error))? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| read_failure(&error))? {
             let length = answer.body.len() + chunk.len();
             if length > LONGEST_ANSWER {
                 return Err(Failure::Endless);
@@ -437,7 +443,7 @@ impl Server {
     }
 }
 
-/// Makes the client of a server.
+/// Creates the HTTP client of a server.
 fn client(
     settings: &ServerSettings,
     material: &Material,
@@ -446,13 +452,13 @@ fn client(
         .timeout(settings.timeout)
         .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout))
         .redirect(redirect::Policy::none())
-        // Those of the environment: whoever set them for something else would be shown the token.
+        // A proxy of the environment may be meant for other traffic, and would see the token.
         .no_proxy()
         .user_agent(concat!("vault-secrets-reloader/", env!("CARGO_PKG_VERSION")))
         .tls_version_min(tls::Version::TLS_1_2)
         .tls_danger_accept_invalid_certs(settings.tls.skip_verify);
     if settings.address.scheme() == "http" {
-        // Without this, a client for plain HTTP fails where the system has no CA files.
+        // Without this, a client for plain HTTP fails on systems without CA files.
         http = http.tls_certs_only([]);
     } else if let Some(ca) = &material.ca {
         let no_ca = || ClientSetupError::Ca(settings.tls.authority.variable());
@@ -489,15 +495,15 @@ fn client(
     })
 }
 
-/// Whether a URL is of a server that is configured.
+/// Returns whether a URL belongs to a configured server.
 fn is_configured(settings: &ServerSettings, url: &Url) -> bool {
     let is_of = |address: &Url| address.origin() == url.origin();
     let others = settings.redirects.as_ref();
     others.is_some_and(|others| is_of(&settings.address) || others.iter().any(is_of))
 }
 
-/// Addresses a server by the name that its certificate is to have: the name that TLS asks for is taken
-/// from the URL. Where it is connected to, and what it is told in `Host`, are as before.
+/// Puts the name that the certificate must have into the URL of a request, because TLS takes the
+/// expected name from the URL. The address of the connection and the `Host` header stay the same.
 fn name_server(request: &mut reqwest::Request, name: &str) {
     let url = request.url();
     let host = url.host_str().unwrap_or_default();
@@ -505,11 +511,11 @@ fn name_server(request: &mut reqwest::Request, name: &str) {
     if let Ok(host) = HeaderValue::from_str(&host) {
         request.headers_mut().insert(HOST, host);
     }
-    // A name that no URL can have was refused with the configuration.
+    // The configuration refuses names that no URL can have.
     let _ = request.url_mut().set_host(Some(name));
 }
 
-/// Finds one host, whatever name is asked for.
+/// A resolver that returns the addresses of one host for every name.
 struct AddressesOf(String);
 
 impl Resolve for AddressesOf {
@@ -526,8 +532,9 @@ fn header(name: &'static str) -> http::HeaderName {
     http::HeaderName::from_static(name)
 }
 
-/// Maps an error of the HTTP client. Its text can hold the address, never a header.
-fn transport(error: &reqwest::Error) -> Failure {
+/// Maps an error of the HTTP client. The text of the error can contain the address, but never a
+/// header.
+fn transport_failure(error: &reqwest::Error) -> Failure {
     if error.is_timeout() {
         Failure::Timeout
     } else if error.is_builder() {
@@ -537,8 +544,9 @@ fn transport(error: &reqwest::Error) -> Failure {
     }
 }
 
-/// Maps an error while an answer is read. The server is there: it has begun to answer.
-fn cut_short(error: &reqwest::Error) -> Failure {
+/// Maps an error that occurs while an answer is read. The server is reachable: it has begun to
+/// answer.
+fn read_failure(error: &reqwest::Error) -> Failure {
     if error.is_timeout() {
         Failure::Endless
     } else {

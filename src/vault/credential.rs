@@ -1,4 +1,4 @@
-//! Credentials: tokens, JWTs, secret ids and passwords, as they are given to us. None is ever shown.
+//! Credentials: given tokens, JWTs, secret ids and passwords. No credential is ever logged.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -8,46 +8,48 @@ use secrecy::SecretString;
 
 use super::files::Files;
 
-/// The longest credential, in bytes. Batch tokens and projected tokens take a few thousand, and
-/// servers take no longer header than this.
+/// The longest credential, in bytes. Batch tokens and projected tokens take a few thousand bytes,
+/// and servers accept no header longer than this.
 const LONGEST: usize = 64 << 10;
 
-/// Something secret that was given.
+/// A given credential.
 #[derive(Clone, Debug)]
 pub enum Credential {
-    /// As it is.
+    /// The credential itself.
     Text(SecretString),
-    /// In a file, which is read whenever it is needed: it may have been replaced.
+    /// A file that contains the credential. The file is read for each use, because its content may
+    /// have been replaced.
     File(PathBuf),
 }
 
-/// A file holds no credential.
+/// A file contains no credential.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read {what} {file}: {message}")]
     Unreadable {
-        /// What the file is.
+        /// The kind of file, for messages.
         what: &'static str,
-        /// Its path.
+        /// The path of the file.
         file: String,
-        /// Why.
+        /// The error.
         message: String,
     },
-    /// What it holds is none.
+    /// The content of the file is not a credential.
     #[error("{what} {file} holds {expected}: one line of printable characters is expected")]
     NotOne {
-        /// What the file is.
+        /// The kind of file, for messages.
         what: &'static str,
-        /// Its path.
+        /// The path of the file.
         file: String,
-        /// What is missing in it.
+        /// What is missing in the file.
         expected: &'static str,
     },
 }
 
 impl Credential {
-    /// What it is at present. `what` says it in words: "the file of the secret id".
+    /// Reads the present credential. `what` names the kind of file in errors, for example "the file
+    /// of the secret id".
     pub(super) async fn read(
         &self,
         files: &Files,
@@ -58,13 +60,18 @@ impl Credential {
             Self::File(file) => file,
         };
         let content = content_of(files, what, file).await?;
-        // Editors and `echo` end a file with a newline, an agent does not. Spaces can be meant.
+        // Editors and `echo` end a file with a newline, an agent does not. Spaces may be part of a
+        // password.
         let line = content.trim_end_matches(['\r', '\n']);
-        if is_line(line) { Ok(line.into()) } else { Err(not_one(what, file, "no credential")) }
+        if is_line(line) {
+            Ok(line.into())
+        } else {
+            Err(invalid_content(what, file, "no credential"))
+        }
     }
 }
 
-/// Reads a token, or a JWT, from a file.
+/// Reads a token or a JWT from a file.
 pub(super) async fn read_token(
     files: &Files,
     what: &'static str,
@@ -72,10 +79,10 @@ pub(super) async fn read_token(
 ) -> Result<SecretString, CredentialError> {
     let content = content_of(files, what, file).await?;
     let token = content.trim();
-    if is_token(token) { Ok(token.into()) } else { Err(not_one(what, file, "no token")) }
+    if is_token(token) { Ok(token.into()) } else { Err(invalid_content(what, file, "no token")) }
 }
 
-fn not_one(what: &'static str, file: &Path, expected: &'static str) -> CredentialError {
+fn invalid_content(what: &'static str, file: &Path, expected: &'static str) -> CredentialError {
     CredentialError::NotOne { what, file: file.display().to_string(), expected }
 }
 
@@ -94,22 +101,22 @@ async fn content_of(
 }
 
 fn read_to_end(file: &Path) -> io::Result<String> {
-    // A pipe would be waited for without an end.
+    // Reading a pipe may never end.
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is no file"));
     }
     let mut content = String::new();
-    // A file without an end is none, but must not be read for ever.
+    // A file without an end, which is not a credential, must not be read for ever.
     File::open(file)?.take(LONGEST as u64 + 2).read_to_string(&mut content)?;
     Ok(content)
 }
 
-/// Whether a text can stand in a header: `vaultrs` panics on one that cannot.
+/// Returns whether a text can be the value of a header. `vaultrs` panics on a text that cannot.
 pub(crate) fn is_token(text: &str) -> bool {
     (1..=LONGEST).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Whether a text is one line, as what a server is told in the body of a request.
+/// Returns whether a text is a single line, as the body of a request requires.
 pub(crate) fn is_line(text: &str) -> bool {
     (1..=LONGEST).contains(&text.len()) && !text.contains(char::is_control)
 }

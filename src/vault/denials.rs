@@ -1,43 +1,43 @@
-//! When a denial is worth a login: a pure state machine.
+//! Decides when a denied request justifies a login: a pure state machine.
 //!
-//! A path that stays forbidden, or a server that forgets each token at once, must not cost a login a
-//! poll; a token that was revoked, or whose role has got another policy, must be replaced.
+//! A path that stays forbidden, or a server that forgets each token at once, must not cost a login
+//! per poll. A token must be replaced if it was revoked or if the policies of its role changed.
 
 use std::time::Duration;
 
-/// Why a token is thought to be of no more use.
+/// Why a token may be useless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TokenDoubt {
-    /// The server does not know it.
+    /// The server does not know the token.
     Ended,
-    /// A policy forbids what was asked.
+    /// A policy forbids the request.
     Forbidden,
 }
 
-/// A token that a policy forbids something to is replaced only if it is older than this, and than
-/// four periods, doubled with each login in a row that did not help.
+/// A token that a policy denies is replaced only if it is older than this time and than four
+/// periods. The time doubles with each login in a row that did not help.
 const FORBIDDEN: Duration = Duration::from_mins(15);
 
-/// A token that the server does not know is replaced at once; after a login that did not help, only if
-/// it is older than this, doubled with each other in a row, up to [`FORBIDDEN`].
+/// A token that the server does not know is replaced at once. After a login that did not help, the
+/// token must be older than this time, which doubles with each further login up to [`FORBIDDEN`].
 const ENDED: Duration = Duration::from_secs(5);
 
-/// A token is made by one node of a cluster, and a standby that lags does not know it at once. What the
-/// server does not know of a token that is younger than this is asked for again.
+/// One node of a cluster creates a token, and a standby that lags does not know it at once. If the
+/// server does not know a token younger than this, the request is sent again.
 const YOUNG: Duration = Duration::from_secs(2);
 
-/// What to do about a request that was denied.
+/// What to do about a denied request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Remedy {
-    /// Log in, and ask with the new token.
+    /// Log in, and send the request with the new token.
     LogIn,
-    /// Ask again after a moment, with the same token.
+    /// Send the request again after a moment, with the same token.
     AskAgain,
-    /// Nothing: take the denial as the answer.
+    /// Accept the denial as the answer.
     Accept,
 }
 
-/// What denials have led to of late.
+/// The logins that recent denials have caused.
 #[derive(Debug, Default)]
 pub(super) struct Denials {
     ended: Row,
@@ -48,13 +48,13 @@ pub(super) struct Denials {
 #[derive(Debug, Default)]
 struct Row {
     logins: u32,
-    /// Whether the reason was met during this poll.
+    /// Whether the reason occurred during this poll.
     is_met: bool,
 }
 
 impl Denials {
-    /// What to do about a request that was denied, whose token is so old. Logins that fail, and are
-    /// paced otherwise, are not counted: see [`Self::has_logged_in`].
+    /// Returns what to do about a denied request. `age` is the age of its token. Failed logins are
+    /// not counted here, because they have a back-off of their own: see [`Self::has_logged_in`].
     pub(super) fn remedy(&mut self, doubt: TokenDoubt, age: Duration, period: Duration) -> Remedy {
         let (row, least) = match doubt {
             TokenDoubt::Forbidden => {
@@ -79,7 +79,7 @@ impl Denials {
         }
     }
 
-    /// A login that was worth it has succeeded.
+    /// Records a successful login that a denial caused.
     pub(super) fn has_logged_in(&mut self, doubt: TokenDoubt) {
         let row = match doubt {
             TokenDoubt::Ended => &mut self.ended,
@@ -88,7 +88,7 @@ impl Denials {
         row.logins = row.logins.saturating_add(1);
     }
 
-    /// A poll is over: a reason that it did not meet is no more.
+    /// Ends a poll. A reason that did not occur in the poll is reset.
     pub(super) fn after_poll(&mut self) {
         for row in [&mut self.ended, &mut self.forbidden] {
             if !std::mem::take(&mut row.is_met) {
@@ -105,7 +105,7 @@ mod tests {
     const MINUTE: Duration = Duration::from_mins(1);
     const HOUR: Duration = Duration::from_hours(1);
 
-    /// The ages at which tokens are replaced, each poll being denied.
+    /// The ages at which tokens are replaced when each poll is denied.
     fn ages(doubt: TokenDoubt, period: Duration, polls: u32) -> Vec<u64> {
         let mut denials = Denials::default();
         let (mut age, mut ages) = (Duration::ZERO, Vec::new());
@@ -116,7 +116,7 @@ mod tests {
                 ages.push(age.as_secs());
                 age = Duration::ZERO;
             }
-            // Others of the same poll are denied as well, by then with the new token.
+            // Other requests of the same poll are denied as well, by then with the new token.
             if age.is_zero() {
                 assert_ne!(denials.remedy(doubt, age, period), Remedy::LogIn);
             }
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(denials.remedy(TokenDoubt::Ended, Duration::ZERO, MINUTE), Remedy::AskAgain);
         assert_eq!(denials.remedy(TokenDoubt::Ended, just_before, MINUTE), Remedy::AskAgain);
         assert_eq!(denials.remedy(TokenDoubt::Ended, YOUNG, MINUTE), Remedy::LogIn);
-        // What a policy forbids, no standby will allow.
+        // No standby will allow a request that a policy forbids.
         assert_eq!(denials.remedy(TokenDoubt::Forbidden, Duration::ZERO, MINUTE), Remedy::Accept);
     }
 
@@ -148,7 +148,7 @@ mod tests {
     fn a_path_that_stays_forbidden_costs_ever_fewer_logins() {
         let minutes = |ages: Vec<u64>| ages.into_iter().map(|age| age / 60).collect::<Vec<_>>();
         assert_eq!(minutes(ages(TokenDoubt::Forbidden, MINUTE, 500)), [15, 30, 60, 120, 240]);
-        // Whoever polls seldom does not log in at each poll either.
+        // A controller that polls rarely does not log in at each poll either.
         assert_eq!(minutes(ages(TokenDoubt::Forbidden, HOUR, 13)), [240, 240, 240]);
     }
 

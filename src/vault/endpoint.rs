@@ -1,15 +1,15 @@
-//! Requests that `vaultrs` does not have, or has in another form than servers take.
+//! Requests that `vaultrs` lacks, or has in a form that servers do not accept.
 
 use rustify::endpoint::Endpoint;
 use rustify::enums::{RequestMethod, RequestType, ResponseType};
 use rustify::errors::ClientError;
 use serde::de::IgnoredAny;
 
-/// A POST.
+/// A POST request.
 pub(super) struct Post {
-    /// The path of the API, with a slash at its start and without `v1`.
+    /// The API path, with a leading slash and without `v1`.
     pub(super) path: String,
-    /// What is sent, in JSON.
+    /// The JSON body.
     pub(super) body: Option<Vec<u8>>,
 }
 

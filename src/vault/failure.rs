@@ -1,12 +1,12 @@
 //! The errors of requests to the server.
 
-/// Why a request to the server brought no answer that helps.
+/// Why a request to the server returned no usable answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// There is no connection.
     #[error("cannot be reached: {0}")]
     Unreachable(String),
-    /// It did not answer in time.
+    /// The server did not answer in time.
     #[error("does not answer in time")]
     Timeout,
     /// 503: sealed, not initialised, or a standby without a leader.
@@ -18,42 +18,43 @@ pub enum Failure {
     /// Another 5xx.
     #[error("fails (status {0})")]
     Server(u16),
-    /// 403 to a token that the server does not know (any more).
+    /// 403 because the server does not know the token, or no longer knows it.
     #[error("does not accept the token: it has ended or was revoked (403)")]
     TokenEnded,
     /// 403 by policy.
     #[error("denies permission (403)")]
     Denied,
-    /// 403 to a question about a mount that does not exist, or of which the policy grants nothing: the
-    /// server does not say which.
-    #[error("does not tell of such a mount (403, preflight capability check)")]
+    /// 403 to a request about a mount. The mount does not exist or the policy grants nothing on it;
+    /// the server does not say which.
+    #[error("reports no such mount (403, preflight capability check)")]
     NoMount,
-    /// Another 4xx, with what the server says of it.
+    /// Another 4xx, with the server's message.
     #[error("refuses (status {status}): {message}")]
     Refused {
         /// The status.
         status: u16,
-        /// What the server said.
+        /// The server's message.
         message: String,
     },
-    /// A redirect, which is not followed: the token would go along.
+    /// A redirect, which is not followed, because it would send the token to another address.
     #[error(
-        "redirects to {0}, which is not followed; add it to VAULT_REDIRECT_ADDRS if it is right"
+        "redirects to {0}; the redirect is not followed. If it is right, add it to \
+         VAULT_REDIRECT_ADDRS"
     )]
     Redirected(String),
-    /// The request cannot even be made: it says nothing of the server.
-    #[error("cannot be asked for this: {0}")]
+    /// The request cannot be created. This says nothing about the server.
+    #[error("is not asked, because the request is invalid: {0}")]
     Unaskable(String),
-    /// An answer that is none of this API.
+    /// An answer that is not from this API.
     #[error("gave an answer that cannot be read: {0}")]
     BadAnswer(String),
-    /// An answer that began, and was not over in time or after more bytes than any has.
+    /// An answer that did not end in time, or is longer than any valid answer.
     #[error("gives an answer that does not end")]
     Endless,
 }
 
 impl Failure {
-    /// A short name of its kind.
+    /// The short name of the kind of failure.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
@@ -72,13 +73,13 @@ impl Failure {
         }
     }
 
-    /// The request is not complete, which no configuration that was checked can make it.
+    /// The request is incomplete. No checked configuration causes this failure.
     pub(super) fn incomplete_request() -> Self {
         Self::Unaskable("the request is not complete".to_owned())
     }
 
-    /// The answer does not have its form. The error of the decoder is left out: it can hold a part of
-    /// the answer, and so a token.
+    /// The answer does not have the expected form. The error of the decoder is omitted, because it
+    /// can contain a part of the answer, and so a token.
     pub(super) fn unreadable_answer() -> Self {
         Self::BadAnswer("not of the expected form".to_owned())
     }

@@ -1,8 +1,8 @@
-//! The files of a server, certificates and credentials, which are read whenever they are needed. One may
-//! be on a mount that hangs.
+//! Reads the certificate and credential files of a server whenever they are needed. A file may be
+//! on a mount that hangs.
 //!
-//! Architecture Invariant: no read holds a thread of the runtime, and none is waited for without an end.
-//! The reads of one server take turns, so that a mount that hangs keeps one thread, and no other server
+//! Architecture Invariant: no read blocks a thread of the runtime, and each read has a time-out.
+//! The reads of one server take turns, so a mount that hangs blocks one thread, and no other server
 //! waits for it.
 
 use std::io;
@@ -13,10 +13,10 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-/// How long a read may take, with the wait for its turn.
+/// The time-out of a read, including the wait for its turn.
 const LONGEST_READ: Duration = Duration::from_secs(5);
 
-/// The turn to read files of one server.
+/// The permit to read files of one server.
 #[derive(Clone, Debug)]
 pub struct Files {
     turn: Arc<Semaphore>,
@@ -30,8 +30,8 @@ impl Default for Files {
 }
 
 impl Files {
-    /// Has something read that blocks meanwhile. Fails where it takes too long; the next read then waits
-    /// until this one has ended after all.
+    /// Runs a read that blocks. Returns an error if the read takes too long; the next read then
+    /// waits until this one has ended.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce() -> T + Send + 'static,
@@ -44,7 +44,7 @@ impl Files {
                 drop(turn);
                 content
             });
-            reading.await.map_err(|_| io::Error::other("the read was broken off"))
+            reading.await.map_err(|_| io::Error::other("the read was interrupted"))
         };
         let hangs = || io::Error::new(io::ErrorKind::TimedOut, "the file system does not answer");
         timeout(self.longest, reading).await.unwrap_or_else(|_| Err(hangs()))

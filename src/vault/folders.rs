@@ -1,105 +1,111 @@
-//! Which secrets are read by a LIST of their folder, and which one by one: what costs the server less.
+//! Decides which secrets are read by a LIST of their folder, and which one by one, by the cost for
+//! the server.
 //!
-//! `LIST <mount>/detailed-metadata/<folder>` answers in pages with the metadata of all that lies in a
-//! folder. Not every server has it, and not every policy grants it: then each secret is read alone.
+//! `LIST <mount>/detailed-metadata/<folder>` returns the metadata of all entries of a folder, in
+//! pages. If the server does not support the request, or the policy does not grant it, each secret
+//! is read alone.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How many keys of a page cost the server as much as one GET. Measured with `OpenBao` 2.7: 0.03 ms and
-/// 0.6 kB of audit log a key, beside 0.15 ms and 2.8 kB a GET.
+/// How many keys of a page cost the server as much as one GET. Measured with `OpenBao` 2.7: a key
+/// takes 0.03 ms and 0.6 kB of audit log, a GET 0.15 ms and 2.8 kB.
 const KEYS_A_GET: usize = 4;
 
-/// The fewest secrets of a folder for which it may be listed: of one, a GET is as good.
+/// The fewest wanted secrets for which a folder is listed. For a single secret, a GET costs no
+/// more.
 const FEWEST: usize = 2;
 
-/// Keys in a page: those with ten versions each, as servers keep them, make 1.5 MB.
+/// The number of keys in a page. A page of secrets with ten versions each, the usual limit of
+/// servers, takes 1.5 MB.
 const PAGE: usize = 1000;
 
-/// Where a page of so few keys is too long an answer still, the folder is not listed.
+/// If even a page of this many keys is too long, the folder is not listed.
 const SHORTEST_PAGE: usize = 15;
 
-/// How long it is remembered that a folder has too many keys: folders change slowly, and whoever
-/// forgets pays as much again as the GETs cost.
+/// How long the controller remembers that a folder has too many keys. Folders change slowly, and
+/// forgetting costs as much again as the GETs.
 const SIZE_KEPT_FOR: Duration = Duration::from_hours(24);
 
-/// How long a refusal is remembered: the server lacks LIST, or the policy. Either may be mended, and
-/// asking costs one request.
+/// How long a refusal is remembered. Either the server lacks LIST or the policy does not grant it.
+/// Both can be corrected, and a new attempt costs one request.
 const REFUSAL_KEPT_FOR: Duration = Duration::from_hours(1);
 
-/// How many folders of a mount are asked for before it counts as refused: a policy may grant some of
-/// them. Others have their turn an hour later.
+/// How many folders of a mount must be denied before the whole mount counts as refused, because a
+/// policy may grant only some folders. The remaining folders are tried an hour later.
 const DENIALS: usize = 4;
 
-/// How long it is remembered that a LIST failed, while GETs may work.
+/// How long a failed LIST is remembered. GETs may still work.
 const FAILURE_KEPT_FOR: Duration = Duration::from_mins(5);
 
-/// The most folders of which anything is remembered. Whoever has more pays a request each now and then.
+/// The most folders that are remembered. With more folders, each costs an additional request now
+/// and then.
 const MOST: usize = 50_000;
 
 /// A folder of secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Folder {
-    /// Where it is mounted.
+    /// The mount of the folder.
     pub mount: Mount,
-    /// Its path within the mount, with a slash at its end; empty for the mount as a whole.
+    /// The path within the mount, with a trailing slash; empty for the mount as a whole.
     pub path: Box<str>,
 }
 
-/// A mount: its Vault namespace, and its path with a slash at its end.
+/// A mount: its Vault namespace, and its path with a trailing slash.
 pub type Mount = (Option<Arc<str>>, Box<str>);
 
-/// How far to go in listing a folder.
+/// The limits for listing a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Keys in a page.
+    /// The number of keys in a page.
     pub page: usize,
-    /// Keys in all: with more, GETs are cheaper.
+    /// The most keys to read in total. Beyond this number, GETs cost less.
     pub most: usize,
 }
 
-/// What came of listing a folder.
+/// The result of listing a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListResult {
-    /// So many keys had to be read for all that is wanted of it.
+    /// All wanted secrets were found after this many keys.
     Keys(usize),
-    /// It has more keys than this, which were too many already.
+    /// The folder has more keys than this number, which is already too many.
     MoreThan(usize),
-    /// A page of so many keys is too long an answer.
+    /// A page of this many keys is too long.
     PageTooLong(usize),
-    /// A page of so many keys was not answered in time: too long an answer if that happens twice.
+    /// A page of this many keys was not answered in time. After the second time, the page counts as
+    /// too long.
     TimedOut(usize),
-    /// The policy does not grant it.
+    /// The policy does not grant the request.
     Denied,
-    /// The server does not have it.
+    /// The server does not support the request.
     Unsupported,
-    /// The server limits how often it may be asked for.
+    /// The server limits the rate of the request.
     Limited,
-    /// It failed in another way.
+    /// The request failed in another way.
     Failed,
 }
 
-/// What is remembered of folders. All of it may be lost.
+/// What is known about folders. Losing this state is harmless.
 #[derive(Debug, Default)]
 pub struct Folders {
     known: HashMap<Folder, Known>,
     /// Mounts that are not listed, and until when.
     refused: HashMap<Mount, Instant>,
-    /// Mounts of which a folder was listed: a denial there is about another folder alone.
+    /// Mounts of which a folder was listed. A denial in such a mount concerns one folder only.
     granted: HashSet<Mount>,
-    /// How many folders were denied of mounts of which none was listed.
+    /// The number of denied folders, for mounts without a listed folder.
     denials: HashMap<Mount, usize>,
-    /// Mounts that were denied, and of which nobody has heard yet.
+    /// Denied mounts that are not reported yet.
     denied: Vec<Mount>,
-    /// Mounts of which somebody has.
-    told: HashSet<Mount>,
+    /// Denied mounts that were reported.
+    reported: HashSet<Mount>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Known {
     page: usize,
-    /// How many keys it has, or at least has where `is_more`.
+    /// The number of keys of the folder; a lower bound if `is_more`.
     keys: usize,
     is_more: bool,
     has_timed_out: bool,
@@ -107,7 +113,7 @@ struct Known {
 }
 
 impl Folder {
-    /// The API path that lists it.
+    /// The API path that lists the folder.
     #[must_use]
     pub fn listing(&self) -> String {
         format!("{}detailed-metadata/{}", self.mount.1, self.path)
@@ -115,8 +121,8 @@ impl Folder {
 }
 
 impl Folders {
-    /// Whether, and how far, to list a folder of which so many secrets are wanted; `None` where GETs
-    /// cost less, or are all there is.
+    /// Returns how to list a folder that contains `wanted` wanted secrets. Returns `None` if GETs
+    /// cost less or the folder cannot be listed.
     #[must_use]
     pub fn plan(&self, folder: &Folder, wanted: usize, now: Instant) -> Option<Plan> {
         let is_refused = self.refused.get(&folder.mount).is_some_and(|until| now < *until);
@@ -127,38 +133,40 @@ impl Folders {
         let Some(known) = self.known.get(folder).filter(|known| now < known.until) else {
             return Some(Plan { page: PAGE, most });
         };
-        // Where only the least is known, it is tried again once far more are wanted.
+        // If only a lower bound is known, the folder is listed again once far more secrets are
+        // wanted.
         let least = if known.is_more { known.keys.saturating_mul(2) } else { known.keys };
         (least <= most).then_some(Plan { page: known.page, most })
     }
 
-    /// Whether a folder of this mount was listed before.
+    /// Returns whether a folder of this mount was listed before.
     #[must_use]
     pub fn is_granted(&self, mount: &Mount) -> bool {
         self.granted.contains(mount)
     }
 
-    /// Until when the latest attempt at a folder counted, or counts; nothing comes before any.
+    /// Returns until when the latest attempt to list a folder is or was remembered. A folder that
+    /// was never tried has `None`, which sorts first.
     #[must_use]
     pub fn last_try(&self, folder: &Folder) -> Option<Instant> {
         self.known.get(folder).map(|known| known.until)
     }
 
-    /// Takes in what came of listing a folder.
-    pub fn learn(&mut self, folder: &Folder, learnt: ListResult, now: Instant) {
+    /// Stores the result of listing a folder.
+    pub fn learn(&mut self, folder: &Folder, result: ListResult, now: Instant) {
         if self.known.len() >= MOST {
             self.known.clear();
         }
         let had_timed_out = self.known.get(folder).is_some_and(|known| known.has_timed_out);
-        let learnt = match learnt {
+        let result = match result {
             ListResult::TimedOut(keys) if had_timed_out => ListResult::PageTooLong(keys),
-            learnt => learnt,
+            result => result,
         };
         let known = self.known.get(folder).filter(|known| now < known.until);
         let page = known.map_or(PAGE, |known| known.page);
-        // A page that had to be shorter is tried in full again, in time.
+        // A shortened page is tried at full length again when the remembered size expires.
         let kept_until = known.filter(|_| page < PAGE).map_or(now + SIZE_KEPT_FOR, |it| it.until);
-        let known = match learnt {
+        let known = match result {
             ListResult::Keys(keys) => {
                 self.grant(&folder.mount);
                 Known { page, keys, is_more: false, has_timed_out: false, until: kept_until }
@@ -174,11 +182,10 @@ impl Folders {
                 has_timed_out: false,
                 until: now + SIZE_KEPT_FOR,
             },
-            // A server that hangs for a moment says nothing of the folder.
-            ListResult::TimedOut(_) => Known {
-                has_timed_out: true,
-                ..Known::not_to_be_listed(page, now + FAILURE_KEPT_FOR)
-            },
+            // A server that hangs for a moment says nothing about the folder.
+            ListResult::TimedOut(_) => {
+                Known { has_timed_out: true, ..Known::unlisted(page, now + FAILURE_KEPT_FOR) }
+            }
             ListResult::Denied if !self.granted.contains(&folder.mount) => {
                 self.denied.push(folder.mount.clone());
                 let denials = self.denials.entry(folder.mount.clone()).or_default();
@@ -187,25 +194,26 @@ impl Folders {
                     self.denials.remove(&folder.mount);
                     self.refused.insert(folder.mount.clone(), now + REFUSAL_KEPT_FOR);
                 }
-                Known::not_to_be_listed(page, now + REFUSAL_KEPT_FOR)
+                Known::unlisted(page, now + REFUSAL_KEPT_FOR)
             }
             ListResult::Unsupported if !self.granted.contains(&folder.mount) => {
                 self.refused.insert(folder.mount.clone(), now + REFUSAL_KEPT_FOR);
                 return;
             }
             ListResult::Denied | ListResult::Unsupported => {
-                Known::not_to_be_listed(page, now + REFUSAL_KEPT_FOR)
+                Known::unlisted(page, now + REFUSAL_KEPT_FOR)
             }
-            ListResult::PageTooLong(_) => Known::not_to_be_listed(page, now + SIZE_KEPT_FOR),
+            ListResult::PageTooLong(_) => Known::unlisted(page, now + SIZE_KEPT_FOR),
             ListResult::Limited if !self.granted.contains(&folder.mount) => {
                 self.refused.insert(folder.mount.clone(), now + FAILURE_KEPT_FOR);
                 return;
             }
-            ListResult::Limited => Known::not_to_be_listed(page, now + FAILURE_KEPT_FOR),
+            ListResult::Limited => Known::unlisted(page, now + FAILURE_KEPT_FOR),
             ListResult::Failed => {
-                // Others may fail just so: one at a time, until one does not.
+                // Other folders may fail alike, so one folder at a time is tried until one
+                // succeeds.
                 self.granted.remove(&folder.mount);
-                Known::not_to_be_listed(page, now + FAILURE_KEPT_FOR)
+                Known::unlisted(page, now + FAILURE_KEPT_FOR)
             }
         };
         self.known.insert(folder.clone(), known);
@@ -216,18 +224,18 @@ impl Folders {
         self.granted.insert(mount.clone());
     }
 
-    /// The mounts that were denied, each once.
+    /// Returns the denied mounts that were not reported before, each once.
     pub fn take_denied(&mut self) -> Vec<Mount> {
         let mut denied = std::mem::take(&mut self.denied);
         denied.sort_unstable();
         denied.dedup();
-        denied.retain(|mount| self.told.insert(mount.clone()));
+        denied.retain(|mount| self.reported.insert(mount.clone()));
         denied
     }
 }
 
 impl Known {
-    fn not_to_be_listed(page: usize, until: Instant) -> Self {
+    fn unlisted(page: usize, until: Instant) -> Self {
         Self { page, keys: usize::MAX, is_more: false, has_timed_out: false, until }
     }
 }
@@ -240,9 +248,9 @@ mod tests {
         Folder { mount: (None, "secret/".into()), path: path.into() }
     }
 
-    fn after(learnt: ListResult, now: Instant) -> Folders {
+    fn after(result: ListResult, now: Instant) -> Folders {
         let mut folders = Folders::default();
-        folders.learn(&folder("a/"), learnt, now);
+        folders.learn(&folder("a/"), result, now);
         folders
     }
 
@@ -263,7 +271,7 @@ mod tests {
         let now = Instant::now();
         let plan = Folders::default().plan(&folder("a/"), 3, now);
         assert_eq!(plan, Some(Plan { page: PAGE, most: 12 }));
-        // It has more: not again for a day, unless far more are wanted.
+        // The folder has more keys: it is not listed for a day, unless far more secrets are wanted.
         let folders = after(ListResult::MoreThan(12), now);
         assert_eq!(folders.plan(&folder("a/"), 3, now), None);
         assert_eq!(folders.plan(&folder("a/"), 5, now), None);
@@ -300,7 +308,7 @@ mod tests {
             }
             now += REFUSAL_KEPT_FOR;
         }
-        // Each has its turn before one has its second.
+        // Each folder is tried once before any folder is tried again.
         assert_eq!(tried[..10], names[..]);
         assert_eq!(tried[10..], names[..2]);
     }
@@ -343,7 +351,7 @@ mod tests {
             folders.learn(&folder("a/"), ListResult::PageTooLong(plan.page), now);
         }
         assert_eq!(pages, [1_000, 500, 250, 125, 62, 31, 15]);
-        // What failed otherwise is tried again soon.
+        // Any other failure is tried again soon.
         let folders = after(ListResult::Failed, now);
         assert_eq!(folders.plan(&folder("a/"), 9, now), None);
         assert!(folders.plan(&folder("a/"), 9, now + FAILURE_KEPT_FOR).is_some());
@@ -359,7 +367,7 @@ mod tests {
         assert_eq!(page(&folders), PAGE);
         folders.learn(&folder("a/"), ListResult::TimedOut(PAGE), then);
         assert_eq!(page(&folders), PAGE / 2);
-        // One that was answered in between begins anew.
+        // A successful answer in between resets the count.
         folders.learn(&folder("a/"), ListResult::Keys(900), then);
         folders.learn(&folder("a/"), ListResult::TimedOut(PAGE / 2), then);
         assert_eq!(folders.plan(&folder("a/"), 900, then), None);
@@ -385,7 +393,7 @@ mod tests {
         folders.learn(&folder("a/"), ListResult::Limited, now);
         assert_eq!(folders.plan(&folder("a/"), 9, now), None);
         assert!(folders.plan(&folder("b/"), 9, now).is_some());
-        // Where none was listed before, one is enough to know.
+        // If no folder of the mount was listed before, one limit is enough.
         let folders = after(ListResult::Limited, now);
         assert_eq!(folders.plan(&folder("b/"), 9, now), None);
         assert!(folders.plan(&folder("b/"), 9, now + FAILURE_KEPT_FOR).is_some());

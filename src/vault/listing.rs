@@ -1,4 +1,4 @@
-//! A page of a folder: the metadata of many secrets in one answer.
+//! Reads a page of a folder: the metadata of many secrets in one answer.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -15,23 +15,24 @@ use crate::model::text::shorten;
 /// A page of a folder.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// What it says of the keys that are wanted. That a key is not among them says nothing of its
-    /// secret: a policy can leave keys out without a word.
+    /// The metadata of the wanted keys. A missing key says nothing about its secret, because a
+    /// policy can omit keys silently.
     pub found: Vec<(Box<str>, Metadata)>,
-    /// How many keys it has.
+    /// The number of keys in the page.
     pub keys: usize,
-    /// Its last key, after which the next page begins.
+    /// The last key. The next page begins after it.
     pub last: Option<String>,
 }
 
-/// Reads the answer to `LIST <mount>/detailed-metadata/<folder>`. `now` is the present by the server's
-/// clock.
+/// Reads the answer to `LIST <mount>/detailed-metadata/<folder>`. `now` is the present time of the
+/// server's clock.
 pub fn read(
     answer: &Answer,
     now: Timestamp,
     is_wanted: impl Fn(&str) -> bool,
 ) -> Result<Page, Failure> {
-    // What the decoder skips it does not look at: all of it is to be text.
+    // The JSON decoder does not check the parts that it skips, so check that the whole body is
+    // UTF-8.
     let text = std::str::from_utf8(&answer.body).unwrap_or_default();
     if answer.status == 404 && metadata::is_bare_not_found(text) {
         return Ok(Page::default());
@@ -43,7 +44,7 @@ pub fn read(
         .map_err(|error| Failure::BadAnswer(shorten(&format!("list: {error}"))))?;
     let Data { keys, key_info } = data;
     let found = keys.iter().filter(|key| is_wanted(key)).filter_map(|key| {
-        // One that cannot be read is asked for alone, and its trouble is its own.
+        // A secret with unreadable metadata is read alone, and its error concerns that secret only.
         let metadata = metadata::of(key_info.get(key)?.get(), now).ok()?;
         Some((key.as_ref().into(), metadata))
     });
@@ -94,9 +95,9 @@ mod tests {
         let found: Vec<(Box<str>, Metadata)> = vec![
             ("a".into(), live),
             ("b".into(), Metadata::Deleted),
-            // Written, and without a version yet.
+            // The secret was created, and has no version yet.
             ("c".into(), Metadata::Missing),
-            // Of the others nothing is said: what cannot be read, or was left out.
+            // The other keys are not found: their metadata are unreadable or were omitted.
         ];
         assert_eq!(page(200, &body), Ok(Page { found, keys: 7, last: Some("sub/".to_owned()) }));
     }

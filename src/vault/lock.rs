@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks a mutex, also one whose holder panicked: that ends the process, and until then other tasks may
-/// still look.
+/// Locks a mutex, even if a task panicked while it held the lock. The panic ends the process, and
+/// other tasks may still read the value until then.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! The ways in: how the controller comes by a token.
+//! Auth methods: how the controller gets a token.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,56 +30,56 @@ const JWT: &str = "the JWT file";
 const TOKEN: &str = "the token file";
 const PASSWORD: &str = "the file of the password";
 
-/// A way to come by a token.
+/// An auth method.
 #[derive(Clone, Debug)]
 pub enum Method {
-    /// A login of the `kubernetes` or `jwt` method: the two take the same request.
+    /// A login of the `kubernetes` or `jwt` method. Both take the same request.
     Jwt {
-        /// Where the method is mounted, without `auth/`.
+        /// The mount of the method, without `auth/`.
         mount: String,
         /// The role.
         role: String,
-        /// The file with the JWT. It is read for each login, because projected tokens rotate.
+        /// The file with the JWT. The file is read for each login, because projected tokens rotate.
         file: PathBuf,
     },
     /// A login of the `approle` method.
     AppRole(AppRole),
     /// A login of the `userpass` method.
     UserPass {
-        /// Where the method is mounted, without `auth/`.
+        /// The mount of the method, without `auth/`.
         mount: String,
         /// The user.
         username: String,
         /// The password.
         password: Credential,
     },
-    /// A login of the `cert` method, with the client certificate that each connection shows.
+    /// A login of the `cert` method, with the client certificate of the connection.
     Cert {
-        /// Where the method is mounted, without `auth/`.
+        /// The mount of the method, without `auth/`.
         mount: String,
-        /// The role; `None` where the server picks the one that fits.
+        /// The role; `None` lets the server pick the role that fits.
         role: Option<String>,
     },
-    /// A token that was given.
+    /// A given token.
     Token(SecretString),
-    /// A file that holds a token, and whose content may be replaced at any time.
+    /// A file that contains a token. The content may be replaced at any time.
     TokenFile(PathBuf),
-    /// None: the server is the listener of an agent or a proxy that adds a token of its own.
+    /// No token: the server is the listener of an agent or a proxy that adds its own token.
     None,
 }
 
-/// A token with what was granted.
+/// A token and its grant.
 pub(super) struct Login {
     pub(super) token: SecretString,
     pub(super) grant: Grant,
-    /// Whether we logged in for it.
+    /// Whether the controller logged in for the token.
     pub(super) ours: bool,
-    /// Whether we may revoke it, and can: a batch token cannot be.
+    /// Whether the controller may and can revoke the token. A batch token cannot be revoked.
     pub(super) revocable: bool,
 }
 
 impl Method {
-    /// Logs in, or takes the token that was given and asks once how long it lives.
+    /// Logs in, or looks up a given token once to learn its lifetime.
     pub(super) async fn login(&self, server: &Server) -> Result<Login, LoginError> {
         let body = match self {
             Self::Jwt { mount, role, file } => login_with_jwt(server, mount, role, file).await?,
@@ -105,7 +105,8 @@ impl Method {
         Ok(Login { token, grant, ours: true, revocable })
     }
 
-    /// The content of the token file, where that is the way in: it may have been replaced.
+    /// Reads the token file again, if the method uses one, because its content may have been
+    /// replaced.
     pub(super) async fn reread(&self, files: &Files) -> Option<SecretString> {
         match self {
             Self::TokenFile(file) => credential::read_token(files, TOKEN, file).await.ok(),
@@ -113,7 +114,8 @@ impl Method {
         }
     }
 
-    /// What it logs in with, and may be replaced in a file; `None` where that cannot be read.
+    /// Returns the credentials that a login reads from files; `None` if they cannot be read or the
+    /// method has none.
     pub(super) async fn credentials(&self, files: &Files) -> Option<Vec<SecretString>> {
         match self {
             Self::AppRole(role) => role.credentials(files).await,
@@ -133,7 +135,7 @@ impl Method {
         matches!(self, Self::Token(_) | Self::TokenFile(_))
     }
 
-    /// Whether wrong credentials, given a few times, lock whoever they are of out.
+    /// Whether a few logins with wrong credentials lock out the role or user.
     pub(super) fn can_be_locked(&self) -> bool {
         matches!(self, Self::AppRole(_) | Self::UserPass { .. })
     }
@@ -180,14 +182,14 @@ async fn login_with_certificate(
     mount: &str,
     role: Option<&str>,
 ) -> Result<Vec<u8>, LoginError> {
-    // Servers call the role `name`; the request of `vaultrs` calls it otherwise.
+    // Servers call the role `name`, and the request of `vaultrs` uses another key.
     let body = json!({ "name": role.unwrap_or_default() }).to_string().into_bytes();
     let request = Post { path: format!("/auth/{mount}/login"), body: Some(body) };
     let answer = server.execute(request, "").await;
     answer.map(|answer| answer.body).map_err(|failure| LoginError::refused(mount, role, failure))
 }
 
-/// Renews a token, unless the server wants to be left alone.
+/// Renews a token, unless the server wants no requests.
 pub(super) async fn renew(server: &Server, token: &SecretString) -> Result<Grant, Failure> {
     if server.resumes_at().is_some() {
         return Err(Failure::RateLimited);
@@ -195,7 +197,7 @@ pub(super) async fn renew(server: &Server, token: &SecretString) -> Result<Grant
     renew_now(server, token).await
 }
 
-/// Renews a token, also one that ends while the server wants to be left alone.
+/// Renews a token even while the server wants no requests, because the token would end.
 pub(super) async fn renew_now(server: &Server, token: &SecretString) -> Result<Grant, Failure> {
     let request =
         RenewTokenSelfRequest::builder().build().map_err(|_| Failure::incomplete_request())?;
@@ -207,7 +209,7 @@ pub(super) async fn renew_now(server: &Server, token: &SecretString) -> Result<G
 pub(super) async fn revoke(server: &Server, token: &SecretString) -> Result<(), Failure> {
     let request =
         RevokeTokenSelfRequest::builder().build().map_err(|_| Failure::incomplete_request())?;
-    // A server that is pressed is better off without it, too.
+    // A revocation also relieves a server that is overloaded.
     server.execute_now(request, token.expose_secret()).await.map(drop)
 }
 
@@ -217,7 +219,7 @@ async fn look_up(server: &Server, token: SecretString) -> Result<Login, LoginErr
     let answer = server.execute(request, token.expose_secret()).await;
     let grant = match answer.and_then(|answer| looked_up(&answer.body)) {
         Ok(grant) => grant,
-        // Its policies do not let it look itself up: it is used until it is denied.
+        // The policies of the token do not allow a look-up. The token is used until it is denied.
         Err(Failure::Denied) => Grant { ttl: Duration::ZERO, renewable: false, uses: None },
         Err(Failure::TokenEnded) => return Err(LoginError::GivenTokenEnded),
         Err(failure) => return Err(LoginError::Server(failure)),
@@ -225,7 +227,7 @@ async fn look_up(server: &Server, token: SecretString) -> Result<Login, LoginErr
     Ok(Login { token, grant, ours: false, revocable: false })
 }
 
-/// What a login or a renewal answers, as far as it counts.
+/// The used parts of the answer to a login or a renewal.
 #[derive(Deserialize)]
 struct Authenticated {
     auth: Option<Auth>,
@@ -254,7 +256,7 @@ impl Auth {
     }
 }
 
-/// Reads the answer to a login: the token, what was granted, and whether it can be revoked.
+/// Reads the answer to a login: the token, its grant, and whether the token can be revoked.
 pub fn logged_in(body: &[u8]) -> Result<(SecretString, Grant, bool), Failure> {
     let auth = Auth::of(body)?;
     let grant = auth.grant();
@@ -271,7 +273,7 @@ pub fn renewed(body: &[u8]) -> Result<Grant, Failure> {
     Auth::of(body).map(|auth| auth.grant())
 }
 
-/// Reads what the server says of a token that it was given.
+/// Reads the answer to a look-up of a given token.
 pub fn looked_up(body: &[u8]) -> Result<Grant, Failure> {
     let answer: EndpointResult<LookupTokenResponse> =
         serde_json::from_slice(body).map_err(|_| Failure::unreadable_answer())?;

@@ -1,4 +1,4 @@
-//! KV v2 metadata: from an answer of the server to what was observed of a secret.
+//! KV v2 metadata: reads the state of a secret from an answer of the server.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,12 +13,12 @@ use super::read_error::ReadError;
 use crate::model::secret::Version;
 use crate::model::text::shorten;
 
-/// What the metadata of a secret say.
+/// The state of a secret according to its metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metadata {
     /// The latest version can be read.
     Live(Version),
-    /// There is no such secret, or it has no version.
+    /// The secret does not exist, or has no version.
     Missing,
     /// The latest version is deleted.
     Deleted,
@@ -27,7 +27,7 @@ pub enum Metadata {
 }
 
 impl Metadata {
-    /// The version that is live, or why there is none.
+    /// Returns the live version, or why there is none.
     pub(super) fn live(self) -> Result<Version, ReadError> {
         match self {
             Self::Live(version) => Ok(version),
@@ -38,9 +38,11 @@ impl Metadata {
     }
 }
 
-/// Reads the answer to `GET <mount>/metadata/<path>`. `now` is the present by the server's clock.
+/// Reads the answer to `GET <mount>/metadata/<path>`. `now` is the present time of the server's
+/// clock.
 pub fn read(answer: &Answer, now: Timestamp) -> Result<Metadata, Failure> {
-    // What the decoder skips it does not look at: all of it is to be text.
+    // The JSON decoder does not check the parts that it skips, so check that the whole body is
+    // UTF-8.
     let text = std::str::from_utf8(&answer.body).unwrap_or_default();
     if answer.status == 404 && is_bare_not_found(text) {
         return Ok(Metadata::Missing);
@@ -52,18 +54,19 @@ pub fn read(answer: &Answer, now: Timestamp) -> Result<Metadata, Failure> {
     data.observe(now)
 }
 
-/// Reads metadata as they stand in an answer.
+/// Reads the metadata of one secret within a longer answer.
 pub(super) fn of(text: &str, now: Timestamp) -> Result<Metadata, Failure> {
     serde_json::from_str::<Data<'_>>(text).map_err(|error| unreadable(&error))?.observe(now)
 }
 
-/// What the decoder says can hold a part of the answer, of any length.
+/// The text of a decoder error can contain a part of the answer, of any length.
 fn unreadable(error: &serde_json::Error) -> Failure {
     Failure::BadAnswer(shorten(&format!("metadata: {error}")))
 }
 
-/// A secret that is missing is `{"errors":[]}` and nothing else. With a word in it, the mount is
-/// missing, the path is none of KV v2, or the namespace is wrong: nothing that says "gone".
+/// Returns whether the body is exactly `{"errors":[]}`, the answer for a missing secret. Any
+/// message in the body means something else: the mount is missing, the path is not KV v2, or the
+/// namespace is wrong. None of these says that the secret is gone.
 pub(super) fn is_bare_not_found(body: &str) -> bool {
     #[derive(Deserialize)]
     struct NotFound {
@@ -89,7 +92,7 @@ struct Data<'a> {
     versions: Latest<'a>,
 }
 
-/// The entry with the highest number; the others are skipped while they are read.
+/// The entry with the highest number. Other entries are skipped while they are read.
 #[derive(Default)]
 struct Latest<'a>(Option<(u64, Entry<'a>)>);
 
@@ -119,15 +122,16 @@ impl Data<'_> {
         if entry.destroyed {
             return Ok(Metadata::Destroyed);
         }
-        // It can lie in the future: then the version will be deleted, and is live until then.
+        // A `deletion_time` in the future means that the version will be deleted, and is live until
+        // then.
         if !entry.deletion_time.is_empty() {
             let time: Timestamp =
-                entry.deletion_time.parse().map_err(|_| bad("deletion_time is no time"))?;
+                entry.deletion_time.parse().map_err(|_| bad("deletion_time is not a time"))?;
             if time <= now {
                 return Ok(Metadata::Deleted);
             }
         }
-        let created = entry.created_time.parse().map_err(|_| bad("created_time is no time"))?;
+        let created = entry.created_time.parse().map_err(|_| bad("created_time is not a time"))?;
         Ok(Metadata::Live(Version { number, created }))
     }
 }
@@ -150,9 +154,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Latest<'a> {
                 let mut latest: Option<(u64, Entry<'de>)> = None;
                 while let Some(key) = map.next_key::<Cow<'de, str>>()? {
                     let number = key.parse().map_err(serde::de::Error::custom)?;
-                    // Counted from 1, and spelt in one way.
+                    // Versions are counted from 1, and each number has one spelling.
                     if number == 0 || key.starts_with(['+', '0']) {
-                        return Err(serde::de::Error::custom("no number of a version"));
+                        return Err(serde::de::Error::custom("not a version number"));
                     }
                     let entry = map.next_value()?;
                     if latest.as_ref().is_none_or(|(highest, _)| number > *highest) {

@@ -1,7 +1,8 @@
-//! Everything that talks to a server of the Vault API.
+//! All communication with Vault servers.
 //!
-//! Architecture Invariant: only this module names `vaultrs` and `reqwest`, it knows nothing of
-//! Kubernetes, and of secrets engines it asks for nothing but their mounts and KV v2 metadata.
+//!
+//! Architecture Invariant: only this module names `vaultrs` and `reqwest`, and it knows nothing
+//! about Kubernetes. It asks secrets engines only for their mounts and for KV v2 metadata.
 
 pub mod answer;
 pub mod approle;

@@ -1,5 +1,5 @@
-//! Mounts: which secrets engine a path belongs to. The server is asked before anything under a
-//! mount is, because a read of another engine can mint a credential.
+//! Mounts: which secrets engine a path belongs to. The controller asks for the mount before it
+//! reads anything below it, because a read of another engine can create a credential.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -12,44 +12,44 @@ use super::answer::{Answer, failure_of};
 use super::failure::Failure;
 use crate::model::text::shorten;
 
-/// How long an answer is kept: mounts can be replaced, and one small request in this time is
-/// nothing beside the reads. A mount that did not exist, or was not granted, is found by the first
-/// poll after this time.
+/// How long the answer about a mount is kept. Mounts can be replaced, and one small request in this
+/// time is negligible beside the reads. The first poll after this time finds a mount that did not
+/// exist before, or that the policy did not grant.
 const KEPT_FOR: Duration = Duration::from_mins(5);
 
-/// The most refusals that are kept. Tenants can name any number of mounts that do not exist; what
-/// is not kept costs one request a poll.
+/// The most refusals that are kept. Tenants can name any number of mounts that do not exist. Each
+/// refusal that is not kept costs one request per poll.
 const MOST_REFUSED: usize = 50_000;
 
-/// The engine of a mount, as far as it matters here.
+/// The secrets engine of a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Engine {
-    /// The one whose metadata are read.
+    /// KV v2, the only engine whose metadata are read.
     KvV2,
-    /// KV without versions.
+    /// KV v1, which has no versions.
     KvV1,
-    /// Anything else, by its type.
+    /// Another engine, by its type.
     Other(String),
 }
 
 /// What a path is on its mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Classified {
-    /// A secret of KV v2.
+    /// A KV v2 secret.
     Secret(KvLocation),
-    /// On a KV v2 mount, but without the `data/` that the API asks for.
+    /// A path on a KV v2 mount that lacks the `data/` of the API.
     NoDataPrefix {
-        /// The path as it should be.
+        /// The correct path.
         correct: String,
     },
-    /// Of another engine.
+    /// A path of another engine.
     NotKvV2(Engine),
 }
 
-/// Where a secret of a KV v2 mount is.
+/// The location of a KV v2 secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvLocation {
-    /// The path of the mount, with a slash at its end.
+    /// The path of the mount, with a trailing slash.
     pub mount: Box<str>,
     /// The path within the mount.
     pub secret: Box<str>,
@@ -58,53 +58,52 @@ pub struct KvLocation {
 #[derive(Clone, Debug)]
 struct Mount {
     namespace: Option<String>,
-    /// With a slash at its end.
+    /// The path of the mount, with a trailing slash.
     path: String,
     engine: Engine,
-    asked: Instant,
+    asked_at: Instant,
 }
 
 /// What is known of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
-    /// Its mount is known.
+    /// The mount of the path is known.
     Known(Classified),
-    /// The server did not tell of its mount.
+    /// The server did not return the mount of the path.
     Refused(Failure),
-    /// The server is to be asked about this path, by [`Mounts::question`].
+    /// The server must be asked about this path, by [`Mounts::question`].
     Unknown(Box<str>),
 }
 
-/// The mounts that the server told of, each once, and what it did not tell of. There are never more
-/// mounts than secrets that are referred to, since each covers one of those, and is forgotten after a
-/// while.
+/// The mounts that the server returned, and the paths for which it returned none. Each known mount
+/// covers a referenced secret and expires, so there are never more mounts than referenced secrets.
 #[derive(Debug, Default)]
 pub struct Mounts {
     known: Vec<Mount>,
-    /// Those that were known before: their Vault namespaces and paths. They exist, or did, so there are
-    /// no more than the server has mounts.
+    /// Vault namespaces and paths of mounts that were known before. Each of them exists or existed,
+    /// so their number is bounded by the mounts of the server.
     former: HashSet<(Option<String>, String)>,
-    /// By a digest of the Vault namespace and the path that was asked about.
+    /// The refusals, by a hash of the Vault namespace and the path of the request.
     refused: HashMap<u64, Refused>,
     digests: RandomState,
 }
 
-/// A question that brought no mount of the path.
+/// A request that returned no mount that covers the path.
 #[derive(Clone, Debug)]
 struct Refused {
-    /// Why; nothing where the answer tells of a mount that does not cover the path.
+    /// The failure; `None` if the server returned a mount that does not cover the path.
     failure: Option<Failure>,
-    asked: Instant,
+    asked_at: Instant,
 }
 
 impl Mounts {
-    /// Forgets what was told too long ago.
+    /// Forgets mounts and refusals that are older than `KEPT_FOR`.
     pub fn expire(&mut self, now: Instant) {
-        let is_kept = |asked: Instant| now.saturating_duration_since(asked) < KEPT_FOR;
-        for mount in self.known.extract_if(.., |mount| !is_kept(mount.asked)) {
+        let is_kept = |asked_at: Instant| now.saturating_duration_since(asked_at) < KEPT_FOR;
+        for mount in self.known.extract_if(.., |mount| !is_kept(mount.asked_at)) {
             self.former.insert((mount.namespace, mount.path));
         }
-        self.refused.retain(|_, refused| is_kept(refused.asked));
+        self.refused.retain(|_, refused| is_kept(refused.asked_at));
     }
 
     /// Forgets the mount of a path, because the server answered as no KV v2 engine does.
@@ -112,7 +111,7 @@ impl Mounts {
         self.known.retain(|mount| !mount.covers(namespace, path));
     }
 
-    /// How many mounts are known.
+    /// The number of known mounts.
     #[must_use]
     pub fn len(&self) -> usize {
         self.known.len()
@@ -124,15 +123,15 @@ impl Mounts {
         self.known.is_empty()
     }
 
-    /// What a path is, if its mount is known. Mounts do not lie within each other, so the first
-    /// that covers it is the one.
+    /// Returns what a path is, if its mount is known. Mounts are not nested, so the first mount
+    /// that covers the path is the right one.
     #[must_use]
     pub fn classify(&self, namespace: Option<&str>, path: &str) -> Option<Classified> {
         let mount = self.known.iter().find(|mount| mount.covers(namespace, path))?;
         Some(mount.classify(path))
     }
 
-    /// What a path is, or what to ask the server to know it.
+    /// Returns what a path is, or which path to ask the server about.
     #[must_use]
     pub fn look_up(&self, namespace: Option<&str>, path: &str) -> Lookup {
         if let Some(classified) = self.classify(namespace, path) {
@@ -145,18 +144,18 @@ impl Mounts {
                 Some(refused) => refusal = refused.failure.as_ref(),
             }
         }
-        // Auth methods and the like, which the server reports by other paths.
+        // Auth methods and similar paths: the server reports their mounts by other paths.
         let other = || Classified::NotKvV2(Engine::Other("unknown".to_owned()));
         refusal.map_or_else(|| Lookup::Known(other()), |it| Lookup::Refused(it.clone()))
     }
 
-    /// The API path that tells of the mount of a path.
+    /// The API path that returns the mount of a path.
     #[must_use]
     pub fn question(path: &str) -> String {
         format!("sys/internal/ui/mounts/{path}")
     }
 
-    /// Reads the answer to the [`Self::question`].
+    /// Reads the answer to a request for [`Self::question`].
     pub fn read(answer: &Answer, _: Timestamp) -> Result<(String, Engine), Failure> {
         match failure_of(answer.status, &answer.body) {
             Some(failure) => Err(failure),
@@ -164,8 +163,8 @@ impl Mounts {
         }
     }
 
-    /// Takes in what was answered for a path. A mount that does not cover it is another thing than
-    /// it seems: those of auth methods are told of without their `auth/`.
+    /// Stores the mount that the server returned for a path. A mount that does not cover the path
+    /// is stored as a refusal: the server returns the mounts of auth methods without their `auth/`.
     pub fn learn(
         &mut self,
         namespace: Option<&str>,
@@ -173,25 +172,29 @@ impl Mounts {
         answer: (String, Engine),
         now: Instant,
     ) {
-        let (told, engine) = answer;
-        // A mount of a child of the namespace is told of by its path from the root.
-        let within = namespace.and_then(|name| told.strip_prefix(name)?.strip_prefix('/'));
+        let (reported, engine) = answer;
+        // The server reports a mount of a child namespace by its path from the root namespace.
+        let within = namespace.and_then(|name| reported.strip_prefix(name)?.strip_prefix('/'));
         let within = within.filter(|within| !within.is_empty());
         let is_mount = |mount: &&str| covers(mount, path);
-        let Some(mount) = [Some(&*told), within].into_iter().flatten().find(is_mount) else {
-            self.keep_refused(namespace, path, Refused { failure: None, asked: now });
+        let Some(mount) = [Some(&*reported), within].into_iter().flatten().find(is_mount) else {
+            self.keep_refused(namespace, path, Refused { failure: None, asked_at: now });
             return;
         };
         let namespace = namespace.map(str::to_owned);
-        let mount = Mount { namespace, path: mount.to_owned(), engine, asked: now };
+        let mount = Mount { namespace, path: mount.to_owned(), engine, asked_at: now };
         self.known
             .retain(|known| (&known.namespace, &known.path) != (&mount.namespace, &mount.path));
         self.known.push(mount);
     }
 
-    /// Takes in that the server did not tell of the mount of a path. Answers whether that is kept: not
-    /// where it is no answer of this API, such as that of a proxy whose server is away, not of a mount
-    /// that was known before, whose policy may be given back at any time, and not where too many are.
+    /// Stores that the server did not return the mount of a path. Returns whether the refusal is
+    /// kept.
+    ///
+    ///
+    /// Three kinds of refusals are not kept: an answer that is not from Vault, such as that of a
+    /// proxy whose server is down; a refusal for a mount that was known before, because its policy
+    /// may be granted again at any time; and any refusal beyond `MOST_REFUSED`.
     pub fn learn_refusal(
         &mut self,
         namespace: Option<&str>,
@@ -209,7 +212,7 @@ impl Mounts {
         let failure = Some(failure.clone());
         is_answer
             && !was_known
-            && self.keep_refused(namespace, path, Refused { failure, asked: now })
+            && self.keep_refused(namespace, path, Refused { failure, asked_at: now })
     }
 
     fn keep_refused(&mut self, namespace: Option<&str>, path: &str, refused: Refused) -> bool {
@@ -225,8 +228,8 @@ impl Mounts {
     }
 }
 
-/// What to ask about to find the mount of a path, first to last. One question is for all paths of a mount
-/// whose path holds no `data/` itself; the last one finds any mount.
+/// The paths to ask about, in order, to find the mount of a path. The first one serves all paths of
+/// a mount whose own path does not contain `data/`. The last one finds any mount.
 fn guesses(path: &str) -> impl Iterator<Item = &str> {
     let split = path.split_once("/data/").filter(|(mount, secret)| ![mount, secret].contains(&&""));
     let (first, secret) = split.unwrap_or((path, ""));
@@ -235,14 +238,14 @@ fn guesses(path: &str) -> impl Iterator<Item = &str> {
 }
 
 impl KvLocation {
-    /// The API path of its metadata.
+    /// The API path of the metadata of the secret.
     #[must_use]
     pub fn metadata(&self) -> String {
         format!("{}metadata/{}", self.mount, self.secret)
     }
 
-    /// Its folder within the mount, with a slash at its end or empty, and its key there; `None` where
-    /// a list would spell it in another way.
+    /// The folder within the mount, which is empty or has a trailing slash, and the key in that
+    /// folder. Returns `None` for a path that a list would spell differently.
     #[must_use]
     pub fn folder_and_key(&self) -> Option<(&str, &str)> {
         let (folder, key) = self.secret.split_at(self.secret.rfind('/').map_or(0, |at| at + 1));
@@ -272,7 +275,7 @@ impl Mount {
     }
 }
 
-/// Whether a path belongs to a mount, by the path of that, with a slash at its end.
+/// Returns whether a mount covers a path. `mount` is the path of the mount with a trailing slash.
 fn covers(mount: &str, path: &str) -> bool {
     path.starts_with(mount) || mount.strip_suffix('/') == Some(path)
 }
@@ -293,7 +296,8 @@ fn read(body: &[u8]) -> Result<(String, Engine), Failure> {
     struct Options {
         version: Option<String>,
     }
-    // What the decoder skips it does not look at: all of it is to be text.
+    // The JSON decoder does not check the parts that it skips, so check that the whole body is
+    // UTF-8.
     let text = std::str::from_utf8(body).unwrap_or_default();
     let Envelope { data } = serde_json::from_str(text)
         .map_err(|error| Failure::BadAnswer(shorten(&format!("mount: {error}"))))?;
@@ -304,7 +308,7 @@ fn read(body: &[u8]) -> Result<(String, Engine), Failure> {
         _ => Engine::Other(shorten(&data.engine)),
     };
     if data.path.trim_end_matches('/').is_empty() {
-        return Err(Failure::BadAnswer("mount: it has no path".to_owned()));
+        return Err(Failure::BadAnswer("mount: the answer has no path".to_owned()));
     }
     Ok((format!("{}/", data.path.trim_end_matches('/')), engine))
 }
@@ -314,7 +318,7 @@ mod tests {
     use super::*;
 
     fn mount(path: &str, engine: Engine) -> Mount {
-        Mount { namespace: None, path: path.to_owned(), engine, asked: Instant::now() }
+        Mount { namespace: None, path: path.to_owned(), engine, asked_at: Instant::now() }
     }
 
     #[test]
@@ -410,25 +414,29 @@ mod tests {
     #[test]
     fn a_mount_of_a_child_of_the_namespace_is_told_of_by_its_path_from_the_root() {
         let table = [
-            // Of the root, the two are the same.
+            // In the root namespace, both paths are the same.
             (None, "ns1/ns2/secret/data/foo", "ns1/ns2/secret/", Some("ns1/ns2/secret/")),
             (Some("ns1"), "ns2/secret/data/foo", "ns1/ns2/secret/", Some("ns2/secret/")),
             (Some("ns1/ns2"), "secret/data/foo", "secret/", Some("secret/")),
             (Some("ns1/ns2"), "ns3/secret/data/foo", "ns1/ns2/ns3/secret/", Some("ns3/secret/")),
-            // A mount that is named like the namespace.
+            // A mount with the same name as the namespace.
             (Some("ns1"), "ns1/secret/data/foo", "ns1/secret/", Some("ns1/secret/")),
             (Some("ns1"), "ns1/secret/data/foo", "ns1/ns1/secret/", Some("ns1/secret/")),
-            // What covers nothing.
+            // Mounts that do not cover the path.
             (Some("ns"), "ns2/secret/data/foo", "ns1/ns2/secret/", None),
             (Some("ns1"), "secret/data/foo", "ns1/ns2/secret/", None),
         ];
-        for (namespace, path, told, mount) in table {
+        for (namespace, path, reported, mount) in table {
             let mut mounts = Mounts::default();
             let Lookup::Unknown(guess) = mounts.look_up(namespace, path) else { panic!("{path}") };
-            mounts.learn(namespace, &guess, (told.to_owned(), Engine::KvV2), Instant::now());
+            mounts.learn(namespace, &guess, (reported.to_owned(), Engine::KvV2), Instant::now());
             let other = Classified::NotKvV2(Engine::Other("unknown".to_owned()));
             let expected = mount.map_or(Lookup::Known(other), |mount| at(mount, "foo"));
-            assert_eq!(mounts.look_up(namespace, path), expected, "{namespace:?} {path} {told}");
+            assert_eq!(
+                mounts.look_up(namespace, path),
+                expected,
+                "{namespace:?} {path} {reported}"
+            );
         }
     }
 
@@ -458,7 +466,7 @@ mod tests {
         for path in ["none/data/a", "none/data/b/c"] {
             assert_eq!(mounts.look_up(None, path), refused, "{path}");
         }
-        // Of a mount within it, or of another namespace, that says nothing.
+        // The refusal does not apply to a mount below the path, or to another Vault namespace.
         let whole = Lookup::Unknown("none/data/b/data/c".into());
         assert_eq!(mounts.look_up(None, "none/data/b/data/c"), whole);
         let unknown = Lookup::Unknown("none".into());

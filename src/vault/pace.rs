@@ -1,4 +1,4 @@
-//! How hard a server is pressed: a pure choice, with the clock as an argument.
+//! How fast a poll sends its requests: a pure choice, with the clock as an argument.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -6,34 +6,35 @@ use std::time::{Duration, Instant};
 
 use crate::model::secret::SecretId;
 
-/// The part of a period over which the requests of a poll are spread: what takes longer than planned has
-/// the rest.
+/// The part of a period over which the requests of a poll are spread. The rest is a reserve for
+/// requests that take longer than planned.
 const SPREAD_OVER: f64 = 0.8;
 
-/// The longest poll, unless said otherwise.
+/// The default for the longest poll.
 const LONGEST_POLL: Duration = Duration::from_mins(1);
 
-/// How hard a server may be pressed.
+/// How fast requests may be sent to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// How many requests may be under way at once.
+    /// How many requests may be in flight at once.
     pub at_once: usize,
-    /// From one request to the next, at least.
+    /// The shortest time between two requests.
     pub interval: Duration,
-    /// From one secret that is read alone to the next, at least; and when the first may be. Folders are
-    /// few, and do not wait for each other.
+    /// The shortest time between two secrets that are read alone. Folders are few, and do not wait
+    /// for each other.
     pub spread: Duration,
     /// When the first secret may be read alone.
     pub spread_from: Option<Instant>,
-    /// Whether the requests of a poll come evenly over the period, and not as fast as they may.
+    /// Whether the requests of a poll are spread evenly over the period, instead of sent as fast as
+    /// allowed.
     pub is_spread: bool,
-    /// How long a poll may take. What was not asked for by then is asked for next, and what was seen is
-    /// acted on first.
+    /// How long a poll may take. The controller then acts on the secrets that were read, and the
+    /// next poll continues with the rest.
     pub longest_poll: Duration,
 }
 
 impl Default for Pace {
-    /// Enough to read thousands of secrets in a second, and few enough to be no burst to a server.
+    /// Fast enough to read thousands of secrets in a second, and without a burst of requests.
     fn default() -> Self {
         Self {
             at_once: 8,
@@ -46,47 +47,48 @@ impl Default for Pace {
     }
 }
 
-/// Spreads requests over periods. A round is one time around all secrets; a poll that ends before all
-/// were asked for is followed by others of the same round.
+/// Spreads requests over periods. A round covers all secrets once. If a poll ends before all
+/// secrets were read, the next polls continue the same round.
 #[derive(Debug)]
 pub struct Spread {
     pace: Pace,
     period: Duration,
     round: Option<Round>,
-    /// The secrets that have had their turn in this round. Whatever is asked again of these is asked at
-    /// once: they are few, and somebody waits for the answer.
+    /// The secrets that had their turn in this round. They are read again without waiting: they are
+    /// few, and a decision waits for the answer.
     had: HashSet<Arc<SecretId>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Round {
     ends: Instant,
-    /// From one request to the next, as planned at its beginning.
+    /// The planned time from one request to the next, fixed at the beginning of the round.
     interval: Duration,
-    /// When the next request may be.
+    /// When the next request may be sent.
     next: Option<Instant>,
 }
 
 impl Spread {
-    /// Of polls each `period`.
+    /// Creates the state for a poll every `period`.
     #[must_use]
     pub fn new(pace: Pace, period: Duration) -> Self {
         Self { pace, period, round: None, had: HashSet::new() }
     }
 
-    /// Whether requests are spread at all.
+    /// Whether requests are spread.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.pace.is_spread
     }
 
-    /// The secrets that have had their turn in this round.
+    /// The secrets that had their turn in this round.
     #[must_use]
     pub fn had(&self) -> &HashSet<Arc<SecretId>> {
         &self.had
     }
 
-    /// The pace of a poll that begins now and asks for so many secrets that have not had their turn.
+    /// Returns the pace of a poll that begins now. `secrets` is the number of secrets that have not
+    /// had their turn.
     pub fn pace(&mut self, secrets: usize, now: Instant) -> Pace {
         if !self.pace.is_spread {
             return self.pace;
@@ -96,29 +98,30 @@ impl Spread {
             let takes = self.period.mul_f64(SPREAD_OVER);
             Round { ends: now + takes, interval: takes / secrets, next: None }
         });
-        // Whoever is behind goes faster, and a few that are left no slower than all did. What is left
-        // when the time is over goes on as planned, with what there is of the rest of the period.
+        // A round that is behind goes faster, and a few remaining secrets go no slower than
+        // planned. After the end of the planned time, the rest continues at the planned pace within
+        // what is left of the period.
         let left = round.ends.saturating_duration_since(now) / secrets;
         let spread = if left.is_zero() { round.interval } else { left.min(round.interval) };
         let spread = spread.max(self.pace.interval);
         Pace { spread, spread_from: round.next.map(|next| next.min(now + spread)), ..self.pace }
     }
 
-    /// A poll has ended, after which the next request may be at this time.
+    /// Ends a poll. `next` is the earliest time of the next request.
     pub fn goes_on(&mut self, next: Instant) {
         if let Some(round) = &mut self.round {
             round.next = Some(next);
         }
     }
 
-    /// A secret has had its turn.
+    /// Records that a secret had its turn.
     pub fn served(&mut self, secret: &Arc<SecretId>) {
         if self.round.is_some() {
             self.had.insert(Arc::clone(secret));
         }
     }
 
-    /// The round is over: the next poll begins another.
+    /// Ends the round: the next poll begins another.
     pub fn end_round(&mut self) {
         self.round = None;
         self.had.clear();
@@ -146,13 +149,13 @@ mod tests {
         let (mut spread, start) = (spread(Duration::ZERO), Instant::now());
         let interval = spread.pace(2_880, start).spread;
         assert_eq!(interval, Duration::from_secs(1));
-        // A minute later those that are left go on as the others did.
+        // A minute later, the remaining secrets continue at the same pace.
         let interval = spread.pace(2_820, start + Duration::from_mins(1)).spread;
         assert_eq!(interval, Duration::from_secs(1));
-        // Whoever is behind goes faster, and the next round is planned anew.
+        // A round that is behind goes faster, and the next round is planned again.
         let interval = spread.pace(2_400, start + Duration::from_mins(28)).spread;
         assert_eq!(interval, Duration::from_millis(500));
-        // And whoever comes when the time is over does not plan a round that the next has to wait for.
+        // A poll after the planned time does not plan a round that the next one would wait for.
         assert_eq!(spread.pace(10, start + Duration::from_mins(50)).spread, Duration::from_secs(1));
         spread.end_round();
         assert_eq!(spread.pace(1_440, start + HOUR).spread, Duration::from_secs(2));
@@ -166,7 +169,7 @@ mod tests {
         spread.goes_on(next);
         let pace = spread.pace(9, start + Duration::from_mins(1));
         assert_eq!((pace.spread, pace.spread_from), (Duration::from_secs(288), Some(next)));
-        // No longer than it would wait between two of its own.
+        // No longer than the wait between two requests of its own.
         let pace = spread.pace(2_880, start + Duration::from_mins(1));
         assert!(pace.spread_from < Some(start + Duration::from_secs(62)));
         spread.end_round();

@@ -1,7 +1,8 @@
-//! The poller: asks the server once for each secret, and says what was observed.
+//! The poller: asks the server once for each secret, and returns what was observed.
 //!
-//! Architecture Invariant: whatever the server answers, the poll ends, and what is not certain is
-//! unknown. A server that is sealed or out of reach costs one request a poll, not one a secret.
+//! Architecture Invariant: a poll ends whatever the server answers, and a secret whose state is not
+//! certain is unknown. A server that is sealed or out of reach costs one request per poll, not one
+//! per secret.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -24,20 +25,22 @@ use crate::engine::ports::Vault;
 use crate::index::findings::Finding;
 use crate::model::secret::SecretId;
 
-/// The worker that log lines name.
+/// The value of the log key `worker`.
 const WORKER: &str = "reloader";
 
-/// After a poll in which something failed: a random time up to the first, doubled up to the last.
+/// The back-off after a poll in which a request failed: a random time up to the first value, which
+/// doubles up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
 
-/// After a poll in which nothing failed, and that had too little time.
+/// The pause after a poll in which nothing failed, but the time was too short for all secrets.
 const GO_ON: Duration = Duration::from_millis(200);
 
-/// The most lines about outages in one poll: each is of a Vault namespace, which a tenant may name.
+/// The most log lines about outages in one poll. Each line is about a Vault namespace, and tenants
+/// can name any number of namespaces.
 const MOST_OUTAGES: usize = 20;
 
-/// The most lines about secrets in one poll: those are as many as tenants name. What is left is said in the
-/// next polls.
+/// The most log lines about secrets in one poll, because tenants can name any number of secrets.
+/// The next polls log the rest.
 const MOST_LINES: usize = 100;
 
 /// Polls one server.
@@ -47,37 +50,40 @@ pub struct Poller {
     spread: Spread,
     mounts: Mounts,
     folders: Folders,
-    /// What is wrong with each secret, said once a change.
-    troubles: HashMap<Arc<SecretId>, ReadError>,
-    /// Those of them that are yet to be said.
-    unsaid: HashSet<Arc<SecretId>>,
-    /// How many lines about secrets may still be said of this poll.
+    /// The error of each secret. An error is logged only when it changes.
+    errors: HashMap<Arc<SecretId>, ReadError>,
+    /// Secrets whose error is not logged yet.
+    unreported: HashSet<Arc<SecretId>>,
+    /// How many log lines about secrets this poll may still write.
     lines_left: usize,
-    /// How many more secrets can be read again.
+    /// How many secrets can be read again without a log line of their own.
     recovered: usize,
-    /// Paths that were answered.
+    /// Paths that the server answered.
     witnesses: Witnesses,
-    /// The state of the storage that was seen last.
+    /// The latest known state of the server's storage.
     index: Option<HeaderValue>,
-    /// Why the server, or a Vault namespace, is out of reach, said once a change.
+    /// Why the server or a Vault namespace is out of reach. An outage is logged only when it
+    /// changes.
     outages: BTreeSet<String>,
-    /// The secrets that could not be asked for because of those.
-    out: HashSet<Arc<SecretId>>,
+    /// The secrets that could not be read because of these outages.
+    unreachable: HashSet<Arc<SecretId>>,
     /// The secrets for which the last poll had no time.
     late: HashSet<Arc<SecretId>>,
-    /// The secrets whose own requests failed the last time.
+    /// The secrets whose own requests failed in the last poll.
     failed: HashSet<Arc<SecretId>>,
-    /// Whether whatever was asked for was sealed: the server as a whole, most likely.
+    /// Whether all requests of the last poll met a sealed server, so that the server as a whole is
+    /// probably sealed.
     is_sealed: bool,
-    /// Whether the next poll is one of everything.
+    /// Whether the next poll reads all secrets.
     is_full: bool,
     failed_polls: u32,
     ignore_missing: bool,
 }
 
 impl Poller {
-    /// A poller of one server, which is asked each `period`; its token is renewed once no more than
-    /// `threshold` of its time is left. `ignore_missing` makes a missing secret a warning.
+    /// Creates a poller of one server, which is polled every `period`. The token is renewed once no
+    /// more than `threshold` of its lifetime is left. With `ignore_missing`, a missing secret is a
+    /// warning and not an error.
     #[must_use]
     pub fn new(
         server: Arc<Server>,
@@ -94,14 +100,14 @@ impl Poller {
             spread: Spread::new(pace, period),
             mounts: Mounts::default(),
             folders: Folders::default(),
-            troubles: HashMap::new(),
-            unsaid: HashSet::new(),
+            errors: HashMap::new(),
+            unreported: HashSet::new(),
             lines_left: 0,
             recovered: 0,
             witnesses: Witnesses::default(),
             index: None,
             outages: BTreeSet::new(),
-            out: HashSet::new(),
+            unreachable: HashSet::new(),
             late: HashSet::new(),
             failed: HashSet::new(),
             is_sealed: false,
@@ -111,45 +117,46 @@ impl Poller {
         }
     }
 
-    /// Keeps a given token alive between polls; never ends, and is to be run beside them.
+    /// Keeps a given token alive between polls. The future never ends, and must run beside the
+    /// polls.
     pub fn keep_alive(&self) -> impl Future<Output = ()> + Send + use<> {
         let session = Arc::clone(&self.session);
         async move { session.keep_alive().await }
     }
 
-    async fn poll(&mut self, asks: &[ReadRequest]) -> PollResult {
-        if asks.is_empty() {
+    async fn poll(&mut self, requests: &[ReadRequest]) -> PollResult {
+        if requests.is_empty() {
             self.session.without_poll().await;
             return PollResult::default();
         }
         if let Some(time) = self.server.resumes_at() {
             let retry_in = time.saturating_duration_since(tokio::time::Instant::now());
-            return nothing_of(asks, retry_in);
+            return unstarted_poll(requests, retry_in);
         }
         self.server.refresh().await;
         if let Some(failure) = self.probe().await {
-            self.report_outage(format!("Vault {failure}"), asks);
-            return nothing_of(asks, self.back_off());
+            self.report_outage(format!("Vault {failure}"), requests);
+            return unstarted_poll(requests, self.back_off());
         }
-        let pass = match self.session.before_poll().await {
-            Ok(pass) => pass,
+        let lease = match self.session.before_poll().await {
+            Ok(lease) => lease,
             Err(refused) => {
-                self.report_outage(refused.error.to_string(), asks);
+                self.report_outage(refused.error.to_string(), requests);
                 let retry_in = refused.retry_in.unwrap_or_else(|| self.back_off());
-                return nothing_of(asks, retry_in);
+                return unstarted_poll(requests, retry_in);
             }
         };
-        // Where the poll is given up halfway, the mounts and folders are asked for anew.
+        // If the poll is cancelled, the next poll asks for mounts and folders again.
         let mut mounts = std::mem::take(&mut self.mounts);
         let mut folders = std::mem::take(&mut self.folders);
-        let has_turn = |ask: &&ReadRequest| !self.spread.had().contains(&ask.secret);
-        let waiting = asks.iter().filter(has_turn).count();
+        let has_turn = |request: &&ReadRequest| !self.spread.had().contains(&request.secret);
+        let waiting = requests.iter().filter(has_turn).count();
         let pace = self.spread.pace(waiting, Instant::now());
         let turns = Turns { late: &self.late, had: self.spread.had(), failed: &self.failed };
         let index = self.index.take();
         let witnesses = std::mem::take(&mut self.witnesses);
-        let reads = PollRun::new(&self.server, &self.session, pass, pace, index, witnesses, turns);
-        let outcomes = reads.read_all(&mut mounts, &mut folders, asks).await;
+        let reads = PollRun::new(&self.server, &self.session, lease, pace, index, witnesses, turns);
+        let outcomes = reads.read_all(&mut mounts, &mut folders, requests).await;
         let (has_answered, goes_on_at) = (reads.has_answered(), reads.goes_on_at());
         (self.index, self.witnesses) = reads.into_parts();
         self.spread.goes_on(goes_on_at);
@@ -167,12 +174,13 @@ impl Poller {
         }
         self.folders = folders;
         self.session.after_poll(has_answered).await;
-        let polled = self.conclude(asks, outcomes, has_answered);
+        let polled = self.conclude(requests, outcomes, has_answered);
         self.is_full = false;
         polled
     }
 
-    /// Why there is no sense in asking for anything: by one request, where everything was sealed before.
+    /// Returns why no request can succeed. If everything was sealed before, one request checks
+    /// this.
     async fn probe(&self) -> Option<Failure> {
         if !self.is_sealed {
             return None;
@@ -185,18 +193,18 @@ impl Poller {
                 | Failure::Timeout
                 | Failure::RateLimited),
             ) => Some(failure),
-            // Not every proxy lets this through.
+            // Not every proxy lets this request through.
             Ok(false) | Err(_) => None,
         }
     }
 
-    /// What follows for the next poll: everything is asked for.
-    fn begin_anew(&mut self) {
+    /// Prepares the next poll to read all secrets.
+    fn plan_full_poll(&mut self) {
         self.is_full = true;
         self.spread.end_round();
     }
 
-    /// How long to wait after a poll that failed.
+    /// Returns how long to wait after a failed poll.
     fn back_off(&mut self) -> Duration {
         let (first, last) = RETRY;
         let most = first.saturating_mul(1 << self.failed_polls.min(9)).min(last);
@@ -204,18 +212,18 @@ impl Poller {
         most.mul_f64(fastrand::f64()).max(Duration::from_millis(200))
     }
 
-    /// Turns outcomes into observations, and says what changed for the worse or the better.
+    /// Turns outcomes into observations, and logs what changed.
     fn conclude(
         &mut self,
-        asks: &[ReadRequest],
+        requests: &[ReadRequest],
         outcomes: Vec<Outcome>,
         has_answered: bool,
     ) -> PollResult {
         let may_be_missing: HashMap<&SecretId, bool> =
-            asks.iter().map(|ask| (&*ask.secret, ask.may_be_missing)).collect();
+            requests.iter().map(|request| (&*request.secret, request.may_be_missing)).collect();
         let mut polled = PollResult::default();
         let mut outages = BTreeSet::new();
-        let (mut out, mut secrets_out) = (HashMap::new(), HashSet::new());
+        let (mut failures, mut unreachable) = (HashMap::new(), HashSet::new());
         let (mut late, mut limited) = (HashSet::new(), HashSet::new());
         self.lines_left = MOST_LINES;
         for (secret, outcome) in outcomes {
@@ -228,7 +236,7 @@ impl Poller {
             };
             match &outcome {
                 Err(ReadError::Out { failure, .. }) => {
-                    out.entry(secret.namespace.clone()).or_insert_with(|| failure.clone());
+                    failures.entry(secret.namespace.clone()).or_insert_with(|| failure.clone());
                 }
                 Err(ReadError::NoToken(error)) => drop(outages.insert(error.to_string())),
                 Err(ReadError::Late) => drop(late.insert(Arc::clone(&secret))),
@@ -240,18 +248,18 @@ impl Poller {
             }
             match outcome {
                 Err(ReadError::Out { .. } | ReadError::NoToken(_) | ReadError::Limited) => {
-                    secrets_out.insert(Arc::clone(&secret));
+                    unreachable.insert(Arc::clone(&secret));
                 }
                 Err(ReadError::Late) => {}
                 _ => self.spread.served(&secret),
             }
-            let may_pass = outcome.as_ref().is_err_and(may_pass);
-            if may_pass {
+            let is_retryable = outcome.as_ref().is_err_and(is_retryable);
+            if is_retryable {
                 polled.failed.push(Arc::clone(&secret));
             }
             let is_own =
                 matches!(outcome, Err(ReadError::Failed(_) | ReadError::Out { is_own: true, .. }));
-            if may_pass && is_own {
+            if is_retryable && is_own {
                 self.failed.insert(Arc::clone(&secret));
             } else {
                 self.failed.remove(&secret);
@@ -260,45 +268,47 @@ impl Poller {
             self.report(&secret, outcome.err(), missing_is_fine);
             polled.observations.insert(secret, observation);
         }
-        self.report_unsaid();
-        // The same of all that was asked for, and of more than one Vault namespace, is the server as a whole;
-        // what the rest of such a poll meets is the same still.
-        let whole = out
+        self.report_line_limit();
+        // If nothing was answered and all Vault namespaces failed alike, the server as a whole is
+        // out of reach. A later poll of the remaining secrets that fails alike belongs to the same
+        // outage.
+        let whole = failures
             .values()
             .next()
-            .filter(|failure| !has_answered && out.values().all(|other| other == *failure));
+            .filter(|failure| !has_answered && failures.values().all(|other| other == *failure));
         let whole = whole.map(|failure| (failure, format!("Vault {failure}")));
         self.is_sealed = whole.as_ref().is_some_and(|(failure, _)| **failure == Failure::Sealed);
         let whole = whole.filter(|(failure, line)| {
             matches!(failure, Failure::Unreachable(_) | Failure::Timeout)
-                || (self.is_full && out.len() > 1)
+                || (self.is_full && failures.len() > 1)
                 || self.outages.contains(line)
         });
         if let Some((_, line)) = whole {
             outages.insert(line);
         } else {
-            outages.extend(out.iter().map(|(namespace, failure)| {
+            outages.extend(failures.iter().map(|(namespace, failure)| {
                 let within = namespace.as_ref().map(|name| format!(", Vault namespace {name},"));
                 format!("Vault{} {failure}", within.unwrap_or_default())
             }));
         }
-        // A poll that asked for none of those says nothing of them.
-        let is_told = self.out.is_empty() || asks.iter().any(|ask| self.out.contains(&ask.secret));
-        if !outages.is_empty() || is_told {
-            self.report_outages(outages, secrets_out);
+        // A poll that asked for none of these secrets says nothing about their outages.
+        let is_conclusive = self.unreachable.is_empty()
+            || requests.iter().any(|request| self.unreachable.contains(&request.secret));
+        if !outages.is_empty() || is_conclusive {
+            self.report_outages(outages, unreachable);
         }
         if !late.is_empty() && self.late.is_empty() && !self.spread.is_on() {
             warn!(
                 worker = WORKER,
                 "There was no time to ask for {} of {} secrets; they are next",
                 late.len(),
-                asks.len()
+                requests.len()
             );
         }
         let is_only_late = late.len() == polled.failed.len();
         late.extend(limited);
         polled.late.clone_from(&late);
-        // Whoever is late still stays before those that have had their turn since.
+        // Secrets that are still late keep their priority over secrets that became late since.
         let answered = &polled.observations;
         self.late.retain(|secret| late.contains(secret) || !answered.contains_key(secret));
         if self.late.is_empty() {
@@ -307,7 +317,7 @@ impl Poller {
         if polled.failed.is_empty() {
             self.failed_polls = 0;
         } else if is_only_late {
-            // Nothing is wrong: it goes on where it had to stop.
+            // Nothing failed: the next poll continues where this one had to stop.
             self.failed_polls = 0;
             polled.retry_in = Some(GO_ON);
         } else {
@@ -316,9 +326,9 @@ impl Poller {
         polled
     }
 
-    /// Says what keeps everything from being asked for.
-    fn report_outage(&mut self, outage: String, asks: &[ReadRequest]) {
-        let secrets = asks.iter().map(|ask| Arc::clone(&ask.secret)).collect();
+    /// Logs an outage that affects all secrets.
+    fn report_outage(&mut self, outage: String, requests: &[ReadRequest]) {
+        let secrets = requests.iter().map(|request| Arc::clone(&request.secret)).collect();
         self.report_outages(BTreeSet::from([outage]), secrets);
     }
 
@@ -334,40 +344,35 @@ impl Poller {
         if let more @ 1.. = new.len().saturating_sub(MOST_OUTAGES) {
             error!(
                 worker = WORKER,
-                "failed to get secret version: and {more} more Vault namespaces"
+                "failed to get secret version: {more} more Vault namespaces cannot be read"
             );
         }
         if outages.is_empty() && !self.outages.is_empty() {
             info!(worker = WORKER, "Vault at {} answers again", self.server.address());
         }
         self.outages = outages;
-        self.out = secrets;
+        self.unreachable = secrets;
     }
 
-    /// Says of how many secrets there was no line left.
-    fn report_unsaid(&mut self) {
+    /// Logs the number of secrets for which no log line was left.
+    fn report_line_limit(&mut self) {
         if let more @ 1.. = std::mem::take(&mut self.recovered) {
             info!(worker = WORKER, "{more} more secrets can be read again");
         }
-        if self.unsaid.is_empty() || self.lines_left > 0 {
+        if self.unreported.is_empty() || self.lines_left > 0 {
             return;
         }
         warn!(
             worker = WORKER,
-            "There is something to say of {} more secrets. The next polls say it, {MOST_LINES} lines each; the \
-             Events of the workloads that use them (kubectl describe) say it now",
-            self.unsaid.len()
+            "The errors of {} more secrets are not logged yet. The next polls log {MOST_LINES} \
+             each. The Events of the workloads (kubectl describe) show all errors now",
+            self.unreported.len()
         );
     }
 
-    fn report(
-        &mut self,
-        secret: &Arc<SecretId>,
-        trouble: Option<ReadError>,
-        missing_is_fine: bool,
-    ) {
-        let Some(trouble) = trouble else {
-            if self.troubles.remove(secret).is_some() && !self.unsaid.remove(secret) {
+    fn report(&mut self, secret: &Arc<SecretId>, error: Option<ReadError>, missing_is_fine: bool) {
+        let Some(error) = error else {
+            if self.errors.remove(secret).is_some() && !self.unreported.remove(secret) {
                 if let Some(left) = self.lines_left.checked_sub(1) {
                     self.lines_left = left;
                     info!(worker = WORKER, "Vault secret path {secret} can be read again");
@@ -377,29 +382,30 @@ impl Poller {
             }
             return;
         };
-        if is_of_all(&trouble) {
-            // Said of the server as a whole; what was said of the secret still stands.
+        if concerns_server(&error) {
+            // The outage is logged for the server as a whole. The earlier error of the secret
+            // remains.
             return;
         }
-        if self.troubles.get(secret) == Some(&trouble) && !self.unsaid.contains(secret) {
+        if self.errors.get(secret) == Some(&error) && !self.unreported.contains(secret) {
             return;
         }
         if self.lines_left == 0 {
-            self.unsaid.insert(Arc::clone(secret));
-            self.troubles.insert(Arc::clone(secret), trouble);
+            self.unreported.insert(Arc::clone(secret));
+            self.errors.insert(Arc::clone(secret), error);
             return;
         }
         self.lines_left -= 1;
-        self.unsaid.remove(secret);
-        let reason = trouble.code();
-        match &trouble {
+        self.unreported.remove(secret);
+        let reason = error.code();
+        match &error {
             ReadError::Missing | ReadError::Deleted | ReadError::Destroyed => {
-                let why = match trouble {
+                let why = match error {
                     ReadError::Deleted => ": its latest version is deleted",
                     ReadError::Destroyed => ": its latest version is destroyed",
                     _ => "",
                 };
-                // The words that people grep for; the namespace goes beside them.
+                // Users search the log for these words, so the namespace is a key of its own.
                 let SecretId { path, namespace, .. } = &**secret;
                 let namespace = namespace.as_deref();
                 if self.ignore_missing || missing_is_fine {
@@ -415,10 +421,10 @@ impl Poller {
                 worker = WORKER,
                 reason,
                 "failed to get secret version: {secret}: {}",
-                trouble.meaning()
+                error.meaning()
             ),
             ReadError::NoDataPrefix { .. } | ReadError::NotKvV2(_) => {
-                warn!(worker = WORKER, reason, "{secret} is not watched: {}", trouble.meaning());
+                warn!(worker = WORKER, reason, "{secret} is not watched: {}", error.meaning());
             }
             ReadError::Failed(failure) => {
                 error!(worker = WORKER, "failed to get secret version: {secret}: Vault {failure}");
@@ -428,20 +434,20 @@ impl Poller {
             | ReadError::Late
             | ReadError::Limited => {}
         }
-        self.troubles.insert(Arc::clone(secret), trouble);
+        self.errors.insert(Arc::clone(secret), error);
     }
 }
 
 impl Vault for Poller {
-    async fn poll(&mut self, asks: &[ReadRequest]) -> PollResult {
-        self.poll(asks).await
+    async fn poll(&mut self, requests: &[ReadRequest]) -> PollResult {
+        self.poll(requests).await
     }
 
     fn notices(&self) -> HashMap<Arc<SecretId>, Finding> {
-        let notice = |(secret, trouble): (&Arc<SecretId>, &ReadError)| {
-            Some((Arc::clone(secret), trouble.notice(secret)?))
+        let notice = |(secret, error): (&Arc<SecretId>, &ReadError)| {
+            Some((Arc::clone(secret), error.notice(secret)?))
         };
-        self.troubles.iter().filter_map(notice).collect()
+        self.errors.iter().filter_map(notice).collect()
     }
 
     async fn read_clock(&mut self) {
@@ -449,36 +455,36 @@ impl Vault for Poller {
     }
 
     async fn rest(&mut self) {
-        self.begin_anew();
+        self.plan_full_poll();
         self.session.rest().await;
     }
 
     fn forget(&mut self, is_used: impl Fn(&SecretId) -> bool) {
-        self.troubles.retain(|secret, _| is_used(secret));
-        self.unsaid.retain(|secret| is_used(secret));
+        self.errors.retain(|secret, _| is_used(secret));
+        self.unreported.retain(|secret| is_used(secret));
         self.witnesses.retain(&is_used);
         self.failed.retain(|secret| is_used(secret));
-        self.out.retain(|secret| is_used(secret));
+        self.unreachable.retain(|secret| is_used(secret));
         self.late.retain(|secret| is_used(secret));
     }
 
     async fn close(&mut self) {
-        self.begin_anew();
+        self.plan_full_poll();
         self.session.close().await;
     }
 }
 
-/// Whether it is said of the server as a whole, and not of a secret.
-fn is_of_all(trouble: &ReadError) -> bool {
+/// Returns whether an error is logged for the server as a whole, and not for a secret.
+fn concerns_server(error: &ReadError) -> bool {
     matches!(
-        trouble,
+        error,
         ReadError::Out { .. } | ReadError::NoToken(_) | ReadError::Late | ReadError::Limited
     )
 }
 
-/// Whether it makes sense to ask again before the next poll of everything.
-fn may_pass(trouble: &ReadError) -> bool {
-    match trouble {
+/// Returns whether a request is worth repeating before the next poll of all secrets.
+fn is_retryable(error: &ReadError) -> bool {
+    match error {
         ReadError::Failed(failure) => {
             !matches!(failure, Failure::Refused { .. } | Failure::Unaskable(_))
         }
@@ -495,11 +501,11 @@ fn may_pass(trouble: &ReadError) -> bool {
     }
 }
 
-/// A poll that could not begin.
-fn nothing_of(asks: &[ReadRequest], retry_in: Duration) -> PollResult {
+/// The result of a poll that could not begin.
+fn unstarted_poll(requests: &[ReadRequest], retry_in: Duration) -> PollResult {
     PollResult {
         observations: HashMap::new(),
-        failed: asks.iter().map(|ask| Arc::clone(&ask.secret)).collect(),
+        failed: requests.iter().map(|request| Arc::clone(&request.secret)).collect(),
         retry_in: Some(retry_in),
         ..PollResult::default()
     }

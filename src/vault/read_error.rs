@@ -1,4 +1,5 @@
-//! Why a secret cannot be watched: for the log, and for the owners of the workloads that use it.
+//! Why a secret cannot be watched, for the log and for the owners of the workloads that use the
+//! secret.
 
 use super::failure::Failure;
 use super::login::LoginError;
@@ -6,7 +7,7 @@ use super::mounts::Engine;
 use crate::index::findings::{Finding, message};
 use crate::model::secret::SecretId;
 
-/// Why nothing is known of a secret, or why a new pod could not read it.
+/// Why the version of a secret is unknown, or why a new pod could not read the secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ReadError {
     Missing,
@@ -15,7 +16,7 @@ pub(super) enum ReadError {
     Denied {
         metadata: String,
     },
-    /// There is no mount of it, or the policy grants nothing of that.
+    /// The mount does not exist, or the policy grants nothing on it.
     NoMount {
         metadata: String,
     },
@@ -23,24 +24,24 @@ pub(super) enum ReadError {
         correct: String,
     },
     NotKvV2(Engine),
-    /// It concerns this secret alone.
+    /// The failure concerns this secret alone.
     Failed(Failure),
-    /// It concerns the server, or all of a Vault namespace.
+    /// The failure concerns the server, or a whole Vault namespace.
     Out {
         failure: Failure,
-        /// Whether it was met by asking for this secret.
+        /// Whether a request for this secret met the failure.
         is_own: bool,
     },
-    /// The token was used up, and no other is to be had.
+    /// The token allows no more requests, and no other token is available.
     NoToken(LoginError),
-    /// There was no time left to ask.
+    /// There was no time left for the request.
     Late,
-    /// Nor was there, since the server limits the rate of requests.
+    /// There was no time left for the request, because the server limits the rate of requests.
     Limited,
 }
 
 impl ReadError {
-    /// What it means and what to do.
+    /// Returns what the error means, and what to do.
     pub(super) fn meaning(&self) -> String {
         match self {
             Self::Missing => "not found in Vault".to_owned(),
@@ -66,15 +67,16 @@ impl ReadError {
         }
     }
 
-    /// What the owners of workloads that use a secret should know; nothing where it has only to wait.
+    /// Returns the finding for the owners of workloads that use the secret; `None` if the secret is
+    /// only waiting.
     pub(super) fn notice(&self, secret: &SecretId) -> Option<Finding> {
         let reason = self.code()?;
         let message = message(std::iter::once(secret.to_string()), &self.meaning());
         Some(Finding { reason, is_warning: true, message })
     }
 
-    /// The stable name of the reason why a reference is not watched; none where it is, and has only to
-    /// wait.
+    /// Returns the stable reason why a reference is not watched; `None` if it is watched and only
+    /// waiting.
     pub(super) fn code(&self) -> Option<&'static str> {
         match self {
             Self::Missing => Some("NotFound"),
@@ -91,12 +93,12 @@ impl ReadError {
     }
 }
 
-/// The rule that a policy lacks, ready to paste. A path is written by a tenant: one that means more
-/// than itself in a policy is not put into one.
+/// Returns the rule that a policy lacks, ready to paste. Tenants write paths, so a path with
+/// characters that are special in a policy is not put into a rule.
 fn missing_rule(metadata: &str) -> String {
     if metadata.contains(['"', '*', '+', '{', '}', '\\']) {
-        return "The policy needs read on its metadata; its path holds characters that mean \
-                something else in a policy"
+        return "The policy needs read on the metadata of the secret. No rule is shown, because \
+                the path contains characters that are special in a policy"
             .to_owned();
     }
     format!("Add to the policy: path \"{metadata}\" {{ capabilities = [\"read\"] }}")

@@ -1,7 +1,7 @@
-//! The requests of one poll: how many, in which order, and when to stop asking.
+//! The requests of one poll: how many, in which order, and when the poll stops.
 //!
-//! Architecture Invariant: a poll ends by its deadline, and what one Vault namespace answers never
-//! stands in the way of another.
+//! Architecture Invariant: a poll ends by its deadline, and answers of one Vault namespace never
+//! delay another.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -36,10 +36,10 @@ pub(super) use request::{Outcome, Turns};
 use request::{Queue, Read, Request, RequestKind};
 use sender::Sender;
 
-/// A standby lags behind by up to about 90 ms: an answer that is older than what is known is asked
-/// for again so often, with this pause. What is older still is for [`ObservationHistory`] to judge.
+/// How often an outdated answer is requested again, and the pause before each attempt. A standby
+/// lags by up to about 90 ms. If the answer is still outdated, [`ObservationHistory`] decides.
 ///
-/// [`ObservationHistory`]: crate::decide::observation::History
+/// [`ObservationHistory`]: crate::decide::observation::ObservationHistory
 const STALE_RETRIES: u32 = 3;
 const STALE_PAUSE: Duration = Duration::from_millis(150);
 
@@ -53,18 +53,18 @@ impl<'a> PollRun<'a> {
     pub(super) fn new(
         server: &'a Server,
         session: &'a Session,
-        pass: TokenLease,
+        lease: TokenLease,
         pace: Pace,
         index: Option<HeaderValue>,
         witnesses: Witnesses,
         turns: Turns<'a>,
     ) -> Self {
-        let sender = Sender::new(server, session, pass, pace);
+        let sender = Sender::new(server, session, lease, pace);
         Self { asker: Asker::new(sender, Evidence::new(witnesses), index), turns }
     }
 
-    /// Reads each secret once. Those whose mount is known come first: however many paths a tenant makes up
-    /// that belong to no mount, they take no time from the others.
+    /// Reads each secret once. Secrets with a known mount come first. Tenants can name any number
+    /// of paths without a mount, and such paths must not take time from the other secrets.
     pub(super) async fn read_all(
         &self,
         mounts: &mut Mounts,
@@ -76,14 +76,14 @@ impl<'a> PollRun<'a> {
             let SecretId { namespace, path, .. } = &*ask.secret;
             mounts.classify(namespace.as_deref(), path).is_some()
         });
-        // Those of a mount that is asked about anew keep their place.
+        // Mounts expire only now, so that secrets of an expired mount stay in the first group.
         mounts.expire(std::time::Instant::now());
         for asks in [known, unknown] {
             self.read_some(mounts, folders, asks, &mut outcomes).await;
         }
         for (secret, outcome) in &outcomes {
             if let Err(ReadError::Failed(Failure::Refused { .. })) = outcome {
-                // As no KV v2 engine answers: the mount may have been replaced.
+                // No KV v2 engine answers so: the mount may have been replaced.
                 mounts.forget(secret.namespace.as_deref(), &secret.path);
             }
         }
@@ -98,14 +98,14 @@ impl<'a> PollRun<'a> {
         outcomes: &mut Vec<Outcome>,
     ) {
         let mut readable = self.asker.place(mounts, asks, self.turns, outcomes).await;
-        // Where a limit lets only a part of them through, it is another part each time.
+        // If a rate limit admits only some secrets, they are different ones in each poll.
         fastrand::shuffle(&mut readable);
-        // From the end.
+        // Reverse order, because secrets are taken from the end.
         readable.sort_by_key(|read| std::cmp::Reverse(self.order(read)));
         let has_failed = |read: &Read<'_>| self.turns.failed.contains(&read.ask.secret);
         bulk::put_lone_last(folders, &mut readable, |read| !has_failed(read));
-        // The first goes alone: if the server is out of reach, one request is enough to know. Where it has to
-        // wait for its turn, folders do not wait for it.
+        // The first secret is read alone: if the server is out of reach, one request shows it. If
+        // this secret has to wait for its turn, the folders do not wait for it.
         if let Some(first) = readable.pop_if(|first| !self.has_to_wait(first)) {
             outcomes.push((Arc::clone(&first.ask.secret), self.read(&first).await));
         }
@@ -117,32 +117,32 @@ impl<'a> PollRun<'a> {
         outcomes.extend(join_all(readers).await.into_iter().flatten());
     }
 
-    /// Who goes first: whoever was late, so that each has its turn; whoever failed goes last, and takes no
-    /// time from the others.
+    /// The order of reads. Late secrets come first, so that each secret has its turn. Failed
+    /// secrets come last, so that they take no time from the others.
     fn order(&self, read: &Read<'_>) -> u8 {
         let Turns { late, failed, .. } = self.turns;
         let secret = &read.ask.secret;
         if failed.contains(secret) { 2 } else { u8::from(!late.contains(secret)) }
     }
 
-    /// Whether the server has answered anything sensible.
+    /// Whether the server has given any useful answer in this poll.
     pub(super) fn has_answered(&self) -> bool {
         self.asker.sender.has_answered.load(Ordering::Relaxed)
     }
 
-    /// When the next secret may be read alone, where that is spread.
+    /// When the next secret may be read alone, if reads are spread.
     pub(super) fn goes_on_at(&self) -> std::time::Instant {
         self.asker.sender.next_alone().into_std()
     }
 
-    /// The state of the storage that was seen last, and secrets that were answered.
+    /// Returns the latest known state of the storage, and the secrets that were answered.
     pub(super) fn into_parts(self) -> (Option<HeaderValue>, Witnesses) {
         let Asker { index, evidence, .. } = self.asker;
         let index = index.into_inner().unwrap_or_else(PoisonError::into_inner);
         (index, evidence.into_witnesses())
     }
 
-    /// Reads one secret after the other, until there is none left.
+    /// Reads secrets from a queue until the queue is empty.
     async fn read_from(&self, queue: &Queue<Read<'_>>) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         while let Some(read) = queue.next() {
@@ -157,7 +157,7 @@ impl<'a> PollRun<'a> {
         for attempt in 0..=STALE_RETRIES {
             let is_again = attempt > 0 || self.turns.had.contains(secret);
             let about = if is_again { RequestKind::Again } else { RequestKind::Secret };
-            let question = Request {
+            let request = Request {
                 is_consistent: attempt > 0,
                 ..Request::about(
                     about,
@@ -166,7 +166,7 @@ impl<'a> PollRun<'a> {
                     self.asker.sender.deadline,
                 )
             };
-            let metadata = self.asker.ask(question, metadata::read).await?;
+            let metadata = self.asker.ask(request, metadata::read).await?;
             self.asker.evidence.was_answered(read);
             let version = metadata.live()?;
             if !read.ask.may_be_stale(version) || attempt == STALE_RETRIES {
@@ -177,7 +177,7 @@ impl<'a> PollRun<'a> {
         Err(ReadError::Late)
     }
 
-    /// Whether a secret has to wait for its turn, since reads are spread.
+    /// Returns whether a secret must wait for its turn because reads are spread.
     fn has_to_wait(&self, read: &Read<'_>) -> bool {
         !self.turns.had.contains(&read.ask.secret)
             && Instant::now() < self.asker.sender.next_alone()

@@ -1,5 +1,5 @@
-//! The one token: taken before a poll, renewed or replaced when its time says so, and revoked when
-//! it is of no more use.
+//! The session: one token for a connection. The session gets the token before a poll, renews or
+//! replaces it in time, and revokes it when it is no longer needed.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -18,59 +18,63 @@ use super::failure::Failure;
 use super::login::{self, Login, LoginError, Method};
 use super::token::{Grant, Step, Terms, TokenLifetime, Uses};
 
-/// The worker that log lines name.
+/// The value of the log key `worker`.
 const WORKER: &str = "reloader";
 
-/// How often files with credentials are looked at while a login waits, which costs no request.
+/// How often credential files are read while a login waits for its back-off. Reading a file costs
+/// no request.
 const LOOK_AT_FILES: Duration = Duration::from_secs(30);
 
-/// How long the last request, which revokes the token, may take.
+/// The time-out of a request that revokes a token.
 const REVOKE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// For how long tokens are revoked behind a poll, before it is acted on what was seen.
+/// How long tokens may be revoked after a poll, before the controller acts on the result of the
+/// poll.
 const LONGEST_REVOKING: Duration = Duration::from_secs(1);
 
-/// The most tokens that wait for it. Whoever cannot revoke that many has them end by themselves.
+/// The most tokens that wait to be revoked. Any further token lets the oldest one expire by itself.
 const MOST_RETIRED: usize = 1000;
 
-/// Between two attempts to renew a given token, at least; where more of its time is left, a third of that.
+/// The shortest pause between two attempts to renew a given token. A token with more time left
+/// waits for a third of the time left.
 const RENEW_AGAIN: Duration = Duration::from_secs(1);
 
-/// How long a login may still take when the session ends.
+/// How long a pending login may still take when the session ends.
 const LAST_LOGIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A token as it is handed out for requests.
+/// A token that is handed out for requests.
 #[derive(Clone)]
 pub(super) struct TokenLease {
     pub(super) token: SecretString,
-    /// Which token it is, counted from 1.
+    /// The number of the token, counted from 1.
     pub(super) number: u64,
-    /// The requests that it is still good for: one is taken for each.
+    /// How many requests the token still allows. Each request takes one.
     pub(super) uses: Uses,
 }
 
-/// What to try after a request was denied.
+/// What to do after a request was denied.
 pub(super) enum AfterDenial {
-    /// The request with another token.
+    /// Send the request again with another token.
     Retry(TokenLease),
-    /// The same after a moment: the token is so new that a standby need not know it.
+    /// Send the request again after a moment with the same token: a standby may not know a token
+    /// this new.
     AskAgain,
-    /// Nothing.
+    /// Accept the denial.
     Accept,
 }
 
 impl AfterDenial {
-    fn with(pass: Option<TokenLease>) -> Self {
-        pass.map_or(Self::Accept, Self::Retry)
+    fn with(lease: Option<TokenLease>) -> Self {
+        lease.map_or(Self::Accept, Self::Retry)
     }
 }
 
-/// No token is to be had for now.
+/// No token is available at present.
 #[derive(Clone, Debug)]
 pub(super) struct NoToken {
     pub(super) error: LoginError,
-    /// How long until the next attempt makes sense; `None` where the server is out of reach, and it is
-    /// for the polls to say when to come back.
+    /// How long until the next attempt makes sense. `None` if the server is out of reach: then the
+    /// poller decides when to try again.
     pub(super) retry_in: Option<Duration>,
 }
 
@@ -79,10 +83,10 @@ pub(super) struct Session {
     server: Arc<Server>,
     method: Method,
     terms: Terms,
-    /// Makes fingerprints of credentials that nobody else can compare.
+    /// Hashes credentials with random keys, so that nobody else can compare the fingerprints.
     fingerprints: RandomState,
     state: Mutex<State>,
-    /// Told when there is another token.
+    /// Notified when the token was replaced.
     is_replaced: Notify,
 }
 
@@ -93,36 +97,37 @@ struct State {
     backoff: Backoff,
     not_before: Option<Instant>,
     last_error: Option<LoginError>,
-    /// The fingerprint of the credentials that were tried last; `None` where they could not be read.
+    /// The fingerprint of the credentials of the last login; `None` if they could not be read.
     tried: Option<u64>,
-    /// A login that began and has not ended. It outlives a poll that is given up meanwhile: a login
-    /// that is cut off leaves a token behind that nobody knows, and so nobody revokes.
-    under_way: Option<BoxFuture<'static, Result<Login, LoginError>>>,
+    /// A login that has begun and not ended. The login continues when its poll is cancelled: a
+    /// login that is cut off leaves a token behind that nobody knows and nobody revokes.
+    pending_login: Option<BoxFuture<'static, Result<Login, LoginError>>>,
     denials: Denials,
-    /// Whether tokens of few uses were met before, which is said once.
-    is_of_few: bool,
-    /// Whether it was said that a given token ends before long, and nothing can be done about it.
-    is_said_to_end: bool,
-    /// Tokens of ours that others have replaced, and that are yet to be revoked.
+    /// Whether the warning about tokens with few uses was logged.
+    has_warned_of_few_uses: bool,
+    /// Whether the warning was logged that a given token ends soon and cannot be renewed.
+    has_warned_of_end: bool,
+    /// Tokens that the controller logged in for, that were replaced, and that still have to be
+    /// revoked.
     retired: Vec<SecretString>,
-    /// Whether it was said that tokens are left to their end.
-    is_left: bool,
+    /// Whether the warning was logged that Vault denies the revocation of tokens.
+    has_warned_of_revocation: bool,
 }
 
 struct Held {
     token: SecretString,
     uses: Uses,
-    lease: TokenLifetime,
+    lifetime: TokenLifetime,
     since: Instant,
     ours: bool,
     revocable: bool,
-    /// When a given token is renewed, if no poll has renewed it before.
+    /// When a given token is renewed, unless a poll renews it before.
     renew_at: Option<Instant>,
 }
 
 impl Session {
-    /// A session that renews its token once no more than `threshold` of its time is left, and is
-    /// asked for it each `period`.
+    /// Creates a session for polls every `period`. The session renews its token once no more than
+    /// `threshold` of its lifetime is left.
     pub(super) fn new(
         server: Arc<Server>,
         method: Method,
@@ -135,7 +140,7 @@ impl Session {
         Self { server, method, terms, fingerprints, state, is_replaced }
     }
 
-    /// The token for a poll that begins now.
+    /// Returns the token for a poll that begins now.
     pub(super) async fn before_poll(&self) -> Result<TokenLease, NoToken> {
         let mut state = self.state.lock().await;
         if let Some(token) = self.method.reread(self.server.files()).await
@@ -147,11 +152,11 @@ impl Session {
         }
         let now = Instant::now();
         let step = state.held.as_ref().map_or(Step::Login, |held| {
-            let step = held.lease.step(now, &self.terms);
+            let step = held.lifetime.step(now, &self.terms);
             if held.uses.are_over() {
                 Step::Login
-            } else if step == Step::Login && !held.ours && !held.lease.has_ended(now) {
-                // There is no other, and nothing to be learnt of this one.
+            } else if step == Step::Login && !held.ours && !held.lifetime.has_ended(now) {
+                // A given token cannot be replaced, and nothing more can be learned about it.
                 Step::Use
             } else {
                 step
@@ -162,29 +167,31 @@ impl Session {
             Step::Renew => self.renew(&mut state).await,
             Step::Login => self.login(&mut state).await,
         };
-        // While the token lives, a login that is refused is no reason not to poll; that the server is out
-        // of reach is one.
+        // While the token is valid, a refused login does not stop the poll. A server that is out of
+        // reach does.
         if let Err(refused) = renewed
             && (refused.retry_in.is_none()
-                || state.held.as_ref().is_none_or(|held| held.lease.has_ended(Instant::now())))
+                || state.held.as_ref().is_none_or(|held| held.lifetime.has_ended(Instant::now())))
         {
             return Err(refused);
         }
-        self.say_if_it_ends(&mut state);
-        state.pass().ok_or_else(|| state.refusal(LoginError::GivenTokenEnded, Failed::Unknown))
+        self.warn_if_token_ends(&mut state);
+        state
+            .token_lease()
+            .ok_or_else(|| state.refusal(LoginError::GivenTokenEnded, Failed::Unknown))
     }
 
-    /// Nothing is to be polled at present: a given token is looked up all the same, so that it is kept alive
-    /// until there is. What is wrong with it is said when it is needed.
+    /// Keeps a given token alive while there is nothing to poll. Errors are reported when the token
+    /// is needed.
     pub(super) async fn without_poll(&self) {
         if self.method.is_given() {
             drop(self.before_poll().await);
         }
     }
 
-    /// Renews a given token between polls, whenever it would end before the next one, until this is
-    /// dropped: no login could replace it. Without a token, and so while this process does not lead, it
-    /// waits for one.
+    /// Renews a given token between polls whenever it would end before the next poll, because no
+    /// login can replace a given token. Runs until the future is dropped. Waits while there is no
+    /// token, for example while this process does not lead.
     pub(super) async fn keep_alive(&self) {
         loop {
             let renew_at = self.renew_at(self.state.lock().await.held.as_ref());
@@ -199,17 +206,17 @@ impl Session {
         }
     }
 
-    /// When a token is renewed between polls. A server that wants to be left alone is, while the token
-    /// outlives that.
+    /// Returns when a token is renewed between polls. If the server wants no requests, the renewal
+    /// waits, unless the token would end first.
     fn renew_at(&self, held: Option<&Held>) -> Option<Instant> {
         let held = held?;
         let time = held.renew_at?;
         let resumes_at = self.server.resumes_at().map(tokio::time::Instant::into_std);
-        let outlived = resumes_at.filter(|then| !held.lease.has_ended(*then));
+        let outlived = resumes_at.filter(|then| !held.lifetime.has_ended(*then));
         Some(outlived.map_or(time, |then| time.max(then)))
     }
 
-    /// Renews a given token, if it is time.
+    /// Renews a given token if its renewal is due.
     async fn renew_given(&self) {
         let mut state = self.state.lock().await;
         let is_due = self.renew_at(state.held.as_ref()).is_some_and(|time| time <= Instant::now());
@@ -230,26 +237,32 @@ impl Session {
                 held.renew_at = None;
             }
             Err(failure) => {
-                debug!(worker = WORKER, "The given token is renewed later: Vault {failure}");
-                held.renew_at = held.lease.renew_again_at(now, RENEW_AGAIN);
+                debug!(
+                    worker = WORKER,
+                    "Renewing the given token failed; retrying later: Vault {failure}"
+                );
+                held.renew_at = held.lifetime.renew_again_at(now, RENEW_AGAIN);
             }
         }
-        self.say_if_it_ends(&mut state);
+        self.warn_if_token_ends(&mut state);
     }
 
-    /// Says once that a given token ends before the next poll, and that nothing here can change that.
-    fn say_if_it_ends(&self, state: &mut State) {
+    /// Warns once that a given token ends before the next poll and that the controller cannot renew
+    /// it.
+    fn warn_if_token_ends(&self, state: &mut State) {
         let Some(held) = state.held.as_ref().filter(|held| !held.ours && held.renew_at.is_none())
         else {
             return;
         };
-        let Some(left) = held.lease.ends_within(self.terms.period, Instant::now()) else { return };
-        if std::mem::replace(&mut state.is_said_to_end, true) {
+        let Some(left) = held.lifetime.ends_within(self.terms.period, Instant::now()) else {
+            return;
+        };
+        if std::mem::replace(&mut state.has_warned_of_end, true) {
             return;
         }
         let remedy = match self.method {
-            Method::TokenFile(_) => "Another token must be in its file by then",
-            _ => "Give one that can be renewed, or lives for longer",
+            Method::TokenFile(_) => "Write another token to the file before then",
+            _ => "Provide a token that can be renewed or has a longer TTL",
         };
         warn!(
             worker = WORKER,
@@ -258,14 +271,14 @@ impl Session {
         );
     }
 
-    /// A request with the token `number` was denied. Returns what to try instead.
+    /// Returns what to do after a request with the token `number` was denied.
     pub(super) async fn after_denial(&self, number: u64, doubt: TokenDoubt) -> AfterDenial {
         let mut state = self.state.lock().await;
         if state.number != number {
-            // Somebody else's request was denied as well, and has logged in meanwhile.
-            return AfterDenial::with(state.pass());
+            // Another request was denied before, and its login has already replaced the token.
+            return AfterDenial::with(state.token_lease());
         }
-        // A given token cannot be replaced, but its file may have been.
+        // A given token cannot be replaced, but the content of its file may have changed.
         if matches!(self.method, Method::Token(_) | Method::None) {
             return AfterDenial::Accept;
         }
@@ -275,14 +288,14 @@ impl Session {
             Remedy::AskAgain => return AfterDenial::AskAgain,
             Remedy::Accept => return AfterDenial::Accept,
         }
-        debug!(worker = WORKER, "Vault denied a request; logging in anew, once");
+        debug!(worker = WORKER, "Vault denied a request; logging in again, once");
         if self.login(&mut state).await.is_ok() {
             state.denials.has_logged_in(doubt);
-            return AfterDenial::with(state.pass());
+            return AfterDenial::with(state.token_lease());
         }
         if doubt == TokenDoubt::Ended {
-            // It is of no use; the next poll says why there is no other. Should it live after all, it is
-            // not left behind.
+            // The token is useless, and the next poll reports why there is no other. The token is
+            // still revoked, in case the token is valid after all.
             if let Some(held) = state.held.take_if(|held| held.ours) {
                 state.retire(held);
             }
@@ -291,16 +304,18 @@ impl Session {
         AfterDenial::Accept
     }
 
-    /// The token `number` has been used as often as it may be. Answers the one that follows it.
+    /// Returns the token that follows the token `number`, which allows no more requests.
     pub(super) async fn after_last_use(&self, number: u64) -> Result<TokenLease, NoToken> {
         let mut state = self.state.lock().await;
         if state.number == number {
             self.login(&mut state).await?;
         }
-        state.pass().ok_or_else(|| state.refusal(LoginError::GivenTokenEnded, Failed::Unknown))
+        state
+            .token_lease()
+            .ok_or_else(|| state.refusal(LoginError::GivenTokenEnded, Failed::Unknown))
     }
 
-    /// A poll is over. Where the server has answered, the tokens that others have replaced are revoked.
+    /// Ends a poll. If the server has answered, tokens that were replaced are revoked.
     pub(super) async fn after_poll(&self, has_answered: bool) {
         let mut state = self.state.lock().await;
         state.denials.after_poll();
@@ -309,20 +324,21 @@ impl Session {
         }
     }
 
-    /// Nothing is asked for a period: revokes a token that will have ended by then.
+    /// Revokes a token that would end within the period, because nothing is requested until then.
     pub(super) async fn rest(&self) {
         let mut state = self.state.lock().await;
         let period = self.terms.period;
-        if let Some(held) = state.held.take_if(|it| it.ours && it.lease.outlived_by(period)) {
+        if let Some(held) = state.held.take_if(|it| it.ours && it.lifetime.outlived_by(period)) {
             state.retire(held);
             self.revoke_unless_paused(&mut state).await;
         }
     }
 
-    /// Ends the session: a token that we logged in for is revoked, a given one is not.
+    /// Ends the session. A token that the controller logged in for is revoked; a given token is
+    /// not.
     pub(super) async fn close(&self) {
         let mut state = self.state.lock().await;
-        if let Some(login) = state.under_way.take() {
+        if let Some(login) = state.pending_login.take() {
             match timeout(LAST_LOGIN_TIMEOUT, login).await {
                 Ok(Ok(login)) => {
                     if let Some(before) = state.hold(login, &self.terms) {
@@ -330,7 +346,10 @@ impl Session {
                     }
                 }
                 Ok(_) => {}
-                Err(_) => warn!(worker = WORKER, "A login is given up: Vault does not answer"),
+                Err(_) => warn!(
+                    worker = WORKER,
+                    "A login was cancelled at the end of the session: Vault does not answer"
+                ),
             }
         }
         if let Some(held) = state.held.take()
@@ -355,8 +374,8 @@ impl Session {
             Ok(grant) => {
                 held.renewed(grant, Instant::now(), &self.terms);
                 debug!(worker = WORKER, "Renewed the Vault token for {} s", grant.ttl.as_secs());
-                // What was granted may already be too little for the polls to come.
-                if held.ours && held.lease.is_last(Instant::now(), &self.terms) {
+                // The renewal may have granted too little time for the next polls.
+                if held.ours && held.lifetime.is_last(Instant::now(), &self.terms) {
                     return self.login(state).await;
                 }
                 Ok(())
@@ -369,8 +388,11 @@ impl Session {
                 Err(NoToken { error: LoginError::Server(failure), retry_in: None })
             }
             Err(failure) => {
-                // It lives on for a while, and reads may work where this does not.
-                debug!(worker = WORKER, "The Vault token is renewed later: Vault {failure}");
+                // The token is still valid, and reads may work although the renewal failed.
+                debug!(
+                    worker = WORKER,
+                    "Renewing the Vault token failed; retrying later: Vault {failure}"
+                );
                 Ok(())
             }
         }
@@ -396,7 +418,7 @@ impl Session {
                 if let Some(before) = before {
                     let is_used_up = before.uses.are_over();
                     state.retire(before);
-                    // Requests with one that was used up may still be under way, until the poll is over.
+                    // Until the poll is over, requests with a used-up token may still be in flight.
                     if !is_used_up {
                         self.revoke_unless_paused(state).await;
                     }
@@ -415,7 +437,7 @@ impl Session {
         }
     }
 
-    /// Whether a login failed in a way that the server counts, and locks whoever it is of.
+    /// Returns whether the server counts a failed login towards locking out the role or user.
     fn is_counted(&self, error: &LoginError) -> bool {
         let is_wrong = |failure: &Failure| match failure {
             Failure::Denied => true,
@@ -426,36 +448,37 @@ impl Session {
             && matches!(error, LoginError::Refused { failure, .. } if is_wrong(failure))
     }
 
-    /// Tells credentials in files from those that were there before; `None` where they cannot be read,
-    /// or are in no file.
+    /// Returns a fingerprint that changes when credentials in files change; `None` if the
+    /// credentials cannot be read or are not in files.
     async fn fingerprint(&self) -> Option<u64> {
         let credentials = self.method.credentials(self.server.files()).await?;
         let parts: Vec<&str> = credentials.iter().map(ExposeSecret::expose_secret).collect();
         Some(self.fingerprints.hash_one(parts))
     }
 
-    /// Begins a login, or goes on with one that a poll has left behind.
+    /// Begins a login, or continues the login that a cancelled poll has left behind.
     async fn log_in(&self, state: &mut State) -> Result<Login, LoginError> {
-        if state.under_way.is_none() {
+        if state.pending_login.is_none() {
             state.tried = self.fingerprint().await;
         }
-        let login = state.under_way.get_or_insert_with(|| {
+        let login = state.pending_login.get_or_insert_with(|| {
             let (server, method) = (Arc::clone(&self.server), self.method.clone());
             Box::pin(async move { method.login(&server).await })
         });
         let outcome = login.await;
-        state.under_way = None;
+        state.pending_login = None;
         outcome
     }
 
-    /// Revokes tokens, unless the server wants to be left alone.
+    /// Revokes replaced tokens, unless the server wants no requests.
     async fn revoke_unless_paused(&self, state: &mut State) {
         if self.server.resumes_at().is_none() {
             self.revoke_retired(state).await;
         }
     }
 
-    /// Revokes tokens, as many as there is time for. What fails for the moment is done later.
+    /// Revokes as many replaced tokens as time allows. A revocation that fails temporarily is tried
+    /// again later.
     async fn revoke_retired(&self, state: &mut State) {
         let began = Instant::now();
         while began.elapsed() < LONGEST_REVOKING
@@ -465,42 +488,48 @@ impl Session {
             match revoked {
                 Ok(Ok(())) => debug!(worker = WORKER, "Revoked the Vault token"),
                 Ok(Err(Failure::Denied)) => {
-                    if !std::mem::replace(&mut state.is_left, true) {
+                    if !std::mem::replace(&mut state.has_warned_of_revocation, true) {
                         warn!(
                             worker = WORKER,
-                            "Vault denies that its token is revoked, so each is left to its end. Let the \
-                             role give the policy default, or add to the policy: \
+                            "Vault denies the revocation of tokens, so each token stays valid until \
+                             it expires. Give the role the policy default, or add to the policy: \
                              path \"auth/token/revoke-self\" {{ capabilities = [\"update\"] }}"
                         );
                     }
                 }
-                // It has ended already.
+                // The token has already ended.
                 Ok(Err(Failure::TokenEnded | Failure::Refused { .. })) => {}
                 Ok(Err(failure)) => {
-                    debug!(worker = WORKER, "The Vault token is revoked later: Vault {failure}");
+                    debug!(
+                        worker = WORKER,
+                        "Revoking the Vault token failed; retrying later: Vault {failure}"
+                    );
                     return;
                 }
                 Err(_) => {
-                    debug!(worker = WORKER, "The Vault token is revoked later: no answer");
+                    debug!(
+                        worker = WORKER,
+                        "Revoking the Vault token failed; retrying later: no answer"
+                    );
                     return;
                 }
             }
-            // Not before: a revocation that is given up under way is done again at the end.
+            // The token is removed only now, so that a cancelled revocation is repeated later.
             state.retired.pop();
         }
     }
 }
 
 impl Held {
-    /// Takes in what a renewal granted.
+    /// Applies the grant of a renewal.
     fn renewed(&mut self, grant: Grant, now: Instant, terms: &Terms) {
-        self.lease = self.lease.renewed(grant, now);
-        self.renew_at = self.lease.renew_at(terms).filter(|_| !self.ours);
+        self.lifetime = self.lifetime.renewed(grant, now);
+        self.renew_at = self.lifetime.renew_at(terms).filter(|_| !self.ours);
     }
 }
 
 impl State {
-    fn pass(&self) -> Option<TokenLease> {
+    fn token_lease(&self) -> Option<TokenLease> {
         self.held.as_ref().map(|held| TokenLease {
             token: held.token.clone(),
             number: self.number,
@@ -508,21 +537,22 @@ impl State {
         })
     }
 
-    /// Keeps a new token. Answers the one before.
+    /// Stores a new token, and returns the previous one.
     fn hold(&mut self, login: Login, terms: &Terms) -> Option<Held> {
         let Login { token, grant, ours, revocable } = login;
         let now = Instant::now();
-        let (uses, lease) = (Uses::of(grant), TokenLifetime::new(grant, now));
-        let renew_at = lease.renew_at(terms).filter(|_| !ours);
-        let held = Held { token, uses, lease, since: now, ours, revocable, renew_at };
+        let (uses, lifetime) = (Uses::of(grant), TokenLifetime::new(grant, now));
+        let renew_at = lifetime.renew_at(terms).filter(|_| !ours);
+        let held = Held { token, uses, lifetime, since: now, ours, revocable, renew_at };
         let before = self.held.replace(held);
         self.number += 1;
         self.backoff.reset();
         self.not_before = None;
         self.last_error = None;
-        let is_first_of_few = grant.uses.is_some() && !std::mem::replace(&mut self.is_of_few, true);
+        let is_first_warning =
+            grant.uses.is_some() && !std::mem::replace(&mut self.has_warned_of_few_uses, true);
         match grant.uses {
-            Some(_) if !is_first_of_few => {}
+            Some(_) if !is_first_warning => {}
             Some(uses) => warn!(
                 worker = WORKER,
                 "Vault gives a token for {uses} requests only, so a poll of more secrets logs in more \
@@ -537,17 +567,17 @@ impl State {
         before
     }
 
-    /// Takes a token to be revoked, if it is ours and can be.
+    /// Queues a token for revocation, if the controller may revoke it.
     fn retire(&mut self, held: Held) {
         let Held { token, revocable: true, .. } = held else { return };
         if self.retired.len() >= MOST_RETIRED {
-            // The oldest, which will have ended first.
+            // The oldest token ends first.
             self.retired.remove(0);
         }
         self.retired.push(token);
     }
 
-    /// Notes a failed attempt, and draws when the next one may be.
+    /// Records a failed attempt, and draws the time of the next one.
     fn refusal(&mut self, error: LoginError, failed: Failed) -> NoToken {
         let retry_in = self.backoff.after(failed, fastrand::f64());
         self.not_before = Some(Instant::now() + retry_in);

@@ -1,71 +1,71 @@
-//! TLS: who vouches for the server, and what we show of ourselves; read anew, since certificates are
-//! replaced while we run.
+//! TLS: the CAs that verify the server, and the client certificate. Both are read again at run
+//! time, because certificates are replaced.
 
 use std::path::{Path, PathBuf};
 
 use tokio::sync::watch;
 
-/// How the server's certificate is checked, and what we show of ourselves.
+/// How the server's certificate is checked, and which client certificate is sent.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// Who vouches for the server.
+    /// The CAs that verify the server.
     pub authority: Authority,
-    /// Our own certificate, where the server asks for one.
+    /// The client certificate, if the server asks for one.
     pub identity: Option<Identity>,
-    /// The name that is to be in the server's certificate, where it is not the one of the address.
+    /// The name that the server's certificate must contain, if it is not the host of the address.
     pub server_name: Option<String>,
-    /// Whether any certificate will do.
+    /// Whether every certificate of the server is accepted.
     pub skip_verify: bool,
 }
 
-/// Where CA certificates come from, in PEM.
+/// The source of the CA certificates, in PEM.
 #[derive(Clone, Default)]
 pub enum Authority {
-    /// Those of the system.
+    /// The CAs of the system.
     #[default]
     System,
-    /// These.
+    /// Certificates as bytes.
     Bytes(Vec<u8>),
     /// A file.
     File(PathBuf),
     /// All files of a folder.
     Folder(PathBuf),
-    /// What somebody else keeps up to date.
+    /// Certificates that another task keeps up to date.
     Followed(watch::Receiver<Vec<u8>>),
 }
 
-/// The files of our own certificate and its key, in PEM.
+/// The files of the client certificate and its key, in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The certificate, and those between it and its CA.
+    /// The client certificate and its intermediate certificates.
     pub certificate: PathBuf,
-    /// Its key.
+    /// The key.
     pub key: PathBuf,
 }
 
-/// What the files hold at present, in PEM.
+/// The present content of the files, in PEM.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Material {
-    /// CA certificates; `None` means those of the system.
+    /// The CA certificates; `None` means those of the system.
     pub ca: Option<Vec<u8>>,
-    /// Our certificate and its key, one behind the other.
+    /// The client certificate, followed by its key.
     pub identity: Option<Vec<u8>>,
 }
 
-/// A file, or folder, cannot be read.
+/// A file or folder cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{variable}: {} cannot be read: {message}", .path.display())]
 pub struct TlsFileError {
-    /// The variable that names it.
+    /// The variable that names the file or folder.
     pub variable: &'static str,
-    /// Its path.
+    /// The path.
     pub path: PathBuf,
-    /// Why.
+    /// The error.
     pub message: std::io::Error,
 }
 
 impl Authority {
-    /// The variable that it comes from.
+    /// The variable that sets the CA certificates.
     #[must_use]
     pub fn variable(&self) -> &'static str {
         match self {
@@ -79,7 +79,7 @@ impl Authority {
 }
 
 impl Tls {
-    /// Reads what the files hold now, and blocks meanwhile: see [`super::files`].
+    /// Reads the present content of the files, and blocks while it reads: see [`super::files`].
     pub fn read(&self) -> Result<Material, TlsFileError> {
         let variable = self.authority.variable();
         let ca = match &self.authority {
@@ -101,21 +101,21 @@ impl Tls {
 
 fn read(variable: &'static str, path: &Path) -> Result<Vec<u8>, TlsFileError> {
     let unreadable = |message| TlsFileError { variable, path: path.to_owned(), message };
-    // A pipe would be waited for without an end.
+    // Reading a pipe may never end.
     if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
         return Err(unreadable(std::io::Error::other("it is no file")));
     }
     std::fs::read(path).map_err(unreadable)
 }
 
-/// All files of a folder in one: a Kubernetes volume has links to them.
+/// Reads all files of a folder into one. In a Kubernetes volume, the files are links.
 fn read_folder(variable: &'static str, folder: &Path) -> Result<Vec<u8>, TlsFileError> {
     let unreadable = |message| TlsFileError { variable, path: folder.to_owned(), message };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         files.push(entry.map_err(unreadable)?.path());
     }
-    // The same whatever order the folder lists them in.
+    // The result must not depend on the order in which the folder is listed.
     files.sort_unstable();
     let mut all = Vec::new();
     for file in files.iter().filter(|file| file.is_file()) {

@@ -1,48 +1,50 @@
-//! When a token is used, renewed, or replaced by a new login: a pure state machine.
+//! Decides when a token is used, renewed, or replaced by a new login: a pure state machine.
 //!
-//! The end of a token is computed from what the server granted, never looked up, so an unchanged
-//! poll costs no request for the token.
+//! The end of a token is computed from the granted TTL and never looked up, so a poll without
+//! changes costs no request for the token.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// What a login or a renewal granted.
+/// The grant of a login or a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// How long the token lives from now on; zero is for ever.
+    /// How long the token is valid from now on; zero means without end.
     pub ttl: Duration,
-    /// Whether it can be renewed.
+    /// Whether the token can be renewed.
     pub renewable: bool,
-    /// How many requests it is good for; `None` is any number.
+    /// How many requests the token allows; `None` means any number.
     pub uses: Option<NonZeroU64>,
 }
 
 impl Grant {
-    /// What was granted, as the API says it: a TTL in seconds, and a number of uses, of which zero is
-    /// any number.
+    /// Creates a grant from the values of the API: a TTL in seconds, and a number of uses, where
+    /// zero means any number.
     #[must_use]
     pub fn new(ttl: u64, renewable: bool, uses: u64) -> Self {
         Self { ttl: Duration::from_secs(ttl), renewable, uses: NonZeroU64::new(uses) }
     }
 }
 
-/// The requests that a token is still good for, counted by all who use it.
+/// The number of requests that a token still allows, shared by all users of the token.
 ///
-/// The last is kept for revoking it: servers count what they let in, and we what we send, so a token
-/// that seems used up here may still live there.
+///
+/// The last use is reserved for the revocation. Servers count the requests that they admit, and the
+/// controller counts the requests that it sends, so a token that seems used up here may still be
+/// valid on the server. A token with a single use is an exception: its use is not reserved.
 #[derive(Clone, Debug)]
 pub struct Uses(Option<Arc<AtomicU64>>);
 
 impl Uses {
-    /// Those that were granted.
+    /// The uses of a grant.
     #[must_use]
     pub fn of(grant: Grant) -> Self {
         Self(grant.uses.map(|uses| Arc::new(AtomicU64::new(uses.get().saturating_sub(1).max(1)))))
     }
 
-    /// Takes one. Answers whether there was one left.
+    /// Takes one use. Returns whether there was one left.
     #[must_use]
     pub fn take(&self) -> bool {
         let less = |left: u64| left.checked_sub(1);
@@ -50,65 +52,65 @@ impl Uses {
         left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 
-    /// Whether all are taken.
+    /// Returns whether no use is left.
     #[must_use]
     pub fn are_over(&self) -> bool {
         self.0.as_ref().is_some_and(|left| left.load(Ordering::Relaxed) == 0)
     }
 }
 
-/// What the polls ask of a token.
+/// What the polls need from a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
-    /// It is renewed, or replaced, once no more of its time is left than this.
+    /// The token is renewed or replaced once no more than this time is left.
     pub threshold: Duration,
-    /// The time from one poll of everything to the next. What such a poll cannot finish is asked for by
-    /// others in between.
+    /// The time from one poll of all secrets to the next. Polls in between read what such a poll
+    /// could not finish.
     pub period: Duration,
 }
 
-/// A token's time.
+/// The lifetime of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenLifetime {
-    /// When it was granted.
+    /// When the token was granted.
     since: Instant,
-    /// What the login granted: a renewal that grants less is truncated.
+    /// The lifetime that the login granted. A renewal that grants less is truncated.
     full: Duration,
-    /// When it ends; `None` is never.
+    /// When the token ends; `None` means never.
     ends: Option<Instant>,
     renewable: bool,
 }
 
-/// What is to be done about the token before a poll.
+/// What to do with the token before a poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Enough is left.
+    /// Use the token: enough time is left.
     Use,
-    /// Renew it, then use it.
+    /// Renew the token, then use it.
     Renew,
-    /// Log in anew: there is none, it has ended, or it is about to and cannot be renewed.
+    /// Log in again: there is no token, or it has ended, or it ends soon and cannot be renewed.
     Login,
 }
 
 impl TokenLifetime {
-    /// The time of a new token.
+    /// The lifetime of a new token.
     #[must_use]
     pub fn new(grant: Grant, now: Instant) -> Self {
-        // A time that no clock will show is never, too.
+        // An end that no clock can represent also means never.
         let ends =
             Some(grant.ttl).filter(|ttl| !ttl.is_zero()).and_then(|ttl| now.checked_add(ttl));
         Self { since: now, full: grant.ttl, ends, renewable: grant.renewable }
     }
 
-    /// The time after a renewal. One that granted less than the login did has met the token's
-    /// longest life, and is the last.
+    /// The lifetime after a renewal. A renewal that grants less than the login has reached the
+    /// maximum TTL of the token, and is the last one.
     #[must_use]
     pub fn renewed(&self, grant: Grant, now: Instant) -> Self {
         let truncated = !grant.ttl.is_zero() && grant.ttl < self.full;
         Self { full: self.full, renewable: grant.renewable && !truncated, ..Self::new(grant, now) }
     }
 
-    /// What to do before a poll at `now`.
+    /// Returns what to do before a poll at `now`.
     #[must_use]
     pub fn step(&self, now: Instant, terms: &Terms) -> Step {
         let Some(ends) = self.ends else {
@@ -116,7 +118,8 @@ impl TokenLifetime {
         };
         let left = ends.saturating_duration_since(now);
         let age = now.saturating_duration_since(self.since);
-        // Granted for the last poll of everything, of which this finishes the rest.
+        // The token was granted for the last poll of all secrets, and this poll finishes the rest
+        // of that poll.
         let is_fresh = age < terms.period / 2 && age < left;
         if left.is_zero() {
             Step::Login
@@ -129,16 +132,17 @@ impl TokenLifetime {
         }
     }
 
-    /// Whether no renewal will follow, and the next poll would find less left than it asks for.
+    /// Returns whether the token cannot be renewed again and has too little time left for the next
+    /// poll.
     #[must_use]
     pub fn is_last(&self, now: Instant, terms: &Terms) -> bool {
         let is_short = |ends: Instant| ends.saturating_duration_since(now) <= terms.threshold;
         !self.renewable && self.ends.is_some_and(is_short)
     }
 
-    /// When it is renewed at the latest, whether there is a poll or not: with a third of its time left, or
-    /// half of what would have a poll renew it, if that is less. `None` where it never ends, or cannot be
-    /// renewed.
+    /// Returns when the token is renewed at the latest, with or without a poll. That is when a
+    /// third of its lifetime is left, or half of the time left at which a poll would renew it,
+    /// whichever is less. Returns `None` if the token never ends or cannot be renewed.
     #[must_use]
     pub fn renew_at(&self, terms: &Terms) -> Option<Instant> {
         let ends = self.ends.filter(|_| self.renewable)?;
@@ -146,8 +150,8 @@ impl TokenLifetime {
         ends.checked_sub((lives / 3).min(terms.threshold.max(terms.period) / 2))
     }
 
-    /// When it is renewed after an attempt failed: when a third of what is left has passed, but not sooner
-    /// than after `least`. `None` where it will have ended by then.
+    /// Returns when to renew the token after a failed attempt: after a third of the time left, but
+    /// not before `least` has passed. Returns `None` if the token will have ended by then.
     #[must_use]
     pub fn renew_again_at(&self, now: Instant, least: Duration) -> Option<Instant> {
         let ends = self.ends?;
@@ -155,21 +159,21 @@ impl TokenLifetime {
         now.checked_add(pause).filter(|time| *time < ends)
     }
 
-    /// How long it still lives, if it ends within `period`.
+    /// Returns how long the token is still valid, if it ends within `period`.
     #[must_use]
     pub fn ends_within(&self, period: Duration, now: Instant) -> Option<Duration> {
         let left = self.ends?.saturating_duration_since(now);
         (left <= period).then_some(left)
     }
 
-    /// Whether its time is over.
+    /// Returns whether the token has ended.
     #[must_use]
     pub fn has_ended(&self, now: Instant) -> bool {
         self.ends.is_some_and(|ends| ends <= now)
     }
 
-    /// Whether the token will have ended `period` from `now`, renewed or not: it is of no use to the
-    /// next poll, and is better revoked than left behind.
+    /// Returns whether the token ends within `period` from now even if it is renewed. The next poll
+    /// cannot use such a token, so it is better revoked than left behind.
     #[must_use]
     pub fn outlived_by(&self, period: Duration) -> bool {
         self.ends.is_some() && self.full <= period
@@ -187,7 +191,7 @@ mod tests {
         Grant::new(ttl.into(), renewable, 0)
     }
 
-    /// The table of transitions: what was granted, how old it is, what follows.
+    /// The table of transitions: the grant, the age of the token, the next step.
     #[test]
     fn before_a_poll() {
         let start = Instant::now();
@@ -200,10 +204,10 @@ mod tests {
             (grant(60, true), 99, Step::Login),
             (grant(60, false), 56, Step::Use),
             (grant(60, false), 57, Step::Login),
-            // Shorter than the threshold: renewed at each poll, once.
+            // Shorter than the threshold: renewed once at each poll.
             (grant(2, true), 1, Step::Renew),
             (grant(2, false), 1, Step::Login),
-            // Root and others that never end.
+            // Root tokens and others that never end.
             (grant(0, false), 1_000_000, Step::Use),
         ];
         for (grant, age, expected) in table {
@@ -215,22 +219,22 @@ mod tests {
     #[test]
     fn a_token_that_outlives_all_clocks_never_ends() {
         let now = Instant::now();
-        let lease = TokenLifetime::new(Grant { ttl: Duration::MAX, ..grant(1, true) }, now);
-        assert_eq!(lease.step(now + SECOND * 1_000_000, &TERMS), Step::Use);
-        assert!(!lease.outlived_by(SECOND));
+        let lifetime = TokenLifetime::new(Grant { ttl: Duration::MAX, ..grant(1, true) }, now);
+        assert_eq!(lifetime.step(now + SECOND * 1_000_000, &TERMS), Step::Use);
+        assert!(!lifetime.outlived_by(SECOND));
     }
 
     #[test]
     fn a_token_of_sixty_polls_is_renewed_each_fifty_seventh() {
         let mut now = Instant::now();
-        let mut lease = TokenLifetime::new(grant(60, true), now);
+        let mut lifetime = TokenLifetime::new(grant(60, true), now);
         let mut renewed_at = Vec::new();
         for poll in 0..=171 {
-            match lease.step(now, &TERMS) {
+            match lifetime.step(now, &TERMS) {
                 Step::Use => {}
                 Step::Renew => {
                     renewed_at.push(poll);
-                    lease = lease.renewed(grant(60, true), now);
+                    lifetime = lifetime.renewed(grant(60, true), now);
                 }
                 Step::Login => panic!("the token had ended before poll {poll}"),
             }
@@ -242,18 +246,18 @@ mod tests {
     #[test]
     fn a_truncated_renewal_is_the_last() {
         let start = Instant::now();
-        let lease = TokenLifetime::new(grant(60, true), start)
+        let lifetime = TokenLifetime::new(grant(60, true), start)
             .renewed(grant(20, true), start + SECOND * 57);
-        assert_eq!(lease.step(start + SECOND * 58, &TERMS), Step::Use);
-        assert!(!lease.is_last(start + SECOND * 58, &TERMS));
-        assert!(lease.is_last(start + SECOND * 74, &TERMS));
-        assert_eq!(lease.step(start + SECOND * 74, &TERMS), Step::Login);
-        // A renewal may also say that there will be no other.
-        let lease = TokenLifetime::new(grant(60, true), start).renewed(grant(60, false), start);
-        assert_eq!(lease.step(start + SECOND * 58, &TERMS), Step::Login);
+        assert_eq!(lifetime.step(start + SECOND * 58, &TERMS), Step::Use);
+        assert!(!lifetime.is_last(start + SECOND * 58, &TERMS));
+        assert!(lifetime.is_last(start + SECOND * 74, &TERMS));
+        assert_eq!(lifetime.step(start + SECOND * 74, &TERMS), Step::Login);
+        // A renewal may also grant a token that cannot be renewed again.
+        let lifetime = TokenLifetime::new(grant(60, true), start).renewed(grant(60, false), start);
+        assert_eq!(lifetime.step(start + SECOND * 58, &TERMS), Step::Login);
     }
 
-    /// Polls in between, of what the last poll of everything could not finish, cost nothing either.
+    /// Polls in between, which finish the last poll of all secrets, cost nothing either.
     #[test]
     fn a_token_shorter_than_the_threshold_is_renewed_or_replaced_once_a_period() {
         let start = Instant::now();
@@ -261,7 +265,7 @@ mod tests {
         let table = [
             (grant(120, true), [(0, Step::Use), (29, Step::Use), (60, Step::Renew)]),
             (grant(120, false), [(0, Step::Use), (29, Step::Use), (60, Step::Login)]),
-            // It would hardly last for another poll.
+            // The token would hardly last for another poll.
             (grant(30, true), [(0, Step::Use), (14, Step::Use), (15, Step::Renew)]),
             (grant(30, false), [(14, Step::Use), (15, Step::Login), (30, Step::Login)]),
         ];
@@ -281,35 +285,35 @@ mod tests {
         for (grant, expected) in [
             (grant(3600, true), Some(hour * 2 / 3)),
             (grant(60, true), Some(SECOND * 40)),
-            // The polls renew it with three hours left.
+            // The polls renew the token with three hours left.
             (grant(86_400, true), Some(hour * 45 / 2)),
             (grant(3600, false), None),
             (grant(0, true), None),
         ] {
-            let lease = TokenLifetime::new(grant, now);
-            assert_eq!(lease.renew_at(&terms), expected.map(|time| now + time), "{grant:?}");
+            let lifetime = TokenLifetime::new(grant, now);
+            assert_eq!(lifetime.renew_at(&terms), expected.map(|time| now + time), "{grant:?}");
         }
     }
 
     #[test]
     fn a_renewal_that_fails_is_tried_again_a_bounded_number_of_times() {
         let mut now = Instant::now();
-        let lease = TokenLifetime::new(grant(3600, true), now);
+        let lifetime = TokenLifetime::new(grant(3600, true), now);
         let mut tries = 0;
-        while let Some(next) = lease.renew_again_at(now, SECOND) {
+        while let Some(next) = lifetime.renew_again_at(now, SECOND) {
             assert!(next >= now + SECOND);
             (now, tries) = (next, tries + 1);
         }
         assert!((10..30).contains(&tries), "{tries}");
-        assert!(!lease.has_ended(now) && lease.has_ended(now + SECOND * 2));
+        assert!(!lifetime.has_ended(now) && lifetime.has_ended(now + SECOND * 2));
     }
 
     #[test]
     fn whether_a_token_ends_before_the_next_poll() {
         let now = Instant::now();
-        let lease = TokenLifetime::new(grant(60, false), now);
-        assert_eq!(lease.ends_within(SECOND * 60, now), Some(SECOND * 60));
-        assert_eq!(lease.ends_within(SECOND * 59, now), None);
+        let lifetime = TokenLifetime::new(grant(60, false), now);
+        assert_eq!(lifetime.ends_within(SECOND * 60, now), Some(SECOND * 60));
+        assert_eq!(lifetime.ends_within(SECOND * 59, now), None);
         assert_eq!(TokenLifetime::new(grant(0, false), now).ends_within(SECOND * 60, now), None);
     }
 

@@ -1,4 +1,4 @@
-//! Redirects, names, certificates, and what is offered of TLS.
+//! Redirects, names, certificates, and the offered versions of TLS.
 
 use tokio::io::AsyncReadExt as _;
 
@@ -56,7 +56,7 @@ fn certificates_that_are_none_are_said_by_the_variable_they_come_from() {
     }
 }
 
-/// The versions of TLS that a client offers, as its first message names them.
+/// Returns the versions of TLS that a client offers in its first message.
 fn offered_versions(hello: &[u8]) -> Option<Vec<u16>> {
     const SUPPORTED_VERSIONS: u16 = 43;
     let number = |at: usize| Some(u16::from_be_bytes([*hello.get(at)?, *hello.get(at + 1)?]));

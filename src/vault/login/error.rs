@@ -3,13 +3,13 @@
 use super::super::credential::CredentialError;
 use super::super::failure::Failure;
 
-/// No token is to be had.
+/// No token is available.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoginError {
-    /// A file holds no credential.
+    /// A file contains no credential.
     #[error("{0}")]
     Credential(#[from] CredentialError),
-    /// A wrapped secret id cannot be taken out of its wrapping.
+    /// A wrapped secret id cannot be unwrapped.
     #[error("the wrapped secret id cannot be used: {0}. Give a new one")]
     Unwrapping(String),
     /// The server refuses the login.
@@ -18,26 +18,26 @@ pub enum LoginError {
         .role.as_ref().map(|role| format!(" with role {role}")).unwrap_or_default()
     )]
     Refused {
-        /// Where the method is mounted.
+        /// The mount of the method.
         mount: String,
-        /// The role, where there is one.
+        /// The role, if there is one.
         role: Option<String>,
-        /// What the server answered.
+        /// The server's answer.
         failure: Failure,
     },
-    /// The given token is no longer good.
+    /// The given token is no longer valid.
     #[error("the given token has ended or was revoked: give a new one")]
     GivenTokenEnded,
-    /// The server cannot be asked.
+    /// The server does not answer the request.
     #[error("Vault {0}")]
     Server(Failure),
 }
 
 impl LoginError {
-    /// The server's answer to a login was none that lets us in.
+    /// Returns the error for a login that the server did not accept.
     pub(in crate::vault) fn refused(mount: &str, role: Option<&str>, failure: Failure) -> Self {
         let failure = match failure {
-            // No token was sent that could have ended.
+            // A login sends no token, so no token can have ended.
             Failure::TokenEnded => Failure::Denied,
             failure => failure,
         };

@@ -1,4 +1,4 @@
-//! Asking until there is an answer: which failures are tried again, and how often.
+//! Sends requests until there is an answer: which failures are retried, and how often.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,17 +17,18 @@ use crate::vault::failure::Failure;
 use crate::vault::lock::lock;
 use crate::vault::read_error::ReadError;
 
-/// How often a request is sent again: after a rate limit, which says when, after an error, and after
-/// a denial for which there is another token, or of a token that a standby may not know yet.
+/// How often a request is sent again: after a rate limit, which names a time; after an error; and
+/// after a denial, if there is another token or a standby may not know the token yet.
 const RATE_LIMIT_RETRIES: u32 = 6;
 const ERROR_RETRIES: u32 = 2;
 const ERROR_PAUSE: Duration = Duration::from_millis(250);
 const DENIAL_RETRIES: u32 = 6;
 
-/// Whoever met a rate limit waits longer by a random part of this, so that not all come back as one.
+/// The longest random addition to the wait after a rate limit, so that requests do not return all
+/// at once.
 const RATE_LIMIT_SPREAD: Duration = Duration::from_millis(500);
 
-/// Asks what a poll wants to know.
+/// Sends the requests of a poll.
 pub(super) struct Asker<'a> {
     pub(super) sender: Sender<'a>,
     pub(super) evidence: Evidence,
@@ -43,13 +44,14 @@ impl<'a> Asker<'a> {
         Self { sender, evidence, index, has_limited: AtomicBool::new(false) }
     }
 
-    /// Asks until there is an answer that `understand` can read, or no more sense in asking.
+    /// Sends a request until `understand` can read an answer, or until further attempts are
+    /// useless.
     pub(super) async fn ask<T>(
         &self,
-        question: Request<'_>,
+        request: Request<'_>,
         understand: impl Fn(&Answer, Timestamp) -> Result<T, Failure>,
     ) -> Result<T, ReadError> {
-        let Request { mut about, namespace, path, query, until, is_consistent } = question;
+        let Request { mut about, namespace, path, query, until, is_consistent } = request;
         let server = self.sender.server;
         let is_optional = about == RequestKind::Folder;
         let (mut rate_limits, mut errors, mut denials) = (0, 0, 0);
@@ -61,7 +63,7 @@ impl<'a> Asker<'a> {
                 sleep_until(turn.min(until)).await;
             }
             if about == RequestKind::Secret {
-                // Its turn is taken, however often it takes to be answered.
+                // The secret has used its turn, even if the request must be repeated.
                 about = RequestKind::Again;
             }
             while let Some(time) = server.resumes_at()
@@ -73,12 +75,12 @@ impl<'a> Asker<'a> {
                 let is_limited = self.has_limited.load(Ordering::Relaxed);
                 return Err(if is_limited { ReadError::Limited } else { ReadError::Late });
             }
-            let pass = self.sender.pass_for_one().await?;
+            let lease = self.sender.pass_for_one().await?;
             let index = if is_consistent { lock(&self.index).clone() } else { None };
             let name = namespace.map(|name| &**name);
-            let got = server.get(path, query, name, &pass.token, index.as_ref()).await;
+            let received = server.get(path, query, name, &lease.token, index.as_ref()).await;
             let now = server.clock().at(Timestamp::now());
-            let understood = got.and_then(|answer| {
+            let understood = received.and_then(|answer| {
                 let understood = understand(&answer, now)?;
                 if answer.index.is_some() && !is_consistent {
                     *lock(&self.index) = answer.index;
@@ -95,7 +97,7 @@ impl<'a> Asker<'a> {
             if let Some(doubt) = doubt_of(&failure)
                 && (doubt == TokenDoubt::Ended || !is_optional)
                 && denials < DENIAL_RETRIES
-                && let Some(pause) = self.sender.replace_pass(&pass, doubt).await
+                && let Some(pause) = self.sender.replace_pass(&lease, doubt).await
             {
                 denials += 1;
                 sleep(pause).await;
@@ -108,7 +110,7 @@ impl<'a> Asker<'a> {
                     sleep(RATE_LIMIT_SPREAD.mul_f64(fastrand::f64())).await;
                 }
                 failure @ (Failure::Unreachable(_) | Failure::Sealed) => {
-                    return Err(self.evidence.trouble(&self.sender, question, failure).await);
+                    return Err(self.evidence.trouble(&self.sender, request, failure).await);
                 }
                 failure if is_optional => return Err(ReadError::Failed(failure)),
                 Failure::RateLimited => return Err(ReadError::Limited),
@@ -117,14 +119,14 @@ impl<'a> Asker<'a> {
                     sleep(ERROR_PAUSE).await;
                 }
                 failure => {
-                    return Err(self.evidence.trouble(&self.sender, question, failure).await);
+                    return Err(self.evidence.trouble(&self.sender, request, failure).await);
                 }
             }
         }
     }
 }
 
-/// Whether a failure casts doubt on the token.
+/// Returns whether a failure casts doubt on the token.
 fn doubt_of(failure: &Failure) -> Option<TokenDoubt> {
     match failure {
         Failure::TokenEnded => Some(TokenDoubt::Ended),

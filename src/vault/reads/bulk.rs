@@ -1,4 +1,5 @@
-//! Secrets that are read by the folder: which folders, in which order, and what is left to be read alone.
+//! Reads secrets by listing their folders: which folders, in which order, and which secrets remain
+//! to be read one by one.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -14,27 +15,27 @@ use crate::vault::folders::{Folder, Folders, ListResult, Plan};
 use crate::vault::listing::{self, Page};
 use crate::vault::read_error::ReadError;
 
-/// How many folders are listed at once: each page takes a few megabytes while it is read.
+/// How many folders are listed at once. Each page takes a few megabytes while it is read.
 const MOST_LISTERS: usize = 8;
 
-/// A folder to list, and the secrets that are wanted of it, by their keys.
+/// A folder to list, and the wanted secrets in it by their keys.
 struct Listing<'a> {
     folder: Folder,
     plan: Plan,
     wanted: HashMap<Box<str>, Read<'a>>,
 }
 
-/// What listing a folder brought.
+/// The result of listing a folder.
 struct Listed<'a> {
     folder: Folder,
-    learnt: Option<ListResult>,
+    result: Option<ListResult>,
     outcomes: Vec<Outcome>,
-    /// The secrets that are still to be read.
+    /// The secrets that still have to be read.
     rest: Vec<Read<'a>>,
 }
 
 impl Asker<'_> {
-    /// Lists one folder after the other, until there is none left.
+    /// Lists folders from a queue until the queue is empty.
     async fn list_from<'r>(&self, queue: &Queue<Listing<'r>>) -> Vec<Listed<'r>> {
         let mut listed = Vec::new();
         while let Some(listing) = queue.next() {
@@ -43,7 +44,8 @@ impl Asker<'_> {
         listed
     }
 
-    /// Reads by the folder what costs less so. Answers what is left to be read alone.
+    /// Reads secrets by listing folders if that costs less. Returns the secrets that remain to be
+    /// read alone.
     pub(super) async fn list_some<'r>(
         &self,
         folders: &mut Folders,
@@ -51,8 +53,8 @@ impl Asker<'_> {
         outcomes: &mut Vec<Outcome>,
     ) -> Vec<Read<'r>> {
         let mut alone = Vec::new();
-        // First one folder of each mount of which it is not known that it can be listed, then the rest:
-        // where it cannot be, one request is enough to know.
+        // First list one folder of each mount that may not support lists, then the rest. If the
+        // mount does not support lists, one request shows it.
         for is_scouting in [true, false] {
             let (listings, others) = listings(folders, std::mem::take(&mut reads));
             alone.extend(others);
@@ -62,15 +64,15 @@ impl Asker<'_> {
                 listings.into_iter().partition(|listing| folders.is_granted(&listing.folder.mount))
             };
             let others = others.into_iter().flat_map(|listing| listing.wanted.into_values());
-            let then = if is_scouting { &mut reads } else { &mut alone };
-            then.extend(others);
+            let target = if is_scouting { &mut reads } else { &mut alone };
+            target.extend(others);
             let queue = Queue::new(listings);
             let at_once = self.sender.pace.at_once.min(MOST_LISTERS).min(queue.len());
             let listers = (0..at_once).map(|_| self.list_from(&queue));
             for listed in join_all(listers).await.into_iter().flatten() {
-                let Listed { folder, learnt, outcomes: found, rest } = listed;
-                if let Some(learnt) = learnt {
-                    folders.learn(&folder, learnt, std::time::Instant::now());
+                let Listed { folder, result, outcomes: found, rest } = listed;
+                if let Some(result) = result {
+                    folders.learn(&folder, result, std::time::Instant::now());
                 }
                 outcomes.extend(found);
                 alone.extend(rest);
@@ -79,22 +81,23 @@ impl Asker<'_> {
         alone
     }
 
-    /// Lists a folder page by page, until all that is wanted of it is found, or reading one by one
-    /// costs less.
+    /// Lists a folder page by page until all wanted secrets are found, or until reading them one by
+    /// one costs less.
     async fn list<'r>(&self, listing: Listing<'r>) -> Listed<'r> {
         let Listing { folder, plan, mut wanted } = listing;
         let mut outcomes = Vec::new();
         let mut rest = Vec::new();
         let (mut keys, mut after) = (0, None);
-        let learnt = loop {
+        let result = loop {
             if Instant::now() >= self.sender.listing_deadline {
                 break None;
             }
-            // One more than there may be, so that a folder of just so many is seen to have no more.
+            // Ask for one key more than the limit, to see whether the folder has exactly as many
+            // keys.
             let limit = plan.page.min(plan.most + 1 - keys);
             let page = match self.page(&folder, limit, after.as_deref(), &wanted).await {
                 Ok(page) => page,
-                Err(trouble) => break learnt_of(&trouble, limit),
+                Err(error) => break list_result_of(&error, limit),
             };
             for (key, metadata) in page.found {
                 let Some(read) = wanted.remove(&key) else { continue };
@@ -107,7 +110,7 @@ impl Asker<'_> {
                 }
             }
             keys += page.keys;
-            // A page that is short need not be the last: a policy can set how long pages are.
+            // A short page need not be the last one, because a policy can limit the page length.
             let is_last = page.keys == 0 || page.last <= after;
             if is_last || wanted.is_empty() {
                 break Some(ListResult::Keys(keys));
@@ -118,10 +121,10 @@ impl Asker<'_> {
             after = page.last;
         };
         rest.extend(wanted.into_values());
-        Listed { folder, learnt, outcomes, rest }
+        Listed { folder, result, outcomes, rest }
     }
 
-    /// A page of a folder, of the keys behind `after`.
+    /// Requests a page of a folder, with the keys that follow `after`.
     async fn page(
         &self,
         folder: &Folder,
@@ -134,7 +137,7 @@ impl Asker<'_> {
         query.extend(after.map(|key| ("after", key)));
         let (namespace, _) = &folder.mount;
         let listing = folder.listing();
-        let question = Request {
+        let request = Request {
             query: &query,
             ..Request::about(
                 RequestKind::Folder,
@@ -143,24 +146,24 @@ impl Asker<'_> {
                 self.sender.listing_deadline,
             )
         };
-        self.ask(question, |answer, now| listing::read(answer, now, |key| wanted.contains_key(key)))
+        self.ask(request, |answer, now| listing::read(answer, now, |key| wanted.contains_key(key)))
             .await
     }
 }
 
-/// What is learnt of a folder whose page of so many keys was not to be had; nothing where that is not
-/// the folder's fault.
-fn learnt_of(trouble: &ReadError, limit: usize) -> Option<ListResult> {
-    let ReadError::Failed(failure) = trouble else { return None };
+/// Returns what a failed page of `limit` keys shows about its folder; `None` if the folder is not
+/// the cause.
+fn list_result_of(error: &ReadError, limit: usize) -> Option<ListResult> {
+    let ReadError::Failed(failure) = error else { return None };
     match failure {
         Failure::Denied | Failure::NoMount => Some(ListResult::Denied),
         Failure::Refused { .. } => Some(ListResult::Unsupported),
-        // A server that answers GETs takes so long only over a page that is long.
+        // A server that answers GETs takes this long only for a page that is too long.
         Failure::Endless => Some(ListResult::PageTooLong(limit)),
         Failure::Timeout => Some(ListResult::TimedOut(limit)),
-        // While all others are let through.
+        // The limit applies to lists only: all other requests are admitted.
         Failure::RateLimited => Some(ListResult::Limited),
-        // Of this folder alone: other paths are answered.
+        // The failure concerns this folder alone: other paths are answered.
         Failure::Unreachable(_)
         | Failure::Sealed
         | Failure::Server(_)
@@ -171,7 +174,8 @@ fn learnt_of(trouble: &ReadError, limit: usize) -> Option<ListResult> {
     }
 }
 
-/// Puts a secret last that `may_lead` and that is read alone whatever else is, if there is one.
+/// Moves a secret to the end that satisfies `may_lead` and is read alone in any case, if there is
+/// one.
 pub(super) fn put_lone_last(
     folders: &Folders,
     reads: &mut [Read<'_>],
@@ -203,7 +207,7 @@ fn folder_of<'a>(read: &'a Read<'_>) -> Option<Borrowed<'a>> {
     Some((read.ask.secret.namespace.as_ref(), &read.place.mount, path))
 }
 
-/// The folders that are to be listed, and what is to be read alone.
+/// Splits secrets into the folders to list and the secrets to read alone.
 fn listings<'a>(folders: &Folders, reads: Vec<Read<'a>>) -> (Vec<Listing<'a>>, Vec<Read<'a>>) {
     let now = std::time::Instant::now();
     let mut alone = Vec::new();
@@ -229,8 +233,9 @@ fn listings<'a>(folders: &Folders, reads: Vec<Read<'a>>) -> (Vec<Listing<'a>>, V
     (listings, alone)
 }
 
-/// One listing of each mount of which it is not known that it can be listed; and all others. That one
-/// is of a folder that was not tried yet, or longest ago; of those, of one where the most is to gain.
+/// Selects one listing for each mount that may not support lists; returns the selected and the
+/// remaining listings. Folders that were never tried come first, then those tried longest ago, then
+/// those with the most wanted secrets.
 fn scouts<'a>(
     folders: &Folders,
     mut listings: Vec<Listing<'a>>,

@@ -1,8 +1,9 @@
-//! Whom a failure concerns: the path that was asked for, a Vault namespace, or the server as a whole.
+//! Finds out whether a failure concerns one path, a Vault namespace, or the server as a whole.
 //!
-//! Architecture Invariant: what happens to requests for one path puts no other out of reach. Anybody who
-//! may write a manifest may name a path that a gateway closes the connection on. It takes another path
-//! that fails, too: that of a secret which was answered before, or the server's own status.
+//! Architecture Invariant: failed requests for one path never put another path out of reach.
+//! Anybody who may write a manifest can name a path on which a gateway closes the connection. An
+//! outage requires a second failure: of the path of a secret that was answered before, or of the
+//! server's own status.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -19,26 +20,26 @@ use crate::vault::failure::Failure;
 use crate::vault::lock::lock;
 use crate::vault::read_error::ReadError;
 
-/// How many paths of a Vault namespace have to fail in a row, where none was answered before. And how
-/// many failures one comparison is for.
+/// How many paths of a Vault namespace must fail in a row before the namespace counts as out of
+/// reach, if none of its paths was answered before. One comparison also serves this many failures.
 const IN_A_ROW: u32 = 8;
 
-/// How many paths are kept for comparison: the one that failed is none.
+/// How many paths are kept for comparison. The path that failed cannot be compared with itself.
 const MOST_WITNESSES: usize = 2;
 
 /// A Vault namespace.
 type Namespace = Option<Arc<str>>;
 
-/// Paths that are compared with each other: a gateway may let through what the server is asked about itself,
-/// and nothing else.
+/// Paths that are compared with each other. Requests about mounts are a group of their own, because
+/// a gateway may admit requests about the server itself and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Group {
     namespace: Namespace,
-    /// Questions about mounts, and not secrets.
+    /// Whether the paths are requests for mounts, and not for secrets.
     are_mounts: bool,
 }
 
-/// What is out of reach, by the failure that said so.
+/// What is out of reach, with the failure that showed it.
 #[derive(Default)]
 struct Outages {
     server: Option<Failure>,
@@ -49,35 +50,35 @@ struct Outages {
 
 #[derive(Default)]
 struct Row {
-    /// How many there were since something was answered.
+    /// The number of failures since the last answer.
     failures: u32,
-    /// How many more there may be before something else is asked for, for comparison.
+    /// How many more failures are accepted before the next comparison.
     left: u32,
 }
 
-/// API paths that were answered: where another one fails, they tell whether the server does.
+/// API paths that were answered. When another path fails, they show whether the server fails, too.
 #[derive(Default)]
 pub(in crate::vault) struct Witnesses {
-    /// In this poll.
+    /// Paths that were answered in this poll.
     fresh: HashMap<Group, Vec<Witness>>,
-    /// In polls before.
+    /// Paths that were answered in earlier polls.
     older: HashMap<Group, Vec<Witness>>,
 }
 
 struct Witness {
-    /// The secret that they were asked for.
+    /// The secret that the path was requested for.
     secret: Arc<SecretId>,
     path: Arc<str>,
 }
 
 impl Witnesses {
-    /// A poll begins.
+    /// Begins a poll.
     fn begin(&mut self) {
         let fresh = std::mem::take(&mut self.fresh);
         self.older.extend(fresh);
     }
 
-    /// Forgets secrets that are not used any more.
+    /// Forgets secrets that are no longer used.
     pub(in crate::vault) fn retain(&mut self, is_used: impl Fn(&SecretId) -> bool) {
         for witnesses in [&mut self.fresh, &mut self.older] {
             witnesses.retain(|_, of_group| {
@@ -94,7 +95,7 @@ impl Witnesses {
         }
     }
 
-    /// One that is not at a path that failed.
+    /// Returns a witness whose path is not the failed path.
     fn pick(&self, group: &Group, failed: &str) -> Option<Arc<str>> {
         let all = [&self.fresh, &self.older].into_iter().filter_map(|all| all.get(group));
         let mut paths = all.flatten().map(|witness| &witness.path);
@@ -110,16 +111,16 @@ impl Witnesses {
     }
 }
 
-/// What the answers and failures of one poll tell of what is out of reach.
+/// What the answers and failures of one poll show about outages.
 pub(super) struct Evidence {
     outages: Mutex<Outages>,
     witnesses: Mutex<Witnesses>,
-    /// The turn to find out whom a failure concerns.
+    /// The permit to compare paths.
     comparison: tokio::sync::Mutex<()>,
 }
 
 impl Evidence {
-    /// A poll begins, with what those before have left.
+    /// Begins a poll with the witnesses of earlier polls.
     pub(super) fn new(mut witnesses: Witnesses) -> Self {
         witnesses.begin();
         Self {
@@ -129,18 +130,18 @@ impl Evidence {
         }
     }
 
-    /// What is left for the polls to come.
+    /// Returns the witnesses for the next polls.
     pub(super) fn into_witnesses(self) -> Witnesses {
         self.witnesses.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why there is no sense in asking for anything of a Vault namespace.
+    /// Returns why no request for a Vault namespace can succeed.
     pub(super) fn outage(&self, namespace: Option<&Arc<str>>) -> Option<Failure> {
         let outages = lock(&self.outages);
         outages.server.clone().or_else(|| outages.namespaces.get(&namespace.cloned()).cloned())
     }
 
-    /// The server has told of a secret.
+    /// Records that the server returned a secret.
     pub(super) fn was_answered(&self, read: &Read<'_>) {
         let secret = &read.ask.secret;
         let group = Group { namespace: secret.namespace.clone(), are_mounts: false };
@@ -148,21 +149,21 @@ impl Evidence {
         lock(&self.witnesses).add(group, secret, || read.place.metadata());
     }
 
-    /// The server has told of the mount of a secret, by this API path.
+    /// Records that the server returned the mount of a secret for this API path.
     pub(super) fn was_told_of_mount(&self, secret: &Arc<SecretId>, path: &str) {
         let group = Group { namespace: secret.namespace.clone(), are_mounts: true };
         lock(&self.outages).rows.remove(&group);
         lock(&self.witnesses).add(group, secret, || path.to_owned());
     }
 
-    /// What a failure means, and for whom.
+    /// Returns what a failure means, and what it concerns.
     pub(super) async fn trouble(
         &self,
         sender: &Sender<'_>,
-        question: Request<'_>,
+        request: Request<'_>,
         failure: Failure,
     ) -> ReadError {
-        let Request { about, namespace, path, .. } = question;
+        let Request { about, namespace, path, .. } = request;
         match failure {
             Failure::Denied | Failure::NoMount => {
                 sender.has_answered.store(true, Ordering::Relaxed);
@@ -179,13 +180,13 @@ impl Evidence {
             failure => {
                 let namespace = namespace.cloned();
                 let group = Group { namespace, are_mounts: about == RequestKind::Mount };
-                // Rare, and larger than all else that a request takes.
+                // Boxed, because this future is rare and larger than the rest of a request.
                 Box::pin(self.compare(sender, group, path, failure)).await
             }
         }
     }
 
-    /// Asks for something else, to know whether that fails, too.
+    /// Requests another path, to learn whether that fails, too.
     async fn compare(
         &self,
         sender: &Sender<'_>,
@@ -193,7 +194,7 @@ impl Evidence {
         path: &str,
         failure: Failure,
     ) -> ReadError {
-        // One after the other: those that failed together share what the first finds out.
+        // Failures are compared one by one, so that concurrent failures share the first result.
         let _turn = self.comparison.lock().await;
         if let Some(failure) = self.outage(group.namespace.as_ref()) {
             return ReadError::Out { failure, is_own: true };
@@ -212,7 +213,7 @@ impl Evidence {
             if sender.server.resumes_at().is_some() || Instant::now() >= sender.deadline {
                 (None, None)
             } else if failure == Failure::TokenEnded {
-                // The status of the server needs none.
+                // The request for the status needs no token.
                 (self.ask_witness(sender, &group, path).await, None)
             } else {
                 join(self.ask_witness(sender, &group, path), ask_status(sender)).await
@@ -227,7 +228,8 @@ impl Evidence {
             outages.server = Some(down.clone());
             return ReadError::Out { failure: down, is_own: true };
         }
-        // What a namespace is as a whole: one can be sealed or locked on its own.
+        // These failures concern a whole namespace, because one namespace can be sealed or locked
+        // alone.
         let is_of_namespace =
             matches!(failure, Failure::Sealed | Failure::TokenEnded | Failure::Redirected(_));
         if witness == Some(false) || is_of_namespace || failures >= IN_A_ROW {
@@ -237,31 +239,31 @@ impl Evidence {
         of_path(path, failure)
     }
 
-    /// Whether a path that was answered before still is; `None` where there is none to ask for.
+    /// Returns whether a path that was answered before still is; `None` if there is no such path.
     async fn ask_witness(&self, sender: &Sender<'_>, group: &Group, failed: &str) -> Option<bool> {
         let path = lock(&self.witnesses).pick(group, failed)?;
         if let Some(turn) = sender.turn(RequestKind::Again, sender.deadline) {
             sleep_until(turn.min(sender.deadline)).await;
         }
-        let pass = sender.pass_for_one().await.ok()?;
+        let lease = sender.pass_for_one().await.ok()?;
         let namespace = group.namespace.as_deref();
-        let got = sender.server.get(&path, &[], namespace, &pass.token, None).await;
-        let failure = got.map_or_else(Some, |answer| failure_of(answer.status, &answer.body));
-        let answers = match failure {
+        let received = sender.server.get(&path, &[], namespace, &lease.token, None).await;
+        let failure = received.map_or_else(Some, |answer| failure_of(answer.status, &answer.body));
+        let is_answered = match failure {
             None => true,
             Some(failure) => !may_be_outage(&failure),
         };
-        if answers {
+        if is_answered {
             sender.has_answered.store(true, Ordering::Relaxed);
         } else {
             lock(&self.witnesses).remove(group, &path);
         }
-        Some(answers)
+        Some(is_answered)
     }
 }
 
-/// Why the server as a whole does not answer, and whether that is certain: not every proxy lets
-/// this through.
+/// Returns why the server as a whole does not answer, and whether that is certain. An uncertain
+/// result may come from a proxy that does not admit this request.
 async fn ask_status(sender: &Sender<'_>) -> Option<(Failure, bool)> {
     match sender.server.is_sealed().await {
         Ok(false) => None,
@@ -273,17 +275,17 @@ async fn ask_status(sender: &Sender<'_>) -> Option<(Failure, bool)> {
     }
 }
 
-/// What a failure means where other paths are answered.
+/// Returns what a failure means when other paths are answered.
 fn of_path(path: &str, failure: Failure) -> ReadError {
     if failure == Failure::TokenEnded {
-        // It lives.
+        // The token is valid, because other paths are answered.
         ReadError::Denied { metadata: path.to_owned() }
     } else {
         ReadError::Failed(failure)
     }
 }
 
-/// Whether a failure may concern more than the path that was asked for.
+/// Returns whether a failure may concern more than the requested path.
 fn may_be_outage(failure: &Failure) -> bool {
     match failure {
         Failure::Denied

@@ -1,4 +1,4 @@
-//! Where secrets are: the questions about mounts that a poll asks, each once.
+//! Finds the mounts of secrets. A poll sends each request about a mount once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,21 +14,22 @@ use crate::vault::failure::Failure;
 use crate::vault::mounts::{Classified, Engine, Lookup, Mounts};
 use crate::vault::read_error::ReadError;
 
-/// A path to ask about, for the secrets that may be on its mount.
+/// A path to ask about, and the secrets that may be on its mount.
 struct Unknown<'a> {
     namespace: Option<&'a Arc<str>>,
     path: Box<str>,
     asks: Vec<&'a ReadRequest>,
 }
 
-/// What the server told of the mount of a path.
+/// The mount that the server returned for a path.
 type Told = Result<(String, Engine), ReadError>;
 
 impl Asker<'_> {
-    /// Where secrets are, once their mounts are known to be KV v2. What is known of all others goes to the
+    /// Returns the locations of secrets on KV v2 mounts. All other secrets get an outcome in
     /// `outcomes`.
     ///
-    /// However many mounts tenants make up, a part of the poll is left to read the others.
+    ///
+    /// A part of the poll is reserved for reading secrets, however many mounts tenants name.
     pub(super) async fn place<'r>(
         &self,
         mounts: &mut Mounts,
@@ -39,14 +40,14 @@ impl Asker<'_> {
         let until = self.sender.placing_deadline();
         let mut placed = Vec::with_capacity(asks.len());
         let mut left = asks;
-        // Each time, what is left has one question less to ask, of two at most.
+        // Each iteration answers one request for each remaining secret. A secret needs at most two.
         while !left.is_empty() {
             let mut unknown = sort(mounts, std::mem::take(&mut left), &mut placed, outcomes);
             unknown.sort_by_key(|Unknown { asks, .. }| {
                 let is_late = asks.iter().any(|ask| turns.late.contains(&ask.secret));
                 (asks.iter().all(|ask| turns.failed.contains(&ask.secret)), !is_late)
             });
-            // The first goes alone: if the server is out of reach, one request is enough to know.
+            // The first request is sent alone: if the server is out of reach, one request shows it.
             let rest = unknown.split_off(unknown.len().min(1));
             for queue in [unknown, rest].map(Queue::new) {
                 let askers = (0..self.sender.pace.at_once.min(queue.len()))
@@ -59,7 +60,7 @@ impl Asker<'_> {
         placed
     }
 
-    /// Asks one question after the other, until there is none left.
+    /// Sends requests from a queue until the queue is empty.
     async fn ask_about_mounts<'r>(
         &self,
         queue: &Queue<Unknown<'r>>,
@@ -68,11 +69,11 @@ impl Asker<'_> {
         let mut told = Vec::new();
         while let Some(unknown) = queue.next() {
             let path = Mounts::question(&unknown.path);
-            let question = Request {
+            let request = Request {
                 until,
                 ..Request::about(RequestKind::Mount, unknown.namespace, &path, self.sender.deadline)
             };
-            let answer = self.ask(question, Mounts::read).await;
+            let answer = self.ask(request, Mounts::read).await;
             if let (Ok(_), Some(ask)) = (&answer, unknown.asks.first()) {
                 self.evidence.was_told_of_mount(&ask.secret, &path);
             }
@@ -82,7 +83,7 @@ impl Asker<'_> {
     }
 }
 
-/// Sorts secrets by what is known of their mounts. Answers what is to be asked for the rest.
+/// Sorts secrets by what is known of their mounts. Returns the requests that the rest need.
 fn sort<'a>(
     mounts: &Mounts,
     asks: Vec<&'a ReadRequest>,
@@ -92,13 +93,13 @@ fn sort<'a>(
     let mut unknown: HashMap<(_, Box<str>), Vec<&'a ReadRequest>> = HashMap::new();
     for ask in asks {
         let SecretId { namespace, path, .. } = &*ask.secret;
-        let trouble = match mounts.look_up(namespace.as_deref(), path) {
+        let error = match mounts.look_up(namespace.as_deref(), path) {
             Lookup::Known(Classified::Secret(place)) => {
                 placed.push(Read { ask, place });
                 continue;
             }
-            Lookup::Unknown(question) => {
-                unknown.entry((namespace.as_ref(), question)).or_default().push(ask);
+            Lookup::Unknown(guess) => {
+                unknown.entry((namespace.as_ref(), guess)).or_default().push(ask);
                 continue;
             }
             Lookup::Known(Classified::NoDataPrefix { correct }) => {
@@ -107,13 +108,13 @@ fn sort<'a>(
             Lookup::Known(Classified::NotKvV2(engine)) => ReadError::NotKvV2(engine),
             Lookup::Refused(failure) => refused(&failure, path),
         };
-        outcomes.push((Arc::clone(&ask.secret), Err(trouble)));
+        outcomes.push((Arc::clone(&ask.secret), Err(error)));
     }
     let unknown = unknown.into_iter();
     unknown.map(|((namespace, path), asks)| Unknown { namespace, path, asks }).collect()
 }
 
-/// Takes in what was told of a mount. Answers the secrets of which more is known now.
+/// Stores the answer about a mount. Returns the secrets about whose mount more is known now.
 fn learn<'a>(
     mounts: &mut Mounts,
     unknown: Unknown<'a>,
@@ -136,18 +137,18 @@ fn learn<'a>(
     if failure.as_ref().is_some_and(|it| mounts.learn_refusal(namespace, &path, it, now)) {
         return asks;
     }
-    let Err(trouble) = told else { return asks };
+    let Err(error) = told else { return asks };
     outcomes.extend(asks.into_iter().map(|ask| {
-        let trouble = match &failure {
+        let error = match &failure {
             Some(failure) => refused(failure, &ask.secret.path),
-            None => trouble.clone(),
+            None => error.clone(),
         };
-        (Arc::clone(&ask.secret), Err(trouble))
+        (Arc::clone(&ask.secret), Err(error))
     }));
     Vec::new()
 }
 
-/// What it means for a secret that the server did not tell of its mount.
+/// Returns what a refusal to name the mount of a secret means for that secret.
 fn refused(failure: &Failure, path: &str) -> ReadError {
     let metadata = || path.replacen("/data/", "/metadata/", 1);
     match failure {

@@ -1,4 +1,4 @@
-//! The requests that a poll consists of, and whose turn they are.
+//! The requests of a poll, and their order.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -11,40 +11,40 @@ use crate::vault::lock::lock;
 use crate::vault::mounts::KvLocation;
 use crate::vault::read_error::ReadError;
 
-/// What a read brought.
+/// The outcome of a read.
 pub(in crate::vault) type Outcome = (Arc<SecretId>, Result<Version, ReadError>);
 
-/// Whose turn it is.
+/// The order in which secrets are read.
 #[derive(Clone, Copy)]
 pub(in crate::vault) struct Turns<'a> {
-    /// Those for which there was no time before: they come first.
+    /// Secrets for which there was no time before. They come first.
     pub(in crate::vault) late: &'a HashSet<Arc<SecretId>>,
-    /// Those that have had theirs, and do not wait for it where reads are spread.
+    /// Secrets that had their turn, and do not wait for it if reads are spread.
     pub(in crate::vault) had: &'a HashSet<Arc<SecretId>>,
-    /// Those that failed the last time: they come last.
+    /// Secrets that failed in the last poll. They come last.
     pub(in crate::vault) failed: &'a HashSet<Arc<SecretId>>,
 }
 
-/// One secret to read.
+/// A secret to read.
 pub(super) struct Read<'a> {
     pub(super) ask: &'a ReadRequest,
     pub(super) place: KvLocation,
 }
 
-/// What is yet to be done, for several who do it.
+/// A queue of work that several tasks share.
 pub(super) struct Queue<T>(Mutex<std::vec::IntoIter<T>>);
 
-/// What a request is about.
+/// The kind of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum RequestKind {
-    /// What is mounted.
+    /// The mount of a path.
     Mount,
-    /// A folder. Nothing hangs on the answer: where it fails, that says nothing of the server or the token,
-    /// and another way is gone.
+    /// A folder. The request is optional: a failure says nothing about the server or the token, and
+    /// the secrets can be read one by one.
     Folder,
-    /// A secret alone.
+    /// A single secret.
     Secret,
-    /// A secret that is asked for once more.
+    /// A single secret that is read again.
     Again,
 }
 
@@ -55,9 +55,9 @@ pub(super) struct Request<'q> {
     pub(super) namespace: Option<&'q Arc<str>>,
     pub(super) path: &'q str,
     pub(super) query: &'q [(&'q str, &'q str)],
-    /// It is not begun after this.
+    /// The request is not sent after this time.
     pub(super) until: Instant,
-    /// Whether the answer must not be older than the latest of the answers before.
+    /// Whether the answer must be no older than the latest of the earlier answers.
     pub(super) is_consistent: bool,
 }
 

@@ -14,47 +14,47 @@ use crate::vault::pace::Pace;
 use crate::vault::read_error::ReadError;
 use crate::vault::session::{AfterDenial, Session, TokenLease};
 
-/// The part of a poll's time in which folders may be listed, so that the rest is left to read what no
-/// list shows.
+/// The divisor for a part of a poll's time. Folders may be listed during the first such part. The
+/// rest of the poll is reserved for secrets that no list returns.
 const LISTING_PART: u32 = 3;
 
-/// Before a request is sent again because a standby may not know a new token yet.
+/// The pause before a request is sent again because a standby may not know a new token yet.
 const UNKNOWN_TOKEN_PAUSE: Duration = Duration::from_millis(500);
 
-/// The server with what all requests of one poll share.
+/// The server, and the state that all requests of one poll share.
 pub(super) struct Sender<'a> {
     pub(super) server: &'a Server,
     session: &'a Session,
-    pass: Mutex<TokenLease>,
+    lease: Mutex<TokenLease>,
     pub(super) pace: Pace,
     /// When the next request may be sent, and when the next secret may be read alone.
     next: Mutex<Next>,
-    /// Whether the server has answered anything sensible in this poll.
+    /// Whether the server has given any useful answer in this poll.
     pub(super) has_answered: AtomicBool,
     pub(super) deadline: Instant,
-    /// No folder is begun after this: what cannot be listed by then has yet to be read.
+    /// No list of a folder begins after this time. The remaining secrets still have to be read.
     pub(super) listing_deadline: Instant,
 }
 
-/// When what may be sent, where requests are not to come too fast.
+/// When requests may be sent, if they are paced.
 struct Next {
     any: Instant,
     alone: Instant,
 }
 
 impl<'a> Sender<'a> {
-    /// A poll begins.
+    /// Begins a poll.
     pub(super) fn new(
         server: &'a Server,
         session: &'a Session,
-        pass: TokenLease,
+        lease: TokenLease,
         pace: Pace,
     ) -> Self {
         let now = Instant::now();
         Self {
             server,
             session,
-            pass: Mutex::new(pass),
+            lease: Mutex::new(lease),
             pace,
             next: Mutex::new(Next {
                 any: now,
@@ -66,18 +66,18 @@ impl<'a> Sender<'a> {
         }
     }
 
-    /// Until when mounts may be asked about, if that begins now.
+    /// Until when requests about mounts may be sent, if they begin now.
     pub(super) fn placing_deadline(&self) -> Instant {
         (Instant::now() + self.pace.longest_poll / LISTING_PART).min(self.deadline)
     }
 
-    /// When the next secret may be read alone, where that is spread.
+    /// When the next secret may be read alone, if reads are spread.
     pub(super) fn next_alone(&self) -> Instant {
         lock(&self.next).alone
     }
 
-    /// When the next request may be sent, where they are not to come too fast. A turn that would be behind
-    /// the deadline is not taken.
+    /// Takes a turn, and returns when the request may be sent; `None` if requests are not paced. A
+    /// turn after the deadline is not taken.
     pub(super) fn turn(&self, about: RequestKind, deadline: Instant) -> Option<Instant> {
         let Pace { interval, spread, .. } = self.pace;
         let mut next = lock(&self.next);
@@ -96,28 +96,29 @@ impl<'a> Sender<'a> {
         Some(turn)
     }
 
-    /// The token for one request.
+    /// Returns the token for one request.
     pub(super) async fn pass_for_one(&self) -> Result<TokenLease, ReadError> {
         loop {
-            let pass = lock(&self.pass).clone();
-            if pass.uses.take() {
-                return Ok(pass);
+            let lease = lock(&self.lease).clone();
+            if lease.uses.take() {
+                return Ok(lease);
             }
-            let anew = self.session.after_last_use(pass.number).await;
-            *lock(&self.pass) = anew.map_err(|refused| ReadError::NoToken(refused.error))?;
+            let replacement = self.session.after_last_use(lease.number).await;
+            *lock(&self.lease) =
+                replacement.map_err(|refused| ReadError::NoToken(refused.error))?;
         }
     }
 
-    /// Takes another token after one was denied, if there is one. Returns how long to wait before the
-    /// request is sent again; `None` where that makes no sense.
+    /// Replaces a denied token, if there is another. Returns how long to wait before the request is
+    /// sent again; `None` if a new attempt is useless.
     pub(super) async fn replace_pass(
         &self,
         denied: &TokenLease,
         doubt: TokenDoubt,
     ) -> Option<Duration> {
         match self.session.after_denial(denied.number, doubt).await {
-            AfterDenial::Retry(pass) => {
-                *lock(&self.pass) = pass;
+            AfterDenial::Retry(lease) => {
+                *lock(&self.lease) = lease;
                 Some(Duration::ZERO)
             }
             AfterDenial::AskAgain => Some(UNKNOWN_TOKEN_PAUSE),
