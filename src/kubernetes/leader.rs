@@ -1,8 +1,9 @@
-//! The leader: runs for the one Lease, tells the reloader what it may claim, and gives the lease
-//! back at the end. What to do when is decided in [`crate::election::lease`].
+//! The leader task: contends for the Lease, tells the reloader how long this replica leads, and
+//! releases the lease at the end. The decisions are in [`crate::election::lease`].
 //!
-//! Architecture Invariant: each write carries the resource version of what was decided about, so of
-//! several that write at once one succeeds; who does not lead writes nothing while somebody does.
+//! Architecture Invariant: each write carries the resource version of the object that was
+//! evaluated, so of several concurrent writes one succeeds. A replica that does not lead writes
+//! nothing while another replica leads.
 
 use std::time::Duration;
 
@@ -26,35 +27,35 @@ mod watch;
 use object::{read, shown, version_of, written};
 use watch::LeaseWatch;
 
-/// The worker that log lines name.
+/// The worker name in log lines.
 const WORKER: &str = "leader";
 
-/// Those who wait write up to so much later than they could, each another while: so the first is
-/// seen by the others before they try.
+/// The longest random delay of a waiting replica before it writes the lease. The delays differ, so
+/// that the other replicas see the first write before they try.
 const STAND_BACK: Duration = Duration::from_millis(100);
 
-/// At the end, the lease is given back once nothing is written any more, or after this time.
+/// How long the release of the lease waits for the reloader to finish its writes.
 const RELEASE_AFTER: Duration = Duration::from_millis(300);
 
-/// How long giving it back may take: the process is to be gone within two seconds.
+/// How long the release may take. The process must end within two seconds.
 const RELEASE_WITHIN: Duration = Duration::from_secs(1);
 
-/// For which lease to run, and how.
+/// Which lease to contend for, and how.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Who runs: never the same for two processes.
+    /// The identity of this process. Two processes never have the same.
     pub identity: String,
     /// The namespace of the lease.
     pub namespace: String,
-    /// Its name.
+    /// The name of the lease.
     pub name: String,
-    /// How long things take.
+    /// The durations of the election.
     pub terms: Terms,
 }
 
 impl Settings {
-    /// The lease of this name, for a `replica` that others may be named as. Without a `namespace`,
-    /// it is in that of the pod, or of the kubeconfig.
+    /// Settings for the lease `name`. `replica` is the name that other replicas log. Without a
+    /// `namespace`, the lease is in the namespace of the pod, or of the kubeconfig.
     #[must_use]
     pub fn new(
         client: &Client,
@@ -63,42 +64,42 @@ impl Settings {
         namespace: Option<String>,
         replica: &str,
     ) -> Self {
-        // A pod that is started again is another process, too.
+        // A restarted pod is another process, too.
         let identity = format!("{replica}_{}", uuid::Uuid::new_v4());
         let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
         Self { identity, namespace, name, terms }
     }
 
-    /// One who knows nothing of the lease.
+    /// Makes a contender that knows nothing of the lease.
     fn contender(&self) -> Contender {
         Contender::new(&self.identity, self.terms, STAND_BACK.mul_f64(fastrand::f64()))
     }
 }
 
-/// Runs for the lease.
+/// Contends for the lease.
 pub struct Leader {
     api: Api<DynamicObject>,
     settings: Settings,
     candidacy: Candidate,
-    /// Whoever has a loop that is stuck leads nothing.
+    /// A process with a stuck loop must not lead.
     heartbeats: Heartbeats,
     heartbeat: Heartbeat,
     contender: Contender,
-    /// The object as it was last seen: what others wrote into it is written back.
+    /// The object as it was last seen. Fields that others wrote into the object are written back.
     object: Option<DynamicObject>,
     watch: LeaseWatch,
-    /// Whether a write is under way, or was broken off.
+    /// Whether a write is in progress, or was interrupted.
     is_unsure: bool,
     is_leading: bool,
-    /// Who was last said to lead.
+    /// The holder that was logged last.
     rival: Option<Box<str>>,
-    /// What went wrong last.
+    /// The error that was logged last.
     trouble: Option<String>,
     may_watch: bool,
 }
 
 impl Leader {
-    /// One who has not begun to run.
+    /// Makes a leader that does not run yet.
     #[must_use]
     pub fn new(
         client: Client,
@@ -128,7 +129,7 @@ impl Leader {
         }
     }
 
-    /// Runs until `shutdown`, and gives the lease back once the reloader has `ended`.
+    /// Runs until `shutdown`, and releases the lease after the reloader has `ended`.
     pub async fn run(mut self, shutdown: CancellationToken, ended: impl Future<Output = ()>) {
         let contend = async {
             self.candidacy.stands().await;
@@ -138,14 +139,14 @@ impl Leader {
             () = contend => {}
             () = shutdown.cancelled() => {}
         }
-        // The reloader begins nothing any more; what is under way is waited for.
+        // The reloader begins nothing any more. Requests in progress get time to finish.
         let _ = timeout(RELEASE_AFTER, ended).await;
         if timeout(RELEASE_WITHIN, self.release()).await.is_err() {
             warn!(worker = WORKER, "{} is left to its end: no answer", self.lease());
         }
     }
 
-    /// Runs for the lease, but for while a loop of this process is stuck.
+    /// Contends for the lease, except while a loop of this process is stuck.
     async fn run_for_it(&mut self) {
         loop {
             let stuck = self.contend().await;
@@ -153,7 +154,7 @@ impl Leader {
         }
     }
 
-    /// Runs for the lease, and keeps it, until a loop of this process is stuck.
+    /// Contends for the lease, and renews it, until a loop of this process is stuck.
     async fn contend(&mut self) -> Stuck {
         loop {
             if let Some(stuck) = self.heartbeats.stuck() {
@@ -186,7 +187,7 @@ impl Leader {
         }
     }
 
-    /// Leaves the lease to others for as long as a loop of this process is stuck.
+    /// Leaves the lease to other replicas while a loop of this process is stuck.
     async fn stand_down(&mut self, stuck: &Stuck) {
         error!(worker = WORKER, "{stuck}. {} is left to another replica", self.lease());
         if timeout(RELEASE_WITHIN, self.release()).await.is_err() {
@@ -198,12 +199,12 @@ impl Leader {
             sleep(self.settings.terms.retry_period).await;
         }
         info!(worker = WORKER, "All loops move again");
-        // What was known of the lease is old.
+        // The known state of the lease is outdated.
         self.contender = self.settings.contender();
         self.watch.renew();
     }
 
-    /// Tells the reloader, and the log, what has changed.
+    /// Tells the reloader what has changed, and logs it.
     fn tell(&mut self, now: Instant) {
         let until = self.contender.leads_until(now.into_std());
         let rival = self.contender.other_holder().map(Box::from);
@@ -243,7 +244,7 @@ impl Leader {
             Ok(Some(object)) => {
                 self.recovered();
                 if self.see(object) && self.watch.is_up() {
-                    // It should have told.
+                    // The watch should have shown this change.
                     self.watch.renew();
                 }
             }
@@ -280,7 +281,7 @@ impl Leader {
         }
     }
 
-    /// Writes the lease, in the place of what was seen of it.
+    /// Writes the lease over the version that was last seen.
     async fn send(
         &mut self,
         step: &Step,
@@ -304,7 +305,7 @@ impl Leader {
         answer
     }
 
-    /// How long the next request may take: not longer than what is claimed.
+    /// Returns the time limit of the next request. A request must not outlast the leadership.
     fn patience(&self) -> Duration {
         let now = Instant::now().into_std();
         let limit = self.settings.terms.longest_request();
@@ -327,7 +328,7 @@ impl Leader {
         }
     }
 
-    /// Takes in what the lease says; answers whether it says something else than before.
+    /// Takes in a state of the lease. Returns whether the record differs from the one before.
     fn see(&mut self, object: DynamicObject) -> bool {
         let record = read(&object.data);
         let before = self.object.as_ref().map(|before| read(&before.data));
@@ -340,11 +341,11 @@ impl Leader {
         is_news && is_other
     }
 
-    /// Gives the lease back, so that nobody has to wait until it ends.
+    /// Releases the lease, so that no replica has to wait for its expiry.
     async fn release(&mut self) {
         self.candidacy.say(Claim::No);
         let within = RELEASE_WITHIN / 2;
-        // A write that was broken off may have been taken, and others may write the object.
+        // An interrupted write may have succeeded, and others may write the object.
         for _ in 0..2 {
             if std::mem::take(&mut self.is_unsure)
                 && let Ok(Some(object)) =
@@ -374,7 +375,7 @@ impl Leader {
         format!("the lease {}/{}", self.settings.namespace, self.settings.name)
     }
 
-    /// Says what does not work, once.
+    /// Logs an error once.
     fn failed(&mut self, verb: &str, failure: &RequestError) {
         let trouble = match failure {
             RequestError::Timeout(_) => "no answer in time".to_owned(),
@@ -425,8 +426,8 @@ impl Leader {
 }
 
 fn is_conflict(step: &Step, error: &RequestError) -> bool {
-    // An object that is to be replaced may have been deleted; one that is to be made needs its
-    // namespace.
+    // For a replace, 404 means that the object was deleted. For a create, 404 means that the
+    // namespace is missing.
     matches!((error.code(), step), (409, _) | (404, Step::Take | Step::Renew))
 }
 
@@ -444,7 +445,7 @@ mod tests {
     use super::*;
     use crate::election::leadership::election_channel;
 
-    /// A client of an API server that keeps one Lease, and what it holds.
+    /// Returns a client of an API server that keeps one Lease, and the kept object.
     fn client() -> (Client, Arc<Mutex<Option<Value>>>) {
         let lease: Arc<Mutex<Option<Value>>> = Arc::default();
         let kept = Arc::clone(&lease);
