@@ -145,14 +145,14 @@ const KIND_CANNOT_OPT_IN: Remark = Remark {
 const NO_POD_TEMPLATE: Remark = Remark {
     reason: "NoPodTemplate",
     warning: false,
-    message: "holds references, but no pod template, so that nothing is known of its workloads here: \
-              render it first, as by `helm template`, and check the result",
+    message: "has references, but no pod template, so its workloads cannot be checked: render it \
+              first, for example with `helm template`, and check the result",
 };
 
 const SOURCE_NOT_GIVEN: Remark = Remark {
     reason: "SourceNotGiven",
     warning: false,
-    message: "not among these manifests, so that its references are not known here",
+    message: "not among these manifests, so its references are unknown: check its manifest, too",
 };
 
 const NOTHING_WATCHED: Remark = Remark {
@@ -229,7 +229,8 @@ impl Manifests {
             Err(yaml::Malformed { line, mut message }) => {
                 if text.contains("{{") {
                     message.push_str(
-                        "; it looks like a template: render it first, as by `helm template`",
+                        "; it looks like a template: render it first, for example with \
+                         `helm template`",
                     );
                 }
                 self.problems.push(Problem { file: file.to_owned(), line, message });

@@ -26,7 +26,7 @@ const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 
 /// An answer, or a line of a watch, is longer than the limit.
 #[derive(Debug, thiserror::Error)]
-#[error("it is longer than {} MiB", LONGEST >> 20)]
+#[error("the answer is longer than {} MiB", LONGEST >> 20)]
 struct TooLong;
 
 /// Whether an error came from an answer that was too long. The caller then asks for fewer objects

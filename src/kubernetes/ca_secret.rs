@@ -107,7 +107,7 @@ impl CaSecret {
                     } else if !std::mem::replace(&mut is_missing, true) {
                         warn!(
                             "The Secret {namespace}/{name} of VAULT_TLS_SECRET has no {KEY} any more. \
-                             The one from before is used; put the CA back"
+                             The last CA stays in use; put the CA back"
                         );
                     }
                 }

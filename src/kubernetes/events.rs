@@ -231,9 +231,9 @@ impl EventWriter {
                     && !std::mem::replace(&mut self.is_final, true)
                 {
                     warn!(
-                        "May not write Events again while there is reason for them: {error}. Grant it \
-                         patch on events.events.k8s.io; until then each is missing for a while every \
-                         hour"
+                        "May not update Events: {error}. Grant the service account patch on \
+                         events.events.k8s.io; until then Events of lasting findings are missing \
+                         for a part of every hour"
                     );
                 }
                 self.count(untold.workload.clone());
@@ -297,8 +297,8 @@ impl EventWriter {
         }
         if self.refusals == REFUSALS {
             warn!(
-                "May not write Events: {error}. Grant it create on events.events.k8s.io, or set \
-                 --record-events=false; all is in the log as well"
+                "May not write Events: {error}. Grant the service account create on \
+                 events.events.k8s.io, or set --record-events=false; the log has all findings, too"
             );
         }
         REFUSED_RETRY

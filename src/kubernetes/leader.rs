@@ -142,7 +142,11 @@ impl Leader {
         // The reloader begins nothing any more. Requests in progress get time to finish.
         let _ = timeout(RELEASE_AFTER, ended).await;
         if timeout(RELEASE_WITHIN, self.release()).await.is_err() {
-            warn!(worker = WORKER, "{} is left to its end: no answer", self.lease());
+            warn!(
+                worker = WORKER,
+                "Cannot release {}: no answer. It expires by itself",
+                self.lease()
+            );
         }
     }
 
@@ -189,16 +193,24 @@ impl Leader {
 
     /// Leaves the lease to other replicas while a loop of this process is stuck.
     async fn stand_down(&mut self, stuck: &Stuck) {
-        error!(worker = WORKER, "{stuck}. {} is left to another replica", self.lease());
+        error!(
+            worker = WORKER,
+            "{stuck}. Releasing {}, so that another replica leads",
+            self.lease()
+        );
         if timeout(RELEASE_WITHIN, self.release()).await.is_err() {
-            warn!(worker = WORKER, "{} is left to its end: no answer", self.lease());
+            warn!(
+                worker = WORKER,
+                "Cannot release {}: no answer. It expires by itself",
+                self.lease()
+            );
         }
         self.is_leading = false;
         while self.heartbeats.stuck().is_some() {
             self.heartbeat.works();
             sleep(self.settings.terms.retry_period).await;
         }
-        info!(worker = WORKER, "All loops move again");
+        info!(worker = WORKER, "No loop of the controller is stuck any more");
         // The known state of the lease is outdated.
         self.contender = self.settings.contender();
         self.watch.renew();
@@ -271,7 +283,7 @@ impl Leader {
                 self.object = Some(object);
             }
             Err(error) if is_conflict(step, &error) => {
-                debug!(worker = WORKER, "{} was written by somebody else", self.lease());
+                debug!(worker = WORKER, "Conflict: another writer changed {}", self.lease());
                 self.contender.met_conflict();
             }
             Err(error) => {
@@ -364,7 +376,11 @@ impl Leader {
                 }
                 Err(error) if is_conflict(&Step::Renew, &error) => self.is_unsure = true,
                 Err(error) => {
-                    warn!(worker = WORKER, "{} is left to its end: {error}", self.lease());
+                    warn!(
+                        worker = WORKER,
+                        "Cannot release {}: {error}. It expires by itself",
+                        self.lease()
+                    );
                     return;
                 }
             }

@@ -175,8 +175,8 @@ impl Revisions {
         if !self.is_failing.swap(true, Ordering::Relaxed) {
             error!(
                 worker = "reloader",
-                "Cannot list {}: {message}. Workloads whose secret may have changed while nobody \
-                 watched wait for it; retrying",
+                "Cannot list {}: {message}. Workloads that need the list for a decision wait for \
+                 it; retrying",
                 resource.plural()
             );
         }

@@ -411,7 +411,7 @@ impl<K: SourceObject> SourceReader<K> {
         if !std::mem::replace(&mut self.is_failing, true) {
             warn!(
                 worker = WORKER,
-                "Cannot read {}: {error}. What is known of them is kept; retrying",
+                "Cannot read {}: {error}. The last known references in them count; retrying",
                 K::KIND.plural()
             );
         }
@@ -421,8 +421,8 @@ impl<K: SourceObject> SourceReader<K> {
         if !std::mem::replace(&mut self.is_denied, true) {
             warn!(
                 worker = WORKER,
-                "May not read {}: {error}. Grant it get, list and watch; until then the references in \
-                 them are not watched",
+                "May not read {}: {error}. Grant the service account get, list and watch; until \
+                 then the references in them are not watched",
                 K::KIND.plural()
             );
         }

@@ -152,7 +152,7 @@ where
                     if open.list.is_some() && self.page > 1 && is_too_long(&error) {
                         self.page = (self.page / 4).max(1);
                         self.events = None;
-                        debug!(worker = WORKER, "Listing {} by {}", self.resource, self.page);
+                        debug!(worker = WORKER, "Listing {}, {} a page", self.resource, self.page);
                         continue;
                     }
                     self.failed(&error.to_string());
@@ -164,7 +164,7 @@ where
                     self.events = None;
                 }
                 Ok(None) | Err(_) => {
-                    debug!(worker = WORKER, "Reading all {} anew", self.resource);
+                    debug!(worker = WORKER, "Listing all {} again", self.resource);
                     self.events = None;
                 }
             }

@@ -82,7 +82,7 @@ pub fn how_to_renew(owner: Option<&str>) -> String {
     match owner {
         None => "roll it out again (kubectl rollout restart)".to_owned(),
         // The owner would take back any change of the template, too.
-        Some(_) => format!("{}, or make its pods anew", how_to_keep(owner)),
+        Some(_) => format!("{}, or recreate its pods", how_to_keep(owner)),
     }
 }
 

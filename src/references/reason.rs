@@ -239,8 +239,8 @@ impl Reason {
                  write them side by side"
             }
             Self::Expansion => {
-                "not watched, since Kubernetes replaces $(NAME) in it by what is not known here: write \
-                 it out, or define the variable before it, in the template"
+                "not watched, since the value of $(NAME) in it is not in the template: write the \
+                 value out, or define the variable before it, in the template"
             }
             Self::SpaceAroundPath => {
                 "watched, but the path begins or ends with a space, which the webhook does not trim: \
@@ -251,25 +251,25 @@ impl Reason {
                  container's command is not vault-env or secret-init: remove the one, or add the other"
             }
             Self::SettingUnknown => {
-                "its value is not in the template and not known here, so the default is taken: write \
-                 it out, or name it by an annotation of the webhook"
+                "its value is not in the template, so the default is used: write the value out, or \
+                 set it by an annotation of the webhook"
             }
             Self::BadNamespace => {
-                "the name is too long or holds control characters, so nothing that is there is \
-                 watched: correct it"
+                "the name is too long or holds control characters, so nothing in that Vault \
+                 namespace is watched: correct it"
             }
             Self::AddressNotDeclared => {
                 "the address is not declared, so the default server is asked: have it declared by \
                  --vault-servers-file, as an alias of the default server or as another one"
             }
             Self::AddressRefused => {
-                "the address is not declared, so nothing that is there is watched: have it \
+                "the address is not declared, so nothing on that server is watched: have it \
                  declared by --vault-servers-file, or remove the annotation"
             }
             Self::AddressNotAllowed => {
                 "the address is not in VAULT_ADDR_ALLOWLIST or BAO_ADDR_ALLOWLIST, so the webhook \
-                 refuses it and nothing that is there is watched: add it to the list, or remove the \
-                 annotation"
+                 refuses it and nothing on that server is watched: add it to the list, or remove \
+                 the annotation"
             }
             Self::PathRefused => {
                 "not watched and never asked for, since no path rule of the operator (--path-rules-file) \
