@@ -135,10 +135,11 @@ struct Seen {
     /// The last poll that saw another version before, and when that version was created.
     other: PollNumber,
     other_version_created: Option<Timestamp>,
-    /// A poll that saw this version. It becomes `long` when it began [`BELIEVED_AFTER`] ago.
+    /// A poll that saw this version. It becomes `believed_since` once it began [`BELIEVED_AFTER`]
+    /// ago.
     since: PollNumber,
     /// A poll of at least [`BELIEVED_AFTER`] ago that saw this version. 0 if there is none.
-    long: PollNumber,
+    believed_since: PollNumber,
 }
 
 impl ObservationHistory {
@@ -196,22 +197,22 @@ impl ObservationHistory {
             return ObservedVersion { observation, ..unknown };
         };
         let suspect = self.suspects.remove(secret).filter(|(suspect, _)| *suspect == version);
-        let mut long = 0;
+        let mut believed_since = 0;
         if ask.may_be_stale(version) {
             let first = suspect.map_or(poll, |(_, first)| first);
             if first > self.settled {
                 self.suspects.insert(Arc::clone(secret), (version, first));
                 return unknown;
             }
-            long = first;
+            believed_since = first;
         }
         let seen = match before {
             Some(seen) if seen.version == version => {
                 let mut seen = Seen { last: poll, ..seen };
                 if seen.since < self.resumed {
-                    (seen.long, seen.since) = (0, poll);
+                    (seen.believed_since, seen.since) = (0, poll);
                 } else if seen.since <= self.settled {
-                    (seen.long, seen.since) = (seen.since, poll);
+                    (seen.believed_since, seen.since) = (seen.since, poll);
                 }
                 seen
             }
@@ -223,7 +224,7 @@ impl ObservationHistory {
                     other: seen.last,
                     other_version_created,
                     since: poll,
-                    long,
+                    believed_since,
                 }
             }
             None => Seen {
@@ -232,12 +233,12 @@ impl ObservationHistory {
                 other: 0,
                 other_version_created: None,
                 since: poll,
-                long,
+                believed_since,
             },
         };
         self.secrets.insert(Arc::clone(secret), seen);
-        let Seen { other, other_version_created, long, .. } = seen;
-        let (last_poll_with_other_version, settled_since) = (other, long);
+        let Seen { other, other_version_created, believed_since, .. } = seen;
+        let (last_poll_with_other_version, settled_since) = (other, believed_since);
         ObservedVersion {
             observation,
             seen: poll,

@@ -75,7 +75,7 @@ pub struct EventWriter {
     /// The written Events, and when to renew each. The earliest comes first.
     written: VecDeque<(Instant, Written)>,
     /// Whether the last Event was a renewal. Renewals and new Events take turns.
-    was_again: bool,
+    was_renewal: bool,
     /// Whether the service account may not change Events. Logged once.
     is_final: bool,
 }
@@ -112,7 +112,7 @@ impl EventWriter {
             allowed: HashMap::new(),
             resting: VecDeque::new(),
             written: VecDeque::new(),
-            was_again: false,
+            was_renewal: false,
             is_final: false,
         }
     }
@@ -122,30 +122,30 @@ impl EventWriter {
         let writing = async {
             loop {
                 self.leadership.gained().await;
-                while let Some((_, untold)) =
+                while let Some((_, finding)) =
                     self.refused.pop_front_if(|(again, _)| *again <= Instant::now())
                 {
-                    self.index.findings().give_back(&untold);
+                    self.index.findings().give_back(&finding);
                 }
                 while let Some((_, id)) =
                     self.resting.pop_front_if(|(end, _)| *end <= Instant::now())
                 {
                     self.index.findings().wake(&id);
                 }
-                let due = if self.was_again { None } else { self.due_again() };
-                self.was_again = due.is_some();
+                let due = if self.was_renewal { None } else { self.due_renewal() };
+                self.was_renewal = due.is_some();
                 let next = due.or_else(|| Some((self.index.findings().next()?, 0)));
-                let next = next.or_else(|| self.due_again());
+                let next = next.or_else(|| self.due_renewal());
                 let pause = match next {
-                    Some((untold, times)) if self.leadership.holds() => {
-                        self.tell(untold, times).await
+                    Some((finding, times)) if self.leadership.holds() => {
+                        self.write_event(finding, times).await
                     }
-                    Some((untold, 0)) => {
-                        self.index.findings().give_back(&untold);
+                    Some((finding, 0)) => {
+                        self.index.findings().give_back(&finding);
                         PACE
                     }
-                    Some((untold, times)) => {
-                        self.write_again(&untold, times, Duration::ZERO);
+                    Some((finding, times)) => {
+                        self.schedule_renewal(&finding, times, Duration::ZERO);
                         PACE
                     }
                     None => PACE * 10,
@@ -160,22 +160,22 @@ impl EventWriter {
     }
 
     /// Returns the Event to renew now, and how often that Event was written.
-    fn due_again(&mut self) -> Option<(UnreportedFinding, i32)> {
+    fn due_renewal(&mut self) -> Option<(UnreportedFinding, i32)> {
         while let Some((_, written)) =
             self.written.pop_front_if(|(again, _)| *again <= Instant::now())
         {
             let Written { workload, digest, times } = &written;
-            let Some(untold) = self.index.findings().still(workload, *digest) else { continue };
+            let Some(finding) = self.index.findings().still(workload, *digest) else { continue };
             if self.left(workload) > LEFT_FOR_NEW {
-                return Some((untold, *times));
+                return Some((finding, *times));
             }
             self.written.push_back((Instant::now() + AGAIN_AFTER, written));
         }
         None
     }
 
-    fn write_again(&mut self, untold: &UnreportedFinding, times: i32, after: Duration) {
-        let UnreportedFinding { workload, digest, .. } = untold;
+    fn schedule_renewal(&mut self, finding: &UnreportedFinding, times: i32, after: Duration) {
+        let UnreportedFinding { workload, digest, .. } = finding;
         let written = Written { workload: workload.clone(), digest: *digest, times };
         let entry = (Instant::now() + after, written);
         if after.is_zero() {
@@ -187,9 +187,9 @@ impl EventWriter {
 
     /// Writes one Event, which was written `before` times. Returns how long to wait before the
     /// next.
-    async fn tell(&mut self, untold: UnreportedFinding, before: i32) -> Duration {
-        let event = event_of(&untold, &self.replica, (self.now)());
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &untold.workload.namespace);
+    async fn write_event(&mut self, finding: UnreportedFinding, before: i32) -> Duration {
+        let event = event_of(&finding, &self.replica, (self.now)());
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &finding.workload.namespace);
         let mut times = before.saturating_add(1);
         let mut answer = if before == 0 || self.is_final {
             self.create(&api, &event).await
@@ -211,14 +211,14 @@ impl EventWriter {
         }
         let code = answer.as_ref().err().map_or(201, RequestError::code);
         match (code, answer) {
-            (401 | 403, Err(error)) if before == 0 && times == 1 => self.refused(untold, &error),
+            (401 | 403, Err(error)) if before == 0 && times == 1 => self.refused(finding, &error),
             (0 | 429 | 500.., Err(error)) => {
                 self.failures = self.failures.saturating_add(1);
-                debug!("Cannot write an Event on {}: {error}. Retrying", untold.workload);
+                debug!("Cannot write an Event on {}: {error}. Retrying", finding.workload);
                 if before == 0 {
-                    self.index.findings().give_back(&untold);
+                    self.index.findings().give_back(&finding);
                 } else {
-                    self.write_again(&untold, before, Duration::ZERO);
+                    self.schedule_renewal(&finding, before, Duration::ZERO);
                 }
                 retry_delay(self.failures)
             }
@@ -236,8 +236,8 @@ impl EventWriter {
                          for a part of every hour"
                     );
                 }
-                self.count(untold.workload.clone());
-                self.write_again(&untold, times, AGAIN_AFTER);
+                self.count(finding.workload.clone());
+                self.schedule_renewal(&finding, times, AGAIN_AFTER);
                 PACE
             }
         }
@@ -288,10 +288,10 @@ impl EventWriter {
         }
     }
 
-    fn refused(&mut self, untold: UnreportedFinding, error: &RequestError) -> Duration {
+    fn refused(&mut self, finding: UnreportedFinding, error: &RequestError) -> Duration {
         self.failures = 0;
         self.refusals = self.refusals.saturating_add(1);
-        self.refused.push_back((Instant::now() + REFUSED_RETRY, untold));
+        self.refused.push_back((Instant::now() + REFUSED_RETRY, finding));
         if self.refusals < REFUSALS {
             return PACE;
         }
@@ -311,8 +311,8 @@ fn more_since(time: Instant, now: Instant) -> u32 {
     u32::try_from(since.as_millis() / ONE_MORE_IN.as_millis()).unwrap_or(BURST).min(BURST)
 }
 
-fn event_of(untold: &UnreportedFinding, replica: &str, now: Timestamp) -> Event {
-    let UnreportedFinding { workload, uid, notice, digest } = untold;
+fn event_of(finding: &UnreportedFinding, replica: &str, now: Timestamp) -> Event {
+    let UnreportedFinding { workload, uid, notice, digest } = finding;
     let suffix = format!(".{digest:016x}");
     let mut name = workload.name.to_string();
     name.truncate(LONGEST_NAME - suffix.len());
@@ -619,9 +619,9 @@ mod tests {
         for name in ["web", &long] {
             let event = |_: u32| {
                 odd(&index, name);
-                let untold = index.findings().next().unwrap();
-                index.findings().forget(&untold.workload);
-                event_of(&untold, "r", Timestamp::UNIX_EPOCH)
+                let finding = index.findings().next().unwrap();
+                index.findings().forget(&finding.workload);
+                event_of(&finding, "r", Timestamp::UNIX_EPOCH)
             };
             let (event, again) = (event(1), event(2));
             assert_eq!(event, again);

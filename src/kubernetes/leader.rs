@@ -89,12 +89,12 @@ pub struct Leader {
     object: Option<DynamicObject>,
     watch: LeaseWatch,
     /// Whether a write is in progress, or was interrupted.
-    is_unsure: bool,
+    is_write_unconfirmed: bool,
     is_leading: bool,
     /// The holder that was logged last.
     rival: Option<Box<str>>,
     /// The error that was logged last.
-    trouble: Option<String>,
+    last_error: Option<String>,
     may_watch: bool,
 }
 
@@ -121,10 +121,10 @@ impl Leader {
             contender,
             object: None,
             watch,
-            is_unsure: false,
+            is_write_unconfirmed: false,
             is_leading: false,
             rival: None,
-            trouble: None,
+            last_error: None,
             may_watch: true,
         }
     }
@@ -133,7 +133,7 @@ impl Leader {
     pub async fn run(mut self, shutdown: CancellationToken, ended: impl Future<Output = ()>) {
         let contend = async {
             self.candidacy.stands().await;
-            self.run_for_it().await;
+            self.contend_forever().await;
         };
         tokio::select! {
             () = contend => {}
@@ -151,7 +151,7 @@ impl Leader {
     }
 
     /// Contends for the lease, except while a loop of this process is stuck.
-    async fn run_for_it(&mut self) {
+    async fn contend_forever(&mut self) {
         loop {
             let stuck = self.contend().await;
             self.stand_down(&stuck).await;
@@ -166,7 +166,7 @@ impl Leader {
             }
             self.heartbeat.works();
             let now = Instant::now();
-            self.tell(now);
+            self.report_changes(now);
             let time = match self.contender.step(now.into_std(), self.watch.is_up()) {
                 Step::Wait(time) => Instant::from_std(time),
                 Step::Look => {
@@ -217,13 +217,13 @@ impl Leader {
     }
 
     /// Tells the reloader what has changed, and logs it.
-    fn tell(&mut self, now: Instant) {
+    fn report_changes(&mut self, now: Instant) {
         let until = self.contender.leads_until(now.into_std());
         let rival = self.contender.other_holder().map(Box::from);
         self.candidacy.say(until.map_or(Claim::No, |end| Claim::Until(Instant::from_std(end))));
         match (self.is_leading, until.is_some()) {
             (false, true) => info!(worker = WORKER, "Leading"),
-            (true, false) => self.say_lost(rival.as_deref()),
+            (true, false) => self.log_lost_leadership(rival.as_deref()),
             (false, false) if rival != self.rival => {
                 if let Some(name) = &rival {
                     info!(worker = WORKER, "Waiting to lead; {} leads", shown(name));
@@ -235,7 +235,7 @@ impl Leader {
         self.rival = rival;
     }
 
-    fn say_lost(&self, rival: Option<&str>) {
+    fn log_lost_leadership(&self, rival: Option<&str>) {
         let lease = self.lease();
         if let Some(name) = rival {
             warn!(worker = WORKER, "Not leading any more: {} has taken {lease}", shown(name));
@@ -251,7 +251,8 @@ impl Leader {
 
     async fn look(&mut self) {
         self.contender.looks(Instant::now().into_std());
-        let answer = in_time_of(self.patience(), self.api.get_opt(&self.settings.name)).await;
+        let answer =
+            in_time_of(self.request_timeout(), self.api.get_opt(&self.settings.name)).await;
         match answer {
             Ok(Some(object)) => {
                 self.recovered();
@@ -273,7 +274,7 @@ impl Leader {
         let sent = Instant::now().into_std();
         self.contender.writes(sent);
         let record = self.contender.claim(Timestamp::now());
-        let answer = self.send(step, &record, self.patience()).await;
+        let answer = self.send(step, &record, self.request_timeout()).await;
         match answer {
             Ok(object) => {
                 self.recovered();
@@ -302,7 +303,7 @@ impl Leader {
     ) -> Result<DynamicObject, RequestError> {
         let params = PostParams::default();
         let Settings { name, namespace, .. } = &self.settings;
-        self.is_unsure = true;
+        self.is_write_unconfirmed = true;
         let known = self.object.as_ref().filter(|_| *step != Step::Create);
         let answer = if let Some(object) = known {
             let data = written(object.data.clone(), record);
@@ -313,12 +314,12 @@ impl Leader {
             let object = object.within(namespace).data(written(Value::Null, record));
             in_time_of(within, self.api.create(&params, &object)).await
         };
-        self.is_unsure = matches!(answer, Err(RequestError::Timeout(_)));
+        self.is_write_unconfirmed = matches!(answer, Err(RequestError::Timeout(_)));
         answer
     }
 
     /// Returns the time limit of the next request. A request must not outlast the leadership.
-    fn patience(&self) -> Duration {
+    fn request_timeout(&self) -> Duration {
         let now = Instant::now().into_std();
         let limit = self.settings.terms.longest_request();
         let left = self.contender.leads_until(now).map(|end| end.saturating_duration_since(now));
@@ -359,7 +360,7 @@ impl Leader {
         let within = RELEASE_WITHIN / 2;
         // An interrupted write may have succeeded, and others may write the object.
         for _ in 0..2 {
-            if std::mem::take(&mut self.is_unsure)
+            if std::mem::take(&mut self.is_write_unconfirmed)
                 && let Ok(Some(object)) =
                     in_time_of(within, self.api.get_opt(&self.settings.name)).await
             {
@@ -374,7 +375,7 @@ impl Leader {
                     info!(worker = WORKER, "Released {}", self.lease());
                     return;
                 }
-                Err(error) if is_conflict(&Step::Renew, &error) => self.is_unsure = true,
+                Err(error) if is_conflict(&Step::Renew, &error) => self.is_write_unconfirmed = true,
                 Err(error) => {
                     warn!(
                         worker = WORKER,
@@ -393,28 +394,28 @@ impl Leader {
 
     /// Logs an error once.
     fn failed(&mut self, verb: &str, failure: &RequestError) {
-        let trouble = match failure {
+        let message = match failure {
             RequestError::Timeout(_) => "no answer in time".to_owned(),
             RequestError::Kube(_) => failure.to_string(),
         };
-        if self.trouble.as_ref() == Some(&trouble) {
+        if self.last_error.as_ref() == Some(&message) {
             return;
         }
         if failure.is_forbidden() {
             error!(
                 worker = WORKER,
-                "May not {verb} {}: {trouble}. Nothing is polled until it may: {}",
+                "May not {verb} {}: {message}. Nothing is polled until it may: {}",
                 self.lease(),
                 self.advice()
             );
         } else {
-            warn!(worker = WORKER, "Cannot {verb} {}: {trouble}. Retrying", self.lease());
+            warn!(worker = WORKER, "Cannot {verb} {}: {message}. Retrying", self.lease());
         }
-        self.trouble = Some(trouble);
+        self.last_error = Some(message);
     }
 
     fn recovered(&mut self) {
-        if self.trouble.take().is_some() {
+        if self.last_error.take().is_some() {
             info!(worker = WORKER, "Reached {} again", self.lease());
         }
     }
@@ -522,7 +523,7 @@ mod tests {
             assert!(leadership.holds());
         };
         tokio::select! {
-            () = leader.run_for_it() => panic!("it runs until the end"),
+            () = leader.contend_forever() => panic!("it runs until the end"),
             () = test => {}
         }
     }

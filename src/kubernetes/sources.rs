@@ -383,7 +383,7 @@ impl<K: SourceObject> SourceReader<K> {
             }
             Err(error) if error.is_forbidden() => {
                 self.failures = 0;
-                self.say_denied(&error);
+                self.log_denied(&error);
                 self.cannot_read(&id);
                 SourceRead::Unreadable(Reason::SourceDenied)
             }
@@ -394,7 +394,7 @@ impl<K: SourceObject> SourceReader<K> {
                 let failures = self.failures.max(*of_source);
                 if failures >= FAILURES_TO_GIVE_UP {
                     self.failures_of.remove(&id);
-                    self.say_failing(&error);
+                    self.log_failing(&error);
                 } else {
                     self.pause = Some(Instant::now() + retry_delay(self.failures));
                     self.read_version(id, None);
@@ -407,7 +407,7 @@ impl<K: SourceObject> SourceReader<K> {
         self.put(&id, found);
     }
 
-    fn say_failing(&mut self, error: &RequestError) {
+    fn log_failing(&mut self, error: &RequestError) {
         if !std::mem::replace(&mut self.is_failing, true) {
             warn!(
                 worker = WORKER,
@@ -417,7 +417,7 @@ impl<K: SourceObject> SourceReader<K> {
         }
     }
 
-    fn say_denied(&mut self, error: &RequestError) {
+    fn log_denied(&mut self, error: &RequestError) {
         if !std::mem::replace(&mut self.is_denied, true) {
             warn!(
                 worker = WORKER,

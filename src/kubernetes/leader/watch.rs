@@ -82,9 +82,9 @@ impl LeaseWatch {
 
     fn open(&self) -> Events {
         let (api, params) = (self.api.clone(), self.params.clone());
-        let patience = self.terms.longest_request();
+        let request_timeout = self.terms.longest_request();
         stream::once(async move {
-            let events = in_time_of(patience, api.watch(&params, FROM_ANY)).await?;
+            let events = in_time_of(request_timeout, api.watch(&params, FROM_ANY)).await?;
             Ok::<_, RequestError>(events.map_err(RequestError::from))
         })
         .try_flatten()
