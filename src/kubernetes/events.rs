@@ -231,7 +231,7 @@ impl EventWriter {
                     && !std::mem::replace(&mut self.is_final, true)
                 {
                     warn!(
-                        "May not update Events: {error}. Grant the service account patch on \
+                        "May not write Events again: {error}. Grant the service account patch on \
                          events.events.k8s.io; until then Events of lasting findings are missing \
                          for a part of every hour"
                     );
