@@ -1,4 +1,4 @@
-//! `check`: what the controller would do with the workloads of some manifests.
+//! `check`: reports how the controller would treat the workloads of some manifests.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -30,61 +30,61 @@ use crate::references::source::ReadableSources;
 /// The lists of containers in a pod template.
 const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
 
-/// What was found in all that was read.
+/// The findings of all manifests.
 #[derive(Debug, Default)]
 pub struct Report {
     /// The workloads that refer to secrets, or opt in, in the order of reading.
     pub workloads: Vec<Checked>,
-    /// What could not be read.
+    /// The inputs that could not be read.
     pub problems: Vec<Problem>,
 }
 
 /// One workload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Checked {
-    /// `namespace/Kind/name`, without the namespace where the manifest names none.
+    /// `namespace/Kind/name`, without the namespace if the manifest names none.
     pub workload: String,
-    /// Where its manifest begins.
+    /// The beginning of the manifest.
     #[serde(flatten)]
     pub at: Location,
-    /// Whether it is rolled out when one of its secrets changes.
+    /// Whether the workload is reloaded when one of its secrets changes.
     pub reloaded: bool,
-    /// What there is to say of the workload as a whole.
+    /// The remarks on the workload as a whole.
     pub remarks: Vec<Remark>,
-    /// Its references, in the order of the file.
+    /// The references of the workload, in the order of the file.
     pub references: Vec<Finding>,
 }
 
-/// A reason with its words.
+/// A reason with its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Remark {
-    /// Its stable name.
+    /// The stable name of the reason.
     pub reason: &'static str,
-    /// Whether it is to be looked at.
+    /// Whether the user should act.
     pub warning: bool,
-    /// What it means and what to do.
+    /// The meaning and the remedy.
     pub message: &'static str,
 }
 
 /// One reference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Whether its path is watched.
+    /// Whether the path is watched.
     pub watched: bool,
-    /// The path, where its changes can be seen.
+    /// The path, if its changes can be seen.
     pub path: Option<String>,
-    /// The server that the path is on, where it is not the default one.
+    /// The server of the path, if it is not the default one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// The Vault namespace of the path, where the workload or the file of servers names one.
+    /// The Vault namespace of the path, if the workload or the file of servers names one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// Why it is not watched, or looks odd.
+    /// Why the reference is not watched, or looks odd.
     #[serde(flatten)]
     pub remark: Option<Remark>,
-    /// Where in the pod template it stands.
+    /// The place in the pod template.
     pub origin: String,
-    /// Where in the file.
+    /// The place in the file.
     #[serde(flatten)]
     pub at: Location,
 }
@@ -92,11 +92,11 @@ pub struct Finding {
 /// An input that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The file as it was named; `-` is standard input.
+    /// The name of the file as given. `-` is standard input.
     pub file: String,
     /// The line, if it is known.
     pub line: Option<u64>,
-    /// What is wrong, and what to do.
+    /// The problem and the remedy.
     pub message: String,
 }
 
@@ -145,14 +145,14 @@ const KIND_CANNOT_OPT_IN: Remark = Remark {
 const NO_POD_TEMPLATE: Remark = Remark {
     reason: "NoPodTemplate",
     warning: false,
-    message: "holds references, but no pod template, so that nothing is known of its workloads here: \
-              render it first, as by `helm template`, and check the result",
+    message: "has references, but no pod template, so its workloads cannot be checked: render it \
+              first, for example with `helm template`, and check the result",
 };
 
 const SOURCE_NOT_GIVEN: Remark = Remark {
     reason: "SourceNotGiven",
     warning: false,
-    message: "not among these manifests, so that its references are not known here",
+    message: "not among these manifests, so its references are unknown: check its manifest, too",
 };
 
 const NOTHING_WATCHED: Remark = Remark {
@@ -162,7 +162,7 @@ const NOTHING_WATCHED: Remark = Remark {
 };
 
 impl Report {
-    /// How many findings are to be looked at.
+    /// Returns the number of findings on which the user should act.
     #[must_use]
     pub fn warnings(&self) -> usize {
         self.workloads.iter().flat_map(Checked::all_remarks).filter(|r| r.warning).count()
@@ -172,22 +172,22 @@ impl Report {
 /// Manifests that belong together.
 #[derive(Debug, Default)]
 pub struct Manifests {
-    /// The namespace of those that name none.
+    /// The namespace of manifests that name none.
     namespace: String,
     objects: Vec<Document>,
     problems: Vec<Problem>,
 }
 
 impl Manifests {
-    /// None yet; those that name no namespace are of this one.
+    /// Makes an empty set. `namespace` is the namespace of manifests that name none.
     #[must_use]
     pub fn in_namespace(namespace: String) -> Self {
         Self { namespace, ..Self::default() }
     }
 
-    /// Reads a file, all manifests of a folder and the folders in it, or, named `-`, `stdin`.
+    /// Reads a file, or all manifests of a folder and its subfolders, or `stdin` for the name `-`.
     ///
-    /// What cannot be read is noted among the problems, and the rest is read all the same.
+    /// Unreadable inputs are noted as problems. The others are read all the same.
     pub fn read(&mut self, input: &Path, stdin: impl Read) {
         let name = input.to_string_lossy().into_owned();
         if input == Path::new("-") {
@@ -229,7 +229,8 @@ impl Manifests {
             Err(yaml::Malformed { line, mut message }) => {
                 if text.contains("{{") {
                     message.push_str(
-                        "; it looks like a template: render it first, as by `helm template`",
+                        "; it looks like a template: render it first, for example with \
+                         `helm template`",
                     );
                 }
                 self.problems.push(Problem { file: file.to_owned(), line, message });
@@ -237,8 +238,8 @@ impl Manifests {
         }
     }
 
-    /// Adds an object, or those of a list; the elements of a list of one kind name no kind of their
-    /// own.
+    /// Adds an object, or the objects of a list. The elements of a list of one kind have no kind of
+    /// their own.
     fn add_object(&mut self, file: &str, object: Node, kind_of_list: Option<&str>) {
         let kind = object.get("kind").and_then(Node::text).or(kind_of_list);
         let kind = kind.unwrap_or_default().to_owned();
@@ -253,8 +254,8 @@ impl Manifests {
         self.objects.push(Document { file: file.to_owned(), kind, object });
     }
 
-    /// Says what there is to say of the workloads among them; `readable` is what the controller may
-    /// read, and `servers` those that it knows.
+    /// Checks the workloads. `readable` is the kinds that the controller may read, and `servers`
+    /// the servers that it knows.
     #[must_use]
     pub fn check(self, readable: ReadableSources, servers: &Servers) -> Report {
         let sources = Sources::of(&self.objects, readable);
@@ -271,7 +272,7 @@ impl Manifests {
 }
 
 impl Finding {
-    /// Says where it leads.
+    /// Sets the server and the Vault namespace of the path.
     fn set_target(&mut self, target: &Target) {
         self.namespace = target.namespace.as_deref().map(str::to_owned);
         let is_other = *target.server.name != *DEFAULT_CONNECTION;
@@ -280,7 +281,7 @@ impl Finding {
 }
 
 impl Checked {
-    /// What there is to say, of the workload and of its references.
+    /// Returns the remarks on the workload and on its references.
     pub fn all_remarks(&self) -> impl Iterator<Item = &Remark> {
         self.remarks.iter().chain(self.references.iter().filter_map(|found| found.remark.as_ref()))
     }
@@ -292,7 +293,7 @@ fn text_of(mut file: impl Read) -> io::Result<String> {
     Ok(text)
 }
 
-/// What is in a folder, by name; what is hidden is left out.
+/// Returns the entries of a folder by name, without hidden ones.
 fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut entries = fs::read_dir(folder)?
         .map(|entry| Ok(entry?.path()))
@@ -311,8 +312,8 @@ fn is_manifest(file: &Path) -> bool {
     })
 }
 
-/// What there is to say of an object without a pod template: that it is not read, where it holds
-/// references and is no source of variables.
+/// Returns a remark on an object that has references, but no pod template, and is no source of
+/// variables.
 fn without_template(file: &str, object: &Node, kind: &str) -> Option<Checked> {
     let is_source = SourceKind::ALL.into_iter().any(|known| known.name() == kind);
     if kind.is_empty() || is_source || !object.any_text(&may_hold_reference) {
@@ -335,15 +336,15 @@ fn full_name(namespace: &str, kind: &str, name: &str) -> String {
     }
 }
 
-/// Where a reference leads that can be watched.
+/// The target of a reference that can be watched.
 type WatchTarget<'m> = Option<(Scheme, Destination<'m>)>;
 
-/// An object that has a pod template.
+/// An object with a pod template.
 struct Template<'a> {
     file: &'a str,
     object: &'a Node,
     kind: &'a str,
-    /// One of those that are reloaded.
+    /// The kind, if workloads of this kind are reloaded.
     reloaded: Option<Kind>,
     /// The metadata of the pods.
     metadata: Option<&'a Node>,
@@ -368,8 +369,8 @@ impl<'a> Template<'a> {
         Some(Self { file, object, kind, reloaded, metadata, pods })
     }
 
-    /// What there is to say of it; nothing where it has nothing to do with secrets. `usual` is the namespace of
-    /// manifests that name none.
+    /// Checks the workload. Returns `None` if it has nothing to do with secrets. `usual` is the
+    /// namespace of manifests that name none.
     fn check(&self, sources: &Sources, servers: &Servers, usual: &str) -> Option<Checked> {
         let manifest = self.manifest();
         let namespace = if manifest.namespace.is_empty() { usual } else { &manifest.namespace };
@@ -385,11 +386,11 @@ impl<'a> Template<'a> {
         } else if self.reloaded.is_none() {
             Some(KIND_CANNOT_OPT_IN)
         } else {
-            // What refers to nothing may have meant to; what is pinned is so on purpose.
+            // A workload without references may be a mistake. Pinned references are intended.
             let remark = Remark { warning: references.is_empty(), ..NOTHING_WATCHED };
             in_use.is_empty().then_some(remark)
         };
-        // Of what is not watched anyway, the server does not matter.
+        // The server of references that are not watched does not matter.
         let doubts = targets.notes.iter().filter(|_| remark.is_none());
         let doubts = doubts.map(|note| remark_on(note.reason));
         let is_allowed = |found: &Finding, target: &Target| {
@@ -412,7 +413,7 @@ impl<'a> Template<'a> {
             found.set_target(target);
             found.watched = reloaded && is_allowed;
             if !is_allowed {
-                // Where nobody opts in, nobody is disappointed.
+                // A workload that does not opt in expects no reload.
                 let warning = manifest.annotations.opt_in().is_some();
                 found.remark = Some(Remark { warning, ..remark_on(Reason::PathRefused) });
             }
@@ -425,7 +426,7 @@ impl<'a> Template<'a> {
         Some(Checked { workload: name, at: self.at(self.object), reloaded, remarks, references })
     }
 
-    /// What the controller decodes of it.
+    /// Returns the manifest that the controller decodes.
     fn manifest(&self) -> Manifest {
         let json = |node: Option<&Node>| node.map_or(serde_json::Value::Null, Node::to_json);
         let object = serde_json::json!({
@@ -435,7 +436,7 @@ impl<'a> Template<'a> {
                 "spec": self.pods.to_json(),
             } },
         });
-        // Decoding takes any JSON: a field of another type counts as absent.
+        // Decoding accepts any JSON: a field of another type counts as absent.
         serde_json::from_value::<Object>(object).unwrap_or_default().into_manifest()
     }
 
@@ -455,7 +456,7 @@ impl<'a> Template<'a> {
             let (watched, mut reason) = match reading {
                 Reading::Watch(scheme, path) => (Some((scheme, path)), None),
                 Reading::WatchOdd(scheme, path, reason) => (Some((scheme, path)), Some(reason)),
-                // Most Secrets hold none.
+                // Most Secrets hold no reference.
                 Reading::Skip(Reason::SourceNotRead)
                     if !sources.holds_reference(namespace, &place) =>
                 {
@@ -474,7 +475,7 @@ impl<'a> Template<'a> {
             }
             let mut remark = reason.map(remark_on);
             if let Some(remark) = remark.as_mut().filter(|_| reason == Some(Reason::MutateSkip)) {
-                // Where nobody opts in, nobody is disappointed.
+                // A workload that does not opt in expects no reload.
                 remark.warning = manifest.annotations.opt_in().is_some();
             }
             let at = match &place {
@@ -509,8 +510,8 @@ impl<'a> Template<'a> {
         Location { file: self.file.to_owned(), line: node.line }
     }
 
-    /// Where the value of a variable stands, or the object. Of several of one name it is the one that
-    /// is written so, or the last.
+    /// Returns the place of a variable's value, or of the object. Of several variables with one
+    /// name, the one with this text counts, or else the last.
     fn at_variable(&self, container: &Container, wanted: &EnvVar) -> Location {
         let text = |node: &'a Node, key| node.get(key).and_then(Node::text);
         let is_wanted = |value: &&Node| match &wanted.value {
@@ -536,7 +537,7 @@ impl<'a> Template<'a> {
         Webhook::FromPath(scheme).keys().find_map(|key| annotations.get(key))
     }
 
-    /// Why it does not opt in; a warning where it seems to be meant to.
+    /// Returns why the object does not opt in. The remark is a warning if an opt-in seems intended.
     fn why_not_opted_in(&self) -> Remark {
         let value = |metadata: Option<&'a Node>| {
             let annotations = metadata?.get("annotations")?;
@@ -551,11 +552,11 @@ impl<'a> Template<'a> {
     }
 }
 
-/// Leaves of the secrets of a workload those that the controller watches. Answers whether there are more.
+/// Stops watching the secrets of a workload beyond the limit. Returns whether there are any.
 fn leave_too_many(references: &mut [Finding]) -> bool {
     let secret = |found: &Finding| {
         let Finding { server, namespace, path, .. } = found;
-        // As the controller orders them.
+        // The controller uses the same order.
         let server = server.as_deref().unwrap_or(DEFAULT_CONNECTION).to_owned();
         found.watched.then(|| (server, namespace.clone(), path.clone()))
     };

@@ -1,4 +1,4 @@
-//! An object of a manifest, and where it stands in its file.
+//! An object of a manifest, and its place in the file.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::cli::yaml::Node;
 /// An object.
 #[derive(Debug)]
 pub(super) struct Document {
-    /// The file that it stands in.
+    /// The file of the object.
     pub(super) file: String,
     pub(super) kind: String,
     pub(super) object: Node,
@@ -18,7 +18,7 @@ pub(super) struct Document {
 /// A place in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Location {
-    /// The file as it was named; `-` is standard input.
+    /// The name of the file as given. `-` is standard input.
     pub file: String,
     /// The line, counted from 1.
     pub line: u64,

@@ -1,4 +1,4 @@
-//! `explain`: how one value is read, part by part.
+//! `explain`: shows how one value is read, part by part.
 
 use std::fmt::Write;
 
@@ -9,8 +9,8 @@ use crate::references::grammar::Reading;
 use crate::references::grammar::{self, Form, Reference};
 use crate::references::reason::Reason;
 
-/// How a value of a pod template is read: a line or two for each of its parts, in order. `is_allowed` says
-/// whether path rules allow a path.
+/// Explains a value of a pod template: a line or two for each of its parts, in order. `is_allowed`
+/// tells whether path rules allow a path.
 #[must_use]
 pub fn explain(variable: &str, value: &str, is_allowed: impl Fn(&str) -> bool) -> String {
     let mut said = String::new();
@@ -69,7 +69,7 @@ fn form(reference: &Reference) -> String {
     }
 }
 
-/// What path rules leave of a reading.
+/// Applies path rules to a reading.
 fn by_rules(reading: Reading, is_allowed: impl Fn(&str) -> bool) -> Reading {
     match &reading {
         Reading::Watch(_, path) | Reading::WatchOdd(_, path, _) if !is_allowed(path) => {

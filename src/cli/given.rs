@@ -1,4 +1,4 @@
-//! The ConfigMaps and Secrets among manifests, for the workloads that take variables from them.
+//! The ConfigMaps and Secrets among manifests, for workloads that take variables from them.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::references::source::{Content, ReadableSources, SourceState};
 pub(super) struct Given<'a> {
     named: SourceName,
     namespace: &'a str,
-    /// What it holds; `None` if its data is not what the API server takes.
+    /// The content. `None` if the API server would refuse the data.
     content: Option<Arc<Content>>,
     document: &'a Document,
 }
@@ -24,7 +24,7 @@ impl<'a> Given<'a> {
     fn of(document: &'a Document) -> Option<Self> {
         let Document { kind, object, .. } = document;
         let kind = SourceKind::ALL.into_iter().find(|known| known.name() == kind)?;
-        // SOPS adds this to what it has encrypted.
+        // SOPS adds this key to encrypted objects.
         if object.get("sops").is_some() {
             return None;
         }
@@ -42,15 +42,15 @@ impl<'a> Given<'a> {
         })
     }
 
-    /// The line of a key's value, or that of the object.
+    /// Returns the line of a key's value, or of the object.
     fn line_of(&self, key: &str) -> u64 {
         let object = &self.document.object;
         let value = object.at(&["stringData", key]).or_else(|| object.at(&["data", key]));
         value.unwrap_or(object).line
     }
 
-    /// Whether the webhook resolves it when it is applied, as it does with Secrets unless its chart
-    /// says otherwise.
+    /// Whether the webhook resolves the object when it is applied. The webhook does so with
+    /// Secrets, unless its chart is configured otherwise.
     pub(super) fn is_resolved_when_applied(&self) -> bool {
         let metadata = self.document.object.get("metadata");
         let is_skip = |list: &str, key| {
@@ -74,13 +74,14 @@ pub(super) struct Sources<'a> {
 }
 
 impl<'a> Sources<'a> {
-    /// Those among some objects; `readable` is what the controller may read.
+    /// Collects the sources among some objects. `readable` is the kinds that the controller may
+    /// read.
     pub(super) fn of(objects: &'a [Document], readable: ReadableSources) -> Self {
         Self { given: objects.iter().filter_map(Given::of).collect(), readable }
     }
 
-    /// The source that a workload of a namespace means. Manifests may leave the namespace to whoever
-    /// applies them.
+    /// Returns the source that a workload of a namespace means. Manifests may leave the namespace
+    /// to the command that applies them.
     pub(super) fn find(&self, namespace: &str, named: &SourceName) -> Option<&Given<'a>> {
         self.given.iter().find(|given| {
             let other = given.namespace;
@@ -100,7 +101,7 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// Whether what is not read holds a reference, as far as that is known here.
+    /// Whether a source that is not read holds a reference, as far as the manifests show.
     pub(super) fn holds_reference(&self, namespace: &str, place: &Place) -> bool {
         let holds = |named, wanted: Option<&str>| {
             self.find(namespace, named).is_some_and(|given| {

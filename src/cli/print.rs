@@ -1,4 +1,4 @@
-//! How findings are printed.
+//! Prints findings.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cli::check::{Checked, Finding, Remark, Report};
 
-/// Lines for people: each workload with its references, and a line at the end that counts them.
+/// Returns lines for people: each workload with its references, and a last line with the counts.
 #[must_use]
 pub fn table(report: &Report) -> String {
     let mut text = String::new();
@@ -28,7 +28,7 @@ pub fn table(report: &Report) -> String {
     text
 }
 
-/// Status, what is said, and where.
+/// Returns the status, the text, and the place of a reference.
 fn row(found: &Finding) -> (&'static str, String, String) {
     let status = match found.remark {
         Some(remark) if remark.warning => "warning",
@@ -50,7 +50,7 @@ fn row(found: &Finding) -> (&'static str, String, String) {
     (status, one_line(&what).into_owned(), one_line(&place).into_owned())
 }
 
-/// A text of somebody else on one line.
+/// Returns a foreign text on one line.
 pub(super) fn one_line(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return text.into();
@@ -89,8 +89,8 @@ fn counted(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-/// One JSON document: `workloads`, as [`Checked`] spells them, the number of `warnings`, and what
-/// could not be read as `problems`.
+/// Returns one JSON document: `workloads` with the fields of [`Checked`], the number of `warnings`,
+/// and unreadable inputs as `problems`.
 #[must_use]
 pub fn json(report: &Report) -> String {
     #[derive(Serialize)]
@@ -104,14 +104,14 @@ pub fn json(report: &Report) -> String {
         warnings: report.warnings(),
         problems: report.problems.iter().map(ToString::to_string).collect(),
     };
-    // It holds nothing that JSON has no form for.
+    // All values of the document have a JSON form.
     let mut text = serde_json::to_string_pretty(&document).unwrap_or_default();
     text.push('\n');
     text
 }
 
-/// Workflow commands of GitHub Actions, one for each finding that is to be looked at and each problem,
-/// and the line that counts. They show at the line of the file in a pull request.
+/// Returns workflow commands of GitHub Actions: one per warning and problem, and a last line with
+/// the counts. A pull request shows them at the line of the file.
 #[must_use]
 pub fn github(report: &Report) -> String {
     let mut text = String::new();
@@ -138,7 +138,7 @@ pub fn github(report: &Report) -> String {
     text
 }
 
-/// Where an annotation shows; standard input has no place in a pull request.
+/// Returns the place of an annotation. Standard input has no place in a pull request.
 fn place(file: &str, line: Option<u64>) -> String {
     match line {
         _ if file == "-" => String::new(),
@@ -147,12 +147,12 @@ fn place(file: &str, line: Option<u64>) -> String {
     }
 }
 
-/// A text behind `::`, as workflow commands escape it.
+/// Escapes a text after `::` for workflow commands.
 fn data(text: &str) -> String {
     text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
 }
 
-/// A text between commas, as workflow commands escape it.
+/// Escapes a text between commas for workflow commands.
 fn property(text: &str) -> String {
     data(text).replace(':', "%3A").replace(',', "%2C")
 }

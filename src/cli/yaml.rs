@@ -6,19 +6,19 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-/// A value and where it stands.
+/// A value and its place.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
-    /// The line that it begins on, counted from 1.
+    /// The line on which the value begins, counted from 1.
     pub line: u64,
-    /// What it is.
+    /// The value.
     pub value: Value,
 }
 
 /// A value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// One that is neither a text, a list nor a map.
+    /// A scalar other than a text.
     Scalar(serde_json::Value),
     /// A text.
     Text(String),
@@ -28,19 +28,19 @@ pub enum Value {
     Map(Vec<(String, Node)>),
 }
 
-/// Why a text is no YAML.
+/// Why a text is not YAML.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Malformed {
     /// The line, if it is known.
     pub line: Option<u64>,
-    /// What is wrong, on one line.
+    /// The problem, on one line.
     pub message: String,
 }
 
-/// Reads all documents of a text; empty ones are left out.
+/// Reads all documents of a text. Empty documents are left out.
 pub fn read(text: &str) -> Result<Vec<Node>, Malformed> {
-    // The limits of the parser are for what strangers send. What is read here is the caller's own,
-    // and a chart of many workloads is long; the limits of aliases and of depth remain.
+    // The limits of the parser protect against foreign input. Manifests are the user's own, and a
+    // chart of many workloads is long. The limits of aliases and of depth remain.
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: usize::MAX,
@@ -48,7 +48,7 @@ pub fn read(text: &str) -> Result<Vec<Node>, Malformed> {
             max_total_scalar_bytes: usize::MAX,
             max_documents: usize::MAX,
         },
-        // As kubectl and Helm read them.
+        // kubectl and Helm do the same.
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
         with_snippet: false,
     };
@@ -62,7 +62,7 @@ pub fn read(text: &str) -> Result<Vec<Node>, Malformed> {
 }
 
 impl Node {
-    /// A member of a map.
+    /// Returns a member of a map.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Self> {
         match &self.value {
@@ -73,13 +73,13 @@ impl Node {
         }
     }
 
-    /// What lies at the end of some keys.
+    /// Returns the value at the end of a path of keys.
     #[must_use]
     pub fn at(&self, keys: &[&str]) -> Option<&Self> {
         keys.iter().try_fold(self, |node, key| node.get(key))
     }
 
-    /// The elements of a list; none of anything else.
+    /// Returns the elements of a list. Other values have none.
     #[must_use]
     pub fn elements(&self) -> &[Self] {
         match &self.value {
@@ -88,7 +88,7 @@ impl Node {
         }
     }
 
-    /// As [`Self::elements`], of a value that is not needed any more.
+    /// As [`Self::elements`], but consumes the value.
     #[must_use]
     pub fn into_elements(self) -> Vec<Self> {
         match self.value {
@@ -97,7 +97,7 @@ impl Node {
         }
     }
 
-    /// The text that it is.
+    /// Returns the text of a text value.
     #[must_use]
     pub fn text(&self) -> Option<&str> {
         match &self.value {
@@ -106,7 +106,7 @@ impl Node {
         }
     }
 
-    /// Whether anything holds of any text in it.
+    /// Whether `holds` is true for any text in the value.
     #[must_use]
     pub fn any_text(&self, holds: &impl Fn(&str) -> bool) -> bool {
         match &self.value {
@@ -117,7 +117,7 @@ impl Node {
         }
     }
 
-    /// The same without lines.
+    /// Returns the value as JSON, without lines.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
         match &self.value {

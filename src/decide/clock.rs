@@ -1,37 +1,37 @@
-//! Clocks of servers: how far each is ahead of the controller's own clock.
+//! The clocks of servers: how far each clock is ahead of the controller's own.
 //!
-//! Vault tells its time in the body of `sys/health`. The API server, and a Vault server whose health
-//! endpoint is closed, tell it in the `Date` header of each answer. All of these times have whole
-//! seconds, so one answer tells how far a clock is ahead to within half a second, and half of the
-//! time that the answer took. The settle time ([`crate::decide::plan::Rules::settle`]) covers the half seconds.
+//! Vault tells its time in the body of `sys/health`. The API server tells its time in the `Date`
+//! header of each answer, as does a Vault server whose health endpoint is closed. All of these
+//! times are whole seconds. So one answer determines the difference of the clocks to within half a
+//! second plus half of the round trip. The settle time ([`crate::decide::plan::Rules::settle`])
+//! covers the half seconds.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::fmt::rfc2822::DateTimeParser;
 use jiff::{SignedDuration, Timestamp};
 
-/// The part of a second that a time in whole seconds leaves out, on average.
+/// The average part of a second that a time in whole seconds leaves out.
 const HALF_A_SECOND: SignedDuration = SignedDuration::from_millis(500);
 
-/// How far a proxy's `Date` may be from Vault's own time before the two are said to disagree: more
-/// than whole seconds and a slow answer explain.
+/// How far a proxy's `Date` may be from Vault's own time. A larger difference has other reasons
+/// than whole seconds and a slow answer.
 const PROXY_TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
 
-/// The longest that the answers of two servers may have taken together for their clocks to be taken as
-/// equal.
+/// The longest sum of two servers' round trips for which their clocks may count as equal.
 const QUICK: SignedDuration = SignedDuration::from_millis(500);
 
 /// A server's clock, compared with the controller's own.
 #[derive(Debug, Default)]
 pub struct ServerClock(Mutex<Known>);
 
-/// What is known of a server's clock.
+/// The known state of a server's clock.
 #[derive(Debug, Default)]
 struct Known {
-    /// How far the clock is ahead, by one answer; `None` before the first.
+    /// How far the clock is ahead, by one answer. `None` before the first answer.
     ahead: Option<Ahead>,
-    /// Whether the server told its own time. From then on `Date` headers are ignored: a proxy may
-    /// write them.
+    /// Whether the server told its own time. From then on `Date` headers are ignored, since a proxy
+    /// may write them.
     is_own_time: bool,
 }
 
@@ -39,7 +39,7 @@ struct Known {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ahead {
     by: SignedDuration,
-    /// From the request to the answer.
+    /// The time from the request to the answer.
     round_trip: SignedDuration,
 }
 
@@ -54,7 +54,7 @@ impl ServerClock {
         }
     }
 
-    /// Takes in what the server itself says is the present. From now on its `Date` headers are ignored.
+    /// Takes in the time that the server itself tells. From then on its `Date` headers are ignored.
     pub fn observe_own_time(&self, time: Timestamp, sent: Timestamp, received: Timestamp) {
         let mut known = self.lock();
         if !known.is_own_time {
@@ -63,14 +63,14 @@ impl ServerClock {
         known.take_in(Ahead::of(time, sent, received));
     }
 
-    /// The present by the server's clock, given the present by the controller's.
+    /// Returns the present by the server's clock. `now` is the present by the controller's clock.
     #[must_use]
     pub fn at(&self, now: Timestamp) -> Timestamp {
         let ahead = self.lock().ahead;
         ahead.and_then(|ahead| now.checked_add(ahead.by).ok()).unwrap_or(now)
     }
 
-    /// As [`Self::at`], with all that is not known of the clock taken off.
+    /// As [`Self::at`], but at the earliest: the uncertainty of the clock is subtracted.
     #[must_use]
     pub fn at_least(&self, now: Timestamp) -> Timestamp {
         let ahead = self.lock().ahead;
@@ -84,7 +84,7 @@ impl ServerClock {
 }
 
 impl Known {
-    /// A quick answer is kept until another contradicts it.
+    /// Takes in an answer. A quicker answer is kept until another answer contradicts it.
     fn take_in(&mut self, answer: Ahead) {
         let keeps = |known: Ahead| known.round_trip < answer.round_trip && known.agrees(answer);
         if !self.ahead.is_some_and(keeps) {
@@ -100,7 +100,7 @@ impl Ahead {
         Self { by: by.saturating_sub(round_trip / 2), round_trip }
     }
 
-    /// How far `by` can be from the truth.
+    /// Returns how far `by` can be from the truth.
     fn error(self) -> SignedDuration {
         HALF_A_SECOND.saturating_add(self.round_trip / 2)
     }
@@ -112,12 +112,13 @@ impl Ahead {
     }
 }
 
-/// What to add to a time of `from` to have it on the clock of `to`. Zero where the two clocks may
-/// agree, and where one of them is not known yet.
+/// Returns the time to add to a time of `from` to get the clock of `to`. Zero if the two clocks may
+/// agree, or if one of them is unknown.
 ///
-/// The result is too low by at most 2.5 seconds, which the settle time covers: two clocks that may agree
-/// are up to two seconds and both round trips apart, and only quick answers count for that. Where the
-/// clocks differ, half of each round trip is added, and the result is too low by at most a second.
+/// The result is too low by at most 2.5 seconds, which the settle time covers. Two clocks that may
+/// agree are up to two seconds and both round trips apart, and only quick answers count as
+/// agreement. If the clocks differ, half of each round trip is added, and the result is too low by
+/// at most a second.
 #[must_use]
 pub fn skew(from: &ServerClock, to: &ServerClock) -> SignedDuration {
     let (Some(from), Some(to)) = (from.lock().ahead, to.lock().ahead) else {
@@ -130,7 +131,7 @@ pub fn skew(from: &ServerClock, to: &ServerClock) -> SignedDuration {
     to.by.saturating_sub(from.by).saturating_add(round_trips / 2)
 }
 
-/// Whether the `Date` of an answer contradicts the time that the server itself gave in it.
+/// Whether the `Date` of an answer contradicts the server's own time in the same answer.
 #[must_use]
 pub fn contradicts(date: &str, own_time: Timestamp) -> bool {
     parse_date(date).is_some_and(|date| {
@@ -154,7 +155,7 @@ mod tests {
         NOON.parse::<Timestamp>().unwrap() + SignedDuration::from_millis(millis)
     }
 
-    /// A clock whose answer to a request, sent at noon and received so much later, says this.
+    /// Returns a clock with one answer: sent at noon, received `round_trip` milliseconds later.
     fn clock(date: &str, round_trip: i64) -> ServerClock {
         let clock = ServerClock::default();
         clock.observe_date(date, after_noon(0), after_noon(round_trip));
@@ -171,7 +172,8 @@ mod tests {
 
     #[test]
     fn the_skew_is_hardly_too_low_however_long_answers_take() {
-        // The true difference of the clocks, when either shows the next second, and the round trips.
+        // The true difference of the clocks, the phase of each within a second, and the round
+        // trips.
         for difference in [0, 300, 900, 1_500, 2_500, 7_300, 3_600_000] {
             for (phase, phase_of_other) in [(0, 0), (0, 999), (999, 0), (500, 250)] {
                 for (trip, trip_of_other) in [(0, 0), (20, 700), (5_000, 5_000), (0, 9_000)] {
@@ -179,7 +181,8 @@ mod tests {
                         let ask = |ahead: i64, phase: i64, trip: i64| {
                             let clock = ServerClock::default();
                             let sent = after_noon(phase);
-                            // The server reads its clock when the request arrives: at once, or late.
+                            // The server reads its clock when the request arrives: at once, or
+                            // late.
                             let read = sent + SignedDuration::from_millis(trip * late + ahead);
                             let date = Timestamp::from_second(read.as_second()).unwrap();
                             let date = date.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
@@ -209,7 +212,7 @@ mod tests {
         // A slow answer, which may be half a minute off.
         clock.observe_date(DATE_OF_ONE, after_noon(-30_000), after_noon(30_000));
         assert_eq!(clock.at(after_noon(0)), after_noon(3_600_495));
-        // The clock is set anew.
+        // The clock was set back.
         clock.observe_date(DATE_OF_NOON, after_noon(0), after_noon(500));
         assert_eq!(clock.at(after_noon(0)), after_noon(250));
         assert_eq!(skew(&clock, &noon), SignedDuration::ZERO);

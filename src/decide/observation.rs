@@ -1,4 +1,4 @@
-//! What was observed of secrets, poll by poll, and what this process has witnessed itself.
+//! The observations of secrets, poll by poll, and the versions that this process has seen itself.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -9,42 +9,42 @@ use jiff::Timestamp;
 use crate::model::poll::PollNumber;
 use crate::model::secret::{SecretId, Version};
 
-/// What one poll learned of a secret.
+/// The result of one poll for one secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Observation {
-    /// Its latest version can be read.
+    /// The latest version can be read.
     Live(Version),
-    /// It is missing, or its latest version is deleted or destroyed.
+    /// The secret is missing, or its latest version is deleted or destroyed.
     Gone,
-    /// Anything else: an error, or an answer that cannot be trusted. It changes nothing.
+    /// Any other result: an error, or an answer that cannot be trusted. It changes nothing.
     Unknown,
 }
 
-/// An observation, with what this process knows of the versions before.
+/// An observation, with the earlier versions that this process knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObservedVersion {
-    /// What the present poll learned.
+    /// The observation of the present poll.
     pub observation: Observation,
-    /// The poll that learned it: an earlier one, where the secret had its turn then.
+    /// The poll of the observation. An earlier poll, if that poll read the secret in its turn.
     pub seen: PollNumber,
-    /// The last poll that saw another version than the present one live. Whoever has a pod template
-    /// since before that poll has pods that may run with that other version.
+    /// The last poll that saw another version than the present one live. Pods may run with that
+    /// other version if their template is older than that poll.
     pub last_poll_with_other_version: PollNumber,
-    /// When that other version had been created.
+    /// When that other version was created.
     pub other_version_created: Option<Timestamp>,
-    /// A poll of [`BELIEVED_AFTER`] ago or earlier that saw the present version live, and since which
-    /// no other one was; 0 where there is none.
+    /// A poll of at least [`BELIEVED_AFTER`] ago that saw the present version live, with no other
+    /// version since. 0 if there is none.
     pub settled_since: PollNumber,
-    /// The last poll that found the secret gone. Pods of a workload that ignores missing secrets may
-    /// have started without it then.
+    /// The last poll that found the secret gone. Pods of a workload that ignores missing secrets
+    /// may have started without the secret then.
     pub last_poll_gone: PollNumber,
 }
 
 impl ObservedVersion {
-    /// What is said of a secret that no poll has asked for.
+    /// The state of a secret that no poll has read.
     pub const UNKNOWN: Self = Self::of(Observation::Unknown);
 
-    /// An observation by a process that has seen nothing before.
+    /// Returns an observation by a process that has seen nothing before.
     #[must_use]
     pub const fn of(observation: Observation) -> Self {
         Self {
@@ -58,15 +58,15 @@ impl ObservedVersion {
     }
 }
 
-/// A secret to ask for.
+/// A secret to read.
 #[derive(Clone, Debug)]
 pub struct ReadRequest {
-    /// Which.
+    /// The secret.
     pub secret: Arc<SecretId>,
-    /// When the version that this process saw last had been created: an answer with an earlier one
-    /// may be stale. What workloads have on record has no say in it, since tenants can write records.
+    /// When the version that this process saw last was created. An answer with an earlier version
+    /// may be stale. Records of workloads do not count here, since tenants can write records.
     pub not_before: Option<Timestamp>,
-    /// Whether all workloads that use it say that it may be missing.
+    /// Whether all workloads that use the secret allow it to be missing.
     pub may_be_missing: bool,
 }
 
@@ -78,50 +78,50 @@ impl ReadRequest {
     }
 }
 
-/// What a poll brought.
+/// The result of a poll.
 #[derive(Debug, Default)]
 pub struct PollResult {
-    /// What was observed of each secret that was asked for.
+    /// The observation of each secret that was requested.
     pub observations: HashMap<Arc<SecretId>, Observation>,
-    /// Those that are unknown because something failed that may pass, or there was no time.
+    /// The secrets that are unknown because of a failure that may pass, or because time ran out.
     pub failed: Vec<Arc<SecretId>>,
-    /// Those of them that there was no time to ask for.
+    /// The failed secrets for which time ran out.
     pub late: HashSet<Arc<SecretId>>,
-    /// When to ask for these again, if earlier than for all.
+    /// When to read the failed secrets again, if earlier than the next poll.
     pub retry_in: Option<Duration>,
 }
 
-/// How long nothing but an older version must have been seen before it is believed: until then it may
-/// come from a standby that lags behind, afterwards an earlier storage was restored.
+/// How long only an older version must be seen before it is believed. Until then the answer may
+/// come from a standby that lags behind. Afterwards an earlier storage was restored.
 pub const BELIEVED_AFTER: Duration = Duration::from_secs(30);
 
 /// Polls that began within this time count as one.
 const TIMES_APART: Duration = Duration::from_secs(1);
 
-/// What this process has seen of each secret since it began. Lost with the process, and not missed:
-/// the records say the rest.
+/// The versions of each secret that this process has seen since its start. A restart loses them
+/// without harm, since the records have the rest.
 #[derive(Debug, Default)]
 pub struct ObservationHistory {
     secrets: HashMap<Arc<SecretId>, Seen>,
     /// The last poll that found each secret gone.
     gone: HashMap<Arc<SecretId>, PollNumber>,
-    /// Versions older than what was known, and the first of the polls in a row that have seen each.
+    /// Versions older than the known one, each with the first of the consecutive polls that saw it.
     suspects: HashMap<Arc<SecretId>, (Version, PollNumber)>,
-    /// When polls of the last [`BELIEVED_AFTER`] began, the latest last. Those that are close to each
-    /// other are one entry, with the latest of them.
+    /// When the polls of the last [`BELIEVED_AFTER`] began, the latest last. Polls that are close
+    /// to each other share an entry.
     times: VecDeque<Began>,
-    /// The latest poll that began [`BELIEVED_AFTER`] ago.
+    /// The latest poll that began at least [`BELIEVED_AFTER`] ago.
     settled: PollNumber,
-    /// The first poll after a time in which this process did not poll; 0 until it has begun.
+    /// The first poll after a pause of polling. 0 until that poll begins.
     resumed: PollNumber,
 }
 
 /// Polls that began at about the same time.
 #[derive(Clone, Copy, Debug)]
 struct Began {
-    /// When the first of them did.
+    /// When the first of these polls began.
     first: Duration,
-    /// The last of them, and when it did.
+    /// The last of these polls, and when it began.
     poll: PollNumber,
     time: Duration,
 }
@@ -130,26 +130,27 @@ struct Began {
 struct Seen {
     /// The version that was last seen live.
     version: Version,
-    /// The last poll that saw it.
+    /// The last poll that saw this version.
     last: PollNumber,
-    /// The last poll that saw another one before it, and when that one had been created.
+    /// The last poll that saw another version before, and when that version was created.
     other: PollNumber,
     other_version_created: Option<Timestamp>,
-    /// A poll that saw it, to become `long` when it began [`BELIEVED_AFTER`] ago.
+    /// A poll that saw this version. It becomes `believed_since` once it began [`BELIEVED_AFTER`]
+    /// ago.
     since: PollNumber,
-    /// A poll that saw it [`BELIEVED_AFTER`] ago or earlier; 0 where there is none.
-    long: PollNumber,
+    /// A poll of at least [`BELIEVED_AFTER`] ago that saw this version. 0 if there is none.
+    believed_since: PollNumber,
 }
 
 impl ObservationHistory {
-    /// From now on there are polls again. Meanwhile others may have seen other versions.
+    /// Resumes polling after a pause, during which other versions may have been live.
     pub fn resume(&mut self) {
         self.suspects.clear();
         self.times.clear();
         self.resumed = 0;
     }
 
-    /// A poll begins, so long after this process has.
+    /// Begins a poll. `now` is the time since the start of the process.
     pub fn begin(&mut self, poll: PollNumber, now: Duration) {
         if self.resumed == 0 {
             self.resumed = poll;
@@ -167,10 +168,10 @@ impl ObservationHistory {
         }
     }
 
-    /// Takes in what a poll observed, and says what that means beside what was seen before.
+    /// Takes in an observation of a poll. Returns it together with the earlier observations.
     ///
-    /// A version that [may be stale](Ask::may_be_stale) is believed when nothing else was seen for
-    /// [`BELIEVED_AFTER`]. Until then the secret is unknown.
+    /// A version that [may be stale](ReadRequest::may_be_stale) is believed when nothing else was
+    /// seen for [`BELIEVED_AFTER`]. Until then the secret is unknown.
     pub fn observe(
         &mut self,
         poll: PollNumber,
@@ -196,22 +197,22 @@ impl ObservationHistory {
             return ObservedVersion { observation, ..unknown };
         };
         let suspect = self.suspects.remove(secret).filter(|(suspect, _)| *suspect == version);
-        let mut long = 0;
+        let mut believed_since = 0;
         if ask.may_be_stale(version) {
             let first = suspect.map_or(poll, |(_, first)| first);
             if first > self.settled {
                 self.suspects.insert(Arc::clone(secret), (version, first));
                 return unknown;
             }
-            long = first;
+            believed_since = first;
         }
         let seen = match before {
             Some(seen) if seen.version == version => {
                 let mut seen = Seen { last: poll, ..seen };
                 if seen.since < self.resumed {
-                    (seen.long, seen.since) = (0, poll);
+                    (seen.believed_since, seen.since) = (0, poll);
                 } else if seen.since <= self.settled {
-                    (seen.long, seen.since) = (seen.since, poll);
+                    (seen.believed_since, seen.since) = (seen.since, poll);
                 }
                 seen
             }
@@ -223,7 +224,7 @@ impl ObservationHistory {
                     other: seen.last,
                     other_version_created,
                     since: poll,
-                    long,
+                    believed_since,
                 }
             }
             None => Seen {
@@ -232,12 +233,12 @@ impl ObservationHistory {
                 other: 0,
                 other_version_created: None,
                 since: poll,
-                long,
+                believed_since,
             },
         };
         self.secrets.insert(Arc::clone(secret), seen);
-        let Seen { other, other_version_created, long, .. } = seen;
-        let (last_poll_with_other_version, settled_since) = (other, long);
+        let Seen { other, other_version_created, believed_since, .. } = seen;
+        let (last_poll_with_other_version, settled_since) = (other, believed_since);
         ObservedVersion {
             observation,
             seen: poll,
@@ -248,19 +249,19 @@ impl ObservationHistory {
         }
     }
 
-    /// Whether the latest answer was older than what is known, and is yet to be believed.
+    /// Whether the latest answer was older than the known version, and is not believed yet.
     #[must_use]
     pub fn suspects(&self, secret: &SecretId) -> bool {
         self.suspects.contains_key(secret)
     }
 
-    /// The version that was last seen live.
+    /// Returns the version that was last seen live.
     #[must_use]
     pub fn last_seen(&self, secret: &SecretId) -> Option<Version> {
         self.secrets.get(secret).map(|seen| seen.version)
     }
 
-    /// Forgets the secrets that nobody refers to any more.
+    /// Forgets the secrets without a reference.
     pub fn retain(&mut self, is_used: impl Fn(&Arc<SecretId>) -> bool) {
         self.secrets.retain(|secret, _| is_used(secret));
         self.suspects.retain(|secret, _| is_used(secret));
@@ -289,7 +290,7 @@ mod tests {
             Self { history: ObservationHistory::default(), now: Duration::ZERO }
         }
 
-        /// A poll so many seconds after the last one.
+        /// Runs a poll this many seconds after the last poll.
         fn poll(
             &mut self,
             poll: PollNumber,
@@ -330,7 +331,7 @@ mod tests {
                 "poll {poll}"
             );
         }
-        // A storage that was restored is one more change, once it is believed.
+        // A restored storage is one more change once the older version is believed.
         assert_eq!(bench.poll(8, 60, version(2)).observation, Observation::Unknown);
         assert_eq!(bench.poll(9, 60, version(2)).last_poll_with_other_version, 7);
         assert_eq!(bench.history.last_seen(&secret("a")).map(|version| version.number), Some(2));
@@ -346,18 +347,19 @@ mod tests {
             (1, 0, version(3), version(3), 0),
             (2, 1, version(2), unknown, 0),
             (3, 14, version(2), unknown, 0),
-            // Another standby, another lag.
+            // Another standby, with another lag.
             (4, 14, version(1), unknown, 0),
-            // Nothing is known of it in between, which says nothing.
+            // An unknown secret in between is no evidence.
             (5, 15, unknown, unknown, 0),
             (6, 14, version(1), unknown, 0),
             (7, 1, version(1), version(1), 1),
-            // Believed is believed.
+            // A believed version stays believed.
             (8, 1, version(1), version(1), 1),
-            // It was a standby after all, or the storage was restored once more.
+            // The older version came from a standby after all, or the storage was restored once
+            // more.
             (9, 1, version(3), version(3), 8),
             (10, 20, version(2), unknown, 8),
-            // It begins anew with each answer that is up to date.
+            // The wait begins again with each answer that is up to date.
             (11, 9, version(3), version(3), 8),
             (12, 1, version(2), unknown, 8),
             (13, 29, version(2), unknown, 8),
@@ -383,7 +385,7 @@ mod tests {
         assert_eq!(bench.poll(1, 0, version(2)).settled_since, 0);
         assert_eq!(bench.poll(2, 29, version(2)).settled_since, 0);
         assert_eq!(bench.poll(3, 1, version(2)).settled_since, 1);
-        // Polls that learn nothing of it do not count.
+        // Polls without an observation of the secret do not count.
         for poll in 4..10 {
             bench.poll(poll, 60, Observation::Unknown);
         }

@@ -1,8 +1,11 @@
-//! Why a workload is, or is not, reloaded.
+//! Decides whether a workload is reloaded.
 //!
-//! Three things say what the pods of a workload run with, the best first: a *witness* (this process
-//! saw another version live after the present template was there), the *record* (written with the
-//! last reload) and the *clock* (pods of the current revision have what was created before it).
+//! Three sources tell which versions the pods of a workload run with. In order of precedence:
+//!
+//! - the *witness*: this process saw another version live after the present template was there
+//! - the *record*, written with the last reload
+//! - the *clock*: pods of the current revision have the versions that were created before that
+//!   revision
 //!
 //! Architecture Invariant: every function here is total and pure. A missed rotation is worse than a
 //! needless reload, and an error is never taken as a change.
@@ -17,31 +20,31 @@ use crate::model::record::{Record, Versions};
 use crate::model::secret::{SecretId, Version};
 use crate::model::workload::Workload;
 
-/// How long a workload is left alone when what was written to it is stripped again; doubled each
-/// time up to [`LONGEST_STRIPPED_HOLD`].
+/// How long a workload is held when its record was stripped. The hold doubles each time, up to
+/// [`LONGEST_STRIPPED_HOLD`].
 const FIRST_STRIPPED_HOLD: SignedDuration = SignedDuration::from_hours(1);
 
-/// The longest time between two attempts on a workload that is stripped again and again.
+/// The longest time between two reloads of a workload whose record is stripped again and again.
 const LONGEST_STRIPPED_HOLD: SignedDuration = SignedDuration::from_hours(24);
 
-/// How many earlier marks of a workload are known: it takes a `rollout undo` of so many reloads, and a
-/// restored storage, to meet an older one.
+/// How many earlier marks of a workload are kept. An older mark comes back only after a `rollout
+/// undo` across this many reloads, together with a restored storage.
 const EARLIER_MARKS: usize = 8;
 
-/// What the operator set, and what holds for all workloads of a poll.
+/// The operator's settings, and the facts that hold for all workloads of a poll.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rules {
-    /// Versions created before this are taken as known where no record says otherwise: for a move
-    /// to another server, where every version is new.
+    /// Versions created before this time count as known where no record says otherwise. This helps
+    /// a move to another server, where every version is new.
     pub ignore_versions_before: Option<Timestamp>,
-    /// Whether missing secrets are no error for any workload.
+    /// Whether a missing secret is no error for any workload.
     pub ignore_missing: bool,
-    /// What to add to a time of Vault to have it on the API server's clock.
+    /// The time to add to Vault's clock to get the API server's clock.
     pub skew: SignedDuration,
-    /// For how long after a version was created new pods may still read the one before it, from a
-    /// standby or a cache. It also covers what is not known of [`Self::skew`].
+    /// How long after the creation of a version new pods may still read the version before it, from
+    /// a standby or a cache. This time also covers the uncertainty of [`Self::skew`].
     pub settle: SignedDuration,
-    /// The present by Vault's clock, at the least.
+    /// The earliest time that Vault's clock can show at present.
     pub vault_now: Timestamp,
 }
 
@@ -49,31 +52,33 @@ impl Rules {
     /// Whether pods that start now may still read the version before this one.
     fn is_settling(&self, version: Version) -> bool {
         let age = self.vault_now.duration_since(version.created);
-        // A version of the future was created by a node whose clock is wrong: its age says nothing.
+        // A version from the future was created by a node with a wrong clock, so its age is
+        // unknown.
         age < self.settle && age.unsigned_abs() < self.settle.unsigned_abs()
     }
 
-    /// Whether a version was surely created after a time that the API server has written in whole seconds.
+    /// Whether a version was certainly created after `time`, which the API server wrote in whole
+    /// seconds.
     fn is_created_after(&self, version: Version, time: Timestamp) -> bool {
         let doubt = self.settle.saturating_add(SignedDuration::from_secs(1));
         let created = version.created.checked_add(self.skew.saturating_sub(doubt));
         created.is_ok_and(|created| created > time)
     }
 
-    /// The time by the API server's clock from which pods that start have the version. Out of range
-    /// only for times that no clock shows; then the version is simply not older.
+    /// Returns the time by the API server's clock from which new pods read the version. The sum
+    /// overflows only for times that no clock shows. The version then counts as not older.
     fn settled_at(&self, version: Version) -> Timestamp {
         let settled = version.created.checked_add(self.skew.saturating_add(self.settle));
         settled.unwrap_or(version.created)
     }
 }
 
-/// What the controller of a workload made of its present template.
+/// The revision of a workload's present template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revision {
-    /// When its ReplicaSet or ControllerRevision was created.
+    /// When the ReplicaSet or ControllerRevision was created.
     pub created: Timestamp,
-    /// What the copies of the workload's own record on all its revisions say.
+    /// The entries of the copies of the workload's record on all its revisions.
     pub copies: Arc<[Copied]>,
 }
 
@@ -82,70 +87,71 @@ pub struct Revision {
 pub struct Copied {
     /// The secret, by [`SecretId::hash64`].
     pub secret: u64,
-    /// Its version.
+    /// The version of the secret.
     pub version: Version,
-    /// Whether the revision that has the copy was made after the present one: whoever put the
-    /// present template back did so after that reload.
+    /// Whether the revision with the copy was made after the present revision. The present template
+    /// was then put back after that reload.
     pub is_later: bool,
 }
 
-/// What is at hand of a workload's revision.
+/// The state of the look-up of a workload's revision.
 #[derive(Clone, Copy, Debug)]
 pub enum Lookup<'a> {
-    /// Nobody has asked for it.
+    /// The revision was not looked up.
     NotAsked,
-    /// It was asked for and is not to be had.
+    /// The look-up failed.
     Unavailable,
-    /// It is this.
+    /// The revision.
     Found(&'a Revision),
 }
 
-/// What this process did to a workload before.
+/// The earlier reloads of a workload by this process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReloadHistory {
-    /// What the last PATCH that was answered had recorded.
+    /// The record of the last PATCH that was answered.
     pub patched: Versions,
-    /// The mark that it put on the template.
+    /// The mark that this PATCH put on the template.
     pub mark: Option<Box<str>>,
-    /// Marks that were on the template before that, the latest last: whoever finds one of them again
-    /// finds something older.
+    /// Marks that were on the template before, the latest last. A template with one of these marks
+    /// is an older template.
     pub earlier: Vec<Box<str>>,
-    /// Whether a PATCH was answered since the workload was last held for being stripped.
+    /// Whether a PATCH was answered since the workload was last held as stripped.
     pub answered: bool,
-    /// How often in a row the same was found missing again.
+    /// How often in a row the same record was stripped.
     pub stripped: u32,
-    /// While what was written is stripped again and again: no PATCH of the same versions before this.
+    /// While the record is stripped again and again: no PATCH of the same versions before this
+    /// time.
     pub stripped_until: Option<Timestamp>,
-    /// After a PATCH that failed: none before this.
+    /// After a failed PATCH: no PATCH before this time.
     pub retry_at: Option<Timestamp>,
 }
 
-/// What is at hand of one workload.
+/// The input of a decision about one workload.
 #[derive(Clone, Copy, Debug)]
 pub struct DecisionInput<'a> {
     /// The workload.
     pub workload: &'a Workload,
-    /// The first poll that began after its present template entered the store.
+    /// The first poll that began after the present template entered the index.
     pub template_first_poll: PollNumber,
-    /// Its revision.
+    /// The revision of the workload.
     pub revision: Lookup<'a>,
-    /// What was done to it before.
+    /// The earlier reloads of the workload.
     pub past: &'a ReloadHistory,
 }
 
-/// Why a secret is taken as changed.
+/// Why a secret counts as changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
-    /// Nothing but the clock says so: it was created after the workload's revision.
+    /// Only the clock tells: the version was created after the workload's revision.
     Found,
-    /// An earlier storage was restored, and the version that was recorded is no more.
+    /// An earlier storage was restored, and the recorded version no longer exists.
     Restored,
-    /// This process saw the version before it, while the present template was there.
+    /// This process saw the version before, while the present template was there.
     Witnessed,
 }
 
 impl Cause {
-    /// Its name in log lines.
+    /// Returns the name in log lines.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -156,32 +162,32 @@ impl Cause {
     }
 }
 
-/// What is to be done about one secret of one workload.
+/// The verdict about one secret of one workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Unknown: what was recorded stays.
+    /// Nothing is known. The record of the secret stays.
     Undetermined,
-    /// The secret cannot be read by a new pod.
+    /// A new pod cannot read the secret.
     Gone,
-    /// The pods have it.
+    /// The pods have the live version.
     Same,
     /// The pods have another version.
     Changed(Cause),
-    /// The pods were rolled for it, and somebody put an older template back.
+    /// The pods were reloaded for the version, and then an older template was put back.
     Reverted,
-    /// It depends on a revision that the workload's controller has yet to make, or that could not
-    /// be read.
+    /// The verdict depends on a revision that the workload's controller has yet to make, or that
+    /// could not be read.
     Wait,
-    /// It must be seen for longer: it is older than what the workload has on record, or it was created
-    /// so short a while ago that new pods may read the one before it.
+    /// The version must be seen for longer. Either the version is older than the recorded one, or
+    /// it is so young that new pods may read the version before it.
     Unsettled,
-    /// It depends on the revision, and nobody has asked for that.
+    /// The verdict depends on the revision, which was not looked up.
     AskRevision,
 }
 
-/// Judges one secret of one workload.
+/// Returns the verdict about one secret of one workload.
 ///
-/// [`DecisionInput::past`] has no say in it.
+/// [`DecisionInput::past`] does not affect the verdict.
 #[must_use]
 pub fn verdict(
     case: &DecisionInput<'_>,
@@ -195,8 +201,8 @@ pub fn verdict(
         Observation::Live(version) => version,
     };
     match verdict_of_live(case, secret, live, observed, rules) {
-        // The pods of a reload would start with the version before it, and the record would say that
-        // they have this one.
+        // A reload would start pods with the version before, and the record would say that they
+        // have this one.
         Verdict::Changed(_) if rules.is_settling(live) => Verdict::Unsettled,
         verdict => verdict,
     }
@@ -216,19 +222,20 @@ fn verdict_of_live(
     let is_of_this_template = recorded.is_some_and(|recorded| recorded.of_this_template);
     let may_be_missing = workload.ignore_missing || rules.ignore_missing;
     if may_be_missing && observed.last_poll_gone >= case.template_first_poll {
-        // Pods started without it.
+        // Pods started without the secret.
         return Verdict::Changed(Cause::Witnessed);
     }
     let last_poll_with_other_version =
         observed.last_poll_with_other_version >= case.template_first_poll;
     if entry == Some(live) && is_of_this_template {
-        // Pods that were renewed since have the newer version that was seen, and an earlier storage was
-        // restored.
+        // Pods that were renewed since have the newer version that was seen. Then an earlier
+        // storage was restored.
         let is_outdated =
             last_poll_with_other_version && observed.other_version_created > Some(live.created);
         return if is_outdated { Verdict::Changed(Cause::Restored) } else { Verdict::Same };
     }
-    // What was seen before a version that the workload has on record was a standby that lags behind.
+    // The earlier version that was seen came from a standby that lags behind: the record already
+    // has the live version.
     let was_stale = entry == Some(live) && observed.other_version_created < Some(live.created);
     if last_poll_with_other_version && !was_stale {
         return Verdict::Changed(Cause::Witnessed);
@@ -236,8 +243,8 @@ fn verdict_of_live(
     let was_missing = entry == Some(Version::MISSING) && is_of_this_template;
     let is_restored = entry.is_some_and(|entry| live.created < entry.created);
     if is_restored {
-        // A standby that lags behind, unless nothing else was seen for a while of what this workload
-        // has on record now.
+        // The answer may come from a standby that lags behind, until nothing else was seen for a
+        // while since the present template came.
         if observed.settled_since < case.template_first_poll {
             return Verdict::Unsettled;
         }
@@ -246,7 +253,7 @@ fn verdict_of_live(
     {
         return Verdict::Same;
     } else if was_missing && observed.seen < case.template_first_poll {
-        // What was seen before that template came says nothing of what its pods started without.
+        // An observation from before that template tells nothing about the start of its pods.
         return Verdict::Undetermined;
     }
     if !workload.observed {
@@ -262,8 +269,9 @@ fn verdict_of_live(
         copies.any(|copy| copy.secret == hash && copy.version == live && of(copy))
     };
     if is_restored || was_missing {
-        // The same version may have been live, and rolled out, before what is recorded as well; not one
-        // that was created after the secret was missing. A ReplicaSet that is used again keeps its date.
+        // The same version may have been live and rolled out before the recorded one as well. A
+        // version that was created after the secret was missing cannot. A ReplicaSet that is used
+        // again keeps its date.
         let is_new = was_missing && rules.is_created_after(live, revision.created);
         if has_copy(&|copy| copy.is_later || is_new) {
             Verdict::Reverted
@@ -286,58 +294,58 @@ fn is_on_record(workload: &Workload, secret: &SecretId, version: Version) -> boo
     })
 }
 
-/// What is to be done about a workload.
+/// The action for a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing: nothing changed.
+    /// Do nothing, since nothing changed.
     Leave,
-    /// Something changed, and this stands in the way.
+    /// Do not reload a changed workload, for this reason.
     Hold(Hold),
-    /// Reload it.
+    /// Reload the workload.
     Roll(Cause),
-    /// Ask for its revision, and decide again.
+    /// Look up the revision, and decide again.
     AskRevision,
 }
 
-/// What stands in the way of a reload.
+/// The reason why a reload is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hold {
-    /// It is being deleted, and its controller rolls nothing out any more.
+    /// The workload is being deleted, and its controller rolls out nothing any more.
     Deleting,
-    /// One of its secrets is gone, and new pods would fail.
+    /// A secret of the workload is gone, and new pods would fail.
     SecretGone,
-    /// The same versions were already PATCHed here: somebody strips what is written.
+    /// The same versions were already PATCHed, and the record was stripped.
     Stripped,
-    /// Its last PATCH failed a short while ago.
+    /// The last PATCH failed a short while ago.
     BackOff,
     /// Too many workloads were found changed at once.
     Budget,
 }
 
-/// What was decided about a workload, and what there is to report.
+/// The decision about a workload, and the facts to report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// What to do.
+    /// The action.
     pub action: Action,
     /// The secrets that are gone.
     pub gone: Vec<Arc<SecretId>>,
-    /// The secrets that it was rolled for, and whose roll was taken back.
+    /// The secrets whose reload was taken back.
     pub reverted: Vec<Arc<SecretId>>,
     /// The secrets that changed.
     pub changed: Vec<Arc<SecretId>>,
-    /// Whether a part of the answer must wait for the workload's controller.
+    /// Whether a verdict must wait for the workload's controller.
     pub waiting: bool,
-    /// Whether a part of the answer must wait until a version was seen for long enough.
+    /// Whether a verdict must wait until a version was seen for long enough.
     pub unsettled: bool,
-    /// The secrets that cannot be judged at present, since nothing is known of them or of the
-    /// revision, or not for long enough. What was said of these still stands.
+    /// The secrets without a verdict at present. Nothing is known of them or of the revision, or
+    /// not for long enough. Earlier reports about these secrets still hold.
     pub open: Vec<Arc<SecretId>>,
 }
 
-/// Decides about a workload, given what was seen of each of its secrets.
+/// Decides about a workload, given the observation of each of its secrets.
 ///
-/// `found_budget` is how many more reloads that nothing but the clock speaks for may start; `now` is
-/// the present by the clock that the times in [`ReloadHistory`] were read from.
+/// `found_budget` is the number of further reloads that may start for [`Cause::Found`] alone. `now`
+/// is the present by the clock of the times in [`ReloadHistory`].
 pub fn decide(
     case: &DecisionInput<'_>,
     observed: impl Fn(&Arc<SecretId>) -> ObservedVersion,
@@ -357,10 +365,10 @@ pub fn decide(
     };
     let mut cause = None;
     let mut ask = false;
-    // Whether each change is one that an answered PATCH of ours had recorded already.
+    // Whether every change was already recorded by an answered PATCH of this process.
     let mut all_patched = true;
     let present = workload.secrets.iter().map(|secret| (secret, observed(secret), false));
-    // New pods do without a former secret, so it need not be there, and nothing is to be said of it.
+    // New pods do not read a former secret. So such a secret may be missing, and is not reported.
     let former = workload
         .former_secrets
         .iter()
@@ -396,13 +404,13 @@ pub fn decide(
         }
     }
     if workload.deleting {
-        // Nothing else matters any more, and no revision is worth a request.
+        // No other result matters any more, and a look-up of the revision would be wasted.
         let action = cause.map_or(Action::Leave, |_| Action::Hold(Hold::Deleting));
         let (gone, reverted) = (Vec::new(), Vec::new());
         return Decision { action, gone, reverted, waiting: false, unsettled: false, ..decision };
     }
     let missing = !decision.gone.is_empty() && !workload.ignore_missing && !rules.ignore_missing;
-    // A time further ahead than any hold is long was set by a clock that was wrong.
+    // A time further ahead than the longest hold was set by a wrong clock.
     let is_ahead = |time: Option<Timestamp>| {
         time.is_some_and(|time| now < time && time.duration_since(now) <= LONGEST_STRIPPED_HOLD)
     };
@@ -420,9 +428,9 @@ pub fn decide(
 }
 
 impl ReloadHistory {
-    /// Whether a later version of a secret was rolled out after the last PATCH that was answered: by
-    /// another controller, or by a PATCH whose answer was lost. If an earlier storage was restored
-    /// then, the version of that PATCH is live once more, and nobody has stripped anything.
+    /// Whether a later version of a secret was rolled out after the last PATCH that was answered:
+    /// by another controller, or by a PATCH whose answer was lost. If an earlier storage is
+    /// restored after that, the version of the last PATCH is live again, and nothing was stripped.
     fn is_superseded(&self, workload: &Workload, secret: &SecretId, version: Version) -> bool {
         workload.recorded.as_ref().is_some_and(|recorded| {
             let entry = recorded.versions.get(secret.hash64());
@@ -432,8 +440,7 @@ impl ReloadHistory {
         })
     }
 
-    /// Notes that a PATCH was answered, which wrote a record and put its mark in the place of
-    /// `replaced`.
+    /// Notes an answered PATCH, which wrote `record` and replaced the mark `replaced`.
     pub fn patched(&mut self, record: Record, replaced: Option<Box<str>>) {
         if self.patched != record.versions {
             self.stripped = 0;
@@ -449,7 +456,7 @@ impl ReloadHistory {
         self.retry_at = None;
     }
 
-    /// Notes that what was written has been stripped, and for how long to leave the workload alone.
+    /// Notes that the record was stripped. Returns how long to hold the workload.
     pub fn stripped(&mut self, now: Timestamp) -> SignedDuration {
         let doublings = self.stripped.min(5);
         self.stripped = self.stripped.saturating_add(1);
@@ -460,18 +467,18 @@ impl ReloadHistory {
     }
 }
 
-/// What a reload writes.
+/// The content of a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reload {
     /// The reload count.
     pub count: u64,
-    /// The record, with the mark that goes to the template too.
+    /// The record. Its mark goes to the template, too.
     pub record: Record,
 }
 
-/// Prepares a reload: the record takes over every version that was seen live, keeps what it said of
-/// secrets that are unknown or gone, and drops what is no longer referred to. A secret that is gone and
-/// may be missing is recorded as [`Version::MISSING`]: the new pods start without it.
+/// Prepares a reload. The record takes every version that was seen live. Entries of unknown or gone
+/// secrets stay, and entries without a reference are dropped. A gone secret that may be missing is
+/// recorded as [`Version::MISSING`], since the new pods start without it.
 #[must_use]
 pub fn reload(
     workload: &Workload,

@@ -1,8 +1,8 @@
-//! Whether this process leads: what the reloader is told of it, and by whom.
+//! Whether this process leads: the claim, and its two sides.
 //!
-//! Architecture Invariant: a claim that has ended is never taken for one that holds, whatever has
-//! become of who should say so. It saves work, and nothing more: that a change is not acted on twice
-//! rests on the PATCH itself.
+//! Architecture Invariant: a claim that has ended never counts as one that holds, whatever happened
+//! to the candidate. Leadership saves work, and nothing more. The PATCH itself makes sure that a
+//! change is not acted on twice.
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 /// A claim to lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// Somebody else leads, or nobody.
+    /// Another replica leads, or none.
     No,
-    /// This process leads, until then.
+    /// This process leads until this time.
     Until(Instant),
     /// This process leads, since there is no election.
     Always,
@@ -36,14 +36,14 @@ pub struct Leadership {
     stands: CancellationToken,
 }
 
-/// The side of who runs for it.
+/// The side of the leader election.
 #[derive(Debug)]
 pub struct Candidate {
     claim: watch::Sender<Claim>,
     stands: CancellationToken,
 }
 
-/// The two sides of a leadership that is contended for.
+/// Makes the two sides of a contended leadership.
 #[must_use]
 pub fn election_channel() -> (Candidate, Leadership) {
     let (sender, receiver) = watch::channel(Claim::No);
@@ -53,19 +53,19 @@ pub fn election_channel() -> (Candidate, Leadership) {
 }
 
 impl Candidate {
-    /// Waits until the reloader could lead.
+    /// Waits until the reloader is ready to lead.
     pub async fn stands(&self) {
         self.stands.cancelled().await;
     }
 
-    /// Says what is claimed from now on.
+    /// Publishes the claim that holds from now on.
     pub fn say(&self, claim: Claim) {
         self.claim.send_if_modified(|before| std::mem::replace(before, claim) != claim);
     }
 }
 
 impl Leadership {
-    /// The leadership of a process without election.
+    /// Returns the leadership of a process without election.
     #[must_use]
     pub fn always() -> Self {
         let (_, claim) = watch::channel(Claim::Always);
@@ -78,7 +78,7 @@ impl Leadership {
         self.claim.borrow().holds()
     }
 
-    /// This process knows all it needs for leading.
+    /// Reports that this process is ready to lead.
     pub(crate) fn stand(&self) {
         self.stands.cancel();
     }
@@ -87,7 +87,7 @@ impl Leadership {
     pub async fn gained(&self) {
         let mut claim = self.claim.clone();
         if claim.wait_for(|claim| claim.holds()).await.is_err() {
-            // Nobody is left who could say so.
+            // The candidate is gone, so no claim can follow.
             std::future::pending::<()>().await;
         }
     }
@@ -126,7 +126,7 @@ mod tests {
         candidacy.say(Claim::Until(start + Duration::from_secs(10)));
         leadership.gained().await;
         assert!(leadership.holds());
-        // Renewed once, and then nobody says anything any more.
+        // The claim is renewed once, and then the candidate is gone.
         let lost = leadership.lost();
         tokio::pin!(lost);
         assert!(lost.as_mut().now_or_never().is_none());

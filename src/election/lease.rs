@@ -1,105 +1,108 @@
-//! The lease by which one of several processes leads: who holds it, until when, and what to do next.
+//! The lease by which one of several replicas leads: the holder, the expiry, and the next step.
 //!
-//! Times in the lease are written for people and never compared with ours: others measure its life
-//! by their own clocks, from the moment they saw it change, and so do we.
+//! Times in the lease are written for people, and never compared with the own clock. Each replica
+//! measures the lease by its own clock, from the moment it saw the lease change.
 //!
-//! Architecture Invariant: a claim ends by itself, before anybody else may take the lease. It is
-//! measured from before the request that was answered was sent, and needs nobody to tell it.
+//! Architecture Invariant: a claim ends by itself, before another replica may take the lease. The
+//! claim is measured from before the sending of the request that was answered. No message is needed
+//! to end it.
 
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-/// A lease that is not renewed is believed for so long at most, or for our own duration if that is
-/// longer: what an absurd one says must not stop everybody for years.
+/// A lease that is not renewed counts for this time at most, or for the own duration if that is
+/// longer. An absurd duration in the lease must not block all replicas for years.
 const LONGEST: Duration = Duration::from_mins(1);
 
-/// How many retry periods of silence on a watch that works are odd: each holder renews once in one.
+/// After this many retry periods of silence a working watch is suspect: each holder renews once per
+/// period.
 const SILENT_PERIODS: u32 = 2;
 
-/// A request may take this part of the renew deadline: two more attempts have to fit.
+/// A request may take this fraction of the renew deadline, so that two more attempts fit.
 const REQUESTS_A_DEADLINE: u32 = 3;
 
-/// How long things take. Each is longer than the next.
+/// The durations of the election. Each is longer than the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
-    /// How long a lease that is not renewed keeps others from it, in whole seconds.
+    /// How long other replicas leave a lease alone that is not renewed, in whole seconds.
     pub duration: Duration,
     /// How long a holder that cannot renew goes on leading.
     pub renew_deadline: Duration,
-    /// Between two attempts to renew, to take, or to look where no watch works.
+    /// The pause between two attempts to renew or take the lease, or to read it without a working
+    /// watch.
     pub retry_period: Duration,
 }
 
 impl Terms {
-    /// How long one request may take.
+    /// Returns the time limit of one request.
     #[must_use]
     pub fn longest_request(&self) -> Duration {
         self.renew_deadline / REQUESTS_A_DEADLINE
     }
 }
 
-/// What a lease says.
+/// The content of a lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// Who holds it; empty if nobody does.
+    /// The holder. Empty if nobody holds the lease.
     pub holder: Box<str>,
-    /// How long it lives without being renewed, in seconds.
+    /// How long the lease lasts without a renewal, in seconds.
     pub duration: Option<i64>,
-    /// When its holder came to it.
+    /// When the holder acquired the lease.
     pub acquired: Option<Box<str>>,
-    /// When it was last renewed.
+    /// When the lease was last renewed.
     pub renewed: Option<Box<str>>,
-    /// How often it came to another holder.
+    /// How often the holder changed.
     pub transitions: i64,
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing before this time, unless the lease is seen to change.
+    /// Do nothing before this time, unless the lease changes.
     Wait(Instant),
     /// Read the lease.
     Look,
-    /// Make the lease, of which there is none.
+    /// Create the missing lease.
     Create,
     /// Take the lease, which nobody holds.
     Take,
-    /// Renew the lease, which is ours.
+    /// Renew the own lease.
     Renew,
 }
 
-/// One of those who want to lead.
+/// A replica that contends for the lease.
 #[derive(Debug)]
 pub struct Contender {
     identity: Box<str>,
     terms: Terms,
     stand_back: Duration,
     known: Option<Known>,
-    /// Whether somebody else is known to have written since.
+    /// Whether another replica is known to have written the lease since.
     is_outdated: bool,
-    /// When an attempt to read it last began.
+    /// When the last attempt to read the lease began.
     looked: Option<Instant>,
-    /// When an attempt to write it last began.
+    /// When the last attempt to write the lease began.
     wrote: Option<Instant>,
-    /// Until when this one leads.
+    /// Until when this replica leads.
     until: Option<Instant>,
 }
 
 /// The lease as it was last seen.
 #[derive(Debug)]
 struct Known {
-    /// The object's resource version and what it says; `None` if there is no such object.
+    /// The object's resource version and its content. `None` if the object does not exist.
     lease: Option<(Box<str>, Record)>,
-    /// When it was first seen to say this.
+    /// When this content was first seen.
     since: Instant,
-    /// When it was last seen to say this.
+    /// When this content was last seen.
     seen: Instant,
 }
 
 impl Contender {
-    /// One that knows nothing yet. It stands back for a while from a lease that comes free, so that
-    /// not all who wait for it write in the same moment.
+    /// Makes a contender that knows nothing yet. The contender waits for `stand_back` before it
+    /// takes a free lease, so that not all replicas write at the same moment.
     #[must_use]
     pub fn new(identity: &str, terms: Terms, stand_back: Duration) -> Self {
         Self {
@@ -114,7 +117,7 @@ impl Contender {
         }
     }
 
-    /// What to do now. `is_watched` tells whether changes of the lease are being told.
+    /// Returns the next step. `is_watched` tells whether the watch of the lease works.
     #[must_use]
     pub fn step(&self, now: Instant, is_watched: bool) -> Step {
         let retry = self.terms.retry_period;
@@ -138,14 +141,14 @@ impl Contender {
             return at(next_write.max(Some(free)), Step::Take);
         }
         if now >= free {
-            // Seen once more before it is taken: the watch may have missed that it was renewed.
+            // The lease is read once more before it is taken: the watch may have missed a renewal.
             return at(next_look.filter(|_| self.looked >= Some(free)), Step::Look);
         }
         let silence = known.seen + retry * if is_watched { SILENT_PERIODS } else { 1 };
         at(next_look.max(Some(silence)).min(Some(free)), Step::Look)
     }
 
-    /// From when on the lease may be taken.
+    /// Returns the time from which the lease may be taken.
     fn free_at(&self, record: &Record, since: Instant) -> Instant {
         let own = self.terms.duration;
         let lives = match record.duration {
@@ -158,18 +161,18 @@ impl Contender {
         since + lives + self.stand_back
     }
 
-    /// An attempt to read the lease begins.
+    /// Notes that an attempt to read the lease begins.
     pub fn looks(&mut self, now: Instant) {
         self.looked = Some(now);
     }
 
-    /// An attempt to write the lease begins.
+    /// Notes that an attempt to write the lease begins.
     pub fn writes(&mut self, now: Instant) {
         self.wrote = Some(now);
     }
 
-    /// The lease was seen: its resource version, and what it says. Answers whether that is news;
-    /// what a watch tells late is not.
+    /// Takes in the lease with its resource version. Returns whether this state is new: a late
+    /// event of a watch is not.
     pub fn saw(&mut self, version: &str, record: Record, now: Instant) -> bool {
         if self.is_older(version) {
             return false;
@@ -181,8 +184,8 @@ impl Contender {
         true
     }
 
-    /// There is no lease, or none any more: the one of this resource version was deleted. Answers
-    /// whether that is news.
+    /// Notes that the lease does not exist, or that the lease of resource version `deleted` was
+    /// deleted. Returns whether this state is new.
     pub fn saw_none(&mut self, deleted: Option<&str>, now: Instant) -> bool {
         if deleted.is_some_and(|version| self.is_older(version)) {
             return false;
@@ -191,13 +194,14 @@ impl Contender {
         true
     }
 
-    /// Our own write was answered, which was sent at `sent`: from then on, others leave it alone.
+    /// Notes that the own write, sent at `sent`, was answered. From `sent` on, other replicas leave
+    /// the lease alone.
     pub fn has_written(&mut self, version: &str, record: Record, sent: Instant, now: Instant) {
         self.until = (record.holder == self.identity).then_some(sent + self.terms.renew_deadline);
         self.set(Some((version.into(), record)), now);
     }
 
-    /// Our own write met that of somebody else.
+    /// Notes that the own write met a conflict.
     pub fn met_conflict(&mut self) {
         self.is_outdated = true;
     }
@@ -218,18 +222,18 @@ impl Contender {
         let lease = self.known.as_ref().and_then(|known| known.lease.as_ref());
         match (version.parse::<u64>(), lease.map(|(known, _)| known.parse::<u64>())) {
             (Ok(version), Some(Ok(known))) => version < known,
-            // Numbers that count up are what API servers give. Anything else cannot be compared.
+            // API servers count resource versions up as numbers. Any other text cannot be compared.
             _ => false,
         }
     }
 
-    /// Until when this one leads, if it does.
+    /// Returns until when this replica leads, if it leads.
     #[must_use]
     pub fn leads_until(&self, now: Instant) -> Option<Instant> {
         self.until.filter(|until| now < *until)
     }
 
-    /// Who else holds the lease, as far as is known.
+    /// Returns the other replica that holds the lease, as far as is known.
     #[must_use]
     pub fn other_holder(&self) -> Option<&str> {
         self.record()
@@ -237,13 +241,13 @@ impl Contender {
             .filter(|h| !h.is_empty() && **h != *self.identity)
     }
 
-    /// Whether the lease is ours, as far as is known, also if our claim has ended.
+    /// Whether this replica holds the lease, as far as is known, also if its claim has ended.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.record().is_some_and(|record| record.holder == self.identity)
     }
 
-    /// What to write to take the lease, or to renew it.
+    /// Returns the record that takes or renews the lease.
     #[must_use]
     pub fn claim(&self, now: Timestamp) -> Record {
         let time = || Some(written(now));
@@ -264,7 +268,7 @@ impl Contender {
         }
     }
 
-    /// What to write to give the lease back: nobody holds it, and it has all but ended.
+    /// Returns the record that releases the lease: no holder, and a duration of one second.
     #[must_use]
     pub fn release(&self, now: Timestamp) -> Record {
         Record {
@@ -281,12 +285,12 @@ impl Contender {
     }
 }
 
-/// The object holds 32 bits, and none below zero.
+/// The object has 32 bits for this number, which must not be negative.
 fn transitions_after(before: i64) -> i64 {
     before.saturating_add(1).clamp(0, i64::from(i32::MAX))
 }
 
-/// A time as leases have it: to the microsecond.
+/// Returns a time in the format of leases, to the microsecond.
 fn written(time: Timestamp) -> Box<str> {
     format!("{time:.6}").into()
 }

@@ -1,4 +1,4 @@
-//! Which permissions the service account lacks, said once at the start.
+//! The permissions that the service account lacks, reported once at the start.
 
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
@@ -18,9 +18,9 @@ struct Needed {
     verb: &'static str,
     resource: &'static str,
     group: &'static str,
-    /// Where it is needed; `None` means in all namespaces.
+    /// The namespace of the permission. `None` means all namespaces.
     namespace: Option<String>,
-    /// For which object; `None` means for all.
+    /// The object of the permission. `None` means all objects.
     name: Option<String>,
 }
 
@@ -46,7 +46,7 @@ fn needed(
             resource: "leases",
             group: "coordination.k8s.io",
             namespace: Some(settings.namespace.clone()),
-            // What does not exist yet has no name that a rule could speak of.
+            // An RBAC rule cannot name an object that does not exist yet.
             name: (verb != "create").then(|| settings.name.clone()),
         })
     });
@@ -68,9 +68,10 @@ fn needed(
     everywhere.chain(of_sources).chain(of_events).chain(of_lease)
 }
 
-/// The permissions that are lacking, each with where to add it. Of a lease, where there is to be one.
+/// Returns the missing permissions, each with the place to add it. The permissions on a Lease are
+/// checked only if there is a `lease`.
 ///
-/// Where the API server cannot say, nothing is reported: the requests themselves will tell.
+/// Nothing is reported if the API server cannot tell: the requests themselves will then fail.
 pub async fn missing(
     client: &Client,
     readable: ReadableSources,

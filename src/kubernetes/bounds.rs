@@ -1,8 +1,8 @@
-//! Bounds on what the API server sends. `kube` holds an answer as a whole, and of a watch the line
-//! that has not ended yet, whatever their length; the bodies that it reads end here.
+//! Limits on the answers of the API server. `kube` holds a whole answer in memory, and the
+//! unfinished line of a watch, of any length. The bodies that `kube` reads end at these limits.
 //!
-//! Architecture Invariant: nothing of any length is held of an answer, and nothing is asked for again
-//! and again without a pause, whatever stands where the API server should be.
+//! Architecture Invariant: whatever answers in the place of the API server, no answer of unlimited
+//! length is held, and no request is repeated without a pause.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -14,30 +14,32 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::{BoxError, Layer, Service};
 
-/// The longest answer, and the longest line of a watch. One object must fit: etcd takes 1.5 MiB at
-/// most, and in JSON a character can take six bytes. That a page of a list fits is seen to by whoever
-/// asks for it: see [`is_too_long`].
+/// The longest answer, and the longest line of a watch, in bytes. One object must fit: etcd stores
+/// at most 1.5 MiB, and a character can take six bytes in JSON. The caller makes sure that a page
+/// of a list fits: see [`is_too_long`].
 const LONGEST: usize = 16 << 20;
 
-/// A watch is not over before this time: `kube` begins a new one at once, and a server that ends each
-/// would be asked without a pause. Errors are not held back, they are followed by a pause anyway.
+/// The shortest duration of a watch. `kube` begins the next watch at once, so a server that ends
+/// each watch would be asked without a pause. Errors are not delayed, since a pause follows them
+/// anyway.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 
-/// An answer, or a line of a watch, is longer than any that is read.
+/// An answer, or a line of a watch, is longer than the limit.
 #[derive(Debug, thiserror::Error)]
-#[error("it is longer than {} MiB", LONGEST >> 20)]
+#[error("the answer is longer than {} MiB", LONGEST >> 20)]
 struct TooLong;
 
-/// Whether an error came of an answer that was too long: fewer objects at a time are then shorter.
+/// Whether an error came from an answer that was too long. The caller then asks for fewer objects
+/// at a time.
 pub(super) fn is_too_long(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |error| error.source()).any(|error| {
-        // An error of I/O does not count what it wraps among its sources, only what that wraps.
+        // The sources of an I/O error leave out the error that it wraps.
         let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         error.is::<TooLong>() || wrapped.is_some_and(|error| is_too_long(error))
     })
 }
 
-/// Puts bounds on the answers of a client.
+/// Adds the limits to a client.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BoundsLayer;
 
@@ -49,7 +51,7 @@ impl<S> Layer<S> for BoundsLayer {
     }
 }
 
-/// A client whose answers have bounds.
+/// A client with limited answers.
 #[derive(Clone, Debug)]
 pub(super) struct Bounds<S> {
     inner: S,
@@ -75,7 +77,7 @@ where
         let is_watch = parameters.any(|parameter| parameter == "watch=true");
         self.inner.call(request).map(Box::new(move |answer| {
             answer.map(|answer| {
-                // A refusal is an answer like any other, and whoever asked reads it to its end.
+                // A refusal is an ordinary answer, and the caller reads it to its end.
                 let is_watch = is_watch && answer.status().is_success();
                 let not_before = is_watch.then(|| Instant::now() + SHORTEST_WATCH);
                 answer.map(|body| BoundedBody::new(body, not_before))
@@ -84,13 +86,13 @@ where
     }
 }
 
-/// A body that ends with an error where it becomes too long.
+/// A body that ends with an error once it is too long.
 #[derive(Debug)]
 pub(super) struct BoundedBody<B> {
     inner: B,
-    /// Since the begin, or since the last end of a line.
+    /// The length since the beginning, or since the last end of a line of a watch.
     length: usize,
-    /// Of a watch, when it may be over.
+    /// For a watch, the earliest time of its end.
     not_before: Option<Instant>,
     pause: Option<Pin<Box<Sleep>>>,
 }
@@ -160,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    /// What a client reads of an answer to a request, and when that was over.
+    /// Returns how much a client reads of an answer, and when the answer ended.
     async fn read(path: &'static str, body: Plain) -> (Result<usize, BoxError>, Duration) {
         let body = std::sync::Mutex::new(Some(body));
         let server = service_fn(move |_: Request<()>| {
@@ -181,7 +183,7 @@ mod tests {
         (Ok(length), began.elapsed())
     }
 
-    /// Pieces of a mebibyte each.
+    /// Returns a body of pieces of one MiB each.
     fn pieces(count: usize, piece: &str) -> Plain {
         let piece = piece.repeat((1 << 20) / piece.len());
         Plain::from_stream(stream::iter((0..count).map(move |_| Ok::<_, BoxError>(piece.clone()))))

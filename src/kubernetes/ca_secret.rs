@@ -1,5 +1,5 @@
-//! The CA of the Vault server, where it is kept in a Kubernetes Secret: read at the start, and followed
-//! from then on.
+//! The CA of the Vault server from a Kubernetes Secret. The Secret is read at the start, and
+//! watched from then on.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::client::in_time;
 
-/// Between two attempts to watch it, after an error.
+/// The pause between two attempts to watch the Secret, after an error.
 const RETRY: Duration = Duration::from_secs(30);
 
 /// The key that holds the CA, by the convention of `kubernetes.io/tls` Secrets.
@@ -25,25 +25,25 @@ const KEY: &str = "ca.crt";
 /// The Secret cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CaSecretError {
-    /// It cannot be read.
+    /// The Secret cannot be read.
     #[error(
         "the Secret {namespace}/{name} of VAULT_TLS_SECRET cannot be read: {message}; \
          check the name, VAULT_TLS_SECRET_NS, and that the service account may get it"
     )]
     Unreadable {
-        /// Its namespace.
+        /// The namespace of the Secret.
         namespace: String,
-        /// Its name.
+        /// The name of the Secret.
         name: String,
-        /// What the API server said.
+        /// The message of the API server.
         message: String,
     },
-    /// It has no CA.
+    /// The Secret has no CA.
     #[error("the Secret {namespace}/{name} of VAULT_TLS_SECRET has no key {KEY}: put the CA there")]
     NoCa {
-        /// Its namespace.
+        /// The namespace of the Secret.
         namespace: String,
-        /// Its name.
+        /// The name of the Secret.
         name: String,
     },
 }
@@ -78,14 +78,14 @@ impl CaSecret {
         }
     }
 
-    /// The CA, in PEM, as it is at any time.
+    /// Returns a receiver of the current CA, in PEM.
     #[must_use]
     pub fn ca(&self) -> watch::Receiver<Vec<u8>> {
         self.ca.subscribe()
     }
 
-    /// Follows the Secret until the end. Where it is deleted, or has no CA any more, the one from before
-    /// counts.
+    /// Watches the Secret until `shutdown`. If the Secret is deleted, or loses its CA, the last CA
+    /// stays in use.
     pub async fn follow(self, shutdown: CancellationToken) {
         tokio::select! {
             () = self.watch() => {}
@@ -107,7 +107,7 @@ impl CaSecret {
                     } else if !std::mem::replace(&mut is_missing, true) {
                         warn!(
                             "The Secret {namespace}/{name} of VAULT_TLS_SECRET has no {KEY} any more. \
-                             The one from before is used; put the CA back"
+                             The last CA stays in use; put the CA back"
                         );
                     }
                 }

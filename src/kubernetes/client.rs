@@ -1,4 +1,4 @@
-//! The client of the API server: time-outs, no hidden retries, bounds, and the server's clock.
+//! The client of the API server: time-outs, no hidden retries, limits, and the server's clock.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,18 +14,18 @@ use super::clocked::ClockedLayer;
 use crate::decide::clock::ServerClock;
 use crate::model::text::shorten;
 
-/// How long a single request may take. A healthy API server answers in milliseconds; a page of a
-/// list may take seconds under load.
+/// The time-out of a single request. A healthy API server answers in milliseconds. A page of a list
+/// may take seconds under load.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest silence on a connection. A watch is ended by the server after at most 290 s, so this
-/// only ends connections whose server is gone.
+/// The longest silence on a connection. The server ends a watch after at most 290 s, so this
+/// time-out only ends connections to a lost server.
 const READ_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// The client cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// There is no configuration of a cluster.
+    /// No cluster is configured.
     #[error(
         "no Kubernetes cluster is configured: set KUBECONFIG, or run in a pod with a service account ({0})"
     )]
@@ -35,19 +35,19 @@ pub enum ConnectError {
     Client(String),
 }
 
-/// A request that brought no answer, or a refusal.
+/// A request that failed or was refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestError {
     /// The API server refused, or could not be reached.
     #[error("{}", said(.0))]
     Kube(#[from] kube::Error),
-    /// It did not answer in time.
+    /// The API server did not answer in time.
     #[error("no answer within {} s", .0.as_secs_f64())]
     Timeout(Duration),
 }
 
 impl RequestError {
-    /// The status of the answer; 0 if there was none.
+    /// Returns the HTTP status of the answer, or 0 if there was no answer.
     pub(super) fn code(&self) -> u16 {
         match self {
             Self::Kube(kube::Error::Api(status)) => status.code,
@@ -55,13 +55,14 @@ impl RequestError {
         }
     }
 
-    /// Whether the service account may not, or the API server does not know it.
+    /// Whether the API server answered 401 or 403: it does not know the service account, or refuses
+    /// it.
     pub(super) fn is_forbidden(&self) -> bool {
         matches!(self.code(), 401 | 403)
     }
 }
 
-/// What the API server said, without the dump of the status that `kube` puts behind it.
+/// Returns the message of the API server, without the dump of the status that `kube` appends.
 fn said(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => {
@@ -71,14 +72,14 @@ fn said(error: &kube::Error) -> String {
     }
 }
 
-/// Awaits a single request, but not for ever.
+/// Awaits a single request, up to [`REQUEST_TIMEOUT`].
 pub(super) async fn in_time<T>(
     request: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, RequestError> {
     in_time_of(REQUEST_TIMEOUT, request).await
 }
 
-/// As [`in_time`], for so long at most.
+/// Awaits a single request, up to `limit`.
 pub(super) async fn in_time_of<T>(
     limit: Duration,
     request: impl Future<Output = kube::Result<T>>,
@@ -89,12 +90,12 @@ pub(super) async fn in_time_of<T>(
     }
 }
 
-/// Makes a client from `KUBECONFIG`, `~/.kube/config` or the pod's service account. The `Date` of
-/// each answer goes to `clock`.
+/// Makes a client from `KUBECONFIG`, `~/.kube/config` or the pod's service account. The `Date`
+/// header of each answer goes to `clock`.
 pub async fn connect(clock: Arc<ServerClock>) -> Result<Client, ConnectError> {
     let mut config =
         Config::infer().await.map_err(|error| ConnectError::Config(error.to_string()))?;
-    // A retry that is not seen is a delay that cannot be explained: whoever asks decides.
+    // A hidden retry is a delay that cannot be explained. The caller decides about retries.
     config.default_retry = false;
     config.read_timeout = Some(READ_TIMEOUT);
     config.reset_reader_on_write = true;

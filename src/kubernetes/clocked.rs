@@ -1,4 +1,4 @@
-//! The API server's clock, read from the `Date` of each of its answers.
+//! Reads the API server's clock from the `Date` header of each answer.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,7 +12,7 @@ use tower::{Layer, Service};
 
 use crate::decide::clock::ServerClock;
 
-/// Puts [`Clocked`] around a client.
+/// Wraps a client in [`Clocked`].
 #[derive(Clone, Debug)]
 pub(super) struct ClockedLayer(pub(super) Arc<ServerClock>);
 
@@ -24,7 +24,7 @@ impl<S> Layer<S> for ClockedLayer {
     }
 }
 
-/// A client that notes what the clock of its server shows.
+/// A client that notes the time of its server.
 #[derive(Clone, Debug)]
 pub(super) struct Clocked<S> {
     inner: S,

@@ -1,7 +1,7 @@
-//! The collector: one watch a kind, and what it shows goes to the index.
+//! The collector: one watch per kind, whose objects go to the index.
 //!
 //! Architecture Invariant: the collector writes the index and nothing else. It knows no Vault, and
-//! an object that it cannot use never stops it.
+//! an unusable object never stops it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,19 +19,20 @@ use crate::heartbeat::Heartbeat;
 use crate::index::Index;
 use crate::model::kind::Kind;
 
-/// Polls begin without the workloads of a kind that were not listed within this time. A list of ten
-/// thousand takes seconds; one that is refused has no end.
+/// Polls do not wait longer than this for the first list of a kind. A list of ten thousand
+/// workloads takes seconds. A refused list never ends.
 const LISTED_WITHIN: Duration = Duration::from_secs(30);
 
-/// What a collector reads by, and whom it tells.
+/// The settings of a collector, and the receivers of its reports.
 pub struct Settings {
-    /// Everything is read again after so long.
+    /// Everything is listed again after this time.
     pub sync_period: Duration,
-    /// Told when polls may begin: all kinds were listed once, or one was and the others are overdue.
+    /// Cancelled when polls may begin: all kinds were listed once, or one kind was and the others
+    /// are overdue.
     pub synced: CancellationToken,
-    /// Carries out what follows from what is seen.
+    /// Carries out the effects of changes.
     pub effects: Effects,
-    /// Told that it moves.
+    /// Receives the progress of the collector.
     pub heartbeat: Heartbeat,
 }
 
@@ -41,12 +42,12 @@ pub struct Collector {
     watching: Watching<Object>,
     index: Arc<Index>,
     settings: Settings,
-    /// Until its first list has ended, or is overdue: when that is.
+    /// When the first list is overdue. `None` once that list has ended, or is overdue.
     overdue_at: Option<Instant>,
 }
 
 impl Collector {
-    /// A collector of one kind.
+    /// Makes a collector of one kind.
     #[must_use]
     pub fn new(kind: Kind, client: Client, index: Arc<Index>, settings: Settings) -> Self {
         let api = Api::all_with(client, &kind);
@@ -71,7 +72,7 @@ impl Collector {
         }
     }
 
-    /// Takes in what comes next.
+    /// Waits for the next event and handles it.
     async fn step(&mut self) {
         let is_awaited = self.overdue_at.is_some();
         let overdue = sleep_until(self.overdue_at.unwrap_or_else(Instant::now));
@@ -82,7 +83,7 @@ impl Collector {
         }
     }
 
-    /// The other kinds wait no longer for the first list of this one.
+    /// Stops the other kinds from waiting for the first list of this kind.
     fn go_on_without(&mut self) {
         self.overdue_at = None;
         let event = Event::KindOverdue { kind: self.kind, waited: LISTED_WITHIN };

@@ -1,4 +1,4 @@
-//! What follows from a change of the index is carried out here, whoever made the change.
+//! Carries out the effects of changes of the index.
 
 use std::sync::Arc;
 
@@ -10,7 +10,8 @@ use crate::index::effect::Effect;
 use crate::model::kind::Kind;
 use crate::references::environment::SourceKind;
 
-/// Carries out effects: wakes whoever has something to read, and says what happened. Clones are one.
+/// Carries out effects: wakes the tasks that have something to read, and emits events. Clones share
+/// their state.
 #[derive(Clone, Debug, Default)]
 pub struct Effects {
     events: Events,
@@ -19,18 +20,18 @@ pub struct Effects {
 }
 
 impl Effects {
-    /// Effects that are told to `events`.
+    /// Makes effects that are reported to `events`.
     #[must_use]
     pub fn new(events: Events) -> Self {
         Self { events, ..Self::default() }
     }
 
-    /// Says what else happened.
+    /// Emits an event that is no effect.
     pub(super) fn emit(&self, event: &Event<'_>) {
         self.events.emit(event);
     }
 
-    /// Carries out what follows from one change.
+    /// Carries out the effects of one change.
     pub fn carry_out(&self, effects: &[Effect]) {
         for effect in effects {
             match effect {

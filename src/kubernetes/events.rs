@@ -1,8 +1,8 @@
-//! Events on workloads: what their owners should know of their references.
+//! Events on workloads: findings about their references, for the owners of the workloads.
 //!
-//! An Event is named after what it tells, so that another replica, or this one after a restart, writes
-//! no second one. The API server keeps an Event for an hour by default; while there still is reason for
-//! it, it is written again before that, as one more of a series.
+//! The name of an Event is derived from its finding. So neither another replica nor a restarted
+//! controller writes a second Event. By default, the API server deletes an Event after an hour.
+//! While the finding lasts, the controller renews the Event before that, as one more of a series.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -26,37 +26,38 @@ use crate::index::Index;
 use crate::index::findings::UnreportedFinding;
 use crate::model::workload::WorkloadId;
 
-/// Who tells it, as Events name it.
+/// The name of the controller in Events.
 const CONTROLLER: &str = "vault-secrets-reloader";
 
-/// Between two Events, and between two looks whether there is one to write: a start beside many odd
-/// workloads must not press the API server.
+/// The pause between two Events, and between two checks for an Event to write. A start with many
+/// findings must not overload the API server.
 const PACE: Duration = Duration::from_millis(100);
 
-/// What the API server refused is tried again after so long. It may be one namespace's quota; after so
-/// many refusals in a row it is the permission, and the others wait as well.
+/// The pause before a refused Event is tried again. One refusal may come from the quota of one
+/// namespace. After `REFUSALS` refusals in a row the permission is missing, and all Events wait.
 const REFUSED_RETRY: Duration = Duration::from_mins(10);
 const REFUSALS: u32 = 3;
 
-/// Events on one workload that are written at once, and the time in which one more may be: what
-/// client-go allows. A workload that is changed all the time is not told of each time.
+/// The rate limit of Events for one workload: a burst, and the time in which one more is allowed.
+/// client-go has the same limit. A workload that changes all the time does not get an Event for
+/// each change.
 const BURST: u32 = 25;
 const ONE_MORE_IN: Duration = Duration::from_mins(5);
 
-/// An Event is written again after so long: well before the API server drops it.
+/// The pause before an Event is renewed: well before the API server deletes the Event.
 const AGAIN_AFTER: Duration = Duration::from_mins(30);
 
-/// So many Events of each workload are left for what is new: none is written again for these.
+/// Events of each workload that are reserved for new findings. Renewals do not use them.
 const LEFT_FOR_NEW: u32 = 5;
 
-/// Workloads that it is kept of how many Events they had. Beyond that, those that had few are
+/// The number of workloads with a stored rate limit. Beyond that, workloads with few Events are
 /// forgotten first.
 const MOST_KEPT: usize = 4096;
 
-/// The longest name of an object.
+/// The longest name of an object, in characters.
 const LONGEST_NAME: usize = 253;
 
-/// Writes Events, while this replica leads.
+/// Writes Events while this replica leads.
 pub struct EventWriter {
     client: Client,
     index: Arc<Index>,
@@ -65,17 +66,17 @@ pub struct EventWriter {
     now: fn() -> Timestamp,
     failures: u32,
     refusals: u32,
-    /// What was refused, and when to try it again.
+    /// The refused findings, and when to try each again.
     refused: VecDeque<(Instant, UnreportedFinding)>,
-    /// How many Events each workload may have, as of when.
+    /// The number of Events that each workload may have, and the time of that number.
     allowed: HashMap<WorkloadId, (u32, Instant)>,
-    /// The workloads that had as many as they may, and when they may have one more.
+    /// The workloads that used up their Events, and when each may have one more.
     resting: VecDeque<(Instant, WorkloadId)>,
-    /// What was written, and when to write it again, the first one first.
+    /// The written Events, and when to renew each. The earliest comes first.
     written: VecDeque<(Instant, Written)>,
-    /// Whether the last Event was one that was written before. Old and new ones take turns.
-    was_again: bool,
-    /// Whether an Event that was written may not be changed; said once.
+    /// Whether the last Event was a renewal. Renewals and new Events take turns.
+    was_renewal: bool,
+    /// Whether the service account may not change Events. Logged once.
     is_final: bool,
 }
 
@@ -85,12 +86,12 @@ struct Written {
     workload: WorkloadId,
     /// See [`UnreportedFinding::digest`].
     digest: u64,
-    /// How often, as far as this process knows.
+    /// How often the Event was written, as far as this process knows.
     times: i32,
 }
 
 impl EventWriter {
-    /// A writer for what the index has to tell; Events name the replica.
+    /// Makes a writer of the findings in `index`. Events name `replica`.
     #[must_use]
     pub fn new(
         client: Client,
@@ -111,40 +112,40 @@ impl EventWriter {
             allowed: HashMap::new(),
             resting: VecDeque::new(),
             written: VecDeque::new(),
-            was_again: false,
+            was_renewal: false,
             is_final: false,
         }
     }
 
-    /// Writes until `shutdown`.
+    /// Writes Events until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let writing = async {
             loop {
                 self.leadership.gained().await;
-                while let Some((_, untold)) =
+                while let Some((_, finding)) =
                     self.refused.pop_front_if(|(again, _)| *again <= Instant::now())
                 {
-                    self.index.findings().give_back(&untold);
+                    self.index.findings().give_back(&finding);
                 }
                 while let Some((_, id)) =
                     self.resting.pop_front_if(|(end, _)| *end <= Instant::now())
                 {
                     self.index.findings().wake(&id);
                 }
-                let due = if self.was_again { None } else { self.due_again() };
-                self.was_again = due.is_some();
+                let due = if self.was_renewal { None } else { self.due_renewal() };
+                self.was_renewal = due.is_some();
                 let next = due.or_else(|| Some((self.index.findings().next()?, 0)));
-                let next = next.or_else(|| self.due_again());
+                let next = next.or_else(|| self.due_renewal());
                 let pause = match next {
-                    Some((untold, times)) if self.leadership.holds() => {
-                        self.tell(untold, times).await
+                    Some((finding, times)) if self.leadership.holds() => {
+                        self.write_event(finding, times).await
                     }
-                    Some((untold, 0)) => {
-                        self.index.findings().give_back(&untold);
+                    Some((finding, 0)) => {
+                        self.index.findings().give_back(&finding);
                         PACE
                     }
-                    Some((untold, times)) => {
-                        self.write_again(&untold, times, Duration::ZERO);
+                    Some((finding, times)) => {
+                        self.schedule_renewal(&finding, times, Duration::ZERO);
                         PACE
                     }
                     None => PACE * 10,
@@ -158,23 +159,23 @@ impl EventWriter {
         }
     }
 
-    /// What is to be written again now, and how often it was written.
-    fn due_again(&mut self) -> Option<(UnreportedFinding, i32)> {
+    /// Returns the Event to renew now, and how often that Event was written.
+    fn due_renewal(&mut self) -> Option<(UnreportedFinding, i32)> {
         while let Some((_, written)) =
             self.written.pop_front_if(|(again, _)| *again <= Instant::now())
         {
             let Written { workload, digest, times } = &written;
-            let Some(untold) = self.index.findings().still(workload, *digest) else { continue };
+            let Some(finding) = self.index.findings().still(workload, *digest) else { continue };
             if self.left(workload) > LEFT_FOR_NEW {
-                return Some((untold, *times));
+                return Some((finding, *times));
             }
             self.written.push_back((Instant::now() + AGAIN_AFTER, written));
         }
         None
     }
 
-    fn write_again(&mut self, untold: &UnreportedFinding, times: i32, after: Duration) {
-        let UnreportedFinding { workload, digest, .. } = untold;
+    fn schedule_renewal(&mut self, finding: &UnreportedFinding, times: i32, after: Duration) {
+        let UnreportedFinding { workload, digest, .. } = finding;
         let written = Written { workload: workload.clone(), digest: *digest, times };
         let entry = (Instant::now() + after, written);
         if after.is_zero() {
@@ -184,10 +185,11 @@ impl EventWriter {
         }
     }
 
-    /// Writes one Event, which was written so many times. Returns how long to wait then.
-    async fn tell(&mut self, untold: UnreportedFinding, before: i32) -> Duration {
-        let event = event_of(&untold, &self.replica, (self.now)());
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &untold.workload.namespace);
+    /// Writes one Event, which was written `before` times. Returns how long to wait before the
+    /// next.
+    async fn write_event(&mut self, finding: UnreportedFinding, before: i32) -> Duration {
+        let event = event_of(&finding, &self.replica, (self.now)());
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &finding.workload.namespace);
         let mut times = before.saturating_add(1);
         let mut answer = if before == 0 || self.is_final {
             self.create(&api, &event).await
@@ -195,12 +197,12 @@ impl EventWriter {
             self.observe(&api, &event, times).await
         };
         match answer.as_ref().err().map(RequestError::code) {
-            // Another process wrote it, or this one before it was started again.
+            // Another process wrote the Event, or this one before a restart.
             Some(409) if !self.is_final => {
                 times = times.max(2);
                 answer = self.observe(&api, &event, times).await;
             }
-            // It was dropped meanwhile.
+            // The API server has deleted the Event.
             Some(404) if before > 0 => {
                 times = 1;
                 answer = self.create(&api, &event).await;
@@ -209,18 +211,19 @@ impl EventWriter {
         }
         let code = answer.as_ref().err().map_or(201, RequestError::code);
         match (code, answer) {
-            (401 | 403, Err(error)) if before == 0 && times == 1 => self.refused(untold, &error),
+            (401 | 403, Err(error)) if before == 0 && times == 1 => self.refused(finding, &error),
             (0 | 429 | 500.., Err(error)) => {
                 self.failures = self.failures.saturating_add(1);
-                debug!("Cannot write an Event on {}: {error}. Retrying", untold.workload);
+                debug!("Cannot write an Event on {}: {error}. Retrying", finding.workload);
                 if before == 0 {
-                    self.index.findings().give_back(&untold);
+                    self.index.findings().give_back(&finding);
                 } else {
-                    self.write_again(&untold, before, Duration::ZERO);
+                    self.schedule_renewal(&finding, before, Duration::ZERO);
                 }
                 retry_delay(self.failures)
             }
-            // Written; or told already; or never to be written, as where the namespace is gone.
+            // The Event is written, or exists already, or can never be written: the namespace may
+            // be gone.
             (code, answer) => {
                 (self.failures, self.refusals) = (0, 0);
                 if let (401 | 403, Err(error)) = (code, answer)
@@ -228,13 +231,13 @@ impl EventWriter {
                     && !std::mem::replace(&mut self.is_final, true)
                 {
                     warn!(
-                        "May not write Events again while there is reason for them: {error}. Grant it \
-                         patch on events.events.k8s.io; until then each is missing for a while every \
-                         hour"
+                        "May not write Events again: {error}. Grant the service account patch on \
+                         events.events.k8s.io; until then Events of lasting findings are missing \
+                         for a part of every hour"
                     );
                 }
-                self.count(untold.workload.clone());
-                self.write_again(&untold, times, AGAIN_AFTER);
+                self.count(finding.workload.clone());
+                self.schedule_renewal(&finding, times, AGAIN_AFTER);
                 PACE
             }
         }
@@ -244,7 +247,7 @@ impl EventWriter {
         in_time(api.create(&PostParams::default(), event)).await.map(drop)
     }
 
-    /// Makes an Event that is there one of a series.
+    /// Updates the series of an existing Event.
     async fn observe(
         &self,
         api: &Api<Event>,
@@ -257,14 +260,14 @@ impl EventWriter {
         in_time(api.patch(name, &PatchParams::default(), &patch)).await.map(drop)
     }
 
-    /// How many Events a workload may have now.
+    /// Returns how many Events a workload may have now.
     fn left(&self, id: &WorkloadId) -> u32 {
         self.allowed.get(id).map_or(BURST, |(left, time)| {
             left.saturating_add(more_since(*time, Instant::now())).min(BURST)
         })
     }
 
-    /// Notes that a workload had one Event more.
+    /// Counts one Event of a workload.
     fn count(&mut self, id: WorkloadId) {
         let now = Instant::now();
         if self.allowed.len() >= MOST_KEPT {
@@ -285,31 +288,31 @@ impl EventWriter {
         }
     }
 
-    fn refused(&mut self, untold: UnreportedFinding, error: &RequestError) -> Duration {
+    fn refused(&mut self, finding: UnreportedFinding, error: &RequestError) -> Duration {
         self.failures = 0;
         self.refusals = self.refusals.saturating_add(1);
-        self.refused.push_back((Instant::now() + REFUSED_RETRY, untold));
+        self.refused.push_back((Instant::now() + REFUSED_RETRY, finding));
         if self.refusals < REFUSALS {
             return PACE;
         }
         if self.refusals == REFUSALS {
             warn!(
-                "May not write Events: {error}. Grant it create on events.events.k8s.io, or set \
-                 --record-events=false; all is in the log as well"
+                "May not write Events: {error}. Grant the service account create on \
+                 events.events.k8s.io, or set --record-events=false; the log has all findings, too"
             );
         }
         REFUSED_RETRY
     }
 }
 
-/// How many Events more a workload may have than it might at a time.
+/// Returns how many Events a workload was allowed since `time`.
 fn more_since(time: Instant, now: Instant) -> u32 {
     let since = now.saturating_duration_since(time);
     u32::try_from(since.as_millis() / ONE_MORE_IN.as_millis()).unwrap_or(BURST).min(BURST)
 }
 
-fn event_of(untold: &UnreportedFinding, replica: &str, now: Timestamp) -> Event {
-    let UnreportedFinding { workload, uid, notice, digest } = untold;
+fn event_of(finding: &UnreportedFinding, replica: &str, now: Timestamp) -> Event {
+    let UnreportedFinding { workload, uid, notice, digest } = finding;
     let suffix = format!(".{digest:016x}");
     let mut name = workload.name.to_string();
     name.truncate(LONGEST_NAME - suffix.len());
@@ -363,8 +366,8 @@ mod tests {
         index.findings().set(&workload(name), "u", FindingSource::Manifest, vec![notice]);
     }
 
-    /// A writer whose server answers by these statuses in turn, and with success when they are used up;
-    /// how many requests it got.
+    /// Returns a writer, its index and the number of requests. The server answers by these statuses
+    /// in turn, and then with success.
     fn writer(
         answers: &[u16],
         leadership: Leadership,
@@ -399,7 +402,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_is_written_once_and_again_where_it_could_not_be() {
-        // One that another replica has written, and a failure.
+        // Another replica has written the first Event. The second answer is a failure.
         let (writer, index, requests) = writer(&[409, 500], Leadership::always());
         for name in ["a", "b", "c"] {
             odd(&index, name);
@@ -438,7 +441,7 @@ mod tests {
             sleep(Duration::from_mins(9)).await;
             assert_eq!(*requests.lock().unwrap(), 3);
         };
-        // Two more, ten minutes apart, and then all.
+        // Two more requests ten minutes apart, and then all.
         tokio::join!(run_for(writer, Duration::from_mins(45)), early);
         assert_eq!(*requests.lock().unwrap(), 25);
         assert_eq!(index.findings().next(), None);
@@ -473,20 +476,21 @@ mod tests {
             sleep(Duration::from_secs(5)).await;
             let before = *requests.lock().unwrap();
             odd(&index, "web");
-            // The server takes a second for each.
+            // The server takes a second for each Event.
             sleep(Duration::from_secs(4)).await;
             let told = *requests.lock().unwrap() - before;
             assert!((2..=5).contains(&told), "{told}");
             assert_eq!(index.findings().untold_of(&workload("web")), 0);
         };
         tokio::join!(run_for(writer, Duration::from_mins(20)), busy, other);
-        // One of the other workload, and of this one at first many, and then one in five minutes.
+        // One Event of the other workload. Of the busy workload, a burst, and then one Event in
+        // five minutes.
         let requests = *requests.lock().unwrap();
         assert!((1 + BURST + 3..=1 + BURST + 4).contains(&requests), "{requests}");
     }
 
-    /// The Events that an API server keeps for an hour since they were last written; what was written,
-    /// in order.
+    /// The Events of an API server that keeps each for an hour after its last write. `written` has
+    /// all writes in order.
     #[derive(Default)]
     struct Kept {
         events: HashMap<String, (Instant, i64)>,
@@ -539,7 +543,7 @@ mod tests {
                 assert_eq!(times, 1 + minute / 30 - i64::from(minute % 30 == 0), "{minute}");
             }
             let before = kept.lock().unwrap().written.len();
-            // An end of the API server's patience: it was dropped.
+            // The API server deletes the Events early.
             kept.lock().unwrap().events.clear();
             sleep(Duration::from_mins(20)).await;
             assert_eq!(kept.lock().unwrap().written[before..], ["PATCH", "POST"]);
@@ -569,7 +573,7 @@ mod tests {
         let (writer, index) = writer_of(&kept, Leadership::always());
         odd(&index, "web");
         run_for(writer, Duration::from_mins(95)).await;
-        // It is there still after half an hour, and not after an hour.
+        // The Event still exists after half an hour, and not after an hour.
         let written = kept.lock().unwrap().written.clone();
         assert_eq!(written, ["POST", "PATCH", "POST", "POST"]);
     }
@@ -584,7 +588,7 @@ mod tests {
         let later = async {
             sleep(Duration::from_hours(10)).await;
             let before = *requests.lock().unwrap();
-            // One in five minutes.
+            // One Event in five minutes.
             assert!(before <= BURST + 10 * 12, "{before}");
             let new: Vec<_> = (100..105).map(of).collect();
             index.findings().set(&workload("busy"), "u", FindingSource::Vault, new);
@@ -615,9 +619,9 @@ mod tests {
         for name in ["web", &long] {
             let event = |_: u32| {
                 odd(&index, name);
-                let untold = index.findings().next().unwrap();
-                index.findings().forget(&untold.workload);
-                event_of(&untold, "r", Timestamp::UNIX_EPOCH)
+                let finding = index.findings().next().unwrap();
+                index.findings().forget(&finding.workload);
+                event_of(&finding, "r", Timestamp::UNIX_EPOCH)
             };
             let (event, again) = (event(1), event(2));
             assert_eq!(event, again);

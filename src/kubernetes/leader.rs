@@ -1,8 +1,9 @@
-//! The leader: runs for the one Lease, tells the reloader what it may claim, and gives the lease
-//! back at the end. What to do when is decided in [`crate::election::lease`].
+//! The leader task: contends for the Lease, tells the reloader how long this replica leads, and
+//! releases the lease at the end. The decisions are in [`crate::election::lease`].
 //!
-//! Architecture Invariant: each write carries the resource version of what was decided about, so of
-//! several that write at once one succeeds; who does not lead writes nothing while somebody does.
+//! Architecture Invariant: each write carries the resource version of the object that was
+//! evaluated, so of several concurrent writes one succeeds. A replica that does not lead writes
+//! nothing while another replica leads.
 
 use std::time::Duration;
 
@@ -26,35 +27,35 @@ mod watch;
 use object::{read, shown, version_of, written};
 use watch::LeaseWatch;
 
-/// The worker that log lines name.
+/// The worker name in log lines.
 const WORKER: &str = "leader";
 
-/// Those who wait write up to so much later than they could, each another while: so the first is
-/// seen by the others before they try.
+/// The longest random delay of a waiting replica before it writes the lease. The delays differ, so
+/// that the other replicas see the first write before they try.
 const STAND_BACK: Duration = Duration::from_millis(100);
 
-/// At the end, the lease is given back once nothing is written any more, or after this time.
+/// How long the release of the lease waits for the reloader to finish its writes.
 const RELEASE_AFTER: Duration = Duration::from_millis(300);
 
-/// How long giving it back may take: the process is to be gone within two seconds.
+/// How long the release may take. The process must end within two seconds.
 const RELEASE_WITHIN: Duration = Duration::from_secs(1);
 
-/// For which lease to run, and how.
+/// Which lease to contend for, and how.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Who runs: never the same for two processes.
+    /// The identity of this process. Two processes never have the same.
     pub identity: String,
     /// The namespace of the lease.
     pub namespace: String,
-    /// Its name.
+    /// The name of the lease.
     pub name: String,
-    /// How long things take.
+    /// The durations of the election.
     pub terms: Terms,
 }
 
 impl Settings {
-    /// The lease of this name, for a `replica` that others may be named as. Without a `namespace`,
-    /// it is in that of the pod, or of the kubeconfig.
+    /// Settings for the lease `name`. `replica` is the name that other replicas log. Without a
+    /// `namespace`, the lease is in the namespace of the pod, or of the kubeconfig.
     #[must_use]
     pub fn new(
         client: &Client,
@@ -63,42 +64,42 @@ impl Settings {
         namespace: Option<String>,
         replica: &str,
     ) -> Self {
-        // A pod that is started again is another process, too.
+        // A restarted pod is another process, too.
         let identity = format!("{replica}_{}", uuid::Uuid::new_v4());
         let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
         Self { identity, namespace, name, terms }
     }
 
-    /// One who knows nothing of the lease.
+    /// Makes a contender that knows nothing of the lease.
     fn contender(&self) -> Contender {
         Contender::new(&self.identity, self.terms, STAND_BACK.mul_f64(fastrand::f64()))
     }
 }
 
-/// Runs for the lease.
+/// Contends for the lease.
 pub struct Leader {
     api: Api<DynamicObject>,
     settings: Settings,
     candidacy: Candidate,
-    /// Whoever has a loop that is stuck leads nothing.
+    /// A process with a stuck loop must not lead.
     heartbeats: Heartbeats,
     heartbeat: Heartbeat,
     contender: Contender,
-    /// The object as it was last seen: what others wrote into it is written back.
+    /// The object as it was last seen. Fields that others wrote into the object are written back.
     object: Option<DynamicObject>,
     watch: LeaseWatch,
-    /// Whether a write is under way, or was broken off.
-    is_unsure: bool,
+    /// Whether a write is in progress, or was interrupted.
+    is_write_unconfirmed: bool,
     is_leading: bool,
-    /// Who was last said to lead.
+    /// The holder that was logged last.
     rival: Option<Box<str>>,
-    /// What went wrong last.
-    trouble: Option<String>,
+    /// The error that was logged last.
+    last_error: Option<String>,
     may_watch: bool,
 }
 
 impl Leader {
-    /// One who has not begun to run.
+    /// Makes a leader that does not run yet.
     #[must_use]
     pub fn new(
         client: Client,
@@ -120,40 +121,44 @@ impl Leader {
             contender,
             object: None,
             watch,
-            is_unsure: false,
+            is_write_unconfirmed: false,
             is_leading: false,
             rival: None,
-            trouble: None,
+            last_error: None,
             may_watch: true,
         }
     }
 
-    /// Runs until `shutdown`, and gives the lease back once the reloader has `ended`.
+    /// Runs until `shutdown`, and releases the lease after the reloader has `ended`.
     pub async fn run(mut self, shutdown: CancellationToken, ended: impl Future<Output = ()>) {
         let contend = async {
             self.candidacy.stands().await;
-            self.run_for_it().await;
+            self.contend_forever().await;
         };
         tokio::select! {
             () = contend => {}
             () = shutdown.cancelled() => {}
         }
-        // The reloader begins nothing any more; what is under way is waited for.
+        // The reloader begins nothing any more. Requests in progress get time to finish.
         let _ = timeout(RELEASE_AFTER, ended).await;
         if timeout(RELEASE_WITHIN, self.release()).await.is_err() {
-            warn!(worker = WORKER, "{} is left to its end: no answer", self.lease());
+            warn!(
+                worker = WORKER,
+                "Cannot release {}: no answer. It expires by itself",
+                self.lease()
+            );
         }
     }
 
-    /// Runs for the lease, but for while a loop of this process is stuck.
-    async fn run_for_it(&mut self) {
+    /// Contends for the lease, except while a loop of this process is stuck.
+    async fn contend_forever(&mut self) {
         loop {
             let stuck = self.contend().await;
             self.stand_down(&stuck).await;
         }
     }
 
-    /// Runs for the lease, and keeps it, until a loop of this process is stuck.
+    /// Contends for the lease, and renews it, until a loop of this process is stuck.
     async fn contend(&mut self) -> Stuck {
         loop {
             if let Some(stuck) = self.heartbeats.stuck() {
@@ -161,7 +166,7 @@ impl Leader {
             }
             self.heartbeat.works();
             let now = Instant::now();
-            self.tell(now);
+            self.report_changes(now);
             let time = match self.contender.step(now.into_std(), self.watch.is_up()) {
                 Step::Wait(time) => Instant::from_std(time),
                 Step::Look => {
@@ -186,31 +191,39 @@ impl Leader {
         }
     }
 
-    /// Leaves the lease to others for as long as a loop of this process is stuck.
+    /// Leaves the lease to other replicas while a loop of this process is stuck.
     async fn stand_down(&mut self, stuck: &Stuck) {
-        error!(worker = WORKER, "{stuck}. {} is left to another replica", self.lease());
+        error!(
+            worker = WORKER,
+            "{stuck}. Releasing {}, so that another replica leads",
+            self.lease()
+        );
         if timeout(RELEASE_WITHIN, self.release()).await.is_err() {
-            warn!(worker = WORKER, "{} is left to its end: no answer", self.lease());
+            warn!(
+                worker = WORKER,
+                "Cannot release {}: no answer. It expires by itself",
+                self.lease()
+            );
         }
         self.is_leading = false;
         while self.heartbeats.stuck().is_some() {
             self.heartbeat.works();
             sleep(self.settings.terms.retry_period).await;
         }
-        info!(worker = WORKER, "All loops move again");
-        // What was known of the lease is old.
+        info!(worker = WORKER, "No loop of the controller is stuck any more");
+        // The known state of the lease is outdated.
         self.contender = self.settings.contender();
         self.watch.renew();
     }
 
-    /// Tells the reloader, and the log, what has changed.
-    fn tell(&mut self, now: Instant) {
+    /// Tells the reloader what has changed, and logs it.
+    fn report_changes(&mut self, now: Instant) {
         let until = self.contender.leads_until(now.into_std());
         let rival = self.contender.other_holder().map(Box::from);
         self.candidacy.say(until.map_or(Claim::No, |end| Claim::Until(Instant::from_std(end))));
         match (self.is_leading, until.is_some()) {
             (false, true) => info!(worker = WORKER, "Leading"),
-            (true, false) => self.say_lost(rival.as_deref()),
+            (true, false) => self.log_lost_leadership(rival.as_deref()),
             (false, false) if rival != self.rival => {
                 if let Some(name) = &rival {
                     info!(worker = WORKER, "Waiting to lead; {} leads", shown(name));
@@ -222,7 +235,7 @@ impl Leader {
         self.rival = rival;
     }
 
-    fn say_lost(&self, rival: Option<&str>) {
+    fn log_lost_leadership(&self, rival: Option<&str>) {
         let lease = self.lease();
         if let Some(name) = rival {
             warn!(worker = WORKER, "Not leading any more: {} has taken {lease}", shown(name));
@@ -238,12 +251,13 @@ impl Leader {
 
     async fn look(&mut self) {
         self.contender.looks(Instant::now().into_std());
-        let answer = in_time_of(self.patience(), self.api.get_opt(&self.settings.name)).await;
+        let answer =
+            in_time_of(self.request_timeout(), self.api.get_opt(&self.settings.name)).await;
         match answer {
             Ok(Some(object)) => {
                 self.recovered();
                 if self.see(object) && self.watch.is_up() {
-                    // It should have told.
+                    // The watch should have shown this change.
                     self.watch.renew();
                 }
             }
@@ -260,7 +274,7 @@ impl Leader {
         let sent = Instant::now().into_std();
         self.contender.writes(sent);
         let record = self.contender.claim(Timestamp::now());
-        let answer = self.send(step, &record, self.patience()).await;
+        let answer = self.send(step, &record, self.request_timeout()).await;
         match answer {
             Ok(object) => {
                 self.recovered();
@@ -270,7 +284,7 @@ impl Leader {
                 self.object = Some(object);
             }
             Err(error) if is_conflict(step, &error) => {
-                debug!(worker = WORKER, "{} was written by somebody else", self.lease());
+                debug!(worker = WORKER, "Conflict: another writer changed {}", self.lease());
                 self.contender.met_conflict();
             }
             Err(error) => {
@@ -280,7 +294,7 @@ impl Leader {
         }
     }
 
-    /// Writes the lease, in the place of what was seen of it.
+    /// Writes the lease over the version that was last seen.
     async fn send(
         &mut self,
         step: &Step,
@@ -289,7 +303,7 @@ impl Leader {
     ) -> Result<DynamicObject, RequestError> {
         let params = PostParams::default();
         let Settings { name, namespace, .. } = &self.settings;
-        self.is_unsure = true;
+        self.is_write_unconfirmed = true;
         let known = self.object.as_ref().filter(|_| *step != Step::Create);
         let answer = if let Some(object) = known {
             let data = written(object.data.clone(), record);
@@ -300,12 +314,12 @@ impl Leader {
             let object = object.within(namespace).data(written(Value::Null, record));
             in_time_of(within, self.api.create(&params, &object)).await
         };
-        self.is_unsure = matches!(answer, Err(RequestError::Timeout(_)));
+        self.is_write_unconfirmed = matches!(answer, Err(RequestError::Timeout(_)));
         answer
     }
 
-    /// How long the next request may take: not longer than what is claimed.
-    fn patience(&self) -> Duration {
+    /// Returns the time limit of the next request. A request must not outlast the leadership.
+    fn request_timeout(&self) -> Duration {
         let now = Instant::now().into_std();
         let limit = self.settings.terms.longest_request();
         let left = self.contender.leads_until(now).map(|end| end.saturating_duration_since(now));
@@ -327,7 +341,7 @@ impl Leader {
         }
     }
 
-    /// Takes in what the lease says; answers whether it says something else than before.
+    /// Takes in a state of the lease. Returns whether the record differs from the one before.
     fn see(&mut self, object: DynamicObject) -> bool {
         let record = read(&object.data);
         let before = self.object.as_ref().map(|before| read(&before.data));
@@ -340,13 +354,13 @@ impl Leader {
         is_news && is_other
     }
 
-    /// Gives the lease back, so that nobody has to wait until it ends.
+    /// Releases the lease, so that no replica has to wait for its expiry.
     async fn release(&mut self) {
         self.candidacy.say(Claim::No);
         let within = RELEASE_WITHIN / 2;
-        // A write that was broken off may have been taken, and others may write the object.
+        // An interrupted write may have succeeded, and others may write the object.
         for _ in 0..2 {
-            if std::mem::take(&mut self.is_unsure)
+            if std::mem::take(&mut self.is_write_unconfirmed)
                 && let Ok(Some(object)) =
                     in_time_of(within, self.api.get_opt(&self.settings.name)).await
             {
@@ -361,9 +375,13 @@ impl Leader {
                     info!(worker = WORKER, "Released {}", self.lease());
                     return;
                 }
-                Err(error) if is_conflict(&Step::Renew, &error) => self.is_unsure = true,
+                Err(error) if is_conflict(&Step::Renew, &error) => self.is_write_unconfirmed = true,
                 Err(error) => {
-                    warn!(worker = WORKER, "{} is left to its end: {error}", self.lease());
+                    warn!(
+                        worker = WORKER,
+                        "Cannot release {}: {error}. It expires by itself",
+                        self.lease()
+                    );
                     return;
                 }
             }
@@ -374,30 +392,30 @@ impl Leader {
         format!("the lease {}/{}", self.settings.namespace, self.settings.name)
     }
 
-    /// Says what does not work, once.
+    /// Logs an error once.
     fn failed(&mut self, verb: &str, failure: &RequestError) {
-        let trouble = match failure {
+        let message = match failure {
             RequestError::Timeout(_) => "no answer in time".to_owned(),
             RequestError::Kube(_) => failure.to_string(),
         };
-        if self.trouble.as_ref() == Some(&trouble) {
+        if self.last_error.as_ref() == Some(&message) {
             return;
         }
         if failure.is_forbidden() {
             error!(
                 worker = WORKER,
-                "May not {verb} {}: {trouble}. Nothing is polled until it may: {}",
+                "May not {verb} {}: {message}. Nothing is polled until it may: {}",
                 self.lease(),
                 self.advice()
             );
         } else {
-            warn!(worker = WORKER, "Cannot {verb} {}: {trouble}. Retrying", self.lease());
+            warn!(worker = WORKER, "Cannot {verb} {}: {message}. Retrying", self.lease());
         }
-        self.trouble = Some(trouble);
+        self.last_error = Some(message);
     }
 
     fn recovered(&mut self) {
-        if self.trouble.take().is_some() {
+        if self.last_error.take().is_some() {
             info!(worker = WORKER, "Reached {} again", self.lease());
         }
     }
@@ -425,8 +443,8 @@ impl Leader {
 }
 
 fn is_conflict(step: &Step, error: &RequestError) -> bool {
-    // An object that is to be replaced may have been deleted; one that is to be made needs its
-    // namespace.
+    // For a replace, 404 means that the object was deleted. For a create, 404 means that the
+    // namespace is missing.
     matches!((error.code(), step), (409, _) | (404, Step::Take | Step::Renew))
 }
 
@@ -444,7 +462,7 @@ mod tests {
     use super::*;
     use crate::election::leadership::election_channel;
 
-    /// A client of an API server that keeps one Lease, and what it holds.
+    /// Returns a client of an API server that keeps one Lease, and the kept object.
     fn client() -> (Client, Arc<Mutex<Option<Value>>>) {
         let lease: Arc<Mutex<Option<Value>>> = Arc::default();
         let kept = Arc::clone(&lease);
@@ -505,7 +523,7 @@ mod tests {
             assert!(leadership.holds());
         };
         tokio::select! {
-            () = leader.run_for_it() => panic!("it runs until the end"),
+            () = leader.contend_forever() => panic!("it runs until the end"),
             () = test => {}
         }
     }

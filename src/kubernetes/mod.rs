@@ -1,4 +1,4 @@
-//! Everything that talks to the API server.
+//! All communication with the API server.
 //!
 //! Architecture Invariant: only this module names `kube`, and it knows nothing of Vault's API.
 

@@ -1,9 +1,9 @@
-//! Decoding: from the JSON of a Deployment, `DaemonSet` or `StatefulSet` to a [`Manifest`].
+//! Decodes the JSON of a Deployment, `DaemonSet` or `StatefulSet` into a [`Manifest`].
 //!
-//! Objects are walked through while they are read. What the controller does not need is skipped
-//! without an allocation, the pod template is digested on the way, and only values that may hold a
-//! reference are kept. Any JSON will do: a field of an unexpected type counts as absent, so one odd
-//! object never stops a list.
+//! The decoder visits an object while the JSON is read. Unneeded fields are skipped without an
+//! allocation. The pod template is digested on the way. Only values that may hold a reference are
+//! kept. Any JSON is accepted: a field of an unexpected type counts as absent, so that one
+//! malformed object never stops a list.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -28,16 +28,16 @@ use crate::references::grammar::may_hold_reference;
 use crate::references::manifest::Manifest;
 use crate::references::settings::is_setting;
 
-/// One object of any of the watched kinds, as far as it was decoded.
+/// The decoded fields of one object of any watched kind.
 #[derive(Clone, Debug, Default)]
 pub struct Object {
-    /// Name, namespace and resource version, which `kube` asks for.
+    /// The name, namespace and resource version, which `kube` needs.
     metadata: ObjectMeta,
     manifest: Manifest,
 }
 
 impl Object {
-    /// What was decoded.
+    /// Returns the decoded fields.
     #[must_use]
     pub fn into_manifest(self) -> Manifest {
         Manifest {
@@ -88,7 +88,8 @@ impl<'de> serde::Deserialize<'de> for Object {
         if draft.has_plain_container
             && Scheme::ALL.iter().any(|scheme| annotations.path_list(*scheme).is_some())
         {
-            // One stands for all: they get the paths of the list, too.
+            // One empty container stands for all such containers: they get the paths of the list,
+            // too.
             object.manifest.containers.push(Container::default());
         }
         Ok(object)
@@ -98,13 +99,13 @@ impl<'de> serde::Deserialize<'de> for Object {
 #[derive(Default)]
 struct Draft {
     object: Object,
-    /// Of everything below `spec.template`.
+    /// The digest of everything below `spec.template`.
     digest: SipHasher13,
     container: Container,
-    /// Whether there was a container of which nothing is kept.
+    /// Whether a container was seen that has nothing to keep.
     has_plain_container: bool,
     expansion: Expansion,
-    /// The key of the annotation that is read next.
+    /// The key of the annotation whose value is read next.
     annotation: String,
     variable: Variable,
     from: From,
@@ -112,7 +113,7 @@ struct Draft {
     owner: Owner,
 }
 
-/// An element of `env`, as far as it was read.
+/// The fields of an element of `env` that were read so far.
 #[derive(Default)]
 struct Variable {
     name: String,
@@ -121,14 +122,14 @@ struct Variable {
     is_elsewhere: bool,
 }
 
-/// An element of `envFrom`, as far as it was read.
+/// The fields of an element of `envFrom` that were read so far.
 #[derive(Default)]
 struct From {
     prefix: String,
     source: Option<(SourceKind, Reference)>,
 }
 
-/// What names a source, or a key of one, as far as it was read.
+/// The name of a source, or of a key of a source, as far as it was read.
 #[derive(Default)]
 struct Reference {
     name: String,
@@ -136,7 +137,7 @@ struct Reference {
     optional: bool,
 }
 
-/// One of an object's owners, as far as it was read.
+/// The fields of an owner of an object that were read so far.
 #[derive(Default)]
 struct Owner {
     kind: String,
@@ -144,7 +145,7 @@ struct Owner {
     is_controller: bool,
 }
 
-/// Where in an object the walk is.
+/// The position of the walk in an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Object,
@@ -168,16 +169,16 @@ enum Place {
     ValueFrom,
     EnvFrom,
     EnvFromItem,
-    /// What names a source, in an element of `envFrom`.
+    /// The name of a source, in an element of `envFrom`.
     SourceRef(SourceKind),
-    /// What names a key of a source, in `valueFrom`.
+    /// The name of a key of a source, in `valueFrom`.
     KeyRef(SourceKind),
     Status,
     /// A value that is kept.
     Field(Field),
-    /// Inside the template, so that it counts for the digest, and of no other interest.
+    /// A value inside the template that only counts for the digest.
     Digested,
-    /// Of no interest at all.
+    /// A value that is skipped.
     Ignored,
 }
 
@@ -211,7 +212,7 @@ enum Field {
 }
 
 impl Place {
-    /// The place of a member of the map at this place.
+    /// Returns the place of a member of the map at this place.
     fn member(self, key: &str) -> Self {
         match (self, key) {
             (Self::Object, "metadata") => Self::Metadata,
@@ -273,7 +274,7 @@ impl Place {
         }
     }
 
-    /// The place of an element of the list at this place.
+    /// Returns the place of an element of the list at this place.
     fn element(self) -> Self {
         match self {
             Self::Owners => Self::Owner,
@@ -336,7 +337,7 @@ struct Walk<'a> {
 }
 
 impl Draft {
-    /// Takes a token into the digest: its type, its bytes, and an end that no text contains.
+    /// Adds a token to the digest: its type, its bytes, and an end byte that no text contains.
     fn digest(&mut self, place: Place, kind: u8, bytes: &[u8]) {
         if place.is_in_template() {
             self.digest.write_u8(kind);
@@ -381,8 +382,8 @@ impl Draft {
         (!reference.name.is_empty()).then_some((kind, reference))
     }
 
-    /// Keeps what may hold a reference or tells an injector something, and what may take the place of
-    /// such.
+    /// Ends a container. Keeps the values that may hold a reference, that configure an injector, or
+    /// that may override such values.
     fn end_container(&mut self) {
         let mut container = std::mem::take(&mut self.container);
         self.expansion.expand(&mut container.variables);
@@ -460,7 +461,7 @@ impl Walk<'_> {
             Field::ContainerName => text.clone_into(&mut self.draft.container.name),
             Field::CommandPart => {
                 let container = &mut self.draft.container;
-                // A shell has all in one argument.
+                // A shell command is a single argument.
                 container.starts_injector |= text.split_whitespace().any(Container::is_injector);
             }
             Field::VariableName => text.clone_into(&mut self.draft.variable.name),
@@ -572,7 +573,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 }
 
-/// Reads a key of the map at a place, and says which place its value has.
+/// Reads a key of the map at a place, and returns the place of its value.
 struct Key<'a> {
     draft: &'a mut Draft,
     map: Place,

@@ -1,4 +1,4 @@
-//! The patcher: one PATCH starts a rollout and records it, or nothing happens at all.
+//! The patcher: one PATCH starts a rollout and records it, or changes nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use crate::model::kind::Kind;
 use crate::model::workload::{Workload, WorkloadId};
 use crate::references::manifest::Manifest;
 
-/// The name that the API server notes beside the fields that the controller wrote.
+/// The field manager that the API server notes for fields that the controller wrote.
 const FIELD_MANAGER: &str = "vault-secrets-reloader";
 
-/// The merge patch of a reload.
+/// Returns the merge patch of a reload.
 ///
-/// The resource version makes it a precondition: what is written is what was decided about, also
-/// with several controllers, a stale index, or an answer that was lost.
+/// The resource version is a precondition: the PATCH applies only to the object that was evaluated.
+/// This holds with several controllers, a stale index, or a lost answer.
 #[must_use]
 pub fn patch_of(workload: &Workload, reload: &Reload) -> Value {
     json!({
@@ -49,7 +49,7 @@ pub struct Patcher {
 }
 
 impl Patcher {
-    /// A patcher that uses `client`.
+    /// Makes a patcher that uses `client`.
     #[must_use]
     pub fn new(client: Client) -> Self {
         Self { revisions: Revisions::new(client.clone()), client }
@@ -91,7 +91,8 @@ impl Cluster for Patcher {
     }
 }
 
-/// Who wrote last, of the entries that the API server keeps: neither this controller nor a status.
+/// Returns the last writer among the entries of the API server, without this controller and without
+/// writes of the status.
 #[must_use]
 pub fn last_writer(entries: Vec<ManagedFieldsEntry>) -> Option<String> {
     entries
@@ -102,7 +103,7 @@ pub fn last_writer(entries: Vec<ManagedFieldsEntry>) -> Option<String> {
         .and_then(|entry| entry.manager)
 }
 
-/// A PATCH that is applied after its time is no harm: the next decision meets its record.
+/// A PATCH that is applied after its time-out does no harm: the next decision finds its record.
 fn write_error(error: &RequestError) -> WriteError {
     match error.code() {
         404 => WriteError::NotFound,

@@ -1,7 +1,7 @@
-//! Revisions: what the controllers of workloads made of their present templates.
+//! Revisions: the ReplicaSets and ControllerRevisions of the present templates of workloads.
 //!
-//! They are asked for only where an answer hangs on them, by a LIST of one namespace that serves
-//! all of its workloads, or of the whole cluster where many namespaces are concerned.
+//! Revisions are looked up only if a decision depends on them. One LIST of a namespace serves all
+//! of its workloads. If many namespaces are concerned, one LIST covers the whole cluster.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -25,40 +25,42 @@ use crate::model::record::Record;
 use crate::model::secret::Version;
 use crate::model::workload::Workload;
 
-/// Objects a page: metadata of ReplicaSets is about 2 kB each. Where a page is too long for the
-/// client, it is asked for again with a quarter of them, down to one, which always fits.
+/// Objects per page. The metadata of a ReplicaSet is about 2 kB. If a page is too long for the
+/// client, the page is requested again with a quarter of the objects. A page of one object always
+/// fits.
 const PAGE: u32 = 250;
 
-/// The longest look-up. Ten thousand ReplicaSets take a few seconds, and a hundred thousand a minute
-/// where the API server is busy. What is not known by then is asked for again at the next poll.
+/// The time limit of a look-up. Ten thousand ReplicaSets take a few seconds. A hundred thousand
+/// take a minute if the API server is busy. The next poll asks again for the missing revisions.
 const LONGEST: Duration = Duration::from_mins(5);
 
-/// How often a page is asked for again that the API server failed for.
+/// How often a page is requested again after a failure of the API server.
 const RETRIES: u32 = 3;
 
-/// How many entries of copies of the record are kept a workload. A thousand secrets and the ten old
-/// ReplicaSets that are kept by default make as many. Copies beyond that count for nothing: a reload
-/// that was taken back may then be done once more.
+/// The highest number of record entries that are kept for a workload from copies of its record. A
+/// thousand secrets and ten old ReplicaSets, the default history, make as many. Further copies are
+/// ignored: a reload that was taken back may then be repeated.
 const MOST_COPIES: usize = 10_000;
 
-/// With more namespaces than these, one LIST of the cluster is less work for everybody.
+/// With more namespaces than this, one LIST of the cluster is less work for the controller and the
+/// API server.
 const MANY_NAMESPACES: usize = 16;
 
-/// Namespaces that are listed at a time.
+/// How many namespaces are listed at a time.
 const AT_A_TIME: usize = 4;
 
 /// Looks up revisions.
 #[derive(Clone)]
 pub struct Revisions {
     client: Client,
-    /// Whether a list has failed since the last that did not; said once a change.
+    /// Whether the last list failed. Each change is logged once.
     is_failing: Arc<AtomicBool>,
-    /// Whether a list of the whole cluster was cut short. Until a look-up is not, namespaces are listed
-    /// one by one, since each that was listed need not be again.
+    /// Whether a list was cut short since the last look-up began. The look-up after a cut lists
+    /// namespaces one by one: complete namespaces need no second list.
     is_cut: Arc<AtomicBool>,
 }
 
-/// What a resource of revisions is called, and how it is listed.
+/// The API resource of revisions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Resource {
     ReplicaSets,
@@ -84,13 +86,14 @@ impl Resource {
 }
 
 impl Revisions {
-    /// A look-up that uses `client`.
+    /// Makes a look-up that uses `client`.
     #[must_use]
     pub fn new(client: Client) -> Self {
         Self { client, is_failing: Arc::default(), is_cut: Arc::default() }
     }
 
-    /// The revisions of workloads, by uid. One that cannot be had is not among them.
+    /// Returns the revisions of workloads by uid. A revision that cannot be read is missing from
+    /// the map.
     pub async fn of(&self, workloads: &[Arc<Workload>]) -> HashMap<Box<str>, Revision> {
         let mut found = HashMap::new();
         let end = Instant::now() + LONGEST;
@@ -112,8 +115,8 @@ impl Revisions {
         found
     }
 
-    /// The revisions of workloads of one namespace, or of any. They are picked out page by page, so
-    /// that a cluster with many old ReplicaSets takes no more memory than one page of them.
+    /// Lists the revisions of workloads of one namespace, or of all namespaces. The revisions are
+    /// picked out page by page, so that only one page of old ReplicaSets is in memory.
     async fn list(
         &self,
         resource: Resource,
@@ -122,7 +125,7 @@ impl Revisions {
         end: Instant,
     ) -> Vec<(Box<str>, Revision)> {
         if self.is_cut.load(Ordering::Relaxed) {
-            // The API server failed for another list, after several attempts.
+            // The API server already failed for another list, after several attempts.
             return Vec::new();
         }
         let scope = namespace.map(|name| format!("namespaces/{name}/")).unwrap_or_default();
@@ -172,8 +175,8 @@ impl Revisions {
         if !self.is_failing.swap(true, Ordering::Relaxed) {
             error!(
                 worker = "reloader",
-                "Cannot list {}: {message}. Workloads whose secret may have changed while nobody \
-                 watched wait for it; retrying",
+                "Cannot list {}: {message}. Workloads that need the list for a decision wait for \
+                 it; retrying",
                 resource.plural()
             );
         }
@@ -185,7 +188,7 @@ impl Revisions {
         request: &Request,
         params: &ListParams,
     ) -> Result<Page, RequestError> {
-        // The number of a ControllerRevision is not part of its metadata.
+        // The number of a ControllerRevision is outside its metadata.
         let request = match resource {
             Resource::ReplicaSets => request.list_metadata(params),
             Resource::ControllerRevisions => request.list(params),
@@ -194,18 +197,18 @@ impl Revisions {
     }
 }
 
-/// The present revisions of some workloads, as far as pages of a list have shown them. Once all pages
-/// were taken in, their order does not matter.
+/// The present revisions of some workloads, as far as the pages of a list have shown them. The
+/// order of the pages does not matter once all of them were taken in.
 pub struct Candidates<'a> {
     by_uid: HashMap<&'a str, Candidate<'a>>,
     /// The namespace of the last object.
     last_namespace: String,
-    /// Whether each namespace came before the next one, in the order of the API server's keys.
+    /// Whether the namespaces came in the order of the API server's keys.
     is_in_order: bool,
 }
 
 impl<'a> Candidates<'a> {
-    /// Of workloads whose revisions are of one resource.
+    /// All workloads must have revisions of one resource.
     pub fn new(workloads: impl IntoIterator<Item = &'a Workload>) -> Self {
         Self {
             by_uid: workloads.into_iter().map(|w| (&*w.uid, Candidate::of(w))).collect(),
@@ -214,7 +217,7 @@ impl<'a> Candidates<'a> {
         }
     }
 
-    /// Takes in a page. Answers where the next one begins, if there is one.
+    /// Takes in a page. Returns the continue token of the next page, if there is one.
     pub fn take(&mut self, page: Page) -> Option<String> {
         for object in page.items {
             let namespace = &object.metadata.namespace;
@@ -232,15 +235,15 @@ impl<'a> Candidates<'a> {
         page.metadata.next.filter(|token| !token.is_empty())
     }
 
-    /// The revisions that were found, by the uid of their workloads, once all pages were taken in.
+    /// Returns the revisions by the uid of their workloads. All pages must have been taken in.
     #[must_use]
     pub fn into_revisions(self) -> Vec<(Box<str>, Revision)> {
         let found = self.by_uid.into_iter();
         found.filter_map(|(uid, found)| Some((uid.into(), found.into_revision()?))).collect()
     }
 
-    /// The revisions that no later page can change, where not all pages were taken in: those of the
-    /// namespaces before the last one that was seen.
+    /// Returns the revisions that no later page can change, for a list that was cut short. These
+    /// are the revisions of the namespaces before the last namespace that was seen.
     #[must_use]
     pub fn into_complete_revisions(mut self) -> Vec<(Box<str>, Revision)> {
         let Self { by_uid, last_namespace, is_in_order } = &mut self;
@@ -251,8 +254,8 @@ impl<'a> Candidates<'a> {
     }
 }
 
-/// Whether all objects of a namespace come before those of another in a list: keys are ordered, and a
-/// slash follows the namespace in them.
+/// Whether a list shows all objects of a namespace before those of another. The keys of the API
+/// server are sorted, and a slash follows the namespace in a key.
 fn is_before(namespace: &str, other: &str) -> bool {
     let key = |namespace: &'_ str| namespace.bytes().chain([b'/']).collect::<Vec<_>>();
     namespace.is_empty() || key(namespace) < key(other)
@@ -263,7 +266,8 @@ struct Candidate<'a> {
     workload: &'a Workload,
     number: i64,
     created: Option<Timestamp>,
-    /// What the copies of its record say, and when the revisions that have them were made.
+    /// The entries of the record's copies, each with the creation time of the revision that has the
+    /// copy.
     copies: BTreeSet<(u64, Version, Option<Timestamp>)>,
 }
 
@@ -272,8 +276,9 @@ impl<'a> Candidate<'a> {
         Self { workload, number: i64::MIN, created: None, copies: BTreeSet::new() }
     }
 
-    /// Whether an owner that has its uid, named in a namespace, is this workload. Whoever may write
-    /// revisions in one namespace can claim any uid there; an owner is always in the same namespace.
+    /// Whether `owner`, which has the uid of this workload, is this workload. An owner is always in
+    /// the namespace of its object. Anybody who may write revisions in another namespace can claim
+    /// any uid there.
     fn is(&self, owner: &Owner, namespace: &str) -> bool {
         let id = &self.workload.id;
         *id.namespace == *namespace
@@ -290,7 +295,7 @@ impl<'a> Candidate<'a> {
             kind::Revisions::ReplicaSets => {
                 number.and_then(|number| number.parse().ok()).unwrap_or(0)
             }
-            // The one that the workload says it is moving to, whatever the numbers say.
+            // The revision that the status of the workload names counts, whatever the numbers are.
             kind::Revisions::NamedControllerRevisions if is_named => i64::MAX,
             kind::Revisions::ControllerRevisions | kind::Revisions::NamedControllerRevisions => {
                 object.revision
@@ -299,7 +304,8 @@ impl<'a> Candidate<'a> {
         let created = creation_timestamp.and_then(|time| time.parse().ok());
         match number.cmp(&self.number) {
             std::cmp::Ordering::Greater => (self.number, self.created) = (number, created),
-            // Numbers are given once. If not, the earlier one makes nobody miss a change.
+            // Numbers are unique. If two are equal, the earlier time makes sure that no change is
+            // missed.
             std::cmp::Ordering::Equal => {
                 self.created = self.created.into_iter().chain(created).min();
             }
@@ -328,13 +334,14 @@ impl<'a> Candidate<'a> {
         })
     }
 
-    /// When the present revision was made at the earliest, of a workload that will never have one.
+    /// Returns the earliest time of the present revision for a workload that will never have a
+    /// revision.
     ///
-    /// Controllers of DaemonSets and StatefulSets make the revision before they say that they have
-    /// seen the template. But where an equal one of the same name is there, they take that for it: also
-    /// the one that is left over from a workload that was deleted and made again, until the garbage
-    /// collector takes it. After that there is none, possibly for ever. Deployments have no revision
-    /// while they are paused, and no pods of the template either.
+    /// The controllers of DaemonSets and StatefulSets make the revision before they report that
+    /// they have seen the template. But they adopt an equal revision with the same name. Such a
+    /// revision may be left over from a workload that was deleted and made again, and the garbage
+    /// collector then removes it. After that the workload has no revision, possibly for ever. A
+    /// paused Deployment has no revision, and no pods of the template either.
     fn stand_in(&self) -> Option<Timestamp> {
         let has_none = self.number == i64::MIN;
         (has_none && Resource::of(self.workload.id.kind) == Resource::ControllerRevisions)
@@ -342,7 +349,7 @@ impl<'a> Candidate<'a> {
     }
 }
 
-/// A page of a list, as far as it is decoded.
+/// A page of a list: the fields that are decoded.
 #[derive(Deserialize)]
 pub struct Page {
     #[serde(default)]
@@ -357,7 +364,7 @@ struct ListMeta {
     next: Option<String>,
 }
 
-/// A `ReplicaSet` or `ControllerRevision`; of the latter not its data.
+/// A `ReplicaSet` or a `ControllerRevision` without its data.
 #[derive(Deserialize)]
 struct RevisionObject {
     metadata: Meta,
@@ -378,10 +385,10 @@ struct Meta {
     annotations: Option<Annotations>,
 }
 
-/// The annotations that count; the others are skipped while they are read.
+/// The annotations that count. All others are skipped.
 #[derive(Default, Deserialize)]
 struct Annotations {
-    /// By which a Deployment's controller numbers its ReplicaSets.
+    /// The number of a ReplicaSet, written by the Deployment controller.
     #[serde(rename = "deployment.kubernetes.io/revision")]
     number: Option<String>,
     /// A copy of the record: [`crate::model::annotation::RECORD`].
@@ -487,12 +494,12 @@ mod tests {
         };
         for kind in [Kind::DAEMON_SET, Kind::STATEFUL_SET] {
             assert_eq!(created_of(kind, &[]).as_deref(), Some(EARLY));
-            // One of its own is surely not older than itself.
+            // The workload's own revision cannot be older than the workload.
             let own = [controller_revision("db-a", 1, LATE)];
             assert_eq!(created_of(kind, &own).as_deref(), Some(LATE));
             assert_eq!(created_of(kind, &[controller_revision("db-a", 1, "no time")]), None);
         }
-        // It may be paused, and have neither ReplicaSet nor pods.
+        // A paused Deployment may have neither a ReplicaSet nor pods.
         assert_eq!(created_of(Kind::DEPLOYMENT, &[]), None);
     }
 
@@ -514,7 +521,7 @@ mod tests {
         let revision = revision_of(&web, &objects).unwrap();
         let copy = Copied { secret: secret("a").hash64(), version: version(1, 1), is_later: false };
         assert_eq!(*revision.copies, [copy]);
-        // A template that was put back is that of an earlier revision.
+        // A template that was put back is the template of an earlier revision.
         let objects = [
             replica_set("9", EARLY, ""),
             replica_set("8", LATE, &record("uid-of-web")),
@@ -524,7 +531,7 @@ mod tests {
         assert_eq!(*revision.copies, [copy, Copied { is_later: true, ..copy }]);
     }
 
-    /// A look-up whose server answers each request by a script, after a second.
+    /// Makes a look-up whose server answers each request by a script after one second.
     fn revisions_from(
         script: impl Fn(&str) -> axum::body::Body + Clone + Send + Sync + 'static,
     ) -> Revisions {
@@ -546,7 +553,8 @@ mod tests {
         json!({ "metadata": { "continue": next }, "items": items }).to_string().into()
     }
 
-    /// A revision in a namespace that says it is of the Deployment `web`, but for some fields.
+    /// Returns a revision in a namespace, owned by the Deployment `web` except for the fields of
+    /// `but`.
     fn owned(object: &Value, namespace: &str, but: &[(&str, Value)]) -> Value {
         let mut owner = json!({
             "apiVersion": "apps/v1",
@@ -615,11 +623,11 @@ mod tests {
             found.sort();
             found.join(" ")
         };
-        // As `a-b/web` comes before `a/web`.
+        // The key `a-b/web` comes before `a/web`.
         assert_eq!(found(&["a-b", "a", "b"]), "a a-b");
         assert_eq!(found(&["a-b", "a-b"]), "");
         assert_eq!(found(&["a", "b"]), "a", "one without a revision is not known of");
-        // Whoever lists in another order may yet show more of each.
+        // A server that lists in another order may still show more objects of each namespace.
         assert_eq!(found(&["a", "a-b", "b"]), "");
         assert_eq!(found(&[]), "");
     }
@@ -656,7 +664,7 @@ mod tests {
             workload.id.namespace = namespace.into();
             Arc::new(workload)
         };
-        // So many namespaces that one list is of all of them.
+        // With so many namespaces, one list covers all of them.
         let names: Vec<String> = (10..30).map(|number| format!("n{number}")).collect();
         let workloads: Vec<_> = names.iter().map(|name| of("web", name)).collect();
         let fails = Arc::new(std::sync::atomic::AtomicU32::new(u32::MAX));
@@ -692,9 +700,9 @@ mod tests {
                 Arc::new(Workload { uid, ..(*workload).clone() })
             })
             .collect();
-        // Those of the last namespace that was seen may go on in the page that did not come.
+        // The missing page may show more revisions of the last namespace that was seen.
         assert_eq!(server.of(&workloads).await.len(), 9);
-        // An error that passes is none.
+        // A passing error does not matter.
         fails.store(2, Ordering::Relaxed);
         assert_eq!(server.of(&workloads).await.len(), 20);
     }

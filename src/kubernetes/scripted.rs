@@ -10,19 +10,20 @@ use tower::{BoxError, Layer, service_fn};
 use super::bounds::BoundsLayer;
 use super::client::Client;
 
-/// A client whose server answers each request by a script, after a second. The script gets the query.
+/// Returns a client whose server answers each request by a script, after one second. The script
+/// gets the query.
 pub(super) fn client(script: impl Fn(&str) -> Answer + Clone + Send + Sync + 'static) -> Client {
     client_of(move |request| Response::new(script(request.uri().query().unwrap_or_default())))
 }
 
-/// As [`client`], with all of the request.
+/// As [`client`], but the script gets the whole request.
 pub(super) fn client_of(
     script: impl Fn(&Request<Body>) -> Response<Answer> + Clone + Send + Sync + 'static,
 ) -> Client {
     client_after(Duration::from_secs(1), script)
 }
 
-/// As [`client_of`], with a server that takes so long for each request.
+/// As [`client_of`], but the server takes `time` for each request.
 pub(super) fn client_after(
     time: Duration,
     script: impl Fn(&Request<Body>) -> Response<Answer> + Clone + Send + Sync + 'static,
@@ -37,7 +38,7 @@ pub(super) fn client_after(
     Client::new(BoundsLayer.layer(server), "default")
 }
 
-/// A page of a list of workloads that opted in and refer to one secret.
+/// Returns a page of a list of workloads that opted in and refer to one secret.
 pub(super) fn page(objects: &[&str], next: &str) -> Answer {
     let object = |name: &&str| {
         let annotation = "secrets-reloader.security.bank-vaults.io/reload-on-secret-change";
@@ -53,13 +54,13 @@ pub(super) fn page(objects: &[&str], next: &str) -> Answer {
     list(&objects.iter().map(object).collect::<Vec<_>>(), next)
 }
 
-/// A page of a list.
+/// Returns a page of a list.
 pub(super) fn list(items: &[Value], next: &str) -> Answer {
     let metadata = json!({ "resourceVersion": "1", "continue": next });
     Answer::from(json!({ "metadata": metadata, "items": items }).to_string())
 }
 
-/// A refusal.
+/// Returns a refusal.
 pub(super) fn status(code: u16) -> Response<Answer> {
     let reason = if code == 404 { "NotFound" } else { "" };
     let status = json!({

@@ -1,12 +1,12 @@
-//! Sources: the ConfigMaps and Secrets that variables of workloads come from, read when a workload
-//! names them, and again when they change.
+//! Sources: the ConfigMaps and Secrets that variables of workloads come from. A source is read when
+//! a workload names it, and again when it changes.
 //!
-//! Which there are, and when one changes, is seen by one watch a kind, of nothing but metadata; it
-//! begins when the first source is named. What is read is one object at a time, and only what a
-//! workload that opted in names and the watch shows. Namespaces take turns.
+//! One metadata-only watch per kind shows which sources exist and when a source changes. The watch
+//! begins when the first source is named. Sources are read one object at a time. A source is read
+//! only if a workload that opted in names it and the watch shows it. Namespaces take turns.
 //!
-//! Architecture Invariant: this writes the sources of the index and nothing else. The index reads the
-//! workloads again that name a source which changed.
+//! Architecture Invariant: this module writes the sources of the index and nothing else. The index
+//! reads the workloads again that name a changed source.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
@@ -37,27 +37,29 @@ use crate::references::environment::SourceKind;
 use crate::references::reason::Reason;
 use crate::references::source::{Content, SourceId};
 
-/// Sources that are read at once.
+/// How many sources are read at once.
 const READS_AT_A_TIME: usize = 8;
 
-/// After so many failures of its own, a source counts as one that cannot be read, so that its workloads
-/// do not wait for it any longer. After so many in a row of any, each that fails does so at once.
+/// The failures after which a source counts as unreadable, so that its workloads no longer wait for
+/// it. After this many failures of any sources in a row, each further failure makes its source
+/// unreadable at once.
 const FAILURES_TO_GIVE_UP: u32 = 5;
 
-/// A source that the watch does not show so long after it was named does not exist. The watches of
-/// workloads and of their sources are two, and one may be ahead of the other.
+/// A named source that the watch does not show within this time does not exist. Workloads and
+/// sources have separate watches, and one may be ahead of the other.
 const SHOWN_WITHIN: Duration = Duration::from_secs(3);
 
-/// Where there is no watch to tell so long after a source was named, the source is asked for itself.
+/// Without a working watch, a named source is read directly after this time.
 const ASKED_AFTER: Duration = Duration::from_secs(30);
 
-/// Sources that are waited for before those are dropped that no workload names any more.
+/// The number of awaited sources beyond which those that no workload names any more are dropped.
 const MOST_UNSEEN: usize = 1024;
 
-/// Between two looks at the sources that are waited for, while there is no watch to tell.
+/// The pause between two checks of the awaited sources while the watch is not ready.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Between two attempts at one of the sources that cannot be read. Where it can be again, all are tried.
+/// The pause between two attempts at one of the unreadable sources. If one can be read again, all
+/// are tried.
 const PROBE: Duration = Duration::from_mins(1);
 
 /// A kind of sources.
@@ -69,10 +71,10 @@ pub trait SourceObject:
     + Send
     + 'static
 {
-    /// Which one.
+    /// The kind.
     const KIND: SourceKind;
 
-    /// What is kept of one.
+    /// Returns the parts of an object that are kept.
     fn content(&self) -> Content;
 }
 
@@ -91,14 +93,16 @@ impl SourceObject for Secret {
 
     fn content(&self) -> Content {
         let data = self.data.iter().flatten().map(|(key, value)| (&**key, &*value.0));
-        // What is not applied yet may hold texts, which come before the same keys of the data.
+        // A manifest that is not applied yet may have `stringData`, which overrides the same keys
+        // of `data`.
         let texts = self.string_data.iter().flatten();
         Content::new(data.chain(texts.map(|(key, value)| (&**key, value.as_bytes()))))
             .annotated(self.annotations().keys().map(String::as_str))
     }
 }
 
-/// What is kept of an object of a kind, from its JSON; `None` if it is no such object.
+/// Returns the kept parts of an object of a kind, from its JSON. Returns `None` if the JSON is no
+/// such object.
 #[must_use]
 pub fn content_of(kind: SourceKind, object: serde_json::Value) -> Option<Content> {
     match kind {
@@ -119,39 +123,39 @@ pub struct SourceReader<K> {
     index: Arc<Index>,
     effects: Effects,
     watching: Watching<PartialObjectMeta<K>>,
-    /// What there is, once the watch has shown it all.
+    /// The existing sources, once the watch has listed them all.
     shown: Option<Shown>,
-    /// Of the list that is under way: what it contained.
+    /// The sources that the list in progress has shown so far.
     listed: Option<Shown>,
     hasher: RandomState,
-    /// Named, and not shown by the watch: since when, the first one first.
+    /// The named sources that the watch has not shown, and since when. The oldest comes first.
     unseen: VecDeque<(Instant, SourceId)>,
-    /// With more than these, those that are not named any more are dropped.
+    /// The length of `unseen` above which sources that are not named any more are dropped.
     most_unseen: usize,
-    /// To be read.
+    /// The sources to read.
     queue: FairQueue<SourceId>,
-    /// What is to be read for a resource version, and which.
+    /// The resource version for which a queued source is to be read.
     versions: HashMap<SourceId, String>,
     reads: FuturesUnordered<BoxFuture<'static, (SourceId, Answer)>>,
     under_way: HashSet<SourceId>,
-    /// What cannot be read.
+    /// The sources that cannot be read.
     unreadable: BTreeSet<SourceId>,
     probe: Option<Instant>,
     is_denied: bool,
     is_failing: bool,
-    /// Attempts in a row that failed.
+    /// Failed attempts in a row.
     failures: u32,
-    /// The attempts at each source that failed, since it was read or given up.
+    /// The failed attempts at each source since the source was read or given up.
     failures_of: HashMap<SourceId, u32>,
     pause: Option<Instant>,
 }
 
-/// Digests of the names of objects. A cluster can have very many that no workload names, and their
-/// names are not worth keeping.
+/// Digests of the names of objects. A cluster can have very many objects that no workload names,
+/// and their names would waste memory.
 type Shown = HashSet<u64>;
 
 impl<K: SourceObject> SourceReader<K> {
-    /// A reader of one kind, whose metadata is all read anew after each `sync_period`.
+    /// Makes a reader of one kind. All metadata are listed again after each `sync_period`.
     #[must_use]
     pub fn new(client: Client, index: Arc<Index>, effects: Effects, sync_period: Duration) -> Self {
         let api = Api::all(client.clone());
@@ -179,7 +183,7 @@ impl<K: SourceObject> SourceReader<K> {
         }
     }
 
-    /// Reads and watches until `shutdown`; nothing before the first source is named.
+    /// Reads and watches until `shutdown`. Sends no request before the first source is named.
     pub async fn run(mut self, shutdown: CancellationToken) {
         loop {
             self.take_requests();
@@ -215,7 +219,7 @@ impl<K: SourceObject> SourceReader<K> {
         }
     }
 
-    /// Takes in which sources are named: what the watch shows is to be read.
+    /// Takes in the sources that are named. Sources that the watch shows are read.
     fn take_requests(&mut self) {
         for id in self.index.take_unread_sources(K::KIND) {
             if self.is_shown(&id) {
@@ -231,8 +235,9 @@ impl<K: SourceObject> SourceReader<K> {
         }
     }
 
-    /// Concludes about what was named and not shown for long enough: it does not exist, or is asked for
-    /// where there is no watch to tell. Returns when to look again.
+    /// Decides about named sources that the watch has not shown for long enough. With a working
+    /// watch, the source does not exist. Otherwise the source is read directly. Returns when to
+    /// check again.
     fn look_at_unseen(&mut self) -> Option<Instant> {
         let is_failing = self.watching.is_failing();
         let is_known = self.shown.is_some() && self.listed.is_none() && !is_failing;
@@ -255,12 +260,13 @@ impl<K: SourceObject> SourceReader<K> {
         self.shown.as_ref().is_some_and(|shown| shown.contains(&self.hasher.hash_one(id)))
     }
 
-    /// Has a source read that is in another version now, unless it was read in that by its turn.
+    /// Queues the read of a source that has changed to `version`. The read is skipped if an earlier
+    /// read already brought that version.
     fn read_version(&mut self, id: SourceId, version: Option<String>) {
         let is_queued = self.queue.contains(&id);
         self.queue.join(&id);
         match version {
-            // Where it is to be read whatever the version, it still is.
+            // A source that is queued for any version stays queued for any version.
             Some(version) if !is_queued || self.versions.contains_key(&id) => {
                 self.versions.insert(id, version);
             }
@@ -273,7 +279,8 @@ impl<K: SourceObject> SourceReader<K> {
         self.index.put_source(id, found);
     }
 
-    /// Has the workloads read again of which sources changed: each once, however many of its sources did.
+    /// Reads the workloads again whose sources changed. Each workload is read once, however many of
+    /// its sources changed.
     fn read_changed(&self) {
         while let Some(effects) = self.index.read_next_changed() {
             self.effects.carry_out(&effects);
@@ -287,7 +294,7 @@ impl<K: SourceObject> SourceReader<K> {
             && let Some(id) = self.queue.take()
         {
             if self.under_way.contains(&id) {
-                // Two answers about one could come in the wrong order.
+                // Two concurrent answers about one source could arrive in the wrong order.
                 later.push(id);
                 continue;
             }
@@ -328,7 +335,7 @@ impl<K: SourceObject> SourceReader<K> {
             }
             WatchEvent::InitDone => {
                 self.shown = self.listed.take();
-                // Named when the list had gone past it.
+                // These sources were named after the list had passed them.
                 let (shown, unseen) = std::mem::take(&mut self.unseen)
                     .into_iter()
                     .partition(|(_, id)| self.is_shown(id));
@@ -340,13 +347,13 @@ impl<K: SourceObject> SourceReader<K> {
                     }
                 }
                 for (id, version) in self.index.named_sources(K::KIND) {
-                    // What was there is gone.
+                    // The source was deleted.
                     if version.is_some() && !self.is_shown(&id) {
                         self.read_version(id, None);
                     }
                 }
             }
-            // It may have been made again meanwhile.
+            // The object may have been made again meanwhile.
             WatchEvent::Delete(object) => {
                 let id = id_of(&object);
                 let digest = self.hasher.hash_one(&id);
@@ -376,7 +383,7 @@ impl<K: SourceObject> SourceReader<K> {
             }
             Err(error) if error.is_forbidden() => {
                 self.failures = 0;
-                self.say_denied(&error);
+                self.log_denied(&error);
                 self.cannot_read(&id);
                 SourceRead::Unreadable(Reason::SourceDenied)
             }
@@ -387,7 +394,7 @@ impl<K: SourceObject> SourceReader<K> {
                 let failures = self.failures.max(*of_source);
                 if failures >= FAILURES_TO_GIVE_UP {
                     self.failures_of.remove(&id);
-                    self.say_failing(&error);
+                    self.log_failing(&error);
                 } else {
                     self.pause = Some(Instant::now() + retry_delay(self.failures));
                     self.read_version(id, None);
@@ -400,22 +407,22 @@ impl<K: SourceObject> SourceReader<K> {
         self.put(&id, found);
     }
 
-    fn say_failing(&mut self, error: &RequestError) {
+    fn log_failing(&mut self, error: &RequestError) {
         if !std::mem::replace(&mut self.is_failing, true) {
             warn!(
                 worker = WORKER,
-                "Cannot read {}: {error}. What is known of them is kept; retrying",
+                "Cannot read {}: {error}. The last known references in them count; retrying",
                 K::KIND.plural()
             );
         }
     }
 
-    fn say_denied(&mut self, error: &RequestError) {
+    fn log_denied(&mut self, error: &RequestError) {
         if !std::mem::replace(&mut self.is_denied, true) {
             warn!(
                 worker = WORKER,
-                "May not read {}: {error}. Grant it get, list and watch; until then the references in \
-                 them are not watched",
+                "May not read {}: {error}. Grant the service account get, list and watch; until \
+                 then the references in them are not watched",
                 K::KIND.plural()
             );
         }
@@ -426,7 +433,7 @@ impl<K: SourceObject> SourceReader<K> {
         self.probe.get_or_insert_with(|| Instant::now() + PROBE);
     }
 
-    /// Tries one of those that cannot be read, by chance.
+    /// Tries a random unreadable source.
     fn probe(&mut self) {
         let chosen = fastrand::usize(..self.unreadable.len().max(1));
         let chosen = self.unreadable.iter().nth(chosen).cloned();

@@ -1,7 +1,7 @@
-//! Watches that go on: lists in pages and a watch behind them, begun anew whatever breaks.
+//! Watches that never end: lists in pages followed by a watch, begun again after every failure.
 //!
-//! Architecture Invariant: whatever stands where the API server should be, a watch neither ends nor
-//! hangs, and it asks for nothing again without a pause.
+//! Architecture Invariant: whatever answers in the place of the API server, a watch neither ends
+//! nor hangs, and it repeats no request without a pause.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -18,33 +18,33 @@ use super::bounds::is_too_long;
 use crate::heartbeat::Heartbeat;
 use crate::model::text::shorten;
 
-/// The worker that log lines name.
+/// The worker name in log lines.
 pub(super) const WORKER: &str = "collector";
 
-/// Objects a page of a list. A page is held in memory as a whole, at about 3 kB an object. Where it is
-/// too long for the client, the list is begun anew with a quarter of them, down to one, which always
-/// fits; each list that ends makes it four times as many again, up to this.
+/// Objects per page of a list. A page is held in memory as a whole, at about 3 kB an object. If a
+/// page is too long for the client, the list begins again with a quarter of the objects. A page of
+/// one object always fits. Each list that ends multiplies the page size by four, up to this limit.
 const PAGE: u32 = 250;
 
-/// A list that shows nothing for so long is begun anew: its server is gone, or hangs.
+/// A list that shows nothing for this time begins again: its server is gone, or hangs.
 const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 
-/// The longest list, in time and in objects: one that goes on is given up, and begun anew later. Ten
-/// thousand workloads take seconds, and Kubernetes is made for clusters of 150,000 pods.
+/// The limits of a list, in time and in objects. A longer list is given up, and begun again later.
+/// Ten thousand workloads take seconds. Kubernetes is designed for clusters of 150,000 pods.
 const LONGEST_LIST: Duration = Duration::from_mins(10);
 const MOST_OBJECTS: u32 = 200_000;
 
-/// Between two attempts, after an error: doubled from the first to the last of these.
+/// The pause after an error: doubled from the first to the last of these.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
-/// After so long without an error the next one is the first again.
+/// After this time without an error, the back-off begins again.
 const QUIET: Duration = Duration::from_mins(1);
 
 /// A watch of all objects of a resource.
 pub(super) struct Watching<K> {
-    /// As API paths and RBAC rules spell it.
+    /// The spelling in API paths and RBAC rules.
     resource: &'static str,
-    /// All is read anew after so long.
+    /// All objects are listed again after this time.
     sync_period: Duration,
     api: Api<K>,
     heartbeat: Heartbeat,
@@ -54,18 +54,18 @@ pub(super) struct Watching<K> {
     failures: u32,
     last_failure: Option<Instant>,
     pause: Option<Instant>,
-    /// When a list was asked for last.
+    /// When a list was requested last.
     last_asked: Option<Instant>,
 }
 
-/// The stream of one list and the watch behind it.
+/// The stream of one list and the watch after it.
 struct Open<K> {
     events: BoxStream<'static, watcher::Result<Event<K>>>,
-    /// The list that is under way.
+    /// The list in progress.
     list: Option<ListSoFar>,
-    /// When all is read anew.
+    /// When all objects are listed again.
     end: Instant,
-    /// When it showed something last.
+    /// When the stream last showed something.
     heard: Instant,
 }
 
@@ -73,7 +73,7 @@ impl<K> Watching<K>
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    /// A watch of what an API shows, whose resource is spelt so.
+    /// Makes a watch of the objects of an API.
     pub(super) fn new(api: Api<K>, resource: &'static str, sync_period: Duration) -> Self {
         Self {
             resource,
@@ -90,12 +90,12 @@ where
         }
     }
 
-    /// The same, which says by `heartbeat` that it moves.
+    /// Returns the same watch, which reports its progress to `heartbeat`.
     pub(super) fn with_heartbeat(self, heartbeat: Heartbeat) -> Self {
         Self { heartbeat, ..self }
     }
 
-    /// Has all read anew before long: at once, unless that was asked for within a minute.
+    /// Lists all objects again: at once, unless a list was requested within the last minute.
     pub(super) fn list_soon(&mut self) {
         let begin = self.last_asked.map_or_else(Instant::now, |last| last + QUIET);
         if let Some(open) = &mut self.events {
@@ -104,12 +104,12 @@ where
         }
     }
 
-    /// Whether it shows nothing at present, since the API server refuses or fails.
+    /// Whether the watch shows nothing at present, since the API server refuses or fails.
     pub(super) fn is_failing(&self) -> bool {
         self.is_failing
     }
 
-    /// The next event. Nothing is lost where this is given up halfway.
+    /// Returns the next event. Cancelling the call loses no event.
     pub(super) async fn next(&mut self) -> Event<K> {
         loop {
             if let Some(pause) = self.pause {
@@ -123,7 +123,8 @@ where
                     .boxed(),
                 list: Some(ListSoFar::begin()),
                 heard: Instant::now(),
-                // Up to a tenth later, so that the lists of several kinds do not stay together.
+                // The period is up to a tenth longer, so that the lists of several kinds do not
+                // coincide.
                 end: Instant::now() + self.sync_period.mul_f64(1.0 + fastrand::f64() / 10.0),
             });
             let silence = open.heard + LONGEST_SILENCE;
@@ -151,19 +152,19 @@ where
                     if open.list.is_some() && self.page > 1 && is_too_long(&error) {
                         self.page = (self.page / 4).max(1);
                         self.events = None;
-                        debug!(worker = WORKER, "Listing {} by {}", self.resource, self.page);
+                        debug!(worker = WORKER, "Listing {}, {} a page", self.resource, self.page);
                         continue;
                     }
                     self.failed(&error.to_string());
                 }
                 Err(_) if open.list.is_some() => {
                     self.failed("the API server does not answer");
-                    // It was silence enough.
+                    // The silence was pause enough.
                     self.pause = None;
                     self.events = None;
                 }
                 Ok(None) | Err(_) => {
-                    debug!(worker = WORKER, "Reading all {} anew", self.resource);
+                    debug!(worker = WORKER, "Listing all {} again", self.resource);
                     self.events = None;
                 }
             }
@@ -180,7 +181,7 @@ where
             );
         }
         self.is_failing = true;
-        // A server whose lists work and whose watches do not is no reason to list without a pause.
+        // A server whose lists work and whose watches fail must not be listed without a pause.
         if self.last_failure.is_none_or(|time| time.elapsed() > QUIET) {
             self.failures = 0;
         }
@@ -209,14 +210,14 @@ impl<K> Open<K> {
     }
 }
 
-/// How long to wait after so many failures in a row, drawn anew each time.
+/// Returns the random pause after this many failures in a row.
 pub(super) fn retry_delay(failures: u32) -> Duration {
     let (first, last) = RETRY;
     let delay = first.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(last);
     delay.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
-/// A list that is under way.
+/// A list in progress.
 struct ListSoFar {
     ends: Instant,
     objects: u32,
@@ -234,7 +235,7 @@ impl ListSoFar {
 
 #[cfg(test)]
 mod tests {
-    //! Against servers that answer by a script.
+    //! Tests against servers that answer by a script.
 
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::sync::{Arc, Mutex};
@@ -273,7 +274,7 @@ mod tests {
         let mut watching = watching(endless);
         let began = Instant::now();
         while !watching.is_failing {
-            // What was waited for goes on where it stopped.
+            // A cancelled call continues where it stopped.
             let next = tokio::time::timeout(Duration::from_millis(700), watching.next()).await;
             assert!(!matches!(next, Ok(Event::InitDone)));
         }
@@ -319,7 +320,7 @@ mod tests {
         });
         let end = Instant::now() + Duration::from_mins(1);
         while timeout_at(end, watching.next()).await.is_ok() {}
-        // A second for the answer, and one until it is over.
+        // A second for the answer, and a second as the shortest watch.
         let watches = watches.load(Ordering::Relaxed);
         assert!((25..=31).contains(&watches), "{watches} watches in a minute");
     }

@@ -1,27 +1,28 @@
 //! The annotations that the controller reads and writes.
 //!
-//! Two generations of names are in use; where both are present the current one counts.
+//! There are two generations of names. If both are present, the current one counts.
 
 use crate::model::scheme::Scheme;
 
-/// Prefix of the annotations that this controller owns.
+/// The prefix of the annotations that this controller owns.
 const RELOADER: &str = "secrets-reloader.security.bank-vaults.io/";
 
-/// Prefixes of the annotations of the webhook, the current one and the older one.
+/// The prefixes of the webhook's annotations: the current one and the older one.
 const CURRENT_WEBHOOK: &str = "secrets-webhook.security.bank-vaults.io/";
 const OLDER_WEBHOOK: &str = "vault.security.banzaicloud.io/";
 
-/// On a pod template: a value never used before, so that two templates of ours always differ, and a
-/// template that was put back can be told from the one that the record belongs to.
+/// An annotation of the pod template with a value that was never used before. So two templates of
+/// this controller always differ. A template that was put back differs from the template of the
+/// record.
 pub const MARK: &str = "secrets-reloader.security.bank-vaults.io/reload-mark";
 
-/// A label of a pod template: by the value `skip`, pods do not reach the webhook at all.
+/// A label of the pod template. With the value `skip`, pods never reach the webhook.
 pub const MUTATE_LABEL: &str = "security.banzaicloud.io/mutate";
 
-/// On the metadata of a workload: the record, see [`crate::model::record`].
+/// An annotation of the workload's own metadata: the record, see [`crate::model::record`].
 pub const RECORD: &str = "secrets-reloader.security.bank-vaults.io/reload-record";
 
-/// Which generation of annotations a workload opted in with.
+/// The generation of annotations that a workload opted in with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OptIn {
     /// `secrets-reloader.security.bank-vaults.io/…`
@@ -31,7 +32,7 @@ pub enum OptIn {
 }
 
 impl OptIn {
-    /// The annotation on the pod template that opts a workload in, by the value `"true"`.
+    /// Returns the annotation of the pod template that opts a workload in, with the value `"true"`.
     #[must_use]
     pub fn key(self) -> &'static str {
         match self {
@@ -40,7 +41,7 @@ impl OptIn {
         }
     }
 
-    /// The annotation on the pod template that is counted up to start a rollout.
+    /// Returns the annotation of the pod template whose count is raised to start a rollout.
     #[must_use]
     pub fn count_key(self) -> &'static str {
         match self {
@@ -50,30 +51,30 @@ impl OptIn {
     }
 }
 
-/// What the webhook reads from a pod template, by the part of the name behind its prefix.
+/// The webhook's annotations of a pod template, by the part of the name after the prefix.
 ///
 /// `secrets-webhook.security.bank-vaults.io/` is the current prefix, and
 /// `vault.security.banzaicloud.io/` the older one.
 ///
-/// Each injector reads those of its own scheme alone.
+/// Each injector reads only the annotations of its own scheme.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Webhook {
     /// Paths whose keys all become environment variables.
     FromPath(Scheme),
-    /// The address of the server that all paths are on.
+    /// The address of the server of all paths.
     Addr(Scheme),
     /// The Vault namespace of all paths.
     Namespace(Scheme),
-    /// A missing secret is not an error for this workload.
+    /// Whether a missing secret is no error for this workload.
     IgnoreMissingSecrets(Scheme),
-    /// `skip` means that the webhook leaves the workload alone.
+    /// With the value `skip`, the webhook skips the workload.
     Mutate,
-    /// Which secret provider the webhook uses.
+    /// The secret provider that the webhook uses.
     Provider,
 }
 
-/// The webhook's annotations: what each is, its current name, its older name. The older webhook knew
-/// Vault alone.
+/// The webhook's annotations: the annotation, its current name, its older name. The older webhook
+/// knew only Vault.
 const WEBHOOK: [(Webhook, &str, Option<&str>); 10] = [
     (
         Webhook::FromPath(Scheme::Vault),
@@ -116,7 +117,7 @@ const WEBHOOK: [(Webhook, &str, Option<&str>); 10] = [
 ];
 
 impl Webhook {
-    /// Its names, the one that counts where both are there first.
+    /// Returns the names. If several are present, the first one counts.
     pub fn keys(self) -> impl Iterator<Item = &'static str> {
         WEBHOOK
             .iter()
@@ -125,16 +126,17 @@ impl Webhook {
     }
 }
 
-/// Whether an annotation tells the webhook how to resolve references, and not to let them be.
+/// Whether an annotation makes the webhook resolve references. `mutate` does not count: it makes
+/// the webhook skip the object.
 #[must_use]
 pub fn is_for_webhook(key: &str) -> bool {
     let is_its_own = [CURRENT_WEBHOOK, OLDER_WEBHOOK].iter().any(|prefix| key.starts_with(prefix));
     is_its_own && !Webhook::Mutate.keys().any(|mutate| key == mutate)
 }
 
-/// Whether the controller reads this annotation of a pod template at all.
+/// Whether the controller reads this annotation of a pod template.
 ///
-/// What it does not read is not kept while an object is decoded.
+/// The decoder drops all other annotations.
 #[must_use]
 pub fn is_read_on_template(key: &str) -> bool {
     key.starts_with(RELOADER)
@@ -143,7 +145,7 @@ pub fn is_read_on_template(key: &str) -> bool {
         || WEBHOOK.iter().any(|(_, current, older)| key == *current || Some(key) == *older)
 }
 
-/// The annotations of a pod template, or of a workload, that the controller reads, and the one
+/// The annotations of a pod template or workload that the controller reads, and one
 /// [label](MUTATE_LABEL).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Annotations(Vec<(String, String)>);
@@ -154,26 +156,26 @@ impl Annotations {
         self.0.push((key, value));
     }
 
-    /// The value of an annotation, if it is there.
+    /// Returns the value of an annotation, if it is present.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 
-    /// The value of an annotation of the webhook; its current name wins over the older one.
+    /// Returns the value of an annotation of the webhook. The current name wins over the older one.
     #[must_use]
     pub fn webhook(&self, which: Webhook) -> Option<&str> {
         which.keys().find_map(|key| self.get(key))
     }
 
-    /// Whether the webhook leaves the pods alone.
+    /// Whether the webhook skips the pods.
     #[must_use]
     pub fn is_left_alone(&self) -> bool {
-        // Either generation counts by itself, whatever the other one holds.
+        // Each generation counts, whatever value the other one has.
         Webhook::Mutate.keys().chain([MUTATE_LABEL]).any(|key| self.get(key) == Some("skip"))
     }
 
-    /// Whether references of a scheme are resolved, by the provider that is named.
+    /// Whether the named provider resolves references of a scheme.
     #[must_use]
     pub fn resolves(&self, scheme: Scheme) -> bool {
         match self.webhook(Webhook::Provider) {
@@ -182,19 +184,19 @@ impl Annotations {
         }
     }
 
-    /// The list of paths of a scheme that all containers get; none where it is empty.
+    /// Returns the list of paths of a scheme that all containers get. An empty list counts as none.
     #[must_use]
     pub fn path_list(&self, scheme: Scheme) -> Option<&str> {
         self.webhook(Webhook::FromPath(scheme)).filter(|list| !list.is_empty())
     }
 
-    /// How long they are, in bytes.
+    /// Returns the length of all annotations, in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
         self.0.iter().map(|(key, value)| key.len() + value.len()).sum()
     }
 
-    /// The generation of annotations that opts in, if any does.
+    /// Returns the generation of annotations that opts in, if any does.
     #[must_use]
     pub fn opt_in(&self) -> Option<OptIn> {
         [OptIn::Current, OptIn::Older]

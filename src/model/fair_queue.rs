@@ -1,5 +1,4 @@
-//! Whose turn it is: objects that wait for the same thing get it one of each namespace after the
-//! other, so that no namespace keeps the others waiting.
+//! A queue in which namespaces take turns, so that no namespace blocks the others.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -8,9 +7,9 @@ use std::sync::Arc;
 
 use crate::model::workload::WorkloadId;
 
-/// The name of an object that is in a namespace.
+/// The name of an object in a namespace.
 pub trait InNamespace: Clone + Eq + Hash {
-    /// The namespace.
+    /// Returns the namespace.
     fn namespace(&self) -> &Arc<str>;
 }
 
@@ -20,12 +19,12 @@ impl InNamespace for WorkloadId {
     }
 }
 
-/// Objects that wait, each once.
+/// Waiting objects, each once.
 #[derive(Debug)]
 pub struct FairQueue<T> {
-    /// Of each namespace, those that wait, in the order of their coming.
+    /// The waiting objects of each namespace, in the order of arrival.
     waiting: BTreeMap<Arc<str>, BTreeMap<u64, T>>,
-    /// When each came.
+    /// The arrival number of each object.
     came: HashMap<T, u64>,
     coming: u64,
     /// The namespace that had the last turn.
@@ -39,7 +38,7 @@ impl<T> Default for FairQueue<T> {
 }
 
 impl<T: InNamespace> FairQueue<T> {
-    /// An object waits from now on, if it does not already.
+    /// Adds an object, unless the object already waits.
     pub fn join(&mut self, id: &T) {
         if self.came.contains_key(id) {
             return;
@@ -50,7 +49,7 @@ impl<T: InNamespace> FairQueue<T> {
         of_namespace.insert(self.coming, id.clone());
     }
 
-    /// An object does not wait any more.
+    /// Removes an object.
     pub fn leave(&mut self, id: &T) {
         let Some(came) = self.came.remove(id) else { return };
         let Some(of_namespace) = self.waiting.get_mut(id.namespace()) else { return };
@@ -60,7 +59,7 @@ impl<T: InNamespace> FairQueue<T> {
         }
     }
 
-    /// Takes out the one whose turn it is.
+    /// Takes out the next object.
     pub fn take(&mut self) -> Option<T> {
         let after = self.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let following = self.waiting.range::<Arc<str>, _>((after, Bound::Unbounded)).next();
@@ -77,7 +76,7 @@ impl<T: InNamespace> FairQueue<T> {
         self.came.contains_key(id)
     }
 
-    /// Whether nobody waits.
+    /// Whether no object waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()

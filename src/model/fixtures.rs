@@ -11,22 +11,22 @@ use crate::model::secret::{DEFAULT_CONNECTION, SecretId, Version};
 use crate::model::strategy::Rollout;
 use crate::model::workload::{Workload, WorkloadId};
 
-/// A second after the epoch.
+/// Returns a time in seconds after the epoch.
 pub(crate) fn second(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-/// A version, created at a second.
+/// Returns a version that was created at a second after the epoch.
 pub(crate) fn version(number: u64, created: i64) -> Version {
     Version { number, created: second(created) }
 }
 
-/// A secret of the default server.
+/// Returns a secret of the default server.
 pub(crate) fn secret(path: &str) -> Arc<SecretId> {
     Arc::new(SecretId { connection: DEFAULT_CONNECTION.into(), namespace: None, path: path.into() })
 }
 
-/// A Deployment that refers to some secrets and was never reloaded.
+/// Returns a Deployment that refers to some secrets and was never reloaded.
 pub(crate) fn workload(name: &str, paths: &[&str]) -> Workload {
     Workload {
         id: WorkloadId { kind: Kind::DEPLOYMENT, namespace: "shop".into(), name: name.into() },
@@ -50,7 +50,7 @@ pub(crate) fn workload(name: &str, paths: &[&str]) -> Workload {
     }
 }
 
-/// What a record says of some secrets.
+/// Returns the content of a record for some secrets.
 pub(crate) fn recorded(of_this_template: bool, versions: &[(&str, Version)]) -> Recorded {
     let versions =
         versions.iter().map(|(path, version)| (secret(path).hash64(), *version)).collect();

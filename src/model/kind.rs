@@ -1,20 +1,22 @@
-//! The table of workload kinds. A new kind is a row here, and its rule in the functions that a row names.
+//! The table of workload kinds. A new kind needs a row here, and its rule in the functions that use
+//! the columns of a row.
 
 use std::fmt;
 
 /// A row of the table.
 #[derive(Debug)]
 struct Row {
-    /// As manifests spell it.
+    /// The spelling in manifests.
     name: &'static str,
-    /// As API paths and RBAC rules spell it.
+    /// The spelling in API paths and RBAC rules.
     plural: &'static str,
     group: &'static str,
     version: &'static str,
     revisions: Revisions,
 }
 
-/// Which objects of the cluster are the revisions of a workload: what its controller made of its pod template.
+/// The objects of the cluster that are the revisions of a workload, made by its controller from the
+/// pod template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revisions {
     /// ReplicaSets, numbered by an annotation.
@@ -55,53 +57,53 @@ static ROWS: [Row; Kind::ALL.len()] = [
 pub struct Kind(u8);
 
 impl Kind {
-    /// `apps/v1` Deployment.
+    /// The `apps/v1` Deployment.
     pub const DEPLOYMENT: Self = Self(0);
-    /// `apps/v1` DaemonSet.
+    /// The `apps/v1` DaemonSet.
     pub const DAEMON_SET: Self = Self(1);
-    /// `apps/v1` StatefulSet.
+    /// The `apps/v1` StatefulSet.
     pub const STATEFUL_SET: Self = Self(2);
 
-    /// All of them, in the order of the table.
+    /// All kinds, in the order of the table.
     pub const ALL: [Self; 3] = [Self::DEPLOYMENT, Self::DAEMON_SET, Self::STATEFUL_SET];
 
-    /// The kind as manifests spell it.
+    /// Returns the kind as manifests spell it.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.row().name
     }
 
-    /// The resource as API paths and RBAC rules spell it.
+    /// Returns the resource as API paths and RBAC rules spell it.
     #[must_use]
     pub fn plural(self) -> &'static str {
         self.row().plural
     }
 
-    /// The API group.
+    /// Returns the API group.
     #[must_use]
     pub fn group(self) -> &'static str {
         self.row().group
     }
 
-    /// The version of the API group.
+    /// Returns the version of the API group.
     #[must_use]
     pub fn version(self) -> &'static str {
         self.row().version
     }
 
-    /// Group and version as `apiVersion` of manifests spells them.
+    /// Returns the group and version as in `apiVersion` of a manifest.
     #[must_use]
     pub fn api_version(self) -> String {
         format!("{}/{}", self.group(), self.version())
     }
 
-    /// Which objects are the revisions of such a workload.
+    /// Returns the objects that are the revisions of a workload of this kind.
     #[must_use]
     pub fn revisions(self) -> Revisions {
         self.row().revisions
     }
 
-    /// Its place in the table, for arrays with one element a kind.
+    /// Returns the place in the table, for arrays with one element per kind.
     #[must_use]
     pub fn place(self) -> usize {
         usize::from(self.0)

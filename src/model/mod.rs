@@ -1,7 +1,7 @@
 //! The values that all parts share: workloads, secrets and their versions, records, annotations.
 //!
-//! Architecture Invariant: nothing here waits, does I/O or reads a clock, and nothing here imports from
-//! another part.
+//! Architecture Invariant: nothing here waits, does I/O or reads a clock, and nothing here imports
+//! from another part.
 
 pub mod annotation;
 pub mod fair_queue;

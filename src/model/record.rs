@@ -1,10 +1,10 @@
-//! The record: for each secret of a workload, the version that its pods are known to have started
-//! with, or a later one. It is the only state there is, and it lives with the workload.
+//! The record: for each secret of a workload, the version that its pods started with, or a later
+//! one. The record is the only state of the controller, and is stored in the workload.
 //!
-//! The PATCH that reloads a workload writes, in one request, a fresh mark on the pod template and the
-//! record, naming that mark, on the workload's own metadata. While both marks agree, the record
-//! speaks of the present template; when they do not, somebody put another template in its place.
-//! Without a valid record nothing is known, which is never taken as a change.
+//! The PATCH that reloads a workload writes a new mark on the pod template. The same request writes
+//! the record, with that mark, to the workload's own metadata. While both marks agree, the record
+//! belongs to the present template. If they differ, another template was put in place. Without a
+//! valid record nothing is known, which never counts as a change.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::secret::{Version, to_base36};
 
-/// The format that this release writes, and the only one that it reads.
+/// The format that this release writes, and the only format that it reads.
 const FORMAT: u32 = 1;
 
-/// A record as it stands in the annotation.
+/// The content of the record annotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// The uid of the workload that it was written for. Objects are cloned, restored and exported,
-    /// and their annotations go along: a record with another uid is none.
+    /// The uid of the workload that the record was written for. Objects are cloned, restored and
+    /// exported with their annotations. A record with another uid does not count.
     pub uid: String,
     /// The mark that the same PATCH put on the template.
     pub mark: String,
@@ -32,31 +32,31 @@ pub struct Record {
 pub struct Versions(Box<[(u64, Version)]>);
 
 impl Versions {
-    /// The version of one secret.
+    /// Returns the version of one secret.
     #[must_use]
     pub fn get(&self, secret: u64) -> Option<Version> {
         let index = self.0.binary_search_by_key(&secret, |(hash, _)| *hash).ok()?;
         self.0.get(index).map(|(_, version)| *version)
     }
 
-    /// The number of secrets.
+    /// Returns the number of secrets.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Whether there is no version.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Keeps those of some secrets, and forgets the others.
+    /// Keeps the versions of some secrets, and forgets the others.
     pub fn retain(&mut self, secrets: impl IntoIterator<Item = u64>) {
         *self = secrets.into_iter().filter_map(|hash| Some((hash, self.get(hash)?))).collect();
     }
 
-    /// All of them, in order of the hash.
+    /// Returns all versions, in order of the hash.
     pub fn iter(&self) -> impl Iterator<Item = (u64, Version)> + '_ {
         self.0.iter().copied()
     }
@@ -68,28 +68,28 @@ impl FromIterator<(u64, Version)> for Versions {
     }
 }
 
-/// What a valid record says of the workload that it was found on.
+/// The content of a valid record, for the workload on which it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
     /// The versions.
     pub versions: Versions,
-    /// Whether its mark is the one on the present template.
+    /// Whether the mark of the record is the mark of the present template.
     pub of_this_template: bool,
 }
 
 /// Why a record cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum RecordError {
-    /// It is not in the form that this controller writes.
+    /// The text is not in the form that this controller writes.
     #[error("it is not a record of this controller")]
     Malformed,
-    /// A newer release wrote it.
+    /// Another release with another format wrote the record.
     #[error("its format is {0}, and this release reads format {FORMAT}")]
     OtherFormat(u32),
 }
 
-/// The annotation's JSON. A thousand secrets take about 34 kB of the 256 KiB that all annotations
-/// of an object share, hence the short names.
+/// The JSON of the annotation. A thousand secrets take about 34 kB of the 256 KiB that all
+/// annotations of an object share. Hence the short names.
 #[derive(Serialize, Deserialize)]
 struct Wire {
     v: u32,
@@ -122,7 +122,7 @@ impl Record {
         Ok(Self { uid: wire.uid, mark: wire.mark, versions })
     }
 
-    /// Writes the annotation.
+    /// Returns the text of the annotation.
     #[must_use]
     pub fn encode(&self) -> String {
         let wire = Wire {
@@ -139,8 +139,8 @@ impl Record {
         serde_json::to_string(&wire).unwrap_or_default()
     }
 
-    /// What it says of a workload with this uid and this mark on its template; `None` if it was
-    /// written for another workload.
+    /// Returns the content for a workload with this uid and this mark on its template. Returns
+    /// `None` if the record was written for another workload.
     #[must_use]
     pub fn of(self, uid: &str, mark: Option<&str>) -> Option<Recorded> {
         (self.uid == uid).then(|| Recorded {

@@ -1,6 +1,6 @@
-//! The schemes of references: one for each injector.
+//! The schemes of references: one per injector.
 
-/// Which injector resolves a reference.
+/// The injector that resolves a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scheme {
     /// `vault:`
@@ -10,10 +10,10 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// Both.
+    /// Both schemes.
     pub const ALL: [Self; 2] = [Self::Vault, Self::Bao];
 
-    /// What a reference begins with.
+    /// Returns the beginning of a reference.
     #[must_use]
     pub fn prefix(self) -> &'static str {
         match self {
@@ -22,7 +22,7 @@ impl Scheme {
         }
     }
 
-    /// What the names of the annotations that its injector reads begin with.
+    /// Returns the beginning of the names of the annotations that the injector reads.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -31,7 +31,7 @@ impl Scheme {
         }
     }
 
-    /// The variable in which `login` stands for the pod's own token.
+    /// Returns the variable in which `login` stands for the pod's own token.
     pub(crate) fn token_variable(self) -> &'static str {
         match self {
             Self::Vault => "VAULT_TOKEN",

@@ -1,4 +1,4 @@
-//! Secrets and their versions: what a reference names, and how one version is told from another.
+//! Secrets and their versions: how a secret and a version are identified.
 
 use std::fmt;
 use std::hash::Hasher;
@@ -8,28 +8,29 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use siphasher::sip::SipHasher13;
 
-/// Name of the connection to the server that the controller is configured for.
+/// The name of the connection to the configured server.
 ///
-/// A record names the connection, not the server's address: addresses change, and what a workload
-/// runs with does not change with them.
+/// A record names the connection, not the server's address. The address may change while the pods
+/// of a workload keep their secrets.
 pub const DEFAULT_CONNECTION: &str = "default";
 
-/// What identifies a secret: connection, Vault namespace and API path.
+/// The identity of a secret: connection, Vault namespace and API path.
 ///
 /// Several references can name one secret, and one poll reads each secret once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SecretId {
-    /// The connection's name, [`DEFAULT_CONNECTION`] for the configured server.
+    /// The name of the connection, [`DEFAULT_CONNECTION`] for the configured server.
     pub connection: Arc<str>,
-    /// The Vault namespace, without slashes at its ends; `None` is the root namespace.
+    /// The Vault namespace, without slashes at its ends. `None` is the root namespace.
     pub namespace: Option<Arc<str>>,
-    /// The API path as a reference spells it (`secret/data/mysql`), cleaned as the client library
-    /// of the injectors cleans it, so that spellings of one path are one secret.
+    /// The API path of a reference (`secret/data/mysql`), cleaned like the injectors' client
+    /// library does. So all spellings of a path are one secret.
     pub path: Arc<str>,
 }
 
 impl SecretId {
-    /// A 64-bit hash that is the same in every process and release: records refer to secrets by it.
+    /// Returns a 64-bit hash that is the same in every process and release. Records refer to
+    /// secrets by this hash.
     #[must_use]
     pub fn hash64(&self) -> u64 {
         let mut hasher = SipHasher13::new();
@@ -57,18 +58,18 @@ impl fmt::Display for SecretId {
 
 /// The identity of a version.
 ///
-/// The number alone is none: a secret that was deleted and written anew starts at 1 again, and a
+/// The number alone is not unique. A secret that was deleted and written again starts at 1, and a
 /// restored storage uses numbers a second time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Version {
-    /// The version's number, counted from 1.
+    /// The number of the version, counted from 1.
     pub number: u64,
-    /// When the server created it, by the server's own clock.
+    /// When the server created the version, by the server's own clock.
     pub created: Timestamp,
 }
 
 impl Version {
-    /// What a record has for a secret that pods started without.
+    /// The entry of a record for a secret that was missing when the pods started.
     pub const MISSING: Self = Self { number: 0, created: Timestamp::UNIX_EPOCH };
 }
 
@@ -78,7 +79,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// A number in base 36, the compact spelling that records use.
+/// Returns a number in base 36, the compact spelling of records.
 pub(crate) fn to_base36(mut rest: u128) -> String {
     let mut digits = Vec::new();
     loop {
@@ -106,7 +107,7 @@ impl FromStr for Version {
 }
 
 impl Version {
-    /// The spelling that records use.
+    /// Returns the spelling of records.
     #[must_use]
     pub fn compact(&self) -> String {
         let nanos = self.created.as_nanosecond();
@@ -129,8 +130,8 @@ mod tests {
 
     #[test]
     fn the_hash_never_changes() {
-        // Records of workloads in users' clusters hold these values: a change here would make each
-        // of them look like a change of the secret.
+        // Records in users' clusters contain these values. A changed value would look like a change
+        // of the secret.
         assert_eq!(id(None, "secret/data/mysql").hash64(), 0x8f01_3e56_eb5b_58f6);
         assert_eq!(id(Some("team"), "secret/data/mysql").hash64(), 0x0d1c_7e84_cc38_fd83);
     }

@@ -1,26 +1,26 @@
-//! What becomes of a reload: when the pods of a workload are made anew once its template has changed.
+//! The effect of a reload: when the pods of a workload are replaced after a change of its template.
 //!
-//! Architecture Invariant: this is for telling people, and decides nothing. A reload is one new
-//! template whatever the strategy, and it is never repeated because pods have not been renewed yet.
+//! Architecture Invariant: this module informs users, and decides nothing. A reload is one new
+//! template whatever the strategy, and is never repeated because pods were not replaced yet.
 
 use std::fmt;
 
-/// What the controller of a workload does with a new pod template.
+/// How the controller of a workload treats a new pod template.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rollout {
-    /// It makes all pods anew.
+    /// The controller replaces all pods.
     #[default]
     Automatic,
-    /// Nothing, as long as the Deployment is paused.
+    /// The controller replaces no pods while the Deployment is paused.
     Paused,
-    /// Pods are made from it when somebody deletes the old ones.
+    /// A new pod is made from the template when somebody deletes an old one.
     OnDelete,
-    /// It makes the pods of a `StatefulSet` anew whose ordinal is not below this.
+    /// The controller replaces the pods of a `StatefulSet` with this ordinal or a higher one.
     Partition(u32),
 }
 
 impl Rollout {
-    /// The rollout of a `StatefulSet` with this partition.
+    /// Returns the rollout of a `StatefulSet` with this partition.
     #[must_use]
     pub fn partition(ordinal: u64) -> Self {
         match u32::try_from(ordinal) {
@@ -29,7 +29,7 @@ impl Rollout {
         }
     }
 
-    /// This one, or the other where this is nothing special.
+    /// Returns this rollout, or `other` if this one is automatic.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         match self {
@@ -38,8 +38,8 @@ impl Rollout {
         }
     }
 
-    /// What is to be known of a reload, as the end of a sentence about the workload; nothing where
-    /// its pods are simply made anew.
+    /// Returns a note on a reload, as the end of a sentence about the workload. Returns `None` if
+    /// the pods are replaced automatically.
     #[must_use]
     pub fn caveat(self) -> Option<impl fmt::Display> {
         (self != Self::Automatic).then_some(Caveat(self))
@@ -69,20 +69,20 @@ impl fmt::Display for Caveat {
     }
 }
 
-/// What to do about an owner that takes away what is written to a workload.
+/// Returns the advice on an owner that removes the annotations of this controller.
 #[must_use]
 pub fn how_to_keep(owner: Option<&str>) -> String {
     let owner = owner.map(|owner| format!(" {owner}")).unwrap_or_default();
     format!("let its owner{owner} keep the annotations of this controller")
 }
 
-/// What to do about a reload that was taken back.
+/// Returns the advice on a reload that was taken back.
 #[must_use]
 pub fn how_to_renew(owner: Option<&str>) -> String {
     match owner {
         None => "roll it out again (kubectl rollout restart)".to_owned(),
-        // Whatever is written to its template is taken back too.
-        Some(_) => format!("{}, or make its pods anew", how_to_keep(owner)),
+        // The owner would take back any change of the template, too.
+        Some(_) => format!("{}, or recreate its pods", how_to_keep(owner)),
     }
 }
 

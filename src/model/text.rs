@@ -1,11 +1,11 @@
-//! Words of others: made fit for a log line, since what servers and tenants write has no end of its own,
-//! and read as Go reads them.
+//! Texts of servers and tenants. These may have any length, and are shortened for log lines.
+//! Booleans are read as in Go.
 
-/// The longest text that is kept or logged of what somebody else wrote, in bytes. What a server says
-/// of an error is a sentence or two; more would only fill memory and logs, once for each secret.
+/// The longest foreign text that is kept or logged, in bytes. An error of a server is a sentence or
+/// two. A longer text would only fill memory and logs, once per secret.
 const LONGEST: usize = 400;
 
-/// A text on one line, cut where it is too long.
+/// Returns a text on one line, cut if it is too long.
 #[must_use]
 pub fn shorten(text: &str) -> String {
     let mut short = String::new();
@@ -31,7 +31,7 @@ pub fn shorten(text: &str) -> String {
     short
 }
 
-/// Reads a boolean as Go's `strconv.ParseBool` does; `None` for all that it refuses.
+/// Reads a boolean as Go's `strconv.ParseBool` does. Returns `None` for any text that Go refuses.
 #[must_use]
 pub fn parse_bool(text: &str) -> Option<bool> {
     match text {

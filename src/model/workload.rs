@@ -1,4 +1,4 @@
-//! Workloads: what is kept of a Deployment, DaemonSet or StatefulSet that opted in.
+//! Workloads: the stored state of a Deployment, DaemonSet or StatefulSet that opted in.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use crate::model::record::Recorded;
 use crate::model::secret::SecretId;
 use crate::model::strategy::Rollout;
 
-/// The name of a workload within the cluster. It prints as `namespace/Kind/name`.
+/// The name of a workload within the cluster. Its display form is `namespace/Kind/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkloadId {
-    /// Its kind.
+    /// The kind.
     pub kind: Kind,
-    /// Its namespace.
+    /// The namespace.
     pub namespace: Arc<str>,
-    /// Its name.
+    /// The name.
     pub name: Arc<str>,
 }
 
@@ -28,65 +28,65 @@ impl fmt::Display for WorkloadId {
     }
 }
 
-/// The most secrets that are watched for one workload. Each costs Vault a request a poll, and the record an
-/// entry of 30 bytes, of the 256 KiB that all annotations of an object share.
+/// The most secrets that are watched for one workload. Each secret costs Vault a request per poll.
+/// In the record it costs 30 bytes. All annotations of an object share 256 KiB.
 pub const MOST_SECRETS: usize = 1000;
 
-/// What is kept of a workload that opted in and refers to at least one secret.
+/// The stored state of a workload that opted in and refers to at least one secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
-    /// Its name.
+    /// The name of the workload.
     pub id: WorkloadId,
-    /// Its uid: a workload that was deleted and made anew is another one.
+    /// The uid: a workload that was deleted and made again has another one.
     pub uid: Box<str>,
-    /// The version of the object that this was read from, the precondition of a PATCH.
+    /// The version of the object that was read, the precondition of a PATCH.
     pub resource_version: Box<str>,
-    /// When it was created, by the API server's clock.
+    /// When the workload was created, by the API server's clock.
     pub created: Timestamp,
-    /// Whether it is being deleted.
+    /// Whether the workload is being deleted.
     pub deleting: bool,
-    /// The controller that owns it, as `Kind/name`: an operator's resource, mostly.
+    /// The controller that owns the workload, as `Kind/name`. Mostly a resource of an operator.
     pub owner: Option<Box<str>>,
-    /// What its controller does with a new template.
+    /// How the controller of the workload treats a new template.
     pub rollout: Rollout,
-    /// Whether its controller has seen its current template.
+    /// Whether the controller of the workload has seen the current template.
     pub observed: bool,
-    /// Tells one pod template from another.
+    /// A digest that differs between pod templates.
     pub template: u64,
-    /// Counts the changes of its spec.
+    /// The number of changes of the spec.
     pub generation: u64,
-    /// The generation of annotations that it opted in with.
+    /// The generation of annotations that the workload opted in with.
     pub opt_in: OptIn,
-    /// The reload count on its template; what is not a number counts as zero.
+    /// The reload count on the template. Any text but a number counts as zero.
     pub count: u64,
-    /// The mark on its template, if it was ever reloaded.
+    /// The mark on the template, if the workload was ever reloaded.
     pub mark: Option<Box<str>>,
-    /// Whether the workload says that missing secrets are no error.
+    /// Whether the workload allows secrets to be missing.
     pub ignore_missing: bool,
     /// The ControllerRevision that a StatefulSet is moving to.
     pub update_revision: Option<Box<str>>,
-    /// What its own record says, if it has one that is its own.
+    /// The content of the workload's own record, if there is one.
     pub recorded: Option<Recorded>,
-    /// The secrets that it refers to, each once, in order.
+    /// The secrets that the workload refers to, each once, in order.
     pub secrets: Box<[Arc<SecretId>]>,
-    /// The secrets that it referred to before, since a ConfigMap or Secret changed under its present
-    /// template: its pods may run with them until the template changes.
+    /// The secrets that the workload referred to before a ConfigMap or Secret changed under its
+    /// present template. Its pods may run with them until the template changes.
     pub former_secrets: Box<[Arc<SecretId>]>,
 }
 
 impl Workload {
-    /// All secrets whose changes its pods are to be reloaded for.
+    /// Returns all secrets whose changes reload the workload.
     pub fn watched(&self) -> impl Iterator<Item = &Arc<SecretId>> {
         self.secrets.iter().chain(&self.former_secrets)
     }
 
-    /// Takes over the secrets of an earlier sight of it, which had the same template. The present ones
-    /// count before the former ones, of which no more are kept than may be watched in all.
+    /// Takes over the secrets of an earlier state with the same template. The present secrets come
+    /// before the former ones. Together they stay within [`MOST_SECRETS`].
     pub fn take_over_secrets(&mut self, earlier: &Self) {
         if earlier.former_secrets.is_empty() && earlier.secrets == self.secrets {
             return;
         }
-        // All are on one server, and the present ones say on which.
+        // All secrets are on one server, which the present secrets determine.
         let Some(connection) = self.secrets.iter().chain(earlier.watched()).next() else {
             return;
         };
@@ -98,18 +98,18 @@ impl Workload {
         self.former_secrets = earlier.watched().filter(is_former).take(room).cloned().collect();
     }
 
-    /// Whether its secrets are on the server of this name.
+    /// Whether the secrets are on the server of this name.
     #[must_use]
     pub fn is_of(&self, server: &str) -> bool {
-        // All are on one.
+        // All secrets are on one server.
         self.watched().next().is_some_and(|secret| *secret.connection == *server)
     }
 
-    /// Whether it surely still had the present template when it was read again as `later`, by
-    /// somebody who may not have seen all that happened in between.
+    /// Whether the workload certainly kept its template until it was read again as `later`. Changes
+    /// in between may have gone unseen.
     ///
-    /// Equal templates do not suffice: a reload that was taken back at once leaves the one from
-    /// before. That takes two changes of the spec, which its generation counts.
+    /// Equal templates do not suffice: a reload that was taken back at once leaves the template
+    /// from before. Such a change takes two changes of the spec, which the generation counts.
     #[must_use]
     pub fn kept_its_template(&self, later: &Self) -> bool {
         self.has_template_of(later) && later.generation.saturating_sub(self.generation) < 2

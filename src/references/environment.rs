@@ -1,24 +1,24 @@
-//! The environment of a pod's containers, as the pod template says it.
+//! The environment of a pod's containers, as the pod template defines it.
 //!
 //! A variable has its value in the template itself, or from a [source](SourceName): a key of a
 //! ConfigMap or Secret (`valueFrom`), or all keys of one (`envFrom`).
 
 use std::fmt;
 
-/// What variables can come from.
+/// The kinds of sources of variables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SourceKind {
-    /// `v1` ConfigMap.
+    /// A `v1` ConfigMap.
     ConfigMap,
-    /// `v1` Secret.
+    /// A `v1` Secret.
     Secret,
 }
 
 impl SourceKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 2] = [Self::ConfigMap, Self::Secret];
 
-    /// The kind as manifests spell it.
+    /// Returns the kind as manifests spell it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -27,7 +27,7 @@ impl SourceKind {
         }
     }
 
-    /// The resource as API paths and RBAC rules spell it.
+    /// Returns the resource as API paths and RBAC rules spell it.
     #[must_use]
     pub fn plural(self) -> &'static str {
         match self {
@@ -40,9 +40,9 @@ impl SourceKind {
 /// A ConfigMap or Secret of the workload's own namespace, by name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceName {
-    /// Its kind.
+    /// The kind.
     pub kind: SourceKind,
-    /// Its name.
+    /// The name.
     pub name: String,
 }
 
@@ -50,8 +50,8 @@ impl SourceName {
     /// The longest name of an object, in bytes.
     const LONGEST: usize = 253;
 
-    /// Whether an object can have the name: Kubernetes takes DNS subdomains only. Pod templates may
-    /// name anything, and no other name may become part of a URL.
+    /// Whether an object can have the name: Kubernetes accepts only DNS subdomains. Pod templates
+    /// may name anything, and an invalid name must not become part of a URL.
     #[must_use]
     pub fn is_valid(&self) -> bool {
         let is_alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
@@ -74,19 +74,19 @@ impl fmt::Display for SourceName {
 /// A container of any of the lists of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Container {
-    /// Its name.
+    /// The name of the container.
     pub name: String,
     /// `envFrom`, in order.
     pub from: Vec<EnvFrom>,
     /// `env`, in order.
     pub variables: Vec<EnvVar>,
-    /// Whether its command or arguments name an injector, which then resolves references at each start, whether the
-    /// webhook has put it there or not.
+    /// Whether the command or the arguments name an injector. The injector then resolves references
+    /// at each start, whether the webhook has added it or not.
     pub starts_injector: bool,
 }
 
 impl Container {
-    /// How long the texts of tenants in it are, in bytes.
+    /// Returns the length of the texts that tenants wrote, in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
         let of_variable = |variable: &EnvVar| {
@@ -103,20 +103,20 @@ impl Container {
         self.name.len() + variables + sources
     }
 
-    /// Whether a word of a command is the program of an injector, wherever it lies.
+    /// Whether a word of a command is the program of an injector, in any directory.
     #[must_use]
     pub fn is_injector(word: &str) -> bool {
         let program = word.rsplit('/').next().unwrap_or_default();
         ["vault-env", "secret-init"].contains(&program)
     }
 
-    /// The variable of `env` that counts for a name: the last one.
+    /// Returns the variable of `env` that counts for a name: the last one.
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<&EnvVar> {
         self.variables.iter().rev().find(|variable| variable.name == name)
     }
 
-    /// The sources that it names.
+    /// Returns the sources that the container names.
     pub fn sources(&self) -> impl Iterator<Item = &SourceName> {
         let of_keys = self.variables.iter().filter_map(|variable| match &variable.value {
             EnvValue::Key { source, .. } => Some(source),
@@ -129,48 +129,49 @@ impl Container {
 /// A variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnvVar {
-    /// Its name.
+    /// The name of the variable.
     pub name: String,
-    /// Where its value is.
+    /// The value of the variable, or its place.
     pub value: EnvValue,
 }
 
 impl EnvVar {
-    /// A variable whose value stands in the template, as Kubernetes hands it over.
+    /// Makes a variable with its value in the template, in expanded form.
     #[must_use]
     pub fn literal(name: impl Into<String>, value: impl Into<String>) -> Self {
         Self { name: name.into(), value: EnvValue::Literal(value.into()) }
     }
 }
 
-/// Where the value of a variable is.
+/// The value of a variable, or its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EnvValue {
-    /// In the template itself, expanded.
+    /// The value in the template itself, expanded.
     Literal(String),
-    /// The same, with variables in it that are not in the template, which stand as `$(NAME)`.
+    /// As `Literal`, but with variables from outside the template, which stay as `$(NAME)`.
     Partly(String),
-    /// In a source: `valueFrom.configMapKeyRef` or `valueFrom.secretKeyRef`.
+    /// The value is in a source: `valueFrom.configMapKeyRef` or `valueFrom.secretKeyRef`.
     Key {
         /// The source.
         source: SourceName,
-        /// The key in it.
+        /// The key in the source.
         key: String,
-        /// Whether source and key may be missing; then there is no such variable.
+        /// Whether source and key may be missing. The variable then does not exist.
         optional: bool,
     },
-    /// Elsewhere, where no reference can be; or a text that holds none, which is not kept.
+    /// The value is elsewhere, where no reference can be, or a text without a reference, which is
+    /// not kept.
     Other,
 }
 
 /// An element of `envFrom`: a variable for each key of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnvFrom {
-    /// What stands before each key in the name of its variable.
+    /// The text before each key in the name of its variable.
     pub prefix: String,
     /// The source.
     pub source: SourceName,
-    /// Whether it may be missing; then there are no such variables.
+    /// Whether the source may be missing. The variables then do not exist.
     pub optional: bool,
 }
 

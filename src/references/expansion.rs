@@ -1,15 +1,15 @@
-//! What the kubelet makes of the values of variables: `$(NAME)` is the variable of that name that
-//! stands before, and `$$` is one `$`.
+//! Expands the values of variables like the kubelet: `$(NAME)` is the earlier variable of that
+//! name, and `$$` is one `$`.
 //!
 //! Architecture Invariant: expanding takes time in proportion to the values and [`MOST`], whatever
-//! they hold.
+//! the values are.
 
 use std::collections::HashMap;
 
 use crate::references::environment::{EnvValue, EnvVar};
 
-/// How much other variables add to the values of one workload, in bytes. Each can hold the one before
-/// twice, so without an end a short list would fill the memory.
+/// How much expansion may add to the values of one workload, in bytes. Each variable can use the
+/// one before twice, so without a limit a short list would fill the memory.
 const MOST: usize = 64 << 10;
 
 /// Expands the variables of one workload.
@@ -26,8 +26,8 @@ impl Default for Expansion {
 }
 
 impl Expansion {
-    /// Expands the variables of a container, which are in order. What is not in the template, or is
-    /// too long, stays as `$(NAME)`, and the value is [`EnvValue::Partly`] known then.
+    /// Expands the variables of a container, which are in order. A variable that is not in the
+    /// template, or is too long, stays as `$(NAME)`. The value is then [`EnvValue::Partly`] known.
     pub fn expand(&mut self, variables: &mut [EnvVar]) {
         let is_concerned = |variable: &EnvVar| matches!(&variable.value, EnvValue::Literal(text) if text.contains('$'));
         if !variables.iter().any(is_concerned) {
@@ -58,7 +58,7 @@ impl Expansion {
     fn text<'v>(&mut self, text: &str, look_up: impl Fn(&str) -> Option<&'v EnvValue>) -> EnvValue {
         let mut value = String::with_capacity(text.len());
         let mut is_known = true;
-        // Behind the last one, no parenthesis is looked for.
+        // No parenthesis is searched for after the last one.
         let last_close = text.rfind(')').unwrap_or(0);
         let mut rest = text;
         while let Some(at) = rest.find('$') {
@@ -152,7 +152,7 @@ mod tests {
             ];
             assert_eq!(last(&[&before[..], &[("X", value),]].concat()), expected, "{value}");
         }
-        // What stands behind is not known yet, and is another variable where it comes again.
+        // A later variable is not known yet, even if an earlier one has the same name.
         assert_eq!(expanded(&[("X", "$(A)"), ("A", "a")])[0], partly("$(A)"));
         assert_eq!(last(&[("A", "a"), ("A", "$(A)b"), ("X", "$(A)")]), known("ab"));
     }

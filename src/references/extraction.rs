@@ -1,11 +1,11 @@
-//! What counts as a reference to a secret, and what is done with each.
+//! Extracts the references to secrets from a pod template.
 //!
-//! This is the one place that reads references: [`grammar`] says how one value is read, [`crate::references::reason`] why
-//! a reference is not watched, [`settings`] where those of a container lead, and [`each`] where in a pod
-//! template they stand.
+//! References are read only here. [`grammar`] reads one value. [`crate::references::reason`] lists
+//! why a reference is not watched. [`settings`] tells the destinations of a container's references.
+//! [`each`] finds the places in a pod template.
 //!
-//! Architecture Invariant: reading never fails. Every value yields the paths to watch and, for each
-//! reference that is not watched or looks odd, a note with the reason.
+//! Architecture Invariant: reading never fails. Every value yields the paths to watch. Each
+//! reference that is not watched or looks odd yields a note with the reason.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -20,23 +20,23 @@ use crate::references::settings::{self, Destination, Destinations, Setting, Sett
 use crate::references::source::{Content, SourceState};
 use crate::references::stored_reference::StoredReference;
 
-/// What a pod template refers to.
+/// The references of a pod template.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extraction<'a> {
-    /// The API paths to watch, cleaned, each once for the injector that looks for it and for where it
-    /// looks, in order.
+    /// The cleaned API paths to watch, in order. Each path is listed once per injector and
+    /// destination.
     pub paths: BTreeSet<(Scheme, Destination<'a>, String)>,
-    /// What is not watched or looks odd.
+    /// The references that are not watched or look odd.
     pub notes: Vec<Note>,
-    /// Whether it names sources that are not known yet.
+    /// Whether the template names sources that are not known yet.
     pub is_waiting: bool,
 }
 
-/// Reads all references of a pod template from its annotations and the environment of its containers,
-/// and says of each where the references that stand there lead. Answers the sources that are not known
-/// yet.
+/// Reads all references of a pod template from its annotations and the environment of its
+/// containers. Calls `take` for each, with the destinations of the references at that place.
+/// Returns the sources that are not known yet.
 ///
-/// `look_up` says what is known of a source.
+/// `look_up` returns the state of a source.
 pub fn each<'a>(
     annotations: &'a Annotations,
     containers: &'a [Container],
@@ -45,7 +45,7 @@ pub fn each<'a>(
 ) -> BTreeSet<&'a SourceName> {
     let (_, first_beyond) = sources_of(annotations, containers);
     let mut sources = Sources { look_up, first_beyond, looked: HashMap::new(), left: MOST_WORK };
-    // Where the paths lead that all containers get.
+    // The destinations of the paths that all containers get.
     let mut of_lists = Scheme::ALL.map(|scheme| (scheme, BTreeSet::new()));
     for container in containers {
         if annotations.is_left_alone() && !container.starts_injector {
@@ -80,12 +80,12 @@ pub fn each<'a>(
     sources.unknown()
 }
 
-/// The most sources that are read for one workload. Each is watched and kept, and few pods use more
-/// than ten.
+/// The most sources that are read for one workload. Each source is watched and kept, and few pods
+/// use more than ten.
 const MOST_SOURCES: usize = 500;
 
-/// The sources that containers with an injector name, as far as they are read: the first by kind and name. Beside them
-/// the first of those that are not.
+/// Returns the sources that containers with an injector name, and that are read: the first by kind
+/// and name. Also returns the first source that is not read because of the limit.
 #[must_use]
 pub fn sources_of<'a>(
     annotations: &Annotations,
@@ -102,7 +102,7 @@ pub fn sources_of<'a>(
     (sources, first_beyond)
 }
 
-/// The variables with references of a container that has no injector.
+/// Returns the variables with references in a container without an injector.
 fn not_injected(container: &Container) -> impl Iterator<Item = Place<'_>> {
     let refers = |variable: &&EnvVar| match &variable.value {
         EnvValue::Literal(value) | EnvValue::Partly(value) => {
@@ -113,57 +113,57 @@ fn not_injected(container: &Container) -> impl Iterator<Item = Place<'_>> {
     container.variables.iter().filter(refers).map(|variable| Place::Env(container, variable))
 }
 
-/// What is done about a reference where the provider is named.
+/// Applies the annotation that names the secret provider to a reference.
 fn by_provider(annotations: &Annotations, reading: Reading) -> Reading {
     let is_resolved = match &reading {
         Reading::Watch(scheme, _) | Reading::WatchOdd(scheme, ..) => annotations.resolves(*scheme),
         Reading::Skip(_) => Scheme::ALL.into_iter().any(|scheme| annotations.resolves(scheme)),
     };
-    // It is the webhook that reads the annotation.
+    // Only the webhook reads the annotation.
     let is_resolved = is_resolved || annotations.is_left_alone();
     if is_resolved { reading } else { Reading::Skip(Reason::OtherProvider) }
 }
 
-/// Reads an item of a list of paths, which nobody trims.
+/// Reads an item of a list of paths. The injector trims no spaces.
 fn read_item(scheme: Scheme, item: &str) -> Reading {
     let (path, version) = item.split_once('#').unwrap_or((item, ""));
     grammar::read_latest(scheme, path, version)
 }
 
-/// What a container's variables tell its injector.
+/// The settings that a container's variables give to its injector.
 struct ContainerSettings<'a> {
     destinations: Destinations<'a>,
-    /// Lists of paths that are its own: of which scheme, in which variable, and the list.
+    /// The container's own lists of paths: the scheme, the variable and the list.
     lists: Vec<(Scheme, &'static str, &'a str)>,
-    /// What is to be said of its variables.
+    /// The notes on the container's variables.
     notes: BTreeSet<(&'static str, Reason)>,
 }
 
-/// How much is done for one workload beyond reading each of its variables, and each reference of its
-/// sources, once: the names of variables that come from whole sources, and references that are read
-/// again since several variables come from one key.
+/// A limit on the work for one workload, beyond reading each variable, and each reference of its
+/// sources, once. The limit counts names of variables from whole sources, and references that are
+/// read again because several variables come from one key.
 ///
-/// A source can be named many times, so these are the product of what a tenant writes. No program
-/// starts with more variables than this: Linux gives it 6 MiB for them at most.
+/// A source can be named many times, so these counts are a product of the tenant's texts. No
+/// program starts with more variables than this: Linux allows them at most 6 MiB.
 const MOST_WORK: usize = 50_000;
 
-/// The sources that a workload names, each looked up once.
+/// The sources of a workload, each looked up once.
 struct Sources<'a, L> {
     look_up: L,
-    /// The first source that is not read, since there are too many.
+    /// The first source that is not read because of [`MOST_SOURCES`].
     first_beyond: Option<&'a SourceName>,
     looked: HashMap<&'a SourceName, Looked>,
-    /// How much may still be done of what [`MOST_WORK`] bounds.
+    /// The rest of [`MOST_WORK`].
     left: usize,
 }
 
-/// A source, and which of its keys were read.
+/// A source, and the keys of it that were read.
 struct Looked {
     known: SourceState,
     read: HashSet<usize>,
-    /// Whether it was read as a whole, whatever the names of its variables.
+    /// Whether the source was read as a whole, under any variable names.
     is_all_read: bool,
-    /// Whether there is a reference in it.
+    /// Whether the source has a reference.
     refers: bool,
 }
 
@@ -183,25 +183,25 @@ impl<'a, L: Fn(&SourceName) -> SourceState> Sources<'a, L> {
         self.looked.entry(source).or_insert_with(new).known.clone()
     }
 
-    /// Whether there is a reference in a source that was looked up.
+    /// Whether a source that was looked up has a reference.
     fn refers(&self, source: &SourceName) -> bool {
         self.looked.get(source).is_some_and(|looked| looked.refers)
     }
 
-    /// Whether a source was read as a whole before. It counts as such from now on.
+    /// Returns whether a source was read as a whole before, and marks it as read.
     fn is_all_read(&mut self, source: &SourceName) -> bool {
         let looked = self.looked.get_mut(source);
         looked.is_none_or(|looked| std::mem::replace(&mut looked.is_all_read, true))
     }
 
-    /// The sources that are not known yet.
+    /// Returns the sources that are not known yet.
     fn unknown(self) -> BTreeSet<&'a SourceName> {
         let unknown =
             self.looked.into_iter().filter(|(_, looked)| looked.known == SourceState::Unread);
         unknown.map(|(source, _)| source).collect()
     }
 
-    /// Whether something that is a product of what the tenant writes may be done.
+    /// Takes `work` from the rest of [`MOST_WORK`]. Returns false if too little is left.
     fn spend(&mut self, work: usize) -> bool {
         let is_enough = work <= self.left;
         if is_enough {
@@ -210,8 +210,8 @@ impl<'a, L: Fn(&SourceName) -> SourceState> Sources<'a, L> {
         is_enough
     }
 
-    /// The references behind a key, for a variable. Those that were read before are left out where
-    /// too many were: they are watched already.
+    /// Returns the references of a key, for a variable. If the limit on work is used up, references
+    /// that were read before are left out: they are watched already.
     fn readings(
         &mut self,
         source: &'a SourceName,
@@ -232,7 +232,7 @@ impl<'a, L: Fn(&SourceName) -> SourceState> Sources<'a, L> {
         kept.iter().map(|kept| kept.reading_in(variable.name)).collect()
     }
 
-    /// What is known of a setting of a container, and in which variable it is.
+    /// Returns a setting of a container, with the variable that holds it.
     fn setting(
         &mut self,
         container: &'a Container,
@@ -243,8 +243,8 @@ impl<'a, L: Fn(&SourceName) -> SourceState> Sources<'a, L> {
         names.copied().find_map(|name| Some((name, self.setting_in(container, name)?)))
     }
 
-    /// What is known of the value of a variable that is a setting; `None` where there is no such
-    /// variable, or it is not known whether there is.
+    /// Returns the value of a variable that is a setting. Returns `None` if the variable does not
+    /// exist, or may not exist.
     fn setting_in(&mut self, container: &'a Container, name: &str) -> Option<SettingValue<'a>> {
         let mut holds = |source: &'a SourceName, key: &str| match self.look_up(source) {
             SourceState::Read(content) => content.get(key).is_some(),
@@ -266,7 +266,8 @@ impl<'a, L: Fn(&SourceName) -> SourceState> Sources<'a, L> {
         is_in_source.then_some(SettingValue::Unknown)
     }
 
-    /// What a container's variables tell its injector. `readings` are those of its environment.
+    /// Returns the settings that a container's variables give to its injector. `readings` are the
+    /// references in its environment.
     fn container_settings(
         &mut self,
         annotations: &'a Annotations,
@@ -279,7 +280,7 @@ impl<'a, L: Fn(&SourceName) -> SourceState> Sources<'a, L> {
             notes: BTreeSet::new(),
         };
         let is_by_hand = annotations.is_left_alone();
-        // The webhook puts an injector only where there is something to resolve.
+        // The webhook adds an injector only to a container with something to resolve.
         let is_injected = is_by_hand
             || readings
                 .iter()
@@ -314,7 +315,7 @@ impl<'a, L: Fn(&SourceName) -> SourceState> Sources<'a, L> {
         found
     }
 
-    /// Says where the references of a scheme in a container lead.
+    /// Sets the destination of a scheme's references in a container.
     fn set_destination(
         &mut self,
         annotations: &'a Annotations,
@@ -336,7 +337,7 @@ impl<'a, L: Fn(&SourceName) -> SourceState> Sources<'a, L> {
                 None => {}
             }
         }
-        // The webhook adds its own variable where the annotation names one.
+        // If the annotation names a namespace, the webhook adds its own variable.
         if is_by_hand || settings::annotated_namespace(annotations, scheme).is_none() {
             match self.setting(container, Setting::Namespace, scheme) {
                 Some((name, SettingValue::Text(text))) => {
@@ -353,7 +354,7 @@ impl<'a, L: Fn(&SourceName) -> SourceState> Sources<'a, L> {
         found.destinations.set(scheme, destination);
     }
 
-    /// Reads the list of paths that all containers get, for each place where they look.
+    /// Reads the list of paths that all containers get, for each of their destinations.
     fn lists(
         &mut self,
         annotations: &'a Annotations,
@@ -367,7 +368,7 @@ impl<'a, L: Fn(&SourceName) -> SourceState> Sources<'a, L> {
         for destination in destinations.into_iter().chain(none) {
             let mut all = Destinations::default();
             all.set(scheme, destination);
-            // Of many containers with namespaces of their own, this is a product.
+            // With many containers that have their own namespaces, this work is a product.
             if !std::mem::take(&mut is_first) && !self.spend(list.split(',').count()) {
                 take(Place::FromPath(scheme, list), all, Reading::Skip(Reason::TooManyVariables));
                 return;
@@ -379,11 +380,11 @@ impl<'a, L: Fn(&SourceName) -> SourceState> Sources<'a, L> {
         }
     }
 
-    /// The references in the environment that a container gets, in order: of several variables of
-    /// one name, the last one counts, and `env` comes after `envFrom`.
+    /// Returns the references in a container's environment, in order. Of several variables with one
+    /// name, the last counts. `env` comes after `envFrom`.
     fn environment(&mut self, container: &'a Container) -> Vec<(Place<'a>, Reading)> {
         let mut environment = Environment { container, names: HashSet::new(), found: Vec::new() };
-        // From the end: a name that was met before is that of a later variable.
+        // The walk begins at the end: a name that was seen before belongs to a later variable.
         for variable in container.variables.iter().rev() {
             match &variable.value {
                 EnvValue::Literal(value) | EnvValue::Partly(value) => {
@@ -411,7 +412,7 @@ impl<'a, L: Fn(&SourceName) -> SourceState> Sources<'a, L> {
                 }
             }
         }
-        // The same once more has the same names.
+        // The same source with the same prefix yields the same names again.
         let mut whole = HashSet::new();
         for from in container.from.iter().rev() {
             let place = Place::Source(container, &from.source);
@@ -435,7 +436,7 @@ impl<'a, L: Fn(&SourceName) -> SourceState> Sources<'a, L> {
         environment.found
     }
 
-    /// The references behind one key; `None` where there is no such variable.
+    /// Returns the references of one key. Returns `None` if the variable does not exist.
     fn key(
         &mut self,
         variable: &Variable,
@@ -458,7 +459,7 @@ impl<'a, L: Fn(&SourceName) -> SourceState> Sources<'a, L> {
         Some(vec![Reading::Skip(reason)])
     }
 
-    /// The references behind all keys of a source, and what is to be said of the source as a whole.
+    /// Returns the references of all keys of a source, and the notes on the source as a whole.
     fn all(
         &mut self,
         from: &'a EnvFrom,
@@ -489,19 +490,19 @@ impl<'a, L: Fn(&SourceName) -> SourceState> Sources<'a, L> {
     }
 }
 
-/// A variable that has its value from a source.
+/// A variable whose value comes from a source.
 struct Variable<'n> {
     name: &'n str,
-    /// Whether a later one has its name.
+    /// Whether a later variable has the same name.
     is_overridden: bool,
 }
 
-/// What is known of the environment of a container, from its end on.
+/// The environment of a container, read from its end.
 struct Environment<'a> {
     container: &'a Container,
-    /// The names of the variables that were met.
+    /// The names of the variables so far.
     names: HashSet<Cow<'a, str>>,
-    /// The references that were met, the last one first.
+    /// The references so far, the last one first.
     found: Vec<(Place<'a>, Reading)>,
 }
 
@@ -517,7 +518,7 @@ impl<'a> Environment<'a> {
 }
 
 /// Collects the references of a pod template from its annotations and the environment of its
-/// containers; `look_up` says what is known of a source.
+/// containers. `look_up` returns the state of a source.
 #[must_use]
 pub fn extract<'a>(
     annotations: &'a Annotations,
@@ -545,12 +546,12 @@ impl<'a> Extraction<'a> {
     }
 }
 
-/// As [`read_value`], where some variables in the value are not known and stand as `$(NAME)`.
+/// As [`read_value`], for a value with unknown variables, which stay as `$(NAME)`.
 fn read_partly(variable: &str, value: &str) -> Vec<Reading> {
     grammar::parse(variable, value).iter().map(grammar::Reference::read_partly).collect()
 }
 
-/// Finds the references in one value, and what is done about each; a literal has none.
+/// Finds the references in one value, and decides about each. A literal has none.
 #[must_use]
 pub fn read_value(variable: &str, value: &str) -> Vec<Reading> {
     grammar::parse(variable, value).iter().map(grammar::Reference::read).collect()

@@ -1,4 +1,4 @@
-//! How one value is read: the references in it, part by part.
+//! Reads one value: finds the references in it, part by part.
 //!
 //! ```text
 //! value   = 1*( text | inline )                   where it holds an inline reference
@@ -14,13 +14,13 @@
 //! version = an integer as Go reads one; none, zero and below mean the latest
 //! ```
 //!
-//! Each scheme has an injector of its own, which sees only its own references: a value is read once
-//! for each. What stands between the braces is read as a value again, so an inline reference can hold
-//! another one, which is then resolved in its place; deeper it does not go, since what is between the
-//! braces has one closing brace at most.
+//! Each scheme has its own injector, which sees only its own references. So a value is read once
+//! per scheme. The text between the braces is read as a value again. An inline reference can
+//! therefore hold another reference, which is resolved in its place. The nesting ends there, since
+//! the text between the braces has at most one closing brace.
 //!
-//! Architecture Invariant: reading a value takes time in proportion to its length, whatever it holds,
-//! and a value that holds no scheme is not copied and costs one search.
+//! Architecture Invariant: reading a value takes time in proportion to its length, whatever the
+//! value is. A value without a scheme is not copied, and costs one search.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -30,12 +30,12 @@ use regex::Regex;
 use crate::model::scheme::Scheme;
 use crate::references::reason::Reason;
 
-/// The longest path that is watched, in bytes. No storage of Vault keeps a longer one, and it must
-/// fit into the request line of any proxy, where a byte can take three.
+/// The longest path that is watched, in bytes. No storage of Vault keeps a longer path. The path
+/// must fit into the request line of any proxy, where a byte can take three.
 pub(super) const LONGEST_PATH: usize = 2048;
 
-/// Matches an inline reference of a scheme, up to the first brace that can end it; `}?` lets one more
-/// brace, the end of a template, belong to it.
+/// Matches an inline reference of a scheme, up to the first brace that can end it. `}?` includes
+/// one more brace, the end of a template.
 fn inline(scheme: Scheme) -> &'static Regex {
     #[expect(clippy::unwrap_used, reason = "constant patterns, compiled by every test here")]
     fn pattern(scheme: Scheme) -> Regex {
@@ -52,60 +52,61 @@ fn inline(scheme: Scheme) -> &'static Regex {
 /// One reference in a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference<'a> {
-    /// Whose it is.
+    /// The scheme of the reference.
     pub scheme: Scheme,
-    /// The bytes of the value that it replaces, with `${` and `}` where it is inline.
+    /// The bytes of the value that the reference replaces. Includes `${` and `}` of an inline
+    /// reference.
     pub span: Range<usize>,
-    /// Whether it stands within the value, instead of being all of it.
+    /// Whether the reference is a part of the value, and not all of it.
     pub is_inline: bool,
-    /// What it is.
+    /// The form of the reference.
     pub form: Form<'a>,
 }
 
-/// What a reference is, by its form alone.
+/// The form of a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form<'a> {
     /// `path#key`, with a version or without.
     Read {
-        /// An API path, as it was written.
+        /// An API path, as written.
         path: &'a str,
         /// A key of the secret, or a template over its keys.
         key: &'a str,
-        /// What stands behind a second `#`.
+        /// The text after a second `#`.
         version: Option<&'a str>,
     },
-    /// `>>path#key`, which writes to the path and takes the answer.
+    /// `>>path#key`: writes to the path and uses the answer.
     Write,
     /// A ciphertext of the transit engine.
     Transit,
     /// The pod's own token.
     Login,
-    /// Without a key.
+    /// A reference without a key.
     NoKey,
-    /// Inline with one arrow, which stays as it is.
+    /// An inline reference with one arrow, which is not resolved.
     SingleArrow,
-    /// Inline around another one, which is resolved, while this one stays as it is.
+    /// An inline reference around another one. The inner one is resolved, and the outer one is not.
     Around,
 }
 
-/// What is done about a reference.
+/// The decision about a reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// Its latest version is used: watch this path, where this injector looks for it.
+    /// Watch this path for this injector: the latest version is used.
     Watch(Scheme, String),
-    /// Watch this path, though the reference looks like a mistake.
+    /// Watch this path, although the reference looks like a mistake.
     WatchOdd(Scheme, String, Reason),
-    /// It is not watched.
+    /// Do not watch the reference.
     Skip(Reason),
 }
 
-/// Positions that are looked at together: the compiler makes a few vector instructions of a block.
+/// The length of a block of positions. The compiler turns a block into a few vector instructions.
 const BLOCK: usize = 16;
 
 /// Whether a value can hold a reference at all.
 ///
-/// This is the cheap test that lets a decoder drop nearly every value at once. It looks for `t:` and
-/// `o:`, the ends of both schemes, and then for a scheme before the colon.
+/// A decoder drops nearly every value by this cheap test. The test looks for `t:` and `o:`, the
+/// ends of both schemes, and then for a scheme before the colon.
 #[must_use]
 pub fn may_hold_reference(value: &str) -> bool {
     let value = value.as_bytes();
@@ -124,11 +125,11 @@ pub fn may_hold_reference(value: &str) -> bool {
         }
         start += BLOCK;
     }
-    // The last one overlaps the one before.
+    // The last block overlaps the one before.
     value.last_chunk().is_some_and(holds_end) && holds_scheme(last)
 }
 
-/// Whether `t:` or `o:` is in a block and the byte before it. It looks at all of them, without a
+/// Whether a block, with the byte before it, holds `t:` or `o:`. All bytes are checked without a
 /// branch.
 #[inline]
 #[expect(
@@ -140,9 +141,9 @@ fn holds_end(block: &[u8; BLOCK + 1]) -> bool {
     block.windows(2).fold(false, |any, pair| any | is_end(pair))
 }
 
-/// Finds the references in one value, in order; a literal has none.
+/// Finds the references in one value, in order. A literal has none.
 ///
-/// `variable` is the name of the variable that holds the value: one form counts only in
+/// `variable` is the name of the variable with the value: the form `login` counts only in
 /// `VAULT_TOKEN` and `BAO_TOKEN`.
 #[must_use]
 pub fn parse<'a>(variable: &str, value: &'a str) -> Vec<Reference<'a>> {
@@ -165,7 +166,7 @@ pub fn parse<'a>(variable: &str, value: &'a str) -> Vec<Reference<'a>> {
     found
 }
 
-/// Reads an inline reference: it, or that it is around another one, and that.
+/// Reads an inline reference. If it holds another one, both are added.
 fn between_braces<'a>(
     scheme: Scheme,
     variable: &str,
@@ -190,11 +191,11 @@ fn between_braces<'a>(
 }
 
 fn inline_form<'a>(scheme: Scheme, variable: &str, between: &'a str) -> Form<'a> {
-    // The pattern lets one arrow pass, and no injector then knows what to do.
+    // The pattern accepts one arrow, which no injector resolves.
     form(scheme, variable, between).unwrap_or(Form::SingleArrow)
 }
 
-/// The form of `[ ">>" ] scheme body`; `None` is a literal.
+/// Returns the form of `[ ">>" ] scheme body`. `None` means a literal.
 fn form<'a>(scheme: Scheme, variable: &str, reference: &'a str) -> Option<Form<'a>> {
     let (reference, is_write) = match reference.strip_prefix(">>") {
         Some(rest) => (rest, true),
@@ -214,7 +215,7 @@ fn form<'a>(scheme: Scheme, variable: &str, reference: &'a str) -> Option<Form<'
     Some(if is_write { Form::Write } else { Form::Read { path, key, version: parts.next() } })
 }
 
-/// `v1:…` on one line, the form of a ciphertext of the transit engine.
+/// Whether the text is `v1:…` on one line, the form of a ciphertext of the transit engine.
 fn is_transit(body: &str) -> bool {
     let Some((version, text)) = body.strip_prefix('v').and_then(|rest| rest.split_once(':')) else {
         return false;
@@ -226,7 +227,7 @@ fn is_transit(body: &str) -> bool {
 }
 
 impl Reference<'_> {
-    /// What is done about it, where some variables in the value are not known and stand as `$(NAME)`.
+    /// As [`Self::read`], for a value with unknown variables, which stay as `$(NAME)`.
     #[must_use]
     pub fn read_partly(&self) -> Reading {
         match self.form {
@@ -239,7 +240,7 @@ impl Reference<'_> {
         }
     }
 
-    /// What is done about it.
+    /// Decides about the reference.
     #[must_use]
     pub fn read(&self) -> Reading {
         let (path, key, version) = match self.form {
@@ -257,7 +258,7 @@ impl Reference<'_> {
         }
     }
 
-    /// What looks like a mistake in the key.
+    /// Returns the reason why the key looks like a mistake.
     fn oddity(&self, key: &str) -> Option<Reason> {
         match (key.contains("${"), key.contains('}')) {
             _ if key.is_empty() => Some(Reason::NoKey),
@@ -268,9 +269,10 @@ impl Reference<'_> {
         }
     }
 
-    /// The shortest spelling of what is read, as a value of its own; `None` where nothing is.
+    /// Returns the shortest spelling of a reference that is read, as a value of its own. Returns
+    /// `None` for other forms.
     ///
-    /// It is read as the same path, key and version again.
+    /// Reading that value gives the same path, key and version.
     #[must_use]
     pub fn canonical(&self) -> Option<String> {
         let Form::Read { path, key, version } = self.form else {
@@ -283,13 +285,13 @@ impl Reference<'_> {
             None => return None,
         };
         let body = format!("{path}#{key}{pinned}");
-        // A path can look like a ciphertext, and then only a slash tells.
+        // A path can look like a ciphertext. Then only a slash makes the difference.
         let slash = if self.scheme == Scheme::Vault && is_transit(&body) { "/" } else { "" };
         Some(format!("{}{slash}{body}", self.scheme.prefix()))
     }
 }
 
-/// Reads a path with the version behind it.
+/// Reads a path with its version.
 pub(super) fn read_latest(scheme: Scheme, path: &str, version: &str) -> Reading {
     match version_number(version) {
         Some(number) if number > 0 => return Reading::Skip(Reason::Pinned),
@@ -303,8 +305,8 @@ pub(super) fn read_latest(scheme: Scheme, path: &str, version: &str) -> Reading 
     }
 }
 
-/// The number that the server makes of a version: an integer with a sign, a base and underscores as
-/// Go's literals have them. An empty text is zero.
+/// Returns the number that the server reads from a version: an integer with a sign, a base and
+/// underscores like Go's literals. An empty text is zero.
 fn version_number(version: &str) -> Option<i64> {
     if version.is_empty() {
         return Some(0);
@@ -322,7 +324,7 @@ fn version_number(version: &str) -> Option<i64> {
         [b'0', _, ..] => (8, &lower[1..]),
         _ => (10, &*lower),
     };
-    // An underscore stands between two digits, or behind the base.
+    // An underscore must stand between two digits, or after the base.
     if digits.contains("__") || digits.ends_with('_') || (digits.starts_with('_') && base == 10) {
         return None;
     }
@@ -334,13 +336,13 @@ fn version_number(version: &str) -> Option<i64> {
     i64::try_from(if is_negative { -magnitude } else { magnitude }).ok()
 }
 
-/// `$(NAME)`, a variable that is not known.
+/// Whether a path holds `$(NAME)`, an unknown variable.
 fn holds_expansion(path: &str) -> bool {
     path.split_once("$(").is_some_and(|(_, rest)| rest.contains(')'))
 }
 
-/// Cleans a path as the injectors' client library does before it asks: empty segments and `.` are
-/// dropped, `..` takes one segment away.
+/// Cleans a path like the injectors' client library: empty segments and `.` are dropped, and `..`
+/// removes the segment before it.
 fn clean_path(path: &str) -> Result<String, Reason> {
     if path.len() > LONGEST_PATH || path.chars().any(char::is_control) {
         return Err(Reason::BadPath);

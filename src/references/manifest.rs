@@ -1,4 +1,4 @@
-//! From an object of the API server, as far as it was decoded, to a workload.
+//! Turns a decoded object of the API server into a workload.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::references::servers::{Servers, VaultServer};
 use crate::references::settings::{self, Destination, Setting};
 use crate::references::source::SourceState;
 
-/// What is decoded of a Deployment, DaemonSet or StatefulSet; all else is never kept.
+/// The decoded fields of a Deployment, DaemonSet or StatefulSet. All other fields are dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Manifest {
     /// `metadata.namespace`
@@ -41,7 +41,7 @@ pub struct Manifest {
     pub deleting: bool,
     /// Kind and name of the controller among `metadata.ownerReferences`, as `Kind/name`.
     pub owner: Option<String>,
-    /// By `spec.paused` and `spec.updateStrategy`.
+    /// Derived from `spec.paused` and `spec.updateStrategy`.
     pub rollout: Rollout,
     /// The record among `metadata.annotations`.
     pub record: Option<String>,
@@ -51,28 +51,29 @@ pub struct Manifest {
     pub update_revision: Option<String>,
     /// A digest of `spec.template`.
     pub template: u64,
-    /// The annotations of the template, as far as the controller reads them.
+    /// The annotations of the template that the controller reads.
     pub annotations: Annotations,
-    /// Its containers of all lists, as far as their environment may hold references.
+    /// The containers of all lists, as far as their environment may hold references.
     pub containers: Vec<Container>,
 }
 
-/// What a manifest means for the controller.
+/// The meaning of a manifest for the controller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
-    /// The workload's name.
+    /// The name of the workload.
     pub id: WorkloadId,
-    /// The workload, if it opted in. It need not refer to any secret, unless a source of it is missing.
+    /// The workload, if it opted in. The workload may have no secrets. It is `None` if it has no
+    /// secrets and a source or key is missing.
     pub workload: Option<Workload>,
-    /// References that are not watched or look odd; empty if it did not opt in.
+    /// References that are not watched or look odd. Empty if the workload did not opt in.
     pub notes: Vec<Note>,
-    /// Whether sources that it names are not known yet. What else is here may be incomplete then.
+    /// Whether sources of the workload are not known yet. The other fields may be incomplete then.
     pub is_waiting: bool,
-    /// Why its record, if it has one, could not be read.
+    /// Why the record could not be read, if there is one.
     pub record_error: Option<RecordError>,
 }
 
-/// Where the references of a scheme lead.
+/// The target of the references of a scheme.
 #[derive(Clone, Debug)]
 pub struct Target<'a> {
     /// The server.
@@ -82,7 +83,7 @@ pub struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// The secret at a path.
+    /// Returns the secret at a path.
     #[must_use]
     pub fn secret(&self, path: &str) -> SecretId {
         let (connection, namespace) = (Arc::clone(&self.server.name), self.namespace.clone());
@@ -90,28 +91,28 @@ impl Target<'_> {
     }
 }
 
-/// A path, with the injector that looks for it and where it looks.
+/// A path, with the injector that reads it and the destination of that injector.
 type Path<'a> = (Scheme, Destination<'a>, String);
 
-/// Where references lead, all to one server.
+/// The targets of references, all on one server.
 #[derive(Clone, Debug, Default)]
 pub struct Targets<'a> {
-    /// The targets, by scheme and by what containers say; references of what is not here are not
+    /// The targets by scheme and by the settings of containers. References without a target are not
     /// watched.
     pub known: BTreeMap<(Scheme, Destination<'a>), Target<'a>>,
-    /// Why one is not, or what is odd about it.
+    /// Why a target is missing, or what looks odd about one.
     pub notes: Vec<Note>,
 }
 
 impl Manifest {
-    /// Its name within the cluster.
+    /// Returns the name of the workload within the cluster.
     #[must_use]
     pub fn id(&self, kind: Kind) -> WorkloadId {
         let (namespace, name) = (self.namespace.as_str().into(), self.name.as_str().into());
         WorkloadId { kind, namespace, name }
     }
 
-    /// How long the texts of tenants in it are, in bytes.
+    /// Returns the length of the texts that tenants wrote, in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
         let record = self.record.as_ref().map_or(0, String::len);
@@ -119,7 +120,8 @@ impl Manifest {
         record + self.annotations.weight() + containers
     }
 
-    /// The sources that it names and that are read, if it opts in.
+    /// Returns the sources that the workload names and that are read. Empty if the workload did not
+    /// opt in.
     #[must_use]
     pub fn sources(&self) -> BTreeSet<&SourceName> {
         let containers: &[Container] =
@@ -127,8 +129,8 @@ impl Manifest {
         extraction::sources_of(&self.annotations, containers).0
     }
 
-    /// Reads a manifest. `servers` are those that it may mean; `look_up` says what is known of a source of a
-    /// namespace.
+    /// Reads a manifest. `servers` are the servers that it may mean. `look_up` returns the state of
+    /// a source in a namespace.
     #[must_use]
     pub fn read(
         &self,
@@ -147,12 +149,12 @@ impl Manifest {
             found.paths.iter().map(|(scheme, to, _)| (*scheme, *to)).collect();
         let Targets { known, notes } = self.targets(&in_use, servers);
         found.notes.extend(notes);
-        // In both schemes, and in several containers, one secret can be meant.
+        // Both schemes, and several containers, may refer to the same secret.
         let (mut secrets, mut refused) = (BTreeSet::new(), BTreeSet::new());
         for path in found.paths {
             let Some(target) = known.get(&(path.0, path.1)) else { continue };
             let secret = target.secret(&path.2);
-            // What is refused here is in no store, so nothing ever asks for it.
+            // A refused secret never enters the index, so nothing ever asks for it.
             if servers.path_rules().allow(&id.namespace, &secret) {
                 secrets.insert(Arc::new(secret));
             } else {
@@ -174,14 +176,14 @@ impl Manifest {
             Some(Err(error)) => (None, Some(error)),
         };
         if let Some(recorded) = &mut recorded {
-            // Anybody who may edit a workload can write tens of thousands of entries; this controller
-            // does not. Entries of secrets that are not referred to now may be of former ones.
+            // Anybody who may edit a workload can write tens of thousands of entries. This
+            // controller does not. Entries without a reference may belong to former secrets.
             if recorded.versions.len() > MOST_SECRETS {
                 recorded.versions.retain(secrets.iter().map(|secret| secret.hash64()));
             }
         }
         let schemes: BTreeSet<Scheme> = in_use.iter().map(|(scheme, _)| *scheme).collect();
-        // Where a source is missing, a reload would make pods that do not start.
+        // If a source is missing, a reload would make pods that do not start.
         let is_missing =
             |note: &Note| matches!(note.reason, Reason::SourceMissing | Reason::KeyMissing);
         let workload = (!secrets.is_empty() || !found.notes.iter().any(is_missing))
@@ -189,7 +191,7 @@ impl Manifest {
         Read { id, workload, notes: found.notes, is_waiting: found.is_waiting, record_error }
     }
 
-    /// Says of each reference to a refused path that it is refused, and nothing else.
+    /// Notes for each reference to a refused path that it is refused, and nothing else.
     fn note_refused(
         &self,
         refused: &BTreeSet<Path>,
@@ -212,7 +214,8 @@ impl Manifest {
                 said.insert(Note { origin, reason: Reason::PathRefused });
             }
         });
-        // These say how it is watched.
+        // Notes about oddities say how a reference is watched, so they are dropped for refused
+        // references.
         notes.retain(|note| !odd_refused.contains(note) || odd_allowed.contains(note));
         notes.extend(said);
     }
@@ -264,12 +267,12 @@ impl Manifest {
                 return injected.all(|container| of_container(container, *scheme));
             }
             let value = self.annotations.webhook(Webhook::IgnoreMissingSecrets(*scheme));
-            // What is neither is false for the webhook, too.
+            // The webhook reads any other text as false, too.
             value.and_then(parse_bool) == Some(true)
         })
     }
 
-    /// Where the references of each scheme in use lead, by what containers say.
+    /// Returns the targets of each scheme in use, by the settings of the containers.
     #[must_use]
     pub fn targets<'a>(
         &'a self,
@@ -279,7 +282,7 @@ impl Manifest {
         let mut targets = Targets::default();
         let mut notes = BTreeSet::new();
         for (scheme, to) in in_use {
-            // What a container says by itself passes no webhook.
+            // The webhook does not see the settings of a container that starts its own injector.
             let (server, doubt) = match to.container {
                 Some(_) => servers.at(to.address),
                 None => servers.meant_by(&self.annotations, *scheme),
@@ -297,13 +300,13 @@ impl Manifest {
             }
             let named = to.namespace.or_else(|| self.named_namespace(*scheme, *to));
             let is_bad = named.is_some_and(|name| !settings::is_namespace(name));
-            // Left out, the same paths of another namespace would be read. Of a variable it is said
-            // where that is read.
+            // Without the bad namespace, the same paths of another namespace would be read. A bad
+            // namespace in a variable is noted where the variable is read.
             if is_bad && to.namespace.is_none() {
                 let origin = Origin::Namespace(*scheme);
                 notes.insert(Note { origin, reason: Reason::BadNamespace });
             }
-            // All that are known are of the server of the first.
+            // All known targets use the server of the first.
             let first = targets.known.values().next();
             let is_other = first.is_some_and(|target| target.server.name != server.name);
             if is_other {
@@ -318,7 +321,7 @@ impl Manifest {
         targets
     }
 
-    /// The Vault namespace that the webhook names for a scheme.
+    /// Returns the Vault namespace that the webhook names for a scheme.
     fn named_namespace(&self, scheme: Scheme, to: Destination) -> Option<&str> {
         settings::annotated_namespace(&self.annotations, scheme).filter(|_| to.container.is_none())
     }
@@ -353,7 +356,7 @@ mod tests {
         }
     }
 
-    /// No server but the default one, in a Vault namespace.
+    /// Returns the default server alone, in a Vault namespace.
     fn in_namespace(name: &str) -> Servers {
         let default = VaultServer { namespace: Some(name.into()), ..VaultServer::default() };
         Servers::new(vec![default], UndeclaredAddress::Default).unwrap()
@@ -392,7 +395,7 @@ mod tests {
             );
             let secrets = read.workload.unwrap().secrets;
             assert_eq!(secrets.len(), kept);
-            // Which they are stays the same, whatever comes behind them.
+            // Later references do not change which secrets are kept.
             assert_eq!(&*secrets[kept - 1].path, format!("secret/data/{:05}", kept - 1));
             let note = Note { origin: Origin::Workload, reason: Reason::TooManySecrets };
             assert_eq!(read.notes.contains(&note), number > MOST_SECRETS);
@@ -463,7 +466,7 @@ mod tests {
             read(UndeclaredAddress::Refused, "https://c:8200", value),
             (String::new(), vec![Reason::Pinned, Reason::AddressRefused])
         );
-        // Of what refers to nothing, the address does not matter.
+        // Without references, the address does not matter.
         for undeclared in [UndeclaredAddress::Default, UndeclaredAddress::Refused] {
             let nothing = (String::new(), vec![Reason::Pinned]);
             assert_eq!(read(undeclared, "https://c:8200", "plain"), nothing);
@@ -522,13 +525,13 @@ mod tests {
             (watched.as_str(), noted),
             ("secret/data/v on server c", vec![Reason::TwoServers])
         );
-        // A namespace that cannot be named holds up its own scheme alone.
+        // A namespace that cannot be named blocks only its own scheme.
         let (watched, noted, _) = read(&[("vault-namespace", "a\nb")], &both);
         assert_eq!((watched.as_str(), noted), ("secret/data/b", vec![Reason::BadNamespace]));
         let of_vault = ("vault-ignore-missing-secrets", "true");
         assert!(read(&[of_vault], &[vault]).2 && !read(&[of_vault], &both).2);
         assert!(read(&[of_vault, ("bao-ignore-missing-secrets", "true")], &both).2);
-        // As Go's ParseBool reads it, and false where that fails.
+        // The text is read like Go's ParseBool, and is false if that fails.
         let ignores = |value| read(&[("vault-ignore-missing-secrets", value)], &[vault]).2;
         assert!(["1", "t", "T", "true", "TRUE", "True"].into_iter().all(ignores));
         assert!(!["0", "false", "", "yes", "tRUE", " true"].into_iter().any(ignores));
@@ -543,7 +546,7 @@ mod tests {
         };
         let servers =
             Servers::new(vec![declared("default"), declared("b")], UndeclaredAddress::Default);
-        // The list is of what the webhook takes.
+        // The allow-list holds the addresses that the webhook accepts.
         let servers = servers.unwrap().with_allowed(Scheme::Vault, "http://nowhere");
         let skip = ("secrets-webhook.security.bank-vaults.io/mutate", "skip");
         let address = ("secrets-webhook.security.bank-vaults.io/vault-addr", "http://default");
@@ -590,7 +593,7 @@ mod tests {
         let (secrets, notes, _) = read(&manual);
         assert_eq!(secrets, "secret/data/a on server b");
         assert_eq!(notes, "TwoServers: variable VAULT_ADDR of container second");
-        // A container that starts no injector resolves nothing, and its sources are of no interest.
+        // A container without an injector resolves nothing, and its sources do not matter.
         manual.containers.truncate(1);
         manual.containers[0].starts_injector = false;
         let (secrets, notes, _) = read(&manual);
@@ -623,7 +626,7 @@ mod tests {
         assert_eq!(read(&[], &[own]), pair("secret/data/shop/a", ""));
         let refused = |number| format!("PathRefused variable X{number} of container app");
         assert_eq!(read(&[], &[other]), pair("", &refused(1)));
-        // In one value, too, and whatever looks odd about it.
+        // The same holds within one value, and for references that look odd.
         let both = "${vault:secret/data/shop/a#k}${vault:shared/x#k}";
         let odd = "{${vault:secret/data/pay/b#k}}";
         assert_eq!(
@@ -640,7 +643,7 @@ mod tests {
                 "PathRefused annotation vault-from-path"
             )
         );
-        // A Vault namespace, as the header or as the beginning of the path.
+        // The Vault namespace comes from the header, or from the beginning of the path.
         let namespace = "secrets-webhook.security.bank-vaults.io/vault-namespace";
         let allowed = pair("secret/data/shop/a in Vault namespace of-shop", "");
         assert_eq!(read(&[(namespace, "/of-shop/")], &[own]), allowed);

@@ -1,7 +1,7 @@
-//! What pod templates refer to: from a decoded object to the secrets of a workload.
+//! The references of pod templates: from a decoded object to the secrets of a workload.
 //!
-//! Architecture Invariant: nothing here waits, does I/O or reads a clock. No input makes a function fail:
-//! each reference is watched, or noted with a [reason](reason::Reason).
+//! Architecture Invariant: nothing here waits, does I/O or reads a clock. No input makes a function
+//! fail: each reference is watched, or noted with a [reason](reason::Reason).
 
 pub mod environment;
 pub mod expansion;

@@ -1,16 +1,16 @@
 //! Path rules: which Kubernetes namespaces may refer to which paths of Vault.
 //!
-//! Without rules every reference is allowed. With rules a reference is allowed when at least one rule
-//! allows it; a namespace that no rule names is allowed nothing.
+//! Without rules every reference is allowed. With rules a reference is allowed if at least one rule
+//! allows it. A namespace that no rule names is allowed nothing.
 //!
-//! Architecture Invariant: rules only ever allow. What they are asked about is the secret as it will be
-//! requested: the cleaned path, the name of the declared server, and the Vault namespace as the server
-//! understands it. A spelling whose meaning is unclear is refused. Matching takes time in proportion to
-//! the patterns and the text, whatever they hold.
+//! Architecture Invariant: rules only ever allow. They are applied to the secret as it will be
+//! requested: the cleaned path, the name of the declared server, and the Vault namespace as the
+//! server understands it. A spelling with an unclear meaning is refused. Matching takes time in
+//! proportion to the patterns and the text, whatever they contain.
 
 use crate::model::secret::SecretId;
 
-/// The longest pattern, in bytes: that of the longest path.
+/// The longest pattern, in bytes: the length of the longest path.
 const LONGEST_PATTERN: usize = 2048;
 
 /// Stands for the Kubernetes namespace of the workload.
@@ -23,16 +23,16 @@ pub struct PathRules {
     rules: Option<Vec<Rule>>,
 }
 
-/// What a rule holds, as it is written.
+/// The text of a rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuleText {
     /// Patterns of Kubernetes namespaces.
     pub namespaces: Vec<String>,
-    /// Names of servers; `None` is any.
+    /// Names of servers. `None` allows any.
     pub servers: Option<Vec<String>>,
-    /// Patterns of Vault namespaces; `None` is any, an empty one is the root namespace.
+    /// Patterns of Vault namespaces. `None` allows any. An empty pattern is the root namespace.
     pub vault_namespaces: Option<Vec<String>>,
-    /// Patterns of paths; `None` is any.
+    /// Patterns of paths. `None` allows any.
     pub paths: Option<Vec<String>>,
 }
 
@@ -41,9 +41,9 @@ pub struct RuleText {
 pub struct RuleError {
     /// The field.
     pub field: &'static str,
-    /// The pattern, if one is to blame.
+    /// The bad pattern, if there is one.
     pub value: Option<String>,
-    /// What is wrong, and what to do.
+    /// The problem and the remedy.
     pub problem: String,
 }
 
@@ -57,13 +57,13 @@ pub struct Rule {
 }
 
 impl PathRules {
-    /// Rules that allow what at least one of them allows.
+    /// Makes rules that allow a reference if at least one of them does.
     #[must_use]
     pub fn new(rules: Vec<Rule>) -> Self {
         Self { rules: Some(rules) }
     }
 
-    /// The names of the servers in the rules.
+    /// Returns the names of the servers in the rules.
     pub fn servers(&self) -> impl Iterator<Item = &str> {
         let lists = self.rules.iter().flatten().filter_map(|rule| rule.servers.as_ref());
         lists.flatten().map(String::as_str)
@@ -82,10 +82,11 @@ impl PathRules {
     }
 }
 
-/// The Vault namespace that a server takes a name for; empty is the root. `None` is a name that servers may
-/// take for another one.
+/// Returns the Vault namespace that a server reads from a name. An empty text is the root
+/// namespace. Returns `None` for a name that servers may read as another one.
 ///
-/// `OpenBao` resolves `a/..`, `.` and `root` to the root namespace, and HTTP trims spaces around a header.
+/// `OpenBao` resolves `a/..`, `.` and `root` to the root namespace, and HTTP trims spaces around a
+/// header.
 fn asked_namespace(name: Option<&str>) -> Option<&str> {
     let Some(name) = name else { return Some("") };
     if name.eq_ignore_ascii_case("root") {
@@ -129,8 +130,8 @@ impl Rule {
         Ok(rule)
     }
 
-    /// A Vault namespace can also be the beginning of a path. So where a rule names Vault namespaces and not
-    /// those below them, its paths must begin with a name.
+    /// Checks the beginnings of the paths. A path can begin with a Vault namespace. So if a rule
+    /// names Vault namespaces, but not those below them, its paths must begin with a name.
     fn check_beginnings(&self, text: &RuleText) -> Result<(), RuleError> {
         let Some(listed) = &text.vault_namespaces else { return Ok(()) };
         let below = |name: &str| match name {
@@ -194,12 +195,13 @@ fn patterns(
     list.iter().map(read).collect()
 }
 
-/// A pattern of texts that slashes divide. A `*` is any run of other characters, a `**` at the end is the rest.
+/// A pattern of texts that slashes divide. A `*` matches any characters but slashes. A `**` at the
+/// end matches the rest.
 #[derive(Clone, Debug)]
 struct Pattern {
-    /// Each segment, split at its `*`.
+    /// The segments, each split at its `*`.
     segments: Vec<Vec<String>>,
-    /// Whether more segments follow: one at least.
+    /// Whether one or more segments must follow.
     is_open: bool,
 }
 
@@ -280,15 +282,15 @@ impl Pattern {
             }
             rest = after;
         }
-        // Alone, `**` is anything, the root namespace, too.
+        // A lone `**` matches everything, also the root namespace.
         if self.is_open { rest.is_some() || self.segments.is_empty() } else { rest.is_none() }
     }
 }
 
-/// Whether a segment holds all pieces in order: the first at its start, the last at its end. The leftmost place
-/// for each is as good as any other, so nothing is tried twice.
+/// Whether a segment holds all pieces in order: the first at its start, the last at its end. The
+/// leftmost position of each piece is as good as any other, so nothing is tried twice.
 fn matches_segment(pieces: &[String], namespace: &str, segment: &str) -> bool {
-    // A namespace without a name would leave nothing of the placeholder.
+    // An empty namespace would reduce the placeholder to nothing.
     if namespace.is_empty() && pieces.iter().any(|piece| piece.contains(PLACEHOLDER)) {
         return false;
     }

@@ -1,4 +1,4 @@
-//! Where in a pod template a reference stands, and what is noted of it.
+//! The place of a reference in a pod template, and the notes on it.
 
 use std::fmt;
 
@@ -6,21 +6,21 @@ use crate::model::scheme::Scheme;
 use crate::references::environment::{Container, EnvVar, SourceName};
 use crate::references::reason::Reason;
 
-/// Where in a pod template a reference stands.
+/// The place of a reference in a pod template.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Origin {
     /// The environment of a container.
     Env {
-        /// The container's name.
+        /// The name of the container.
         container: String,
-        /// The variable's name.
+        /// The name of the variable.
         name: String,
     },
     /// A key of a source that a variable comes from.
     Key {
-        /// The container's name.
+        /// The name of the container.
         container: String,
-        /// The variable's name.
+        /// The name of the variable.
         name: String,
         /// The source.
         source: SourceName,
@@ -29,7 +29,7 @@ pub enum Origin {
     },
     /// A source that variables come from, as a whole.
     Source {
-        /// The container's name.
+        /// The name of the container.
         container: String,
         /// The source.
         source: SourceName,
@@ -38,7 +38,7 @@ pub enum Origin {
     FromPath(Scheme),
     /// The annotation that names the Vault namespace of a scheme.
     Namespace(Scheme),
-    /// The annotation that names the address of the server of a scheme.
+    /// The annotation that names the server address of a scheme.
     Address(Scheme),
     /// The workload as a whole.
     Workload,
@@ -60,16 +60,16 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One reference that is not watched or looks odd. It never holds the value itself.
+/// A note on a reference that is not watched or looks odd. It never holds the value itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Note {
-    /// Where it stands.
+    /// The place of the reference.
     pub origin: Origin,
-    /// Why it is noted.
+    /// The reason of the note.
     pub reason: Reason,
 }
 
-/// Where one reference stands, and what stands there.
+/// The place of one reference, with the element at that place.
 #[derive(Clone, Debug)]
 pub enum Place<'a> {
     /// A variable of a container.
@@ -78,7 +78,7 @@ pub enum Place<'a> {
     Key {
         /// The container.
         container: &'a Container,
-        /// The variable's name.
+        /// The name of the variable.
         variable: String,
         /// The source.
         source: &'a SourceName,
@@ -87,7 +87,7 @@ pub enum Place<'a> {
     },
     /// A source that variables come from, as a whole.
     Source(&'a Container, &'a SourceName),
-    /// A variable that tells an injector something.
+    /// A variable that is a setting of an injector.
     Setting(&'a Container, &'static str),
     /// An item of an annotation that lists paths.
     FromPath(Scheme, &'a str),

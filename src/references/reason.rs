@@ -1,85 +1,87 @@
-//! Why a reference is not watched, or is watched but looks like a mistake.
+//! The reasons why a reference is not watched, or is watched but looks like a mistake.
 
-/// The reason, for a user. Its [code](Reason::code) is stable: tables, events and metrics use it.
+/// A reason, for a user. Its [code](Reason::code) is stable: tables, events and metrics use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
-    /// It names one version, which never changes.
+    /// The reference names one version, which never changes.
     Pinned,
-    /// It writes (`>>vault:`), and so makes a new value at every start of a pod.
+    /// The reference writes (`>>vault:`), and so makes a new value at every start of a pod.
     Write,
-    /// It is a transit ciphertext: the value is in the manifest.
+    /// The reference is a transit ciphertext: the value is in the manifest.
     Transit,
-    /// It passes the pod's own Vault token on.
+    /// The reference passes on the pod's own Vault token.
     Login,
     /// The workload uses a secret provider other than Vault or OpenBao.
     OtherProvider,
-    /// It has no `#key`, or an empty one, and the injector refuses it.
+    /// The reference has no `#key`, or an empty one, and the injector refuses it.
     NoKey,
-    /// Its path is empty.
+    /// The path is empty.
     NoPath,
-    /// Its path leaves the API by `..`, holds control characters, or is longer than any storage
+    /// The path leaves the API by `..`, holds control characters, or is longer than any storage
     /// keeps.
     BadPath,
-    /// Its version is not a number, and the pod would fail.
+    /// The version is not a number, and the pod would fail.
     BadVersion,
-    /// `${>vault:…}` is not a form that the injector knows; it stays as it is.
+    /// The injector does not know the form `${>vault:…}`, and does not resolve it.
     SingleArrow,
-    /// A brace behind an inline reference is read as part of its key. It is watched all the same.
+    /// A brace after an inline reference is read as part of its key. The reference is watched all
+    /// the same.
     BraceInKey,
-    /// An inline reference ends at the first brace, which cuts its template. It is watched all the
-    /// same.
+    /// An inline reference ends at the first brace, which cuts its template. The reference is
+    /// watched all the same.
     TemplateCut,
     /// An inline reference around another one: only the inner one is resolved.
     Nested,
-    /// Its path or version holds `$(NAME)`, which Kubernetes replaces by what is not in the template.
+    /// The path or version holds `$(NAME)`. Kubernetes replaces it by a value outside the template.
     Expansion,
-    /// Its path begins or ends with a space, which nobody trims. It is watched all the same.
+    /// The path begins or ends with a space, which is never trimmed. The reference is watched all
+    /// the same.
     SpaceAroundPath,
-    /// The webhook leaves the workload alone, and the container starts no injector.
+    /// The webhook skips the workload, and the container starts no injector.
     MutateSkip,
-    /// A variable that tells the injector where to look has its value elsewhere.
+    /// A variable that sets the injector's destination has its value outside the template.
     SettingUnknown,
-    /// The Vault namespace of the workload is none that a request could name.
+    /// No request can name the workload's Vault namespace.
     BadNamespace,
-    /// The workload names an address that is not declared; the default server is asked.
+    /// The workload names an undeclared address. The default server is used.
     AddressNotDeclared,
-    /// The workload names an address that is not declared, and nothing that is there is watched.
+    /// The workload names an undeclared address, and its references there are not watched.
     AddressRefused,
-    /// The workload names an address that the webhook's allow-list does not hold.
+    /// The workload names an address that is missing from the webhook's allow-list.
     AddressNotAllowed,
-    /// The operator's path rules do not allow the workload's namespace the path.
+    /// The operator's path rules do not allow the path to the workload's namespace.
     PathRefused,
-    /// References of both schemes mean two servers; only those of Vault's are watched.
+    /// References of both schemes mean two servers. Only those with Vault's scheme are watched.
     TwoServers,
-    /// Another variable of the same name takes its place.
+    /// Another variable of the same name overrides the reference.
     Overridden,
-    /// It may be in a source of a kind that is not read.
+    /// The reference may be in a source of a kind that is not read.
     SourceNotRead,
     /// The service account may not read the source.
     SourceDenied,
-    /// The API server fails to answer for the source.
+    /// The API server fails to return the source.
     SourceFailed,
     /// The source does not exist and is not optional: the pod does not start.
     SourceMissing,
-    /// The source has no such key, which is not optional: the pod does not start.
+    /// The source lacks a key that is not optional: the pod does not start.
     KeyMissing,
-    /// The data of the source is not what the API server takes.
+    /// The API server would refuse the data of the source.
     SourceMalformed,
     /// The webhook resolved the source when it was applied, and a restart does not refresh it.
     ResolvedWhenApplied,
-    /// So many variables come from whole sources that no pod can start with them: which of them
-    /// others override is not told apart, and each reference counts.
+    /// So many variables come from whole sources that no pod can start with them. Overridden
+    /// variables are not told apart, and each reference counts.
     TooManyVariables,
-    /// It refers to more secrets than are watched for one workload.
+    /// The workload refers to more secrets than are watched for one workload.
     TooManySecrets,
-    /// The workloads of its namespace refer to more secrets than the operator allows.
+    /// The workloads of the namespace refer to more secrets than the operator allows.
     TooManySecretsInNamespace,
     /// The workload names so many sources that this one is not read.
     TooManySources,
 }
 
 impl Reason {
-    /// All of them, in the order of the documentation.
+    /// All reasons, in the order of the documentation.
     pub const ALL: [Self; 35] = [
         Self::Pinned,
         Self::Write,
@@ -118,7 +120,7 @@ impl Reason {
         Self::TooManySources,
     ];
 
-    /// Its stable name, in the way that Kubernetes spells reasons.
+    /// Returns the stable name, in the style of Kubernetes reasons.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -160,8 +162,8 @@ impl Reason {
         }
     }
 
-    /// Whether the user should look at it: the pod fails, or runs with something unintended, or a
-    /// rotation would go unseen.
+    /// Whether the user should act: the pod fails, or runs with an unintended value, or a rotation
+    /// would be missed.
     #[must_use]
     pub fn is_warning(self) -> bool {
         match self {
@@ -203,7 +205,7 @@ impl Reason {
         }
     }
 
-    /// What it means and what to do, for a log line.
+    /// Returns the meaning and the remedy, for a log line.
     #[must_use]
     #[expect(clippy::too_many_lines, reason = "one table, with a text for each reason")]
     pub fn advice(self) -> &'static str {
@@ -237,8 +239,8 @@ impl Reason {
                  write them side by side"
             }
             Self::Expansion => {
-                "not watched, since Kubernetes replaces $(NAME) in it by what is not known here: write \
-                 it out, or define the variable before it, in the template"
+                "not watched, since the value of $(NAME) in it is not in the template: write the \
+                 value out, or define the variable before it, in the template"
             }
             Self::SpaceAroundPath => {
                 "watched, but the path begins or ends with a space, which the webhook does not trim: \
@@ -249,25 +251,25 @@ impl Reason {
                  container's command is not vault-env or secret-init: remove the one, or add the other"
             }
             Self::SettingUnknown => {
-                "its value is not in the template and not known here, so the default is taken: write \
-                 it out, or name it by an annotation of the webhook"
+                "its value is not in the template, so the default is used: write the value out, or \
+                 set it by an annotation of the webhook"
             }
             Self::BadNamespace => {
-                "the name is too long or holds control characters, so nothing that is there is \
-                 watched: correct it"
+                "the name is too long or holds control characters, so nothing in that Vault \
+                 namespace is watched: correct it"
             }
             Self::AddressNotDeclared => {
                 "the address is not declared, so the default server is asked: have it declared by \
                  --vault-servers-file, as an alias of the default server or as another one"
             }
             Self::AddressRefused => {
-                "the address is not declared, so nothing that is there is watched: have it \
+                "the address is not declared, so nothing on that server is watched: have it \
                  declared by --vault-servers-file, or remove the annotation"
             }
             Self::AddressNotAllowed => {
                 "the address is not in VAULT_ADDR_ALLOWLIST or BAO_ADDR_ALLOWLIST, so the webhook \
-                 refuses it and nothing that is there is watched: add it to the list, or remove the \
-                 annotation"
+                 refuses it and nothing on that server is watched: add it to the list, or remove \
+                 the annotation"
             }
             Self::PathRefused => {
                 "not watched and never asked for, since no path rule of the operator (--path-rules-file) \

@@ -1,8 +1,8 @@
-//! Servers of the Vault API: by which addresses workloads know them, and which one a workload means.
+//! The declared Vault servers, their addresses, and the server that a workload means.
 //!
-//! A workload is of one server: the webhook has one address for all references of a scheme, and hardly
-//! anybody uses both. An address that only an annotation names leads nowhere, since a token would go
-//! along.
+//! All references of a workload must use the same Vault server. The webhook has one address for all
+//! references of a scheme, and few workloads use both schemes. An address that only an annotation
+//! names is never contacted, since a token would be sent along.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -16,17 +16,17 @@ use crate::model::secret::DEFAULT_CONNECTION;
 use crate::references::path_rules::PathRules;
 use crate::references::reason::Reason;
 
-/// The longest address, in bytes; nobody has a longer one.
+/// The longest address, in bytes. Real addresses are shorter.
 const LONGEST_ADDRESS: usize = 2048;
 
-/// The address of a server, spelt so that equal ones are the same text: the scheme and the host in small
-/// letters, the port always, no slash at the end.
+/// The address of a server in canonical spelling: lower-case scheme and host, always a port, no
+/// trailing slash. Equal addresses are equal texts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address(String);
 
 impl Address {
-    /// Reads an address as the variables and annotations of Vault hold it (`https://vault:8200`).
-    /// `None` if it is none of HTTP, or holds what no address of a server does: a user, a query.
+    /// Reads an address as written in the variables and annotations of Vault
+    /// (`https://vault:8200`). Returns `None` if the address is not HTTP, or has a user or a query.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() > LONGEST_ADDRESS {
@@ -40,7 +40,7 @@ impl Address {
         if !["http", "https"].contains(&url.scheme()) || !is_plain {
             return None;
         }
-        // The dot at the end of a name that is complete tells no other host.
+        // A host name with a trailing dot is the same host.
         let host = url.host_str()?.trim_end_matches('.');
         let (scheme, port) = (url.scheme(), url.port_or_known_default()?);
         Some(Self(format!("{scheme}://{host}:{port}{}", url.path().trim_end_matches('/'))))
@@ -56,10 +56,10 @@ impl fmt::Display for Address {
 /// A server that the operator has declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VaultServer {
-    /// The name of the connection, [`DEFAULT_CONNECTION`] for the server that is asked unless another
-    /// one is meant. Records hold it, so that it must stay.
+    /// The name of the connection. [`DEFAULT_CONNECTION`] is the server that is used unless another
+    /// one is meant. Records contain the name, so it must not change.
     pub name: Arc<str>,
-    /// What workloads call it.
+    /// The addresses by which workloads name the server.
     pub addresses: Vec<Address>,
     /// The Vault namespace of its workloads that name none.
     pub namespace: Option<Arc<str>>,
@@ -71,13 +71,13 @@ impl Default for VaultServer {
     }
 }
 
-/// What becomes of a workload that names an address which is not declared.
+/// The treatment of a workload that names an undeclared address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UndeclaredAddress {
-    /// It is taken as another name of the default server.
+    /// The address counts as another name of the default server.
     #[default]
     Default,
-    /// Nothing of the workload is watched.
+    /// The references of the workload there are not watched.
     Refused,
 }
 
@@ -98,8 +98,8 @@ pub struct Servers {
     /// The place of a server in that list.
     by_address: HashMap<Address, usize>,
     undeclared: UndeclaredAddress,
-    /// The addresses that the webhook takes from annotations of a scheme, as it compares them; without
-    /// an entry, any.
+    /// The addresses that the webhook accepts from annotations of a scheme, normalized for the
+    /// comparison. A scheme without an entry accepts any.
     allowed: BTreeMap<Scheme, BTreeSet<String>>,
     path_rules: PathRules,
 }
@@ -136,8 +136,8 @@ impl Servers {
         Ok(Self { declared, by_address, undeclared, ..Self::default() })
     }
 
-    /// The same, where the webhook takes no other addresses from annotations of a scheme than those of
-    /// a list, which are separated by commas.
+    /// Returns the same servers with the webhook's allow-list for annotations of a scheme. `list`
+    /// is separated by commas.
     #[must_use]
     pub fn with_allowed(mut self, scheme: Scheme, list: &str) -> Self {
         let addresses = list.split(',').map(str::trim).filter(|address| !address.is_empty());
@@ -145,13 +145,13 @@ impl Servers {
         self
     }
 
-    /// The same, where namespaces may refer to some paths only.
+    /// Returns the same servers with rules for the paths of namespaces.
     #[must_use]
     pub fn with_path_rules(self, path_rules: PathRules) -> Self {
         Self { path_rules, ..self }
     }
 
-    /// Which namespaces may refer to which paths.
+    /// Returns the rules about which namespaces may refer to which paths.
     #[must_use]
     pub fn path_rules(&self) -> &PathRules {
         &self.path_rules
@@ -169,9 +169,9 @@ impl Servers {
         self.declared.iter().any(|server| *server.name == *name)
     }
 
-    /// The server that references of a scheme mean by the annotations of their template, and what there
-    /// is to say of that. With [`Reason::AddressRefused`] and [`Reason::AddressNotAllowed`] it is not to
-    /// be asked for them.
+    /// Returns the server of a scheme's references by the annotations of their template, and a note
+    /// on it. With [`Reason::AddressRefused`] and [`Reason::AddressNotAllowed`] the server must not
+    /// be asked for these references.
     #[must_use]
     pub fn meant_by(
         &self,
@@ -189,8 +189,8 @@ impl Servers {
         self.at(text)
     }
 
-    /// The server at an address, the default one at none, and what there is to say of that. With
-    /// [`Reason::AddressRefused`] it is not to be asked.
+    /// Returns the server at an address, or the default server without an address, and a note on
+    /// it. With [`Reason::AddressRefused`] the server must not be asked.
     #[must_use]
     pub fn at(&self, address: Option<&str>) -> (&VaultServer, Option<Reason>) {
         let Some(text) = address else {
@@ -199,7 +199,7 @@ impl Servers {
         let place = Address::parse(text).and_then(|address| self.by_address.get(&address));
         match (place, self.undeclared) {
             (Some(place), _) => (&self.declared[*place], None),
-            // Where no address is known at all, that of the default server is not, either.
+            // If no address is declared at all, the address of the default server is unknown, too.
             (None, UndeclaredAddress::Default) if self.by_address.is_empty() => {
                 (self.default_server(), None)
             }
@@ -213,8 +213,8 @@ impl Servers {
     }
 }
 
-/// An address as the webhook compares it with its list: without regard to the case of scheme and host,
-/// without a slash at its end, and with the port as it was written.
+/// Normalizes an address like the webhook for its allow-list: the case of scheme and host does not
+/// matter, a trailing slash is dropped, and the port stays as written.
 fn normalize_as_webhook(address: &str) -> String {
     let address = address.trim();
     let Some((scheme, rest)) = address.split_once("://") else {
@@ -296,7 +296,7 @@ mod tests {
             assert_eq!(name(&[(current, "http://B:8200/")]), "b");
             assert_eq!(name(&[(older, "http://c:80")]), "c");
             assert_eq!(name(&[(older, "http://c"), (current, "http://b:8200")]), "b");
-            // It is for the other injector.
+            // The annotation is for the other injector.
             let of_bao = "secrets-webhook.security.bank-vaults.io/bao-addr";
             assert_eq!(name(&[(of_bao, "http://b:8200")]), "default");
         }
@@ -331,10 +331,10 @@ mod tests {
         for other in ["https://vault", "http://vault:8200", "https://vault:8200/v", "nonsense"] {
             assert_eq!(doubt(Scheme::Vault, other), Some(Reason::AddressNotAllowed), "{other}");
         }
-        // A list that is empty allows none.
+        // An empty list allows no address.
         assert_eq!(doubt(Scheme::Bao, "https://vault:8200"), Some(Reason::AddressNotAllowed));
         assert_eq!(doubt(Scheme::Bao, ""), None);
-        // What a container says by itself passes no webhook.
+        // The webhook does not see the settings of a container that starts its own injector.
         assert_eq!(servers.at(Some("https://vault")).1, None);
     }
 

@@ -1,17 +1,18 @@
-//! What variables of a container tell its injector: where its references lead, and which paths it
-//! reads beside.
+//! The settings that a container's variables give to its injector: the destination of the
+//! references, and additional paths.
 //!
-//! The webhook adds variables of its own behind those of the container, by its annotations, and of
-//! one name the last counts. What is said here is what is left for the container to say.
+//! By its annotations, the webhook adds variables after those of the container. Of several
+//! variables with one name, the last counts. This module reads the settings that are left to the
+//! container.
 
 use crate::model::annotation::{Annotations, Webhook};
 use crate::model::scheme::Scheme;
 
-/// The longest name of a Vault namespace, in bytes. It goes into a header of each request and into
-/// each line about one of its secrets; no server of the API takes a longer one.
+/// The longest name of a Vault namespace, in bytes. The name goes into a header of each request,
+/// and into each log line about its secrets. No server of the API accepts a longer name.
 pub const LONGEST_NAMESPACE: usize = 1024;
 
-/// What an injector is told by variables.
+/// A setting of an injector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setting {
     /// The Vault namespace of all paths.
@@ -20,7 +21,7 @@ pub enum Setting {
     Address,
     /// Paths whose keys all become variables.
     FromPath,
-    /// A missing secret is not an error.
+    /// Whether a missing secret is no error.
     IgnoreMissingSecrets,
 }
 
@@ -28,8 +29,7 @@ impl Setting {
     const ALL: [Self; 4] =
         [Self::Namespace, Self::Address, Self::FromPath, Self::IgnoreMissingSecrets];
 
-    /// The variables that the injector of a scheme reads, the one that counts where several are there
-    /// first.
+    /// Returns the variables that the injector of a scheme reads. The first that exists counts.
     #[must_use]
     pub fn names(self, scheme: Scheme) -> &'static [&'static str] {
         match (self, scheme) {
@@ -38,7 +38,7 @@ impl Setting {
             (Self::Namespace, Scheme::Bao) => &["BAO_NAMESPACE", "VAULT_NAMESPACE"],
             (Self::Address, Scheme::Vault) => &["VAULT_ADDR"],
             (Self::Address, Scheme::Bao) => &["BAO_ADDR", "VAULT_ADDR"],
-            // Of `secret-init`, and of the older `vault-env`.
+            // The variables of `secret-init`, and of the older `vault-env`.
             (Self::FromPath, Scheme::Vault) => &["VAULT_FROM_PATH", "VAULT_ENV_FROM_PATH"],
             (Self::FromPath, Scheme::Bao) => &["BAO_FROM_PATH"],
             (Self::IgnoreMissingSecrets, Scheme::Vault) => &["VAULT_IGNORE_MISSING_SECRETS"],
@@ -47,7 +47,7 @@ impl Setting {
     }
 }
 
-/// Whether a variable of this name tells an injector something that is read here.
+/// Whether a variable of this name is a setting.
 #[must_use]
 pub fn is_setting(variable: &str) -> bool {
     let has_prefix = variable.starts_with("VAULT_") || variable.starts_with("BAO_");
@@ -57,19 +57,20 @@ pub fn is_setting(variable: &str) -> bool {
         })
 }
 
-/// What is known of a setting.
+/// The known value of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SettingValue<'a> {
-    /// Its text.
+    /// The text.
     Text(&'a str),
-    /// It is there, and its text is not in the template.
+    /// The setting exists, but its text is not in the template.
     Unknown,
 }
 
-/// Where the references of one scheme in one container lead, as far as its variables say it.
+/// The destination of the references of one scheme in one container, as far as its variables set
+/// it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Destination<'a> {
-    /// The container, where its own variables say it all, since the webhook adds none.
+    /// The container, if only its own variables count, since the webhook adds none.
     pub container: Option<&'a str>,
     /// The address of the server.
     pub address: Option<&'a str>,
@@ -77,7 +78,7 @@ pub struct Destination<'a> {
     pub namespace: Option<&'a str>,
 }
 
-/// The same of each scheme.
+/// The destination of each scheme.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Destinations<'a> {
     vault: Destination<'a>,
@@ -85,7 +86,7 @@ pub struct Destinations<'a> {
 }
 
 impl<'a> Destinations<'a> {
-    /// That of a scheme.
+    /// Returns the destination of a scheme.
     #[must_use]
     pub fn of(&self, scheme: Scheme) -> Destination<'a> {
         match scheme {
@@ -94,7 +95,7 @@ impl<'a> Destinations<'a> {
         }
     }
 
-    /// The same with another one of a scheme.
+    /// Replaces the destination of a scheme.
     pub(super) fn set(&mut self, scheme: Scheme, destination: Destination<'a>) {
         match scheme {
             Scheme::Vault => self.vault = destination,
@@ -103,18 +104,19 @@ impl<'a> Destinations<'a> {
     }
 }
 
-/// The name of a namespace as requests hold it; `None` if it names none.
+/// Returns the name of a namespace in the form of requests. Returns `None` for an empty name.
 #[must_use]
 pub fn namespace(text: &str) -> Option<&str> {
     Some(text.trim_matches('/')).filter(|name| !name.is_empty())
 }
 
-/// The Vault namespace that an annotation of the webhook names for a scheme; an empty one names none.
+/// Returns the Vault namespace that an annotation of the webhook names for a scheme. An empty
+/// annotation names none.
 pub(super) fn annotated_namespace(annotations: &Annotations, scheme: Scheme) -> Option<&str> {
     namespace(annotations.webhook(Webhook::Namespace(scheme))?)
 }
 
-/// Whether a request could name this namespace.
+/// Whether a request can name this namespace.
 #[must_use]
 pub fn is_namespace(name: &str) -> bool {
     name.len() <= LONGEST_NAMESPACE && !name.contains(char::is_control)

@@ -1,10 +1,10 @@
-//! Sources: the ConfigMaps and Secrets that variables come from, as far as they are known.
+//! Sources: the ConfigMaps and Secrets that variables come from.
 //!
-//! Who uses a source is kept with it, so that only what a workload names is ever read, and that a
-//! change of it is a change of those workloads.
+//! The workloads that use a source are kept with it. So only named sources are read, and a change
+//! of a source is a change of its workloads.
 //!
-//! Architecture Invariant: of a source nothing is kept but the names of its keys and the references
-//! that stand behind them; no value ever is.
+//! Architecture Invariant: of a source only the names of its keys and the references behind them
+//! are kept, never a value.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,16 +18,16 @@ use crate::references::stored_reference::StoredReference;
 /// A source of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceId {
-    /// Its kind.
+    /// The kind.
     pub kind: SourceKind,
-    /// Its namespace.
+    /// The namespace.
     pub namespace: Arc<str>,
-    /// Its name.
+    /// The name.
     pub name: Arc<str>,
 }
 
 impl SourceId {
-    /// The source that a workload of a namespace means.
+    /// Returns the source that a workload of a namespace means.
     #[must_use]
     pub fn new(namespace: &Arc<str>, named: &SourceName) -> Self {
         Self {
@@ -55,7 +55,7 @@ pub struct Content {
 type Key = (Box<str>, Box<[StoredReference]>);
 
 impl Content {
-    /// Reads the values of a source. One that is no text holds no reference.
+    /// Reads the values of a source. A value that is not UTF-8 text holds no reference.
     pub fn new<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
         let keep =
             |value| std::str::from_utf8(value).map(StoredReference::all_of).unwrap_or_default();
@@ -64,34 +64,35 @@ impl Content {
         Self { keys: keys.into_iter().collect(), is_for_webhook: false }
     }
 
-    /// The same of an object with annotations of these names.
+    /// Returns the same content for an object with annotations of these names.
     #[must_use]
     pub fn annotated<'a>(self, names: impl IntoIterator<Item = &'a str>) -> Self {
         let is_for_webhook = names.into_iter().any(is_for_webhook);
         Self { is_for_webhook, ..self }
     }
 
-    /// Whether the webhook has resolved it when it was applied: it is annotated for the webhook, and
-    /// has no reference left.
+    /// Whether the webhook resolved the source when it was applied: the source is annotated for the
+    /// webhook, and has no reference left.
     #[must_use]
     pub fn is_resolved(&self) -> bool {
         self.is_for_webhook && !self.refers()
     }
 
-    /// The references behind a key, and which of the keys it is; `None` if there is no such key.
+    /// Returns the references behind a key, and the index of the key. Returns `None` if there is no
+    /// such key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<(usize, &[StoredReference])> {
         let index = self.keys.binary_search_by(|(known, _)| (**known).cmp(key)).ok()?;
         Some((index, &self.keys[index].1))
     }
 
-    /// All keys with their references, in order, counted from 0.
+    /// Returns all keys with their references, in order, counted from 0.
     #[must_use]
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (usize, &str, &[StoredReference])> {
         self.keys.iter().enumerate().map(|(index, (key, kept))| (index, &**key, &**kept))
     }
 
-    /// How many keys there are.
+    /// Returns the number of keys.
     #[must_use]
     pub fn len(&self) -> usize {
         self.keys.len()
@@ -103,37 +104,37 @@ impl Content {
         self.keys.is_empty()
     }
 
-    /// Whether there is a reference behind any key.
+    /// Whether any key has a reference.
     #[must_use]
     pub fn refers(&self) -> bool {
         self.keys.iter().any(|(_, kept)| !kept.is_empty())
     }
 }
 
-/// What is known of a source.
+/// The state of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceState {
-    /// It was not read yet.
+    /// The source was not read yet.
     Unread,
-    /// It cannot be read, for a reason.
+    /// The source cannot be read, for this reason.
     Unreadable(Reason),
-    /// It does not exist.
+    /// The source does not exist.
     Missing,
-    /// What it holds.
+    /// The content of the source.
     Read(Arc<Content>),
 }
 
-/// Which sources may be read.
+/// The kinds of sources that may be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadableSources {
-    /// ConfigMaps.
+    /// Whether ConfigMaps may be read.
     pub config_maps: bool,
-    /// Secrets.
+    /// Whether Secrets may be read.
     pub secrets: bool,
 }
 
 impl ReadableSources {
-    /// Whether those of a kind are.
+    /// Whether sources of a kind may be read.
     #[must_use]
     pub fn includes(self, kind: SourceKind) -> bool {
         match kind {
@@ -149,7 +150,7 @@ impl Default for ReadableSources {
     }
 }
 
-/// What is known where no source was read.
+/// The state of every source before the first read.
 #[cfg(test)]
 pub(crate) fn nothing_known(_: &Arc<str>, _: &SourceName) -> SourceState {
     SourceState::Unread

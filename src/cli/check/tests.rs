@@ -1,4 +1,4 @@
-//! What is said of manifests.
+//! Tests the report on manifests.
 
 use super::*;
 use crate::cli::print;
@@ -48,7 +48,7 @@ fn checked_all(files: &[(&str, &str)], readable: ReadableSources) -> Report {
     manifests.check(readable, &Servers::default())
 }
 
-/// Path or reason, and line.
+/// Returns the path or the reason of each reference, and its line.
 fn found(workload: &Checked) -> Vec<(&str, u64)> {
     workload
         .references
@@ -408,7 +408,7 @@ fn a_path_that_no_rule_allows_to_the_namespace_is_not_watched() {
     let all = "secret/data/all secret/data/init secret/data/mysql secret/data/a";
     assert_eq!(refused(&report), (false, all.to_owned()));
     assert!(report.warnings() >= 4);
-    // Who does not opt in is not warned.
+    // A workload that does not opt in gets no warning.
     let out = WEB.replace("reload-on-secret-change: \"true\"", "other: x");
     let report = checked_by(&["other/**"], &out, "default");
     assert_eq!(report.warnings(), checked(&out).warnings());

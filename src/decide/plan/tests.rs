@@ -1,11 +1,11 @@
-//! One test a rule of the plan.
+//! One test per rule of the plan.
 
 use super::*;
 use crate::model::fixtures::{recorded, second, secret, version, workload};
 use crate::model::record::Recorded;
 
-/// One secret of one workload, as the rules see it. The workload was created at second 0, its
-/// present template entered before poll 5, and its revision was made at second 100.
+/// One secret of one workload. The workload was created at second 0, its present template entered
+/// before poll 5, and its revision was made at second 100.
 struct Row {
     recorded: Option<Recorded>,
     live: Observation,
@@ -62,7 +62,7 @@ impl Row {
     }
 }
 
-/// Created before the workload's revision, and after it.
+/// A version from before the workload's revision. `new` is from after the revision.
 fn old() -> Version {
     version(1, 1_000_050)
 }
@@ -83,7 +83,7 @@ fn an_error_is_never_a_change() {
 #[test]
 fn what_is_recorded_for_this_template_is_known() {
     assert_eq!(Row::live(new()).recorded(true, new()).verdict(), Verdict::Same);
-    // Whatever was seen before: the pods started with it, or later.
+    // Earlier observations do not matter: the pods started with this version, or later.
     let row = Row { last_poll_with_other_version: 9, ..Row::live(new()) };
     assert_eq!(row.recorded(true, new()).verdict(), Verdict::Same);
 }
@@ -98,7 +98,7 @@ fn what_was_seen_to_change_needs_no_clock_and_no_request() {
     assert_eq!(row.verdict(), Verdict::Changed(Cause::Witnessed));
     let row = Row { last_poll_with_other_version: 5, observed: false, ..Row::live(old()) };
     assert_eq!(row.verdict(), Verdict::Changed(Cause::Witnessed));
-    // Seen before the template was there: its pods started later.
+    // The other version was seen before the template was there. The pods started later.
     let row = Row { last_poll_with_other_version: 4, ..Row::live(old()) };
     assert_eq!(row.verdict(), Verdict::Same);
 }
@@ -109,12 +109,13 @@ fn a_version_that_is_older_than_what_is_recorded_is_a_restored_storage() {
         let row = Row::live(old()).recorded(of_this_template, new());
         assert_eq!(row.verdict(), Verdict::Changed(Cause::Restored));
     }
-    // Until nothing else was seen for a while, since the template came, it may be a standby.
+    // The older version may come from a standby until nothing else was seen for a while since the
+    // template came.
     let row = Row { settled_since: 4, ..Row::live(old()) };
     assert_eq!(row.recorded(true, new()).verdict(), Verdict::Unsettled);
-    // Whatever others have on record, it is the version there is for who has none of it.
+    // A workload without a record takes the live version, whatever other workloads have on record.
     assert_eq!(Row { settled_since: 0, ..Row::live(old()) }.verdict(), Verdict::Same);
-    // The number alone says nothing: deleted and made anew, a secret starts at 1 again.
+    // The number alone is no evidence: a secret that was deleted and made again starts at 1.
     let row = Row::live(version(1, 1_000_200)).recorded(true, version(3, 1_000_050));
     assert_eq!(row.verdict(), Verdict::Changed(Cause::Found));
 }
@@ -123,7 +124,7 @@ fn a_version_that_is_older_than_what_is_recorded_is_a_restored_storage() {
 fn what_was_created_before_the_revision_is_what_its_pods_have() {
     assert_eq!(Row::live(old()).verdict(), Verdict::Same);
     assert_eq!(Row::live(new()).verdict(), Verdict::Changed(Cause::Found));
-    // In the same second: rather a needless reload than a missed one.
+    // The same second: a needless reload is better than a missed one.
     let row = Row::live(version(2, 1_000_100));
     assert_eq!(row.verdict(), Verdict::Changed(Cause::Found));
     assert_eq!(Row::live(new()).recorded(true, old()).verdict(), Verdict::Changed(Cause::Found));
@@ -169,10 +170,10 @@ fn nothing_is_reloaded_within_the_settle_time() {
             Row { rules: settling(settle), last_poll_with_other_version: 5, ..Row::live(new()) };
         assert_eq!(row.verdict(), expected, "{settle}");
     }
-    // What the pods have need not settle.
+    // A version that the pods have need not settle.
     let row = Row { rules: settling(3), ..Row::live(new()) };
     assert_eq!(row.recorded(true, new()).verdict(), Verdict::Same);
-    // A version from an hour ahead was created by a node whose clock is wrong.
+    // A version from an hour ahead was created by a node with a wrong clock.
     let ahead = version(2, 1_003_802);
     let row = Row { rules: settling(3), last_poll_with_other_version: 5, ..Row::live(ahead) };
     assert_eq!(row.verdict(), Verdict::Changed(Cause::Witnessed));
@@ -217,27 +218,30 @@ fn pods_that_started_without_a_secret_are_reloaded_when_it_is_back() {
         verdict(&case, &secret("a"), observed, &rules)
     };
     assert_eq!(row(5, lenient), Verdict::Changed(Cause::Witnessed));
-    // Before the present template came, or where pods wait for what is missing.
+    // The secret was missing before the present template came, or the pods wait for the missing
+    // secret.
     assert_eq!(row(4, lenient), Verdict::Same);
     assert_eq!(row(5, Rules::default()), Verdict::Same);
-    // A reload while it was gone is recorded so.
+    // A reload while the secret was gone records it as missing.
     let row = |of_this_template, seen| {
         let row = Row { rules: lenient, seen, ..Row::live(old()) };
         row.recorded(of_this_template, Version::MISSING).verdict()
     };
     assert_eq!(row(true, 5), Verdict::Changed(Cause::Found));
     assert_eq!(row(false, 5), Verdict::Same);
-    // What was seen before that reload, which another process did, is older than what that one saw.
+    // An observation from before that reload, by another process, is older than the observation of
+    // that process.
     assert_eq!(row(true, 4), Verdict::Undetermined);
-    // A reload for its return was taken back; one from before it was gone says nothing.
+    // A reload for the return of the secret was taken back. A reload from before it was gone is no
+    // evidence.
     for (is_later, expected) in [(true, Verdict::Reverted), (false, Verdict::Changed(Cause::Found))]
     {
         let copies = vec![Copied { secret: secret("a").hash64(), version: old(), is_later }];
         let row = Row { rules: lenient, copies, ..Row::live(old()) };
         assert_eq!(row.recorded(true, Version::MISSING).verdict(), expected);
     }
-    // A version that was created since can have been rolled out only since, whatever the date of the
-    // ReplicaSet that has the copy.
+    // A version that was created since can have been rolled out only since, whatever the date of
+    // the ReplicaSet with the copy.
     let copies = vec![Copied { secret: secret("a").hash64(), version: new(), is_later: false }];
     let row = Row { rules: lenient, copies, ..Row::live(new()) };
     assert_eq!(row.recorded(true, Version::MISSING).verdict(), Verdict::Reverted);
@@ -245,7 +249,8 @@ fn pods_that_started_without_a_secret_are_reloaded_when_it_is_back() {
 
 #[test]
 fn a_newer_version_that_was_seen_counts_before_the_record() {
-    // Pods were renewed while version 2 was live, and then the storage was restored to what is recorded.
+    // Pods were renewed while version 2 was live. Then the storage was restored to the recorded
+    // version.
     let row = |last_poll_with_other_version, other_version_created| {
         let workload =
             Workload { recorded: Some(recorded(true, &[("a", old())])), ..workload("web", &["a"]) };
@@ -279,7 +284,7 @@ fn a_revision_is_asked_for_only_where_the_answer_hangs_on_it() {
     assert_eq!(not_asked(Row::live(old())), Verdict::AskRevision);
     let rules = Rules { ignore_versions_before: Some(second(1_000_201)), ..Rules::default() };
     assert_eq!(not_asked(Row { rules, ..Row::live(new()) }), Verdict::Same);
-    // What is recorded is known better than by a date.
+    // A record is better evidence than a date.
     let row = Row { rules, ..Row::live(new()) }.recorded(true, old());
     assert_eq!(not_asked(row), Verdict::AskRevision);
 }
@@ -294,20 +299,20 @@ fn what_its_controller_has_not_seen_waits() {
 
 #[test]
 fn a_reload_that_was_taken_back_is_not_fought() {
-    // The record is still there, and the template it belongs to is not.
+    // The record is still there, but its template is not.
     assert_eq!(Row::live(new()).recorded(false, new()).verdict(), Verdict::Reverted);
-    // The record went back with the template; its copy on the newer revision tells.
+    // The record went back with the template. Its copy on the newer revision is the evidence.
     let copy = Copied { secret: secret("a").hash64(), version: new(), is_later: true };
     let copies = vec![copy];
     let row = Row { copies, ..Row::live(new()) };
     assert_eq!(row.recorded(true, old()).verdict(), Verdict::Reverted);
-    // A version after that is a change like any other.
+    // A later version is an ordinary change.
     let row = Row { copies: vec![copy], ..Row::live(version(3, 1_000_300)) };
     assert_eq!(row.verdict(), Verdict::Changed(Cause::Found));
-    // So is the reload for a restored storage.
+    // A reload for a restored storage was taken back, too.
     let row = Row { copies: vec![copy], ..Row::live(new()) };
     assert_eq!(row.recorded(true, version(3, 1_000_300)).verdict(), Verdict::Reverted);
-    // Before the newer version there was this one too, and it was rolled out.
+    // This version was live and rolled out before the newer version as well.
     let copies = vec![Copied { is_later: false, ..copy }];
     let row = Row { copies, ..Row::live(new()) };
     assert_eq!(
@@ -316,7 +321,7 @@ fn a_reload_that_was_taken_back_is_not_fought() {
     );
 }
 
-/// A workload of the secrets a and b; what was seen of each is given.
+/// Decides about a workload with the secrets a and b, given the observation of each.
 fn decided(
     workload: &Workload,
     seen: [ObservedVersion; 2],
@@ -364,7 +369,7 @@ fn what_to_do() {
         ([witnessed(2), gone], 1, Action::Hold(Hold::SecretGone)),
         ([found, same()], 1, Action::Roll(Cause::Found)),
         ([found, same()], 0, Action::Hold(Hold::Budget)),
-        // It rolls anyway, so the budget does not matter.
+        // The workload is reloaded anyway, so the budget does not matter.
         ([found, witnessed(2)], 0, Action::Roll(Cause::Witnessed)),
     ];
     for (seen, budget, expected) in table {
@@ -400,7 +405,8 @@ fn nobody_asks_for_a_revision_that_cannot_matter() {
     let found = saw(Observation::Live(version(2, 200)));
     assert_eq!(action([found, found]), Action::AskRevision);
     assert_eq!(action([found, witnessed(2)]), Action::Roll(Cause::Witnessed));
-    // Whether it is held back must be known, or nobody would hear of it.
+    // The revision decides whether a reload is held. Without a look-up, the hold would not be
+    // reported.
     assert_eq!(action([found, saw(Observation::Gone)]), Action::AskRevision);
     assert_eq!(action([witnessed(2), saw(Observation::Gone)]), Action::Hold(Hold::SecretGone));
     let deleting = Workload { deleting: true, ..web.clone() };
@@ -426,7 +432,7 @@ fn what_is_stripped_again_is_not_fought() {
         let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
         decide(&case, of, &Rules::default(), 1, second(now)).action
     };
-    // Held one hour, then one more attempt, then two hours, and so on up to a day.
+    // Held for one hour, then one more attempt, then two hours, and so on up to a day.
     let mut now = 1_000;
     for hours in [1, 2, 4, 8, 16, 24, 24] {
         assert_eq!(at(&past, now), Action::Hold(Hold::Stripped));
@@ -436,7 +442,7 @@ fn what_is_stripped_again_is_not_fought() {
         assert_eq!(at(&past, now), Action::Roll(Cause::Witnessed));
         past.patched(reloaded.record.clone(), None);
     }
-    // A version that was not PATCHed before is a change like any other, also during a hold.
+    // A version that was not PATCHed before is an ordinary change, also during a hold.
     past.stripped(second(1_000));
     let decision = decided(&web, [witnessed(3), witnessed(2)], &past, 1);
     assert_eq!(decision.action, Action::Roll(Cause::Witnessed));
@@ -462,7 +468,7 @@ fn what_was_reloaded_since_is_not_stripped() {
     // A later version was rolled out since, and then an earlier storage was restored.
     let decision = decided(&with("another", true, 9), seen, &past, 1);
     assert_eq!(decision.action, Action::Roll(Cause::Witnessed));
-    // What was there before has been put back, as a whole or in part.
+    // The earlier state was put back, as a whole or in part.
     for web in [
         with("before", true, 9),
         with("our older", true, 9),
@@ -492,7 +498,7 @@ fn after_a_failed_patch_the_next_waits() {
     let past = ReloadHistory { retry_at: Some(second(1_001)), ..ReloadHistory::default() };
     let seen = [witnessed(2), same()];
     assert_eq!(decided(&web, seen, &past, 1).action, Action::Hold(Hold::BackOff));
-    // A clock that was a day ahead has been set back.
+    // A clock that was a day ahead was set back.
     let past =
         ReloadHistory { retry_at: Some(second(1_000 + 24 * 3600 + 1)), ..ReloadHistory::default() };
     assert_eq!(decided(&web, seen, &past, 1).action, Action::Roll(Cause::Witnessed));
@@ -596,7 +602,7 @@ fn a_former_secret_that_was_reloaded_for_and_taken_back_is_not_fought_for() {
         decide(&case, observed, &Rules::default(), 1, second(2_000_000)).action
     };
     assert_eq!(decided(&past), Action::Roll(Cause::Found));
-    // The reload recorded it while its ConfigMap still named it.
+    // The reload recorded the secret while the ConfigMap still named it.
     let versions = [(secret("former").hash64(), new())].into_iter().collect();
     let record = Record { uid: workload.uid.to_string(), mark: "m".to_owned(), versions };
     past.patched(record, None);

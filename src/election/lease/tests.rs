@@ -1,4 +1,4 @@
-//! What a contender does, by what it has seen and when; and several of them around one lease.
+//! Tests the steps of one contender, and of several contenders for one lease.
 
 use super::*;
 
@@ -81,7 +81,7 @@ fn a_claim_ends_by_itself_and_comes_back_with_the_next_answer() {
     let mut a = contender("a");
     a.saw_none(None, start);
     a.has_written("1", a.claim(noon()), start, start);
-    // Nothing is answered any more; it goes on trying, once a retry period.
+    // No request is answered any more. The contender tries again once per retry period.
     for second in [2, 4, 6, 8] {
         let now = start + second * SECOND;
         assert_eq!(a.step(now, false), Step::Renew);
@@ -101,11 +101,11 @@ fn a_claim_ends_by_itself_and_comes_back_with_the_next_answer() {
 fn the_lease_of_another_is_measured_from_when_it_was_seen_to_change() {
     let start = Instant::now();
     let mut a = contender("a");
-    // What it says of times is of no account.
+    // The times in the lease do not matter.
     for renewed in ["1970-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", "", "yesterday"] {
         let record = Record { renewed: Some(renewed.into()), ..held_by("b") };
         a.saw("7", record.clone(), start);
-        // Seen again and again, to say the same; also where the object was touched otherwise.
+        // The content is seen again and again, also when other fields of the object change.
         for second in 1..15 {
             a.saw(&(7 + second).to_string(), record.clone(), start + second * SECOND);
             assert_ne!(a.step(start + second * SECOND, true), Step::Take);
@@ -125,21 +125,21 @@ fn an_ended_lease_is_looked_at_once_more_and_then_taken() {
     assert_eq!(a.other_holder(), Some("b"));
     let end = start + 15 * SECOND;
     assert_eq!(a.step(end, true), Step::Look);
-    // It was renewed, which the watch has not told.
+    // The lease was renewed, and the watch has missed that.
     a.looks(end);
     a.saw("8", renewed_at(held_by("b"), 14), end);
     assert!(matches!(a.step(end, true), Step::Wait(_)));
     let end = end + 15 * SECOND;
     assert_eq!(a.step(end, true), Step::Look);
     a.looks(end);
-    // No answer: again in a while.
+    // No answer: the next attempt is in a while.
     assert_eq!(a.step(end + SECOND, true), Step::Wait(end + 2 * SECOND));
     a.saw("8", renewed_at(held_by("b"), 14), end + SECOND);
     assert_eq!(a.step(end + SECOND, true), Step::Take);
     let record = a.claim(noon());
     assert_eq!((&*record.holder, record.transitions), ("a", 5));
     assert_eq!(record.acquired, record.renewed);
-    // Somebody else was faster.
+    // Another replica was faster.
     a.writes(end + SECOND);
     a.met_conflict();
     assert_eq!(a.step(end + SECOND, true), Step::Wait(end + 2 * SECOND));
@@ -173,7 +173,7 @@ fn where_no_watch_tells_it_looks_each_retry_period() {
     a.saw("7", held_by("b"), start);
     assert_eq!(a.step(start, false), Step::Wait(start + 2 * SECOND));
     assert_eq!(a.step(start + 2 * SECOND, false), Step::Look);
-    // A watch that works tells once a retry period; where it is silent, that is looked into.
+    // A working watch shows an event once per retry period. If it is silent, the lease is read.
     assert_eq!(a.step(start + 2 * SECOND, true), Step::Wait(start + 4 * SECOND));
     assert_eq!(a.step(start + 4 * SECOND, true), Step::Look);
     a.looks(start + 4 * SECOND);
@@ -229,11 +229,12 @@ fn what_a_watch_tells_late_is_no_news() {
     assert!(!a.saw_none(Some("8"), start));
     assert!(a.leads_until(start).is_some() && a.holds());
     assert!(a.saw("10", a.claim(noon()), start), "its own");
-    // Taken away by hand: it stops at once, and does not take it back while it lives.
+    // Somebody edited the lease: the contender stops at once, and does not take the lease back
+    // early.
     assert!(a.saw("11", held_by("b"), start));
     assert_eq!((a.leads_until(start), a.other_holder()), (None, Some("b")));
     assert!(matches!(a.step(start + SECOND, true), Step::Wait(_)));
-    // Numbers are compared as numbers, and what is none, not at all.
+    // Numbers are compared as numbers. Other texts are not compared.
     assert!(a.saw("100", held_by("c"), start));
     assert!(a.saw("odd", held_by("d"), start));
     assert!(a.saw("1", held_by("e"), start));
@@ -273,14 +274,14 @@ impl Server {
     }
 }
 
-/// Random histories of three: their requests and answers are lost or late, their watches deaf, and
-/// one is frozen now and then. At no time do two claim to lead, and whenever all goes well for a
-/// while, one leads.
+/// Random histories of three replicas. Their requests and answers are lost or late, their watches
+/// miss events, and a replica is frozen at times. At no time do two replicas claim to lead. After a
+/// calm while, one leads.
 #[test]
 fn at_no_time_do_two_claim_to_lead() {
     let mut random = 7_u64;
     let mut draw = |below: u64| {
-        // An xorshift: the core has no randomness, and its tests are the same each time.
+        // An xorshift, since the module has no randomness and its tests must be repeatable.
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
@@ -334,7 +335,7 @@ fn at_no_time_do_two_claim_to_lead() {
                         let seen = seen.map(|(version, _)| version.to_string());
                         let record =
                             one.claim(noon() + jiff::SignedDuration::from_secs(number.into()));
-                        // The request is lost, or its answer is, or the answer is late.
+                        // The request is lost, or its answer is lost, or the answer is late.
                         if is_lost && draw(2) == 0 {
                             continue;
                         }

@@ -1,4 +1,4 @@
-//! When the collector lists again, and what it waits for.
+//! Tests when the collector lists again, and which kinds polls wait for.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,7 +13,8 @@ use crate::model::annotation::RECORD;
 use crate::references::environment::{SourceKind, SourceName};
 use crate::references::source::{Content, SourceId};
 
-/// A collector of a server that answers each request by a script; its index, and what carries out effects.
+/// Returns a collector of a server that answers each request by a script, its index and its
+/// effects.
 fn collector(
     script: impl Fn(&str) -> Answer + Clone + Send + Sync + 'static,
 ) -> (Collector, Arc<Index>, Effects) {
@@ -78,7 +79,7 @@ async fn a_manifest_too_long_to_keep_is_listed_anew_when_its_sources_change() {
         change(read(1, "vault:secret/data/a#k"));
         tokio::time::sleep(Duration::from_secs(30)).await;
         assert_eq!((index.len(), lists.load(Ordering::Relaxed)), ((2, 1), 2));
-        // A source that changes all the time is no reason to list all the time.
+        // A source that changes all the time does not cause a list each time.
         for version in 2..202 {
             let path = format!("vault:secret/data/{version}#k");
             change(read(version, &path));
@@ -87,7 +88,7 @@ async fn a_manifest_too_long_to_keep_is_listed_anew_when_its_sources_change() {
         let lists = lists.load(Ordering::Relaxed);
         assert!((10..=13).contains(&lists), "{lists} lists in eleven minutes");
         tokio::time::sleep(Duration::from_mins(2)).await;
-        // What its pods may have read stays watched while its template is the same.
+        // Secrets that the pods may have read stay watched while the template is the same.
         assert_eq!(index.len(), (2, 201));
     };
     tokio::select! {

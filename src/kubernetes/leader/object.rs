@@ -1,17 +1,19 @@
-//! The Lease as an object: what is read of it, and what is written into it.
+//! The Lease as an object: which fields are read, and which are written.
 //!
-//! Architecture Invariant: whatever others wrote there can be read, and stays beside what we write.
-//! Times stay text, since some that the API server takes are no times of ours.
+//! Architecture Invariant: any content that others wrote can be read, and stays beside the fields
+//! that the controller writes. Times stay text, since the API server accepts times that the
+//! controller cannot parse.
 
 use kube::api::DynamicObject;
 use serde_json::{Map, Value, json};
 
 use crate::election::lease::Record;
 
-/// Of the name of a holder, which somebody else wrote, so many characters are repeated.
+/// The longest part of a holder's name that is logged, in characters. Anybody who may write the
+/// lease chooses that name.
 const LONGEST_NAME: usize = 200;
 
-/// The name of a holder, as it can be shown.
+/// Returns the name of a holder for a log line.
 pub(super) fn shown(name: &str) -> String {
     name.chars().take(LONGEST_NAME).collect()
 }
@@ -20,7 +22,7 @@ pub(super) fn version_of(object: &DynamicObject) -> String {
     object.metadata.resource_version.clone().unwrap_or_default()
 }
 
-/// What a lease says; odd fields count as absent.
+/// Returns the record of a lease. Malformed fields count as absent.
 pub(super) fn read(data: &Value) -> Record {
     let field = |name: &str| data.get("spec").and_then(|spec| spec.get(name));
     let text = |name: &str| field(name).and_then(Value::as_str).map(Box::from);
@@ -34,7 +36,7 @@ pub(super) fn read(data: &Value) -> Record {
     }
 }
 
-/// The object's data with this record in the place of the one that it held.
+/// Returns the object's data with its record replaced by `record`.
 pub(super) fn written(data: Value, record: &Record) -> Value {
     let mut data = match data {
         Value::Object(data) => data,
@@ -93,7 +95,7 @@ mod tests {
         ];
         for (data, record) in table {
             assert_eq!(read(&data), record, "{data}");
-            // Whatever it was, what is written over it can be read.
+            // Whatever the old data was, the written record can be read.
             let mine = Record { holder: "a".into(), duration: Some(15), ..Record::default() };
             assert_eq!(read(&written(data, &mine)), mine);
         }

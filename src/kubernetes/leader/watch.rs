@@ -1,7 +1,7 @@
-//! The watch of the one lease, opened again whenever it ends.
+//! The watch of the lease, opened again whenever it ends.
 //!
-//! Architecture Invariant: it is a hint. Who waits for the lease looks for itself where the watch is
-//! silent, so that one that is down or deaf delays nothing for longer than a retry period or two.
+//! Architecture Invariant: the watch is a hint. A waiting replica reads the lease itself if the
+//! watch is silent. So a broken watch delays nothing for longer than a retry period or two.
 
 use std::time::Duration;
 
@@ -13,10 +13,11 @@ use tokio::time::{Instant, sleep_until};
 use super::super::client::{RequestError, in_time_of};
 use crate::election::lease::Terms;
 
-/// Between two attempts to open it: the retry period, doubled with each failure up to this.
+/// The longest pause between two attempts to open the watch. The pause begins with the retry
+/// period, and doubles with each failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Any state will do to begin with: what is older than what is known is ignored.
+/// The watch may begin with any state: a state older than the known one is ignored.
 const FROM_ANY: &str = "0";
 
 type Events = BoxStream<'static, Result<WatchEvent<DynamicObject>, RequestError>>;
@@ -27,7 +28,7 @@ pub(super) struct LeaseWatch {
     params: WatchParams,
     terms: Terms,
     events: Option<Events>,
-    /// Whether it has told something since it was opened.
+    /// Whether the watch has shown something since it was opened.
     is_up: bool,
     failures: u32,
     not_before: Option<Instant>,
@@ -39,18 +40,18 @@ impl LeaseWatch {
         Self { api, params, terms, events: None, is_up: false, failures: 0, not_before: None }
     }
 
-    /// Whether changes are being told, as far as is known.
+    /// Whether the watch shows changes, as far as is known.
     pub(super) fn is_up(&self) -> bool {
         self.is_up
     }
 
-    /// Opens it anew: it has not told what it should have.
+    /// Opens the watch again after it missed a change.
     pub(super) fn renew(&mut self) {
         self.events = None;
         self.is_up = false;
     }
 
-    /// Waits for the next event. An error was met, and the watch will be opened again.
+    /// Waits for the next event. After an error, the watch is opened again by the next call.
     pub(super) async fn next(&mut self) -> Result<WatchEvent<DynamicObject>, RequestError> {
         loop {
             if let Some(time) = self.not_before {
@@ -73,7 +74,7 @@ impl LeaseWatch {
                     self.pause();
                     return Err(error);
                 }
-                // Servers end a watch after a while.
+                // API servers end a watch after a while.
                 None => self.pause(),
             }
         }
@@ -81,9 +82,9 @@ impl LeaseWatch {
 
     fn open(&self) -> Events {
         let (api, params) = (self.api.clone(), self.params.clone());
-        let patience = self.terms.longest_request();
+        let request_timeout = self.terms.longest_request();
         stream::once(async move {
-            let events = in_time_of(patience, api.watch(&params, FROM_ANY)).await?;
+            let events = in_time_of(request_timeout, api.watch(&params, FROM_ANY)).await?;
             Ok::<_, RequestError>(events.map_err(RequestError::from))
         })
         .try_flatten()

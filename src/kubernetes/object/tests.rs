@@ -1,4 +1,4 @@
-//! What is kept of an object, and that any JSON will do.
+//! Tests which fields of an object are kept, and that any JSON is accepted.
 
 use serde_json::{Value, json};
 
@@ -101,7 +101,7 @@ fn the_digest_changes_with_the_template_and_with_nothing_else() {
     assert_ne!(digest("/spec/template/metadata/annotations/other", json!("y")), same);
 }
 
-/// A Deployment with whatever makes one odd.
+/// Returns a Deployment with all exceptional fields.
 fn odd_one() -> Value {
     let mut object = deployment();
     object["metadata"]["ownerReferences"] = json!([
@@ -134,11 +134,11 @@ fn who_owns_it_and_how_it_rolls_out_are_kept_and_not_part_of_the_template() {
         |value| json!({ "type": "RollingUpdate", "rollingUpdate": { "partition": value } });
     assert_eq!(rollout(none(), partition(0)), Rollout::Automatic);
     assert_eq!(rollout(none(), partition(2)), Rollout::Partition(2));
-    // A Deployment's own strategy has nothing of the kind.
+    // The strategy of a Deployment has neither.
     let mut object = deployment();
     object["spec"]["strategy"] = json!({ "type": "OnDelete" });
     assert_eq!(read(&object).rollout, Rollout::Automatic);
-    // Owners that control nothing are not the owner.
+    // An owner reference without `controller` is ignored.
     object["metadata"]["ownerReferences"] = json!([{ "kind": "Team", "name": "shop" }]);
     assert_eq!(read(&object).owner, None);
 }
@@ -261,7 +261,7 @@ fn sources_are_kept_and_what_can_take_the_place_of_a_reference() {
         },
     ];
     assert_eq!(read(&value).containers, expected);
-    // What a source is called counts for the template as all else does.
+    // The name of a source counts for the template, as everything else does.
     let before = read(&value).template;
     value["spec"]["template"]["spec"]["containers"][0]["envFrom"][1]["optional"] = json!(false);
     assert_ne!(read(&value).template, before);
@@ -305,7 +305,7 @@ fn what_tells_an_injector_something_is_kept_and_variables_are_expanded() {
         starts_injector: true,
     };
     assert_eq!(manifest.containers, std::slice::from_ref(&expected));
-    // Where there is a list of paths, what has nothing of its own gets those, too.
+    // With a list of paths, a container without references gets those paths, too.
     let list = "secrets-webhook.security.bank-vaults.io/vault-from-path";
     value["spec"]["template"]["metadata"]["annotations"][list] = json!("secret/data/a");
     assert_eq!(read(&value).containers, [expected, Container::default()]);

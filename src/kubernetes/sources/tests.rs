@@ -1,4 +1,4 @@
-//! Reading sources of a server that answers by a script.
+//! Tests the source reader against a server that answers by a script.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -20,17 +20,17 @@ use crate::references::environment::{Container, EnvFrom, SourceName};
 use crate::references::manifest::Manifest;
 use crate::references::source::SourceState;
 
-/// ConfigMaps of the namespace `shop`: to each the value of its only key, or the status of an answer.
+/// The ConfigMaps of the namespace `shop`: the value of the only key of each, or an HTTP status.
 #[derive(Clone, Default)]
 struct Cluster(Arc<Mutex<World>>);
 
 #[derive(Default)]
 struct World {
     config_maps: BTreeMap<&'static str, Result<(&'static str, u32), u16>>,
-    /// The paths of what was read, in order.
+    /// The paths that were read, in order.
     read: Vec<String>,
     lists: u32,
-    /// Lines of the watch that is under way.
+    /// The lines of the watch in progress.
     events: Vec<String>,
 }
 
@@ -55,7 +55,7 @@ impl Cluster {
             world.read.push(name.to_owned());
             return match world.config_maps.get(name) {
                 None => status(404),
-                // No answer that anybody could read.
+                // A body that cannot be decoded.
                 Some(Err(0)) => Response::new(Answer::from("no JSON")),
                 Some(Err(code)) => status(*code),
                 Some(Ok((value, version))) => {
@@ -65,11 +65,11 @@ impl Cluster {
                 }
             };
         }
-        // Of all there is, only the metadata.
+        // The list asks only for metadata.
         let accept = request.headers()["accept"].to_str().unwrap();
         assert!(accept.contains("as=PartialObjectMetadata"), "{accept}");
         if query.contains("watch=true") {
-            // One that shows what there is, and ends.
+            // A watch that shows the pending events and ends.
             return Response::new(Answer::from(std::mem::take(&mut world.events).concat()));
         }
         world.lists += 1;
@@ -88,7 +88,7 @@ fn metadata(name: &str, version: u32) -> Value {
     })
 }
 
-/// An index, and what hears of changes.
+/// An index, and a sink that counts changes.
 struct Bench {
     cluster: Cluster,
     index: Arc<Index>,
@@ -96,7 +96,7 @@ struct Bench {
     changes: Changes,
 }
 
-/// Counts what is said of the workload.
+/// Counts the events about the workload.
 #[derive(Clone, Default)]
 struct Changes(Arc<Mutex<usize>>);
 
@@ -109,7 +109,7 @@ impl Sink for Changes {
 }
 
 impl Bench {
-    /// Has the workload `web` name some ConfigMaps.
+    /// Makes the workload `web` name some ConfigMaps.
     fn name(&self, names: &[&str]) {
         let from = |name: &&str| EnvFrom {
             prefix: String::new(),
@@ -136,18 +136,18 @@ impl Bench {
         self.index.look_up(&"shop".into(), &config_map(name))
     }
 
-    /// The path behind the key of a ConfigMap.
+    /// Returns the path behind the key of a ConfigMap.
     fn path(&self, name: &str) -> Option<String> {
         let SourceState::Read(content) = self.known(name) else { return None };
         Some(format!("{:?}", content.get("A")?.1.first()?.reading_in("A")))
     }
 
-    /// How much was said of the workload since the last time.
+    /// Returns the number of events about the workload since the last call.
     fn changes(&self) -> usize {
         std::mem::take(&mut *self.changes.0.lock().unwrap())
     }
 
-    /// Whether anything was said of the workload since the last time.
+    /// Whether there were events about the workload since the last call.
     fn is_changed(&self) -> bool {
         self.changes() > 0
     }
@@ -166,7 +166,7 @@ async fn run(test: impl AsyncFnOnce(Bench)) {
     }
 }
 
-/// A reader that nobody runs, and what is around it.
+/// Returns a reader that does not run, and its surroundings.
 fn bench() -> (Bench, SourceReader<ConfigMap>) {
     let cluster = Cluster::default();
     let server = cluster.clone();
@@ -202,7 +202,7 @@ async fn only_what_is_named_is_read_and_read_again_when_it_changes() {
         sleep(Duration::from_secs(10)).await;
         assert_eq!(bench.path("m").as_deref(), Some(B));
         assert_eq!((bench.cluster.read(), bench.is_changed()), (vec!["m".to_owned()], true));
-        // What was read is not read again for an event that says the same.
+        // An event with the known version causes no read.
         bench.cluster.show("MODIFIED", "m", 2);
         sleep(Duration::from_secs(10)).await;
         assert_eq!((bench.cluster.read().len(), bench.is_changed()), (0, false));
@@ -211,7 +211,7 @@ async fn only_what_is_named_is_read_and_read_again_when_it_changes() {
         bench.cluster.show("DELETED", "m", 3);
         sleep(Duration::from_secs(10)).await;
         assert_eq!((bench.known("m"), bench.is_changed()), (SourceState::Missing, true));
-        // One that is made later is found by its event.
+        // A ConfigMap that is made later is found by its event.
         bench.cluster.set("m", Ok(("vault:secret/data/a#k", 4)));
         bench.cluster.show("ADDED", "m", 4);
         sleep(Duration::from_secs(10)).await;
@@ -271,7 +271,7 @@ async fn one_that_the_server_fails_for_holds_up_nobody_for_long() {
         assert_eq!(bench.path("m").as_deref(), Some(A));
         assert_eq!(bench.known("broken"), SourceState::Unreadable(Reason::SourceFailed));
         assert!(bench.is_changed());
-        // Named later, it does not wait for the one that is broken either.
+        // A ConfigMap that is named later does not wait for the broken one either.
         bench.cluster.set("n", Ok(("vault:secret/data/b#k", 1)));
         bench.cluster.show("ADDED", "n", 1);
         bench.name(&["broken", "m", "n"]);
@@ -306,7 +306,7 @@ async fn what_the_watch_does_not_show_needs_no_request() {
         assert_eq!(bench.cluster.read(), [""; 0]);
         assert!(names.iter().all(|name| bench.known(name) == SourceState::Missing));
         assert_eq!(bench.changes(), 1, "a workload is read again once, however much changed");
-        // The same of one that is named when the list has ended.
+        // The same for a ConfigMap that is named after the list has ended.
         bench.name(&["later"]);
         sleep(Duration::from_secs(10)).await;
         assert_eq!((bench.cluster.read(), bench.known("later")), (vec![], SourceState::Missing));

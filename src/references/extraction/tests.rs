@@ -1,4 +1,4 @@
-//! What a pod template refers to.
+//! Tests the extraction of references from a pod template.
 
 use std::sync::Arc;
 
@@ -27,8 +27,8 @@ fn key(variable: &str, name: &str, key: &str, optional: bool) -> EnvVar {
     EnvVar { name: variable.to_owned(), value: EnvValue::Key { source, key, optional } }
 }
 
-/// A cluster of some ConfigMaps: `refs`, `more`, one that may not be read, one that is not known
-/// yet; all others do not exist.
+/// A cluster with the ConfigMaps `refs` and `more`, one that may not be read, and one that is not
+/// known yet. No others exist.
 fn cluster(named: &SourceName) -> SourceState {
     let read = |data: &[(&'static str, &'static str)]| {
         let data = data.iter().map(|(key, value)| (*key, value.as_bytes()));
@@ -67,7 +67,7 @@ fn env_from_takes_all_keys_and_the_last_of_a_name_counts() {
     // Under another name nothing is overridden.
     let (paths, ..) = found(&[from("refs", "", false), from("more", "X_", false)], &[]);
     assert_eq!(paths, [a, b, more]);
-    // The later source: `A` is another one there, and `B` a text.
+    // The later source counts: its `A` is another reference, and its `B` a plain text.
     let (paths, reasons, _) = found(&[from("refs", "", false), from("more", "", false)], &[]);
     assert_eq!(paths, [more]);
     let overridden = reasons.iter().filter(|reason| **reason == Reason::Overridden).count();
@@ -81,7 +81,7 @@ fn env_from_takes_all_keys_and_the_last_of_a_name_counts() {
     assert_eq!(found(&[], &twice).0, ["b"]);
 }
 
-/// A source with so many keys, each with so many references.
+/// Returns a source with this many keys, and this many references per key.
 fn source(keys: usize, references: usize) -> SourceState {
     let value = |key| {
         let reference = |number| format!("${{vault:secret/data/{key}-{number}#k}}");
@@ -116,24 +116,24 @@ fn a_product_of_sources_and_keys_is_not_worked_out() {
         );
         (taken, paths.len(), reasons)
     };
-    // The same source again and again is one source.
+    // A source that is named again and again counts once.
     let same: Vec<_> = (0..1_000).map(|_| from("big", "", false)).collect();
     let (taken, paths, reasons) = read(&container(&same, &[]), &source(10_000, 1));
     assert_eq!((paths, reasons), (10_000, BTreeSet::from([Reason::Overridden])));
     assert!(taken <= 10_000 + 1_000, "{taken}");
-    // Under other names each time, it is said that they are too many; nothing goes unwatched.
+    // Under new names each time, a note says that there are too many. No reference goes unwatched.
     let other: Vec<_> =
         (0..1_000).map(|number| from("big", &format!("P{number}_"), false)).collect();
     let (taken, paths, reasons) = read(&container(&other, &[]), &source(10_000, 1));
     assert_eq!((paths, reasons), (10_000, BTreeSet::from([Reason::TooManyVariables])));
     assert!(taken <= 10_000 + MOST_WORK + 1_000, "{taken}");
-    // So it is with one key in many variables.
+    // The same holds for one key in many variables.
     let keys: Vec<_> =
         (0..4_000).map(|number| key(&format!("V{number}"), "big", "K0", false)).collect();
     let (taken, paths, _) = read(&container(&[], &keys), &source(1, 4_000));
     assert_eq!(paths, 4_000);
     assert!(taken <= 4_000 + MOST_WORK, "{taken}");
-    // A source whose keys are all overridden, and which is named once more in another container.
+    // A source whose keys are all overridden, and which another container names again.
     let (once, again) = (container(&same, &[]), container(&other, &keys));
     let mut paths = BTreeSet::new();
     let known = source(10_000, 1);
@@ -176,7 +176,7 @@ fn of_too_many_sources_the_first_are_read_and_the_others_said() {
     });
     assert!(all.is_waiting && all.notes.len() == 9_500);
     assert!(all.notes.iter().all(|note| note.reason == Reason::TooManySources));
-    // Another container's, and a key's.
+    // The sources of another container, and of a key.
     let containers =
         [container(&names(MOST_SOURCES), &[]), container(&[], &[key("X", "refs", "A", false)])];
     let all = extract(&annotations, &containers, cluster);
@@ -201,7 +201,7 @@ fn what_is_missing_is_said_unless_it_is_optional() {
     assert_eq!(found(&[], &[key("X", "none", "A", false)]).1, [Reason::SourceMissing]);
     assert_eq!(found(&[], &[key("X", "refs", "NONE", false)]).1, [Reason::KeyMissing]);
     for optional in [key("A", "none", "A", true), key("A", "refs", "NONE", true)] {
-        // Then there is no such variable, which could take the place of another one.
+        // The variable then does not exist, and cannot override another one.
         let all = found(&[from("more", "", false)], &[optional]);
         assert_eq!(all, (vec!["secret/data/more".to_owned()], vec![], false));
     }
@@ -224,7 +224,7 @@ fn what_the_webhook_has_resolved_is_said() {
     assert_eq!(reasons(&source("s3cret", role), &whole, &[]), is_resolved);
     assert_eq!(reasons(&source("s3cret", role), &[], &[key("X", "m", "A", false)]), is_resolved);
     assert_eq!(reasons(&source("s3cret", role), &[], &[key("X", "m", "B", true)]), []);
-    // Still there, or never meant for it.
+    // The reference is still there, or the annotation is not for the webhook.
     assert_eq!(reasons(&source("vault:a#k", role), &whole, &[]), []);
     assert_eq!(reasons(&source("s3cret", "other"), &whole, &[]), []);
 }

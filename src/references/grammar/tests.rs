@@ -1,4 +1,4 @@
-//! Tables that read like the grammar, and what holds of any value.
+//! Tables in the order of the grammar, and properties of any value.
 
 use proptest::prelude::*;
 
@@ -24,7 +24,7 @@ fn skip(reason: Reason) -> Vec<Reading> {
     vec![Reading::Skip(reason)]
 }
 
-/// One line a form of the grammar.
+/// One line per form of the grammar.
 #[test]
 fn whole_values() {
     let cases = [
@@ -98,7 +98,7 @@ fn what_is_known_in_part_is_read_where_that_is_enough() {
     }
 }
 
-/// A version is what the server takes for one.
+/// The versions that the server accepts.
 #[test]
 fn versions() {
     let cases = [
@@ -161,13 +161,13 @@ fn inline_values() {
         ("${vault:}", skip(Reason::NoKey)),
         ("${vault:a}", skip(Reason::NoKey)),
         ("${bao:secret/data/a#u}", watch_bao("secret/data/a")),
-        // In the order in which they stand, whoever resolves them.
+        // In the order of the value, whichever injector resolves them.
         ("${bao:b#k}${vault:a#k}", [watch_bao("b"), watch("a")].concat()),
-        // Inline references win over the whole value, of each injector for itself.
+        // Inline references win over the whole value, for each injector separately.
         ("vault:secret/data/x#a${vault:secret/data/a#u}", watch("secret/data/a")),
         ("vault:x#a${bao:y}", [watch("x"), skip(Reason::NoKey)].concat()),
         ("vault:x#a${bao:y#u}", [skip(Reason::BadVersion), watch_bao("y")].concat()),
-        // Within another one, the inner one is resolved and the outer one is left as it is.
+        // The inner reference is resolved, and the outer one is left as it is.
         ("${vault:a#${vault:b#k}}", [skip(Reason::Nested), watch("b")].concat()),
         ("${>>vault:a#${vault:b#k}}", [skip(Reason::Nested), watch("b")].concat()),
         ("${vault:a#${vault:b#k} }", skip(Reason::BadVersion)),
@@ -183,7 +183,7 @@ fn inline_values() {
     }
 }
 
-/// In values of all lengths around that of a block, at each place.
+/// Tests values of all lengths around the block length, with the scheme at each position.
 #[test]
 fn a_scheme_is_seen_wherever_it_stands() {
     for length in 0..4 * BLOCK {
@@ -238,7 +238,7 @@ fn canonical_spellings() {
     }
 }
 
-/// Texts in which the signs of the grammar meet often.
+/// Texts that often combine the signs of the grammar.
 fn texts() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         4 => Just("vault:"), 2 => Just("bao:"), 4 => Just("${"), 4 => Just("}"), 3 => Just("#"),
@@ -260,8 +260,8 @@ proptest! {
             };
             let again = parse("X", &canonical);
             let same = again.iter().find(|r| r.scheme == reference.scheme && !r.is_inline);
-            // As a value of its own, a key that holds an inline reference of its scheme would give
-            // way to it; between braces there is none.
+            // As a value of its own, a key with an inline reference of its scheme would give way to
+            // that reference. Between braces there is no such key.
             let Some(same) = same else {
                 prop_assert!(!reference.is_inline, "{:?}", canonical);
                 continue;

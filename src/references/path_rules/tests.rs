@@ -1,4 +1,4 @@
-//! What rules allow, and what does not get around them.
+//! Tests which references the rules allow, and that nothing bypasses them.
 
 use std::time::{Duration, Instant};
 
@@ -67,7 +67,7 @@ fn a_star_stays_within_its_part_and_two_at_the_end_are_the_rest() {
         ("a*a", "a", false),
         ("*ab*", "xxab", true),
         ("ünï*/☃", "ünïx/☃", true),
-        // What means something elsewhere does not here.
+        // Signs of other pattern languages have no meaning here.
         ("a.c", "abc", false),
         ("a?c", "abc", false),
         ("[ab]", "a", false),
@@ -88,7 +88,7 @@ fn the_namespace_of_the_workload_is_taken_literally() {
         ("secret/data/{namespace}/*", "shop", "secret/data/pay/db", false),
         ("secret/data/{namespace}-*/{namespace}", "a", "secret/data/a-x/a", true),
         ("secret/data/{namespace}-*/{namespace}", "a", "secret/data/a-x/b", false),
-        // No Kubernetes namespace is called so; if one were, it would be no pattern.
+        // No Kubernetes namespace has this name. If one had, it would not be a pattern.
         ("secret/data/{namespace}/*", "*", "secret/data/shop/db", false),
         ("secret/data/{namespace}/*", "*", "secret/data/*/db", true),
         ("secret/data/{namespace}/*", "a/b", "secret/data/a/b/db", false),
@@ -133,7 +133,7 @@ fn servers_and_vault_namespaces_are_told_apart() {
         (&["{namespace}"], "shop", true),
         (&["{namespace}"], "pay", false),
         (&["*"], "team", true),
-        // Only "" and ** are the root namespace.
+        // Only "" and ** match the root namespace.
         (&["*"], "", false),
         (&["**"], "", true),
         (&["", "team"], "team", true),
@@ -146,7 +146,7 @@ fn servers_and_vault_namespaces_are_told_apart() {
     }
 }
 
-/// Servers take each of these for the root namespace, or may take it for another one than it looks.
+/// Servers take each of these for the root namespace, or may read it as another namespace.
 #[test]
 fn a_vault_namespace_that_is_spelt_oddly_is_the_one_that_the_server_takes_it_for_or_none() {
     for (pattern, is_root_allowed) in [("", true), ("*", false), ("team/**", false), ("*/*", false)]
@@ -172,13 +172,14 @@ fn a_vault_namespace_that_is_spelt_oddly_is_the_one_that_the_server_takes_it_for
             assert!(!allow(name), "{pattern} {name:?}");
         }
     }
-    // Not where a rule names none, either: the paths in it are meant for some namespace.
+    // A rule without Vault namespaces refuses such names, too: its paths are meant for a known
+    // namespace.
     let rules = rules(&[rule(&["*"], &["**"])]);
     assert!(!rules.allow("shop", &secret(DEFAULT_CONNECTION, "team/..", "secret/data/a")));
     assert!(rules.allow("shop", &secret(DEFAULT_CONNECTION, "root", "secret/data/a")));
 }
 
-/// The path of a reference, as it is watched.
+/// Returns the watched path of a reference.
 fn watched(value: &str) -> Option<String> {
     let reference = parse("A", value).first()?.read();
     match reference {
@@ -213,7 +214,7 @@ fn no_spelling_of_a_path_gets_around_the_rules() {
         "/secret/data/pay/db",
         "secret/data/shop//../pay/db",
         "./secret/data/pay/db",
-        // Each of these is another text for the server, too.
+        // For the server, each of these is another path, too.
         "Secret/data/shop/db",
         "secret/DATA/shop/db",
         "secret/data/Shop/db",
@@ -223,7 +224,7 @@ fn no_spelling_of_a_path_gets_around_the_rules() {
         "secret/data/shop\\db",
         "secret/data/shop /db",
         " secret/data/shop/db",
-        // A Vault namespace in front.
+        // A path that begins with a Vault namespace.
         "ns2/secret/data/shop/db",
         "root/secret/data/shop/db",
         "../secret/data/shop/db",
@@ -237,7 +238,8 @@ fn no_spelling_of_a_path_gets_around_the_rules() {
         let value = format!("vault:{path}#k");
         assert_ne!(allowed("shop", &value), Some(true), "{value}");
     }
-    // These name a secret of their own folder, whose name has such characters: the client encodes them.
+    // These name a secret in the own folder, whose name has such characters: the client encodes
+    // them.
     for path in [
         "secret/data/shop/..%2Fpay%2Fdb",
         "secret/data/shop/%2e%2e",
@@ -247,7 +249,7 @@ fn no_spelling_of_a_path_gets_around_the_rules() {
         assert_eq!(watched, path);
         assert!(rules.allow("shop", &on_default(&watched)));
     }
-    // Under ** neither.
+    // The same holds under `**`.
     assert_eq!(allowed("deep", "vault:secret/data/deep/a/../b/c#k"), Some(true));
     assert_eq!(allowed("deep", "vault:secret/data/deep/../shop/db#k"), Some(false));
     assert_eq!(allowed("deep", "vault:secret/data/deep/a/../../shop/db#k"), Some(false));
@@ -322,6 +324,6 @@ fn hostile_texts_cost_no_more_than_their_length() {
     for _ in 0..100 {
         assert!(!rules.allow("shop", &path));
     }
-    // Whoever goes back for each star is not done in a year.
+    // A matcher that goes back for each star would not finish in a year.
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
