@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use cluster::Cluster;
 use engines::Engines;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
@@ -14,28 +15,21 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use crate::config::{Config, LeaderElection, Listen};
-use crate::election::leadership::{Leadership, election_channel};
+use crate::config::{Config, Connection, LeaderElection, Listen};
 use crate::events::log::Log;
 use crate::events::metrics::Metrics;
 use crate::events::sink::Events;
-use crate::heartbeat::{Heartbeats, LONGEST_STEP};
+use crate::heartbeat::Heartbeats;
 use crate::index::Index;
-use crate::kubernetes::collector::{self, Collector};
-use crate::kubernetes::effects::Effects;
-use crate::kubernetes::events::EventWriter;
-use crate::kubernetes::leader::{self, Leader};
-use crate::kubernetes::sources::{ConfigMap, Secret, SourceReader};
-use crate::kubernetes::{access, client};
-use crate::model::kind::Kind;
-use crate::references::source::ReadableSources;
+use crate::kubernetes::{client, leader};
 use crate::rollouts::budget::Budget;
 use crate::vault::client::Server;
 use crate::vault::files::Files;
 use crate::web::{self, Health};
 
+mod cluster;
 mod engines;
 
 /// From the signal to the end, whatever hangs. The reloader is given one second for PATCHes in
@@ -98,14 +92,7 @@ async fn start(
         warn!("{warning}");
     }
     let files = Files::default();
-    for connection in connections.iter().filter(|connection| connection.is_default()) {
-        let vault = connection.server.address.as_str();
-        info!(version = env!("CARGO_PKG_VERSION"), vault, "Starting");
-        if connection.ca_secret.is_none() {
-            // So that a mistake shows before anything else is needed.
-            Server::connect(connection.server.clone(), Arc::default(), &files).await?;
-        }
-    }
+    check_default_server(&connections, &files).await?;
     let index = Arc::new(Index::new(servers, readable).with_quota(quota));
     let heartbeats = Heartbeats::default();
     let led = Arc::default();
@@ -118,16 +105,7 @@ async fn start(
     let election = leader_election.map(|LeaderElection { terms, name, namespace, replica }| {
         leader::Settings::new(&client, terms, name, namespace, &replica)
     });
-    // What is wrong with the default server ends the process; the others are tried again.
-    let mut servers = Vec::new();
-    for connection in connections {
-        let connected = if connection.is_default() {
-            Some(engines::connect(&client, &connection, &files).await?)
-        } else {
-            None
-        };
-        servers.push((connection, connected));
-    }
+    let connections = engines::connect_default(&client, connections, &files).await?;
     let synced = CancellationToken::new();
     let cluster = Cluster {
         client: client.clone(),
@@ -135,41 +113,17 @@ async fn start(
         events: events_of_process.clone(),
         synced: synced.clone(),
         heartbeats: heartbeats.clone(),
+        shutdown: shutdown.clone(),
     };
-    collect(&cluster, collector_sync_period, tasks, &shutdown);
-    tasks.spawn(report_missing_permissions(
-        client.clone(),
-        readable,
-        events,
-        election.clone(),
-        shutdown.clone(),
-    ));
-    // Each reloader holds one end of it, so it closes once all have ended.
-    let (running, mut ended) = mpsc::channel::<()>(1);
-    let leadership = match election {
-        None => Leadership::always(),
-        Some(settings) => {
-            let (candidacy, leadership) = election_channel();
-            let leader = Leader::new(client.clone(), settings, candidacy, heartbeats.clone());
-            let shutdown = shutdown.clone();
-            tasks.spawn(async move {
-                let ended = async { while ended.recv().await.is_some() {} };
-                leader.run(shutdown, ended).await;
-                "leader election"
-            });
-            leadership
-        }
-    };
+    cluster.collect(collector_sync_period, tasks);
+    tasks.spawn(cluster.report_missing_permissions(readable, events, election.clone()));
+    // Each engine holds one end of this channel, so the channel closes once all engines have ended.
+    let (running, ended) = mpsc::channel::<()>(1);
+    let leadership = cluster.elect(election, ended, tasks);
     // There is one leadership a process.
     let _ = led.set(leadership.clone());
     if events {
-        let (client, index, leadership) = (client.clone(), Arc::clone(&index), leadership.clone());
-        let writer = EventWriter::new(client, index, leadership, replica, Timestamp::now);
-        let shutdown = shutdown.clone();
-        tasks.spawn(async move {
-            writer.run(shutdown).await;
-            "writer of Events"
-        });
+        cluster.write_events(leadership.clone(), replica, tasks);
     }
     let engines = Arc::new(Engines {
         client,
@@ -183,7 +137,7 @@ async fn start(
         synced,
         heartbeats,
     });
-    for (connection, connected) in servers {
+    for (connection, connected) in connections {
         let (engines, running) = (Arc::clone(&engines), running.clone());
         tasks.spawn(engines.run(connection, connected, running, shutdown.clone()));
     }
@@ -195,80 +149,17 @@ fn seconds_since_1970() -> f64 {
     Timestamp::now().as_duration().as_secs_f64()
 }
 
-/// Says once which permissions are lacking. Its work is done then; it stays until the others are told to
-/// end.
-async fn report_missing_permissions(
-    client: client::Client,
-    readable: ReadableSources,
-    events: bool,
-    election: Option<leader::Settings>,
-    shutdown: CancellationToken,
-) -> &'static str {
-    let check = async {
-        for permission in access::missing(&client, readable, events, election.as_ref()).await {
-            error!("The service account lacks a permission: {permission}");
+/// Makes the client of the default server once and drops it, so that a mistake in its settings shows before
+/// anything else is needed. A CA in the cluster has to be read first.
+async fn check_default_server(connections: &[Connection], files: &Files) -> anyhow::Result<()> {
+    for connection in connections.iter().filter(|connection| connection.is_default()) {
+        let vault = connection.server.address.as_str();
+        info!(version = env!("CARGO_PKG_VERSION"), vault, "Starting");
+        if connection.ca_secret.is_none() {
+            Server::connect(connection.server.clone(), Arc::default(), files).await?;
         }
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        () = check => {}
-        () = shutdown.cancelled() => {}
     }
-    "check of the permissions"
-}
-
-/// What watches the cluster.
-struct Cluster {
-    client: client::Client,
-    index: Arc<Index>,
-    events: Events,
-    synced: CancellationToken,
-    heartbeats: Heartbeats,
-}
-
-/// Spawns what watches the cluster: a collector of each kind, and a reader of each kind of sources that
-/// may be read.
-fn collect(
-    cluster: &Cluster,
-    sync_period: Duration,
-    tasks: &mut JoinSet<&'static str>,
-    shutdown: &CancellationToken,
-) {
-    let Cluster { client, index, events, synced, heartbeats } = cluster;
-    let effects = Effects::new(events.clone());
-    for kind in Kind::ALL {
-        let settings = collector::Settings {
-            sync_period,
-            synced: synced.clone(),
-            effects: effects.clone(),
-            heartbeat: heartbeats.add(format!("collector of {kind}s"), LONGEST_STEP),
-        };
-        let collector = Collector::new(kind, client.clone(), Arc::clone(index), settings);
-        let shutdown = shutdown.clone();
-        tasks.spawn(async move {
-            collector.run(shutdown).await;
-            "collector"
-        });
-    }
-    let new = || (client.clone(), Arc::clone(index), effects.clone());
-    if index.readable().config_maps {
-        let (client, index, effects) = new();
-        let reader = SourceReader::<ConfigMap>::new(client, index, effects, sync_period);
-        let shutdown = shutdown.clone();
-        tasks.spawn(async move {
-            reader.run(shutdown).await;
-            "reader of ConfigMaps"
-        });
-    }
-    if index.readable().secrets {
-        let (client, index, effects) = new();
-        let reader = SourceReader::<Secret>::new(client, index, effects, sync_period);
-        let shutdown = shutdown.clone();
-        tasks.spawn(async move {
-            reader.run(shutdown).await;
-            "reader of Secrets"
-        });
-    }
+    Ok(())
 }
 
 /// Spawns what answers the probes.

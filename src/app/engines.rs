@@ -58,8 +58,27 @@ pub(super) struct ConnectedServer {
     ca: Option<CaSecret>,
 }
 
+/// Connects to the default server. What is wrong with it ends the process; the other servers are connected by
+/// their tasks, which try again.
+pub(super) async fn connect_default(
+    client: &Client,
+    connections: Vec<Connection>,
+    files: &Files,
+) -> anyhow::Result<Vec<(Connection, Option<ConnectedServer>)>> {
+    let mut all = Vec::new();
+    for connection in connections {
+        let connected = if connection.is_default() {
+            Some(connect(client, &connection, files).await?)
+        } else {
+            None
+        };
+        all.push((connection, connected));
+    }
+    Ok(all)
+}
+
 /// Makes the client of a server, with the CA that is in the cluster. `files` are those of this server.
-pub(super) async fn connect(
+async fn connect(
     client: &Client,
     connection: &Connection,
     files: &Files,

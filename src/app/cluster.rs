@@ -1,0 +1,140 @@
+//! The tasks that talk to the API server: collectors, readers of sources, leader election, Events.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use crate::election::leadership::{Leadership, election_channel};
+use crate::events::sink::Events;
+use crate::heartbeat::{Heartbeats, LONGEST_STEP};
+use crate::index::Index;
+use crate::kubernetes::access;
+use crate::kubernetes::client::Client;
+use crate::kubernetes::collector::{self, Collector};
+use crate::kubernetes::effects::Effects;
+use crate::kubernetes::events::EventWriter;
+use crate::kubernetes::leader::{self, Leader};
+use crate::kubernetes::sources::{ConfigMap, Secret, SourceObject, SourceReader};
+use crate::model::kind::Kind;
+use crate::references::source::ReadableSources;
+
+/// What these tasks share.
+pub(super) struct Cluster {
+    pub(super) client: Client,
+    pub(super) index: Arc<Index>,
+    pub(super) events: Events,
+    /// Told when polls may begin.
+    pub(super) synced: CancellationToken,
+    pub(super) heartbeats: Heartbeats,
+    pub(super) shutdown: CancellationToken,
+}
+
+impl Cluster {
+    /// Spawns a collector of each kind, and a reader of each kind of sources that may be read.
+    pub(super) fn collect(&self, sync_period: Duration, tasks: &mut JoinSet<&'static str>) {
+        let effects = Effects::new(self.events.clone());
+        for kind in Kind::ALL {
+            let settings = collector::Settings {
+                sync_period,
+                synced: self.synced.clone(),
+                effects: effects.clone(),
+                heartbeat: self.heartbeats.add(format!("collector of {kind}s"), LONGEST_STEP),
+            };
+            let index = Arc::clone(&self.index);
+            let collector = Collector::new(kind, self.client.clone(), index, settings);
+            let shutdown = self.shutdown.clone();
+            tasks.spawn(async move {
+                collector.run(shutdown).await;
+                "collector"
+            });
+        }
+        let readable = self.index.readable();
+        if readable.config_maps {
+            tasks.spawn(self.read_sources::<ConfigMap>(&effects, sync_period));
+        }
+        if readable.secrets {
+            tasks.spawn(self.read_sources::<Secret>(&effects, sync_period));
+        }
+    }
+
+    fn read_sources<K: SourceObject>(
+        &self,
+        effects: &Effects,
+        sync_period: Duration,
+    ) -> impl Future<Output = &'static str> + use<K> {
+        let (client, index) = (self.client.clone(), Arc::clone(&self.index));
+        let reader = SourceReader::<K>::new(client, index, effects.clone(), sync_period);
+        let shutdown = self.shutdown.clone();
+        async move {
+            reader.run(shutdown).await;
+            "reader of ConfigMaps or Secrets"
+        }
+    }
+
+    /// Reports once which permissions the service account lacks. The task stays until shutdown, since a
+    /// task that ends ends the process.
+    pub(super) fn report_missing_permissions(
+        &self,
+        readable: ReadableSources,
+        events: bool,
+        election: Option<leader::Settings>,
+    ) -> impl Future<Output = &'static str> + use<> {
+        let (client, shutdown) = (self.client.clone(), self.shutdown.clone());
+        async move {
+            let check = async {
+                for permission in
+                    access::missing(&client, readable, events, election.as_ref()).await
+                {
+                    error!("The service account lacks a permission: {permission}");
+                }
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = check => {}
+                () = shutdown.cancelled() => {}
+            }
+            "check of the permissions"
+        }
+    }
+
+    /// Spawns leader election, if there is one. The lease is released once `ended` is closed.
+    pub(super) fn elect(
+        &self,
+        election: Option<leader::Settings>,
+        mut ended: mpsc::Receiver<()>,
+        tasks: &mut JoinSet<&'static str>,
+    ) -> Leadership {
+        let Some(settings) = election else { return Leadership::always() };
+        let (candidate, leadership) = election_channel();
+        let heartbeats = self.heartbeats.clone();
+        let leader = Leader::new(self.client.clone(), settings, candidate, heartbeats);
+        let shutdown = self.shutdown.clone();
+        tasks.spawn(async move {
+            let ended = async { while ended.recv().await.is_some() {} };
+            leader.run(shutdown, ended).await;
+            "leader election"
+        });
+        leadership
+    }
+
+    /// Spawns the writer of Events.
+    pub(super) fn write_events(
+        &self,
+        leadership: Leadership,
+        replica: String,
+        tasks: &mut JoinSet<&'static str>,
+    ) {
+        let (client, index) = (self.client.clone(), Arc::clone(&self.index));
+        let writer = EventWriter::new(client, index, leadership, replica, Timestamp::now);
+        let shutdown = self.shutdown.clone();
+        tasks.spawn(async move {
+            writer.run(shutdown).await;
+            "writer of Events"
+        });
+    }
+}
