@@ -98,15 +98,9 @@ pub const BELIEVED_AFTER: Duration = Duration::from_secs(30);
 /// Polls that began within this time count as one.
 const TIMES_APART: Duration = Duration::from_secs(1);
 
-/// The versions of each secret that this process has seen since its start. A restart loses them
-/// without harm, since the records have the rest.
+/// When the latest polls of a server began. An older version is believed by these times.
 #[derive(Debug, Default)]
-pub struct ObservationHistory {
-    secrets: HashMap<Arc<SecretId>, Seen>,
-    /// The last poll that found each secret gone.
-    gone: HashMap<Arc<SecretId>, PollNumber>,
-    /// Versions older than the known one, each with the first of the consecutive polls that saw it.
-    suspects: HashMap<Arc<SecretId>, (Version, PollNumber)>,
+pub struct PollTimes {
     /// When the polls of the last [`BELIEVED_AFTER`] began, the latest last. Polls that are close
     /// to each other share an entry.
     times: VecDeque<Began>,
@@ -126,6 +120,18 @@ struct Began {
     time: Duration,
 }
 
+/// The versions of one secret that this process has seen since its start. A restart loses them
+/// without harm, since the records have the rest.
+#[derive(Clone, Debug, Default)]
+pub struct SecretHistory {
+    seen: Option<Seen>,
+    /// The last poll that found the secret gone. 0 if there is none.
+    last_gone: PollNumber,
+    /// A version older than the known one, with the first of the consecutive polls that saw it. Few
+    /// secrets have one, so it is boxed.
+    suspect: Option<Box<(Version, PollNumber)>>,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     /// The version that was last seen live.
@@ -142,10 +148,10 @@ struct Seen {
     believed_since: PollNumber,
 }
 
-impl ObservationHistory {
-    /// Resumes polling after a pause, during which other versions may have been live.
+impl PollTimes {
+    /// Resumes polling after a pause, during which other versions may have been live. Each history
+    /// is told, too: see [`SecretHistory::resume`].
     pub fn resume(&mut self) {
-        self.suspects.clear();
         self.times.clear();
         self.resumed = 0;
     }
@@ -167,6 +173,13 @@ impl ObservationHistory {
             _ => self.times.push_back(Began { first: now, poll, time: now }),
         }
     }
+}
+
+impl SecretHistory {
+    /// Forgets a version that is not believed yet, after a pause of polling.
+    pub fn resume(&mut self) {
+        self.suspect = None;
+    }
 
     /// Takes in an observation of a poll. Returns it together with the earlier observations.
     ///
@@ -174,98 +187,78 @@ impl ObservationHistory {
     /// seen for [`BELIEVED_AFTER`]. Until then the secret is unknown.
     pub fn observe(
         &mut self,
+        times: &PollTimes,
         poll: PollNumber,
-        ask: &ReadRequest,
+        request: &ReadRequest,
         observation: Observation,
     ) -> ObservedVersion {
-        let secret = &ask.secret;
-        let before = self.secrets.get(secret).copied();
-        let last_poll_with_other_version = before.map_or(0, |seen| seen.other);
-        let other_version_created = before.and_then(|seen| seen.other_version_created);
         if observation == Observation::Gone {
-            self.gone.insert(Arc::clone(secret), poll);
+            self.last_gone = poll;
         }
-        let last_poll_gone = self.gone.get(secret).copied().unwrap_or_default();
         let unknown = ObservedVersion {
             seen: poll,
-            last_poll_with_other_version,
-            other_version_created,
-            last_poll_gone,
+            last_poll_with_other_version: self.seen.map_or(0, |seen| seen.other),
+            other_version_created: self.seen.and_then(|seen| seen.other_version_created),
+            last_poll_gone: self.last_gone,
             ..ObservedVersion::UNKNOWN
         };
         let Observation::Live(version) = observation else {
             return ObservedVersion { observation, ..unknown };
         };
-        let suspect = self.suspects.remove(secret).filter(|(suspect, _)| *suspect == version);
+        let suspect = self.suspect.take().filter(|suspect| suspect.0 == version);
         let mut believed_since = 0;
-        if ask.may_be_stale(version) {
-            let first = suspect.map_or(poll, |(_, first)| first);
-            if first > self.settled {
-                self.suspects.insert(Arc::clone(secret), (version, first));
+        if request.may_be_stale(version) {
+            let first = suspect.map_or(poll, |suspect| suspect.1);
+            if first > times.settled {
+                self.suspect = Some(Box::new((version, first)));
                 return unknown;
             }
             believed_since = first;
         }
-        let seen = match before {
+        let new = Seen {
+            version,
+            last: poll,
+            other: 0,
+            other_version_created: None,
+            since: poll,
+            believed_since,
+        };
+        let seen = match self.seen {
             Some(seen) if seen.version == version => {
                 let mut seen = Seen { last: poll, ..seen };
-                if seen.since < self.resumed {
+                if seen.since < times.resumed {
                     (seen.believed_since, seen.since) = (0, poll);
-                } else if seen.since <= self.settled {
+                } else if seen.since <= times.settled {
                     (seen.believed_since, seen.since) = (seen.since, poll);
                 }
                 seen
             }
             Some(seen) => {
                 let other_version_created = Some(seen.version.created);
-                Seen {
-                    version,
-                    last: poll,
-                    other: seen.last,
-                    other_version_created,
-                    since: poll,
-                    believed_since,
-                }
+                Seen { other: seen.last, other_version_created, ..new }
             }
-            None => Seen {
-                version,
-                last: poll,
-                other: 0,
-                other_version_created: None,
-                since: poll,
-                believed_since,
-            },
+            None => new,
         };
-        self.secrets.insert(Arc::clone(secret), seen);
-        let Seen { other, other_version_created, believed_since, .. } = seen;
-        let (last_poll_with_other_version, settled_since) = (other, believed_since);
+        self.seen = Some(seen);
         ObservedVersion {
             observation,
-            seen: poll,
-            last_poll_with_other_version,
-            other_version_created,
-            settled_since,
-            last_poll_gone,
+            last_poll_with_other_version: seen.other,
+            other_version_created: seen.other_version_created,
+            settled_since: seen.believed_since,
+            ..unknown
         }
     }
 
     /// Whether the latest answer was older than the known version, and is not believed yet.
     #[must_use]
-    pub fn suspects(&self, secret: &SecretId) -> bool {
-        self.suspects.contains_key(secret)
+    pub fn is_suspect(&self) -> bool {
+        self.suspect.is_some()
     }
 
     /// Returns the version that was last seen live.
     #[must_use]
-    pub fn last_seen(&self, secret: &SecretId) -> Option<Version> {
-        self.secrets.get(secret).map(|seen| seen.version)
-    }
-
-    /// Forgets the secrets without a reference.
-    pub fn retain(&mut self, is_used: impl Fn(&Arc<SecretId>) -> bool) {
-        self.secrets.retain(|secret, _| is_used(secret));
-        self.suspects.retain(|secret, _| is_used(secret));
-        self.gone.retain(|secret, _| is_used(secret));
+    pub fn last_seen(&self) -> Option<Version> {
+        self.seen.map(|seen| seen.version)
     }
 }
 
@@ -281,13 +274,18 @@ mod tests {
 
     /// A history, and the time at which the present poll began.
     struct Bench {
-        history: ObservationHistory,
+        times: PollTimes,
+        history: SecretHistory,
         now: Duration,
     }
 
     impl Bench {
         fn new() -> Self {
-            Self { history: ObservationHistory::default(), now: Duration::ZERO }
+            Self {
+                times: PollTimes::default(),
+                history: SecretHistory::default(),
+                now: Duration::ZERO,
+            }
         }
 
         /// Runs a poll this many seconds after the last poll.
@@ -298,11 +296,11 @@ mod tests {
             observation: Observation,
         ) -> ObservedVersion {
             self.now += Duration::from_secs(seconds);
-            self.history.begin(poll, self.now);
+            self.times.begin(poll, self.now);
             let secret = secret("a");
-            let not_before = self.history.last_seen(&secret).map(|version| version.created);
+            let not_before = self.history.last_seen().map(|version| version.created);
             let ask = ReadRequest { secret, not_before, may_be_missing: false };
-            self.history.observe(poll, &ask, observation)
+            self.history.observe(&self.times, poll, &ask, observation)
         }
     }
 
@@ -334,8 +332,8 @@ mod tests {
         // A restored storage is one more change once the older version is believed.
         assert_eq!(bench.poll(8, 60, version(2)).observation, Observation::Unknown);
         assert_eq!(bench.poll(9, 60, version(2)).last_poll_with_other_version, 7);
-        assert_eq!(bench.history.last_seen(&secret("a")).map(|version| version.number), Some(2));
-        bench.history.retain(|_| false);
+        assert_eq!(bench.history.last_seen().map(|version| version.number), Some(2));
+        bench.history = SecretHistory::default();
         assert_eq!(bench.poll(10, 60, version(4)).last_poll_with_other_version, 0);
     }
 
@@ -373,10 +371,10 @@ mod tests {
                 "poll {poll}"
             );
             let is_suspect = seen != observation || poll == 5;
-            assert_eq!(bench.history.suspects(&secret("a")), is_suspect, "poll {poll}");
+            assert_eq!(bench.history.is_suspect(), is_suspect, "poll {poll}");
         }
-        bench.history.retain(|_| false);
-        assert!(!bench.history.suspects(&secret("a")));
+        bench.history = SecretHistory::default();
+        assert!(!bench.history.is_suspect());
     }
 
     #[test]
@@ -394,6 +392,7 @@ mod tests {
         assert_eq!(bench.poll(12, 1, version(2)).settled_since, 10);
         assert_eq!(bench.poll(13, 1, version(1)).observation, Observation::Unknown);
         bench.history.resume();
+        bench.times.resume();
         assert_eq!(bench.poll(14, 60, version(2)).settled_since, 0);
         assert_eq!(bench.poll(15, 29, version(2)).settled_since, 0);
         assert_eq!(bench.poll(16, 30, version(2)).settled_since, 14);
@@ -402,13 +401,13 @@ mod tests {
 
     #[test]
     fn polls_close_to_each_other_take_no_room() {
-        let mut history = ObservationHistory::default();
+        let mut times = PollTimes::default();
         let mut now = Duration::ZERO;
         for poll in 1..10_000 {
-            history.begin(poll, now);
+            times.begin(poll, now);
             now += Duration::from_millis(10);
         }
-        assert!(history.times.len() <= 31, "{}", history.times.len());
-        assert!((6_800..=7_000).contains(&history.settled), "{}", history.settled);
+        assert!(times.times.len() <= 31, "{}", times.times.len());
+        assert!((6_800..=7_000).contains(&times.settled), "{}", times.settled);
     }
 }

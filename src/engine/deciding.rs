@@ -13,9 +13,9 @@ use crate::decide::observation::ObservedVersion;
 use crate::decide::plan::{
     self, Action, Cause, Decision, DecisionInput, Hold, Lookup, ReloadHistory, Revision, Rules,
 };
-use crate::engine::poll_round::seen;
 use crate::engine::poll_scope::{Remaining, Stripped};
 use crate::engine::ports::{Cluster, Vault};
+use crate::engine::secret_track::seen;
 use crate::engine::workloads::Workloads;
 use crate::events::event::{Event, Held};
 use crate::index::entries::IndexedWorkload;
@@ -108,8 +108,8 @@ impl<C: Cluster> Workloads<C> {
         let revisions = self.cluster.revisions(&wanted);
         let ((), mut found) = join(vault.read_clock(), revisions).await;
         for stored in asking {
-            if let Some((uid, revision)) = found.remove_entry(&stored.workload.uid) {
-                self.revisions.insert(uid, (stored.template_first_poll, revision));
+            if let Some(revision) = found.remove(&stored.workload.uid) {
+                self.tracks.keep_revision(stored, revision);
             }
         }
     }
@@ -160,11 +160,7 @@ impl<C: Cluster> Workloads<C> {
     ///
     /// Whoever writes many workloads, or sees to it that their reloads fail, keeps nobody else waiting.
     fn in_fair_order<'a>(&self, workloads: &'a [IndexedWorkload]) -> Vec<&'a IndexedWorkload> {
-        let failures = |stored: &IndexedWorkload| {
-            self.reload_states
-                .get(&stored.workload.uid)
-                .map_or(0, |reload_state| reload_state.failures)
-        };
+        let failures = |stored: &IndexedWorkload| self.tracks.failures(&stored.workload.uid);
         let mut turns: HashMap<&str, u32> = HashMap::new();
         for stored in workloads.iter().filter(|stored| failures(stored) > 0) {
             *turns.entry(&stored.workload.id.namespace).or_default() += 1;
@@ -190,22 +186,14 @@ impl<C: Cluster> Workloads<C> {
         now: Timestamp,
     ) -> Decision {
         let nothing = ReloadHistory::default();
-        let reload_state = self.reload_states.get(&stored.workload.uid);
+        let reload_state = self.tracks.state(&stored.workload.uid);
         let case = DecisionInput {
             workload: &stored.workload,
             template_first_poll: stored.template_first_poll,
-            revision: asked.lookup(self.revision(stored)),
+            revision: asked.lookup(self.tracks.revision(stored)),
             past: reload_state.map_or(&nothing, |reload_state| &reload_state.past),
         };
         plan::decide(&case, seen(observed_versions), rules, self.budget.tokens(), now)
-    }
-
-    /// The revision of a workload's present template, if it was asked for.
-    fn revision(&self, stored: &IndexedWorkload) -> Option<&Revision> {
-        let revision = self.revisions.get(&stored.workload.uid);
-        revision
-            .filter(|(template_first_poll, _)| *template_first_poll == stored.template_first_poll)
-            .map(|(_, revision)| revision)
     }
 
     /// Says what there is to say of a decision, and notes what is to be done.
@@ -228,10 +216,10 @@ impl<C: Cluster> Workloads<C> {
             left.workloads.insert(id.clone());
         }
         let idle = matches!(action, Action::Leave) && reverted.is_empty() && !waiting;
-        if idle && !self.reload_states.contains_key(&workload.uid) {
+        if idle && self.tracks.state(&workload.uid).is_none() {
             return None;
         }
-        let reload_state = self.reload_states.entry(workload.uid.clone()).or_default();
+        let reload_state = self.tracks.state_mut(&workload.uid);
         if waiting {
             reload_state.waits = reload_state.waits.saturating_add(1);
             // Controllers take a moment; whoever takes longer is asked for with all others.
@@ -289,7 +277,7 @@ impl<C: Cluster> Workloads<C> {
             self.budget.take();
         }
         let past = reload_state.past.clone();
-        let revision = self.revision(stored).cloned();
+        let revision = self.tracks.revision(stored).cloned();
         Some(Due { stored: stored.clone(), past, revision, cause, changed })
     }
 }

@@ -6,11 +6,11 @@
 mod api_server_outage;
 mod backoff;
 mod deciding;
-mod poll_round;
 mod poll_scope;
 pub mod ports;
-mod reload_state;
 pub mod reloader;
 mod reloading;
+mod secret_track;
 pub mod settings;
+mod workload_track;
 mod workloads;

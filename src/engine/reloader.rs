@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::decide::observation::{Observation, ObservationHistory, ObservedVersion, ReadRequest};
+use crate::decide::observation::{Observation, ObservedVersion, ReadRequest};
 use crate::heartbeat::Heartbeat;
 use crate::index::Index;
 use crate::index::entries::{IndexedWorkload, Snapshot};
@@ -26,10 +26,11 @@ use crate::references::reason::Reason;
 
 use super::api_server_outage::ApiServerOutage;
 use super::backoff::backoff;
-use super::poll_round::PollRound;
 use super::poll_scope::{PollScope, Remaining};
 use super::ports::{Cluster, Vault};
+use super::secret_track::SecretTracks;
 use super::settings::{Clocks, Settings};
+use super::workload_track::WorkloadTracks;
 use super::workloads::Workloads;
 use crate::election::leadership::Leadership;
 use crate::events::event::Event;
@@ -57,11 +58,9 @@ const MOST_NOTICES: usize = 10;
 pub struct Reloader<V, C> {
     vault: V,
     workloads: Workloads<C>,
-    history: ObservationHistory,
     /// When this reloader was made.
     began: Instant,
-    /// What was seen since the last poll of everything began.
-    round: PollRound,
+    secrets: SecretTracks,
     /// How many polls in a row left something to be done soon.
     unfinished: u32,
     /// The namespaces that were said to be over their quota.
@@ -95,14 +94,12 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 settings,
                 leadership: Leadership::always(),
                 heartbeat: Heartbeat::default(),
-                reload_states: HashMap::new(),
-                revisions: HashMap::new(),
+                tracks: WorkloadTracks::default(),
                 budget,
                 outage: ApiServerOutage::default(),
             },
-            history: ObservationHistory::default(),
             began: Instant::now(),
-            round: PollRound::default(),
+            secrets: SecretTracks::default(),
             unfinished: 0,
             over_quota: BTreeSet::new(),
             over_budget: 0,
@@ -167,7 +164,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             () = self.vault.read_clock() => {}
             () = shutdown.cancelled() => return,
         }
-        self.history.resume();
+        self.secrets.resume();
         let mut next_poll = Instant::now();
         let mut scope = PollScope::All;
         while !shutdown.is_cancelled() {
@@ -204,14 +201,15 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     async fn tick(&mut self, mut scope: PollScope, shutdown: &CancellationToken) -> Remaining {
         self.workloads.events.emit(&Event::PollStarted);
         let snapshot = self.workloads.index.begin_poll(&self.workloads.settings.server);
-        self.history.begin(snapshot.poll, self.began.elapsed());
+        self.secrets.begin(snapshot.poll, self.began.elapsed());
         if let PollScope::Remaining { workloads, .. } = &mut scope {
             workloads.extend(snapshot.late.iter().cloned());
         }
         let is_full = matches!(scope, PollScope::All);
         if is_full {
             self.forget(&snapshot);
-            self.round = std::mem::take(&mut self.round).next();
+            self.secrets.next_round();
+            self.workloads.tracks.next_round();
         }
         let over_quota = snapshot.over_quota;
         self.report_quota(&over_quota);
@@ -221,7 +219,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             .filter(|stored| scope.contains(&stored.workload))
             .collect();
         let mut asks = self.asks(&workloads);
-        self.round.narrow(&mut asks, &scope, &workloads);
+        self.secrets.narrow(&mut asks, &scope, &workloads);
         let mut left = Remaining::default();
         let asked = Instant::now();
         tokio::select! {
@@ -234,7 +232,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             took: asked.elapsed(),
         });
         self.tell_owners(&workloads, &over_quota, is_full);
-        workloads.retain(|stored| self.round.is_complete(stored));
+        self.retain_complete(&mut workloads);
         let again = tokio::select! {
             again = self.unconfirmed(&workloads) => again,
             () = shutdown.cancelled() => return Remaining::default(),
@@ -244,9 +242,9 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 () = self.ask(snapshot.poll, &again, &mut left) => {}
                 () = shutdown.cancelled() => return Remaining::default(),
             }
-            workloads.retain(|stored| self.round.is_complete(stored));
+            self.retain_complete(&mut workloads);
         }
-        let observed_versions = self.round.observed_versions(&workloads);
+        let observed_versions = self.secrets.observed_versions(&workloads);
         let is_idle = self.act(&workloads, &observed_versions, &mut left, shutdown).await;
         self.report_budget(left.over_budget);
         self.report_idle(is_full, is_idle, left.has_answer);
@@ -270,31 +268,36 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         for ask in asks {
             let secret = &ask.secret;
             if polled.late.contains(secret) {
-                self.round.is_late(secret);
+                self.secrets.is_late(secret);
                 continue;
             }
             let Some(observation) = polled.observations.get(secret) else {
-                self.round.forget(secret);
+                self.secrets.forget(secret);
                 continue;
             };
-            let observed = self.history.observe(poll, ask, *observation);
-            if self.history.suspects(secret) {
+            if self.secrets.take_in(poll, ask, *observation) {
                 debug!(worker = "reloader", "{secret}: the answer is older than what is known");
                 left.secrets.insert(Arc::clone(secret));
                 left.suspects = true;
             }
-            self.round.take_in(secret, observed);
         }
+    }
+
+    /// Leaves out the workloads that wait for a secret which there was no time to ask for.
+    fn retain_complete(&mut self, workloads: &mut Vec<IndexedWorkload>) {
+        let (tracks, secrets) = (&mut self.workloads.tracks, &self.secrets);
+        workloads.retain(|stored| tracks.is_complete(stored, secrets.has_late(stored)));
     }
 
     /// What is to be asked for again: what was seen long ago of the secrets of workloads that may be due.
     async fn unconfirmed(&mut self, workloads: &[IndexedWorkload]) -> Vec<ReadRequest> {
-        let is_old = |stored: &&IndexedWorkload| self.round.seen_long_ago(stored).next().is_some();
+        let is_old =
+            |stored: &&IndexedWorkload| self.secrets.seen_long_ago(stored).next().is_some();
         let old: Vec<IndexedWorkload> = workloads.iter().filter(is_old).cloned().collect();
-        let observed_versions = self.round.observed_versions(&old);
+        let observed_versions = self.secrets.observed_versions(&old);
         let due = self.workloads.may_be_due(&mut self.vault, old, &observed_versions).await;
         let again: HashSet<_> =
-            due.iter().flat_map(|stored| self.round.seen_long_ago(stored)).collect();
+            due.iter().flat_map(|stored| self.secrets.seen_long_ago(stored)).collect();
         let mut asks = self.asks(&due);
         asks.retain(|ask| again.contains(&ask.secret));
         asks
@@ -365,7 +368,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         for IndexedWorkload { workload, .. } in workloads {
             for secret in workload.watched() {
                 asks.entry(secret).or_insert_with(|| {
-                    let last = self.history.last_seen(secret);
+                    let last = self.secrets.last_seen(secret);
                     let not_before = last.map(|version| version.created);
                     ReadRequest { secret: Arc::clone(secret), not_before, may_be_missing: true }
                 });
@@ -381,11 +384,9 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     /// Forgets what is no more.
     fn forget(&mut self, snapshot: &Snapshot) {
         let uids: HashSet<&str> = snapshot.workloads.iter().map(|s| &*s.workload.uid).collect();
-        self.workloads.reload_states.retain(|uid, _| uids.contains(&**uid));
-        self.workloads.revisions.retain(|uid, _| uids.contains(&**uid));
+        self.workloads.tracks.retain(|uid| uids.contains(uid));
         let index = &self.workloads.index;
-        self.history.retain(|secret| index.refers_to(secret));
-        self.round.retain(|secret| index.refers_to(secret));
+        self.secrets.retain(|secret| index.refers_to(secret));
         self.vault.forget(|secret| index.refers_to(secret));
     }
 

@@ -13,10 +13,10 @@ use crate::decide::observation::ObservedVersion;
 use crate::decide::plan::{self, Action, Cause, DecisionInput, Reload, Rules};
 use crate::engine::backoff::backoff;
 use crate::engine::deciding::{Due, LookupState};
-use crate::engine::poll_round::seen;
 use crate::engine::poll_scope::Remaining;
 use crate::engine::ports::{Cluster, WriteError};
-use crate::engine::reload_state::ReloadState;
+use crate::engine::secret_track::seen;
+use crate::engine::workload_track::ReloadState;
 use crate::engine::workloads::Workloads;
 use crate::events::event::Event;
 use crate::events::sink::Events;
@@ -118,9 +118,9 @@ impl<C: Cluster> Workloads<C> {
             }
             let uid = &stored.workload.uid;
             if matches!(outcome, Outcome::Reloaded(..)) {
-                self.revisions.remove(uid);
+                self.tracks.forget_revision(uid);
             }
-            let reload_state = self.reload_states.entry(uid.clone()).or_default();
+            let reload_state = self.tracks.state_mut(uid);
             if reload_state.take_in(&stored.workload, cause, outcome, writer.events, (writer.now)())
             {
                 left.workloads.insert(id.clone());
@@ -138,11 +138,7 @@ impl<C: Cluster> Workloads<C> {
     /// Whoever failed before comes last: what makes some fail, and be it by taking long, must not keep
     /// the others waiting for ever.
     fn in_turn(&self, mut due: Vec<Due>) -> VecDeque<Due> {
-        due.sort_by_cached_key(|due| {
-            self.reload_states
-                .get(&due.stored.workload.uid)
-                .map_or(0, |reload_state| reload_state.failures)
-        });
+        due.sort_by_cached_key(|due| self.tracks.failures(&due.stored.workload.uid));
         due.into()
     }
 }

@@ -1,19 +1,17 @@
 //! The workloads as the reloader handles them: the cluster that they are in, what is remembered of
 //! each, and how many may be reloaded.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::decide::clock::skew;
-use crate::decide::plan::{Revision, Rules};
+use crate::decide::plan::Rules;
 use crate::election::leadership::Leadership;
 use crate::engine::api_server_outage::ApiServerOutage;
-use crate::engine::reload_state::ReloadState;
 use crate::engine::settings::{Clocks, Settings};
+use crate::engine::workload_track::WorkloadTracks;
 use crate::events::sink::Events;
 use crate::heartbeat::Heartbeat;
 use crate::index::Index;
-use crate::model::poll::PollNumber;
 use crate::rollouts::budget::Budget;
 
 /// What it takes to decide about workloads, and to reload them.
@@ -25,12 +23,7 @@ pub(super) struct Workloads<C> {
     pub(super) settings: Settings,
     pub(super) leadership: Leadership,
     pub(super) heartbeat: Heartbeat,
-    /// What is remembered of each workload, by uid.
-    pub(super) reload_states: HashMap<Box<str>, ReloadState>,
-    /// The revision of each workload that was asked for, by uid, with the poll that its template entered
-    /// the index before: a template that was replaced and put back is another. After a start that is all
-    /// workloads, of which few have a [`ReloadState`], and that is four times as long.
-    pub(super) revisions: HashMap<Box<str>, (PollNumber, Revision)>,
+    pub(super) tracks: WorkloadTracks,
     pub(super) budget: Budget,
     pub(super) outage: ApiServerOutage,
 }

@@ -473,8 +473,7 @@ async fn an_answer_that_is_lost_rolls_once() {
     let left = bench.poll().await;
     assert!(left.retry_in.is_some());
     // The index has not seen it yet; the precondition of the PATCH is what tells.
-    bench.reloader.workloads.reload_states.clear();
-    bench.reloader.workloads.revisions.clear();
+    bench.reloader.workloads.tracks.clear();
     bench.poll().await;
     bench.watch();
     bench.poll().await;
@@ -591,7 +590,7 @@ async fn a_refused_patch_waits_and_the_others_go_on() {
     assert_eq!(bench.fake.world().patches, 2);
     assert_eq!((left.workloads.len(), left.retry_in), (1, Some(Duration::from_secs(2))));
     // Its time comes.
-    for reload_state in bench.reloader.workloads.reload_states.values_mut() {
+    for reload_state in bench.reloader.workloads.tracks.states_mut() {
         reload_state.past.retry_at = reload_state.past.retry_at.map(|_| second(0));
     }
     bench.poll().await;
@@ -683,8 +682,7 @@ async fn what_was_written_and_stripped_is_left_alone() {
     bench.poll().await;
     bench.fake.rotate("a", 2);
     // Made before the rotation, so that the clock speaks for a change.
-    bench.reloader.workloads.reload_states.clear();
-    bench.reloader.workloads.revisions.clear();
+    bench.reloader.workloads.tracks.clear();
     bench.poll().await;
     assert_eq!(bench.fake.count("web"), 1);
     for _ in 0..3 {
@@ -697,12 +695,11 @@ async fn what_was_written_and_stripped_is_left_alone() {
             touch(object);
         }
         bench.watch();
-        let uid: Box<str> = "uid-of-web".into();
         let kind = Kind::DEPLOYMENT;
         let id = WorkloadId { kind, namespace: "shop".into(), name: "web".into() };
         let revision = Revision { created: second(1_000_001), copies: Arc::new([]) };
-        let template_first_poll = bench.index.get(&id).unwrap().template_first_poll;
-        bench.reloader.workloads.revisions.insert(uid, (template_first_poll, revision));
+        let stored = bench.index.get(&id).unwrap();
+        bench.reloader.workloads.tracks.keep_revision(&stored, revision);
         bench.poll().await;
     }
     assert_eq!(bench.fake.world().patches, 1);

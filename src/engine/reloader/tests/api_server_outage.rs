@@ -75,7 +75,7 @@ async fn what_hangs_for_some_keeps_nobody_else_waiting_and_comes_last() {
         bench.watch();
         // What the new pods started with is known from the next poll on.
         bench.poll().await;
-        for reload_state in bench.reloader.workloads.reload_states.values_mut() {
+        for reload_state in bench.reloader.workloads.tracks.states_mut() {
             reload_state.past.retry_at = None;
         }
     }

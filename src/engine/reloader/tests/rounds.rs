@@ -153,7 +153,7 @@ async fn whoever_waits_is_not_reloaded_while_vault_cannot_be_asked() {
     bench.fake.world().faults.push_back(Fault::Refused);
     let left = bench.poll().await;
     // Its back-off is over.
-    bench.reloader.workloads.reload_states.clear();
+    bench.reloader.workloads.tracks.clear();
     bench.fake.world().is_out = true;
     // New pods could not read their secrets.
     let left = bench.go_on(left).await;

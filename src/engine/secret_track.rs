@@ -1,0 +1,223 @@
+//! What the engine knows of each secret: one track a secret.
+//!
+//! A round is a poll of everything, with the polls that finish what it could not. A poll that is cut short
+//! must not make the next polls ask again for what was answered, nor forget that a secret was gone, nor
+//! reload a workload once for each of its secrets.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::decide::observation::{
+    Observation, ObservedVersion, PollTimes, ReadRequest, SecretHistory,
+};
+use crate::engine::poll_scope::PollScope;
+use crate::index::entries::IndexedWorkload;
+use crate::model::poll::PollNumber;
+use crate::model::secret::{SecretId, Version};
+
+/// An older observation is made again before a workload is reloaded for it. This is the time of two of the
+/// longest polls, so that a server with more secrets than one poll can read makes progress.
+const FRESH: Duration = Duration::from_mins(2);
+
+/// All that the engine knows of one secret.
+#[derive(Debug, Default)]
+struct SecretTrack {
+    /// What this process has seen since its start.
+    history: SecretHistory,
+    /// What was observed in this round, and when.
+    observed: Option<(ObservedVersion, Instant)>,
+    /// The same of the last round that observed the secret, if the secret was gone. It counts while the
+    /// secret is late. Few secrets are gone, so it is boxed.
+    gone_before: Option<Box<(ObservedVersion, Instant)>>,
+    /// Whether there was no time yet to ask for the secret in this round.
+    is_late: bool,
+}
+
+impl SecretTrack {
+    /// Forgets what was observed in this round, unless the secret was gone.
+    fn forget(&mut self) {
+        self.observed.take_if(|(observed, _)| observed.observation != Observation::Gone);
+    }
+
+    fn known(&self) -> Option<(ObservedVersion, Instant)> {
+        self.observed.or_else(|| self.gone_before.as_deref().copied().filter(|_| self.is_late))
+    }
+
+    fn next_round(&mut self) {
+        if let Some(observed) = self.observed.take() {
+            // A version that was live need not be the latest that a record holds since.
+            let is_gone = observed.0.observation == Observation::Gone;
+            self.gone_before = is_gone.then(|| Box::new(observed));
+        }
+        self.is_late = false;
+    }
+}
+
+/// The tracks of the secrets of one server.
+#[derive(Debug, Default)]
+pub(super) struct SecretTracks {
+    tracks: HashMap<Arc<SecretId>, SecretTrack>,
+    times: PollTimes,
+}
+
+impl SecretTracks {
+    /// Polling resumes after a pause, during which other versions may have been live.
+    pub(super) fn resume(&mut self) {
+        self.times.resume();
+        for track in self.tracks.values_mut() {
+            track.history.resume();
+        }
+    }
+
+    /// A poll begins. `now` is the time since the start of the engine.
+    pub(super) fn begin(&mut self, poll: PollNumber, now: Duration) {
+        self.times.begin(poll, now);
+    }
+
+    /// The next round begins.
+    pub(super) fn next_round(&mut self) {
+        for track in self.tracks.values_mut() {
+            track.next_round();
+        }
+    }
+
+    /// Forgets the secrets without a reference.
+    pub(super) fn retain(&mut self, is_used: impl Fn(&SecretId) -> bool) {
+        self.tracks.retain(|secret, _| is_used(secret));
+    }
+
+    /// Returns the version of a secret that was last seen live.
+    pub(super) fn last_seen(&self, secret: &SecretId) -> Option<Version> {
+        self.tracks.get(secret)?.history.last_seen()
+    }
+
+    /// Removes from `requests` what this round knows already, where a poll finishes the round.
+    pub(super) fn narrow(
+        &self,
+        requests: &mut Vec<ReadRequest>,
+        scope: &PollScope,
+        workloads: &[IndexedWorkload],
+    ) {
+        let PollScope::Remaining { workloads: retried, secrets } = scope else { return };
+        let retried = workloads.iter().filter(|stored| retried.contains(&stored.workload.id));
+        let retried: HashSet<_> = retried.flat_map(|stored| stored.workload.watched()).collect();
+        requests.retain(|request| {
+            let secret = &request.secret;
+            let is_observed = self.tracks.get(secret).is_some_and(|track| track.observed.is_some());
+            !is_observed || secrets.contains(secret) || retried.contains(secret)
+        });
+    }
+
+    /// Takes in the observation of a secret. Returns whether it is an older version than the known one, which
+    /// has to be seen for longer.
+    pub(super) fn take_in(
+        &mut self,
+        poll: PollNumber,
+        request: &ReadRequest,
+        observation: Observation,
+    ) -> bool {
+        let track = self.tracks.entry(Arc::clone(&request.secret)).or_default();
+        let observed = track.history.observe(&self.times, poll, request, observation);
+        track.is_late = false;
+        if observed.observation == Observation::Unknown {
+            track.forget();
+        } else {
+            track.observed = Some((observed, Instant::now()));
+        }
+        track.history.is_suspect()
+    }
+
+    /// Takes in that there was no time to ask for a secret.
+    pub(super) fn is_late(&mut self, secret: &Arc<SecretId>) {
+        let track = self.tracks.entry(Arc::clone(secret)).or_default();
+        // An observation of this round is in doubt, since the secret was asked for again.
+        track.forget();
+        track.is_late |= track.observed.is_none();
+    }
+
+    /// Takes in that a request for a secret had no result at all.
+    pub(super) fn forget(&mut self, secret: &SecretId) {
+        if let Some(track) = self.tracks.get_mut(secret) {
+            track.forget();
+        }
+    }
+
+    /// Whether there was no time yet to ask for one of a workload's secrets.
+    pub(super) fn has_late(&self, stored: &IndexedWorkload) -> bool {
+        let is_late = |secret: &Arc<SecretId>| self.tracks.get(secret).is_some_and(|t| t.is_late);
+        stored.workload.watched().any(is_late)
+    }
+
+    /// Returns those of a workload's secrets that were observed too long ago.
+    pub(super) fn seen_long_ago<'s>(
+        &'s self,
+        stored: &'s IndexedWorkload,
+    ) -> impl Iterator<Item = &'s Arc<SecretId>> {
+        let now = Instant::now();
+        let is_old = move |at| now.saturating_duration_since(at) > FRESH;
+        let secrets = stored.workload.watched();
+        secrets.filter(move |secret| self.known(secret).is_some_and(|(_, at)| is_old(at)))
+    }
+
+    /// Returns what is known of the secrets of some workloads, whenever it was observed.
+    pub(super) fn observed_versions(
+        &self,
+        workloads: &[IndexedWorkload],
+    ) -> HashMap<Arc<SecretId>, ObservedVersion> {
+        let secrets = workloads.iter().flat_map(|stored| stored.workload.watched());
+        let known = |secret: &Arc<SecretId>| Some((Arc::clone(secret), self.known(secret)?.0));
+        secrets.filter_map(known).collect()
+    }
+
+    fn known(&self, secret: &SecretId) -> Option<(ObservedVersion, Instant)> {
+        self.tracks.get(secret)?.known()
+    }
+}
+
+/// Looks up what was observed of a secret.
+pub(super) fn seen(
+    observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
+) -> impl Fn(&Arc<SecretId>) -> ObservedVersion + '_ {
+    |secret| observed_versions.get(secret).copied().unwrap_or(ObservedVersion::UNKNOWN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::fixtures::{secret, version};
+
+    fn take_in(tracks: &mut SecretTracks, secret: &Arc<SecretId>, observation: Observation) {
+        let secret = Arc::clone(secret);
+        let request = ReadRequest { secret, not_before: None, may_be_missing: false };
+        tracks.take_in(1, &request, observation);
+    }
+
+    #[tokio::test]
+    async fn what_was_gone_counts_for_a_late_secret_until_it_was_seen_live() {
+        let a = secret("a");
+        let known_if_late = |tracks: &mut SecretTracks| {
+            tracks.is_late(&a);
+            tracks.known(&a).map(|(observed, _)| observed.observation)
+        };
+        let mut tracks = SecretTracks::default();
+        take_in(&mut tracks, &a, Observation::Gone);
+        tracks.next_round();
+        assert_eq!(known_if_late(&mut tracks), Some(Observation::Gone));
+        // It is late once more.
+        tracks.next_round();
+        assert_eq!(tracks.known(&a), None, "it need not be late");
+        assert_eq!(known_if_late(&mut tracks), Some(Observation::Gone));
+        take_in(&mut tracks, &a, Observation::Live(version(1, 1)));
+        tracks.next_round();
+        assert_eq!(known_if_late(&mut tracks), None);
+    }
+
+    #[test]
+    fn a_track_is_small() {
+        // There is one for each of tens of thousands of secrets.
+        assert!(size_of::<SecretTrack>() <= 256, "{}", size_of::<SecretTrack>());
+    }
+}

@@ -1,0 +1,129 @@
+//! What the engine knows of each workload while the process runs: one track a workload. All of it may be
+//! lost: the records on the workloads say what matters.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::decide::plan::{Hold, ReloadHistory, Revision};
+use crate::engine::ports::WriteError;
+use crate::index::entries::IndexedWorkload;
+use crate::model::poll::PollNumber;
+use crate::model::secret::SecretId;
+
+/// All that the engine knows of one workload.
+#[derive(Default)]
+pub(super) struct WorkloadTrack {
+    /// What was done and reported. Few workloads have it, so it is boxed.
+    pub(super) state: Option<Box<ReloadState>>,
+    /// The revision that was asked for, with the first poll of the template then. A template that was
+    /// replaced and put back is another. After a start, each workload has one.
+    revision: Option<(PollNumber, Revision)>,
+    /// Whether it waits in this round for a secret that there was no time to ask for.
+    is_waiting: bool,
+    /// Whether it has waited in the round before, and waits no longer.
+    is_overdue: bool,
+}
+
+/// What was done about a workload, and what was reported of it.
+#[derive(Default)]
+pub(super) struct ReloadState {
+    pub(super) past: ReloadHistory,
+    pub(super) failures: u32,
+    /// How often in a row it waited for its controller.
+    pub(super) waits: u32,
+    pub(super) reported: Reported,
+}
+
+/// What was reported of a workload, so that each change is reported once.
+#[derive(Default, PartialEq, Eq)]
+pub(super) struct Reported {
+    pub(super) hold: Option<Hold>,
+    pub(super) reverted: Vec<Arc<SecretId>>,
+    pub(super) error: Option<WriteError>,
+}
+
+/// The tracks of the workloads of one server, by uid.
+#[derive(Default)]
+pub(super) struct WorkloadTracks(HashMap<Box<str>, WorkloadTrack>);
+
+impl WorkloadTracks {
+    /// Returns the state of a workload, if anything was done about it or reported of it.
+    pub(super) fn state(&self, uid: &str) -> Option<&ReloadState> {
+        self.0.get(uid)?.state.as_deref()
+    }
+
+    /// Returns the state of a workload, which begins now if there is none.
+    pub(super) fn state_mut(&mut self, uid: &str) -> &mut ReloadState {
+        self.track(uid).state.get_or_insert_default()
+    }
+
+    /// Returns how often in a row the reloads of a workload failed.
+    pub(super) fn failures(&self, uid: &str) -> u32 {
+        self.state(uid).map_or(0, |state| state.failures)
+    }
+
+    /// Returns the revision of a workload's present template, if it was asked for.
+    pub(super) fn revision(&self, stored: &IndexedWorkload) -> Option<&Revision> {
+        let (first_poll, revision) = self.0.get(&stored.workload.uid)?.revision.as_ref()?;
+        (*first_poll == stored.template_first_poll).then_some(revision)
+    }
+
+    /// Keeps a revision until the template changes.
+    pub(super) fn keep_revision(&mut self, stored: &IndexedWorkload, revision: Revision) {
+        let first_poll = stored.template_first_poll;
+        self.track(&stored.workload.uid).revision = Some((first_poll, revision));
+    }
+
+    /// Forgets the revision of a workload that was reloaded.
+    pub(super) fn forget_revision(&mut self, uid: &str) {
+        if let Some(track) = self.0.get_mut(uid) {
+            track.revision = None;
+        }
+    }
+
+    /// Whether a workload can be decided about: all its secrets had their turn, or it has waited for that
+    /// long enough. A workload that waits in each round is decided about in each round but the first.
+    pub(super) fn is_complete(&mut self, stored: &IndexedWorkload, has_late: bool) -> bool {
+        let uid = &stored.workload.uid;
+        if has_late {
+            let track = self.track(uid);
+            track.is_waiting = true;
+            return track.is_overdue;
+        }
+        if let Some(track) = self.0.get_mut(uid) {
+            track.is_waiting = false;
+        }
+        true
+    }
+
+    /// The next round begins.
+    pub(super) fn next_round(&mut self) {
+        for track in self.0.values_mut() {
+            track.is_overdue = std::mem::take(&mut track.is_waiting);
+        }
+    }
+
+    /// Forgets the workloads that are no more.
+    pub(super) fn retain(&mut self, is_present: impl Fn(&str) -> bool) {
+        self.0.retain(|uid, _| is_present(uid));
+    }
+
+    /// Forgets everything, as a restart does.
+    #[cfg(test)]
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Returns the states of all workloads that have one.
+    #[cfg(test)]
+    pub(super) fn states_mut(&mut self) -> impl Iterator<Item = &mut ReloadState> {
+        self.0.values_mut().filter_map(|track| track.state.as_deref_mut())
+    }
+
+    fn track(&mut self, uid: &str) -> &mut WorkloadTrack {
+        if !self.0.contains_key(uid) {
+            self.0.insert(uid.into(), WorkloadTrack::default());
+        }
+        self.0.entry(uid.into()).or_default()
+    }
+}
