@@ -318,7 +318,7 @@ pub enum Hold {
     Stripped,
     /// The last PATCH failed a short while ago.
     BackOff,
-    /// Too many workloads were found changed at once.
+    /// Too many workloads were found changed at once. The plan never says so; the budget does.
     Budget,
 }
 
@@ -344,13 +344,12 @@ pub struct Decision {
 
 /// Decides about a workload, given the observation of each of its secrets.
 ///
-/// `found_budget` is the number of further reloads that may start for [`Cause::Found`] alone. `now`
-/// is the present by the clock of the times in [`ReloadHistory`].
+/// `now` is the present by the clock of the times in [`ReloadHistory`]. Whether a due reload may start
+/// now is not decided here: see [`crate::rollouts`].
 pub fn decide(
     case: &DecisionInput<'_>,
     observed: impl Fn(&Arc<SecretId>) -> ObservedVersion,
     rules: &Rules,
-    found_budget: u32,
     now: Timestamp,
 ) -> Decision {
     let DecisionInput { workload, past, .. } = *case;
@@ -421,7 +420,6 @@ pub fn decide(
         Some(_) if missing => Action::Hold(Hold::SecretGone),
         Some(_) if is_stripped => Action::Hold(Hold::Stripped),
         Some(_) if is_ahead(past.retry_at) => Action::Hold(Hold::BackOff),
-        Some(Cause::Found) if found_budget == 0 => Action::Hold(Hold::Budget),
         Some(cause) => Action::Roll(cause),
     };
     decision

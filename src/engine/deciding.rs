@@ -193,7 +193,15 @@ impl<C: Cluster> Workloads<C> {
             revision: asked.lookup(self.tracks.revision(stored)),
             past: reload_state.map_or(&nothing, |reload_state| &reload_state.past),
         };
-        plan::decide(&case, seen(observed_versions), rules, self.budget.tokens(), now)
+        plan::decide(&case, seen(observed_versions), rules, now)
+    }
+
+    /// Lets a due reload start now, or holds it: where only the clock speaks for a change, by the budget.
+    fn admit(&self, action: Action) -> Action {
+        match action {
+            Action::Roll(Cause::Found) if !self.budget.try_take() => Action::Hold(Hold::Budget),
+            action => action,
+        }
     }
 
     /// Says what there is to say of a decision, and notes what is to be done.
@@ -205,6 +213,7 @@ impl<C: Cluster> Workloads<C> {
         left: &mut Remaining,
     ) -> Option<Due> {
         let Decision { action, gone, mut reverted, changed, waiting, unsettled, open } = decision;
+        let action = self.admit(action);
         let workload = &stored.workload;
         let id = &workload.id;
         if unsettled {
@@ -273,9 +282,6 @@ impl<C: Cluster> Workloads<C> {
             _ => {}
         }
         let Action::Roll(cause) = action else { return None };
-        if cause == Cause::Found {
-            self.budget.take();
-        }
         let past = reload_state.past.clone();
         let revision = self.tracks.revision(stored).cloned();
         Some(Due { stored: stored.clone(), past, revision, cause, changed })

@@ -203,7 +203,7 @@ impl<C: Cluster> Writer<'_, C> {
                     revision: lookup,
                     past,
                 };
-                match plan::decide(&case, seen(observed_versions), rules, 1, now).action {
+                match plan::decide(&case, seen(observed_versions), rules, now).action {
                     Action::Roll(_) => break,
                     Action::AskRevision => {
                         let workload = Arc::clone(&stored.workload);

@@ -33,6 +33,7 @@ impl Budget {
         self.per_minute
     }
 
+    #[cfg(test)]
     pub(crate) fn tokens(&self) -> u32 {
         self.state().tokens
     }
@@ -59,9 +60,12 @@ impl Budget {
         self.interval().saturating_mul(self.burst)
     }
 
-    pub(crate) fn take(&self) {
+    /// Takes a token for a reload that starts now. Returns whether there was one.
+    pub(crate) fn try_take(&self) -> bool {
         let mut state = self.state();
-        state.tokens = state.tokens.saturating_sub(1);
+        let left = state.tokens.checked_sub(1);
+        state.tokens = left.unwrap_or(0);
+        left.is_some()
     }
 
     /// One that was to start has not.
@@ -89,9 +93,9 @@ mod tests {
             budget.refill(now);
             assert_eq!(budget.tokens(), expected);
             for _ in 0..expected {
-                budget.take();
+                assert!(budget.try_take());
             }
-            assert_eq!(budget.tokens(), 0);
+            assert!(!budget.try_take());
         };
         spend(Duration::ZERO, 2);
         spend(Duration::ZERO, 0);

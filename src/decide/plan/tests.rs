@@ -322,12 +322,7 @@ fn a_reload_that_was_taken_back_is_not_fought() {
 }
 
 /// Decides about a workload with the secrets a and b, given the observation of each.
-fn decided(
-    workload: &Workload,
-    seen: [ObservedVersion; 2],
-    past: &ReloadHistory,
-    budget: u32,
-) -> Decision {
+fn decided(workload: &Workload, seen: [ObservedVersion; 2], past: &ReloadHistory) -> Decision {
     let revision = Revision { created: second(100), copies: Arc::new([]) };
     let case = DecisionInput {
         workload,
@@ -336,7 +331,7 @@ fn decided(
         past,
     };
     let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
-    decide(&case, of, &Rules::default(), budget, second(1_000))
+    decide(&case, of, &Rules::default(), second(1_000))
 }
 
 fn saw(observation: Observation) -> ObservedVersion {
@@ -360,30 +355,28 @@ fn what_to_do() {
     let found = saw(Observation::Live(version(2, 200)));
     let gone = saw(Observation::Gone);
     let table = [
-        ([same(), same()], 1, Action::Leave),
-        ([same(), ObservedVersion::UNKNOWN], 1, Action::Leave),
-        ([same(), gone], 1, Action::Leave),
-        ([witnessed(2), same()], 0, Action::Roll(Cause::Witnessed)),
-        ([witnessed(2), witnessed(2)], 0, Action::Roll(Cause::Witnessed)),
-        ([witnessed(2), ObservedVersion::UNKNOWN], 0, Action::Roll(Cause::Witnessed)),
-        ([witnessed(2), gone], 1, Action::Hold(Hold::SecretGone)),
-        ([found, same()], 1, Action::Roll(Cause::Found)),
-        ([found, same()], 0, Action::Hold(Hold::Budget)),
-        // The workload is reloaded anyway, so the budget does not matter.
-        ([found, witnessed(2)], 0, Action::Roll(Cause::Witnessed)),
+        ([same(), same()], Action::Leave),
+        ([same(), ObservedVersion::UNKNOWN], Action::Leave),
+        ([same(), gone], Action::Leave),
+        ([witnessed(2), same()], Action::Roll(Cause::Witnessed)),
+        ([witnessed(2), witnessed(2)], Action::Roll(Cause::Witnessed)),
+        ([witnessed(2), ObservedVersion::UNKNOWN], Action::Roll(Cause::Witnessed)),
+        ([witnessed(2), gone], Action::Hold(Hold::SecretGone)),
+        ([found, same()], Action::Roll(Cause::Found)),
+        ([found, witnessed(2)], Action::Roll(Cause::Witnessed)),
     ];
-    for (seen, budget, expected) in table {
-        let decision = decided(&web, seen, &ReloadHistory::default(), budget);
+    for (seen, expected) in table {
+        let decision = decided(&web, seen, &ReloadHistory::default());
         assert_eq!(decision.action, expected, "{seen:?}");
     }
     let deleting = Workload { deleting: true, ..web.clone() };
-    let decision = decided(&deleting, [witnessed(2), gone], &ReloadHistory::default(), 1);
+    let decision = decided(&deleting, [witnessed(2), gone], &ReloadHistory::default());
     assert_eq!(decision.action, Action::Hold(Hold::Deleting));
     assert_eq!((decision.changed, decision.gone), (vec![secret("a")], vec![]));
-    let decision = decided(&deleting, [same(), gone], &ReloadHistory::default(), 1);
+    let decision = decided(&deleting, [same(), gone], &ReloadHistory::default());
     assert_eq!((decision.action, decision.gone), (Action::Leave, vec![]));
     let lenient = Workload { ignore_missing: true, ..web };
-    let decision = decided(&lenient, [witnessed(2), gone], &ReloadHistory::default(), 1);
+    let decision = decided(&lenient, [witnessed(2), gone], &ReloadHistory::default());
     assert_eq!(decision.action, Action::Roll(Cause::Witnessed));
     assert_eq!(decision.gone, [secret("b")], "it is still reported");
 }
@@ -400,7 +393,7 @@ fn nobody_asks_for_a_revision_that_cannot_matter() {
     };
     let action = |seen: [ObservedVersion; 2]| {
         let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
-        decide(&case, of, &Rules::default(), 1, second(0)).action
+        decide(&case, of, &Rules::default(), second(0)).action
     };
     let found = saw(Observation::Live(version(2, 200)));
     assert_eq!(action([found, found]), Action::AskRevision);
@@ -411,7 +404,7 @@ fn nobody_asks_for_a_revision_that_cannot_matter() {
     assert_eq!(action([witnessed(2), saw(Observation::Gone)]), Action::Hold(Hold::SecretGone));
     let deleting = Workload { deleting: true, ..web.clone() };
     let case = DecisionInput { workload: &deleting, ..case };
-    assert_eq!(decide(&case, |_| found, &Rules::default(), 1, second(0)).action, Action::Leave);
+    assert_eq!(decide(&case, |_| found, &Rules::default(), second(0)).action, Action::Leave);
 }
 
 #[test]
@@ -430,7 +423,7 @@ fn what_is_stripped_again_is_not_fought() {
             past,
         };
         let of = |id: &Arc<SecretId>| seen[usize::from(&*id.path == "b")];
-        decide(&case, of, &Rules::default(), 1, second(now)).action
+        decide(&case, of, &Rules::default(), second(now)).action
     };
     // Held for one hour, then one more attempt, then two hours, and so on up to a day.
     let mut now = 1_000;
@@ -444,7 +437,7 @@ fn what_is_stripped_again_is_not_fought() {
     }
     // A version that was not PATCHed before is an ordinary change, also during a hold.
     past.stripped(second(1_000));
-    let decision = decided(&web, [witnessed(3), witnessed(2)], &past, 1);
+    let decision = decided(&web, [witnessed(3), witnessed(2)], &past);
     assert_eq!(decision.action, Action::Roll(Cause::Witnessed));
 }
 
@@ -466,7 +459,7 @@ fn what_was_reloaded_since_is_not_stripped() {
         }
     };
     // A later version was rolled out since, and then an earlier storage was restored.
-    let decision = decided(&with("another", true, 9), seen, &past, 1);
+    let decision = decided(&with("another", true, 9), seen, &past);
     assert_eq!(decision.action, Action::Roll(Cause::Witnessed));
     // The earlier state was put back, as a whole or in part.
     for web in [
@@ -476,7 +469,7 @@ fn what_was_reloaded_since_is_not_stripped() {
         with("another", false, 9),
         with("long ago", true, 0),
     ] {
-        assert_eq!(decided(&web, seen, &past, 1).action, Action::Hold(Hold::Stripped));
+        assert_eq!(decided(&web, seen, &past).action, Action::Hold(Hold::Stripped));
     }
 }
 
@@ -497,13 +490,13 @@ fn after_a_failed_patch_the_next_waits() {
     let web = workload("web", &["a", "b"]);
     let past = ReloadHistory { retry_at: Some(second(1_001)), ..ReloadHistory::default() };
     let seen = [witnessed(2), same()];
-    assert_eq!(decided(&web, seen, &past, 1).action, Action::Hold(Hold::BackOff));
+    assert_eq!(decided(&web, seen, &past).action, Action::Hold(Hold::BackOff));
     // A clock that was a day ahead was set back.
     let past =
         ReloadHistory { retry_at: Some(second(1_000 + 24 * 3600 + 1)), ..ReloadHistory::default() };
-    assert_eq!(decided(&web, seen, &past, 1).action, Action::Roll(Cause::Witnessed));
+    assert_eq!(decided(&web, seen, &past).action, Action::Roll(Cause::Witnessed));
     let past = ReloadHistory { retry_at: Some(second(1_000)), ..ReloadHistory::default() };
-    assert_eq!(decided(&web, seen, &past, 1).action, Action::Roll(Cause::Witnessed));
+    assert_eq!(decided(&web, seen, &past).action, Action::Roll(Cause::Witnessed));
 }
 
 #[test]
@@ -573,7 +566,7 @@ fn a_former_secret_reloads_and_need_not_be_there() {
                 ..ObservedVersion::of(former)
             }
         };
-        let decision = decide(&case, observed, &Rules::default(), 1, second(2_000_000));
+        let decision = decide(&case, observed, &Rules::default(), second(2_000_000));
         assert!(decision.gone.is_empty() && decision.open.is_empty());
         let written = reload(&workload, observed, false, "m".to_owned()).record.versions;
         assert_eq!(written.get(secret("former").hash64()), None);
@@ -599,7 +592,7 @@ fn a_former_secret_that_was_reloaded_for_and_taken_back_is_not_fought_for() {
             DecisionInput { workload: &workload, template_first_poll: 5, revision: lookup, past };
         let live = |of: &Arc<SecretId>| if *of == secret("a") { old() } else { new() };
         let observed = |of: &Arc<SecretId>| ObservedVersion::of(Observation::Live(live(of)));
-        decide(&case, observed, &Rules::default(), 1, second(2_000_000)).action
+        decide(&case, observed, &Rules::default(), second(2_000_000)).action
     };
     assert_eq!(decided(&past), Action::Roll(Cause::Found));
     // The reload recorded the secret while the ConfigMap still named it.
