@@ -130,7 +130,7 @@ async fn annotations_as_large_as_they_may_be_stop_nobody() -> Result<()> {
     let everybody: Vec<&Workload> = crowd.iter().chain([&large, &full, &beside]).collect();
     bed.deploy_all(&everybody).await?;
     let controller = Controller::start(&bed, &polling_fast()).await?;
-    controller.wait_for("Listing deployments by", SOON).await?;
+    controller.wait_for("Listing deployments, ", SOON).await?;
     just_after_a_poll(&controller).await?;
 
     for secret in ["large", "full", "beside"] {
