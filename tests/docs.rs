@@ -9,9 +9,11 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use serde_json::Value;
 use vault_secrets_reloader::config::{Config, Flags};
+use vault_secrets_reloader::events::metrics::Metrics;
 use vault_secrets_reloader::references::reason::Reason;
 
 const CHART: &str = "deploy/charts/vault-secrets-reloader";
@@ -327,6 +329,25 @@ fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
             }
         }
         _ => found.push(path.to_owned()),
+    }
+}
+
+#[test]
+fn every_metric_is_documented_once() {
+    let metrics = Metrics::new(Arc::default(), Arc::default(), || 0.0);
+    let page = read("docs/operations.md");
+    let text = metrics.text();
+    let names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    assert!(names.len() > 5, "{text}");
+    for name in names {
+        let (name, kind) = name.split_once(' ').unwrap();
+        let suffix = match kind {
+            "counter" => "_total",
+            "info" => "_info",
+            _ => "",
+        };
+        let row = format!("| `{name}{suffix}` |");
+        assert_eq!(page.matches(&row).count(), 1, "{row} in docs/operations.md");
     }
 }
 
