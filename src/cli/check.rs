@@ -354,9 +354,14 @@ struct Template<'a> {
 
 impl<'a> Template<'a> {
     fn of(file: &'a str, object: &'a Node, kind: &'a str) -> Option<Self> {
-        let group = object.get("apiVersion").and_then(Node::text).unwrap_or("apps/v1");
-        let is_apps = group.starts_with("apps/") || group.starts_with("extensions/");
-        let reloaded = Kind::ALL.into_iter().find(|known| is_apps && known.name() == kind);
+        let version = object.get("apiVersion").and_then(Node::text);
+        let group = version.map(|version| version.split_once('/').map_or("", |(group, _)| group));
+        let is_of = |known: Kind| match group {
+            // Old manifests name the group that `apps` was before.
+            Some("extensions") => known.group() == "apps",
+            group => group.is_none_or(|group| known.group() == group),
+        };
+        let reloaded = Kind::ALL.into_iter().find(|known| is_of(*known) && known.name() == kind);
         let (metadata, pods) = if kind == "Pod" {
             (object.get("metadata"), object.get("spec")?)
         } else {
