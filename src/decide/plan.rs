@@ -51,10 +51,20 @@ pub struct Rules {
 impl Rules {
     /// Whether pods that start now may still read the version before this one.
     fn is_settling(&self, version: Version) -> bool {
+        self.is_younger(version, self.settle)
+    }
+
+    /// Whether a version settled so recently that another version, which is settling still, may
+    /// belong to the same rotation.
+    fn has_just_settled(&self, version: Version) -> bool {
+        self.is_younger(version, self.settle.saturating_mul(2))
+    }
+
+    fn is_younger(&self, version: Version, than: SignedDuration) -> bool {
         let age = self.vault_now.duration_since(version.created);
         // A version from the future was created by a node with a wrong clock, so its age is
         // unknown.
-        age < self.settle && age.unsigned_abs() < self.settle.unsigned_abs()
+        age < than && age.unsigned_abs() < than.unsigned_abs()
     }
 
     /// Whether a version was certainly created after `time`, which the API server wrote in whole
@@ -366,6 +376,8 @@ pub fn decide(
     let mut ask = false;
     // Whether every change was already recorded by an answered PATCH of this process.
     let mut all_patched = true;
+    // Whether every change may belong to a rotation that is still under way.
+    let mut all_just_settled = true;
     let present = workload.secrets.iter().map(|secret| (secret, observed(secret), false));
     // New pods do not read a former secret. So such a secret may be missing, and is not reported.
     let former = workload
@@ -391,6 +403,10 @@ pub fn decide(
             Verdict::AskRevision => ask = true,
             Verdict::Changed(why) => {
                 cause = cause.max(Some(why));
+                all_just_settled &= matches!(
+                    seen.observation,
+                    Observation::Live(version) if rules.has_just_settled(version)
+                );
                 let patched = past.patched.get(secret.hash64());
                 all_patched &= patched.is_some_and(|version| {
                     seen.observation == Observation::Live(version)
@@ -407,6 +423,11 @@ pub fn decide(
         let action = cause.map_or(Action::Leave, |_| Action::Hold(Hold::Deleting));
         let (gone, reverted) = (Vec::new(), Vec::new());
         return Decision { action, gone, reverted, waiting: false, unsettled: false, ..decision };
+    }
+    if decision.unsettled && all_just_settled {
+        // Secrets that are rotated together are one reload. A secret that changes all the time
+        // delays the others by one settle time at most.
+        cause = None;
     }
     let missing = !decision.gone.is_empty() && !workload.ignore_missing && !rules.ignore_missing;
     // A time further ahead than the longest hold was set by a wrong clock.
@@ -474,14 +495,15 @@ pub struct Reload {
     pub record: Record,
 }
 
-/// Prepares a reload. The record takes every version that was seen live. Entries of unknown or gone
-/// secrets stay, and entries without a reference are dropped. A gone secret that may be missing is
-/// recorded as [`Version::MISSING`], since the new pods start without it.
+/// Prepares a reload. The record takes every version that was seen live, and that the new pods surely
+/// read. Entries of other secrets stay: of unknown, gone and settling ones. Entries without a reference
+/// are dropped. A gone secret that may be missing is recorded as [`Version::MISSING`], since the new
+/// pods start without it.
 #[must_use]
 pub fn reload(
     workload: &Workload,
     observed: impl Fn(&Arc<SecretId>) -> ObservedVersion,
-    ignore_missing: bool,
+    rules: &Rules,
     mark: String,
 ) -> Reload {
     let versions = workload
@@ -490,11 +512,12 @@ pub fn reload(
         .filter_map(|secret| {
             let hash = secret.hash64();
             let version = match observed(secret).observation {
-                Observation::Live(version) => Some(version),
-                Observation::Gone if ignore_missing || workload.ignore_missing => {
+                // The new pods may read the version before a settling one. A later poll decides.
+                Observation::Live(version) if !rules.is_settling(version) => Some(version),
+                Observation::Gone if rules.ignore_missing || workload.ignore_missing => {
                     Some(Version::MISSING)
                 }
-                Observation::Gone | Observation::Unknown => {
+                Observation::Live(_) | Observation::Gone | Observation::Unknown => {
                     workload.recorded.as_ref().and_then(|recorded| recorded.versions.get(hash))
                 }
             };

@@ -163,8 +163,7 @@ impl<C: Cluster> Writer<'_, C> {
         self.events.emit(&Event::Reloading { workload: &id, changed, cause: *cause });
         for _ in 0..CONFLICT_RETRIES {
             let workload = Arc::clone(&stored.workload);
-            let reload =
-                plan::reload(&workload, seen(observed_versions), rules.ignore_missing, new_mark());
+            let reload = plan::reload(&workload, seen(observed_versions), rules, new_mark());
             match self.cluster.patch(&workload, &reload).await {
                 Ok(manifest) => {
                     let rollout = manifest.rollout;

@@ -411,7 +411,7 @@ fn nobody_asks_for_a_revision_that_cannot_matter() {
 fn what_is_stripped_again_is_not_fought() {
     let web = workload("web", &["a", "b"]);
     let mut past = ReloadHistory::default();
-    let reloaded = reload(&web, |_| witnessed(2), false, "m".to_owned());
+    let reloaded = reload(&web, |_| witnessed(2), &Rules::default(), "m".to_owned());
     past.patched(reloaded.record.clone(), None);
     let seen = [witnessed(2), witnessed(2)];
     let at = |past: &ReloadHistory, now: i64| {
@@ -445,9 +445,9 @@ fn what_is_stripped_again_is_not_fought() {
 fn what_was_reloaded_since_is_not_stripped() {
     let first = workload("web", &["a", "b"]);
     let mut past = ReloadHistory::default();
-    let older = reload(&first, |_| witnessed(9), false, "our older".to_owned());
+    let older = reload(&first, |_| witnessed(9), &Rules::default(), "our older".to_owned());
     past.patched(older.record, None);
-    let reloaded = reload(&first, |_| witnessed(2), false, "ours".to_owned());
+    let reloaded = reload(&first, |_| witnessed(2), &Rules::default(), "ours".to_owned());
     past.patched(reloaded.record, Some("before".into()));
     let seen = [witnessed(2), witnessed(2)];
     let with = |mark: &str, of_this_template, number| {
@@ -478,7 +478,7 @@ fn only_so_many_marks_are_kept() {
     let web = workload("web", &["a"]);
     let mut past = ReloadHistory::default();
     for number in 0..100 {
-        let reloaded = reload(&web, |_| witnessed(2), false, format!("m{number}"));
+        let reloaded = reload(&web, |_| witnessed(2), &Rules::default(), format!("m{number}"));
         past.patched(reloaded.record, (number == 0).then(|| "first".into()));
     }
     let latest: Vec<&str> = past.earlier.iter().map(|mark| &**mark).collect();
@@ -519,7 +519,7 @@ fn a_record_takes_over_what_is_live_and_keeps_what_is_not_known() {
         "b" => saw(Observation::Gone),
         _ => ObservedVersion::UNKNOWN,
     };
-    let reload = reload(&web, of, false, "fresh".to_owned());
+    let reload = reload(&web, of, &Rules::default(), "fresh".to_owned());
     assert_eq!(reload.count, 7);
     assert_eq!(reload.record.mark, "fresh");
     assert_eq!(reload.record.uid, "uid-of-web");
@@ -529,6 +529,50 @@ fn a_record_takes_over_what_is_live_and_keeps_what_is_not_known() {
     assert_eq!(version_of("c"), Some(version(1, 12)));
     assert_eq!(version_of("d"), None, "nothing is known of it");
     assert_eq!(version_of("x"), None, "it is not referred to any more");
+}
+
+/// Decides about a workload whose secret a has a version of `age` seconds, and b one of a second. The
+/// settle time is three seconds.
+fn decided_while_b_settles(age: i64) -> (Decision, Reload) {
+    let now = 1_000;
+    let rules =
+        Rules { settle: SignedDuration::from_secs(3), vault_now: second(now), ..Rules::default() };
+    let web = Workload {
+        recorded: Some(recorded(true, &[("a", version(1, 10)), ("b", version(1, 11))])),
+        ..workload("web", &["a", "b"])
+    };
+    let of = |id: &Arc<SecretId>| {
+        let age = if &*id.path == "a" { age } else { 1 };
+        ObservedVersion {
+            last_poll_with_other_version: 5,
+            ..saw(Observation::Live(version(2, now - age)))
+        }
+    };
+    let past = ReloadHistory::default();
+    let case = DecisionInput {
+        workload: &web,
+        template_first_poll: 5,
+        revision: Lookup::NotAsked,
+        past: &past,
+    };
+    (decide(&case, of, &rules, second(now)), reload(&web, of, &rules, "m".to_owned()))
+}
+
+#[test]
+fn a_settling_version_is_not_recorded_by_a_reload_for_another_secret() {
+    let (decision, reload) = decided_while_b_settles(6);
+    assert_eq!((decision.action, decision.unsettled), (Action::Roll(Cause::Witnessed), true));
+    let version_of = |path: &str| reload.record.versions.get(secret(path).hash64());
+    assert_eq!(version_of("a"), Some(version(2, 994)));
+    assert_eq!(version_of("b"), Some(version(1, 11)), "the new pods may have read this one");
+}
+
+#[test]
+fn secrets_that_are_rotated_together_are_one_reload() {
+    for age in [3, 5] {
+        let (decision, _) = decided_while_b_settles(age);
+        assert_eq!((decision.action, decision.unsettled), (Action::Leave, true), "{age} s");
+    }
 }
 
 #[test]
@@ -568,7 +612,8 @@ fn a_former_secret_reloads_and_need_not_be_there() {
         };
         let decision = decide(&case, observed, &Rules::default(), second(2_000_000));
         assert!(decision.gone.is_empty() && decision.open.is_empty());
-        let written = reload(&workload, observed, false, "m".to_owned()).record.versions;
+        let written =
+            reload(&workload, observed, &Rules::default(), "m".to_owned()).record.versions;
         assert_eq!(written.get(secret("former").hash64()), None);
         (decision.action, decision.changed)
     };
