@@ -1,4 +1,5 @@
-//! Manifests that are checked offline, and values that are explained. Input: YAML or JSON.
+//! The commands `check` and `explain`: manifests to check, and values to explain. Input: YAML or
+//! JSON.
 
 use vault_secrets_reloader::cli::check::Manifests;
 use vault_secrets_reloader::cli::{explain, print};
@@ -12,7 +13,7 @@ pub fn check(data: &[u8]) {
     manifests.add("file.yaml", &text);
     let report =
         manifests.check(ReadableSources { config_maps: true, secrets: true }, &Servers::default());
-    // To YAML, a carriage return alone ends a line, too.
+    // In YAML, a carriage return alone also ends a line.
     let lines = text.split(['\r', '\n']).count() as u64;
     for workload in &report.workloads {
         assert!(!workload.references.is_empty() || !workload.remarks.is_empty());

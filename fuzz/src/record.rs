@@ -1,4 +1,4 @@
-//! The record as it stands in an annotation. Input: the annotation.
+//! The record in an annotation. Input: the annotation.
 
 use serde_json::Value;
 use vault_secrets_reloader::model::record::{Record, RecordError};

@@ -1,4 +1,4 @@
-//! What servers say of errors. Input: the status, and after the first newline the body.
+//! The error texts of servers. Input: the status, and after the first newline the body.
 
 use vault_secrets_reloader::model::text::shorten;
 use vault_secrets_reloader::vault::answer::{failure_of, said};
