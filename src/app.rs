@@ -59,7 +59,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     ended.cancel();
     let all = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(LAST_CALL, all).await.is_err() {
-        warn!("Ending without waiting any longer for what is under way");
+        warn!("The shutdown took too long; ending with tasks still under way");
     }
     result
 }

@@ -46,8 +46,8 @@ omitStages: [RequestReceived, ResponseStarted]
 rules: [{level: Metadata}]
 ";
 
-/// The controllers that tests need. The others only watch, write and take CPU time. A bed for people
-/// has all of them.
+/// The controllers that tests need. The others only watch, write and take CPU time. A bed for
+/// people has all of them.
 const CONTROLLERS: [&str; 9] = [
     "daemonset-controller",
     "deployment-controller",

@@ -8,7 +8,7 @@ use vault_secrets_reloader::kubernetes::object::Object;
 use vault_secrets_reloader::kubernetes::patcher::last_writer;
 use vault_secrets_reloader::references::manifest::Manifest;
 
-/// Asserts what must hold of any JSON.
+/// Asserts the properties that hold for any JSON.
 pub fn check(data: &[u8]) {
     // Any result is fine, but no panic.
     let list = serde_json::from_slice::<ObjectList<Object>>(data);

@@ -8,7 +8,7 @@ use vault_secrets_reloader::vault::answer::retry_after;
 
 use crate::input::{first_line, now};
 
-/// Asserts what must hold of any headers.
+/// Asserts the properties that hold for any headers.
 pub fn check(data: &[u8]) {
     let (vault_date, rest) = first_line(data);
     let (cluster_date, rest) = first_line(rest);

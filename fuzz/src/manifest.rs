@@ -18,7 +18,7 @@ use vault_secrets_reloader::references::source::SourceState;
 
 use crate::path::assert_is_clean;
 
-/// Asserts what must hold of any JSON.
+/// Asserts the properties that hold for any JSON.
 pub fn check(data: &[u8]) {
     let Some(manifest) = manifest_of(data) else { return };
     assert_eq!(manifest_of(data), Some(manifest.clone()), "the same bytes are the same");

@@ -8,7 +8,7 @@ use vault_secrets_reloader::vault::metadata::{Metadata, read};
 
 use crate::input::{first_line, now};
 
-/// Asserts what must hold of any answer.
+/// Asserts the properties that hold for any answer.
 pub fn check(data: &[u8]) {
     let (status, body) = first_line(data);
     let Ok(status) = status.trim().parse() else { return };

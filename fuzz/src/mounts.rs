@@ -9,7 +9,7 @@ use vault_secrets_reloader::vault::mounts::{Classified, Engine, Mounts};
 
 use crate::input::{first_line, now};
 
-/// Asserts what must hold of any answer.
+/// Asserts the properties that hold for any answer.
 pub fn check(data: &[u8]) {
     let (path, body) = first_line(data);
     let read = Mounts::read(&Answer::new(200, body.to_vec()), now());

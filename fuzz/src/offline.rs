@@ -6,7 +6,7 @@ use vault_secrets_reloader::cli::{explain, print};
 use vault_secrets_reloader::references::servers::Servers;
 use vault_secrets_reloader::references::source::ReadableSources;
 
-/// Asserts what must hold of any file.
+/// Asserts the properties that hold for any file.
 pub fn check(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut manifests = Manifests::default();

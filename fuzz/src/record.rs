@@ -3,7 +3,7 @@
 use serde_json::Value;
 use vault_secrets_reloader::model::record::{Record, RecordError};
 
-/// Asserts what must hold of any annotation.
+/// Asserts the properties that hold for any annotation.
 pub fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let format = serde_json::from_str::<Value>(text).ok().and_then(|value| value["v"].as_u64());

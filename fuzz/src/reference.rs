@@ -12,7 +12,7 @@ use vault_secrets_reloader::references::stored_reference::StoredReference;
 use crate::input::first_line;
 use crate::path::assert_is_clean;
 
-/// Asserts what must hold of any value.
+/// Asserts the properties that hold for any value.
 pub fn check(data: &[u8]) {
     let (variable, value) = first_line(data);
     let value = String::from_utf8_lossy(value).into_owned();

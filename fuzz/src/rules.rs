@@ -48,7 +48,7 @@ struct Rule {
     paths: Option<Vec<String>>,
 }
 
-/// Asserts what must hold of any rules file and any question.
+/// Asserts the properties of any rules file and any question.
 pub fn check(data: &[u8]) {
     let (namespace, rest) = first_line(data);
     let (server, rest) = first_line(rest);

@@ -129,7 +129,7 @@ impl Engines {
     }
 
     async fn connect_at_last(&self, connection: &Connection) -> ConnectedServer {
-        info!(vault = connection.server.address.as_str(), "Watching another server");
+        info!(vault = connection.server.address.as_str(), "Connecting to another Vault server");
         let (mut reported, files) = (None, Files::default());
         loop {
             let error = match connect(&self.client, connection, &files).await {

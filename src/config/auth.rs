@@ -92,7 +92,7 @@ pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, Conf
         Some(name) => Err(error(
             "VAULT_AUTH_METHOD",
             name,
-            &format!("not a method that is known; use one of {}", METHODS.join(", ")),
+            &format!("an unknown auth method; use one of {}", METHODS.join(", ")),
         )),
     }
 }
@@ -124,7 +124,7 @@ fn jwt(env: &Environment<'_>, is_chosen: bool) -> Result<Method, ConfigError> {
             None => Err(error_without_value(
                 "VAULT_ROLE",
                 "not set; name the role to log in with, or give a token by VAULT_TOKEN or \
-                 VAULT_TOKEN_PATH, or set VAULT_AUTH_METHOD for another way in",
+                 VAULT_TOKEN_PATH, or set VAULT_AUTH_METHOD for another auth method",
             )),
         };
     };
@@ -163,7 +163,7 @@ fn cert(env: &Environment<'_>, is_tls: bool) -> Result<Method, ConfigError> {
     if !is_tls {
         return Err(error_without_value(
             "VAULT_ADDR",
-            "is plain HTTP, which VAULT_AUTH_METHOD=cert cannot do",
+            "is plain HTTP, and VAULT_AUTH_METHOD=cert needs HTTPS",
         ));
     }
     Ok(Method::Cert { mount: mount(env, "cert")?, role: env.text("ROLE") })

@@ -73,7 +73,7 @@ pub(super) fn object_name(name: &str, text: String) -> Result<String, ConfigErro
     if is_name {
         return Ok(text);
     }
-    Err(error(name, &text, "not a name of an object: lower case letters, digits, - and . are"))
+    Err(error(name, &text, "not a name of an object; use lower case letters, digits, - and ."))
 }
 
 /// Returns the namespace of the Lease, if it is set.

@@ -21,8 +21,8 @@ use crate::vault::tls::{Authority, Identity, Tls};
 const DEFAULT_ADDRESS: &str = "https://vault:8200";
 
 /// The warning about a server whose certificate is not verified.
-const NOT_VERIFIED: &str =
-    "VAULT_SKIP_VERIFY is set: anybody on the way can pose as Vault and take the token";
+const NOT_VERIFIED: &str = "VAULT_SKIP_VERIFY is set: the certificate of Vault is not verified, \
+                            so another server can pose as Vault and take the token";
 
 /// A Vault server and the settings of its use.
 #[derive(Debug)]
@@ -109,7 +109,8 @@ fn server(
     if proxy.is_none() && [of_all, &of_all.to_lowercase()].iter().any(|it| env.other(it).is_some())
     {
         warnings.push(format!(
-            "{of_all} is set, and Vault is not asked through it; if it should be, set VAULT_PROXY_ADDR"
+            "{of_all} is set, but requests to Vault do not use it; to send them through a proxy, \
+             set VAULT_PROXY_ADDR"
         ));
     }
     let timeout = match env.get("CLIENT_TIMEOUT") {
@@ -165,7 +166,7 @@ fn redirects(env: &Environment<'_>, scheme: &str) -> Result<Option<Vec<Url>>, Co
     let addresses = list.split(',').map(str::trim).filter(|text| !text.is_empty());
     let address = |text| match url(&name, text)? {
         url if url.scheme() == scheme => Ok(url),
-        _ => Err(error(&name, text, &format!("is not of {scheme}, as VAULT_ADDR is"))),
+        _ => Err(error(&name, text, &format!("must use {scheme}, as VAULT_ADDR does"))),
     };
     addresses.map(address).collect::<Result<_, _>>().map(Some)
 }

@@ -86,7 +86,8 @@ fn log_collected(event: &Event<'_>) {
         ),
         Event::ListAgain { workload } => debug!(
             worker = COLLECTOR,
-            "{workload} is too long to be kept; listing all {}s", workload.kind
+            "The manifest of {workload} is too long to be kept; listing all {}s again",
+            workload.kind
         ),
         Event::Collected { workload: WorkloadId { kind, namespace, name }, is_of_first_list } => {
             if is_of_first_list {
@@ -154,13 +155,13 @@ fn log_not_reloaded(event: &Event<'_>) {
     match *event {
         Event::Held { workload, hold: Held::For(Hold::Deleting), changed, .. } => info!(
             worker = RELOADER,
-            "{workload} is being deleted, and not reloaded though {} changed",
+            "{workload} is being deleted, so it is not reloaded though {} changed",
             list(changed)
         ),
         Event::Held { workload, hold: Held::For(Hold::SecretGone), changed, gone } => warn!(
             worker = RELOADER,
             "Not reloading {workload}, though {} changed: {} is gone, and new pods would fail. It is \
-             reloaded once that is back, or is no longer referred to",
+             reloaded when that secret is back or no longer referred to",
             list(changed),
             list(gone)
         ),
@@ -188,8 +189,8 @@ fn log_not_reloaded(event: &Event<'_>) {
         Event::WaitingForRevision { workload, is_long: true } => warn!(
             worker = RELOADER,
             "{workload} waits: a secret may have changed since it was deployed, and there is no \
-             revision of its present template to tell. Is it paused, or its controller not \
-             running?"
+             revision of its present template yet. Check that the workload is not paused and that \
+             its controller runs"
         ),
         // A failed PATCH has its own line. The budget has one line for all workloads that wait.
         _ => {}

@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn the_spelling_is_that_of_records() {
-        // The same as in the tests of `core::record`.
+        // As in the tests of `model::record`.
         let version = Version { version: 2, created_time: AT.to_owned() };
         let spell = |hours| {
             let live = Live::new(&version, 0, SignedDuration::from_hours(hours)).unwrap();
