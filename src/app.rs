@@ -1,7 +1,7 @@
-//! Wiring: what is made, what is spawned, and what stops in which order.
+//! Wiring: which parts are made, which tasks are spawned, and in which order they stop.
 //!
-//! Architecture Invariant: only this module spawns, into one set. A task that ends before it was
-//! asked to ends the process with an error, so nothing runs on half alive.
+//! Architecture Invariant: only this module spawns tasks, into one set. A task that ends before the
+//! shutdown ends the process with an error, so the process never runs with a part of its tasks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,11 +32,11 @@ use crate::web::{self, Health};
 mod cluster;
 mod engines;
 
-/// From the signal to the end, whatever hangs. The reloader is given one second for PATCHes in
-/// flight, and half a second to revoke the token; the lease is released beside it.
+/// The longest time from the signal to the end of the process. The reloader has one second for
+/// PATCHes in flight, and half a second to revoke the token. The lease is released meanwhile.
 const LAST_CALL: Duration = Duration::from_millis(1800);
 
-/// Runs the controller until it is told to end.
+/// Runs the controller until a signal ends the process, or until a task ends early.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     let ended = shutdown.clone();
@@ -59,18 +59,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     ended.cancel();
     let all = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(LAST_CALL, all).await.is_err() {
-        warn!("Ending without waiting any longer for what is under way");
+        warn!("The shutdown took too long; ending with tasks still under way");
     }
     result
 }
 
-/// Makes everything and spawns it.
+/// Makes all parts and spawns their tasks.
 async fn start(
     config: Config,
     tasks: &mut JoinSet<&'static str>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<Health> {
-    // All fields are named, so that a setting that nobody uses does not compile.
+    // All fields are named, so that an unused setting does not compile.
     let Config {
         collector_sync_period,
         settings,
@@ -120,7 +120,7 @@ async fn start(
     // Each engine holds one end of this channel, so the channel closes once all engines have ended.
     let (running, ended) = mpsc::channel::<()>(1);
     let leadership = cluster.elect(election, ended, tasks);
-    // There is one leadership a process.
+    // A process sets its leadership once, here.
     let _ = led.set(leadership.clone());
     if events {
         cluster.write_events(leadership.clone(), replica, tasks);
@@ -144,13 +144,14 @@ async fn start(
     Ok(health)
 }
 
-/// The time, for metrics.
+/// The present time, for metrics.
 fn seconds_since_1970() -> f64 {
     Timestamp::now().as_duration().as_secs_f64()
 }
 
-/// Makes the client of the default server once and drops it, so that a mistake in its settings shows before
-/// anything else is needed. A CA in the cluster has to be read first.
+/// Makes the client of the default server and drops it, so that a mistake in its settings is
+/// reported before the API server is needed. A server whose CA is in the cluster is not checked
+/// here, because its CA has to be read first.
 async fn check_default_server(connections: &[Connection], files: &Files) -> anyhow::Result<()> {
     for connection in connections.iter().filter(|connection| connection.is_default()) {
         let vault = connection.server.address.as_str();
@@ -162,7 +163,7 @@ async fn check_default_server(connections: &[Connection], files: &Files) -> anyh
     Ok(())
 }
 
-/// Spawns what answers the probes.
+/// Spawns the server of the probes and the metrics.
 async fn answer_probes(
     listen: &Listen,
     health: &Health,
@@ -186,7 +187,7 @@ async fn bind(listen: &Listen) -> anyhow::Result<TcpListener> {
         Some(host) => TcpListener::bind((host.as_str(), *port)).await.with_context(context),
         None => match TcpListener::bind(("::", *port)).await {
             Ok(listener) => Ok(listener),
-            // A machine without IPv6.
+            // The machine may have no IPv6.
             Err(_) => TcpListener::bind(("0.0.0.0", *port)).await.with_context(context),
         },
     }

@@ -1,7 +1,7 @@
 //! The commands that need neither a cluster nor Vault: `check` and `explain`.
 //!
-//! They read references by the code that the controller reads them by, so that what they say is what
-//! the controller does.
+//! They read references with the code of the controller, so that they show what the controller
+//! does.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -24,15 +24,16 @@ mod given;
 pub mod print;
 pub mod yaml;
 
-/// What is asked for by the first argument.
+/// The command that the first argument names.
 #[derive(Debug, Parser)]
 #[command(name = "vault-secrets-reloader", version, disable_help_subcommand = true)]
 #[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
 enum Command {
-    /// Reads manifests and says which secrets of each workload would be watched, and what is not
+    /// Reads manifests and says which secrets of each workload would be watched, and which would
+    /// not
     ///
-    /// Exits with 0, with 1 where --strict is given and something is to be looked at, and with 2
-    /// where something could not be read.
+    /// Exits with 0, with 1 if --strict is given and there is a warning, and with 2 if an input
+    /// could not be read.
     Check {
         /// A manifest, a folder of manifests, or - for standard input
         #[arg(value_name = "FILE|DIR|-", required = true)]
@@ -40,25 +41,26 @@ enum Command {
         /// How to print what was found
         #[arg(short, long, value_enum, default_value_t = Output::Table)]
         output: Output,
-        /// Exit with 1 where something is to be looked at
+        /// Exit with 1 if there is a warning
         #[arg(long)]
         strict: bool,
-        /// Read Secrets among the manifests, too, as the controller does where it is given this
+        /// Also read Secrets among the manifests, as the controller does with this flag
         #[arg(long)]
         read_secrets: bool,
-        /// The file that declares servers to the controller. The files that it names need not be here
+        /// The file that declares servers to the controller. The files that it names need not exist
+        /// here
         #[arg(long, value_name = "FILE")]
         vault_servers_file: Option<PathBuf>,
         /// The controller's VAULT_ADDR, by which workloads may name its default server
         #[arg(long, value_name = "ADDRESS")]
         vault_addr: Option<String>,
-        /// Take a vault-addr that is not declared as the controller does where it is given this
+        /// Treat a vault-addr that is not declared as the controller does with this flag
         #[arg(long)]
         refuse_undeclared_addresses: bool,
         /// The controller's file of rules that say which namespaces may refer to which paths
         #[arg(long, value_name = "FILE")]
         path_rules_file: Option<PathBuf>,
-        /// The namespace of manifests that name none, for those rules
+        /// The namespace of manifests that name none, for the path rules
         #[arg(short, long, value_name = "NAME", default_value = "default")]
         namespace: String,
     },
@@ -73,19 +75,19 @@ enum Command {
         /// The controller's file of rules that say which namespaces may refer to which paths
         #[arg(long, value_name = "FILE")]
         path_rules_file: Option<PathBuf>,
-        /// The namespace of the workload, for those rules
+        /// The namespace of the workload, for the path rules
         #[arg(short, long, value_name = "NAME", default_value = "default")]
         namespace: String,
-        /// The server that it means, for those rules
+        /// The Vault server of the workload, for the path rules
         #[arg(long, value_name = "NAME", default_value = DEFAULT_CONNECTION)]
         server: String,
-        /// The Vault namespace of its secrets, for those rules
+        /// The Vault namespace of its secrets, for the path rules
         #[arg(long, value_name = "NAME")]
         vault_namespace: Option<String>,
     },
 }
 
-/// How findings are printed.
+/// The format of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// Lines for people.
@@ -96,14 +98,14 @@ pub enum Output {
     Github,
 }
 
-/// Whether the arguments, with the program's name first, name one of the commands.
+/// Whether the arguments name one of the commands. The first argument is the program's name.
 #[must_use]
 pub fn is_asked_for(args: &[OsString]) -> bool {
     let named = |name: &OsString| [OsStr::new("check"), OsStr::new("explain")].contains(&&**name);
     args.get(1).is_some_and(named)
 }
 
-/// Runs the command that the arguments name, prints what it says, and returns the exit code.
+/// Runs the command that the arguments name, prints its output, and returns the exit code.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
     let command = match Command::try_parse_from(args) {
@@ -159,11 +161,11 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     };
     let done =
         done.unwrap_or_else(|error| writeln!(io::stderr(), "{error}").map(|()| ExitCode::from(2)));
-    // Who closed the pipe does not want to know more.
+    // Writing fails when the reader has closed the pipe. It wants no message then.
     done.unwrap_or(ExitCode::FAILURE)
 }
 
-/// The rules of a file, and without one those that allow everything.
+/// Returns the rules of a file. Without a file, returns rules that allow everything.
 fn path_rules(file: Option<PathBuf>) -> Result<PathRules, ConfigError> {
     file.map_or_else(
         || Ok(PathRules::default()),
@@ -171,7 +173,7 @@ fn path_rules(file: Option<PathBuf>) -> Result<PathRules, ConfigError> {
     )
 }
 
-/// The servers that the controller knows.
+/// Returns the servers that the controller would use with these settings.
 fn servers(
     file: Option<PathBuf>,
     address: Option<String>,

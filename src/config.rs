@@ -1,8 +1,8 @@
 //! The configuration: flags and environment variables, read once and validated.
 //!
-//! Architecture Invariant: only this module reads the environment. What leaves it is a [`Config`]
-//! that cannot be wrong; what cannot be used is refused with its name, its value and the remedy. A
-//! value that is a secret is never repeated.
+//! Architecture Invariant: only this module reads the environment. It returns a valid [`Config`].
+//! It refuses a setting that cannot be used, with the name, the value and the remedy. An error
+//! never repeats a value that is a secret.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -38,17 +38,17 @@ pub use servers::ServersFile;
 use value::{boolean, duration};
 pub use vault::{CaSecret, Connection};
 
-/// The renewal threshold, where none is set, in reload periods.
+/// The default renewal threshold of a Vault token, in reload periods.
 const THRESHOLD_PERIODS: u32 = 3;
 
-/// The first poll begins within this, or within one period: many that start at once come to Vault over
-/// so long.
+/// The first poll begins within this time, or within one period if that is shorter. Controllers
+/// that start at once spread their first polls over this time.
 const START_WITHIN: Duration = Duration::from_secs(10);
 
-/// Requests to Vault at once, at most: more do not make a poll faster.
+/// The most concurrent requests to Vault. More do not make a poll faster.
 const MOST_AT_ONCE: u32 = 256;
 
-/// Variables of the official client that have no effect here; whoever sets one should know.
+/// Variables of the official client that have no effect here. A warning names each that is set.
 const WITHOUT_EFFECT: [&str; 4] = ["HEADERS", "MAX_RETRIES", "RATE_LIMIT", "SRV_LOOKUP"];
 
 /// Rolls out Kubernetes workloads when a secret they use changes in HashiCorp Vault or OpenBao.
@@ -65,7 +65,7 @@ const WITHOUT_EFFECT: [&str; 4] = ["HEADERS", "MAX_RETRIES", "RATE_LIMIT", "SRV_
 )]
 #[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
 pub struct Flags {
-    /// How often all workloads are read anew, as a safety net beside the watches
+    /// How often all workloads are listed again, as a safety net beside the watches
     #[arg(long, value_name = "DURATION", default_value = "30m")]
     collector_sync_period: String,
     /// How often Vault is asked for the versions of secrets
@@ -84,30 +84,31 @@ pub struct Flags {
         default_missing_value = "true"
     )]
     enable_json_log: String,
-    /// Renew the Vault token once no more than this is left of it; three reloader run periods unless
-    /// set here or by VAULT_TOKEN_RENEW_THRESHOLD
+    /// Renew the Vault token when its remaining lifetime is no longer than this; three reloader run
+    /// periods unless set here or by VAULT_TOKEN_RENEW_THRESHOLD
     #[arg(long, value_name = "DURATION")]
     vault_token_renew_threshold: Option<String>,
-    /// How long after a rotation new pods may still read the version before it, from a standby or a cache.
-    /// Workloads deployed within that time count as deployed before the rotation, and no reload begins
-    /// before it is over
+    /// How long after a rotation new pods may still read the version before it, from a standby or
+    /// a cache. Workloads deployed within that time count as deployed before the rotation, and no
+    /// reload begins before it is over
     #[arg(long, value_name = "DURATION", default_value = "3s")]
     settle_time: String,
-    /// Take versions created before this as known, where no record says otherwise: for a move to
-    /// another Vault, where every version is new. RFC 3339, as in 2026-01-31T12:00:00Z
+    /// Treat secret versions created before this time as known, unless a record says otherwise. Use
+    /// it after a move to another Vault, where every version is new. RFC 3339, as in
+    /// 2026-01-31T12:00:00Z
     #[arg(long, value_name = "TIME")]
     ignore_versions_before: Option<String>,
-    /// How many workloads may be reloaded at once whose secret changed while nobody watched
+    /// How many workloads may be reloaded at once whose secret changed while no controller watched
     #[arg(long, value_name = "COUNT", default_value = "500")]
     found_reload_burst: String,
-    /// How many more of these may be reloaded each minute
+    /// How many more of these workloads may be reloaded each minute
     #[arg(long, value_name = "COUNT", default_value = "120")]
     found_reload_rate: String,
-    /// A file that declares more servers, for workloads that name another one by vault-addr
+    /// A file that declares more Vault servers, for workloads that name one of them by vault-addr
     #[arg(long, value_name = "FILE")]
     vault_servers_file: Option<String>,
-    /// Watch nothing of a workload whose vault-addr is not declared, instead of taking it as another
-    /// name of the default server
+    /// Do not watch a workload whose vault-addr is not declared, instead of using the default
+    /// server for it
     #[arg(
         long,
         value_name = "BOOL",
@@ -117,20 +118,21 @@ pub struct Flags {
         default_missing_value = "true"
     )]
     refuse_undeclared_addresses: String,
-    /// A file of rules that say which namespaces may refer to which paths; any to any unless set
+    /// A file of rules that say which namespaces may refer to which paths; unless set, each
+    /// namespace may refer to each path
     #[arg(long, value_name = "FILE")]
     path_rules_file: Option<String>,
-    /// How many different secrets of one Vault the workloads of one namespace may refer to. Workloads over
-    /// that are not watched
+    /// How many different secrets of one Vault the workloads of one namespace may refer to.
+    /// Workloads over this limit are not watched
     #[arg(long, value_name = "COUNT", default_value = "10000")]
     max_secrets_per_namespace: String,
-    /// How many requests to each Vault may be under way at once
+    /// The maximum number of concurrent requests to each Vault
     #[arg(long, value_name = "COUNT", default_value = "8")]
     vault_concurrency: String,
-    /// How many requests a second may be sent to each Vault; as many as it answers unless set
+    /// The maximum number of requests a second to each Vault; no limit unless set
     #[arg(long, value_name = "COUNT")]
     vault_rate: Option<String>,
-    /// Spread the requests of a poll over the period, instead of sending them as fast as may be
+    /// Spread the requests of a poll over the period, instead of sending them as fast as possible
     #[arg(
         long,
         value_name = "BOOL",
@@ -150,7 +152,7 @@ pub struct Flags {
         default_missing_value = "true"
     )]
     read_config_maps: String,
-    /// Watch references in Kubernetes Secrets that workloads take variables from, too; no value is
+    /// Also watch references in Kubernetes Secrets that workloads take variables from; no value is
     /// kept. The service account must be allowed to get, list and watch all Secrets
     #[arg(
         long,
@@ -171,8 +173,8 @@ pub struct Flags {
         default_missing_value = "true"
     )]
     record_events: String,
-    /// Let one of several replicas lead, by a Lease; the others wait. Without it, each does all the
-    /// work
+    /// Elect one replica as the leader, by a Lease; the other replicas wait. Without leader
+    /// election, each replica does all the work
     #[arg(
         long,
         value_name = "BOOL",
@@ -182,7 +184,8 @@ pub struct Flags {
         default_missing_value = "true"
     )]
     leader_elect: String,
-    /// How long the others wait for a leader that does not renew its lease, in whole seconds
+    /// How long the other replicas wait for a leader that does not renew its lease, in whole
+    /// seconds
     #[arg(long, value_name = "DURATION", default_value = "15s")]
     leader_elect_lease_duration: String,
     /// How long a leader that cannot renew its lease goes on leading
@@ -194,7 +197,7 @@ pub struct Flags {
     /// The name of the Lease
     #[arg(long, value_name = "NAME", default_value = "vault-secrets-reloader")]
     leader_elect_resource_name: String,
-    /// The namespace of the Lease; that of the pod unless set here or by POD_NAMESPACE
+    /// The namespace of the Lease; the namespace of the pod unless set here or by POD_NAMESPACE
     #[arg(long, value_name = "NAMESPACE")]
     leader_elect_resource_namespace: Option<String>,
 }
@@ -202,35 +205,36 @@ pub struct Flags {
 /// The configuration.
 #[derive(Debug)]
 pub struct Config {
-    /// Between two full reads of all workloads.
+    /// The time between two full lists of all workloads.
     pub collector_sync_period: Duration,
-    /// What the engines of all servers have in common.
+    /// The settings that the engines of all servers share.
     pub settings: SharedSettings,
-    /// How many reloads that nothing but the clock speaks for may start at once.
+    /// How many reloads that rest on the clock alone may start at once.
     pub found_burst: u32,
-    /// How many more of them each minute.
+    /// How many more of these reloads may start each minute.
     pub found_per_minute: u32,
     /// How log lines are written.
     pub log: telemetry::Settings,
-    /// Where probes are answered.
+    /// The address of the probes and the metrics.
     pub listen: Listen,
-    /// How each server of the Vault API is used, the default one first.
+    /// How each Vault server is used, the default server first.
     pub connections: Vec<Connection>,
-    /// What workloads call the servers, and who may refer to what there.
+    /// The addresses that workloads may name for each server, and which namespaces may refer to
+    /// which paths.
     pub servers: Servers,
     /// How many secrets the workloads of a namespace may refer to.
     pub quota: Quota,
-    /// How hard each is pressed.
+    /// How fast requests are sent to each Vault server.
     pub pace: Pace,
-    /// Which sources of variables are read.
+    /// Which kinds of sources of variables are read.
     pub readable: ReadableSources,
     /// Whether Events are written.
     pub events: bool,
-    /// What this replica is called.
+    /// The name of this replica.
     pub replica: String,
-    /// How replicas agree on who leads; `None` if they do not.
+    /// The settings of leader election; `None` if it is off.
     pub leader_election: Option<LeaderElection>,
-    /// What an operator should know of the configuration, though it can be used.
+    /// Warnings about settings that can be used, for the operator.
     pub warnings: Vec<String>,
 }
 
@@ -239,18 +243,18 @@ pub struct Config {
 pub struct Listen {
     /// The host; `None` means all addresses of the machine.
     pub host: Option<String>,
-    /// The port; 0 means any that is free.
+    /// The port; 0 means any free port.
     pub port: u16,
 }
 
 impl Flags {
-    /// Reads the command line. Flags may have one dash or two, as Go programs take them.
+    /// Parses the command line. Flags may have one dash or two, as in Go programs.
     pub fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         Self::try_parse_from(args.into_iter().map(two_dashes))
     }
 }
 
-/// `-log-level=debug` to `--log-level=debug`.
+/// Turns `-log-level=debug` into `--log-level=debug`.
 fn two_dashes(arg: OsString) -> OsString {
     match arg.to_str() {
         Some(text)
@@ -264,7 +268,7 @@ fn two_dashes(arg: OsString) -> OsString {
     }
 }
 
-/// The process's environment, for [`Config::load`].
+/// Looks up a variable of the process's environment, for [`Config::load`].
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
 pub fn process_environment(name: &str) -> Option<String> {
@@ -272,12 +276,12 @@ pub fn process_environment(name: &str) -> Option<String> {
 }
 
 impl Config {
-    /// Validates flags and variables. `environment` looks a variable up.
+    /// Validates the flags and the environment variables. `environment` looks up a variable.
     pub fn load(
         flags: Flags,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
-        // All are named, so that a flag that nobody uses does not compile.
+        // All flags are named, so that an unused flag does not compile.
         let Flags {
             collector_sync_period,
             reloader_run_period,
@@ -315,7 +319,7 @@ impl Config {
         let usual_threshold = threshold.unwrap_or(period.saturating_mul(THRESHOLD_PERIODS));
         let level = log_level.parse().unwrap_or_else(|()| {
             warnings.push(format!(
-                "--log-level={log_level:?} is none of debug, info, warn, error; using info"
+                "--log-level={log_level:?} is not debug, info, warn or error; using info"
             ));
             telemetry::Level::Info
         });
@@ -329,7 +333,7 @@ impl Config {
         );
         let mut default =
             vault::connection(DEFAULT_CONNECTION, &env, usual_threshold, &mut warnings)?;
-        // Of the default server, the flag comes before the variable.
+        // For the default server, the flag takes precedence over the variable.
         default.threshold = threshold.unwrap_or(default.threshold);
         let file = vault_servers_file.map_or_else(
             || Ok(ServersFile::default()),
@@ -382,7 +386,7 @@ impl Config {
     }
 }
 
-/// The servers, with the path rules of a file, if there is one.
+/// Returns the servers with the path rules of the file, if a file is given.
 fn with_path_rules(servers: Servers, file: Option<String>) -> Result<Servers, ConfigError> {
     match file {
         Some(path) => PathRulesFile::read(Path::new(&path))?.apply(servers),
@@ -390,7 +394,8 @@ fn with_path_rules(servers: Servers, file: Option<String>) -> Result<Servers, Co
     }
 }
 
-/// The servers, with the addresses that the webhook allows, where its variables are set here, too.
+/// Returns the servers with the addresses that the webhook allows, if the webhook's variables are
+/// set for this process too.
 fn allowed(servers: Servers, environment: &impl Fn(&str) -> Option<String>) -> Servers {
     Scheme::ALL.into_iter().fold(servers, |servers, scheme| {
         let name = format!("{}_ADDR_ALLOWLIST", scheme.name().to_ascii_uppercase());
@@ -401,7 +406,7 @@ fn allowed(servers: Servers, environment: &impl Fn(&str) -> Option<String>) -> S
     })
 }
 
-/// `HOST:PORT`; without a host all addresses are meant.
+/// Parses `HOST:PORT`. Without a host, all addresses of the machine are meant.
 fn listen(text: Option<String>) -> Result<Listen, ConfigError> {
     let text = text.filter(|text| !text.is_empty()).unwrap_or_else(|| ":8080".to_owned());
     let wrong =
@@ -412,7 +417,7 @@ fn listen(text: Option<String>) -> Result<Listen, ConfigError> {
     Ok(Listen { host: (!host.is_empty()).then(|| host.to_owned()), port })
 }
 
-/// The longest settle time: each reload waits so long after a rotation.
+/// The longest settle time. Each reload waits for the settle time after a rotation.
 const LONGEST_SETTLE: SignedDuration = SignedDuration::from_mins(10);
 
 fn settle(name: &str, text: &str) -> Result<SignedDuration, ConfigError> {

@@ -1,10 +1,11 @@
-//! Whether each loop of the process still moves.
+//! The heartbeats, which tell whether each loop of the process still moves.
 //!
-//! A loop says before each step that it works, and before each wait until when, or that it waits for
-//! others. It is stuck once that time is over by more than a step may take: so a long period, a pause that
-//! a server asks for, or a replica that does not lead is no reason to restart anything.
+//! Before each step, a loop reports that it works. Before each wait, it reports the end of the
+//! wait, or that it waits for others. A loop is stuck if the reported time has passed by more than
+//! the longest step. So a long period, a pause that a server asks for, or a replica that does not
+//! lead causes no restart.
 //!
-//! Architecture Invariant: what is said here decides nothing but whether the process is restarted, and
+//! Architecture Invariant: heartbeats decide nothing but whether the process is restarted, and
 //! whether another replica leads.
 
 use std::fmt;
@@ -13,8 +14,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a step may take that asks for nothing but what has a time-out of its own. The longest asks
-/// for the revisions of all workloads, and takes minutes where each request takes as long as it may.
+/// The longest step whose requests each have a time-out. The longest such step requests the
+/// revisions of all workloads, and takes minutes if each request takes as long as its time-out.
 pub const LONGEST_STEP: Duration = Duration::from_mins(15);
 
 /// The loops of a process.
@@ -27,20 +28,20 @@ struct Loop {
     heartbeat: Heartbeat,
 }
 
-/// What one loop says of itself. It begins with waiting for others.
+/// The reports of one loop. At first, a loop waits for others.
 #[derive(Clone, Debug, Default)]
 pub struct Heartbeat {
     longest_step: Duration,
-    /// When it will have moved; `None` while it waits for others.
+    /// The time at which the loop counts as stuck; `None` while it waits for others.
     due: Arc<Mutex<Option<Instant>>>,
 }
 
-/// A loop that does not move any more.
+/// A loop that no longer moves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stuck {
-    /// Which one.
+    /// The name of the loop.
     pub name: Box<str>,
-    /// For how long it should have moved.
+    /// The time since the loop should have moved.
     pub overdue: Duration,
 }
 
@@ -56,14 +57,14 @@ impl fmt::Display for Stuck {
 }
 
 impl Heartbeats {
-    /// That of another loop, of which a step takes `longest_step` at most.
+    /// Adds a loop and returns its heartbeat. A step of the loop takes `longest_step` at most.
     pub fn add(&self, name: impl Into<Box<str>>, longest_step: Duration) -> Heartbeat {
         let heartbeat = Heartbeat { longest_step, due: Arc::default() };
         lock(&self.0).push(Loop { name: name.into(), heartbeat: heartbeat.clone() });
         heartbeat
     }
 
-    /// The loop that has been stuck for the longest time, if any is.
+    /// Returns the loop that has been stuck for the longest time, if any.
     #[must_use]
     pub fn stuck(&self) -> Option<Stuck> {
         let now = Instant::now();
@@ -78,17 +79,17 @@ impl Heartbeats {
 }
 
 impl Heartbeat {
-    /// A step begins.
+    /// Reports that a step begins.
     pub fn works(&self) {
         self.waits_until(Instant::now());
     }
 
-    /// It waits until this time, or less.
+    /// Reports that the loop waits until `time` at the latest.
     pub fn waits_until(&self, time: Instant) {
         *lock(&self.due) = time.checked_add(self.longest_step);
     }
 
-    /// It waits for what other loops do, or other replicas, and may do so for ever.
+    /// Reports that the loop waits for other loops or replicas. This wait may be endless.
     pub fn waits_for_others(&self) {
         *lock(&self.due) = None;
     }

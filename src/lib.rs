@@ -1,6 +1,6 @@
 //! Rolls out Kubernetes workloads when a secret they use changes in HashiCorp Vault or OpenBao.
 //!
-//! Start at [`app`], which wires everything, or at [`decide`], which decides everything.
+//! Start with [`app`], which wires all parts, or with [`decide`], which makes all decisions.
 
 pub mod app;
 pub mod cli;

@@ -29,10 +29,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// A core dump would hold the token. Where it cannot be forbidden, that is no reason not to start.
+/// Forbids core dumps, because a core dump would hold the token. The process also starts if this
+/// fails.
 fn forbid_core_dumps() {
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
-    // A kernel that pipes them to a program does not heed the limit.
+    // A kernel that pipes core dumps to a program does not heed the limit.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
@@ -45,13 +46,13 @@ fn start(flags: Flags) -> anyhow::Result<()> {
         }
     };
     telemetry::init(config.log)?;
-    // The two client libraries share it; the first to need one would otherwise have to guess.
+    // Both client libraries use this provider. Without it, the first one would have to guess.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    // Two, however many cores there are: it waits more than it works, and each thread keeps memory.
+    // Two threads on any machine: the process mostly waits, and each thread keeps memory.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(app::run(config));
-    // A look-up of a name, or a file on a mount that hangs, must not hold the end up.
+    // A name look-up or a file on a mount that hangs must not delay the end of the process.
     runtime.shutdown_background();
     result
 }

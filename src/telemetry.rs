@@ -1,7 +1,8 @@
-//! Log lines: logfmt or JSON, with the keys that users of this controller grep for.
+//! Log lines: logfmt or JSON, with the keys that users of this controller search for.
 //!
-//! `time=… level=… msg=… app=vault-secrets-reloader worker=…`; debug and info go to stdout, warn and
-//! error to stderr. Only our own lines are written: what libraries say may hold more than it should.
+//! `time=… level=… msg=… app=vault-secrets-reloader worker=…`; debug and info go to stdout, warn
+//! and error to stderr. Only lines of this crate are written, since lines of libraries may hold
+//! secrets.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
@@ -20,28 +21,28 @@ use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 /// The value of `app` in every line.
 const APP: &str = "vault-secrets-reloader";
 
-/// The prefix of the targets of our own lines.
+/// The prefix of the targets of this crate's lines.
 const TARGET: &str = "vault_secrets_reloader";
 
-/// From which level on lines are written.
+/// The lowest level of lines that are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// Everything.
     Debug,
     /// Changes of state, and one line a poll.
     Info,
-    /// What somebody should look at.
+    /// States that somebody should look at.
     Warn,
-    /// What does not work.
+    /// Failures.
     Error,
 }
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// From which level on.
+    /// The lowest level of lines that are written.
     pub level: Level,
-    /// JSON rather than logfmt.
+    /// Whether lines are JSON; otherwise they are logfmt.
     pub json: bool,
 }
 
@@ -102,10 +103,10 @@ impl<'a> MakeWriter<'a> for Streams {
     }
 }
 
-/// A span whose lines name a server, for what is done for another one than the default.
+/// Returns a span that adds the name of a server to its lines. The default server has no such span.
 #[must_use]
 pub fn of_server(name: &str) -> Span {
-    // Of the level that is always written.
+    // Spans of the error level are enabled at each log level.
     error_span!("server", server = name)
 }
 
@@ -131,7 +132,7 @@ where
             }
         }
         let line = line(Timestamp::now(), *event.metadata().level(), fields, self.json);
-        // A log that cannot be written is no reason to stop reloading.
+        // A log that cannot be written does not stop reloads.
         let _ = self.writer.make_writer_for(event.metadata()).write_all(line.as_bytes());
     }
 }
@@ -169,7 +170,7 @@ fn line(time: Timestamp, level: tracing::Level, fields: Fields, json: bool) -> S
     pairs.extend(fields.worker.map(|worker| ("worker", worker)));
     pairs.extend(fields.others);
     let mut line = if json {
-        // Written by hand for the order of the keys; a string always has a JSON form.
+        // Written by hand to keep the order of the keys. A string always has a JSON form.
         let members: Vec<String> = pairs
             .iter()
             .map(|(key, value)| format!("{key:?}:{}", serde_json::Value::from(value.as_str())))
@@ -184,7 +185,7 @@ fn line(time: Timestamp, level: tracing::Level, fields: Fields, json: bool) -> S
     line
 }
 
-/// A value of logfmt: quoted where it must be.
+/// Formats a value for logfmt, with quotes where they are needed.
 fn logfmt(value: &str) -> String {
     let is_bare = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '=' | '\\');
     if !value.is_empty() && value.chars().all(is_bare) {
@@ -233,7 +234,7 @@ mod tests {
         );
     }
 
-    /// Keeps what is written.
+    /// A writer that keeps all bytes.
     #[derive(Clone, Default)]
     struct Kept(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
 

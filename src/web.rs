@@ -1,4 +1,4 @@
-//! The probes and the metrics. They call nothing: they tell the last known state.
+//! The probes and the metrics. They send no requests and report the last known state.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,21 +23,21 @@ use crate::events::metrics::{self, Metrics};
 use crate::heartbeat::Heartbeats;
 use crate::index::Index;
 
-/// Connections at a time. Anybody in the cluster can open some and say nothing; the oldest one is
-/// closed for a new one, so that a probe is always answered. A process may have 1,024 descriptors by
-/// default.
+/// The most open connections. Anybody in the cluster can open idle connections. At the limit, a new
+/// connection closes the oldest one, so that a probe is always answered. A process may have 1,024
+/// descriptors by default.
 const MOST_CONNECTIONS: usize = 128;
 
-/// In which a request must have arrived, on a new connection and on one that is used again.
+/// The time in which a request must arrive, on a new connection and on a reused one.
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 
-/// No connection lasts longer, whatever happens on it.
+/// The longest time that a connection stays open, even if it is in use.
 const LONGEST_CONNECTION: Duration = Duration::from_mins(2);
 
-/// Before connections are taken again, where that failed.
+/// The pause after a connection could not be accepted.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// What the probes tell.
+/// The state that the probes report.
 #[derive(Clone)]
 pub struct Health {
     index: Arc<Index>,
@@ -47,19 +47,19 @@ pub struct Health {
 }
 
 impl Health {
-    /// Of a process that is alive until [`Health::ends`].
+    /// The state of a process that is alive until [`Health::ends`].
     #[must_use]
     pub fn new(index: Arc<Index>, heartbeats: Heartbeats, metrics: Arc<Metrics>) -> Self {
         Self { index, heartbeats, metrics, ending: Arc::default() }
     }
 
-    /// From now on, the process is about to end.
+    /// Marks the process as about to end.
     pub fn ends(&self) {
         self.ending.store(true, Ordering::Relaxed);
     }
 }
 
-/// The routes of the probes.
+/// The routes of the probes and the metrics.
 pub fn router(health: Health) -> Router {
     Router::new()
         .route("/", get(async || "ok"))
@@ -69,7 +69,7 @@ pub fn router(health: Health) -> Router {
         .with_state(health)
 }
 
-/// Answers at `listener` until `shutdown`; what is under way then is cut.
+/// Serves requests at `listener` until `shutdown`, and then cuts open connections.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
     let mut connections = FuturesUnordered::new();
     let mut ends: VecDeque<CancellationToken> = VecDeque::new();
@@ -97,7 +97,9 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
             }
             Err(error) => {
                 if !std::mem::replace(&mut is_failing, true) {
-                    warn!("A connection to the probes could not be taken: {error}. Going on");
+                    warn!(
+                        "A connection to the probes failed: {error}. Accepting connections again"
+                    );
                 }
                 sleep(ACCEPT_AGAIN).await;
             }
@@ -105,21 +107,22 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
     }
 }
 
-/// Answers one connection, until `end` at the latest; then `end` has come.
+/// Serves one connection, until `end` at the latest. Cancels `end` when the connection is closed.
 async fn connection(stream: TcpStream, router: Router, end: CancellationToken) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_WITHIN)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::select! {
-        // How it ends is the client's affair.
+        // An error of the connection concerns only the client.
         _ = timeout(LONGEST_CONNECTION, connection) => {}
         () = end.cancelled() => {}
     }
     end.cancel();
 }
 
-/// Whether all loops move. A task that has ended ends the process, so that needs no answer.
+/// Whether all loops move. A task that ends early ends the process, so this probe need not report
+/// it.
 async fn live(State(health): State<Health>) -> (StatusCode, String) {
     if health.ending.load(Ordering::Relaxed) {
         (StatusCode::SERVICE_UNAVAILABLE, "ending".to_owned())
@@ -130,8 +133,8 @@ async fn live(State(health): State<Health>) -> (StatusCode, String) {
     }
 }
 
-/// Whether the index knows all workloads. An outage of Vault does not matter here: nobody could
-/// serve better.
+/// Whether the index knows all workloads. An outage of Vault does not matter here, since no other
+/// replica could do better.
 async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
     if health.ending.load(Ordering::Relaxed) {
         (StatusCode::SERVICE_UNAVAILABLE, "ending")
@@ -198,7 +201,7 @@ mod tests {
         assert_eq!(said, "the collector of deployments is stuck: it should have moved 60 s ago");
     }
 
-    /// Runs a test beside a server of the probes, on a port of its own.
+    /// Runs a test beside a server for the probes, on a port of its own.
     async fn beside_a_server(test: impl AsyncFnOnce(std::net::SocketAddr)) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -210,7 +213,7 @@ mod tests {
         });
     }
 
-    /// What a probe is answered on a connection.
+    /// Sends a probe on a connection and returns the answer.
     async fn probe(stream: &mut TcpStream) -> std::io::Result<String> {
         stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await?;
         let mut answer = [0; 1024];
@@ -232,7 +235,7 @@ mod tests {
             let mut stream = TcpStream::connect(address).await.unwrap();
             let answer = timeout(REQUEST_WITHIN, probe(&mut stream)).await.unwrap().unwrap();
             assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-            // The connection is kept for the next request, and the first of the others is closed.
+            // The connection stays open for the next request. The oldest idle one is closed.
             let answer = probe(&mut stream).await.unwrap();
             assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
             assert_eq!(silent[0].read(&mut [0]).await.unwrap_or(0), 0);

@@ -1,6 +1,6 @@
-//! A bed: its servers, how they are started together, and how they end.
+//! A bed: its servers, their common start and their end.
 //!
-//! Invariant: what a bed started has ended when the bed is dropped, and its folder is gone, unless
+//! Invariant: when a bed is dropped, all its processes have ended. Its folder is gone then, unless
 //! the test failed or `VSR_KEEP_BED` is set.
 
 use std::fs;
@@ -27,8 +27,8 @@ use crate::server::{ReadyCheck, Server};
 use crate::vault::Vault;
 use crate::wait::eventually;
 
-/// kwok 0.8.0 sets up its stages when it sees its first node, unsynchronised, and so ends by a panic
-/// once in some hundreds of starts.
+/// The most restarts of kwok. kwok 0.8.0 sets up its stages without synchronisation when it sees
+/// its first node, and so panics once in some hundreds of starts.
 const KWOK_REVIVALS: u32 = 3;
 
 /// A running bed. Everything in it ends when this value is dropped.
@@ -57,19 +57,20 @@ pub struct Bed {
     _ports: Vec<Port>,
 }
 
-/// A server of the Vault API beside that of the bed.
+/// A Vault server beside the bed's own server.
 #[derive(Debug)]
 pub struct AnotherVault {
     /// The server, with its root token.
     pub vault: Vault,
-    /// Its process.
+    /// The process of the server.
     pub server: Server,
     audit_log: PathBuf,
     _ports: [Port; 2],
 }
 
 impl AnotherVault {
-    /// All requests that have reached its core, those of tests (with the root token) left out.
+    /// Returns all requests that have reached the server's core, without requests of tests (with
+    /// the root token).
     pub fn requests(&self) -> Result<Vec<VaultRequest>> {
         let mut requests = counts::vault_requests(&self.audit_log, 0)?;
         let root = self.vault.root_token();
@@ -85,7 +86,7 @@ impl Drop for AnotherVault {
 }
 
 impl Bed {
-    /// Starts a bed, and waits until all of it does its work: about 5 s.
+    /// Starts a bed, and waits until all its servers are ready: about 5 s.
     ///
     /// # Errors
     /// When a server is missing and cannot be built, or does not become ready: with its log.
@@ -93,7 +94,7 @@ impl Bed {
         let binaries = Binaries::find()?;
         let folder = make_folder(&options)?;
         if from_environment("VSR_KEEP_BED").is_some() {
-            // At once: a bed that tests share is never dropped.
+            // Written at the start, because a bed that tests share is never dropped.
             fs::write(folder.join(KEEP), "")?;
         }
         let group = Arc::new(ProcessGroup::start(&folder)?);
@@ -174,7 +175,8 @@ impl Bed {
         futures::try_join!(kubernetes, vault).map(drop)
     }
 
-    /// Ready for pods: the nodes are, and the controllers make `ServiceAccounts`.
+    /// Waits until the bed is ready for pods: the nodes are ready, and the controllers make
+    /// `ServiceAccounts`.
     async fn wait_for_nodes(&self, options: &Options) -> Result<()> {
         self.cluster.create_namespace("default").await?;
         if !options.pods {
@@ -188,7 +190,7 @@ impl Bed {
             }
             let nodes = self.cluster.get_path("/api/v1/nodes").await?;
             let nodes = nodes["items"].as_array().cloned().unwrap_or_default();
-            // The taint is taken away a moment after the node says that it is ready.
+            // The taint is removed a moment after the node reports that it is ready.
             let is_open = |node: &serde_json::Value| {
                 node["status"]["phase"] == "Running" && node["spec"]["taints"].is_null()
             };
@@ -197,11 +199,11 @@ impl Bed {
         .await
     }
 
-    /// Starts another server of the Vault API, with its secrets in memory, prepared as the bed's own is.
-    /// It ends with the bed, or when it is dropped.
+    /// Starts another Vault server, with its secrets in memory, prepared like the bed's own server.
+    /// The server ends with the bed, or when it is dropped.
     ///
     /// # Errors
-    /// When it does not become ready: with its log.
+    /// When the server does not become ready: with its log.
     pub async fn another_vault(&self, name: &str) -> Result<AnotherVault> {
         let folder = empty_folder(self.folder.join(name))?;
         let (port, cluster_port) = (Port::any()?, Port::any()?);
@@ -224,19 +226,19 @@ impl Bed {
         &self.folder
     }
 
-    /// The process group that everything of this bed is in.
+    /// The process group of all processes of this bed.
     #[must_use]
     pub fn group(&self) -> &Arc<ProcessGroup> {
         &self.group
     }
 
-    /// Where the programs are, for a test that runs one itself.
+    /// The programs of the bed, for a test that runs one itself.
     #[must_use]
     pub fn binaries(&self) -> &Binaries {
         &self.binaries
     }
 
-    /// A kubeconfig of a user that may do what the chart allows the controller, and nothing else.
+    /// Writes a kubeconfig of a user with exactly the permissions of the chart.
     pub fn reloader_kubeconfig(&self) -> Result<PathBuf> {
         self.cluster.kubeconfig_for(RELOADER_USER, RELOADER_TOKEN)
     }
@@ -246,19 +248,19 @@ impl Bed {
         self.cluster.kubeconfig_at(address, RELOADER_USER, RELOADER_TOKEN)
     }
 
-    /// Where etcd answers, for requests to its gateway.
+    /// The address of etcd, for requests to its gateway.
     #[must_use]
     pub fn etcd_address(&self) -> &str {
         &self.etcd_address
     }
 
-    /// This moment in Vault's audit log alone; no server is asked.
+    /// Returns this moment in Vault's audit log alone. Sends no request.
     #[must_use]
     pub fn vault_mark(&self) -> Mark {
         Mark { api: 0, vault: counts::length(&vault_audit_log(&self.folder)) }
     }
 
-    /// This moment in both audit logs, to count from.
+    /// Returns this moment in both audit logs, to count from.
     pub async fn mark(&self) -> Result<Mark> {
         self.settle_api_log().await?;
         Ok(Mark {
@@ -267,7 +269,7 @@ impl Bed {
         })
     }
 
-    /// The requests that the API server has answered since.
+    /// Returns the requests that the API server has answered since.
     pub async fn api_requests_since(&self, mark: &Mark) -> Result<Vec<ApiRequest>> {
         self.api_requests_with("", mark).await
     }
@@ -279,16 +281,16 @@ impl Bed {
         Ok(requests)
     }
 
-    /// As [`Self::api_requests_since`], of the clients whose user agent starts so; the controller's
-    /// starts with `vault-secrets-reloader/`.
+    /// As [`Self::api_requests_since`], for the clients whose user agent starts with `agent`. The
+    /// controller's user agent starts with `vault-secrets-reloader/`.
     pub async fn api_requests_of(&self, agent: &str, mark: &Mark) -> Result<Vec<ApiRequest>> {
         let mut requests = self.api_requests_with(agent, mark).await?;
         requests.retain(|request| request.user_agent.starts_with(agent));
         Ok(requests)
     }
 
-    /// The requests that have reached the core of Vault since, those of tests (with the root
-    /// token) left out.
+    /// Returns the requests that have reached the core of Vault since, without requests of tests
+    /// (with the root token).
     pub fn vault_requests_since(&self, mark: &Mark) -> Result<Vec<VaultRequest>> {
         let mut requests = self.all_vault_requests_since(mark)?;
         let root = self.vault.root_token();
@@ -296,13 +298,14 @@ impl Bed {
         Ok(requests)
     }
 
-    /// The requests that have reached the core of Vault since, with those of tests.
+    /// Returns the requests that have reached the core of Vault since, with requests of tests.
     pub fn all_vault_requests_since(&self, mark: &Mark) -> Result<Vec<VaultRequest>> {
         counts::vault_requests(&vault_audit_log(&self.folder), mark.vault)
     }
 
-    /// A line is written shortly after the answer: a request of our own is waited for, whose line
-    /// comes after those of all requests answered before.
+    /// Waits until the API server's audit log is complete. A line is written shortly after the
+    /// answer. So the bed sends a request of its own, whose line comes after the lines of all
+    /// earlier answers.
     async fn settle_api_log(&self) -> Result<()> {
         let log = api_audit_log(&self.folder);
         let from = counts::length(&log);
@@ -327,7 +330,7 @@ impl Bed {
     }
 }
 
-/// The requests by which a bed finds the end of the API server's audit log.
+/// The path of the requests by which a bed finds the end of the API server's audit log.
 const MARK_PATH: &str = "/version?bed-mark=";
 
 impl Drop for Bed {
@@ -342,14 +345,14 @@ impl Drop for Bed {
     }
 }
 
-/// Has a bed's folder stay when the bed has ended, and says where it is.
+/// Keeps a bed's folder after the end of the bed, and prints its path.
 #[expect(clippy::print_stderr, reason = "tells who reads the failed test where to look")]
 pub(crate) fn keep_folder(folder: &Path) {
     drop(fs::write(folder.join(KEEP), ""));
     eprintln!("the logs of the bed's servers are in {}", folder.display());
 }
 
-/// Starts in an empty folder: what an earlier bed left in a fixed one is removed.
+/// Makes an empty folder for a bed. Removes the files that an earlier bed left in a fixed folder.
 fn make_folder(options: &Options) -> Result<PathBuf> {
     static BEDS: AtomicU32 = AtomicU32::new(0);
     let folder = options.fixed.as_ref().map_or_else(
@@ -363,7 +366,7 @@ fn make_folder(options: &Options) -> Result<PathBuf> {
     empty_folder(folder)
 }
 
-/// Makes a folder, or removes all that is in it.
+/// Makes a folder, or empties an existing one.
 pub(crate) fn empty_folder(folder: PathBuf) -> Result<PathBuf> {
     if folder.exists() {
         fs::remove_dir_all(&folder)
@@ -417,15 +420,15 @@ fn vault_is_ready(vault: &Vault) -> ReadyCheck {
     })
 }
 
-/// Ready when a path on the port answers with a success.
+/// Returns a check that succeeds when a path on the port answers with a success.
 fn answers(port: u16, scheme: &'static str, path: &'static str) -> ReadyCheck {
-    // One for all: each client that is made reads the certificates of the system.
+    // One client for all checks, because each new client reads the certificates of the system.
     static CLIENT: OnceLock<Option<reqwest::Client>> = OnceLock::new();
     let client = || {
         let builder = reqwest::Client::builder()
-            // The server made its certificate itself at its start.
+            // The server's certificate is self-signed at its start.
             .tls_danger_accept_invalid_certs(true)
-            // Scenarios have runtimes of their own, which connections do not outlive.
+            // Each scenario has a runtime of its own, and connections end with their runtime.
             .pool_max_idle_per_host(0)
             .no_proxy()
             .timeout(Duration::from_secs(5));

@@ -1,4 +1,5 @@
-//! Where the programs of the bed are: `e2e/servers/servers.py` is asked once per process.
+//! The programs of the bed. `e2e/servers/servers.py` returns their paths and is run once per
+//! process.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 const KUBERNETES_AUTH_PLUGIN: &str = "vault-plugin-auth-kubernetes";
 
-/// The folder of the built servers, and what stands in for some of them.
+/// The folder of the built servers, and the replacements of some of them.
 #[derive(Debug, Clone)]
 pub struct Binaries {
     folder: PathBuf,
@@ -59,8 +60,8 @@ impl Binaries {
             .unwrap_or_else(|| self.folder.join(name))
     }
 
-    /// The server of the Vault API: `VAULT_BIN`, or else the pinned one. That is `OpenBao`, or
-    /// `HashiCorp` Vault where the variable `VAULT` selects it.
+    /// The Vault server: `VAULT_BIN`, or else the pinned server. The pinned server is `OpenBao`, or
+    /// `HashiCorp` Vault if the variable `VAULT` selects it.
     #[must_use]
     pub fn vault(&self) -> PathBuf {
         let pinned = || {
@@ -70,7 +71,7 @@ impl Binaries {
         self.other_vault.clone().unwrap_or_else(pinned)
     }
 
-    /// The plugin for `auth/kubernetes`, where [`Self::vault`] does not have it built in.
+    /// The plugin for `auth/kubernetes`, if [`Self::vault`] does not have it built in.
     #[must_use]
     pub fn kubernetes_auth_plugin(&self) -> Option<PathBuf> {
         if self.other_vault.is_some() {
@@ -91,7 +92,7 @@ pub fn workspace() -> &'static Path {
 /// The controller's binary: `VSR_BINARY`, or else the workspace's release build.
 ///
 /// # Errors
-/// When there is none; the error says how to build it.
+/// When there is no binary. The error says how to build it.
 pub fn controller() -> Result<PathBuf> {
     let binary = from_environment("VSR_BINARY").unwrap_or_else(|| {
         let target = from_environment("CARGO_TARGET_DIR")
@@ -104,7 +105,7 @@ pub fn controller() -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// A variable of the environment that names a path, unless it is unset or empty.
+/// Returns the path in an environment variable, unless the variable is unset or empty.
 #[must_use]
 pub fn from_environment(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)

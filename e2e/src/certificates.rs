@@ -1,4 +1,5 @@
-//! Keys and certificates of a bed, made before any server starts so that all can start at once.
+//! The keys and certificates of a bed. They are made before any server starts, so that all servers
+//! can start at once.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose,
 };
 
-/// The file, in the bed's folder, of the key by which tokens of `ServiceAccounts` are checked.
+/// The file of the public key that verifies tokens of `ServiceAccounts`, in the bed's folder.
 pub(crate) const ACCOUNT_PUBLIC_KEY: &str = "account.pub";
 
 /// Files in the bed's folder.
@@ -25,7 +26,7 @@ pub(crate) struct Certificates {
 }
 
 impl Certificates {
-    /// Makes them, and writes them into the folder.
+    /// Makes the keys and certificates, and writes them into the folder.
     pub(crate) fn in_folder(folder: &Path) -> Result<Self> {
         let file = |name: &str| folder.join(name);
         let mut these = Self {

@@ -1,4 +1,4 @@
-//! The bed's Kubernetes as its administrator sees it: workloads, rollouts, tokens, kubeconfigs.
+//! The bed's Kubernetes cluster for its administrator: workloads, rollouts, tokens, kubeconfigs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -18,19 +18,21 @@ use crate::state::State;
 use crate::wait::eventually;
 use crate::workload::{Kind, Workload, WorkloadName};
 
-/// A rollout on the bed takes 0.2 s; this is for a machine under far more load.
+/// The longest rollout. A rollout on the bed takes 0.2 s; the rest is for a machine under heavy
+/// load.
 const ROLLOUT_WITHIN: Duration = Duration::from_mins(1);
 
-/// The lease for which controllers run.
+/// The lease of the controllers' leader election.
 pub const LEASE: &str = "vault-secrets-reloader";
 
-/// So many workloads of a kind and namespace are read by a LIST, which may hold others too.
+/// From this number on, workloads of a kind and namespace are read by one LIST. The LIST may also
+/// hold other workloads.
 const LIST_FROM: usize = 8;
 
-/// The field manager of what tests apply.
+/// The field manager of objects that tests apply.
 const MANAGER: &str = "e2e";
 
-/// A client that may do everything, and what others need to reach the API server.
+/// A client that may do everything, and the data that others need to reach the API server.
 #[derive(Clone)]
 pub struct Cluster {
     client: Client,
@@ -41,15 +43,16 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Writes the administrator's kubeconfig into the folder, and makes a client of it. No request
-    /// is made.
+    /// Writes the administrator's kubeconfig into the folder, and makes a client of it. Sends no
+    /// request.
     pub(crate) async fn new(folder: &Path, port: u16, ca: String) -> Result<Self> {
         let kubeconfig = folder.join("kubeconfig");
         std::fs::write(&kubeconfig, kubeconfig_text(port, &ca, "admin", &inline(ADMIN_TOKEN)))?;
         let parsed = Kubeconfig::read_from(&kubeconfig)?;
         let mut config =
             Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default()).await?;
-        // Its retries would hide a stopped server for minutes; a test repeats what it needs.
+        // Retries would hide a stopped server for minutes. A test repeats a request itself if
+        // needed.
         config.default_retry = false;
         config.connect_timeout = Some(Duration::from_secs(5));
         config.read_timeout = Some(Duration::from_secs(20));
@@ -60,7 +63,8 @@ impl Cluster {
         Ok(Self { client, port, ca, kubeconfig, folder: folder.to_owned() })
     }
 
-    /// The administrator's client, for what has no helper here. Its requests are not repeated.
+    /// The administrator's client, for requests without a helper here. Its requests are not
+    /// retried.
     #[must_use]
     pub fn client(&self) -> Client {
         self.client.clone()
@@ -84,7 +88,7 @@ impl Cluster {
         &self.ca
     }
 
-    /// The key by which others check the tokens of `ServiceAccounts`, as PEM.
+    /// The public key that verifies the tokens of `ServiceAccounts`, as PEM.
     pub fn account_public_key(&self) -> Result<String> {
         let file = self.folder.join(ACCOUNT_PUBLIC_KEY);
         std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
@@ -121,7 +125,7 @@ impl Cluster {
         Ok(path)
     }
 
-    /// Makes a namespace, and waits until pods can be made in it.
+    /// Creates a namespace, and waits until pods can be created in it.
     pub async fn create_namespace(&self, name: &str) -> Result<()> {
         let namespace =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
@@ -134,15 +138,14 @@ impl Cluster {
         .map(drop)
     }
 
-    /// Creates the workload, or changes it to what is given (by server-side apply: annotations
-    /// that others wrote stay).
+    /// Creates or changes a workload by server-side apply. Annotations of other writers stay.
     pub async fn apply(&self, workload: &Workload) -> Result<State> {
         let kind = workload.name().kind;
         let object = self.apply_object(&workload.manifest(), kind.plural()).await?;
         Ok(State { object })
     }
 
-    /// Creates an object from its manifest; `plural` is the name of the resource in paths.
+    /// Creates an object from its manifest. `plural` is the name of the resource in paths.
     pub async fn create_object(&self, manifest: &Value, plural: &str) -> Result<Value> {
         let object: DynamicObject = serde_json::from_value(manifest.clone())?;
         let made = self.api_of(manifest, plural)?.create(&PostParams::default(), &object).await?;
@@ -168,10 +171,11 @@ impl Cluster {
         Ok(State { object: object.with_context(|| format!("cannot read {workload}"))? })
     }
 
-    /// Reads workloads: many of one kind and namespace by one LIST, a few one by one.
+    /// Reads workloads. Many workloads of one kind and namespace are read by one LIST, a few one by
+    /// one.
     ///
     /// # Errors
-    /// Also when one of them does not exist.
+    /// Also when one of the workloads does not exist.
     pub async fn get_all(&self, workloads: &[&WorkloadName]) -> Result<Vec<State>> {
         let mut groups: BTreeMap<_, usize> = BTreeMap::new();
         for workload in workloads {
@@ -230,7 +234,7 @@ impl Cluster {
             let deleted =
                 self.api(&workload).delete(&workload.name, &DeleteParams::default()).await;
             match deleted {
-                // Gone meanwhile: with its namespace, which an earlier scenario deleted.
+                // The workload is gone with its namespace, which an earlier scenario deleted.
                 Err(kube::Error::Api(status)) if status.is_not_found() => {}
                 deleted => deleted.map(drop)?,
             }
@@ -247,11 +251,12 @@ impl Cluster {
         self.wait_for(workload, "its rollout", ROLLOUT_WITHIN, State::is_rolled_out).await
     }
 
-    /// Waits until the workload was reloaded that often, and its controller has made the revision: the
-    /// pods of a revision that is made after the next rotation would rightly not be reloaded.
+    /// Waits until the workload was reloaded `count` times and its controller has made the
+    /// revision. If a revision is made after the next rotation, its pods have the new version and
+    /// are not reloaded.
     ///
     /// # Errors
-    /// When the count is another one at the end of the time.
+    /// When the count is different at the end of the time.
     pub async fn wait_for_count(
         &self,
         workload: impl AsRef<WorkloadName>,
@@ -263,7 +268,7 @@ impl Cluster {
         self.wait_for(workload, &what, within, is_so).await
     }
 
-    /// Waits until the workload is as wanted; `what` says so in words.
+    /// Waits until the workload is in the wanted state. `what` describes the state.
     pub async fn wait_for(
         &self,
         workload: impl AsRef<WorkloadName>,
@@ -292,8 +297,8 @@ impl Cluster {
         outcome
     }
 
-    /// The `ReplicaSets` of a Deployment, or the `ControllerRevisions` of the other kinds: how often
-    /// its template changed.
+    /// Returns the `ReplicaSets` of a Deployment, or the `ControllerRevisions` of the other kinds:
+    /// one for each change of the template.
     pub async fn revisions(&self, workload: impl AsRef<WorkloadName>) -> Result<Vec<Value>> {
         let workload = workload.as_ref();
         let uid = self.get(workload).await?.uid().to_owned();
@@ -311,7 +316,8 @@ impl Cluster {
         Ok(items.into_iter().filter(is_its).collect())
     }
 
-    /// A token of a `ServiceAccount`, by a `TokenRequest`; the API server gives at least 10 minutes.
+    /// Requests a token of a `ServiceAccount` by a `TokenRequest`. The API server's shortest
+    /// lifetime is 10 minutes.
     pub async fn request_token(
         &self,
         namespace: &str,
@@ -331,7 +337,7 @@ impl Cluster {
         crate::json::text(&answer, "/status/token")
     }
 
-    /// Makes a `ServiceAccount`.
+    /// Creates a `ServiceAccount`.
     pub async fn create_service_account(&self, namespace: &str, name: &str) -> Result<()> {
         let account = json!({
             "apiVersion": "v1",
@@ -341,19 +347,19 @@ impl Cluster {
         self.apply_object(&account, "serviceaccounts").await.map(drop)
     }
 
-    /// A GET of any path, such as `/api/v1/nodes`.
+    /// Sends a GET of any path, such as `/api/v1/nodes`.
     pub async fn get_path(&self, path: &str) -> Result<Value> {
         let request = Request::get(path).body(Vec::new())?;
         self.client.request(request).await.with_context(|| format!("GET {path}"))
     }
 
-    /// Whether the API server says that it is ready.
+    /// Whether the API server reports that it is ready.
     pub(crate) async fn is_ready(&self) -> Result<bool> {
         let request = Request::get("/readyz").body(Vec::new())?;
         Ok(self.client.request_text(request).await? == "ok")
     }
 
-    /// The token with which Vault asks whose a token is.
+    /// Returns the token with which Vault sends a `TokenReview`.
     pub(crate) async fn token_reviewer(&self) -> Result<String> {
         self.create_namespace("vault").await?;
         self.create_service_account("vault", "vault").await?;
@@ -368,7 +374,7 @@ impl Cluster {
         self.request_token("vault", "vault", Duration::from_hours(24)).await
     }
 
-    /// What a bed starts with: nodes, and the permissions of the user `reloader`.
+    /// Creates the objects of a new bed: nodes, and the permissions of the user `reloader`.
     pub(crate) async fn prepare(&self, nodes: u32) -> Result<()> {
         let room = json!({"cpu": "64", "memory": "256Gi", "pods": "10000"});
         for number in 1..=nodes {
@@ -406,7 +412,7 @@ impl Cluster {
                     "resources": ["events"],
                     "verbs": ["create", "patch"],
                 },
-                // In any namespace, so that each test can have a lease of its own.
+                // Leases in any namespace, so that each test can have a lease of its own.
                 {
                     "apiGroups": ["coordination.k8s.io"],
                     "resources": ["leases"],

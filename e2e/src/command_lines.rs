@@ -1,6 +1,6 @@
 //! The flags and configuration files of each server.
 //!
-//! Flags that are here for a reason that their name does not tell have that reason beside them.
+//! A comment gives the reason of a flag if its name does not.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -27,11 +27,11 @@ pub(crate) const USERS: [(&str, &str); 5] = [
 ];
 /// The token of the user `admin`, who may do everything.
 pub const ADMIN_TOKEN: &str = USERS[0].1;
-/// The user that controllers of tests are, bound to the permissions that the chart grants.
+/// The user of the controllers in tests. It has the permissions that the chart grants.
 pub const RELOADER_USER: &str = "reloader";
 pub(crate) const RELOADER_TOKEN: &str = "bed-reloader-token";
 
-/// The port numbers of a server of the Vault API.
+/// The port numbers of a Vault server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct VaultPorts {
     pub(crate) api: u16,
@@ -46,8 +46,8 @@ omitStages: [RequestReceived, ResponseStarted]
 rules: [{level: Metadata}]
 ";
 
-/// The controllers that tests need. The others only watch, write and take CPU time. A bed for people
-/// has all of them.
+/// The controllers that tests need. The others only watch, write and take CPU time. A bed for
+/// people has all of them.
 const CONTROLLERS: [&str; 9] = [
     "daemonset-controller",
     "deployment-controller",
@@ -62,7 +62,7 @@ const CONTROLLERS: [&str; 9] = [
 
 const STAGES: &str = include_str!("../servers/stages.yaml");
 
-/// Where things of a bed are: folder, ports, and the files that servers share.
+/// The layout of a bed: folder, ports, and the files that servers share.
 #[derive(Debug)]
 pub(crate) struct Layout<'a> {
     pub(crate) binaries: &'a Binaries,
@@ -105,9 +105,9 @@ impl Layout<'_> {
             line.flag("initial-advertise-peer-urls", &peers);
             line.flag("initial-cluster", format!("default={peers}"));
             line.flag("log-level", "warn");
-            // A bed survives the end of its servers, not of its machine.
+            // A bed need not survive a crash of the machine, only the end of its servers.
             line.flag("unsafe-no-fsync", "true");
-            // Each commit takes CPU time. After a kill, etcd reads what it lacks from its log.
+            // Each commit takes CPU time. After a kill, etcd restores missing data from its log.
             line.flag("backend-batch-interval", "1s");
             if self.options.scale {
                 line.flag("quota-backend-bytes", "8589934592");
@@ -134,15 +134,15 @@ impl Layout<'_> {
             line.flag("service-account-key-file", &self.certificates.account_public_key);
             line.flag("service-account-signing-key-file", &self.certificates.account_key);
             line.flag("service-cluster-ip-range", "10.96.0.0/16");
-            // Otherwise it writes 127.0.0.1 as an endpoint, which it then refuses itself.
+            // Otherwise the API server writes 127.0.0.1 as an endpoint, and then refuses it.
             line.flag("endpoint-reconciler-type", "none");
             line.flag("audit-policy-file", policy);
             line.flag("audit-log-path", api_audit_log(self.folder));
-            // Megabytes before the log is renamed away: never, since tests count in it.
+            // In megabytes. The log must never be rotated, because tests count its lines.
             line.flag("audit-log-maxsize", "1000000");
-            // Without it, a server that is told to end waits a minute for watches to end first.
+            // Otherwise a server waits a minute for watches to end before it ends itself.
             line.flag("shutdown-watch-termination-grace-period", "1s");
-            // Its clients are few, and all of one priority: sorting them takes CPU time.
+            // There are few clients, all of one priority. Sorting their requests takes CPU time.
             line.flag("enable-priority-and-fairness", "false");
             line.flag("max-requests-inflight", "4000");
             line.flag("max-mutating-requests-inflight", "2000");
@@ -174,7 +174,7 @@ impl Layout<'_> {
         line.flag("bind-address", "127.0.0.1");
         line.flag("cert-dir", self.folder.join(certificates));
         line.flag("leader-elect", "false");
-        // The defaults of 20 a second are for clusters; here they only make tests wait.
+        // The default of 20 requests a second is for clusters, and would only delay tests.
         let rate = if self.options.scale { "1000" } else { "200" };
         line.flag("kube-api-qps", rate);
         line.flag("kube-api-burst", rate);
@@ -209,7 +209,7 @@ impl Layout<'_> {
     }
 }
 
-/// Which server of the Vault API a binary is. They differ in their configuration files only.
+/// The Vault server that a binary is. The servers differ only in their configuration files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VaultFlavour {
     /// `OpenBao`: audit devices are declared in the configuration file.
@@ -219,7 +219,7 @@ pub enum VaultFlavour {
 }
 
 impl VaultFlavour {
-    /// Runs the binary once per process.
+    /// Finds out which server a binary is. Runs the binary once per process.
     pub(crate) fn of(binary: &Path) -> Result<Self> {
         static KNOWN: Mutex<BTreeMap<PathBuf, VaultFlavour>> = Mutex::new(BTreeMap::new());
         let mut known = locked(&KNOWN);
@@ -259,7 +259,7 @@ fn token_file() -> String {
     USERS.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// A server of the Vault API, in a folder of its own.
+/// Returns the command line of a Vault server in a folder of its own.
 pub(crate) fn vault_command(
     binaries: &Binaries,
     folder: &Path,
@@ -272,7 +272,7 @@ pub(crate) fn vault_command(
         VaultStorage::Disk => {
             let path = folder.join("vault-data");
             fs::create_dir_all(&path)?;
-            // The multiplier makes a lone node its own leader in two seconds instead of ten.
+            // With this multiplier, a single node becomes the leader in two seconds instead of ten.
             format!(
                 "storage \"raft\" {{\n  path = \"{}\"\n  node_id = \"bed\"\n  \
                  performance_multiplier = \"1\"\n}}\n",
@@ -314,8 +314,8 @@ pub(crate) fn vault_command(
     })
 }
 
-/// A node of a cluster of `OpenBao` servers, in a folder of its own. Other nodes reach its cluster
-/// port by `cluster_address`.
+/// Returns the command line of a node of an `OpenBao` cluster, in a folder of its own. Other nodes
+/// reach its cluster port by `cluster_address`.
 pub(crate) fn raft_node_command(
     program: &Path,
     folder: &Path,
@@ -325,7 +325,7 @@ pub(crate) fn raft_node_command(
 ) -> Result<CommandLine> {
     fs::create_dir_all(folder.join("vault-data"))?;
     let VaultPorts { api, cluster } = ports;
-    // The audit devices of all nodes must be declared alike, so each log is named within its folder.
+    // All nodes must declare the same audit devices, so the path of the log is relative.
     let audit_log = vault_audit_log(Path::new(""));
     let config = format!(
         "ui = false\n\
@@ -341,7 +341,7 @@ pub(crate) fn raft_node_command(
     );
     let file = folder.join("vault.hcl");
     fs::write(&file, config)?;
-    // Autopilot would let a new node vote only after some seconds.
+    // With autopilot, a new node would vote only after some seconds.
     let script = "cd \"$0\" && BAO_RAFT_AUTOPILOT_DISABLE=1 exec \"$@\"";
     Ok(CommandLine {
         name: "vault",

@@ -1,4 +1,4 @@
-//! Our binary, run as a user runs it: flags, variables, signals, log lines, endpoints.
+//! The controller's binary, run as a user runs it: flags, variables, signals, log lines, endpoints.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -20,30 +20,32 @@ use crate::leaks;
 use crate::ports::Port;
 use crate::vault_access::TokenRequest;
 
-/// The controller is ready within a second; this is for a machine under far more load.
+/// The longest time until the controller is ready. It takes a second; the rest is for a machine
+/// under heavy load.
 const READY_WITHIN: Duration = Duration::from_mins(1);
 
-/// What each poll of the controller writes at the debug level when it begins.
+/// The debug line that the controller writes at the start of each poll.
 const POLL_BEGINS: &str = "Reloader started";
 
 /// How the controller logs in to Vault.
 #[derive(Debug, Clone)]
 enum Login {
-    /// With a token of its policy, made for it.
+    /// With a token that the bed makes with the controller's policy.
     Token,
-    /// Not set by the bed: the variables of the test say how.
+    /// By the variables of the test; the bed sets none.
     Own,
 }
 
 /// The flag of the settle time.
 pub const SETTLE_TIME: &str = "--settle-time";
 
-/// What switches leader election off.
+/// The flag that switches leader election off.
 const ALONE: &str = "--leader-elect=false";
 
 /// Flags and variables for a controller. The default: debug level, a poll each second, the bed's
-/// servers, a Kubernetes user with the chart's permissions, a Vault token with its policy; and no
-/// leader election, since a test that kills one and starts the next would wait for the lease to end.
+/// servers, a Kubernetes user with the chart's permissions, and a Vault token with the controller's
+/// policy. Leader election is off, since a test that kills a controller and starts another would
+/// wait for the lease to end.
 #[derive(Debug, Clone)]
 pub struct ControllerOptions {
     flags: BTreeMap<String, Option<String>>,
@@ -52,7 +54,7 @@ pub struct ControllerOptions {
     program: Option<PathBuf>,
 }
 
-/// How long things take that have to do with the lease.
+/// The durations of leader election.
 #[derive(Debug, Clone, Copy)]
 pub struct LeaseTimes {
     /// `--leader-elect-lease-duration`
@@ -70,42 +72,42 @@ impl Default for ControllerOptions {
         options
             .flag("--log-level", "debug")
             .flag("--reloader-run-period", "1s")
-            // What pods of the bed read is never behind, and its servers have one clock.
+            // Pods of the bed never read an older version, and its servers share one clock.
             .flag(SETTLE_TIME, "0s")
             .switch(ALONE)
     }
 }
 
 impl ControllerOptions {
-    /// The defaults.
+    /// Returns the defaults.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A flag with a value, such as `--reloader-run-period`, `2s`; replaces an earlier value.
+    /// Sets a flag with a value, such as `--reloader-run-period`, `2s`. Replaces an earlier value.
     #[must_use]
     pub fn flag(mut self, name: &str, value: &str) -> Self {
         self.flags.insert(name.to_owned(), Some(value.to_owned()));
         self
     }
 
-    /// A flag without a value, such as `--enable-json-log`.
+    /// Sets a flag without a value, such as `--enable-json-log`.
     #[must_use]
     pub fn switch(mut self, name: &str) -> Self {
         self.flags.insert(name.to_owned(), None);
         self
     }
 
-    /// Takes a flag away.
+    /// Removes a flag.
     #[must_use]
     pub fn without_flag(mut self, name: &str) -> Self {
         self.flags.remove(name);
         self
     }
 
-    /// Runs for the lease `vault-secrets-reloader` of a namespace, as the replica of this name, with
-    /// the times of [`LeaseTimes`].
+    /// Switches leader election on, with the lease `vault-secrets-reloader` of a namespace, the
+    /// name of the replica, and these times.
     #[must_use]
     pub fn leader_elect(self, namespace: &str, replica: &str, times: LeaseTimes) -> Self {
         let milliseconds = |time: Duration| format!("{}ms", time.as_millis());
@@ -117,7 +119,7 @@ impl ControllerOptions {
             .env("POD_NAME", replica)
     }
 
-    /// Another binary than ours.
+    /// Runs another binary.
     #[must_use]
     pub fn program(mut self, binary: &Path) -> Self {
         self.flags.remove(SETTLE_TIME);
@@ -125,28 +127,28 @@ impl ControllerOptions {
         self
     }
 
-    /// A variable; wins over what the bed would set.
+    /// Sets a variable. It takes precedence over the value that the bed would set.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.env.insert(name.to_owned(), value.into());
         self
     }
 
-    /// Another Vault token than the one that the bed makes.
+    /// Uses this Vault token instead of a token that the bed makes.
     #[must_use]
     pub fn vault_token(mut self, token: &str) -> Self {
         self.login = Login::Own;
         self.env("VAULT_TOKEN", token)
     }
 
-    /// Login by `auth/kubernetes`: the role, and the file that holds the `ServiceAccount`'s token.
+    /// Logs in by `auth/kubernetes` with a role and the file of the `ServiceAccount`'s token.
     #[must_use]
     pub fn kubernetes_login(mut self, role: &str, token_file: impl Into<PathBuf>) -> Self {
         self.login = Login::Own;
         self.env("VAULT_ROLE", role).env("KUBERNETES_SERVICE_ACCOUNT_TOKEN", token_file.into())
     }
 
-    /// No Vault token: for a test that sets how to log in by variables.
+    /// Sets no Vault token, for a test whose variables configure the login.
     #[must_use]
     pub fn without_vault_token(mut self) -> Self {
         self.login = Login::Own;
@@ -154,13 +156,13 @@ impl ControllerOptions {
     }
 }
 
-/// All that is needed to run the same process again.
+/// The data needed to run the same process again.
 #[derive(Debug, Clone)]
 pub(crate) struct Launch {
     pub(crate) program: PathBuf,
     pub(crate) args: Vec<OsString>,
     pub(crate) env: BTreeMap<String, OsString>,
-    /// A file that gets all lines too, for who reads the logs of a kept bed.
+    /// A file that also gets all lines, for readers of a kept bed's logs.
     pub(crate) log: PathBuf,
 }
 
@@ -181,36 +183,38 @@ pub struct Controller {
     port: Port,
     log: Log,
     child: Child,
-    /// Asks its endpoints.
+    /// The client for the controller's endpoints.
     http: reqwest::Client,
-    /// What must not be in its log, beside what it was given.
+    /// More credentials that must not be in the log, beside those of its variables.
     secrets: Vec<String>,
 }
 
 impl Controller {
-    /// Has it looked for at the end whether some line of its log holds this: a credential that no variable
-    /// names, nor the file of one as it is then.
+    /// Adds a credential that must not be in the log. The end of the test searches the log for it.
+    /// This is for a credential that is in no variable, and at the end in no file that a variable
+    /// names.
     pub fn must_not_say(&mut self, secret: &str) {
         self.secrets.push(secret.to_owned());
     }
 
-    /// Starts the controller, and waits until `/readyz` says that its store has synced.
+    /// Starts the controller, and waits until `/readyz` reports that its index knows all workloads.
     ///
     /// # Errors
-    /// When there is no binary, or it ends, or is not ready in time: with its last lines.
+    /// When there is no binary, or the controller ends or is not ready in time: with its last
+    /// lines.
     pub async fn start(bed: &Bed, options: &ControllerOptions) -> Result<Self> {
         let mut controller = Self::spawn(bed, options).await?;
         controller.wait_until_ready().await?;
         Ok(controller)
     }
 
-    /// Starts the controller without waiting, for a test of how it starts or refuses to.
+    /// Starts the controller without waiting, for a test of its start or of a refused start.
     pub async fn spawn(bed: &Bed, options: &ControllerOptions) -> Result<Self> {
         let port = Port::any()?;
         let mut env = BTreeMap::from([
             ("KUBECONFIG".to_owned(), bed.reloader_kubeconfig()?.into()),
             ("VAULT_ADDR".to_owned(), bed.vault.address().into()),
-            // A token file or cache of the user who runs the test must not count.
+            // A token file or a cache of the user who runs the test must not be used.
             ("HOME".to_owned(), bed.folder().into()),
             ("LISTEN_ADDRESS".to_owned(), format!("127.0.0.1:{}", port.number()).into()),
         ]);
@@ -232,7 +236,8 @@ impl Controller {
 
     pub(crate) fn launch(launch: Launch, group: &Arc<ProcessGroup>, port: Port) -> Result<Self> {
         let mut log = Log::default();
-        // A connection a request: none stays open beside those that a test counts.
+        // Each request has a connection of its own, so that no connection stays open and is counted
+        // by a test.
         let http = reqwest::Client::builder()
             .timeout(Duration::from_secs(2))
             .pool_max_idle_per_host(0)
@@ -263,13 +268,13 @@ impl Controller {
         }
     }
 
-    /// Its process number.
+    /// The process number.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Where it listens: `127.0.0.1:PORT`.
+    /// The address of its endpoints: `127.0.0.1:PORT`.
     #[must_use]
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port.number())
@@ -299,18 +304,18 @@ impl Controller {
         self.log.lines_matching(is_wanted)
     }
 
-    /// Waits for a line that contains a text, also one that is there already.
+    /// Waits for a line that contains a text. A line that exists already counts too.
     ///
     /// # Errors
-    /// When there is none in time: with the last lines.
+    /// When no such line comes in time: with the last lines.
     pub async fn wait_for(&self, text: &str, within: Duration) -> Result<Line> {
         self.log.wait_for(text, within, 0, |line| line.contains(text)).await
     }
 
-    /// Waits for a line for which `is_wanted`, also one that is there already.
+    /// Waits for a line for which `is_wanted`. A line that exists already counts too.
     ///
     /// # Errors
-    /// When there is none in time: with the last lines.
+    /// When no such line comes in time: with the last lines.
     pub async fn wait_for_line(
         &self,
         is_wanted: impl Fn(&str) -> bool,
@@ -322,25 +327,25 @@ impl Controller {
     /// Waits for a line that contains a text and comes after the first `seen` lines.
     ///
     /// # Errors
-    /// When there is none in time: with the last lines.
+    /// When no such line comes in time: with the last lines.
     pub async fn wait_for_after(&self, seen: usize, text: &str, within: Duration) -> Result<Line> {
         self.log.wait_for(text, within, seen, |line| line.contains(text)).await
     }
 
-    /// The last lines, for a message of a test that fails.
+    /// The last lines, for the message of a failed test.
     #[must_use]
     pub fn last_lines(&self) -> String {
         self.log.end()
     }
 
-    /// Whether it leads, by the last line that says so.
+    /// Whether the controller leads, by its last line about leadership.
     #[must_use]
     pub fn leads(&self) -> bool {
         let lines = self.lines_matching(|line| is_leading(line) || line.contains(NOT_LEADING));
         lines.last().is_some_and(|line| is_leading(&line.text))
     }
 
-    /// How many polls have begun since the last start.
+    /// The number of polls that have begun since the last start.
     #[must_use]
     pub fn polls(&self) -> usize {
         self.log.lines_matching(is_poll).len()
@@ -349,7 +354,7 @@ impl Controller {
     /// Waits until `polls` polls that began after this call have ended. Needs the debug level.
     ///
     /// # Errors
-    /// When they have not `within` the time: with the last lines.
+    /// When they have not ended `within` the time: with the last lines.
     pub async fn wait_for_polls(&self, polls: usize, within: Duration) -> Result<()> {
         // A poll has ended at the latest when the next one begins.
         let wanted = self.polls() + polls + 1;
@@ -364,18 +369,18 @@ impl Controller {
             .await
     }
 
-    /// Sends SIGTERM, and does not wait.
+    /// Sends SIGTERM without waiting.
     ///
     /// # Errors
-    /// When it does not run.
+    /// When the controller does not run.
     pub fn ask_to_end(&self) -> Result<()> {
         Ok(kill_process(Pid::from_child(&self.child), Signal::TERM)?)
     }
 
-    /// Ends the controller by SIGTERM: how it ended, and how long that took.
+    /// Ends the controller by SIGTERM. Returns its exit status and the time that the end took.
     ///
     /// # Errors
-    /// When it does not end within 30 s; it is killed then.
+    /// When the controller does not end within 30 s. It is killed then.
     pub async fn terminate(&mut self) -> Result<(ExitStatus, Duration)> {
         let began = Instant::now();
         self.ask_to_end()?;
@@ -383,10 +388,10 @@ impl Controller {
         Ok((status, began.elapsed()))
     }
 
-    /// Waits until the process ends by itself, and all its lines are there.
+    /// Waits until the process ends by itself and all its lines were read.
     ///
     /// # Errors
-    /// When it does not; it is killed then, and the error has its last lines.
+    /// When the process does not end. It is killed then, and the error has its last lines.
     pub async fn wait_for_end(&mut self, within: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + within;
         loop {
@@ -411,8 +416,8 @@ impl Controller {
         self.log.finish();
     }
 
-    /// Starts a controller that has ended, or ends it by SIGTERM and starts it again: same flags,
-    /// variables and port, and an empty log. Waits until it is ready.
+    /// Starts the controller again, after SIGTERM if it still runs. Flags, variables and port stay
+    /// the same, and the log is empty. Waits until the controller is ready.
     pub async fn restart(&mut self) -> Result<()> {
         if self.child.try_wait()?.is_none() {
             self.terminate().await?;
@@ -421,8 +426,8 @@ impl Controller {
         self.wait_until_ready().await
     }
 
-    /// Kills the controller if it still runs, and starts it again as [`Self::restart`] does, but
-    /// without waiting for anything.
+    /// Kills the controller if it still runs, and starts it again as [`Self::restart`] does,
+    /// without waiting.
     pub fn revive(&mut self) -> Result<()> {
         self.kill();
         self.log = Log::default();
@@ -440,16 +445,16 @@ impl Controller {
         Ok(kill_process(Pid::from_child(&self.child), Signal::CONT)?)
     }
 
-    /// Asks one of its endpoints, such as `/healthz`.
+    /// Sends a GET to one of the controller's endpoints, such as `/healthz`.
     ///
     /// # Errors
-    /// When it does not answer within 2 s.
+    /// When the endpoint does not answer within 2 s.
     pub async fn probe(&self, path: &str) -> Result<Answer> {
         let answer = self.http.get(format!("http://{}{path}", self.address())).send().await?;
         Ok(Answer { status: answer.status().as_u16(), body: answer.text().await? })
     }
 
-    /// Its memory in bytes, as the kernel counts it: now, and at most so far.
+    /// The resident memory in bytes, as the kernel counts it: the present value and the peak.
     pub fn memory(&self) -> Result<(u64, u64)> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
             .context("cannot read the memory of the controller")?;
@@ -461,7 +466,7 @@ impl Controller {
         Ok((field("VmRSS:")?, field("VmHWM:")?))
     }
 
-    /// The CPU time that it has used so far.
+    /// The CPU time that the controller has used so far.
     pub fn cpu(&self) -> Result<Duration> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))
             .context("cannot read the CPU time of the controller")?;
@@ -484,28 +489,28 @@ impl Drop for Controller {
         if std::thread::panicking() {
             return;
         }
-        // Of all its starts. A folder that is gone with its bed says nothing.
+        // The log of all starts. If its folder is gone with the bed, there is no log to search.
         let log = std::fs::read_to_string(&self.launch.log).unwrap_or_default();
         let leaks = leaks::find(&log, &self.launch.env, &self.secrets);
         assert!(leaks.is_empty(), "the controller's log holds credentials: {leaks:#?}");
     }
 }
 
-/// What is said by who leads no more.
+/// The text of the line that a controller writes when it stops leading.
 pub const NOT_LEADING: &str = "Not leading any more";
 
-/// Whether a line says that a controller leads from then on.
+/// Whether a line says that the controller begins to lead.
 #[must_use]
 pub fn is_leading(line: &str) -> bool {
     line.contains("msg=Leading ") || line.ends_with("msg=Leading")
 }
 
-/// Where the lines of the controller on this port go.
+/// The log file of the controller on this port.
 pub(crate) fn log_file(bed: &Bed, port: &Port) -> PathBuf {
     bed.folder().join(format!("controller-{}.log", port.number()))
 }
 
-/// Whether a process was ended by a signal rather than by itself.
+/// Returns the signal that ended a process; `None` if it ended by itself.
 #[must_use]
 pub fn ended_by_signal(status: ExitStatus) -> Option<i32> {
     status.signal()

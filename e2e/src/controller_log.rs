@@ -1,4 +1,4 @@
-//! What the controller writes, line by line as it comes.
+//! The log of a controller, read line by line.
 //!
 //! Invariant: lines of one stream are in the order in which they were written; lines of the two
 //! streams are in the order in which they were read.
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::wait::locked;
 
-/// Where a line was written.
+/// The stream of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
     /// debug and info.
@@ -27,11 +27,11 @@ pub enum Stream {
 /// A line of the controller's log.
 #[derive(Debug, Clone)]
 pub struct Line {
-    /// Where it was written.
+    /// The stream of the line.
     pub stream: Stream,
     /// The line, without its newline.
     pub text: String,
-    /// When it was read.
+    /// The time at which the line was read.
     pub at: Instant,
 }
 
@@ -39,13 +39,14 @@ pub struct Line {
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     lines: Arc<Mutex<Vec<Line>>>,
-    /// Changes with each line: who waits for one is woken at once, and costs nothing until then.
+    /// Changes with each line. A test that waits for a line is woken at once, and costs nothing
+    /// until then.
     growth: Arc<watch::Sender<()>>,
     readers: Vec<JoinHandle<()>>,
 }
 
 impl Log {
-    /// Reads a stream to its end, in a thread of its own; the lines also go to a file.
+    /// Reads a stream to its end in a thread of its own. The lines also go to a file.
     pub(crate) fn follow(
         &mut self,
         stream: Stream,
@@ -57,7 +58,7 @@ impl Log {
             let mut source = BufReader::new(source);
             let mut bytes = Vec::new();
             while matches!(source.read_until(b'\n', &mut bytes), Ok(1..)) {
-                // The file is for people only: a full disk must not stop a test.
+                // The file is only for people, so a full disk must not stop a test.
                 _ = file.write_all(&bytes);
                 let text = String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned();
                 locked(&lines).push(Line { stream, text, at: Instant::now() });
@@ -67,10 +68,10 @@ impl Log {
         }));
     }
 
-    /// Waits until all lines of a process that has ended are there.
+    /// Waits until all lines of an ended process were read.
     pub(crate) fn finish(&mut self) {
         for reader in self.readers.drain(..) {
-            // One that failed has said so on stderr.
+            // A reader that failed has written an error to stderr.
             _ = reader.join();
         }
     }

@@ -1,9 +1,10 @@
-//! Who asked the API server and Vault for what, by the servers' own audit logs.
+//! The requests to the API server and to Vault, from the servers' own audit logs.
 //!
-//! A [`Mark`] is a moment in both logs: `bed.mark()`, then `bed.api_requests_since(&mark)` and
-//! `bed.vault_requests_since(&mark)` count what happened in between. Vault writes a line before it
-//! answers; the API server shortly after, so [`crate::Bed`] waits for the line of a request of its
-//! own first. A watch is logged when it ends, with all that came before it.
+//! A [`Mark`] is a moment in both logs. After `bed.mark()`, `bed.api_requests_since(&mark)` and
+//! `bed.vault_requests_since(&mark)` return the requests since the mark. Vault writes a line before
+//! its answer. The API server writes a line shortly after its answer, so [`crate::Bed`] first waits
+//! for the line of a request of its own. A watch is logged when it ends, with all that came before
+//! it.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -21,7 +22,7 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// How much was written to Vault's audit log between another moment and this one.
+    /// The number of bytes written to Vault's audit log between another moment and this one.
     #[must_use]
     pub fn bytes_since(&self, before: Self) -> u64 {
         self.vault.saturating_sub(before.vault)
@@ -51,8 +52,8 @@ pub struct ApiRequest {
     pub uri: String,
 }
 
-/// A request that reached the core of the Vault server. Not among them: health checks, and what
-/// was refused earlier (sealed, wrong namespace, over quota).
+/// A request that reached the core of the Vault server. Health checks do not reach the core, and
+/// neither do requests that are refused earlier (sealed, wrong namespace, over quota).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VaultRequest {
     /// `read`, `list`, `update`, `create`, `delete`...
@@ -61,14 +62,14 @@ pub struct VaultRequest {
     pub path: String,
     /// The namespace's path; empty for the root namespace.
     pub namespace: String,
-    /// The token; empty for a login. `HashiCorp` Vault logs another form of a token than the one that
-    /// it gave out, so tests tell tokens apart by their accessors.
+    /// The token; empty for a login. `HashiCorp` Vault logs another form of a token than the form
+    /// that it issued, so tests identify tokens by their accessors.
     pub token: String,
     /// The token's accessor; empty for a login.
     pub accessor: String,
     /// Such as `token-reloader`, `kubernetes-NAMESPACE-NAME`.
     pub display_name: String,
-    /// Why it was refused; empty when it was not.
+    /// Why the request was refused; empty if it was not.
     pub error: String,
 }
 
@@ -80,11 +81,11 @@ impl VaultRequest {
             && (self.path.contains("/login/") || self.path.ends_with("/login"))
     }
 
-    /// Whether this request may have touched a value: anything but KV v2 metadata, logins and
-    /// questions to the server about itself. What the controller never does, refused or not: a
-    /// read of another engine can mint a credential.
+    /// Whether this request may have touched a value. Only KV v2 metadata, logins and requests
+    /// about the server itself touch none. The controller never sends another request, not even one
+    /// that is refused: a read of another engine can create a credential.
     ///
-    /// `sys/internal/ui/mounts/secret/data/a` asks of which mount a path is, and reads nothing.
+    /// `sys/internal/ui/mounts/secret/data/a` returns the mount of a path, and reads no value.
     #[must_use]
     pub fn touches_a_value(&self) -> bool {
         let about_the_server = ["sys/", "auth/"].iter().any(|root| self.path.starts_with(root));
@@ -136,8 +137,8 @@ pub(crate) fn length(path: &Path) -> u64 {
     path.metadata().map_or(0, |metadata| metadata.len())
 }
 
-/// The requests after an offset whose lines contain a text: most lines are of other clients, and
-/// need not be parsed.
+/// Returns the requests after an offset whose lines contain a text. Most lines belong to other
+/// clients and need not be parsed.
 pub(crate) fn api_requests(log: &Path, from: u64, text: &str) -> Result<Vec<ApiRequest>> {
     lines_from(log, from)?
         .lines()
@@ -169,7 +170,8 @@ pub(crate) fn vault_requests(log: &Path, from: u64) -> Result<Vec<VaultRequest>>
             line.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
         };
         let path = field("/request/path");
-        // Each request also has a line for its answer; the server tries its audit device itself.
+        // Each request also has a line for its answer, and the server itself tests its audit
+        // device.
         if field("/type") != "request" || path == "sys/audit/test" {
             continue;
         }
@@ -186,8 +188,8 @@ pub(crate) fn vault_requests(log: &Path, from: u64) -> Result<Vec<VaultRequest>>
     Ok(requests)
 }
 
-/// The whole lines after an offset. A line that is being written is left for the next time, and one
-/// that was being written when the offset was taken belongs to what came before.
+/// Returns the complete lines after an offset. A line that is being written is left for the next
+/// call. A line that was being written at the offset belongs to the time before it.
 fn lines_from(log: &Path, from: u64) -> Result<String> {
     let mut bytes = Vec::new();
     let mut file = File::open(log).with_context(|| format!("cannot read {}", log.display()))?;

@@ -15,7 +15,7 @@ pub const RELEASE: &str = "vault-secrets-reloader";
 /// The role of `auth/kubernetes` by which a deployed controller logs in.
 pub const ROLE: &str = "reloader";
 
-/// What Helm installed.
+/// The objects that Helm installed.
 #[derive(Debug, Clone)]
 pub struct Installed {
     /// The namespace.
@@ -60,7 +60,8 @@ pub async fn install_chart(
     })
 }
 
-/// Lets a `ServiceAccount` log in to the bed's Vault by `auth/kubernetes`, with the controller's policy.
+/// Lets a `ServiceAccount` log in to the bed's Vault by `auth/kubernetes`, with the controller's
+/// policy.
 pub async fn allow_login(bed: &Bed, namespace: &str, service_account: &str) -> Result<()> {
     allow_login_to(&bed.vault, bed, namespace, service_account).await
 }
@@ -79,7 +80,7 @@ pub async fn allow_login_to(
     vault.put_kubernetes_role("kubernetes", &role).await
 }
 
-/// Installs the chart, lets it log in, and runs its pod. `say` gets a line a step.
+/// Installs the chart, allows its login, and runs its pod. `say` gets a line a step.
 ///
 /// # Errors
 /// When a step fails.

@@ -1,7 +1,8 @@
-//! A gateway before a server, which passes requests on, answers some itself, without an end, and
-//! leaves others without an answer. Before several servers, it is a load balancer.
+//! A gateway before a server. It forwards requests, answers some itself without an end, and leaves
+//! others without an answer. Before several servers, it is a load balancer.
 //!
-//! Invariant: one request a connection, so that what is streamed to one request holds up no other.
+//! Invariant: each request has a connection of its own, so that a streamed answer delays no other
+//! request.
 
 use std::str::FromStr as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,21 +22,21 @@ use crate::wait::locked;
 pub struct Endless {
     /// Its first bytes.
     pub begin: String,
-    /// What follows, again and again.
+    /// The bytes that follow, repeated for ever.
     pub again: String,
     /// The time between two pieces.
     pub pause: Duration,
 }
 
 impl Endless {
-    /// As fast as it is read, in pieces of 64 KiB.
+    /// Returns an answer that is written as fast as it is read, in pieces of 64 KiB.
     #[must_use]
     pub fn fast(begin: &str, again: &str) -> Self {
         let again = again.repeat((64 << 10) / again.len().max(1) + 1);
         Self { begin: begin.to_owned(), again, pause: Duration::ZERO }
     }
 
-    /// A byte now and then.
+    /// Returns an answer of a byte now and then.
     #[must_use]
     pub fn slow(begin: &str) -> Self {
         let pause = Duration::from_millis(100);
@@ -43,32 +44,32 @@ impl Endless {
     }
 }
 
-/// What is done to which requests.
+/// The rules for requests.
 #[derive(Debug, Default)]
 struct Rules {
-    /// Those whose target contains a text are answered without an end.
+    /// Requests whose target contains the text get the answer without an end.
     endless: Vec<(String, Endless)>,
-    /// What becomes of PATCHes, where they are not all passed on.
+    /// The treatment of PATCHes, if not all are forwarded.
     patches: Option<Patches>,
 }
 
-/// How many PATCHes are still treated in each way; all later ones are held.
+/// The number of PATCHes that are still treated in each way. All later PATCHes are held.
 #[derive(Debug)]
 struct Patches {
     answered: usize,
     unanswered: usize,
 }
 
-/// What becomes of one request.
+/// The treatment of one request.
 #[derive(Debug)]
 enum Treatment {
-    /// Passed on, and its answer passed back.
+    /// The request and its answer are forwarded.
     Pass,
-    /// Not passed on: an answer without an end.
+    /// The request is not forwarded, and gets an answer without an end.
     Stream(Endless),
-    /// Passed on, but its answer is kept back.
+    /// The request is forwarded, and its answer is not.
     Swallow,
-    /// Not passed on, and no answer.
+    /// The request is neither forwarded nor answered.
     Hold,
 }
 
@@ -94,7 +95,7 @@ impl Rules {
     }
 }
 
-/// What was done so far to requests that were not simply passed on and answered.
+/// The counts of requests that were not simply forwarded and answered.
 #[derive(Debug, Default)]
 struct Counters {
     streamed: AtomicUsize,
@@ -106,7 +107,7 @@ struct Counters {
 pub struct Answered {
     /// Path and query.
     pub target: String,
-    /// Which of the servers it was, counted from 0.
+    /// The index of the server, from 0.
     pub server: usize,
     /// The HTTP status of the answer.
     pub status: u16,
@@ -120,7 +121,7 @@ struct Servers {
     answered: Mutex<Vec<Answered>>,
 }
 
-/// Whose turn it is.
+/// The turns of the servers.
 #[derive(Debug)]
 struct Turns {
     /// The servers that get requests.
@@ -137,7 +138,8 @@ impl Servers {
         Self { addresses, turns, answered: Mutex::default() }
     }
 
-    /// The servers for one request: the one whose turn it is, then those to try in its place.
+    /// Returns the servers for one request: first the server whose turn it is, then the servers to
+    /// try instead.
     fn turn(&self) -> Vec<usize> {
         let mut turns = locked(&self.turns);
         let mut order = turns.among.clone();
@@ -149,7 +151,8 @@ impl Servers {
         order
     }
 
-    /// Sends a request to the server whose turn it is, or to the next one where there is no connection.
+    /// Sends a request to the server whose turn it is. If that server refuses the connection, sends
+    /// the request to the next one.
     async fn send(&self, client: &reqwest::Client, request: &Request) -> Result<reqwest::Response> {
         let mut refusal = None;
         for server in self.turn() {
@@ -170,7 +173,7 @@ impl Servers {
     }
 }
 
-/// A request to pass on.
+/// A request to forward.
 #[derive(Debug)]
 struct Request {
     method: Method,
@@ -190,22 +193,22 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts a gateway, on a free port of 127.0.0.1, before a server with this address and, where
-    /// it has TLS, this CA.
+    /// Starts a gateway on a free port of 127.0.0.1, before a server with this address. `ca` is the
+    /// CA of a server with TLS.
     ///
     /// # Errors
-    /// When no port is to be had, or the CA is none.
+    /// When no port is free, or the CA is invalid.
     pub async fn before(server: &str, ca: Option<&str>) -> Result<Self> {
         Self::before_all(&[server], ca).await
     }
 
-    /// As [`Self::before`], before several servers, which get requests in turn. A server that refuses the
-    /// connection is left out.
+    /// As [`Self::before`], before several servers, which get requests in turn. A server that
+    /// refuses the connection is skipped.
     ///
     /// # Errors
-    /// When no port is to be had, or the CA is none.
+    /// When no port is free, or the CA is invalid.
     pub async fn before_all(servers: &[&str], ca: Option<&str>) -> Result<Self> {
-        // A redirect is for the client to judge.
+        // The client itself decides about redirects.
         let redirects = reqwest::redirect::Policy::none();
         let mut client = reqwest::Client::builder().no_proxy().redirect(redirects);
         if let Some(ca) = ca {
@@ -220,13 +223,13 @@ impl Gateway {
         let (shared, counted) = (Arc::clone(&rules), Arc::clone(&counters));
         let behind = Arc::clone(&servers);
         let accepting = tokio::spawn(async move {
-            // They end with this task.
+            // The connections end with this task.
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let (client, servers) = (client.clone(), Arc::clone(&behind));
                 let (rules, counters) = (Arc::clone(&shared), Arc::clone(&counted));
                 connections.spawn(async move {
-                    // An error is the end of a connection, which is all there is to it.
+                    // An error only ends the connection.
                     drop(serve(stream, &client, &servers, &rules, &counters).await);
                 });
                 while connections.try_join_next().is_some() {}
@@ -235,7 +238,7 @@ impl Gateway {
         Ok(Self { address, rules, counters, servers, accepting })
     }
 
-    /// Its address.
+    /// The gateway's address.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
@@ -246,14 +249,15 @@ impl Gateway {
         locked(&self.rules).endless.push((target.to_owned(), answer));
     }
 
-    /// From now on, so many PATCHes are passed on and answered, so many of the next ones are passed
-    /// on and never answered, and all later ones are neither passed on nor answered: what a client
-    /// that is killed now has done is known to the last request.
+    /// From now on, `answered` PATCHes are forwarded and answered. The next `unanswered` PATCHes
+    /// are forwarded and never answered. All later PATCHes are neither forwarded nor answered. So a
+    /// test that kills the client knows each of its applied PATCHes.
     pub fn hold_patches(&self, answered: usize, unanswered: usize) {
         locked(&self.rules).patches = Some(Patches { answered, unanswered });
     }
 
-    /// From now on, all requests are passed on and answered; those that are held already stay so.
+    /// From now on, all requests are forwarded and answered. Requests that are held already stay
+    /// held.
     pub fn mend(&self) {
         *locked(&self.rules) = Rules::default();
     }
@@ -263,19 +267,19 @@ impl Gateway {
         locked(&self.servers.turns).among = servers.to_vec();
     }
 
-    /// The requests that servers have answered so far, in the order of their answers.
+    /// Returns the requests that servers have answered so far, in the order of their answers.
     #[must_use]
     pub fn answered(&self) -> Vec<Answered> {
         locked(&self.servers.answered).clone()
     }
 
-    /// How many answers without an end were begun so far.
+    /// The number of answers without an end that have begun so far.
     #[must_use]
     pub fn streamed(&self) -> usize {
         self.counters.streamed.load(Ordering::Relaxed)
     }
 
-    /// How many requests were neither passed on nor answered so far.
+    /// The number of requests that were neither forwarded nor answered so far.
     #[must_use]
     pub fn held(&self) -> usize {
         self.counters.held.load(Ordering::Relaxed)
@@ -354,7 +358,7 @@ async fn wait_for_the_end(stream: &mut BufReader<TcpStream>) -> Result<()> {
     Ok(())
 }
 
-/// Writes until the client has had enough.
+/// Writes until the client closes the connection.
 async fn pour(stream: &mut TcpStream, endless: &Endless) -> Result<()> {
     let head =
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n".to_owned();

@@ -1,9 +1,10 @@
-//! The process group that all processes of a bed are in, and the guardian that ends it.
+//! The process group of all processes of a bed, and the guardian that ends the group.
 //!
-//! Two helpers run beside the servers. The anchor is `cat`, leader of the group, so that the group
-//! exists while servers come and go. The guardian is a shell in a group of its own, where no Ctrl-C
-//! reaches it; it reads a pipe whose other end this process holds. However this process ends, the
-//! kernel closes that end; the guardian then kills the group and removes the bed's folder.
+//! Two helpers run beside the servers. The anchor is `cat`, the leader of the group, so that the
+//! group exists while servers come and go. The guardian is a shell in a group of its own, where no
+//! Ctrl-C reaches it. The guardian reads a pipe whose other end this process holds. However this
+//! process ends, the kernel closes that end. The guardian then kills the group and removes the
+//! bed's folder.
 //!
 //! Invariant: no member of the group outlives the process that made the [`ProcessGroup`].
 
@@ -20,8 +21,8 @@ use crate::wait::locked;
 /// A file of this name in a bed's folder keeps the folder from being removed.
 pub(crate) const KEEP: &str = ".keep";
 
-/// `$1` is the group, `$2` the folder. Processes that die write no more, but they may still be
-/// dying when the folder is removed: so it is tried again.
+/// The guardian's script. `$1` is the group, `$2` the folder. Killed processes may still be dying
+/// when the folder is removed, so the removal is tried again.
 const GUARDIAN: &str = r#"
 trap "" INT TERM HUP
 cat >/dev/null
@@ -42,7 +43,7 @@ pub struct ProcessGroup {
 }
 
 impl ProcessGroup {
-    /// Makes a group whose end also removes `folder`.
+    /// Makes a group. Its end also removes `folder`.
     ///
     /// # Errors
     /// When `cat` or `/bin/sh` cannot be started.
@@ -89,14 +90,14 @@ impl ProcessGroup {
 
     /// Kills every process of the group at once.
     pub(crate) fn kill(&self) {
-        // The group may be gone already, and that is what is wanted.
+        // An error means that the group is gone already.
         _ = kill_process_group(self.id, Signal::KILL);
     }
 
-    /// Ends the guardian: from here on nobody looks after the group.
+    /// Ends the guardian. From now on, no process watches over the group.
     pub(crate) fn dismiss(&self) {
         for mut helper in locked(&self.helpers).drain(..) {
-            // The guardian leads a group of its own, in which its `cat` is.
+            // The guardian leads a group of its own, with its `cat`.
             _ = kill_process_group(Pid::from_child(&helper), Signal::KILL);
             _ = helper.wait();
         }
@@ -114,7 +115,7 @@ pub fn members_of(group: i32) -> Result<Vec<u32>> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // A process that ends while it is looked at is none.
+        // A process that ends during the read is skipped.
         let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         // The name, in parentheses, may hold anything; then come state, parent, group.
         let fields: Vec<&str> =

@@ -8,23 +8,23 @@ use crate::bed::Bed;
 use crate::workload::WorkloadName;
 
 impl Bed {
-    /// Runs `kubectl` as the administrator; returns what it prints.
+    /// Runs `kubectl` as the administrator, and returns its output.
     ///
     /// # Errors
-    /// When it fails: with what it wrote to stderr.
+    /// When the command fails: with its stderr.
     pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
         self.run("kubectl", args).await
     }
 
-    /// Runs `helm` as the administrator; returns what it prints.
+    /// Runs `helm` as the administrator, and returns its output.
     ///
     /// # Errors
-    /// When it fails: with what it wrote to stderr.
+    /// When the command fails: with its stderr.
     pub async fn helm(&self, args: &[&str]) -> Result<String> {
         self.run("helm", args).await
     }
 
-    /// Takes the last change of a workload's pod template back, by `kubectl rollout undo`.
+    /// Takes back the last change of a workload's pod template by `kubectl rollout undo`.
     pub async fn rollout_undo(&self, workload: impl AsRef<WorkloadName>) -> Result<()> {
         let workload = workload.as_ref();
         let target = format!("{}/{}", workload.kind.to_string().to_lowercase(), workload.name);
@@ -38,7 +38,7 @@ impl Bed {
         command
             .args(args)
             .env("KUBECONFIG", self.cluster.kubeconfig())
-            // Both keep caches and settings there; those of the user must not count.
+            // Both programs keep caches and settings there. The user's must not be used.
             .env("HOME", self.folder())
             .env("HELM_CACHE_HOME", self.folder().join("helm/cache"))
             .env("HELM_CONFIG_HOME", self.folder().join("helm/config"))

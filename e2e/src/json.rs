@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-/// The text at a JSON pointer of an answer.
+/// Returns the text at a JSON pointer of an answer.
 pub(crate) fn text(value: &Value, pointer: &str) -> Result<String> {
     let found = value.pointer(pointer).and_then(Value::as_str);
     Ok(found.with_context(|| format!("no text at {pointer} of {value}"))?.to_owned())

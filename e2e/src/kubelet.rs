@@ -1,14 +1,15 @@
-//! Plays kubelet for the one pod that matters: the controller's, as the chart installed it.
+//! Plays the kubelet for the controller's pod, as the chart installed it.
 //!
-//! Pods on the bed run nothing. So the Deployment that Helm installed is read back from the API
-//! server, and our binary is started with exactly the command, arguments and environment of its
-//! container, and with a fresh token of its `ServiceAccount` where the container would find it:
-//! in a mount namespace of its own, so that the machine's `/run` is not touched. Where mount
-//! namespaces are not allowed, a kubeconfig and a variable that name the token's file stand in.
+//! Pods on the bed run nothing. So the bed reads the Deployment that Helm installed from the API
+//! server, and starts the controller's binary with exactly the command, arguments and environment
+//! of the container. A fresh token of its `ServiceAccount` is where the container would find it: in
+//! a mount namespace of its own, so that the machine's `/run` is not touched. If mount namespaces
+//! are not allowed, a kubeconfig and a variable name the token's file instead.
 //!
-//! What cannot be as in a pod: it has no network of its own, so `LISTEN_ADDRESS` is moved to a free
-//! port of 127.0.0.1, and probes of the declared port are sent there. A volume of a ConfigMap is a folder
-//! of the bed, and arguments that name its mount path name that instead; other volumes are refused.
+//! Differences from a pod: the process has no network of its own, so `LISTEN_ADDRESS` is moved to a
+//! free port of 127.0.0.1, and probes of the declared port are sent there. A volume of a ConfigMap
+//! is a folder of the bed, and arguments with its mount path name that folder instead. Other
+//! volumes are refused.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -27,7 +28,7 @@ use crate::controller::{Answer, Controller, Launch, log_file};
 use crate::json::text;
 use crate::ports::Port;
 
-/// The image's entry point, as the Dockerfile has it.
+/// The image's entry point, as in the Dockerfile.
 const ENTRY_POINT: &str = "vault-secrets-reloader";
 
 /// Mounts the pod's `/run` over the machine's, in the new namespace only, and runs the container.
@@ -42,9 +43,9 @@ exec "$@"
 /// How the container finds its `ServiceAccount`'s token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenPlace {
-    /// Where every pod finds it: `/var/run/secrets/kubernetes.io/serviceaccount/token`.
+    /// At the path of every pod: `/var/run/secrets/kubernetes.io/serviceaccount/token`.
     AsInAPod,
-    /// Named by `KUBECONFIG` and `KUBERNETES_SERVICE_ACCOUNT_TOKEN`, which the bed added.
+    /// By `KUBECONFIG` and `KUBERNETES_SERVICE_ACCOUNT_TOKEN`, which the bed added.
     NamedByVariables,
 }
 
@@ -53,9 +54,9 @@ pub enum TokenPlace {
 pub struct Probe {
     /// `livenessProbe`, `readinessProbe` or `startupProbe`.
     pub kind: String,
-    /// The path that it asks for.
+    /// The path of the request.
     pub path: String,
-    /// The port of the container that it asks.
+    /// The port of the container.
     pub port: u16,
 }
 
@@ -68,7 +69,7 @@ pub struct Pod {
     pub probes: Vec<Probe>,
     /// How the container finds its token.
     pub token_place: TokenPlace,
-    /// The user that the API server knows it as.
+    /// The name of the controller's user for the API server.
     pub user: String,
     listens_on: u16,
     namespace: String,
@@ -77,7 +78,7 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Asks what a probe asks, where the probe asks it.
+    /// Sends the request of a probe to the port of the probe.
     ///
     /// # Errors
     /// When nothing listens on the port that the probe names.
@@ -103,7 +104,7 @@ impl Pod {
         true
     }
 
-    /// Puts a new token in the place of the old one, as kubelet does before it ends.
+    /// Replaces the token by a new one, as the kubelet does before a token expires.
     pub async fn rotate_token(&self, bed: &Bed) -> Result<()> {
         write_token(bed, &self.namespace, &self.account, &self.secrets).await
     }
@@ -112,14 +113,14 @@ impl Pod {
 /// Runs the pod of a Deployment that Helm installed.
 ///
 /// # Errors
-/// When the Deployment is not there, cannot be played here, or our binary does not start.
+/// When the Deployment does not exist, cannot be run here, or the controller does not start.
 pub async fn play_kubelet(bed: &Bed, namespace: &str, deployment: &str) -> Result<Pod> {
     let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments/{deployment}");
     let object = bed.cluster.get_path(&path).await?;
     let spec = &object["spec"]["template"]["spec"];
     let container = &spec["containers"][0];
     let account = spec["serviceAccountName"].as_str().unwrap_or("default").to_owned();
-    // The API server's own link of pod and account: a missing account fails here, as it would there.
+    // The API server resolves the pod's account. A missing account fails here, as in a cluster.
     let secrets = bed.folder().join(format!("pod-{namespace}-{deployment}"));
     fs::create_dir_all(&secrets)?;
     fs::write(secrets.join("ca.crt"), bed.cluster.ca())?;
@@ -181,7 +182,8 @@ fn launch(
     Ok(Launch { program: "unshare".into(), args: all, env, log })
 }
 
-/// Root of a user namespace may mount in a mount namespace; no privilege of the machine is needed.
+/// The options of `unshare`. Root of a user namespace may mount in a mount namespace, so no
+/// privilege of the machine is needed.
 const NAMESPACE: [&str; 2] = ["--mount", "--map-root-user"];
 
 fn token_place() -> TokenPlace {
@@ -189,7 +191,7 @@ fn token_place() -> TokenPlace {
         .args(NAMESPACE)
         .args(["mount", "-t", "tmpfs", "tmpfs", "/run"])
         .output();
-    // Both names of the folder lead to what is mounted only where one is a link to the other.
+    // Both names of the folder lead to the mount only if one is a link to the other.
     let is_link = fs::canonicalize("/var/run").is_ok_and(|path| path == Path::new("/run"));
     if is_link && tried.is_ok_and(|output| output.status.success()) {
         TokenPlace::AsInAPod
@@ -200,14 +202,14 @@ fn token_place() -> TokenPlace {
 
 async fn write_token(bed: &Bed, namespace: &str, account: &str, secrets: &Path) -> Result<()> {
     let token = bed.cluster.request_token(namespace, account, Duration::from_hours(1)).await?;
-    // Replaced by a rename, so that nobody reads half a token.
+    // The file is replaced by a rename, so that no reader sees half a token.
     let fresh = secrets.join(".token");
     fs::write(&fresh, token)?;
     fs::rename(fresh, secrets.join("token"))?;
     Ok(())
 }
 
-/// The mount paths of the container, each with the folder that stands in for it.
+/// Returns the mount paths of the container, each with the folder that replaces it.
 async fn mounts(
     bed: &Bed,
     namespace: &str,
@@ -259,7 +261,7 @@ fn command(
     Ok((binaries::controller()?, words.into_iter().map(OsString::from).collect()))
 }
 
-/// What the pod's fields are for `fieldRef`.
+/// The values of the pod's fields for `fieldRef`.
 struct PodFields<'a> {
     namespace: &'a str,
     pod_name: &'a str,
@@ -339,7 +341,8 @@ async fn stored(
     Ok(values)
 }
 
-/// `$(NAME)` is the value of a variable that was declared before; `$$` is a dollar sign.
+/// Expands `$(NAME)` to the value of a variable that was declared before, and `$$` to a dollar
+/// sign.
 fn expand(value: &str, env: &BTreeMap<String, String>) -> String {
     let mut expanded = String::new();
     let mut rest = value;

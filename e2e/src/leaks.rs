@@ -1,5 +1,5 @@
-//! Credentials in the log of a controller: there must never be one, at any level. Each controller of
-//! each scenario is looked at when it is over.
+//! Searches the log of a controller for credentials. No credential may be in the log, at any level.
+//! The log of each controller of each scenario is searched at the end of the scenario.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -8,14 +8,14 @@ use std::sync::OnceLock;
 
 use regex::Regex;
 
-/// How the names of variables end that hold a credential, or name a file that does.
+/// The suffixes of variables that hold a credential, or name a file with one.
 const CREDENTIALS: [&str; 7] =
     ["TOKEN", "TOKEN_PATH", "JWT_FILE", "SECRET_ID", "SECRET_ID_FILE", "PASSWORD", "PASSWORD_FILE"];
 
-/// What is shorter is not looked for: a test may call a password `b`.
+/// The shortest credential that is searched for. A test may use a password such as `b`.
 const SHORTEST: usize = 6;
 
-/// What in `log` looks like a token of either server, a JWT or a private key.
+/// Returns the parts of `log` that look like a token of either server, a JWT or a private key.
 fn shapes(log: &str) -> impl Iterator<Item = &str> {
     static SHAPES: OnceLock<Option<Regex>> = OnceLock::new();
     let shapes = SHAPES.get_or_init(|| {
@@ -26,8 +26,8 @@ fn shapes(log: &str) -> impl Iterator<Item = &str> {
     shapes.iter().flat_map(move |shapes| shapes.find_iter(log)).map(|found| found.as_str())
 }
 
-/// The credentials that are in variables, or in files that they name. A JWT without its signature is as
-/// telling as a whole one, so each of its parts counts.
+/// Returns the credentials in variables, or in files that they name. A part of a JWT also reveals
+/// data, so each of its parts counts.
 fn given(env: &BTreeMap<String, OsString>) -> Vec<String> {
     let mut given = Vec::new();
     for (name, value) in env {
@@ -43,8 +43,8 @@ fn given(env: &BTreeMap<String, OsString>) -> Vec<String> {
     given
 }
 
-/// The lines of a log that hold a credential, whole or in part: one of `env`, or of the `others`, which
-/// came to be known under way.
+/// Returns the lines of a log that hold a credential, whole or in part. The credentials are those
+/// of `env`, and the `others`, which became known during the scenario.
 pub(crate) fn find<'l>(
     log: &'l str,
     env: &BTreeMap<String, OsString>,

@@ -1,5 +1,5 @@
-//! A test bed: a real Kubernetes control plane and a real server of the Vault API, as plain
-//! processes on loopback, without a container engine.
+//! A test bed: a real Kubernetes control plane and a real Vault server, as plain processes on
+//! loopback, without a container engine.
 //!
 //! One guess for each question:
 //! - how does a bed start, and what is in it? [`bed`], with [`options`]
@@ -9,7 +9,7 @@
 //!   stream for ever? [`proxy`], [`gateway`]
 //! - how do three nodes of a Vault cluster run behind one address? [`raft`]
 //! - why does no process outlive its bed? [`group`]
-//! - what did the controller ask the API server and Vault? [`counts`]
+//! - which requests did the controller send to the API server and Vault? [`counts`]
 //! - how does a test rotate a secret or revoke a token? [`vault`], [`vault_access`]
 //! - how does a test deploy a workload and see it roll? [`workload`], [`cluster`],
 //!   [`state`]
@@ -17,12 +17,12 @@
 //! - how are changes of some workloads refused? [`refusal`]
 //! - which steps do scenarios share? [`scenario`]
 //! - what breaks on purpose, beside hundreds of workloads, and what must still hold? [`faults`]
-//! - what does a tenant do who wants to hurt? [`noisy`]
+//! - what does a noisy tenant do? [`noisy`]
 //! - how is our binary run and its log read? [`controller`]; as the pod of the chart? [`deploy`],
 //!   with [`kubelet`]
 //!
-//! Invariant: everything listens on 127.0.0.1, and everything ends with the [`Bed`] that started
-//! it, also when the process that holds the bed is killed.
+//! Invariant: all servers listen on 127.0.0.1, and all processes end with the [`Bed`] that started
+//! them, also when the process that holds the bed is killed.
 
 #![allow(
     clippy::disallowed_methods,

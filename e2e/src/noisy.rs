@@ -1,6 +1,6 @@
-//! A tenant with rights in one namespace who does all that hurts: products of sources and keys, tens of
-//! thousands of references and of names, a template that changes all the time, connections that say
-//! nothing, and workloads whose changes are refused.
+//! A noisy tenant with rights in one namespace. The tenant creates products of sources and keys,
+//! tens of thousands of references and of names, a template that changes all the time, idle
+//! connections, and workloads whose changes are refused.
 
 use std::time::Duration;
 
@@ -16,46 +16,46 @@ use crate::refusal::{lift, refuse};
 use crate::scenario::SOON;
 use crate::workload::Workload;
 
-/// Empty keys of one ConfigMap, and how often one workload names it.
+/// The number of empty keys of one ConfigMap, and how often one workload names the ConfigMap.
 const KEYS: usize = 10_000;
 const TIMES_NAMED: usize = 1_000;
 
-/// References behind one key, and the variables that come from that key.
+/// The number of references behind one key, and of variables from that key.
 const REFERENCES_OF_KEY: usize = 4_000;
 
-/// References in one template.
+/// The number of references in one template.
 const REFERENCES: usize = 20_000;
 
-/// Names of ConfigMaps that do not exist, of each of some workloads.
+/// The number of names of missing ConfigMaps in each of some workloads.
 const NAMES: usize = 10_000;
 const NAMING: usize = 4;
 
-/// Workloads whose changes are refused, and the label that says so.
+/// The number of workloads whose changes are refused, and their label.
 const REFUSED: usize = 20;
 const REFUSED_LABEL: &str = "e2e/refused";
 
-/// How often a template is changed.
+/// The time between two changes of a template.
 const EDITED_EVERY: Duration = Duration::from_millis(100);
 
-/// Connections to the probes that say nothing: more than the controller takes at a time.
+/// The number of idle connections to the probes: more than the controller keeps open.
 const CONNECTIONS: usize = 300;
 
-/// How often one of them is opened.
+/// The time between two new idle connections.
 const OPENED_EVERY: Duration = Duration::from_millis(10);
 
-/// One that is at work. It stops when this is dropped; what it has deployed stays.
+/// A noisy tenant at work. The work stops when this value is dropped; deployed objects stay.
 pub struct NoisyTenant {
     namespace: String,
-    // Aborted with the set.
+    // The tasks are aborted when the set is dropped.
     _tasks: JoinSet<()>,
 }
 
 impl NoisyTenant {
-    /// Has a tenant begin in a namespace of its own. `probes` is where the controller answers them, and
-    /// `secret` one that it may refer to as well as others.
+    /// Starts a tenant in a namespace of its own. `probes` is the address of the controller's
+    /// probes, and `secret` is a secret that other workloads use too.
     ///
     /// # Errors
-    /// When the cluster does not take one of the objects.
+    /// When the cluster refuses one of the objects.
     pub async fn begin(bed: &Bed, namespace: &str, probes: &str, secret: &str) -> Result<Self> {
         let cluster = &bed.cluster;
         cluster.create_namespace(namespace).await?;
@@ -86,22 +86,22 @@ impl NoisyTenant {
         Ok(Self { namespace: namespace.to_owned(), _tasks: tasks })
     }
 
-    /// Ends it, and takes away what it has deployed.
+    /// Ends the tenant, and deletes its objects.
     ///
     /// # Errors
-    /// When the cluster does not delete that.
+    /// When the cluster does not delete them.
     pub async fn end(self, bed: &Bed) -> Result<()> {
         lift(&bed.cluster, &self.namespace).await?;
         bed.kubectl(&["delete", "namespace", &self.namespace, "--wait=false"]).await.map(drop)
     }
 
-    /// How many workloads it has.
+    /// The number of the tenant's workloads.
     #[must_use]
     pub fn workloads(&self) -> usize {
         workloads(&self.namespace).len() + REFUSED + 1
     }
 
-    /// The reasons that its owner is told, each with the name of the workload.
+    /// The reasons that are reported to the tenant, each with the name of the workload.
     #[must_use]
     pub fn reasons() -> [(&'static str, &'static str); 4] {
         [
@@ -168,12 +168,12 @@ async fn edit(cluster: Cluster, workload: Workload) {
         ticks.tick().await;
         let annotations = json!({"e2e/edited": number.to_string()});
         let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
-        // What fails is done the next time.
+        // A change that fails is repeated the next time.
         _ = cluster.patch(&workload, &patch).await;
     }
 }
 
-/// Keeps connections open that say nothing, and opens another one for each that is closed.
+/// Keeps idle connections open, and opens a new one for each that is closed.
 async fn say_nothing(address: String) {
     let mut open = JoinSet::new();
     let mut ticks = interval(OPENED_EVERY);
@@ -183,7 +183,7 @@ async fn say_nothing(address: String) {
             let address = address.clone();
             open.spawn(async move {
                 if let Ok(stream) = TcpStream::connect(&address).await {
-                    // Until the other side closes it.
+                    // Waits until the other side closes the connection.
                     _ = stream.readable().await;
                 }
             });

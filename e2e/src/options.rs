@@ -1,18 +1,19 @@
-//! What a bed consists of.
+//! The options of a bed.
 
 use std::path::PathBuf;
 
-/// Where the Vault server keeps its data.
+/// The storage of the Vault server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum VaultStorage {
-    /// On disk (raft): secrets are still there when the server is started again.
+    /// On disk (raft): secrets survive a restart of the server.
     #[default]
     Disk,
     /// In memory: ready two seconds earlier and faster to write; empty after a restart.
     Memory,
 }
 
-/// What [`crate::Bed::start`] starts. The default: everything, three nodes, Vault on disk.
+/// The parts that [`crate::Bed::start`] starts. The default: all servers, three nodes, Vault on
+/// disk.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub(crate) pods: bool,
@@ -22,7 +23,7 @@ pub struct Options {
     pub(crate) fixed: Option<FixedPlace>,
 }
 
-/// A place that a person can find again, for `make up`.
+/// A fixed place of a bed, for `make up`.
 #[derive(Debug, Clone)]
 pub(crate) struct FixedPlace {
     pub(crate) folder: PathBuf,
@@ -49,35 +50,35 @@ impl Options {
         Self::default()
     }
 
-    /// No scheduler and no KWOK: workloads get revisions, but no pod of theirs ever runs.
+    /// Starts no scheduler and no KWOK. Workloads get revisions, but no pod of theirs ever runs.
     #[must_use]
     pub fn without_pods(mut self) -> Self {
         self.pods = false;
         self
     }
 
-    /// Raised request rates and sizes, for thousands of workloads.
+    /// Raises request rates and sizes, for thousands of workloads.
     #[must_use]
     pub fn scale(mut self) -> Self {
         self.scale = true;
         self
     }
 
-    /// How many nodes there are for pods; a `DaemonSet` has a pod on each.
+    /// Sets the number of nodes for pods. A `DaemonSet` has a pod on each node.
     #[must_use]
     pub fn nodes(mut self, nodes: u32) -> Self {
         self.nodes = nodes;
         self
     }
 
-    /// Where the Vault server keeps its data.
+    /// Sets the storage of the Vault server.
     #[must_use]
     pub fn vault_storage(mut self, storage: VaultStorage) -> Self {
         self.vault_storage = storage;
         self
     }
 
-    /// A fixed folder and fixed ports instead of a temporary folder and free ones.
+    /// Sets a fixed folder and fixed ports instead of a temporary folder and free ports.
     #[must_use]
     pub fn at(mut self, folder: PathBuf, api_port: u16, vault_port: u16) -> Self {
         self.fixed = Some(FixedPlace { folder, api_port, vault_port });

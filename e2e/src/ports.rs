@@ -1,8 +1,8 @@
-//! Free loopback ports that stay ours while a bed lives.
+//! Free loopback ports that stay reserved while a bed lives.
 //!
 //! Ports are taken below the range from which kernels choose the local port of outgoing
-//! connections, or a server that is stopped could find its port taken when it is started again.
-//! A lock file a port keeps beds of other processes away; the kernel drops it with its holder.
+//! connections. Otherwise a stopped server could find its port taken at its next start. A lock file
+//! for each port keeps beds of other processes away. The kernel drops the lock with its holder.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
@@ -38,10 +38,10 @@ impl Port {
         bail!("no free port found on 127.0.0.1 in {RANGE:?}")
     }
 
-    /// Takes this one port.
+    /// Takes this port.
     ///
     /// # Errors
-    /// When it is in use.
+    /// When the port is in use.
     pub fn exactly(number: u16) -> Result<Self> {
         Self::try_take(number)?.with_context(|| format!("port {number} on 127.0.0.1 is in use"))
     }

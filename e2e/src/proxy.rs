@@ -1,7 +1,8 @@
-//! A proxy before a server: for counting requests that an audit device does not log, such as those to
-//! a sealed server, for outages that only the controller sees, and for a link that delivers nothing.
+//! A proxy before a server. It counts requests that an audit device does not log, such as requests
+//! to a sealed server. It also makes outages that only the controller sees, and links that deliver
+//! nothing.
 //!
-//! Invariant: while it is cut, no connection through it is open.
+//! Invariant: while the proxy is cut, no connection through it is open.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,10 +15,10 @@ use tokio::task::JoinHandle;
 
 use crate::vault::Vault;
 
-/// What ends the first line of each request.
+/// The end of the first line of each request.
 const REQUEST_LINE_END: &[u8] = b" HTTP/1.1\r\n";
 
-/// What the proxy does with its connections.
+/// The treatment of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
@@ -26,7 +27,7 @@ enum State {
     Cut,
 }
 
-/// A running proxy; its connections end when this value is dropped.
+/// A running proxy. Its connections end when this value is dropped.
 #[derive(Debug)]
 pub struct Proxy {
     address: String,
@@ -40,7 +41,7 @@ impl Proxy {
     /// Starts a proxy before a Vault server, on a free port of 127.0.0.1.
     ///
     /// # Errors
-    /// When no port is to be had.
+    /// When no port is free.
     pub async fn before(vault: &Vault) -> Result<Self> {
         let server = vault.address().strip_prefix("http://").context("not plain HTTP")?;
         Self::before_address(server).await
@@ -49,7 +50,7 @@ impl Proxy {
     /// As [`Self::before`], before any server: `host:port`. The server need not run yet.
     ///
     /// # Errors
-    /// When no port is to be had.
+    /// When no port is free.
     pub async fn before_address(server: &str) -> Result<Self> {
         let server = server.to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -66,7 +67,7 @@ impl Proxy {
                 tokio::spawn(async move {
                     let gate = seen.clone();
                     tokio::select! {
-                        // An error is the end of a connection, which is all there is to it.
+                        // An error only ends the connection.
                         _ = serve(client, &server, &counter, gate) => {}
                         _ = seen.wait_for(|state| *state == State::Cut) => {}
                     }
@@ -76,35 +77,35 @@ impl Proxy {
         Ok(Self { address, connections, requests, state, accepting })
     }
 
-    /// Its address, as in `VAULT_ADDR`.
+    /// The proxy's address, as in `VAULT_ADDR`.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// How many connections were made so far, ended at once or not.
+    /// The number of connections so far, including those that were closed at once.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// How many requests have come in so far, answered or not.
+    /// The number of requests so far, answered or not.
     #[must_use]
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Closes all connections, and each new one at once.
+    /// Closes all connections, and closes each new one at once.
     pub fn cut(&self) {
         self.state.send_replace(State::Cut);
     }
 
-    /// Keeps all connections open, and delivers nothing of what clients send from now on.
+    /// Keeps all connections open, and delivers no data that clients send from now on.
     pub fn hold(&self) {
         self.state.send_replace(State::Held);
     }
 
-    /// Ends a [`Self::cut`] or a [`Self::hold`]. What was held is delivered.
+    /// Ends a [`Self::cut`] or a [`Self::hold`]. Held data is delivered.
     pub fn mend(&self) {
         self.state.send_replace(State::Open);
     }
@@ -128,7 +129,7 @@ async fn serve(
     let (mut from_server, mut to_server) = server.split();
     let requests = async {
         let mut buffer = vec![0; 16_384];
-        // The end of what was read before: a line may be cut in two.
+        // The end of the data read before, because a line may be cut in two.
         let mut kept = Vec::new();
         loop {
             let length = from_client.read(&mut buffer).await?;
@@ -145,7 +146,7 @@ async fn serve(
     };
     let answers = async {
         copy(&mut from_server, &mut to_client).await?;
-        // The client has to see that the server has closed the connection.
+        // The client must see that the server has closed the connection.
         anyhow::Ok(to_client.shutdown().await?)
     };
     tokio::try_join!(requests, answers).map(drop)

@@ -1,9 +1,9 @@
 //! A cluster of three `OpenBao` nodes with raft storage, behind one address.
 //!
-//! A load balancer spreads requests over the nodes. Standbys answer reads from their own copy of the
-//! storage, and forward everything else to the active node. Each node is reached by the others
-//! through a [`Proxy`]: [`RaftVault::hold_back`] keeps new versions from a standby, which goes on
-//! answering reads with the old ones.
+//! A load balancer spreads requests over the nodes. Standbys answer reads from their own copy of
+//! the storage, and forward everything else to the active node. The other nodes reach each node
+//! through a [`Proxy`]. [`RaftVault::hold_back`] keeps new versions from a standby, which then
+//! answers reads with old versions.
 //!
 //! Invariant: the cluster ends with the bed, or when it is dropped.
 
@@ -28,10 +28,10 @@ use crate::server::{ReadyCheck, Server};
 use crate::vault::{Vault, Version};
 use crate::wait::eventually;
 
-/// How many nodes a cluster has. One may be lost.
+/// The number of nodes of a cluster. One node may be lost.
 pub const NODES: usize = 3;
 
-/// An election takes two seconds; this is for a machine under far more load.
+/// The longest election. An election takes two seconds; the rest is for a machine under heavy load.
 const ELECTED_WITHIN: Duration = Duration::from_secs(30);
 
 /// A cluster of three nodes.
@@ -46,21 +46,21 @@ pub struct RaftVault {
 pub struct RaftNode {
     /// The node itself, past the balancer, with the root token.
     pub vault: Vault,
-    /// Its process. Its start unseals it.
+    /// The process of the node. Its start unseals the node.
     pub server: Server,
-    /// The way by which the other nodes reach it.
+    /// The proxy by which the other nodes reach this node.
     link: Proxy,
     audit_log: PathBuf,
     _ports: [Port; 2],
 }
 
 impl Bed {
-    /// Starts a cluster of three nodes, prepared as the bed's own server is. All nodes vote, and all
-    /// answer reads.
+    /// Starts a cluster of three nodes, prepared as the bed's own server is. All nodes vote, and
+    /// all answer reads.
     ///
     /// # Errors
-    /// When the server is not `OpenBao`, whose standbys answer reads. When a node does not become
-    /// ready: with its log.
+    /// When the server is not `OpenBao`, because only its standbys answer reads. When a node does
+    /// not become ready: with its log.
     pub async fn raft_vault(&self, name: &str) -> Result<RaftVault> {
         let program = self.binaries().vault();
         let flavour = VaultFlavour::of(&program)?;
@@ -70,7 +70,7 @@ impl Bed {
 }
 
 impl RaftNode {
-    /// Starts the process of a node; `cluster` is any node of the same cluster, if there is one.
+    /// Starts the process of a node. `cluster` is any node of the same cluster, if there is one.
     async fn spawn(
         program: &Path,
         folder: &Path,
@@ -109,10 +109,10 @@ impl RaftVault {
         Ok(cluster)
     }
 
-    /// Makes one cluster of the nodes.
+    /// Forms one cluster of the nodes.
     async fn form(&self) -> Result<()> {
         let (first, others) = self.nodes.split_first().context("no nodes")?;
-        // Its first unsealing makes it the leader of a cluster of one.
+        // The first unsealing makes the node the leader of a cluster of one.
         first.vault.unseal().await?;
         for node in others {
             eventually("a node to answer", ELECTED_WITHIN, || async {
@@ -128,7 +128,7 @@ impl RaftVault {
         }
         first.vault.prepare().await?;
         for node in &self.nodes {
-            // A standby mounts what is new a moment later, and its KV engine waits for a second.
+            // A standby gets new mounts a moment later, and its KV engine waits for a second.
             eventually("every node to answer reads", ELECTED_WITHIN, || async {
                 node.vault.ask(Method::GET, "secret/config", None).await.map(Some)
             })
@@ -143,29 +143,29 @@ impl RaftVault {
         self.balancer.address()
     }
 
-    /// The nodes. They are named by their place here.
+    /// The nodes. Other functions name a node by its index in this list.
     #[must_use]
     pub fn nodes(&self) -> &[RaftNode] {
         &self.nodes
     }
 
-    /// Waits until there is an active node, and returns which.
+    /// Waits until there is an active node, and returns its index.
     ///
     /// # Errors
-    /// When no node becomes the active one.
+    /// When no node becomes active.
     pub async fn leader(&self) -> Result<usize> {
         eventually("an active node", ELECTED_WITHIN, || async {
             let health = join_all(self.nodes.iter().map(|node| node.vault.health())).await;
-            // A node that does not run has none.
+            // A node that does not run has no status.
             Ok(health.iter().position(|status| matches!(status, Ok(200))))
         })
         .await
     }
 
-    /// The active node and the two standbys.
+    /// Returns the active node and the two standbys.
     ///
     /// # Errors
-    /// When no node becomes the active one.
+    /// When no node becomes active.
     pub async fn roles(&self) -> Result<(usize, [usize; 2])> {
         let leader = self.leader().await?;
         Ok((leader, [(leader + 1) % NODES, (leader + 2) % NODES]))
@@ -178,16 +178,16 @@ impl RaftVault {
         self.nodes[leader].vault.kv("secret").put(path, json!({ "k": value })).await
     }
 
-    /// The number of the latest version of a secret of the mount `secret`, as a node sees it.
+    /// Returns the number of the latest version of a secret of the mount `secret` on a node.
     pub async fn version_at(&self, node: usize, path: &str) -> Result<u64> {
         let metadata = self.nodes[node].vault.kv("secret").metadata(path).await?;
         metadata["current_version"].as_u64().context("no version")
     }
 
-    /// Waits until a node sees a version of a secret.
+    /// Waits until a node has a version of a secret.
     ///
     /// # Errors
-    /// When it does not.
+    /// When the node does not get the version in time.
     pub async fn wait_for_version(&self, node: usize, path: &str, version: u64) -> Result<()> {
         let what = format!("version {version} of {path} at node {node}");
         eventually(&what, ELECTED_WITHIN, || async {
@@ -206,13 +206,13 @@ impl RaftVault {
         self.balancer.direct(&[0, 1, 2]);
     }
 
-    /// Keeps everything that is written from now on from a standby. The standby knows no leader soon,
-    /// but goes on answering reads, and says that it is healthy.
+    /// Keeps all later writes from a standby. The standby soon knows no leader, but still answers
+    /// reads and reports that it is healthy.
     pub fn hold_back(&self, standby: usize) {
         self.nodes[standby].link.hold();
     }
 
-    /// Ends a [`Self::hold_back`]. The standby has caught up within half a second.
+    /// Ends a [`Self::hold_back`]. The standby catches up within half a second.
     pub fn catch_up(&self, standby: usize) {
         self.nodes[standby].link.mend();
     }
@@ -220,23 +220,24 @@ impl RaftVault {
     /// Makes the active node step down, and returns the one that follows.
     ///
     /// # Errors
-    /// When there is no active node, or none follows.
+    /// When there is no active node, or no other node becomes active.
     pub async fn step_down(&self) -> Result<usize> {
         let leader = self.leader().await?;
         self.nodes[leader].vault.ask(Method::PUT, "sys/step-down", None).await?;
         self.leader().await
     }
 
-    /// The requests that came through the balancer and were answered by a node.
+    /// Returns the requests that came through the balancer and were answered by a node.
     #[must_use]
     pub fn answered(&self) -> Vec<Answered> {
         self.balancer.answered()
     }
 
-    /// All requests that have reached the core of a node, those of tests (with the root token) left out.
+    /// Returns all requests that have reached the core of a node, without requests of tests (with
+    /// the root token).
     ///
-    /// A request that a standby forwards is there twice: the standby tries it first. For counts, see
-    /// [`Self::answered`].
+    /// A request that a standby forwards is listed twice, because the standby tries the request
+    /// first. For counts, see [`Self::answered`].
     pub fn requests(&self) -> Result<Vec<VaultRequest>> {
         let mut requests = Vec::new();
         for node in &self.nodes {
@@ -248,7 +249,7 @@ impl RaftVault {
     }
 }
 
-/// Ready as a node that is active, or a standby.
+/// Returns a check that succeeds when a node is active or a standby.
 fn node_is_ready(vault: &Vault) -> ReadyCheck {
     let vault = vault.clone();
     Box::new(move || {

@@ -1,4 +1,4 @@
-//! Admission policies that refuse changes of some workloads, whoever makes them.
+//! Admission policies that refuse changes of some workloads by any client.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::workload::Workload;
 
 const GROUP: &str = "admissionregistration.k8s.io";
 
-/// Refuses changes of workloads that have a label, with a message, until [`lift`]. Returns when the change
-/// of one of them, `probe`, was refused.
+/// Refuses changes of workloads that have a label, with a message, until [`lift`]. Returns when a
+/// change of the workload `probe` was refused.
 ///
 /// # Errors
-/// When the cluster does not take the policy, or it is not in force `within` the time.
+/// When the cluster refuses the policy, or the policy is not in force `within` the time.
 pub async fn refuse(
     cluster: &Cluster,
     name: &str,
@@ -28,7 +28,7 @@ pub async fn refuse(
         cluster.apply_object(&object, plural).await?;
     }
     eventually("the policy to be in force", within, || async {
-        // Not annotations: with those of a Deployment its generation changes.
+        // Labels, not annotations: a change of a Deployment's annotations changes its generation.
         let tried = fastrand::u64(..).to_string();
         let patch = json!({"metadata": {"labels": {"e2e/tried": tried}}});
         Ok(cluster.patch(probe, &patch).await.err())
@@ -37,10 +37,10 @@ pub async fn refuse(
     .map(drop)
 }
 
-/// Takes a policy away, where it is.
+/// Deletes a policy, if it exists.
 ///
 /// # Errors
-/// When the cluster does not delete it.
+/// When the cluster does not delete the policy.
 pub async fn lift(cluster: &Cluster, name: &str) -> Result<()> {
     for (object, plural) in objects(name, "", "").into_iter().rev() {
         let resource = ApiResource {

@@ -1,13 +1,13 @@
-//! Steps that many scenarios have in common: secrets put and rotated, workloads deployed, counts
-//! compared, and what a controller must never have asked for.
+//! The steps that many scenarios share: write and rotate secrets, deploy workloads, compare counts,
+//! and check that a controller sent no forbidden request.
 //!
-//! The controller compares times of whole seconds with each other, so a workload that is deployed
-//! in the very second of a rotation may be rolled once more. Scenarios that are not about that
-//! second write secrets by [`Bed::write_secrets`], which waits for it to pass.
+//! The controller compares times of whole seconds, so a workload that is deployed in the same
+//! second as a rotation may be reloaded once more. Scenarios that are not about that second write
+//! secrets by [`Bed::write_secrets`], which waits for the second to pass.
 //!
-//! The pods of a revision that is made only after a rotation have the new version, and are rightly
-//! left alone. Scenarios that rotate right after a change of a template, or a reload, wait for its
-//! revision, or its rollout, first.
+//! If a revision is made after a rotation, its pods have the new version, and the workload is
+//! rightly not reloaded. Scenarios that rotate right after a change of a template or a reload first
+//! wait for the revision or the rollout.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -24,33 +24,34 @@ use crate::vault::Version;
 use crate::wait::eventually;
 use crate::workload::{Workload, WorkloadName};
 
-/// What takes a second or two; long, because a machine may be under far more load.
+/// The time-out of steps that take a second or two. It is long, because a machine may be under
+/// heavy load.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// How many objects are written at once: more would only wait in line.
+/// The number of objects that are written at once. More requests would only wait in line.
 pub const AT_ONCE: usize = 16;
 
-/// How the user agent of the controller's requests to the API server begins.
+/// The start of the user agent in the controller's requests to the API server.
 pub const USER_AGENT: &str = "vault-secrets-reloader/";
 
-/// The line with which a poll ends that found nothing to be done.
+/// The line at the end of a poll that found nothing to reload.
 pub const HEARTBEAT: &str = "No workloads to reload";
 
-/// The defaults, with two polls a second.
+/// Returns the defaults with two polls a second.
 #[must_use]
 pub fn polling_fast() -> ControllerOptions {
     ControllerOptions::new().flag("--reloader-run-period", "500ms")
 }
 
-/// The defaults, with four polls a second: for scenarios that wait for many polls, and in which it
-/// does not matter how many changes come between two.
+/// Returns the defaults with four polls a second. They are for scenarios that wait for many polls,
+/// and in which the number of changes between two polls does not matter.
 #[must_use]
 pub fn polling_faster() -> ControllerOptions {
     ControllerOptions::new().flag("--reloader-run-period", "250ms")
 }
 
-/// A Deployment without pods that opted in and refers to the key `k` of a secret of the mount
-/// `secret`: for scenarios that are not about pods.
+/// Returns an opted-in Deployment without pods that refers to the key `k` of a secret of the mount
+/// `secret`, for scenarios that are not about pods.
 #[must_use]
 pub fn deployment_without_pods(name: &str, secret: &str) -> Workload {
     Workload::deployment("default", name)
@@ -59,8 +60,8 @@ pub fn deployment_without_pods(name: &str, secret: &str) -> Workload {
         .env("A", &format!("vault:secret/data/{secret}#k"))
 }
 
-/// Waits until the clock's second is over, and a hundredth more: what happened before is then
-/// older, also by times of whole seconds.
+/// Waits until the clock's second is over, and a hundredth more. Earlier events are then older,
+/// also by times of whole seconds.
 pub async fn next_second() -> Result<()> {
     let hundredths = || {
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -73,8 +74,8 @@ pub async fn next_second() -> Result<()> {
     .await
 }
 
-/// Waits until a poll has just ended with nothing to be done: what is done now is seen by one poll,
-/// the next.
+/// Waits until a poll has just ended with nothing to reload. The next poll then sees all changes
+/// made now.
 pub async fn just_after_a_poll(controller: &Controller) -> Result<()> {
     let seen = controller.lines().len();
     controller.wait_for_after(seen, HEARTBEAT, SOON).await.map(drop)
@@ -108,7 +109,7 @@ impl Bed {
         Ok(())
     }
 
-    /// How often each workload was reloaded; none where it has no count.
+    /// Returns the reload count of each workload; `None` for a workload without a count.
     pub async fn counts(&self, workloads: &[&Workload]) -> Result<Vec<Option<i64>>> {
         Ok(self.states(workloads).await?.iter().map(State::count).collect())
     }
@@ -118,10 +119,10 @@ impl Bed {
         self.cluster.get_all(&names).await
     }
 
-    /// Lets two polls pass, and sees that each workload still has the count beside it.
+    /// Lets two polls pass, and checks that each workload still has its expected count.
     ///
     /// # Errors
-    /// When a count is another one: with the controller's last lines.
+    /// When a count differs: with the controller's last lines.
     pub async fn expect_no_roll<W: AsRef<WorkloadName>>(
         &self,
         controller: &Controller,
@@ -143,11 +144,11 @@ impl Bed {
         Ok(())
     }
 
-    /// Waits until each workload was reloaded that often and its controller has made the revision, and
-    /// then, for two more polls, that none is reloaded once more.
+    /// Waits until each workload has its expected count and its controller has made the revision.
+    /// Then checks for two more polls that no workload is reloaded once more.
     ///
     /// # Errors
-    /// When they were not, or more often: with the controller's last lines.
+    /// When a workload was reloaded less or more often: with the controller's last lines.
     pub async fn expect_rolls(
         &self,
         controller: &Controller,
@@ -173,8 +174,8 @@ impl Bed {
         Ok(())
     }
 
-    /// How often a workload was reloaded since, whatever was left of it: the PATCHes of controllers
-    /// that the API server took.
+    /// Returns the number of reloads of a workload since a mark: the PATCHes of controllers that
+    /// the API server accepted, even if their result was removed.
     pub async fn reloads_since(
         &self,
         mark: &Mark,
@@ -192,9 +193,9 @@ impl Bed {
         Ok(requests.iter().filter(is_one).count())
     }
 
-    /// What controllers asked the API server since, without what belongs to each start: the LISTs
-    /// and watches of the three kinds, the look at their own permissions, and the Events about
-    /// references that are not watched.
+    /// Returns the requests of controllers to the API server since a mark, without the requests of
+    /// each start. The requests of a start are the LISTs and watches of the three kinds, the check
+    /// of their own permissions, and the Events about references that are not watched.
     pub async fn requests_beyond_the_start(&self, mark: &Mark) -> Result<Vec<ApiRequest>> {
         let mut requests = self.api_requests_of(USER_AGENT, mark).await?;
         requests.retain(|request| {
@@ -210,8 +211,8 @@ impl Bed {
         Ok(requests)
     }
 
-    /// Types and reasons of the Events that controllers wrote in a namespace, as often as there are, by
-    /// the name of the workload.
+    /// Returns type and reason of each Event that controllers wrote in a namespace, by the name of
+    /// the workload.
     pub async fn events(&self, namespace: &str) -> Result<BTreeMap<String, Vec<String>>> {
         let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
         let list = self.cluster.get_path(&path).await?;
@@ -229,10 +230,10 @@ impl Bed {
         Ok(found)
     }
 
-    /// Sees that controllers have touched no value since.
+    /// Checks that controllers have touched no value since a mark.
     ///
     /// # Errors
-    /// When one has: with the request.
+    /// When a controller has touched a value: with the request.
     pub fn expect_no_value_touched(&self, mark: &Mark) -> Result<()> {
         let requests = self.vault_requests_since(mark)?;
         let touching = requests.iter().find(|request| request.touches_a_value());

@@ -19,13 +19,14 @@ use tokio::time::sleep;
 use crate::group::ProcessGroup;
 use crate::wait::{eventually, locked};
 
-/// Two loaded cores start a control plane in 5 s; this is for a machine under far more load.
+/// The longest start of a server. Two loaded cores start a control plane in 5 s; the rest is for a
+/// machine under heavy load.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 
 /// A server that got SIGTERM and still runs after this time is killed.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 
-/// Asks once whether the server does its work.
+/// Checks once whether the server is ready.
 pub(crate) type ReadyCheck = Box<dyn Fn() -> BoxFuture<'static, Result<bool>> + Send + Sync>;
 
 /// How a server is run.
@@ -35,7 +36,7 @@ pub struct CommandLine {
     pub name: &'static str,
     /// The program.
     pub program: PathBuf,
-    /// Its arguments.
+    /// The arguments.
     pub args: Vec<OsString>,
 }
 
@@ -46,7 +47,7 @@ pub struct Server {
     group: Arc<ProcessGroup>,
     ready: ReadyCheck,
     child: Mutex<Option<Child>>,
-    /// How often it may still be started again where it ended by itself.
+    /// The number of restarts that are left for a server that ends by itself.
     revivals: AtomicU32,
 }
 
@@ -68,7 +69,7 @@ impl Server {
         Self { command, log, group: Arc::clone(group), ready, child, revivals }
     }
 
-    /// Starts it again, so often at most, where it ends by itself while its bed starts.
+    /// Allows `times` restarts of a server that ends by itself while its bed starts.
     pub(crate) fn revived(self, times: u32) -> Self {
         self.revivals.store(times, Ordering::Relaxed);
         self
@@ -80,7 +81,7 @@ impl Server {
         self.command.name
     }
 
-    /// The file that holds what the server writes.
+    /// The file of the server's output.
     #[must_use]
     pub fn log(&self) -> &Path {
         &self.log
@@ -92,10 +93,11 @@ impl Server {
         locked(&self.child).as_ref().map(Child::id)
     }
 
-    /// Starts the server and waits until it is ready; does nothing where it runs already.
+    /// Starts the server and waits until it is ready. Does nothing if the server runs already.
     ///
     /// # Errors
-    /// When it cannot be started, ends at once, or is not ready in time: with the end of its log.
+    /// When the server cannot be started, ends at once, or is not ready in time: with the end of
+    /// its log.
     pub async fn start(&self) -> Result<()> {
         self.spawn()?;
         self.wait_until_ready().await
@@ -114,10 +116,12 @@ impl Server {
             .with_context(|| format!("cannot write {}", self.log.display()))?;
         let mut command = Command::new(&self.command.program);
         command.args(&self.command.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        // They have memory to spare, and would spend a good part of their time on collecting it.
+        // The servers have memory to spare. Without this, they spend much time on garbage
+        // collection.
         command.env("GOGC", "400");
         if let Some(folder) = self.log.parent() {
-            // Vault's plugins make their sockets there, and leave them behind when they are killed.
+            // Vault's plugins make their sockets in this folder, and leave them when they are
+            // killed.
             command.env("TMPDIR", folder);
         }
         self.group.join(&mut command);
@@ -128,10 +132,10 @@ impl Server {
         Ok(())
     }
 
-    /// Waits until a started server does its work.
+    /// Waits until a started server is ready.
     ///
     /// # Errors
-    /// When it ends, or is not ready in time: with the end of its log.
+    /// When the server ends, or is not ready in time: with the end of its log.
     pub async fn wait_until_ready(&self) -> Result<()> {
         let what = format!("{} to be ready", self.name());
         eventually(&what, READY_WITHIN, || async {
@@ -148,7 +152,8 @@ impl Server {
         .with_context(|| format!("end of {}:\n{}", self.log.display(), tail(&self.log, 15)))
     }
 
-    /// Starts it again where it has ended by itself and may be; how it ended, where it may not.
+    /// Restarts a server that has ended by itself, if a restart is left. Otherwise returns its exit
+    /// status.
     pub(crate) fn revive(&self) -> Result<Option<ExitStatus>> {
         let Some(status) = self.ended()? else { return Ok(None) };
         let one_less = |left: u32| left.checked_sub(1);
@@ -187,23 +192,23 @@ impl Server {
     /// Freezes the server: it accepts connections and never answers.
     ///
     /// # Errors
-    /// When it does not run.
+    /// When the server does not run.
     pub fn pause(&self) -> Result<()> {
         self.signal(Signal::STOP)
     }
 
-    /// Ends a [`Self::pause`], and waits until the server does its work again.
+    /// Ends a [`Self::pause`], and waits until the server is ready again.
     ///
     /// # Errors
-    /// When it does not run, or is not ready in time.
+    /// When the server does not run, or is not ready in time.
     pub async fn resume(&self) -> Result<()> {
         self.signal(Signal::CONT)?;
-        // What was asked while it was paused is answered first.
+        // The server first answers the requests that came during the pause.
         sleep(Duration::from_millis(50)).await;
         self.wait_until_ready().await
     }
 
-    /// Has the server running and ready, whatever was done to it.
+    /// Makes the server run and be ready, whatever a test has done to it.
     pub(crate) async fn recover(&self) -> Result<()> {
         let has_ended = locked(&self.child).is_none() || self.ended()?.is_some();
         if has_ended {
@@ -235,7 +240,7 @@ impl Drop for Server {
     }
 }
 
-/// The last lines of a file, or why it cannot be read.
+/// Returns the last lines of a file, or why the file cannot be read.
 pub(crate) fn tail(path: &Path, lines: usize) -> String {
     match std::fs::read(path) {
         Ok(bytes) => {
@@ -253,7 +258,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder that is gone when the test has ended.
+    /// A folder that is removed at the end of the test.
     struct Folder(PathBuf);
 
     impl Folder {
@@ -308,7 +313,7 @@ mod tests {
     async fn a_server_that_goes_on_ending_is_an_error() -> Result<()> {
         for revivals in [0, 1] {
             let folder = Folder::new()?;
-            // Its end removes the folder.
+            // The end of the server removes the folder.
             let server = server(&folder.0, 2, revivals)?;
             let error = server.start().await.unwrap_err();
             assert!(format!("{error:#}").contains("flaky ended at its start"), "{error:#}");

@@ -1,9 +1,9 @@
 //! A pool of beds that scenarios share, one scenario at a time on each.
 //!
 //! A bed takes 5 s of two cores to start, and a controller reloads the workloads of all namespaces.
-//! So a scenario that does not need a bed of its own kind takes one from the pool, and finds it
-//! with all servers running, and without the workloads, secrets and tokens of earlier scenarios. All
-//! beds end with the test program.
+//! So a scenario that does not need a special bed takes one from the pool. All servers of that bed
+//! run, and the workloads, secrets and tokens of earlier scenarios are gone. All beds end with the
+//! test program.
 
 use std::ops::Deref;
 use std::sync::{Mutex, OnceLock};
@@ -17,10 +17,10 @@ use crate::suite::note_bed;
 use crate::wait::locked;
 use crate::workload::Kind;
 
-/// The beds that no scenario uses now.
+/// The beds that no scenario uses at present.
 static IDLE: Mutex<Vec<&'static Bed>> = Mutex::new(Vec::new());
 
-/// The use of a bed of the pool, which gets it back when this value is dropped.
+/// A bed that is taken from the pool. The bed returns to the pool when this value is dropped.
 #[derive(Debug)]
 pub struct SharedBed {
     bed: &'static Bed,
@@ -41,13 +41,15 @@ impl Drop for SharedBed {
 }
 
 impl Bed {
-    /// Takes a bed from the pool, which starts one where all are in use.
+    /// Takes a bed from the pool. Starts a new bed if all are in use.
     ///
-    /// What stays from one scenario to the next: namespaces of both kinds, policies, ways to log in,
-    /// other objects than workloads. So a scenario uses names of its own for these.
+    /// Some objects stay from one scenario to the next: namespaces of both kinds, policies, auth
+    /// methods, and Kubernetes objects other than workloads. So a scenario uses names of its own
+    /// for these.
     ///
     /// # Errors
-    /// When the bed does not start, or a server that an earlier scenario stopped does not start again.
+    /// When the bed does not start, or a server that an earlier scenario stopped does not start
+    /// again.
     pub async fn shared() -> Result<SharedBed> {
         let idle = locked(&IDLE).pop();
         let bed = match idle {
@@ -66,9 +68,9 @@ impl Bed {
         Ok(shared)
     }
 
-    /// Starts a bed for one scenario alone, whose Vault keeps its storage in memory: for those that write a
-    /// thousand secrets. A bed of the pool is left with them on disk, and takes more than ten seconds to
-    /// delete them before the next scenario.
+    /// Starts a bed for one scenario alone, with Vault's storage in memory. It is for scenarios
+    /// that write a thousand secrets. A bed of the pool would keep these secrets on disk, and take
+    /// more than ten seconds to delete them before the next scenario.
     ///
     /// # Errors
     /// When the bed does not start.
@@ -78,7 +80,7 @@ impl Bed {
         Ok(bed)
     }
 
-    /// Has every server running, whatever a test has done to it, and Vault unsealed.
+    /// Makes every server run, whatever a test has done to it, and unseals Vault.
     pub(crate) async fn recover(&self) -> Result<()> {
         let optional = self.scheduler.iter().chain(&self.kwok);
         let required = [&self.etcd, &self.api_server, &self.controller_manager, &self.vault_server];
@@ -89,7 +91,8 @@ impl Bed {
     }
 }
 
-/// Each scenario has a runtime of its own, and the clients of the bed must not end with the first one.
+/// Starts a bed on a runtime that never ends. Each scenario has a runtime of its own, and the
+/// clients of the bed must not end with the first scenario.
 async fn start_for_ever() -> Result<&'static Bed> {
     static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
     let runtime = RUNTIME.get_or_init(|| Runtime::new().ok()).as_ref();

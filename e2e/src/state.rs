@@ -1,10 +1,10 @@
-//! A workload as the API server has it, and what its fields mean to a test.
+//! A workload from the API server, and the meaning of its fields for tests.
 
 use serde_json::Value;
 
 use crate::workload::{Generation, MARK, RECORD};
 
-/// A workload as the API server has it.
+/// A workload from the API server.
 #[derive(Debug, Clone)]
 pub struct State {
     /// The whole object.
@@ -48,8 +48,8 @@ impl State {
         self.object["metadata"]["annotations"][key].as_str()
     }
 
-    /// How often the workload was reloaded, by the count annotation of either generation. None
-    /// where there is none, or no number.
+    /// The number of reloads, by the count annotation of either generation. `None` if there is no
+    /// annotation, or it is no number.
     #[must_use]
     pub fn count(&self) -> Option<i64> {
         [Generation::Current, Generation::Older]
@@ -69,13 +69,14 @@ impl State {
         serde_json::from_str(self.annotation(RECORD)?).ok()
     }
 
-    /// Pods that are ready.
+    /// The number of ready pods.
     #[must_use]
     pub fn ready(&self) -> i64 {
         self.integer("/status/readyReplicas").max(self.integer("/status/numberReady"))
     }
 
-    /// Whether the workload's controller has seen the current template, and so made a revision of it.
+    /// Whether the workload's controller has seen the current template, and so has made its
+    /// revision.
     #[must_use]
     pub fn is_observed(&self) -> bool {
         self.integer("/status/observedGeneration") >= self.generation()

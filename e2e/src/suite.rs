@@ -1,9 +1,10 @@
-//! The scenarios as one program: which there are, what each needs, and how they run side by side.
+//! The program of all scenarios: the list of scenarios, their requirements, and how they run side
+//! by side.
 //!
-//! Most of a scenario is waiting, so several run at once, each on a bed of its own from the pool of
+//! A scenario mostly waits, so several run at once, each on a bed of its own from the pool of
 //! [`crate::shared`]. Long scenarios start first, so that the last ones to end are short.
 //!
-//! Invariant: a scenario ends. One that takes longer than [`SCENARIO_WITHIN`] fails.
+//! Invariant: each scenario ends. A scenario that takes longer than [`SCENARIO_WITHIN`] fails.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -22,17 +23,17 @@ use crate::binaries::Binaries;
 use crate::command_lines::VaultFlavour;
 use crate::wait::locked;
 
-/// No scenario takes longer on a machine that works. Parts of the fault suite take three minutes.
+/// The longest scenario on a working machine. Parts of the fault suite take three minutes.
 const SCENARIO_WITHIN: Duration = Duration::from_mins(10);
 
-/// How many scenarios run at once where `--test-threads` does not say. Each takes up to 1 GB, and
-/// most of the time it waits: this many keep two cores busy.
+/// The number of concurrent scenarios without `--test-threads`. Each takes up to 1 GB and mostly
+/// waits. This number keeps two cores busy.
 const AT_ONCE: usize = 8;
 
-/// How many of the slowest scenarios are listed at the end.
+/// The number of slowest scenarios that are listed at the end.
 const SLOWEST: usize = 12;
 
-/// A scenario, and what is known of it beforehand.
+/// A scenario and its marks.
 #[derive(Debug)]
 pub struct Scenario {
     name: String,
@@ -43,7 +44,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// A scenario; `module` as `module_path!` gives it.
+    /// Returns a scenario. `module` is the value of `module_path!`.
     #[must_use]
     pub fn new(module: &str, name: &str, run: fn() -> LocalBoxFuture<'static, Result<()>>) -> Self {
         let file = module.rsplit("::").next().unwrap_or_default();
@@ -51,49 +52,51 @@ impl Scenario {
         Self { name, run, is_long: false, is_alone: false, openbao_feature: None }
     }
 
-    /// Takes half a minute or more: starts before the others.
+    /// Marks a scenario that takes half a minute or more. It starts before the others.
     #[must_use]
     pub fn long(mut self) -> Self {
         self.is_long = true;
         self
     }
 
-    /// Takes all of the machine: runs before the others, and no other runs meanwhile.
+    /// Marks a scenario that needs the whole machine. It runs before the others, and alone.
     #[must_use]
     pub fn alone(mut self) -> Self {
         self.is_alone = true;
         self
     }
 
-    /// Needs LIST `detailed-metadata`, which `HashiCorp` Vault does not have.
+    /// Marks a scenario that needs LIST `detailed-metadata`, which `HashiCorp` Vault does not have.
     #[must_use]
     pub fn lists_metadata(mut self) -> Self {
         self.openbao_feature = Some("LIST detailed-metadata is a feature of OpenBao");
         self
     }
 
-    /// Needs Vault namespaces, which the free edition of `HashiCorp` Vault does not have.
+    /// Marks a scenario that needs Vault namespaces, which the free edition of `HashiCorp` Vault
+    /// does not have.
     #[must_use]
     pub fn uses_namespaces(mut self) -> Self {
         self.openbao_feature = Some("namespaces are a feature of OpenBao and of Vault Enterprise");
         self
     }
 
-    /// Starts nodes of `OpenBao` by flags and variables that `HashiCorp` Vault does not have.
+    /// Marks a scenario that starts nodes of `OpenBao` with flags and variables that `HashiCorp`
+    /// Vault does not have.
     #[must_use]
     pub fn needs_openbao(mut self) -> Self {
         self.openbao_feature = Some("it starts nodes by settings of OpenBao");
         self
     }
 
-    /// Why it cannot run on a server.
+    /// Returns why the scenario cannot run on a server.
     fn lacks(&self, flavour: VaultFlavour) -> Option<&'static str> {
         self.openbao_feature.filter(|_| flavour == VaultFlavour::Vault)
     }
 }
 
 /// Declares the scenarios of a file: functions that return `Result<()>`, each with its marks, which
-/// are methods of [`Scenario`]. A function that is not declared is dead code, and so fails the lint.
+/// are methods of [`Scenario`]. A function that is not declared is dead code and fails the lint.
 #[macro_export]
 macro_rules! scenarios {
     ($($name:ident $(: $($mark:ident)+)?),* $(,)?) => {
@@ -106,9 +109,9 @@ macro_rules! scenarios {
     };
 }
 
-/// Runs the scenarios whose names contain one of the words in the variable `ONLY`, or all. It takes
-/// the arguments of Rust's own test programs: a part of a name, `--exact`, `--skip`, `--list`,
-/// `--test-threads`.
+/// Runs the scenarios whose names contain one of the words in the variable `ONLY`, or all
+/// scenarios. Takes the arguments of Rust's own test programs: a part of a name, `--exact`,
+/// `--skip`, `--list`, `--test-threads`.
 #[must_use]
 pub fn main(mut scenarios: Vec<Scenario>) -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -145,9 +148,9 @@ pub fn main(mut scenarios: Vec<Scenario>) -> ExitCode {
     conclusion.exit_code()
 }
 
-/// Runs one scenario on a runtime of its own, with which all its tasks end.
+/// Runs one scenario on a runtime of its own. All its tasks end with the runtime.
 fn run(scenario: &Scenario) -> Result<(), Failed> {
-    // Poisoned by a scenario that failed, it is as good as before.
+    // A failed scenario may poison this lock, which holds no data.
     static MACHINE: RwLock<()> = RwLock::new(());
     let (_alone, _beside) = if scenario.is_alone {
         (Some(MACHINE.write().unwrap_or_else(PoisonError::into_inner)), None)
@@ -177,7 +180,7 @@ pub(crate) fn note_bed(folder: PathBuf) {
     USED_BEDS.with_borrow_mut(|beds| beds.push(folder));
 }
 
-/// The beds that a scenario uses, whose folders are kept unless it ends well.
+/// The beds that a scenario uses. Their folders are kept unless the scenario succeeds.
 struct UsedBeds {
     are_kept: bool,
 }

@@ -19,12 +19,12 @@ impl Table {
         }
     }
 
-    /// Adds a row; cells beyond the headings have none.
+    /// Adds a row. Cells beyond the headings have no heading.
     pub fn row<Cell: Into<String>>(&mut self, cells: impl IntoIterator<Item = Cell>) {
         self.rows.push(cells.into_iter().map(Into::into).collect());
     }
 
-    /// How many lines it is printed on.
+    /// The number of printed lines.
     #[must_use]
     pub fn height(&self) -> usize {
         self.rows.len() + 2

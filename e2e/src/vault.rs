@@ -1,7 +1,7 @@
-//! The bed's Vault server as its administrator sees it: secrets, mounts, namespaces, sealing.
+//! The bed's Vault server for its administrator: secrets, mounts, namespaces, sealing.
 //!
-//! Tokens, policies and ways to log in are in [`crate::vault_access`]. Works against `OpenBao` and
-//! `HashiCorp` Vault alike; what only one of them has says so.
+//! Tokens, policies and auth methods are in [`crate::vault_access`]. The code works with `OpenBao`
+//! and `HashiCorp` Vault. A comment says so if only one of them has a feature.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::command_lines::VaultFlavour;
 use crate::json::text;
 use crate::wait::{eventually, locked};
 
-/// A paused server never answers; a test must not wait for it for ever.
+/// The time-out of a request. A paused server never answers, and a test must not wait for ever.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long an answer about a server's health may take.
+/// The time-out of a request for a server's health.
 const HEALTH_WITHIN: Duration = Duration::from_secs(2);
 
 /// A client with the root token.
@@ -38,12 +38,12 @@ struct Keys {
     unseal_key: String,
 }
 
-/// What the server says a version of a secret is.
+/// A version of a secret, as the server describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Version {
-    /// Its number.
+    /// The number of the version.
     pub version: u64,
-    /// When it was written, by the server's clock, RFC 3339 with nanoseconds.
+    /// The creation time by the server's clock, RFC 3339 with nanoseconds.
     pub created_time: String,
 }
 
@@ -59,8 +59,8 @@ impl Vault {
         })
     }
 
-    /// Whether the server is `OpenBao`. Namespaces, and the LIST that answers with the metadata of a
-    /// whole folder, are missing in `HashiCorp` Vault.
+    /// Whether the server is `OpenBao`. `HashiCorp` Vault has no namespaces, and no LIST that
+    /// returns the metadata of a whole folder.
     #[must_use]
     pub fn is_openbao(&self) -> bool {
         self.flavour == VaultFlavour::OpenBao
@@ -72,7 +72,7 @@ impl Vault {
         &self.address
     }
 
-    /// A token that may do everything. Another one after a start with empty storage.
+    /// A token that may do everything. It changes after a start with empty storage.
     #[must_use]
     pub fn root_token(&self) -> String {
         locked(&self.keys).root_token.clone()
@@ -89,17 +89,17 @@ impl Vault {
         Self { address: format!("http://127.0.0.1:{port}"), ..self.clone() }
     }
 
-    /// Makes a namespace (`OpenBao`, or Vault Enterprise).
+    /// Creates a namespace (`OpenBao`, or Vault Enterprise).
     pub async fn create_namespace(&self, name: &str) -> Result<()> {
         self.ask(Method::POST, &format!("sys/namespaces/{name}"), Some(json!({}))).await.map(drop)
     }
 
-    /// Sealed, as an operator or a crash leaves it: every request is answered 503.
+    /// Seals the server, as an operator or a crash does. It then answers every request with 503.
     pub async fn seal(&self) -> Result<()> {
         self.ask(Method::PUT, "sys/seal", None).await.map(drop)
     }
 
-    /// Unseals, and waits until the server does its work again.
+    /// Unseals the server, and waits until it is ready again.
     pub async fn unseal(&self) -> Result<()> {
         eventually("Vault to be unsealed", Duration::from_secs(30), || async {
             Ok(self.make_ready().await?.then_some(()))
@@ -107,7 +107,8 @@ impl Vault {
         .await
     }
 
-    /// One step towards a server that does its work: initialised, unsealed, active.
+    /// Takes one step towards a ready server: initialised, unsealed, active. Returns whether the
+    /// server is ready.
     pub(crate) async fn make_ready(&self) -> Result<bool> {
         match self.health().await? {
             200 => Ok(true),
@@ -141,7 +142,7 @@ impl Vault {
         self.ask(Method::PUT, "sys/unseal", Some(key)).await.map(drop)
     }
 
-    /// Has the server write its audit log, where its configuration cannot say so.
+    /// Enables the audit log of a server whose configuration cannot declare it.
     pub(crate) async fn enable_audit(&self) -> Result<()> {
         if self.flavour == VaultFlavour::Vault {
             let options = json!({"file_path": self.audit_log, "log_raw": "true"});
@@ -173,7 +174,7 @@ impl Vault {
         self.ask(Method::POST, &format!("sys/mounts/{mount}"), Some(body)).await.map(drop)
     }
 
-    /// Takes a mount away, with all that is in it.
+    /// Removes a mount with all its content.
     pub async fn disable(&self, mount: &str) -> Result<()> {
         self.ask(Method::DELETE, &format!("sys/mounts/{mount}"), None).await.map(drop)
     }
@@ -184,11 +185,11 @@ impl Vault {
         Kv { vault: self.clone(), mount: mount.to_owned() }
     }
 
-    /// Any request of the API, with the root token; `path` without `/v1/`. `Null` for an empty
-    /// answer.
+    /// Sends any request of the API with the root token. `path` is without `/v1/`. Returns `Null`
+    /// for an empty answer.
     ///
     /// # Errors
-    /// For an answer that is no success, with its status and text.
+    /// For an answer that is no success: with its status and text.
     pub async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
         let token = self.root_token();
         self.ask_as(&token, method, path, body).await
@@ -274,17 +275,17 @@ impl Kv {
         self.ask(Method::PUT, "destroy", path, Some(body)).await.map(drop)
     }
 
-    /// Removes the secret with all versions: afterwards its path is "not found".
+    /// Removes the secret with all versions. Afterwards its path is not found.
     pub async fn delete_metadata(&self, path: &str) -> Result<()> {
         self.ask(Method::DELETE, "metadata", path, None).await.map(drop)
     }
 
-    /// Edits the metadata, for example `{"delete_version_after": "1h"}`; makes no version.
+    /// Edits the metadata, for example `{"delete_version_after": "1h"}`. Makes no new version.
     pub async fn put_metadata(&self, path: &str, metadata: Value) -> Result<()> {
         self.ask(Method::POST, "metadata", path, Some(metadata)).await.map(drop)
     }
 
-    /// The metadata, with all versions.
+    /// Reads the metadata, with all versions.
     pub async fn metadata(&self, path: &str) -> Result<Value> {
         let mut answer = self.ask(Method::GET, "metadata", path, None).await?;
         Ok(answer["data"].take())

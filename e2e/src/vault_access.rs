@@ -1,4 +1,4 @@
-//! Who may do what on the bed's Vault server: policies, tokens, login by `auth/kubernetes`.
+//! The permissions on the bed's Vault server: policies, tokens, login by `auth/kubernetes`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -17,24 +17,24 @@ use crate::cluster::Cluster;
 use crate::json::text;
 use crate::vault::Vault;
 
-/// The policy of least privilege for the controller; every bed has it, for the mount `secret`.
+/// The name of the controller's policy of least privilege. Every bed has it for the mount `secret`.
 pub const RELOADER_POLICY: &str = "reloader";
 
-/// Where users are told which policy to write.
+/// The README, which shows users the policy to write.
 const README: &str = include_str!("../../README.md");
 
-/// How its rules begin.
+/// The start of the policy's rules in the README.
 const RULE: &str = "path \"secret/";
 
-/// A token to be made. The default: the policy [`RELOADER_POLICY`], a day, renewable.
+/// A token to create. The default: the policy [`RELOADER_POLICY`], a day, renewable.
 #[derive(Debug, Clone, Serialize)]
 pub struct TokenRequest {
     /// The policies.
     pub policies: Vec<String>,
-    /// How long it lives, such as `1h`.
+    /// The lifetime, such as `1h`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<String>,
-    /// How long it lives at most, however often it is renewed.
+    /// The longest lifetime with renewals.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub explicit_max_ttl: Option<String>,
     /// The period of a periodic token.
@@ -42,7 +42,7 @@ pub struct TokenRequest {
     pub period: Option<String>,
     /// Whether it can be renewed.
     pub renewable: bool,
-    /// How many requests it is good for; 0 for any number.
+    /// The number of requests that the token is good for; 0 for any number.
     pub num_uses: u32,
     /// `service` or `batch`.
     #[serde(rename = "type")]
@@ -69,16 +69,16 @@ impl Default for TokenRequest {
     }
 }
 
-/// A token and how to name it without showing it.
+/// A token, and an accessor that names the token without showing it.
 #[derive(Debug, Clone)]
 pub struct Token {
     /// The token itself.
     pub token: String,
-    /// Its accessor; empty for a batch token, which has none.
+    /// The accessor; empty for a batch token, which has none.
     pub accessor: String,
 }
 
-/// A role of `auth/kubernetes`: which `ServiceAccount` may log in, for what.
+/// A role of `auth/kubernetes`: the `ServiceAccount` that may log in, and its policies.
 #[derive(Debug, Clone)]
 pub struct KubernetesRole {
     /// The role's name, as in `VAULT_ROLE`.
@@ -89,14 +89,14 @@ pub struct KubernetesRole {
     pub service_account: String,
     /// The policies that its tokens have.
     pub policies: Vec<String>,
-    /// How long its tokens live, such as `60s`.
+    /// The lifetime of its tokens, such as `60s`.
     pub token_ttl: String,
-    /// How long they live at most, however often they are renewed; `0` for the server's bound.
+    /// The longest lifetime of its tokens with renewals; `0` for the server's limit.
     pub token_max_ttl: String,
 }
 
 impl KubernetesRole {
-    /// A role with the controller's policy and tokens of an hour.
+    /// Returns a role with the controller's policy and tokens of an hour.
     #[must_use]
     pub fn new(name: &str, namespace: &str, service_account: &str) -> Self {
         Self {
@@ -111,7 +111,7 @@ impl KubernetesRole {
 }
 
 impl Vault {
-    /// The rules that the README gives, for one KV v2 mount: all scenarios run with them.
+    /// Returns the rules of the README for one KV v2 mount. All scenarios run with these rules.
     #[must_use]
     pub fn reloader_rules(mount: &str) -> String {
         let rules = README.lines().filter_map(|line| line.trim().strip_prefix(RULE));
@@ -119,7 +119,7 @@ impl Vault {
         rules.concat()
     }
 
-    /// Gives the server what every bed has: the audit log, KV v2 at `secret/`, and the controller's
+    /// Prepares the server as in every bed: the audit log, KV v2 at `secret/`, and the controller's
     /// policy.
     pub(crate) async fn prepare(&self) -> Result<()> {
         self.enable_audit().await?;
@@ -127,13 +127,13 @@ impl Vault {
         self.put_policy(RELOADER_POLICY, &Self::reloader_rules("secret")).await
     }
 
-    /// Writes a policy; tokens that have it feel it at once.
+    /// Writes a policy. The change affects existing tokens at once.
     pub async fn put_policy(&self, name: &str, rules: &str) -> Result<()> {
         let body = json!({ "policy": rules });
         self.ask(Method::PUT, &format!("sys/policies/acl/{name}"), Some(body)).await.map(drop)
     }
 
-    /// Makes a token.
+    /// Creates a token.
     pub async fn create_token(&self, request: &TokenRequest) -> Result<Token> {
         let body = serde_json::to_value(request)?;
         let answer = self.ask(Method::POST, "auth/token/create", Some(body)).await?;
@@ -143,7 +143,7 @@ impl Vault {
         })
     }
 
-    /// Revokes a token, and all that was made with it.
+    /// Revokes a token, and all tokens and leases that were created with it.
     pub async fn revoke(&self, token: &str) -> Result<()> {
         let body = json!({ "token": token });
         self.ask(Method::POST, "auth/token/revoke", Some(body)).await.map(drop)
@@ -160,18 +160,18 @@ impl Vault {
         let own = self.lookup(&self.root_token()).await?;
         let own = text(&own, "/accessor")?;
         for accessor in self.accessors().await?.iter().filter(|accessor| **accessor != own) {
-            // One that expires meanwhile is gone as well.
+            // A token that expires meanwhile is gone too.
             drop(self.revoke_accessor(accessor).await);
         }
         Ok(())
     }
 
-    /// Revokes all tokens that came from a way to log in, such as `auth/kubernetes/login`.
+    /// Revokes all tokens that came from a login path, such as `auth/kubernetes/login`.
     pub async fn revoke_prefix(&self, prefix: &str) -> Result<()> {
         self.ask(Method::PUT, &format!("sys/leases/revoke-prefix/{prefix}"), None).await.map(drop)
     }
 
-    /// What the server knows of a token: `ttl`, `policies`, `num_uses`.
+    /// Returns the server's data of a token: `ttl`, `policies`, `num_uses`.
     ///
     /// # Errors
     /// Also when the token is not valid: revoked, expired, or never made.
@@ -181,13 +181,15 @@ impl Vault {
         Ok(answer["data"].take())
     }
 
-    /// The accessors of all tokens that live: how many a controller left behind.
+    /// Returns the accessors of all valid tokens, to count the tokens that a controller left
+    /// behind.
     pub async fn accessors(&self) -> Result<Vec<String>> {
         let answer = self.ask(Method::GET, "auth/token/accessors?list=true", None).await?;
         Ok(serde_json::from_value(answer["data"]["keys"].clone())?)
     }
 
-    /// The number of tokens made by each auth method since the server started, `token` included.
+    /// Returns the number of tokens that each auth method created since the server started,
+    /// including `token`.
     pub async fn tokens_created(&self) -> Result<BTreeMap<String, u64>> {
         let metrics = self.ask_text("sys/metrics?format=prometheus").await?;
         let mut made = BTreeMap::new();
@@ -220,7 +222,8 @@ impl Vault {
         self.ask(Method::POST, &format!("auth/{mount}/config"), Some(config)).await.map(drop)
     }
 
-    /// Gives the plugin the name of the auth method that other builds of Vault have built in.
+    /// Registers the plugin under the name of the auth method that is built into other builds of
+    /// Vault.
     async fn register_kubernetes_auth(&self, plugin: &Path) -> Result<()> {
         let content =
             fs::read(plugin).with_context(|| format!("cannot read {}", plugin.display()))?;
@@ -232,7 +235,7 @@ impl Vault {
         self.ask(Method::PUT, "sys/plugins/catalog/auth/kubernetes", Some(body)).await.map(drop)
     }
 
-    /// Whether a way to log in is enabled at `mount`.
+    /// Whether an auth method is enabled at `mount`.
     pub async fn is_auth_enabled(&self, mount: &str) -> Result<bool> {
         let enabled = self.ask(Method::GET, "sys/auth", None).await?;
         Ok(enabled["data"].get(format!("{mount}/")).is_some())
@@ -251,7 +254,7 @@ impl Vault {
         self.ask(Method::POST, &path, Some(body)).await.map(drop)
     }
 
-    /// How long a token lives yet.
+    /// Returns the remaining lifetime of a token.
     pub async fn ttl(&self, token: &str) -> Result<Duration> {
         let seconds = self.lookup(token).await?["ttl"].as_u64().unwrap_or_default();
         Ok(Duration::from_secs(seconds))
@@ -262,7 +265,7 @@ impl Vault {
 mod tests {
     use super::*;
 
-    /// The rules in a text that is about more than that, without comments and spaces.
+    /// Returns the rules in a longer text, without comments and spaces.
     fn rules(text: &str) -> String {
         let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
         let text: String = lines.flat_map(str::chars).filter(|c| !c.is_whitespace()).collect();

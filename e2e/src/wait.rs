@@ -1,4 +1,4 @@
-//! Waiting for a condition with a deadline: what tests do instead of sleeping.
+//! Waits for a condition with a deadline. Tests do this instead of sleeping.
 
 use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,21 +7,21 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// How long after the first look at a condition the next one comes. Short, so that a test is not
-/// slower than what it tests.
+/// The pause after the first look at a condition. It is short, so that a test is not slower than
+/// the tested code.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// The longest pause between two looks. Many scenarios wait at once, and each look costs a server
 /// some work.
 const LONGEST_PAUSE: Duration = Duration::from_millis(160);
 
-/// Calls `look` until it finds something, and returns that.
+/// Calls `look` until it finds a value, and returns the value.
 ///
-/// An error of `look` counts as "not yet", since servers are stopped and paused under tests; the
-/// last one is part of the error. `what` completes the sentence "waited 5s for ...".
+/// An error of `look` counts as "not yet", since servers are stopped and paused under tests. The
+/// last error is part of the returned one. `what` completes the sentence "waited 5s for ...".
 ///
 /// # Errors
-/// When nothing was found `within` the time.
+/// When no value was found `within` the time.
 pub async fn eventually<T, Look, Found>(what: &str, within: Duration, mut look: Look) -> Result<T>
 where
     Look: FnMut() -> Found,
@@ -46,7 +46,8 @@ where
     }
 }
 
-/// Locks, also after a panic of another holder: what the beds keep under locks stays usable.
+/// Locks a mutex, also after a panic of another holder. The data that beds keep under locks stays
+/// usable.
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

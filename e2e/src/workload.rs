@@ -68,7 +68,7 @@ impl Generation {
     }
 }
 
-/// The annotation of the pod template that each reload makes anew.
+/// The annotation of the pod template that each reload sets to a new value.
 pub const MARK: &str = "secrets-reloader.security.bank-vaults.io/reload-mark";
 /// The annotation of the workload itself that holds the record, as JSON.
 pub const RECORD: &str = "secrets-reloader.security.bank-vaults.io/reload-record";
@@ -76,23 +76,23 @@ pub const RECORD: &str = "secrets-reloader.security.bank-vaults.io/reload-record
 /// Names a workload.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkloadName {
-    /// Its kind.
+    /// The kind.
     pub kind: Kind,
-    /// Its namespace.
+    /// The namespace.
     pub namespace: String,
-    /// Its name.
+    /// The name.
     pub name: String,
 }
 
 impl WorkloadName {
-    /// A name.
+    /// Returns the name of a workload.
     #[must_use]
     pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
         Self { kind, namespace: namespace.to_owned(), name: name.to_owned() }
     }
 }
 
-/// As the controller's log lines name workloads: `namespace/Kind/name`.
+/// Formats the name as in the controller's log lines: `namespace/Kind/name`.
 impl fmt::Display for WorkloadName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}/{}/{}", self.namespace, self.kind, self.name)
@@ -105,7 +105,7 @@ impl AsRef<WorkloadName> for WorkloadName {
     }
 }
 
-/// A workload to be applied. Without anything else: one replica, one container, not opted in.
+/// A workload to apply. By default it has one replica and one container, and is not opted in.
 #[derive(Debug, Clone)]
 pub struct Workload {
     name: WorkloadName,
@@ -162,7 +162,7 @@ impl Workload {
         Self::new(Kind::StatefulSet, namespace, name)
     }
 
-    /// What names it.
+    /// The name of the workload.
     #[must_use]
     pub fn name(&self) -> &WorkloadName {
         &self.name
@@ -180,7 +180,7 @@ impl Workload {
         self.template_annotation(generation.opt_in(), "true")
     }
 
-    /// Takes the opt-in of both generations away.
+    /// Removes the opt-in of both generations.
     #[must_use]
     pub fn opted_out(mut self) -> Self {
         for generation in [Generation::Current, Generation::Older] {
@@ -189,14 +189,14 @@ impl Workload {
         self
     }
 
-    /// A variable of the container, such as `vault:secret/data/mysql#password`.
+    /// Adds a variable of the container, such as `vault:secret/data/mysql#password`.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push(json!({"name": name, "value": value}));
         self
     }
 
-    /// A variable of the container whose value is elsewhere, such as
+    /// Adds a variable of the container with `valueFrom`, such as
     /// `{"configMapKeyRef": {"name": "refs", "key": "A"}}`.
     #[must_use]
     pub fn env_value_from(mut self, name: &str, source: &Value) -> Self {
@@ -204,21 +204,21 @@ impl Workload {
         self
     }
 
-    /// Variables of the container by all keys of a source, such as `{"configMapRef": {"name": "refs"}}`.
+    /// Adds the variables of all keys of a source, such as `{"configMapRef": {"name": "refs"}}`.
     #[must_use]
     pub fn env_from(mut self, source: &Value) -> Self {
         self.env_from.push(source.clone());
         self
     }
 
-    /// A variable of an init container.
+    /// Adds a variable of an init container.
     #[must_use]
     pub fn init_env(mut self, name: &str, value: &str) -> Self {
         self.init_env.push(json!({"name": name, "value": value}));
         self
     }
 
-    /// Forgets all variables of both containers: references are lost.
+    /// Removes all variables of both containers, and so all references.
     #[must_use]
     pub fn without_env(mut self) -> Self {
         self.env.clear();
@@ -227,28 +227,28 @@ impl Workload {
         self
     }
 
-    /// An annotation of the pod template.
+    /// Adds an annotation of the pod template.
     #[must_use]
     pub fn template_annotation(mut self, key: &str, value: &str) -> Self {
         self.template_annotations.insert(key.to_owned(), value.to_owned());
         self
     }
 
-    /// An annotation of the workload itself.
+    /// Adds an annotation of the workload itself.
     #[must_use]
     pub fn annotation(mut self, key: &str, value: &str) -> Self {
         self.annotations.insert(key.to_owned(), value.to_owned());
         self
     }
 
-    /// A label of the workload and of its pods.
+    /// Adds a label of the workload and of its pods.
     #[must_use]
     pub fn label(mut self, key: &str, value: &str) -> Self {
         self.labels.insert(key.to_owned(), value.to_owned());
         self
     }
 
-    /// The selector, where it is not `app=NAME`: for workloads whose selectors overlap.
+    /// Sets a selector other than `app=NAME`, for workloads whose selectors overlap.
     #[must_use]
     pub fn selector(mut self, labels: &[(&str, &str)]) -> Self {
         let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
@@ -256,33 +256,33 @@ impl Workload {
         self
     }
 
-    /// How many pods; a `DaemonSet` has one a node.
+    /// Sets the number of pods. A `DaemonSet` has one pod a node.
     #[must_use]
     pub fn replicas(mut self, replicas: u32) -> Self {
         self.replicas = replicas;
         self
     }
 
-    /// A field of `spec`, such as `paused` or `updateStrategy`.
+    /// Sets a field of `spec`, such as `paused` or `updateStrategy`.
     #[must_use]
     pub fn spec(mut self, field: &str, value: Value) -> Self {
         self.spec.insert(field.to_owned(), value);
         self
     }
 
-    /// Its pods run and never become ready.
+    /// Makes pods that run and never become ready.
     #[must_use]
     pub fn never_ready(self) -> Self {
         self.label("e2e/ready", "never")
     }
 
-    /// Its pods become ready that long after they were scheduled.
+    /// Makes pods that become ready after this delay from their scheduling.
     #[must_use]
     pub fn ready_after(self, delay: Duration) -> Self {
         self.template_annotation("e2e/ready-after", &format!("{}ms", delay.as_millis()))
     }
 
-    /// The object, as it is sent to the API server.
+    /// Returns the object that is sent to the API server.
     #[must_use]
     pub fn manifest(&self) -> Value {
         let default_selector = || BTreeMap::from([("app".to_owned(), self.name.name.clone())]);
@@ -310,7 +310,7 @@ impl Workload {
             Kind::StatefulSet => {
                 spec["replicas"] = json!(self.replicas);
                 spec["serviceName"] = json!(self.name.name);
-                // One pod after the other only makes tests slower.
+                // Starting pods one after the other only makes tests slower.
                 spec["podManagementPolicy"] = json!("Parallel");
             }
         }

@@ -1,4 +1,4 @@
-//! What else is decoded of the API server, by the types that `kube` decodes it with. Input: JSON.
+//! The other answers of the API server, decoded with the types that `kube` uses. Input: JSON.
 
 use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
 use k8s_openapi::api::core::v1::Secret;
@@ -8,9 +8,9 @@ use vault_secrets_reloader::kubernetes::object::Object;
 use vault_secrets_reloader::kubernetes::patcher::last_writer;
 use vault_secrets_reloader::references::manifest::Manifest;
 
-/// Asserts what must hold of any JSON.
+/// Asserts the properties that hold for any JSON.
 pub fn check(data: &[u8]) {
-    // Whatever they make of it: no panic.
+    // Any result is fine, but no panic.
     let list = serde_json::from_slice::<ObjectList<Object>>(data);
     let event = serde_json::from_slice::<WatchEvent<Object>>(data);
     drop((list, event));
@@ -26,7 +26,8 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// An object in a list, in an event of a watch, and alone is the same to us; and it stops neither.
+/// Asserts that an object in a list, an object in an event of a watch and an object alone are
+/// decoded alike, and that the object stops neither the list nor the watch.
 fn check_that_all_ways_lead_to_the_same(object: &Value) {
     let alone = serde_json::from_str::<Object>(&object.to_string());
     let Ok(alone) = alone.map(Object::into_manifest) else {
@@ -40,7 +41,7 @@ fn check_that_all_ways_lead_to_the_same(object: &Value) {
     let listed: Vec<Manifest> =
         list.into_iter().flat_map(|list| list.items).map(Object::into_manifest).collect();
     assert!(listed.len() == 3 && listed[0] == alone && listed[2] == alone, "{object}");
-    // The type may come before or behind the object.
+    // The type may come before or after the object.
     for event in [
         format!(r#"{{"type":"MODIFIED","object":{object}}}"#),
         format!(r#"{{"object":{object},"type":"MODIFIED"}}"#),

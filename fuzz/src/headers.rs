@@ -8,7 +8,7 @@ use vault_secrets_reloader::vault::answer::retry_after;
 
 use crate::input::{first_line, now};
 
-/// Asserts what must hold of any headers.
+/// Asserts the properties that hold for any headers.
 pub fn check(data: &[u8]) {
     let (vault_date, rest) = first_line(data);
     let (cluster_date, rest) = first_line(rest);
@@ -23,16 +23,17 @@ pub fn check(data: &[u8]) {
         for time in [now(), Timestamp::MIN, Timestamp::MAX] {
             assert!(clock.at_least(time) <= clock.at(time));
         }
-        // What is no date changes nothing.
+        // A header that is no date changes nothing.
         let read = clock.at(now());
         clock.observe_date("yesterday", Timestamp::MIN, Timestamp::MAX);
         assert_eq!(clock.at(now()), read);
     }
-    // Either way it is the same difference, since the answers took no time, and one second is none.
+    // Both directions give the same difference, since the answers took no time. A difference of one
+    // second counts as none.
     let (there, back) = (skew(&vault, &cluster), skew(&cluster, &vault));
     assert_eq!(there, -back);
     assert!(there.is_zero() || there.unsigned_abs() > Duration::from_secs(1), "{there:?}");
-    // The server's own time is believed before any header.
+    // The server's own time takes precedence over any header.
     for (clock, date) in [(&vault, &cluster_date), (&cluster, &vault_date)] {
         clock.observe_own_time(now(), now(), now());
         let own = clock.at(now());

@@ -1,12 +1,12 @@
-//! What is decoded of others, one module a target: each has a function that takes any bytes and
-//! asserts what must hold of them, which is more than that nothing panics.
+//! The decoders of foreign data, one module a target. Each target has a function that takes any
+//! bytes and asserts properties of the decoded value, not only the absence of panics.
 //!
-//! `make fuzz` runs the targets under libFuzzer, each by a file in `fuzz_targets/`; `tests/replay.rs`
-//! runs them, on the stable toolchain and with every `make test`, over the inputs that are kept in
-//! `corpus/` and `regressions/`.
+//! `make fuzz` runs the targets under libFuzzer, each by a file in `fuzz_targets/`.
+//! `tests/replay.rs` runs them over the inputs in `corpus/` and `regressions/`, on the stable
+//! toolchain and with every `make test`.
 //!
-//! Invariant: a target does no I/O and reads no clock or randomness, so that an input that fails once
-//! fails always.
+//! Invariant: a target does no I/O and reads no clock or randomness, so that an input that fails
+//! once fails always.
 
 #![allow(
     clippy::missing_panics_doc,
@@ -30,7 +30,7 @@ pub mod rules;
 pub mod token;
 pub mod words;
 
-/// A target: its name, and what it does with an input.
+/// A target: its name and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.

@@ -7,7 +7,7 @@ use vault_secrets_reloader::vault::metadata;
 
 use crate::input::{first_line, now};
 
-/// Asserts what must hold of any answer.
+/// Asserts the properties that hold for any answer.
 pub fn check(data: &[u8]) {
     let (status, body) = first_line(data);
     let Ok(status) = status.trim().parse() else { return };
@@ -16,7 +16,7 @@ pub fn check(data: &[u8]) {
         assert!(page(body).is_err(), "it is no JSON");
         return;
     };
-    // Without double keys there is only one way to read it.
+    // Without duplicate keys, the JSON has only one reading.
     let body = value.to_string();
     let Ok(Page { found, keys, last }) = page(body.as_bytes()) else { return };
     if status == 404 {
@@ -28,7 +28,7 @@ pub fn check(data: &[u8]) {
     assert!(found.len() <= keys);
     for (key, seen) in found {
         assert!(is_wanted(&key) && its.contains(&json!(*key)), "{key:?}");
-        // It says what an answer about the secret alone would say.
+        // The page says the same as an answer about the secret alone.
         let alone = json!({ "data": value["data"]["key_info"][&*key] }).to_string();
         let alone = metadata::read(&Answer::new(200, alone.into_bytes()), now());
         assert_eq!(alone, Ok(seen), "{key:?}");

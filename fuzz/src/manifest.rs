@@ -1,4 +1,4 @@
-//! An object of the API server, from its JSON to a workload. Input: the JSON.
+//! The path of an API server's object from its JSON to a workload. Input: the JSON.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use vault_secrets_reloader::references::source::SourceState;
 
 use crate::path::assert_is_clean;
 
-/// Asserts what must hold of any JSON.
+/// Asserts the properties that hold for any JSON.
 pub fn check(data: &[u8]) {
     let Some(manifest) = manifest_of(data) else { return };
     assert_eq!(manifest_of(data), Some(manifest.clone()), "the same bytes are the same");
     for kind in Kind::ALL {
         check_read(&manifest, kind);
     }
-    // Any JSON is an object; without double keys there is only one way to read it.
+    // Any JSON is an object. Without duplicate keys, the JSON has only one reading.
     if let Ok(value) = serde_json::from_slice::<Value>(data) {
         let text = value.to_string();
         let manifest = manifest_of(text.as_bytes());
@@ -51,7 +51,7 @@ fn check_against_slow_reading(manifest: &Manifest, value: &Value) {
     let template = &value["spec"]["template"];
     let mut variables = Vec::new();
     let mut sources = BTreeSet::new();
-    // Containers whose variables hold others; their values are other ones then.
+    // Containers in which a variable refers to other variables. Their values are expanded.
     let mut expanded = BTreeSet::new();
     let name_of = |source: &Value| source["name"].as_str().unwrap_or_default().to_owned();
     for list in ["containers", "initContainers", "ephemeralContainers"] {
@@ -94,7 +94,7 @@ fn check_against_slow_reading(manifest: &Manifest, value: &Value) {
         .collect();
     read.sort_unstable();
     assert_eq!(read, variables);
-    // Where two of a kind stand in one place, one of them is read.
+    // If a place names two sources of one kind, one of them is read.
     let named = manifest.containers.iter().flat_map(Container::sources);
     assert!(named.into_iter().all(|source| sources.contains(&source.name)));
 }
@@ -118,7 +118,7 @@ fn check_read(manifest: &Manifest, kind: Kind) {
 
     let without = Manifest { record: None, ..manifest.clone() }.read(kind, &servers, unknown);
     if record_error.is_some() {
-        // What cannot be read is none, and changes nothing else.
+        // A record that cannot be read counts as no record, and changes nothing else.
         assert_eq!(Read { record_error: None, ..read.clone() }, without);
     }
     let Some(workload) = workload else { return };

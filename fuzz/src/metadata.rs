@@ -8,7 +8,7 @@ use vault_secrets_reloader::vault::metadata::{Metadata, read};
 
 use crate::input::{first_line, now};
 
-/// Asserts what must hold of any answer.
+/// Asserts the properties that hold for any answer.
 pub fn check(data: &[u8]) {
     let (status, body) = first_line(data);
     let Ok(status) = status.trim().parse() else { return };
@@ -17,12 +17,12 @@ pub fn check(data: &[u8]) {
     let is_json = serde_json::from_str::<IgnoredAny>(text).is_ok();
     assert!(is_json || seen.is_err(), "{seen:?} of what is no JSON");
     let Ok(value) = serde_json::from_str::<Value>(text) else { return };
-    // Without double keys there is only one way to read it.
+    // Without duplicate keys, the JSON has only one reading.
     let seen = read(&Answer::new(status, value.to_string().into_bytes()), now()).ok();
     assert_eq!(seen, read_slowly(status, &value), "{status} {value}");
 }
 
-/// What a well-formed answer says; `None` is what is not.
+/// Returns the metadata of a well-formed answer, and `None` for any other answer.
 fn read_slowly(status: u16, body: &Value) -> Option<Metadata> {
     let body = body.as_object()?;
     if status == 404 {

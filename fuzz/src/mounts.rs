@@ -1,5 +1,5 @@
-//! The mounts that the server tells of. Input: the path that was asked for, and after the first
-//! newline the body.
+//! The mounts that the server reports. Input: the requested path, and after the first newline the
+//! body.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use vault_secrets_reloader::vault::mounts::{Classified, Engine, Mounts};
 
 use crate::input::{first_line, now};
 
-/// Asserts what must hold of any answer.
+/// Asserts the properties that hold for any answer.
 pub fn check(data: &[u8]) {
     let (path, body) = first_line(data);
     let read = Mounts::read(&Answer::new(200, body.to_vec()), now());
@@ -29,7 +29,7 @@ pub fn check(data: &[u8]) {
     for _ in 0..3 {
         mounts.learn(Some("team"), &path, (mount.clone(), engine.clone()), Instant::now());
     }
-    // A mount of a child of the namespace is told of by its path from the root.
+    // The server reports a mount of a child namespace by its path from the root.
     let within = mount.strip_prefix("team/").filter(|within| !within.is_empty());
     let is_within = |mount: &str| path.starts_with(mount) || mount == format!("{path}/");
     let mount = within.filter(|within| !is_within(&mount) && is_within(within)).unwrap_or(&mount);

@@ -1,18 +1,19 @@
-//! Manifests that are checked offline, and values that are explained. Input: YAML or JSON.
+//! The commands `check` and `explain`: manifests to check, and values to explain. Input: YAML or
+//! JSON.
 
 use vault_secrets_reloader::cli::check::Manifests;
 use vault_secrets_reloader::cli::{explain, print};
 use vault_secrets_reloader::references::servers::Servers;
 use vault_secrets_reloader::references::source::ReadableSources;
 
-/// Asserts what must hold of any file.
+/// Asserts the properties that hold for any file.
 pub fn check(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut manifests = Manifests::default();
     manifests.add("file.yaml", &text);
     let report =
         manifests.check(ReadableSources { config_maps: true, secrets: true }, &Servers::default());
-    // To YAML, a carriage return alone ends a line, too.
+    // In YAML, a carriage return alone also ends a line.
     let lines = text.split(['\r', '\n']).count() as u64;
     for workload in &report.workloads {
         assert!(!workload.references.is_empty() || !workload.remarks.is_empty());

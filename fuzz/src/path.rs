@@ -1,6 +1,6 @@
-//! What must hold of each path that is sent to Vault.
+//! The properties of each path that is sent to Vault.
 
-/// A path as it may go to a server: see `core::reference`.
+/// Asserts that a path is clean enough for a request to a server.
 pub(crate) fn assert_is_clean(path: &str) {
     assert!(!path.is_empty() && path.len() <= 2048, "{} bytes", path.len());
     assert!(!path.chars().any(char::is_control), "{path:?}");

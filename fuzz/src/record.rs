@@ -1,9 +1,9 @@
-//! The record as it stands in an annotation. Input: the annotation.
+//! The record in an annotation. Input: the annotation.
 
 use serde_json::Value;
 use vault_secrets_reloader::model::record::{Record, RecordError};
 
-/// Asserts what must hold of any annotation.
+/// Asserts the properties that hold for any annotation.
 pub fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let format = serde_json::from_str::<Value>(text).ok().and_then(|value| value["v"].as_u64());

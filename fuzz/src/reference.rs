@@ -12,7 +12,7 @@ use vault_secrets_reloader::references::stored_reference::StoredReference;
 use crate::input::first_line;
 use crate::path::assert_is_clean;
 
-/// Asserts what must hold of any value.
+/// Asserts the properties that hold for any value.
 pub fn check(data: &[u8]) {
     let (variable, value) = first_line(data);
     let value = String::from_utf8_lossy(value).into_owned();
@@ -21,7 +21,7 @@ pub fn check(data: &[u8]) {
     for reading in &readings {
         check_reading(reading);
     }
-    // In a source it is read the same.
+    // A value in a source has the same references.
     let kept = StoredReference::all_of(&value);
     let kept: Vec<_> = kept.iter().map(|kept| kept.reading_in(&variable)).collect();
     assert_eq!(kept, readings, "{variable}: {value:?}");
@@ -42,8 +42,8 @@ fn check_reading(reading: &Reading) {
         }
     };
     assert_is_clean(path);
-    // Cleaning a clean path is itself, unless it now looks like a ciphertext, or the reference of the
-    // other injector that the path holds is found, too.
+    // A clean path stays as it is. Exceptions: the path now looks like a ciphertext, or it holds a
+    // reference of the other injector, which is found too.
     let again = read_value("X", &format!("vault:{path}#k"));
     let transit = Reading::Skip(Reason::Transit);
     let watched = Reading::Watch(Scheme::Vault, path.clone());
@@ -52,7 +52,8 @@ fn check_reading(reading: &Reading) {
     assert!(again.iter().any(same), "{path:?}: {again:?}");
 }
 
-/// The value as the body of a reference: the same alone, and inline with text around it.
+/// Asserts that the value as the body of a reference is read the same alone and inline, with text
+/// around it.
 fn check_that_text_around_does_not_matter(variable: &str, body: &str) {
     if body.contains(['{', '}', '$', '\n']) {
         return;

@@ -9,7 +9,7 @@ use vault_secrets_reloader::model::secret::{DEFAULT_CONNECTION, SecretId};
 use vault_secrets_reloader::model::strategy::Rollout;
 use vault_secrets_reloader::model::workload::{Workload, WorkloadId};
 
-/// Asserts what must hold of any pages.
+/// Asserts the properties that hold for any pages.
 pub fn check(data: &[u8]) {
     let workloads = [
         workload(Kind::DEPLOYMENT, "u1", None),

@@ -1,7 +1,8 @@
-//! The path rules. Input: a Kubernetes namespace, the name of a server, a Vault namespace and the path of a
-//! reference, a line each; then the rules file, as YAML or JSON.
+//! The path rules. Input: a Kubernetes namespace, the name of a server, a Vault namespace and the
+//! path of a reference, a line each; then the rules file, as YAML or JSON.
 //!
-//! Time is in proportion to the input: `fuzz/run` fails an input that takes longer than 10 seconds.
+//! The time must be in proportion to the input: `fuzz/run` fails an input that takes over 10
+//! seconds.
 
 use serde::{Deserialize, Serialize};
 use vault_secrets_reloader::config::PathRulesFile;
@@ -19,11 +20,11 @@ const PLACEHOLDER: &str = "{namespace}";
 /// The most steps of the slow matcher for one input.
 const MOST_STEPS: usize = 4_000_000;
 
-/// What the rules are asked.
+/// A reference that the rules allow or refuse.
 struct Question {
     namespace: String,
     server: String,
-    /// Empty for a workload that names none.
+    /// The Vault namespace; empty for a workload that names none.
     vault_namespace: String,
     /// The path as a reference spells it.
     path: String,
@@ -47,7 +48,7 @@ struct Rule {
     paths: Option<Vec<String>>,
 }
 
-/// Asserts what must hold of any rules file and any question.
+/// Asserts the properties of any rules file and any question.
 pub fn check(data: &[u8]) {
     let (namespace, rest) = first_line(data);
     let (server, rest) = first_line(rest);
@@ -64,7 +65,7 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// The rules of a file, if it can be used.
+/// Returns the rules of a file, if the file is valid.
 fn read(text: &str) -> Option<PathRules> {
     match PathRulesFile::parse("rules.yaml", text) {
         Ok(file) => Some(file.into_rules()),
@@ -76,7 +77,7 @@ fn read(text: &str) -> Option<PathRules> {
     }
 }
 
-/// The paths that a reference makes the controller watch.
+/// Returns the paths that the controller watches for a reference.
 fn watched(path: &str) -> Vec<String> {
     let readings = read_value("A", &format!("vault:{path}#k"));
     let path = |reading| match reading {
@@ -100,15 +101,17 @@ impl Question {
         rules.allow(&self.namespace, &self.secret(path))
     }
 
-    /// No spelling of a path gets around a refusal: however a reference spells the path, the rules are asked
-    /// about the same clean path.
+    /// Asserts that no spelling of a path gets around a refusal: for each spelling, the rules get
+    /// the same clean path.
     fn check_spellings(&self, rules: &PathRules) {
-        // Nobody asks about a path that is not clean. That must not panic either.
+        // The controller never passes an unclean path to the rules. An unclean path must not panic
+        // either.
         self.is_allowed(rules, &self.path);
         for path in watched(&self.path) {
             assert_is_clean(&path);
             let decision = self.is_allowed(rules, &path);
-            // Some characters have a meaning in a reference, and a path that is too long is not watched.
+            // Some characters have a meaning in a reference, and a path that is too long is not
+            // watched.
             if path.len() > 500 || path.contains(['$', '{', '}', ':', '>']) {
                 continue;
             }
@@ -134,7 +137,7 @@ impl Question {
     }
 }
 
-/// The decisions are those of a matcher that is simple and slow.
+/// Asserts that the rules decide as a simple and slow matcher does.
 fn check_decisions(file: &File, question: &Question) {
     let text = serde_json::to_string(file).unwrap_or_default();
     let Some(rules) = read(&text) else { return };
@@ -174,7 +177,7 @@ impl File {
     }
 }
 
-/// The Vault namespace that a server takes a name for, if that is clear.
+/// Returns the Vault namespace that a server understands by a name, if that is clear.
 fn asked_namespace(name: &str) -> Option<&str> {
     if name.is_empty() || name.eq_ignore_ascii_case("root") {
         return Some("");
@@ -203,8 +206,10 @@ impl Rule {
             && any(&self.paths, path)
     }
 
-    /// To a server, the path `a/b` in the root namespace is the path `b` in the namespace `a`. So a rule that
-    /// names Vault namespaces either allows that one, too, or has the first part of the path literally.
+    /// Asserts that a path does not lead into another Vault namespace than the rule allows. To a
+    /// server, the path `a/b` in the root namespace is the path `b` in the namespace `a`. So a rule
+    /// that names Vault namespaces must also allow the namespace `a`, or name the first part of the
+    /// path literally.
     fn check_that_path_begins_with_no_other_namespace(&self, question: &Question, path: &str) {
         let Some(vault_namespaces) = &self.vault_namespaces else { return };
         let (first, _) = path.split_once('/').unwrap_or((path, ""));
@@ -223,13 +228,14 @@ impl Rule {
     }
 }
 
-/// Whether a pattern is a text: by all places of the text that its beginnings can lead to.
+/// Whether a pattern matches a text. Tracks all places of the text at which a prefix of the pattern
+/// can end.
 fn fits(pattern: &str, namespace: &str, text: &str) -> bool {
     let has_placeholder = pattern.contains(PLACEHOLDER);
     if has_placeholder && (namespace.is_empty() || namespace.contains('/')) {
         return false;
     }
-    // No part of a pattern but `**` is nothing.
+    // Only the empty pattern and `**` match the empty text.
     if text.is_empty() {
         return matches!(pattern, "" | "**");
     }
@@ -253,7 +259,7 @@ fn fits(pattern: &str, namespace: &str, text: &str) -> bool {
             step_over_literally(&mut places, text, literal);
         }
     }
-    // What `**` stands for is not nothing.
+    // `**` stands for at least one character.
     if is_open { places[..text.len()].contains(&true) } else { places[text.len()] }
 }
 

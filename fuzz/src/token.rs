@@ -9,7 +9,7 @@ use vault_secrets_reloader::vault::failure::Failure;
 use vault_secrets_reloader::vault::login::{logged_in, looked_up, renewed};
 use vault_secrets_reloader::vault::token::{Grant, Step, Terms, TokenLifetime};
 
-/// Asserts what must hold of any answer.
+/// Asserts the properties that hold for any answer.
 pub fn check(data: &[u8]) {
     let value = serde_json::from_slice::<Value>(data).unwrap_or_default();
     let secret = |pointer| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What servers say of errors. Input: the status, and after the first newline the body.
+//! The error texts of servers. Input: the status, and after the first newline the body.
 
 use vault_secrets_reloader::model::text::shorten;
 use vault_secrets_reloader::vault::answer::{failure_of, said};
@@ -6,7 +6,7 @@ use vault_secrets_reloader::vault::failure::Failure;
 
 use crate::input::first_line;
 
-/// Asserts what must hold of any answer.
+/// Asserts the properties that hold for any answer.
 pub fn check(data: &[u8]) {
     let (status, body) = first_line(data);
     assert_is_fit_for_a_log(&shorten(&String::from_utf8_lossy(body)));

@@ -1,4 +1,4 @@
-//! Replays what is kept: the corpus that fuzzing has built up, and each input that once failed.
+//! Replays the kept inputs: the corpus of fuzzing, and each input that once failed.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly, its helpers too")]
 
@@ -8,12 +8,12 @@ use std::path::Path;
 
 use vault_secrets_reloader_fuzz::{TARGETS, Target};
 
-/// Runs targets over every file of their folders below `kept`, and answers how many there were.
+/// Runs targets over every file of their folders below `kept`. Returns the number of files.
 fn replay(kept: &str, targets: &[Target]) -> usize {
     let mut files = 0;
     for (target, check) in targets {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(kept).join(target);
-        // A target that never failed has kept no failure.
+        // A target that never failed has no folder of failures.
         for entry in fs::read_dir(&folder).into_iter().flatten() {
             let file = entry.unwrap().path();
             let data = fs::read(&file).unwrap();

@@ -23,19 +23,20 @@ use crate::kubernetes::sources::{ConfigMap, Secret, SourceObject, SourceReader};
 use crate::model::kind::Kind;
 use crate::references::source::ReadableSources;
 
-/// What these tasks share.
+/// The parts that these tasks share.
 pub(super) struct Cluster {
     pub(super) client: Client,
     pub(super) index: Arc<Index>,
     pub(super) events: Events,
-    /// Told when polls may begin.
+    /// Cancelled when polls may begin.
     pub(super) synced: CancellationToken,
     pub(super) heartbeats: Heartbeats,
     pub(super) shutdown: CancellationToken,
 }
 
 impl Cluster {
-    /// Spawns a collector of each kind, and a reader of each kind of sources that may be read.
+    /// Spawns a collector for each kind of workload, and a reader for each kind of source that may
+    /// be read.
     pub(super) fn collect(&self, sync_period: Duration, tasks: &mut JoinSet<&'static str>) {
         let effects = Effects::new(self.events.clone());
         for kind in Kind::ALL {
@@ -76,8 +77,8 @@ impl Cluster {
         }
     }
 
-    /// Reports once which permissions the service account lacks. The task stays until shutdown, since a
-    /// task that ends ends the process.
+    /// Reports once which permissions the service account lacks. The task then waits for the
+    /// shutdown, since a task that ends early ends the process.
     pub(super) fn report_missing_permissions(
         &self,
         readable: ReadableSources,
@@ -102,7 +103,7 @@ impl Cluster {
         }
     }
 
-    /// Spawns leader election, if there is one. The lease is released once `ended` is closed.
+    /// Spawns leader election, if it is on. The lease is released after `ended` is closed.
     pub(super) fn elect(
         &self,
         election: Option<leader::Settings>,

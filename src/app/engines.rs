@@ -1,5 +1,5 @@
-//! The engine of each Vault server: its connection, its task, its clock. A server that fails, or is
-//! slow, does not hold up the others.
+//! The engine of each Vault server: its connection, its task, its clock. A server that fails or is
+//! slow does not delay the other servers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,11 +29,11 @@ use crate::vault::pace::Pace;
 use crate::vault::poller::Poller;
 use crate::vault::tls::Authority;
 
-/// Between two attempts to connect to a server that need not be there when the process starts.
+/// The pause between two attempts to connect to a server other than the default server.
 const CONNECT_AGAIN: Duration = Duration::from_secs(10);
 
-/// A step of an engine takes this many requests to Vault at most that are not a part of a poll. Each of
-/// them may take as long as a request may.
+/// The most requests to Vault outside polls in one step of an engine. Each may take as long as the
+/// time-out of a request.
 const REQUESTS_A_STEP: u32 = 10;
 
 /// What the engines of all servers share.
@@ -46,20 +46,20 @@ pub(super) struct Engines {
     pub(super) pace: Pace,
     pub(super) budget: Budget,
     pub(super) leadership: Leadership,
-    /// Told when polls may begin.
+    /// Cancelled when polls may begin.
     pub(super) synced: CancellationToken,
     pub(super) heartbeats: Heartbeats,
 }
 
-/// A server that can be asked.
+/// A server that can be polled.
 pub(super) struct ConnectedServer {
     server: Arc<Server>,
     clock: Arc<ServerClock>,
     ca: Option<CaSecret>,
 }
 
-/// Connects to the default server. What is wrong with it ends the process; the other servers are connected by
-/// their tasks, which try again.
+/// Connects to the default server. An error ends the process. The tasks of the other servers
+/// connect to them, and try again after an error.
 pub(super) async fn connect_default(
     client: &Client,
     connections: Vec<Connection>,
@@ -77,7 +77,8 @@ pub(super) async fn connect_default(
     Ok(all)
 }
 
-/// Makes the client of a server, with the CA that is in the cluster. `files` are those of this server.
+/// Makes the client of a server. Reads the CA from the cluster if it is there. `files` is the
+/// reader of this server's files.
 async fn connect(
     client: &Client,
     connection: &Connection,
@@ -98,8 +99,8 @@ async fn connect(
 }
 
 impl Engines {
-    /// Runs the engine of a server until `shutdown`. A server that is not connected yet is connected
-    /// first, however often that takes. `running` is held until the end.
+    /// Runs the engine of a server until `shutdown`. Without a connection, the engine first
+    /// connects, and tries until it succeeds. `running` is held until the end.
     pub(super) async fn run(
         self: Arc<Self>,
         connection: Connection,
@@ -107,7 +108,7 @@ impl Engines {
         running: mpsc::Sender<()>,
         shutdown: CancellationToken,
     ) -> &'static str {
-        // Lines of the default server are as they were before there were others.
+        // Log lines of the default server do not name it: they are the same as with one server.
         let is_default = connection.is_default();
         let span = if is_default { Span::none() } else { telemetry::of_server(&connection.name) };
         let run = async {
@@ -128,7 +129,7 @@ impl Engines {
     }
 
     async fn connect_at_last(&self, connection: &Connection) -> ConnectedServer {
-        info!(vault = connection.server.address.as_str(), "Watching another server");
+        info!(vault = connection.server.address.as_str(), "Connecting to another Vault server");
         let (mut reported, files) = (None, Files::default());
         loop {
             let error = match connect(&self.client, connection, &files).await {

@@ -1,5 +1,5 @@
-//! The part of the configuration that says how we come by a token. What belongs to one way in and is
-//! set for another is refused: whoever mixes them up would be let in as somebody else.
+//! The configuration of the auth method that gives the controller a token. A variable of one method
+//! that is set for another method is refused, because a mix-up would log in as another identity.
 
 use std::path::{Path, PathBuf};
 
@@ -12,13 +12,13 @@ use crate::vault::approle::{AppRole, AppRoleSecretId};
 use crate::vault::credential::{self, Credential};
 use crate::vault::login::Method;
 
-/// The pod's own token.
+/// The file with the pod's own service account token.
 pub(super) const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
-/// The names of the ways in, in `VAULT_AUTH_METHOD`.
+/// The values of `VAULT_AUTH_METHOD`.
 const METHODS: [&str; 7] = ["jwt", "kubernetes", "approle", "userpass", "cert", "token", "none"];
 
-/// Variables that belong to some ways in, by their names.
+/// Variables that belong to some auth methods, without their prefix.
 const OWN: [(&str, &[&str]); 8] = [
     ("ROLE_ID", &["approle"]),
     ("ROLE_ID_FILE", &["approle"]),
@@ -30,7 +30,7 @@ const OWN: [(&str, &[&str]); 8] = [
     ("PASSWORD_FILE", &["userpass"]),
 ];
 
-/// The way in, as the variables describe it.
+/// Returns the auth method that the variables describe.
 pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, ConfigError> {
     let chosen = env.get("AUTH_METHOD");
     let name = chosen.as_ref().map(|(_, name)| name.as_str());
@@ -92,12 +92,12 @@ pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, Conf
         Some(name) => Err(error(
             "VAULT_AUTH_METHOD",
             name,
-            &format!("not a method that is known; use one of {}", METHODS.join(", ")),
+            &format!("an unknown auth method; use one of {}", METHODS.join(", ")),
         )),
     }
 }
 
-/// A token that was given.
+/// Returns the token that a variable holds or names the file of, if one is set.
 fn given(env: &Environment<'_>) -> Result<Option<Method>, ConfigError> {
     if let Some((name, token)) = env.get("TOKEN") {
         let token = token.trim();
@@ -113,8 +113,8 @@ fn given(env: &Environment<'_>) -> Result<Option<Method>, ConfigError> {
     Ok(Some(Method::TokenFile(secret_path(&name, &file)?.into())))
 }
 
-/// The pod's own token, for a role; where there is no role, the token that the user has at home, or
-/// that an agent adds.
+/// Returns the login with the pod's own service account token and a role. Without a role, returns
+/// the token file in the user's home folder, or no login if an agent adds the token.
 fn jwt(env: &Environment<'_>, is_chosen: bool) -> Result<Method, ConfigError> {
     let Some(role) = env.text("ROLE") else {
         let home = env.other("HOME").map(|home| Path::new(&home).join(".vault-token"));
@@ -124,7 +124,7 @@ fn jwt(env: &Environment<'_>, is_chosen: bool) -> Result<Method, ConfigError> {
             None => Err(error_without_value(
                 "VAULT_ROLE",
                 "not set; name the role to log in with, or give a token by VAULT_TOKEN or \
-                 VAULT_TOKEN_PATH, or set VAULT_AUTH_METHOD for another way in",
+                 VAULT_TOKEN_PATH, or set VAULT_AUTH_METHOD for another auth method",
             )),
         };
     };
@@ -163,13 +163,13 @@ fn cert(env: &Environment<'_>, is_tls: bool) -> Result<Method, ConfigError> {
     if !is_tls {
         return Err(error_without_value(
             "VAULT_ADDR",
-            "is plain HTTP, which VAULT_AUTH_METHOD=cert cannot do",
+            "is plain HTTP, and VAULT_AUTH_METHOD=cert needs HTTPS",
         ));
     }
     Ok(Method::Cert { mount: mount(env, "cert")?, role: env.text("ROLE") })
 }
 
-/// The name of a user, which is a part of a path.
+/// Returns the name of the user. The name becomes a part of a request path.
 fn user_name(env: &Environment<'_>) -> Result<String, ConfigError> {
     let (name, user) = env.get("USERNAME").ok_or_else(|| {
         error_without_value("VAULT_USERNAME", "not set; VAULT_AUTH_METHOD=userpass logs in with it")
@@ -181,7 +181,7 @@ fn user_name(env: &Environment<'_>) -> Result<String, ConfigError> {
     Ok(user)
 }
 
-/// Where an auth method is mounted, without `auth/`.
+/// Returns the mount path of an auth method, without `auth/`.
 fn mount(env: &Environment<'_>, usual: &str) -> Result<String, ConfigError> {
     let (name, path) =
         env.get("PATH").unwrap_or_else(|| ("VAULT_PATH".to_owned(), usual.to_owned()));
@@ -202,7 +202,7 @@ fn required(env: &Environment<'_>, suffix: &str) -> Result<Credential, ConfigErr
     })
 }
 
-/// A credential, of a variable or of a file.
+/// Returns a credential from a variable or from a file, if one is set.
 fn credential(env: &Environment<'_>, suffix: &str) -> Result<Option<Credential>, ConfigError> {
     match (env.get(suffix), env.get(&format!("{suffix}_FILE"))) {
         (None, None) => Ok(None),
@@ -213,7 +213,7 @@ fn credential(env: &Environment<'_>, suffix: &str) -> Result<Option<Credential>,
             }
             Ok(Some(Credential::Text(SecretString::from(text))))
         }
-        // What is no path may be the credential itself, and paths are in log lines.
+        // A value that is no path may be the credential itself, and log lines show paths.
         (None, Some((name, file))) if !file.starts_with('/') => Err(error_without_value(
             &name,
             "does not begin with a slash; give the whole path of a file",

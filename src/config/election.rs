@@ -1,4 +1,4 @@
-//! The part of the configuration that says how replicas agree on who leads.
+//! The configuration of leader election.
 
 use std::time::Duration;
 
@@ -6,29 +6,32 @@ use super::error::{ConfigError, error};
 use super::value;
 use crate::election::lease::Terms;
 
-/// Nobody else leads for so long after a crash: who asks for more has mistaken the unit.
+/// The longest lease duration. After a crash of the leader, no other replica leads for this time. A
+/// longer duration is likely a mistake in the unit.
 const LONGEST_LEASE: Duration = Duration::from_hours(1);
 
-/// A lease that is renewed more often than this costs the API server more than it is worth.
+/// The shortest retry period. More frequent renewals cost the API server more than they are worth.
 const SHORTEST_RETRY: Duration = Duration::from_millis(100);
 
-/// Where Linux has the name of the machine, in a container that of the pod.
+/// The file in which Linux shows the name of the machine. In a container, it is the name of the
+/// pod.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 
-/// How replicas agree on who leads.
+/// The settings of leader election.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaderElection {
-    /// How long things take.
+    /// The durations of the lease.
     pub terms: Terms,
     /// The name of the Lease.
     pub name: String,
-    /// Its namespace; `None` means that of the client's configuration.
+    /// The namespace of the Lease; `None` means the namespace of the client's configuration.
     pub namespace: Option<String>,
-    /// The name of this replica; it may not be the only one of that name.
+    /// The name of this replica. Other replicas may have the same name.
     pub replica: String,
 }
 
-/// The times of the leader election, which only work in this order.
+/// Returns the durations of leader election. The lease duration must be longer than the renew
+/// deadline, and the renew deadline longer than the retry period.
 pub(super) fn terms(duration: &str, deadline: &str, retry: &str) -> Result<Terms, ConfigError> {
     let names = [
         "--leader-elect-lease-duration",
@@ -40,7 +43,7 @@ pub(super) fn terms(duration: &str, deadline: &str, retry: &str) -> Result<Terms
         return Err(error(names[0], duration, "must be between 1s and 1h"));
     }
     let terms = Terms {
-        // What the object holds is whole seconds.
+        // The Lease object holds whole seconds.
         duration: Duration::from_secs(lease.as_secs() + u64::from(lease.subsec_nanos() > 0)),
         renew_deadline: value::duration(names[1], deadline)?,
         retry_period: value::duration(names[2], retry)?,
@@ -59,7 +62,7 @@ pub(super) fn terms(duration: &str, deadline: &str, retry: &str) -> Result<Terms
     Ok(terms)
 }
 
-/// A name that the API server takes for a Lease or a namespace.
+/// Checks a name for a Lease or a namespace by the rules of the API server.
 pub(super) fn object_name(name: &str, text: String) -> Result<String, ConfigError> {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     let ends_well = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
@@ -70,10 +73,10 @@ pub(super) fn object_name(name: &str, text: String) -> Result<String, ConfigErro
     if is_name {
         return Ok(text);
     }
-    Err(error(name, &text, "not a name of an object: lower case letters, digits, - and . are"))
+    Err(error(name, &text, "not a name of an object; use lower case letters, digits, - and ."))
 }
 
-/// The namespace of the lease, where it is set.
+/// Returns the namespace of the Lease, if it is set.
 pub(super) fn namespace(
     flag: Option<String>,
     environment: &dyn Fn(&str) -> Option<String>,
@@ -86,7 +89,7 @@ pub(super) fn namespace(
     set.map(|(name, text)| object_name(name, text)).transpose()
 }
 
-/// The pod's name; outside a cluster, the machine's.
+/// Returns the name of the pod, or outside a cluster the name of the machine.
 pub(super) fn replica(environment: &dyn Fn(&str) -> Option<String>) -> String {
     let machine = || std::fs::read_to_string(HOST_NAME).ok().or_else(|| environment("HOSTNAME"));
     let name = environment("POD_NAME").filter(|name| !name.trim().is_empty()).or_else(machine);

@@ -3,11 +3,13 @@
 use super::error::ConfigError;
 use super::value::boolean;
 
-/// The variables of the Vault client, which OpenBao's reads by another prefix.
+/// The variables of the Vault client. The variables of OpenBao's client have another prefix and
+/// take precedence.
 pub(super) struct Environment<'a>(pub(super) &'a dyn Fn(&str) -> Option<String>);
 
 impl Environment<'_> {
-    /// A variable by the name behind its prefix, with its whole name. An empty one is not set.
+    /// Returns the full name and the value of a variable, by its name without the prefix. An empty
+    /// variable counts as not set.
     pub(super) fn get(&self, suffix: &str) -> Option<(String, String)> {
         ["BAO_", "VAULT_"].into_iter().find_map(|prefix| {
             let name = format!("{prefix}{suffix}");
@@ -20,7 +22,7 @@ impl Environment<'_> {
         self.get(suffix).map(|(_, value)| value)
     }
 
-    /// A variable that has no prefix.
+    /// Returns the value of a variable that has no prefix. An empty variable counts as not set.
     pub(super) fn other(&self, name: &str) -> Option<String> {
         (self.0)(name).filter(|value| !value.is_empty())
     }

@@ -6,13 +6,13 @@
 pub struct ConfigError {
     /// The flag or variable.
     pub(super) name: String,
-    /// What it was set to, unless that is a secret.
+    /// The value of the setting, unless the value may be a secret.
     pub(super) value: Option<String>,
-    /// What is wrong, and what to do.
+    /// The problem and the remedy.
     pub(super) problem: String,
 }
 
-/// Of a value that may be a secret.
+/// Returns an error for a setting whose value may be a secret.
 pub(super) fn error_without_value(name: &str, problem: &str) -> ConfigError {
     ConfigError { name: name.to_owned(), value: None, problem: problem.to_owned() }
 }

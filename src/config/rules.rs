@@ -1,4 +1,4 @@
-//! The path rules, by a file: which Kubernetes namespaces may refer to which paths of Vault.
+//! The file of path rules: which Kubernetes namespaces may refer to which paths of Vault.
 
 use std::fs::File;
 use std::io::Read;
@@ -13,15 +13,15 @@ use crate::references::servers::Servers;
 /// The flag that names the file.
 const FLAG: &str = "--path-rules-file";
 
-/// The longest file, in bytes: a quarter of what a `ConfigMap` can hold.
+/// The longest file, in bytes: a quarter of the limit of a `ConfigMap`.
 const LONGEST_FILE: u64 = 256 << 10;
 
-/// The most rules, and the most patterns in all of them. A reference is compared with each pattern at most, and a
-/// workload can have many thousands of references.
+/// The most rules, and the most patterns in all rules. A reference may be compared with each
+/// pattern, and a workload can have many thousands of references.
 pub(super) const MOST_RULES: usize = 1000;
 pub(super) const MOST_PATTERNS: usize = 10_000;
 
-/// What the file holds.
+/// The content of the file.
 #[derive(Debug)]
 pub struct PathRulesFile {
     path: String,
@@ -46,7 +46,8 @@ struct Entry {
     paths: Option<Vec<String>>,
 }
 
-/// A list that is there. Without elements it is empty, and does not count as left out, which allows more.
+/// Deserializes a list that is present. A list without elements is empty. It must not count as left
+/// out, because a list that is left out allows more.
 fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
     let list = Option::<Vec<String>>::deserialize(deserializer)?;
     Ok(Some(list.unwrap_or_default()))
@@ -57,7 +58,7 @@ impl PathRulesFile {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let name = path.to_string_lossy();
         let mut text = String::new();
-        // One byte more tells that it is longer.
+        // Reading one byte more shows that the file is too long.
         let read =
             File::open(path).and_then(|file| file.take(LONGEST_FILE + 1).read_to_string(&mut text));
         match read {
@@ -66,7 +67,7 @@ impl PathRulesFile {
         }
     }
 
-    /// The same of a text; `path` is what messages call it.
+    /// Parses the text of a file. Messages name the file `path`.
     pub fn parse(path: &str, text: &str) -> Result<Self, ConfigError> {
         let wrong = |problem: &str| error(FLAG, path, problem);
         if text.len() as u64 > LONGEST_FILE {
@@ -104,7 +105,7 @@ impl PathRulesFile {
         Ok(Self { path: path.to_owned(), rules: PathRules::new(rules) })
     }
 
-    /// The servers with the rules, whose names of servers are all known.
+    /// Returns the servers with the rules. Each server that a rule names must be declared.
     pub fn apply(self, servers: Servers) -> Result<Servers, ConfigError> {
         if let Some(name) = self.rules.servers().find(|name| !servers.has(name)) {
             let problem =

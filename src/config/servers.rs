@@ -1,6 +1,6 @@
-//! The servers that are declared beside the default one, by a file: each with what workloads call it, and
-//! with variables of its own, read as those of the environment are. Nothing is taken over from the default
-//! server: its token, its CA and its namespace are its own.
+//! The file that declares servers beside the default server. Each server has the addresses that
+//! workloads may name, and variables that are read like environment variables. A declared server
+//! takes nothing over from the default server: not its token, not its CA, not its Vault namespace.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,12 +19,12 @@ use crate::references::servers::{Address, Servers, UndeclaredAddress, VaultServe
 /// The flag that names the file.
 const FLAG: &str = "--vault-servers-file";
 
-/// Variables that hold a secret, which is not for a file that a `ConfigMap` may hold, with what is
-/// there instead.
+/// Variables that hold a secret, and the variables to use instead. The file may be in a
+/// `ConfigMap`, where no secret belongs.
 const SECRET: [(&str, &str); 3] =
     [("TOKEN", "TOKEN_PATH"), ("SECRET_ID", "SECRET_ID_FILE"), ("PASSWORD", "PASSWORD_FILE")];
 
-/// What the file says. It was read without looking at the files that it names.
+/// The content of the file. The files that it names were not read.
 #[derive(Debug, Default)]
 pub struct ServersFile {
     path: String,
@@ -48,7 +48,7 @@ struct Entry {
 }
 
 impl ServersFile {
-    /// Reads the file, and sees that the names, addresses and variables in it can be used.
+    /// Reads the file and validates its names, addresses and variables.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let name = path.to_string_lossy();
         match fs::read_to_string(path) {
@@ -57,7 +57,7 @@ impl ServersFile {
         }
     }
 
-    /// The same of a text; `path` is what messages call it.
+    /// Parses and validates the text of a file. Messages name the file `path`.
     pub fn parse(path: &str, text: &str) -> Result<Self, ConfigError> {
         let Content { servers: entries } = serde_saphyr::from_str(text).map_err(|problem| {
             let problem = problem.to_string();
@@ -80,7 +80,7 @@ impl ServersFile {
         Ok(file)
     }
 
-    /// The default server at an address that no variable holds.
+    /// Returns the default server at the address of the flag `--vault-addr`.
     pub fn default_at(text: &str) -> Result<VaultServer, ConfigError> {
         let address = Address::parse(text).ok_or_else(|| {
             error("--vault-addr", text, "not an address of HTTP; write https://HOST:PORT")
@@ -88,8 +88,8 @@ impl ServersFile {
         Ok(VaultServer { addresses: vec![address], ..VaultServer::default() })
     }
 
-    /// All servers with what workloads call them; `default` is the default one, as far as the
-    /// environment tells.
+    /// Returns all servers with the addresses that workloads may name. `default` is the default
+    /// server from the environment; the file may add addresses to it.
     pub fn declared(
         &self,
         default: VaultServer,
@@ -108,8 +108,8 @@ impl ServersFile {
             .map_err(|ambiguous| error(FLAG, &self.path, &ambiguous.to_string()))
     }
 
-    /// How each server but the default one is used; a token is renewed at the `threshold`, unless its
-    /// variables say otherwise.
+    /// Returns the connections of all servers but the default server. `threshold` is the default
+    /// renewal threshold of a token.
     pub(super) fn connections(
         &self,
         threshold: Duration,
@@ -123,7 +123,7 @@ impl ServersFile {
         others.map(connection).collect()
     }
 
-    /// Of which server a problem is.
+    /// Adds the file and the server to a problem.
     fn of(&self, entry: &Entry, problem: ConfigError) -> ConfigError {
         let name = format!("{}: server {}: {}", self.path, entry.name, problem.name);
         ConfigError { name, ..problem }
@@ -179,7 +179,7 @@ impl Entry {
     fn declared(&self) -> Result<VaultServer, ConfigError> {
         let look_up = |name: &str| self.look_up(name);
         let env = Environment(&look_up);
-        // Those of the default server are the environment's.
+        // The addresses of the default server come from the environment.
         let of_default = self.is_default();
         let mut addresses = if of_default { Vec::new() } else { vault::addresses(&env) };
         for alias in &self.aliases {

@@ -1,4 +1,4 @@
-//! What is taken, and what is refused.
+//! Settings that are accepted, and settings that are refused.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ fn load(args: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
         .map_err(|error| error.to_string())
 }
 
-/// The Vault namespace of workloads that name neither one nor a server.
+/// Returns the Vault namespace of workloads that name neither a namespace nor a server.
 fn namespace_of(servers: &Servers) -> Option<Arc<str>> {
     servers.meant_by(&Annotations::default(), Scheme::Vault).0.namespace.clone()
 }
@@ -110,7 +110,7 @@ fn flags_are_taken_as_go_programs_take_them() {
         assert!(config.log.json, "{args:?}");
         assert_eq!(config.log.level, telemetry::Level::Debug, "{args:?}");
     }
-    // The last one wins.
+    // The last value of a flag counts.
     let twice = load(&["-log-level=debug", "-log-level=warn"], &[ROLE]).unwrap();
     assert_eq!(twice.log.level, telemetry::Level::Warn);
     let config = load(&["-collector-sync-period=500ms"], &[ROLE]).unwrap();
@@ -166,7 +166,7 @@ fn each_way_in_has_its_variables() {
     };
     assert_eq!(role.mount, "approle");
     assert!(matches!(role.role_id, Credential::Text(_)) && role.secret_id.is_some());
-    // A role can do without a secret id.
+    // A role may need no secret id.
     let Method::AppRole(role) = method(&[
         ("VAULT_AUTH_METHOD", "approle"),
         ("VAULT_ROLE_ID_FILE", "/role-id"),
@@ -184,7 +184,7 @@ fn each_way_in_has_its_variables() {
     };
     assert_eq!((mount.as_str(), username.as_str()), ("userpass", "jo@example.com"));
     assert_eq!(password.expose_secret(), "correct horse");
-    // With no more than the address of an agent, the agent is let in.
+    // With only the address of an agent, the agent logs in.
     let agent = ("VAULT_AGENT_ADDR", "http://127.0.0.1:8100");
     assert!(matches!(method(&[agent]), Method::None));
     assert!(matches!(method(&[agent, ROLE]), Method::Jwt { .. }));
@@ -425,7 +425,7 @@ fn ways_in_that_do_not_fit_together_are_refused() {
     expect_refusals(table);
 }
 
-/// Flags, variables, and what the refusal says.
+/// Flags, variables, and a part of the refusal.
 type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
 
 fn expect_refusals(table: &[Case<'_>]) {
@@ -487,7 +487,7 @@ fn an_error_never_repeats_a_secret() {
     }
 }
 
-/// A file with servers, as the flag takes it.
+/// Writes a file with servers. Returns its folder and the flag that names it.
 fn with_servers(text: &str) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("servers.yaml");
@@ -496,7 +496,7 @@ fn with_servers(text: &str) -> (tempfile::TempDir, String) {
     (folder, flag)
 }
 
-/// The server that an address means.
+/// Returns the server that an address means.
 fn meant(servers: &Servers, address: &str) -> (String, Option<Reason>) {
     let key = "secrets-webhook.security.bank-vaults.io/vault-addr";
     let annotations = [(key, address)].into_iter().collect();
@@ -512,7 +512,8 @@ fn the_lists_of_the_webhook_are_read() {
     };
     assert_eq!(list("https://other, https://vault:8200/"), None);
     assert_eq!(list("https://other"), Some(Reason::AddressNotAllowed));
-    // As if it were not set, nothing is known of what the webhook takes.
+    // With this value, the addresses that the webhook allows are as unknown as without the
+    // variable.
     assert_eq!(list(" "), None);
     let config = load(&[], &[ROLE, ("BAO_ADDR_ALLOWLIST", "https://other")]).unwrap();
     assert_eq!(meant(&config.servers, "https://vault:8200").1, None);
@@ -546,7 +547,7 @@ servers:
     env: { VAULT_AGENT_ADDR: "http://127.0.0.1:8100", VAULT_ADDR: "https://c:8200", VAULT_AUTH_METHOD: none }
 "#,
     );
-    // Of the agent's server, only the agent is asked.
+    // With an agent, only the agent gets requests.
     let error = load(&[&flag], &[ROLE]).unwrap_err();
     assert!(error.contains("server c: VAULT_ADDR: is not used"), "{error}");
     let text = std::fs::read_to_string(flag.split_once('=').unwrap().1).unwrap();
@@ -678,7 +679,7 @@ fn a_file_of_servers_that_cannot_be_used_is_refused_with_the_remedy() {
     assert!(error.contains("/none.yaml") && error.contains("cannot be read"), "{error}");
 }
 
-/// Rules, as the flag takes them.
+/// Writes a file with rules. Returns its folder and the flag that names it.
 fn with_rules(text: &str) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("rules.yaml");
@@ -703,7 +704,7 @@ fn rules_say_which_namespaces_may_refer_to_which_paths() {
     assert!(allows(&servers, "shop", "secret/data/shop/a"));
     assert!(!allows(&servers, "shop", "secret/data/pay/a"));
     assert!(allows(&servers, "infra", "secret/data/pay/a"));
-    // A server that is declared may be named.
+    // A rule may name a declared server.
     let (_folder, rules) = with_rules("rules: [{namespaces: ['*'], servers: [b]}]");
     let (_other, servers) =
         with_servers("servers: [{name: b, env: {VAULT_ADDR: 'http://b', VAULT_ROLE: r}}]");
@@ -726,7 +727,7 @@ fn rules_that_cannot_be_used_are_refused_with_the_field_and_the_remedy() {
         ("rules: [{namespaces: [a], path: [b]}]", "path"),
         ("rules: [{namespaces: [a], vault_namespaces: [b]}]", "vault_namespaces"),
         ("rules: [{namespaces: a}]", "write rules: [{namespaces:"),
-        // A list whose elements were commented out is not one that was left out.
+        // A list whose elements were commented out does not count as left out.
         ("rules:\n- namespaces: [a]\n  paths:\n  # - b", "rule 1: paths: is empty"),
         ("rules: [{namespaces: [a], servers: []}]", "rule 1: servers: is empty"),
         (

@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::error::{ConfigError, error, error_without_value};
 use crate::model::text::parse_bool;
 
-/// Times are added to the present, which must not overflow; nobody means more than this.
+/// The longest duration. Durations are added to the present time, which must not overflow.
 const LONGEST: Duration = Duration::from_hours(24 * 365);
 
-/// A duration as Go writes it, longer than zero and shorter than a year.
+/// Parses a duration in Go's form. It must be longer than zero and no longer than a year.
 pub(super) fn duration(name: &str, text: &str) -> Result<Duration, ConfigError> {
     let wrong = "not a duration; write 90s, 5m or 1h30m";
     match humantime::parse_duration(text) {
@@ -23,7 +23,8 @@ pub(super) fn boolean(name: &str, text: &str) -> Result<bool, ConfigError> {
     parse_bool(text).ok_or_else(|| error(name, text, "write true or false"))
 }
 
-/// The path of a file. Where its content was given instead, that is not repeated.
+/// Checks the path of a file. If the value looks like the content of the file, the error does not
+/// repeat it.
 pub(super) fn file_path<'a>(name: &str, text: &'a str) -> Result<&'a str, ConfigError> {
     let is_content = text.contains('\n')
         || text.len() > 1024
@@ -37,7 +38,8 @@ pub(super) fn file_path<'a>(name: &str, text: &'a str) -> Result<&'a str, Config
     Ok(text)
 }
 
-/// The path of a file that holds a secret. A token of any form has no slash.
+/// Checks the path of a file that holds a secret. The path must have a slash, because a token has
+/// none.
 pub(super) fn secret_path<'a>(name: &str, text: &'a str) -> Result<&'a str, ConfigError> {
     if !text.contains('/') {
         return Err(error_without_value(name, "not the path of a file; write /PATH, or ./NAME"));

@@ -1,4 +1,4 @@
-//! The part of the configuration that says where Vault is, and how it is reached.
+//! The configuration of the connection to a Vault server: address, proxy, TLS, Vault namespace.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -17,32 +17,32 @@ use crate::vault::client::ServerSettings;
 use crate::vault::login::Method;
 use crate::vault::tls::{Authority, Identity, Tls};
 
-/// The address of the server, where none is set.
+/// The default address of the server.
 const DEFAULT_ADDRESS: &str = "https://vault:8200";
 
-/// What the operator should know of a server that anybody can pose as.
-const ANYBODY: &str =
-    "VAULT_SKIP_VERIFY is set: anybody on the way can pose as Vault and take the token";
+/// The warning about a server whose certificate is not verified.
+const NOT_VERIFIED: &str = "VAULT_SKIP_VERIFY is set: the certificate of Vault is not verified, \
+                            so another server can pose as Vault and take the token";
 
-/// A server of the Vault API, and how it is used.
+/// A Vault server and the settings of its use.
 #[derive(Debug)]
 pub struct Connection {
-    /// Its name: see [`VaultServer::name`].
+    /// The name of the server: see [`VaultServer::name`].
     pub name: Arc<str>,
-    /// Where it is.
+    /// How the server is reached.
     pub server: ServerSettings,
-    /// How we come by a token.
+    /// The auth method that gives the controller a token.
     pub method: Method,
-    /// The token is renewed once no more than this is left of it.
+    /// The token is renewed when its remaining lifetime is no longer than this.
     pub threshold: Duration,
-    /// A Kubernetes Secret that holds the CA of the server.
+    /// The Kubernetes Secret that holds the CA of the server.
     pub ca_secret: Option<CaSecret>,
-    /// Whether a missing secret holds nothing.
+    /// Whether a missing secret holds no reload back.
     pub ignore_missing: bool,
 }
 
 impl Connection {
-    /// Whether this is the default server. What is wrong with it keeps the process from starting.
+    /// Whether this is the default server. A fault in its settings keeps the process from starting.
     #[must_use]
     pub fn is_default(&self) -> bool {
         *self.name == *DEFAULT_CONNECTION
@@ -52,14 +52,14 @@ impl Connection {
 /// A Kubernetes Secret that holds a CA.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaSecret {
-    /// Its namespace.
+    /// The namespace of the Secret.
     pub namespace: String,
-    /// Its name.
+    /// The name of the Secret.
     pub name: String,
 }
 
-/// How a server is used, as the variables describe it; its token is renewed at the `threshold`, unless
-/// they say otherwise.
+/// Returns the settings of a server from its variables. `threshold` is the default renewal
+/// threshold of its token.
 pub(super) fn connection(
     name: &str,
     env: &Environment<'_>,
@@ -85,15 +85,15 @@ pub(super) fn connection(
     })
 }
 
-/// What workloads may call the server: also where it is asked through an agent, whose address is no name
-/// of its own.
+/// Returns the addresses that workloads may name for the server. With an agent, these are the
+/// address of the agent and, if it is set, the address of the server behind the agent.
 pub(super) fn addresses(env: &Environment<'_>) -> Vec<Address> {
     let agent = env.text("AGENT_ADDR");
     let address = env.text("ADDR").or_else(|| agent.is_none().then(|| DEFAULT_ADDRESS.to_owned()));
     [agent, address].into_iter().flatten().filter_map(|text| Address::parse(&text)).collect()
 }
 
-/// The server of the Vault API, as the variables describe it.
+/// Returns how the server is reached, from its variables.
 fn server(
     env: &Environment<'_>,
     warnings: &mut Vec<String>,
@@ -109,7 +109,8 @@ fn server(
     if proxy.is_none() && [of_all, &of_all.to_lowercase()].iter().any(|it| env.other(it).is_some())
     {
         warnings.push(format!(
-            "{of_all} is set, and Vault is not asked through it; if it should be, set VAULT_PROXY_ADDR"
+            "{of_all} is set, but requests to Vault do not use it; to send them through a proxy, \
+             set VAULT_PROXY_ADDR"
         ));
     }
     let timeout = match env.get("CLIENT_TIMEOUT") {
@@ -122,7 +123,7 @@ fn server(
     };
     let tls = tls(env, address.scheme() == "https", proxy.is_some())?;
     if tls.skip_verify {
-        warnings.push(ANYBODY.to_owned());
+        warnings.push(NOT_VERIFIED.to_owned());
     }
     Ok(ServerSettings {
         namespace: namespace(env, "NAMESPACE")?,
@@ -134,7 +135,7 @@ fn server(
     })
 }
 
-/// A Vault namespace; `None` is the root namespace.
+/// Reads a Vault namespace. `None` means the root namespace.
 pub(super) fn namespace(
     env: &Environment<'_>,
     suffix: &str,
@@ -146,7 +147,7 @@ pub(super) fn namespace(
     Ok(Some(text.trim_matches('/')).filter(|name| !name.is_empty()).map(Arc::from))
 }
 
-/// Other addresses that the server may redirect to; `None` where no redirect is followed.
+/// Returns the other addresses that the server may redirect to; `None` if no redirect is followed.
 fn redirects(env: &Environment<'_>, scheme: &str) -> Result<Option<Vec<Url>>, ConfigError> {
     let is_off = env.boolean("DISABLE_REDIRECTS")?;
     let Some((name, list)) = env.get("REDIRECT_ADDRS") else {
@@ -165,7 +166,7 @@ fn redirects(env: &Environment<'_>, scheme: &str) -> Result<Option<Vec<Url>>, Co
     let addresses = list.split(',').map(str::trim).filter(|text| !text.is_empty());
     let address = |text| match url(&name, text)? {
         url if url.scheme() == scheme => Ok(url),
-        _ => Err(error(&name, text, &format!("is not of {scheme}, as VAULT_ADDR is"))),
+        _ => Err(error(&name, text, &format!("must use {scheme}, as VAULT_ADDR does"))),
     };
     addresses.map(address).collect::<Result<_, _>>().map(Some)
 }
@@ -189,7 +190,7 @@ fn tls(env: &Environment<'_>, is_tls: bool, has_proxy: bool) -> Result<Tls, Conf
     })
 }
 
-/// Who vouches for the server.
+/// Returns the CA that verifies the server's certificate.
 fn authority(env: &Environment<'_>) -> Result<Authority, ConfigError> {
     if let Some((name, file)) = env.get("CACERT") {
         return Ok(Authority::File(file_path(&name, &file)?.into()));
@@ -200,7 +201,7 @@ fn authority(env: &Environment<'_>) -> Result<Authority, ConfigError> {
     Ok(env.text("CAPATH").map_or(Authority::System, |folder| Authority::Folder(folder.into())))
 }
 
-/// The files with the client's certificate and its key.
+/// Returns the files of the client's certificate and key.
 fn identity(env: &Environment<'_>) -> Result<Option<Identity>, ConfigError> {
     match (env.get("CLIENT_CERT"), env.get("CLIENT_KEY")) {
         (None, None) => Ok(None),

@@ -1,4 +1,4 @@
-//! What happens while the controller runs.
+//! The events that happen while the controller runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,51 +11,53 @@ use crate::model::strategy::Rollout;
 use crate::model::workload::WorkloadId;
 use crate::references::place::Note;
 
-/// Something that happened. Each is emitted once, when it begins.
+/// Something that happened. Each event is emitted once, when its state begins.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
     /// The first list of a kind ended.
     FirstListEnded {
-        /// Which.
+        /// The kind.
         kind: Kind,
-        /// How many workloads of all kinds refer to secrets so far.
+        /// The number of workloads of all kinds that refer to secrets so far.
         workloads: usize,
-        /// To how many secrets they refer.
+        /// The number of secrets that they refer to.
         secrets: usize,
-        /// How many workloads of this kind wait for their ConfigMaps or Secrets to be read.
+        /// The number of workloads of this kind that wait for their ConfigMaps or Secrets to be
+        /// read.
         waiting: usize,
     },
     /// Polls do not wait any longer for a kind that could not be listed.
     KindOverdue {
-        /// Which.
+        /// The kind.
         kind: Kind,
-        /// For how long they waited.
+        /// How long polls waited for the kind.
         waited: Duration,
     },
-    /// A source of a workload changed whose manifest is too long to be kept, so that its kind is listed again.
+    /// A source of a workload changed, and the manifest of the workload is too long to be kept. Its
+    /// kind is listed again.
     ListAgain {
-        /// Which workload.
+        /// The workload.
         workload: &'a WorkloadId,
     },
     /// A workload is new, or refers to other secrets than before.
     Collected {
-        /// Which.
+        /// The workload.
         workload: &'a WorkloadId,
-        /// Whether it is one of those that the first list of its kind has shown.
+        /// Whether the first list of its kind has shown the workload.
         is_of_first_list: bool,
     },
-    /// A workload is not watched any more.
+    /// A workload is no longer watched.
     Removed {
-        /// Which.
+        /// The workload.
         workload: &'a WorkloadId,
     },
-    /// What there is to say of the references of a workload changed.
+    /// The notes on the references of a workload changed.
     Noted {
-        /// Which.
+        /// The workload.
         workload: &'a WorkloadId,
-        /// References that are not watched, or look odd; none where nothing is left to say.
+        /// The notes on references that are not watched or look odd; empty if none is left.
         notes: &'a [Note],
-        /// Why its record could not be read.
+        /// Why the record of the workload could not be read.
         record_error: Option<&'a RecordError>,
     },
     /// A poll of a server begins.
@@ -64,20 +66,20 @@ pub enum Event<'a> {
     PollEnded {
         /// The name of the server.
         server: &'a str,
-        /// Whether Vault answered for any secret, or none was asked for.
+        /// Whether Vault answered for at least one secret, or no secret was requested.
         is_answered: bool,
         /// How long Vault took to answer.
         took: Duration,
     },
-    /// Vault answered, and nothing was to be reloaded. Once a period.
+    /// Vault answered, and no workload is to be reloaded. Emitted once a period.
     NothingToReload,
     /// The workloads of a namespace refer to more secrets than its quota.
     NamespaceOverQuota {
         /// The namespace.
         namespace: &'a str,
-        /// How many of its workloads are not watched.
+        /// The number of its workloads that are not watched.
         workloads: usize,
-        /// How many secrets the workloads of a namespace may refer to.
+        /// The number of secrets that the workloads of a namespace may refer to.
         quota: usize,
     },
     /// All workloads of a namespace are watched again.
@@ -85,102 +87,103 @@ pub enum Event<'a> {
         /// The namespace.
         namespace: &'a str,
     },
-    /// Workloads wait, since what changed while nobody watched is reloaded at a limited rate.
+    /// Workloads wait for the rate limit of reloads for changes while no controller watched.
     BudgetSpent {
-        /// How many.
+        /// The number of workloads that wait.
         workloads: usize,
-        /// How many reloads may start a minute.
+        /// The number of reloads that may start a minute.
         per_minute: u32,
     },
-    /// No workload waits for that rate any more.
+    /// No workload waits for the rate limit any more.
     BudgetFree,
     /// The API server does not work: neither a PATCH nor a read after it got an answer.
     ApiServerFailed {
-        /// Why.
+        /// The error.
         error: &'a str,
     },
-    /// It works again.
+    /// The API server works again.
     ApiServerRecovered,
     /// A reload begins.
     Reloading {
-        /// Of which workload.
+        /// The workload.
         workload: &'a WorkloadId,
         /// The secrets that changed.
         changed: &'a [Arc<SecretId>],
-        /// Why they are taken as changed.
+        /// Why the secrets count as changed.
         cause: Cause,
     },
     /// The PATCH of a reload was answered.
     Reloaded {
-        /// Of which workload.
+        /// The workload.
         workload: &'a WorkloadId,
-        /// The reload count that it wrote.
+        /// The reload count that the PATCH wrote.
         count: u64,
-        /// Why its secrets were taken as changed.
+        /// Why its secrets counted as changed.
         cause: Cause,
-        /// What the workload's controller does with it.
+        /// How the workload's controller rolls out the new template.
         rollout: Rollout,
     },
-    /// Read again after a conflict, there was nothing to reload any more.
+    /// A workload was read again after a conflict, and needs no reload any more.
     NotNeeded {
-        /// For which workload.
+        /// The workload.
         workload: &'a WorkloadId,
     },
     /// The PATCH of a reload failed, and is tried again.
     ReloadFailed {
-        /// Of which workload.
+        /// The workload.
         workload: &'a WorkloadId,
-        /// Why its secrets were taken as changed.
+        /// Why its secrets counted as changed.
         cause: Cause,
-        /// Why it failed.
+        /// Why the PATCH failed.
         error: &'a str,
-        /// Whether the same was emitted before.
+        /// Whether the same failure was emitted before.
         again: bool,
     },
-    /// Something changed, and this stands in the way of a reload.
+    /// A secret changed, and the reload is held.
     Held {
-        /// Of which workload.
+        /// The workload.
         workload: &'a WorkloadId,
-        /// What stands in the way.
+        /// Why the reload is held.
         hold: Held<'a>,
         /// The secrets that changed.
         changed: &'a [Arc<SecretId>],
         /// The secrets that are gone.
         gone: &'a [Arc<SecretId>],
     },
-    /// What stood in the way of a reload does so no more.
+    /// A reload is no longer held.
     Released {
-        /// Of which workload.
+        /// The workload.
         workload: &'a WorkloadId,
     },
     /// A reload was taken back: an older revision was restored.
     TakenBack {
-        /// Of which workload.
+        /// The workload.
         workload: &'a WorkloadId,
-        /// For these secrets; for none: not any more.
+        /// The secrets of the reload; empty if the reload no longer counts as taken back.
         secrets: &'a [Arc<SecretId>],
-        /// Whether all of it was emitted before.
+        /// Whether the same was emitted before for all these secrets.
         again: bool,
         /// The controller that owns the workload.
         owner: Option<&'a str>,
     },
-    /// A secret may have changed, and the workload's controller has yet to make a revision that tells.
+    /// A secret may have changed, and the workload's controller has not yet made the revision that
+    /// decides.
     WaitingForRevision {
-        /// Of which workload.
+        /// The workload.
         workload: &'a WorkloadId,
-        /// Whether it has waited for so long that somebody should look.
+        /// Whether the workload has waited so long that somebody should look.
         is_long: bool,
     },
 }
 
-/// What stands in the way of a reload, with what there is to say of it.
+/// Why a reload is held.
 #[derive(Clone, Copy, Debug)]
 pub enum Held<'a> {
-    /// What the controller writes is removed again and again.
+    /// Another controller removes the reload annotations again and again.
     Stripped {
-        /// How long until the next attempt, in hours.
+        /// The time until the next attempt, in hours.
         hours: i64,
-        /// Who wrote the workload last.
+        /// The field manager that wrote the workload last.
         by: Option<&'a str>,
         /// The controller that owns the workload.
         owner: Option<&'a str>,

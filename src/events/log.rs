@@ -1,4 +1,4 @@
-//! The log lines of events. Users search for some of these lines: their words stay as they are.
+//! The log lines of events. Users search for some of these lines, so their words stay as they are.
 
 use std::sync::Arc;
 
@@ -15,17 +15,17 @@ use crate::model::workload::WorkloadId;
 use crate::references::place::Note;
 use crate::references::reason::Reason;
 
-/// The worker of lines about what the cluster shows.
+/// The worker of lines about the workloads that the cluster shows.
 const COLLECTOR: &str = "collector";
 
 /// The worker of lines about polls and reloads.
 const RELOADER: &str = "reloader";
 
-/// The most secrets that a line names: a workload may refer to thousands.
+/// The most secrets that a line names. A workload may refer to thousands.
 const MOST_NAMES: usize = 10;
 
-/// Lines about the references of one workload, each time that something about them changes. A manifest of a tenant
-/// can hold tens of thousands of odd references, and the first few tell what is wrong.
+/// The most lines about the references of one workload, each time that its notes change. A tenant's
+/// manifest can hold tens of thousands of odd references, and the first few show the mistake.
 const MOST_LINES: usize = 20;
 
 /// Writes events as log lines.
@@ -62,7 +62,7 @@ impl Sink for Log {
     }
 }
 
-/// What the cluster shows of workloads.
+/// Logs what the cluster shows of workloads.
 fn log_collected(event: &Event<'_>) {
     match *event {
         Event::FirstListEnded { kind, workloads, secrets, waiting } => {
@@ -86,7 +86,8 @@ fn log_collected(event: &Event<'_>) {
         ),
         Event::ListAgain { workload } => debug!(
             worker = COLLECTOR,
-            "{workload} is too long to be kept; listing all {}s", workload.kind
+            "The manifest of {workload} is too long to be kept; listing all {}s again",
+            workload.kind
         ),
         Event::Collected { workload: WorkloadId { kind, namespace, name }, is_of_first_list } => {
             if is_of_first_list {
@@ -110,7 +111,7 @@ fn log_notes(workload: &WorkloadId, notes: &[Note], record_error: Option<&Record
             "The record on {workload} is ignored: {error}. What its pods run with is judged by their age"
         );
     }
-    // The warnings first, so that what is merely not watched does not hide them.
+    // Warnings come first, so that references that are merely not watched do not hide them.
     let (warnings, others): (Vec<_>, Vec<_>) =
         notes.iter().partition(|note| note.reason.is_warning());
     for Line { reason, text } in lines(&warnings, "look odd") {
@@ -121,7 +122,7 @@ fn log_notes(workload: &WorkloadId, notes: &[Note], record_error: Option<&Record
     }
 }
 
-/// How reloads go.
+/// Logs the course of reloads.
 fn log_reload(event: &Event<'_>) {
     match *event {
         Event::Reloading { workload, changed, cause } => info!(
@@ -149,18 +150,18 @@ fn log_reload(event: &Event<'_>) {
     }
 }
 
-/// Why workloads are not reloaded though secrets changed.
+/// Logs why workloads are not reloaded although their secrets changed.
 fn log_not_reloaded(event: &Event<'_>) {
     match *event {
         Event::Held { workload, hold: Held::For(Hold::Deleting), changed, .. } => info!(
             worker = RELOADER,
-            "{workload} is being deleted, and not reloaded though {} changed",
+            "{workload} is being deleted, so it is not reloaded though {} changed",
             list(changed)
         ),
         Event::Held { workload, hold: Held::For(Hold::SecretGone), changed, gone } => warn!(
             worker = RELOADER,
             "Not reloading {workload}, though {} changed: {} is gone, and new pods would fail. It is \
-             reloaded once that is back, or is no longer referred to",
+             reloaded when that secret is back or no longer referred to",
             list(changed),
             list(gone)
         ),
@@ -188,15 +189,15 @@ fn log_not_reloaded(event: &Event<'_>) {
         Event::WaitingForRevision { workload, is_long: true } => warn!(
             worker = RELOADER,
             "{workload} waits: a secret may have changed since it was deployed, and there is no \
-             revision of its present template to tell. Is it paused, or its controller not \
-             running?"
+             revision of its present template yet. Check that the workload is not paused and that \
+             its controller runs"
         ),
-        // A failed PATCH was told of, and so is the budget, for all that wait for it at once.
+        // A failed PATCH has its own line. The budget has one line for all workloads that wait.
         _ => {}
     }
 }
 
-/// The state of polls, quotas, the budget and the API server.
+/// Logs the state of polls, quotas, the budget and the API server.
 fn log_state(event: &Event<'_>) {
     match *event {
         Event::PollStarted => debug!(worker = RELOADER, "Reloader started"),
@@ -229,7 +230,7 @@ fn log_state(event: &Event<'_>) {
     }
 }
 
-/// Secrets for a log line.
+/// Formats secrets for a log line.
 fn list(secrets: &[Arc<SecretId>]) -> String {
     let names: Vec<_> = secrets.iter().take(MOST_NAMES).map(ToString::to_string).collect();
     let names = names.join(", ");
@@ -239,7 +240,7 @@ fn list(secrets: &[Arc<SecretId>]) -> String {
     }
 }
 
-/// What there is to say of one reference, or of those that are too many.
+/// A log line about one reference, or about all references over the limit.
 #[derive(Debug, PartialEq, Eq)]
 struct Line {
     /// The code of the reason.
@@ -247,8 +248,9 @@ struct Line {
     text: String,
 }
 
-/// What there is to say of some notes on a workload, with an end; `so` is what its references are.
-fn lines(notes: &[&Note], so: &str) -> Vec<Line> {
+/// Returns the lines for notes on a workload, up to [`MOST_LINES`] and one line that counts the
+/// other references. `state` is the state of all these references, such as "look odd".
+fn lines(notes: &[&Note], state: &str) -> Vec<Line> {
     let mut lines: Vec<Line> = notes
         .iter()
         .take(MOST_LINES)
@@ -259,7 +261,7 @@ fn lines(notes: &[&Note], so: &str) -> Vec<Line> {
         .collect();
     let more = notes.len() - lines.len();
     if more > 0 {
-        lines.push(Line { reason: None, text: format!("and {more} more references {so}") });
+        lines.push(Line { reason: None, text: format!("and {more} more references {state}") });
     }
     lines
 }

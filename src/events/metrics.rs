@@ -1,5 +1,5 @@
-//! The metrics, in the text format of `OpenMetrics`. A new metric is a field, its registration, and the event that
-//! moves it; what is a state rather than an event is read in [`State`].
+//! The metrics, in the text format of `OpenMetrics`. A new metric is a field, its registration, and
+//! the event that updates it. A metric of a state rather than an event is read in [`State`].
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;
@@ -23,7 +23,7 @@ use crate::index::Index;
 /// The content type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What the names of all metrics begin with.
+/// The prefix of the names of all metrics.
 const PREFIX: &str = "vault_secrets_reloader";
 
 /// The metrics of this process.
@@ -55,8 +55,8 @@ struct ReloadLabels {
 }
 
 impl Metrics {
-    /// The metrics of a process that shows `index` while `leadership` holds. `now` returns the time in seconds
-    /// since 1970.
+    /// Returns the metrics of a process. The findings of `index` are shown while `leadership`
+    /// holds. `now` returns the time in seconds since 1970.
     #[must_use]
     pub fn new(index: Arc<Index>, leadership: Arc<OnceLock<Leadership>>, now: fn() -> f64) -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
@@ -87,7 +87,7 @@ impl Metrics {
         Self { registry, polls, last_poll, reloads, now }
     }
 
-    /// All metrics, as Prometheus reads them.
+    /// Returns all metrics in the format that Prometheus reads.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -123,7 +123,7 @@ impl Sink for Metrics {
     }
 }
 
-/// What holds at the moment in which it is asked for.
+/// The metrics that are read from the present state on each request.
 struct State {
     index: Arc<Index>,
     leadership: Arc<OnceLock<Leadership>>,

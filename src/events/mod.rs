@@ -1,6 +1,6 @@
-//! What happened, as one enum, and who is told: the log, the metrics.
+//! The events of the controller, as one enum, and their sinks: the log and the metrics.
 //!
-//! A new sink sees all events, and whoever emits one knows no sink.
+//! Each sink gets all events. Code that emits events knows no sink.
 //!
 //! Architecture Invariant: nothing is decided here, and no event holds a value of a secret.
 

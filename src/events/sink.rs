@@ -1,13 +1,13 @@
-//! Where events go.
+//! The sinks that take events.
 
 use std::fmt;
 use std::sync::Arc;
 
 use super::event::Event;
 
-/// Takes in events. It must not wait: events come from loops that move workloads.
+/// A sink takes events. It must not wait, because events come from loops that process workloads.
 pub trait Sink: Send + Sync {
-    /// Takes in an event.
+    /// Takes an event.
     fn on(&self, event: &Event<'_>);
 }
 
@@ -17,18 +17,18 @@ impl<S: Sink> Sink for Arc<S> {
     }
 }
 
-/// Where events go: to each of some sinks. Clones share them.
+/// Sends each event to all sinks. Clones share the sinks.
 #[derive(Clone, Default)]
 pub struct Events(Arc<[Box<dyn Sink>]>);
 
 impl Events {
-    /// Events for some sinks, which are told in this order.
+    /// Returns a sender for these sinks. Each event goes to the sinks in this order.
     #[must_use]
     pub fn new(sinks: Vec<Box<dyn Sink>>) -> Self {
         Self(sinks.into())
     }
 
-    /// Tells all sinks of an event.
+    /// Sends an event to all sinks.
     pub fn emit(&self, event: &Event<'_>) {
         for sink in &*self.0 {
             sink.on(event);

@@ -1,5 +1,5 @@
-//! The workloads of the index: what they refer to, which sources they name, and since which poll their
-//! templates are known.
+//! The workloads of the index: the secrets they refer to, the sources they name, and the first poll
+//! of their templates.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -17,9 +17,9 @@ use crate::references::manifest::{Manifest, Read};
 use crate::references::servers::Servers;
 use crate::references::source::SourceId;
 
-/// The longest manifest that is kept for the time when its sources change. One of a thousand references
-/// and its record have about as many bytes. A tenant can make longer ones, up to the limit of an object: where
-/// their sources change, everything is listed again.
+/// The longest manifest that is kept for changes of its sources, in bytes. A manifest with a
+/// thousand references and its record is about this long. A tenant can make longer manifests, up to
+/// the limit of an object. When their sources change, the whole kind is listed again.
 pub(crate) const LONGEST_KEPT: usize = 1 << 16;
 
 /// A workload that refers to secrets.
@@ -27,58 +27,60 @@ pub(crate) const LONGEST_KEPT: usize = 1 << 16;
 pub struct IndexedWorkload {
     /// The workload.
     pub workload: Arc<Workload>,
-    /// The first poll that began after its present template entered the index.
+    /// The first poll that began after the present template entered the index.
     pub template_first_poll: PollNumber,
 }
 
-/// What the index holds at the begin of a poll.
+/// The content of the index at the start of a poll of one server.
 #[derive(Debug)]
 pub struct Snapshot {
     /// The number of this poll.
     pub poll: PollNumber,
-    /// The workloads of one server, in order of their names, without those over the quota of their namespace.
+    /// The workloads of the server within the quota of their namespace, in order of their names.
     pub workloads: Vec<IndexedWorkload>,
-    /// The workloads of that server over the quota of their namespace.
+    /// The workloads of the server over the quota of their namespace.
     pub over_quota: Vec<IndexedWorkload>,
-    /// Those of them that were there before this process and came into the index when polls had
-    /// begun already; each is in one snapshot.
+    /// The late workloads: they existed before this process and entered the index after polls had
+    /// begun. Each late workload is in one snapshot only.
     pub late: HashSet<WorkloadId>,
-    /// Whether more of these may come.
+    /// Whether more late workloads may come.
     pub is_incomplete: bool,
 }
 
-/// What was seen of a workload.
+/// How the index learns of a workload.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Seen {
-    /// The object, by a list or a watch.
+    /// A list or a watch shows the object.
     Object,
-    /// A change of one of its sources, or the answer to a PATCH. A list that is under way has not shown it for that.
+    /// One of its sources changed, or a PATCH was answered. This does not mean that a list under
+    /// way has shown the object.
     Otherwise,
 }
 
-/// All that is known of one workload.
+/// All that the index knows of one workload.
 #[derive(Debug, Default)]
 struct Entry {
-    /// The list of its kind that last contained it.
+    /// The number of the last list of its kind that contained the workload.
     list: u64,
-    /// The sources that it names and that are read, in order.
+    /// The readable sources that the workload names, in order.
     sources: Box<[SourceId]>,
-    /// What it was read from, where it names sources and is short enough.
+    /// The manifest of the workload, if it names sources and is short enough.
     manifest: Option<Box<Manifest>>,
     /// Set while some of its sources are not known yet.
     pending: Option<Pending>,
-    /// A digest of what was said of its references.
+    /// A digest of the last notes on its references.
     noted: Option<u64>,
     /// The workload, if it refers to secrets.
     stored: Option<IndexedWorkload>,
 }
 
-/// A workload that is there, and of which it is not known yet what it refers to. What was known of it before stays.
+/// An existing workload whose references are not known yet. Its former state stays in the index.
 #[derive(Clone, Copy, Debug, Default)]
 struct Pending {
-    /// Whether a list has shown it since it was taken in: what was in between is not known then.
+    /// Whether a list has shown the workload since it was stored. A template between the two states
+    /// may have been missed then.
     is_of_list: bool,
-    /// Whether the first list of its kind has shown it.
+    /// Whether the first list of its kind has shown the workload.
     is_of_first_list: bool,
 }
 
@@ -88,31 +90,32 @@ pub(super) struct Entries {
     polls: PollNumber,
     pub(super) lists: Lists,
     pub(super) sources: Sources,
-    /// In order, so that what a poll does first does not hang on chance.
+    /// In order, so that each poll processes workloads in the same order.
     workloads: BTreeMap<WorkloadId, Entry>,
-    /// Each secret with the number of workloads that refer to it. The map is also what makes equal
-    /// ids share one allocation.
+    /// Each secret with the number of workloads that refer to it. Equal ids share the allocation of
+    /// the key.
     secrets: HashMap<Arc<SecretId>, usize>,
     namespaces: HashSet<Arc<str>>,
-    /// The workloads that were there before this process and came in when polls had begun already.
+    /// The late workloads that are in no snapshot yet: see [`Snapshot::late`].
     late: HashSet<WorkloadId>,
 }
 
-/// What a manifest changed among the workloads that refer to secrets.
+/// What a manifest changed in the set of workloads that refer to secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
-    /// A workload is new, or refers to other secrets than before.
+    /// The workload is new, or refers to other secrets than before.
     Collected,
-    /// A workload refers to the same secrets as before.
+    /// The workload refers to the same secrets as before.
     Unchanged,
-    /// A workload referred to secrets and does not any more.
+    /// The workload referred to secrets and no longer does.
     Removed,
-    /// A workload did not refer to any secret and does not now.
+    /// The workload referred to no secret before and refers to none now.
     Absent,
 }
 
 impl Entries {
-    /// Takes in an object that a list or a watch shows. Returns its notes where they are other ones than before.
+    /// Applies an object from a list or a watch. The effects contain the notes on its references if
+    /// they changed.
     pub(super) fn apply(
         &mut self,
         manifest: Manifest,
@@ -140,7 +143,7 @@ impl Entries {
         effects
     }
 
-    /// Takes in the answer to a PATCH, if the workload is there still.
+    /// Applies the answer to a PATCH, if the workload is still in the index.
     pub(super) fn refresh(&mut self, manifest: &Manifest, kind: Kind, servers: &Servers) {
         let read = self.read(manifest, kind, servers);
         let entry = self.workloads.get(&read.id);
@@ -152,7 +155,7 @@ impl Entries {
         }
     }
 
-    /// Reads again a workload of which a source changed.
+    /// Reads the next workload of which a source changed. Returns `None` if there is none.
     pub(super) fn read_changed(&mut self, servers: &Servers) -> Option<Vec<Effect>> {
         let id = self.sources.take_changed()?;
         let mut effects = Vec::new();
@@ -168,12 +171,13 @@ impl Entries {
         Some(effects)
     }
 
-    /// Reads a manifest with what is known of its sources.
+    /// Reads a manifest with the present state of its sources.
     pub(super) fn read(&self, manifest: &Manifest, kind: Kind, servers: &Servers) -> Read {
         manifest.read(kind, servers, |namespace, named| self.sources.look_up(namespace, named))
     }
 
-    /// Takes in a source that was read; [`Entries::read_changed`] does the rest.
+    /// Stores the result of reading a source. [`Entries::read_changed`] applies it to the
+    /// workloads.
     pub(super) fn put_source(&mut self, id: &SourceId, found: SourceRead) {
         self.sources.put(id, found);
     }
@@ -188,14 +192,14 @@ impl Entries {
         Some(Effect::Removed(id.clone()))
     }
 
-    /// A full list of a kind ended: what it did not contain is gone. Returns those that were gone.
+    /// Ends a full list of a kind: removes and returns the workloads that the list did not contain.
     pub(super) fn end_list(&mut self, kind: Kind) -> (Vec<WorkloadId>, Vec<Effect>) {
         let list = self.lists.end(kind);
         let of_kind = self.workloads.iter().filter(|(id, _)| id.kind == kind);
         let gone = of_kind.filter(|(_, entry)| entry.list != list.number);
         let gone: Vec<_> = gone.map(|(id, _)| id.clone()).collect();
         let mut effects: Vec<_> = gone.iter().filter_map(|id| self.delete(id)).collect();
-        // What only this set still holds is the namespace of no workload any more.
+        // A namespace that only this set holds has no workload any more.
         self.namespaces.retain(|namespace| Arc::strong_count(namespace) > 1);
         if !list.is_complete {
             let (workloads, secrets) = self.len();
@@ -211,12 +215,13 @@ impl Entries {
         self.workloads.values().filter_map(|entry| entry.stored.as_ref())
     }
 
-    /// One workload, if it refers to secrets.
+    /// Returns a workload, if it refers to secrets.
     pub(super) fn get(&self, id: &WorkloadId) -> Option<&IndexedWorkload> {
         self.workloads.get(id)?.stored.as_ref()
     }
 
-    /// Begins a poll of a server: numbers it, and returns what there is of that server. No quota counts here.
+    /// Begins a poll of a server: numbers the poll and returns the workloads of the server. Quotas
+    /// are not applied here.
     pub(super) fn begin_poll(&mut self, server: &str) -> Snapshot {
         self.polls += 1;
         let of_server = self.stored().filter(|stored| stored.workload.is_of(server));
@@ -226,13 +231,13 @@ impl Entries {
         Snapshot { poll, workloads, over_quota: Vec::new(), late, is_incomplete }
     }
 
-    /// Whether a workload refers to secrets of another server than this.
+    /// Whether the workload refers to secrets of another server than `server`.
     pub(super) fn is_of_another(&self, id: &WorkloadId, server: &str) -> bool {
         self.get(id).is_some_and(|stored| !stored.workload.is_of(server))
     }
 
-    /// The workloads of a server that were there before this process and came in after the poll before; each is
-    /// returned once.
+    /// Takes out the late workloads of a server that entered the index after the previous poll.
+    /// Each is returned once.
     fn take_late(&mut self, server: &str) -> HashSet<WorkloadId> {
         let Self { late, workloads, .. } = self;
         let is_of_server = |id: &WorkloadId| {
@@ -242,13 +247,13 @@ impl Entries {
         late.extract_if(is_of_server).collect()
     }
 
-    /// How many workloads anything is kept of.
+    /// The number of workloads that have an entry.
     #[cfg(test)]
     pub(super) fn known(&self) -> usize {
         self.workloads.len()
     }
 
-    /// Whether workloads that were there before this process are not known yet.
+    /// Whether some workloads that existed before this process are not known yet.
     fn is_incomplete(&self) -> bool {
         let mut pending = self.workloads.values().filter_map(|entry| entry.pending);
         self.lists.is_any_late() || pending.any(|pending| pending.is_of_first_list)
@@ -258,12 +263,12 @@ impl Entries {
         self.secrets.contains_key(secret)
     }
 
-    /// The number of workloads that refer to secrets, and of distinct secrets.
+    /// The number of workloads that refer to secrets, and the number of distinct secrets.
     pub(super) fn len(&self) -> (usize, usize) {
         (self.stored().count(), self.secrets.len())
     }
 
-    /// Reads a workload, and takes in what it refers to.
+    /// Reads a manifest and stores the workload with its references.
     fn take_in(
         &mut self,
         manifest: &Manifest,
@@ -275,8 +280,8 @@ impl Entries {
         let read = self.read(manifest, kind, servers);
         let Read { id, workload, notes, is_waiting, record_error } = read;
         if is_waiting {
-            // What is known of it stays until all of it is known: a part of its references does not
-            // say whether one of its secrets is gone.
+            // The former state stays until all references are known: a part of them does not tell
+            // whether the workload dropped one of its secrets.
             self.defer(&id, seen);
             return;
         }
@@ -311,7 +316,7 @@ impl Entries {
         pending.is_of_first_list |= !list.is_complete;
     }
 
-    /// Takes in a workload whose sources are all known.
+    /// Stores a workload whose sources are all known.
     fn store(&mut self, mut workload: Workload, seen: Seen) -> Change {
         let list = self.lists.of(workload.id.kind);
         let entry = self.workloads.entry(workload.id.clone()).or_default();
@@ -320,19 +325,19 @@ impl Entries {
         if self.polls > 0 && (pending.is_of_first_list || list.is_late()) {
             self.late.insert(workload.id.clone());
         }
-        // What a list has shown is no other for being taken in after its end.
+        // A pending workload may be stored after the end of the list that showed it.
         let is_listed = (list.is_under_way && seen == Seen::Object) || pending.is_of_list;
         if let Some(old) = &old
             && !is_listed
             && old.workload.uid == workload.uid
             && is_older(&workload.resource_version, &old.workload.resource_version)
         {
-            // A watch that lags behind the answer to our own PATCH. A list is believed whatever it
-            // says: a restored etcd counts from an earlier number.
+            // The watch lags behind the answer to our own PATCH. A list is believed with any
+            // version, since a restored etcd counts from an earlier number.
             return Change::Unchanged;
         }
         let template_first_poll = match &old {
-            // A watch shows every template. Between two lists, one may have come and gone.
+            // A watch shows every template. Between two lists, a template may have come and gone.
             Some(old)
                 if old.workload.kept_its_template(&workload)
                     || (!is_listed && old.workload.has_template_of(&workload)) =>
@@ -363,7 +368,7 @@ impl Entries {
         change
     }
 
-    /// A workload refers to no secret any more.
+    /// Removes the stored state of a workload that refers to no secret any more.
     fn remove(&mut self, id: &WorkloadId) -> Change {
         self.late.remove(id);
         let Some(entry) = self.workloads.get_mut(id) else { return Change::Absent };
@@ -373,7 +378,7 @@ impl Entries {
         Change::Removed
     }
 
-    /// Forgets a workload of which nothing is known but that it is there.
+    /// Drops an entry that holds nothing but the existence of its workload.
     fn drop_if_empty(&mut self, id: &WorkloadId) {
         let is_empty = self.workloads.get(id).is_some_and(|entry| {
             entry.stored.is_none()
@@ -411,8 +416,8 @@ impl Entries {
     }
 }
 
-/// Whether a resource version is older than another: they are numbers that grow, and where they are
-/// not, nothing is older.
+/// Whether a resource version is older than another. Resource versions are growing numbers. If one
+/// of them is no number, neither is older.
 fn is_older(version: &str, than: &str) -> bool {
     match (version.parse::<u64>(), than.parse::<u64>()) {
         (Ok(version), Ok(than)) => version < than,

@@ -1,7 +1,7 @@
-//! Notices: what the owner of a workload should know of its references, told once a change.
+//! Findings: what the owner of a workload should know of its references, reported once a change.
 //!
-//! The collector and the reloader say what there is at present, each its own part; whoever tells it
-//! takes what was not told yet.
+//! The collector and the reloader each set their own part of the present findings. The writer of
+//! Events takes the findings that were not reported yet.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write;
@@ -15,29 +15,30 @@ use crate::model::text::shorten;
 use crate::model::workload::WorkloadId;
 use crate::references::place::Note;
 
-/// The longest message, in bytes: what an Event takes.
+/// The longest message, in bytes: an Event takes no longer one.
 const LONGEST: usize = 1000;
 
-/// Something to know of the references of a workload.
+/// A fact that the owner of a workload should know of its references.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
     /// The stable name of the reason.
     pub reason: &'static str,
-    /// Whether it is to be looked at.
+    /// Whether somebody should look at it.
     pub is_warning: bool,
-    /// What it concerns, what it means and what to do.
+    /// The references or secrets concerned, what the finding means, and what to do.
     pub message: String,
 }
 
 impl Finding {
-    /// One for each reason, which names all that it concerns, as far as there is room.
+    /// Returns one finding for each reason. It names all references concerned, up to the longest
+    /// message.
     #[must_use]
     pub fn of_notes(notes: &[Note]) -> Vec<Self> {
         let mut by_reason: BTreeMap<_, Vec<&Note>> = BTreeMap::new();
         for note in notes {
             by_reason.entry(note.reason).or_default().push(note);
         }
-        let notice = |(reason, notes): (crate::references::reason::Reason, Vec<&Note>)| {
+        let finding = |(reason, notes): (crate::references::reason::Reason, Vec<&Note>)| {
             let origins = notes.iter().map(|note| note.origin.to_string());
             Self {
                 reason: reason.code(),
@@ -45,18 +46,18 @@ impl Finding {
                 message: message(origins, reason.advice()),
             }
         };
-        by_reason.into_iter().map(notice).collect()
+        by_reason.into_iter().map(finding).collect()
     }
 
     fn digest(&self, uid: &str) -> u64 {
-        // The same in each process.
+        // This hash is the same in each process.
         let mut hasher = SipHasher13::new();
         (uid, self.reason, &self.message).hash(&mut hasher);
         hasher.finish()
     }
 }
 
-/// `A; B; and 3 more: what it means`
+/// Formats `A; B; and 3 more: MEANING`, up to the longest message.
 #[must_use]
 pub fn message(concerned: impl ExactSizeIterator<Item = String>, meaning: &str) -> String {
     let mut left = concerned.len();
@@ -78,29 +79,29 @@ pub fn message(concerned: impl ExactSizeIterator<Item = String>, meaning: &str) 
     format!("{text}: {meaning}")
 }
 
-/// Who says it, and takes it back.
+/// The source that sets a finding and takes it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FindingSource {
-    /// What the manifest shows.
+    /// The manifest of the workload.
     Manifest,
-    /// What the answers of Vault show.
+    /// The answers of Vault.
     Vault,
 }
 
-/// A notice that was not told yet.
+/// A finding that was not reported yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreportedFinding {
-    /// Whom it concerns.
+    /// The workload concerned.
     pub workload: WorkloadId,
     /// `metadata.uid` of the workload.
     pub uid: Arc<str>,
-    /// What.
+    /// The finding.
     pub notice: Finding,
-    /// The same for the same notice of the same object, in each process.
+    /// A hash of the finding and the object. It is the same in each process.
     pub digest: u64,
 }
 
-/// The notices of all workloads.
+/// The findings of all workloads.
 #[derive(Debug, Default)]
 pub struct Findings {
     state: Mutex<State>,
@@ -109,10 +110,11 @@ pub struct Findings {
 #[derive(Debug, Default)]
 struct State {
     present: HashMap<WorkloadId, Present>,
-    untold: FairQueue<WorkloadId>,
-    /// The workloads of which nothing is to be told for the time being.
+    /// The workloads with unreported findings.
+    unreported: FairQueue<WorkloadId>,
+    /// The workloads whose findings are not reported until [`Findings::wake`].
     resting: HashSet<WorkloadId>,
-    /// How many workloads the answers of Vault say something of.
+    /// The number of workloads with findings from the answers of Vault.
     with_vault: usize,
 }
 
@@ -120,12 +122,12 @@ struct State {
 struct Present {
     uid: Arc<str>,
     parts: BTreeMap<FindingSource, Vec<Finding>>,
-    /// What was told of those.
-    told: BTreeSet<u64>,
+    /// The digests of the findings that were reported.
+    reported: BTreeSet<u64>,
 }
 
 impl Findings {
-    /// Says what there is at present of one part; nothing is said by an empty list.
+    /// Sets the present findings of one source. An empty list removes them.
     pub fn set(
         &self,
         workload: &WorkloadId,
@@ -138,7 +140,7 @@ impl Findings {
         if notices.is_empty() && !state.present.contains_key(workload) {
             return;
         }
-        let new = || Present { uid: uid.into(), parts: BTreeMap::new(), told: BTreeSet::new() };
+        let new = || Present { uid: uid.into(), parts: BTreeMap::new(), reported: BTreeSet::new() };
         let present = state.present.entry(workload.clone()).or_insert_with(new);
         if *present.uid != *uid {
             let had_vault = present.parts.contains_key(&FindingSource::Vault);
@@ -155,7 +157,7 @@ impl Findings {
             if !before.is_some_and(|before| before.contains(notice))
                 && !state.resting.contains(workload)
             {
-                state.untold.join(workload);
+                state.unreported.join(workload);
             }
         }
         if part == FindingSource::Vault {
@@ -168,14 +170,14 @@ impl Findings {
             present.parts.insert(part, notices);
         }
         let digests: BTreeSet<u64> = present.digests().collect();
-        present.told.retain(|digest| digests.contains(digest));
+        present.reported.retain(|digest| digests.contains(digest));
         if present.parts.is_empty() {
             state.present.remove(workload);
-            state.untold.leave(workload);
+            state.unreported.leave(workload);
         }
     }
 
-    /// Takes back what one part says of a workload.
+    /// Removes the findings of one source about a workload.
     pub fn take_back(&self, workload: &WorkloadId, part: FindingSource) {
         let uid = self.state().present.get(workload).map(|present| Arc::clone(&present.uid));
         if let Some(uid) = uid {
@@ -183,16 +185,17 @@ impl Findings {
         }
     }
 
-    /// Forgets a workload.
+    /// Removes all findings of a workload.
     pub fn forget(&self, workload: &WorkloadId) {
         let mut state = self.state();
-        state.untold.leave(workload);
+        state.unreported.leave(workload);
         if let Some(present) = state.present.remove(workload) {
             state.with_vault -= usize::from(present.parts.contains_key(&FindingSource::Vault));
         }
     }
 
-    /// Takes back what was said by Vault's answers of all other workloads than these.
+    /// Removes the findings from Vault's answers of all workloads but those that `workloads`
+    /// accepts.
     pub fn retain_of_vault(&self, workloads: impl Fn(&WorkloadId) -> bool) {
         let state = self.state();
         let is_over = |(id, present): &(&WorkloadId, &Present)| {
@@ -210,58 +213,58 @@ impl Findings {
         }
     }
 
-    /// Whether the answers of Vault say anything of any workload.
+    /// Whether any workload has findings from the answers of Vault.
     #[must_use]
     pub fn has_of_vault(&self) -> bool {
         self.state().with_vault > 0
     }
 
-    /// One that was not told yet; from now on it counts as told. Workloads and namespaces take turns.
+    /// Returns an unreported finding and marks it as reported. Workloads and namespaces take turns.
     #[must_use]
     pub fn next(&self) -> Option<UnreportedFinding> {
         let mut state = self.state();
         let state = &mut *state;
-        while let Some(workload) = state.untold.take() {
+        while let Some(workload) = state.unreported.take() {
             if let Some(present) = state.present.get_mut(&workload)
                 && let Some((notice, digest)) =
-                    present.find(|digest| !present.told.contains(&digest))
+                    present.find(|digest| !present.reported.contains(&digest))
             {
-                present.told.insert(digest);
+                present.reported.insert(digest);
                 let uid = Arc::clone(&present.uid);
-                state.untold.join(&workload);
+                state.unreported.join(&workload);
                 return Some(UnreportedFinding { workload, uid, notice, digest });
             }
         }
         None
     }
 
-    /// Nothing more is told of a workload until [`Findings::wake`].
+    /// Stops reporting the findings of a workload until [`Findings::wake`].
     pub fn rest(&self, workload: &WorkloadId) {
         let mut state = self.state();
-        state.untold.leave(workload);
+        state.unreported.leave(workload);
         state.resting.insert(workload.clone());
     }
 
-    /// What there is to tell of a workload is told again.
+    /// Starts reporting the findings of a workload again after [`Findings::rest`].
     pub fn wake(&self, workload: &WorkloadId) {
         let mut state = self.state();
         if state.resting.remove(workload) {
-            state.untold.join(workload);
+            state.unreported.join(workload);
         }
     }
 
-    /// It could not be told: it is to be told again.
-    pub fn give_back(&self, untold: &UnreportedFinding) {
+    /// Marks a finding as unreported again, after a failure to report it.
+    pub fn give_back(&self, finding: &UnreportedFinding) {
         let mut state = self.state();
-        if let Some(present) = state.present.get_mut(&untold.workload)
-            && present.told.remove(&untold.digest)
-            && !state.resting.contains(&untold.workload)
+        if let Some(present) = state.present.get_mut(&finding.workload)
+            && present.reported.remove(&finding.digest)
+            && !state.resting.contains(&finding.workload)
         {
-            state.untold.join(&untold.workload);
+            state.unreported.join(&finding.workload);
         }
     }
 
-    /// Of how many workloads there is something to tell at present, by reason.
+    /// The number of workloads with findings at present, by reason.
     #[must_use]
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
         let mut counts = BTreeMap::new();
@@ -274,7 +277,7 @@ impl Findings {
         counts
     }
 
-    /// What was told of a workload, if there still is reason to.
+    /// Returns the finding with this digest, if the workload still has it.
     #[must_use]
     pub fn still(&self, workload: &WorkloadId, digest: u64) -> Option<UnreportedFinding> {
         let state = self.state();
@@ -284,16 +287,16 @@ impl Findings {
         Some(UnreportedFinding { workload: workload.clone(), uid, notice, digest })
     }
 
-    /// How many of a workload are not told yet.
+    /// The number of unreported findings of a workload.
     #[cfg(test)]
     pub(crate) fn untold_of(&self, workload: &WorkloadId) -> usize {
         let state = self.state();
         let Some(present) = state.present.get(workload) else { return 0 };
-        present.digests().filter(|digest| !present.told.contains(digest)).count()
+        present.digests().filter(|digest| !present.reported.contains(digest)).count()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic while the lock was held ends the process; its other tasks may still look.
+        // A panic under the lock ends the process. Until then, its other tasks may still read.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -303,11 +306,11 @@ impl Present {
         self.parts.values().flatten().map(|notice| notice.digest(&self.uid))
     }
 
-    /// The first one whose digest is such.
-    fn find(&self, is_such: impl Fn(u64) -> bool) -> Option<(Finding, u64)> {
+    /// Returns the first finding whose digest `matches`.
+    fn find(&self, matches: impl Fn(u64) -> bool) -> Option<(Finding, u64)> {
         let mut all =
             self.parts.values().flatten().map(|notice| (notice, notice.digest(&self.uid)));
-        let (notice, digest) = all.find(|(_, digest)| is_such(*digest))?;
+        let (notice, digest) = all.find(|(_, digest)| matches(*digest))?;
         Some((notice.clone(), digest))
     }
 }
@@ -328,7 +331,7 @@ mod tests {
     }
 
     fn told(notices: &Findings) -> Vec<String> {
-        let next = || notices.next().map(|untold| untold.notice.message);
+        let next = || notices.next().map(|finding| finding.notice.message);
         std::iter::from_fn(next).collect()
     }
 
@@ -342,16 +345,16 @@ mod tests {
         assert!(notices.has_of_vault());
         assert_eq!(told(&notices), ["a", "b"]);
         assert_eq!(told(&notices), [""; 0]);
-        // One more; the first was told.
+        // A new finding is reported. The first was reported before.
         let more = notice("NoKey", "c");
         notices.set(&web(), "u", FindingSource::Manifest, vec![a.clone(), more]);
         assert_eq!(told(&notices), ["c"]);
-        // Gone and back again is a change.
+        // A finding that is removed and set again is reported again.
         notices.set(&web(), "u", FindingSource::Vault, Vec::new());
         assert!(!notices.has_of_vault());
         notices.set(&web(), "u", FindingSource::Vault, vec![b]);
         assert_eq!(told(&notices), ["b"]);
-        // An object of the same name is another one.
+        // An object with the same name and another uid is another object.
         notices.set(&web(), "v", FindingSource::Manifest, vec![a]);
         assert_eq!(told(&notices), ["a"]);
         assert!(!notices.has_of_vault());
@@ -363,16 +366,16 @@ mod tests {
     fn what_could_not_be_told_is_told_later_unless_it_is_over() {
         let notices = Findings::default();
         notices.set(&web(), "u", FindingSource::Manifest, vec![notice("NoKey", "a")]);
-        let untold = notices.next().unwrap();
+        let finding = notices.next().unwrap();
         assert_eq!(told(&notices), [""; 0]);
-        notices.give_back(&untold);
+        notices.give_back(&finding);
         assert_eq!(told(&notices), ["a"]);
-        notices.give_back(&untold);
+        notices.give_back(&finding);
         notices.forget(&web());
         assert_eq!(told(&notices), [""; 0]);
-        notices.give_back(&untold);
+        notices.give_back(&finding);
         assert_eq!(told(&notices), [""; 0]);
-        assert!(notices.state().present.is_empty() && notices.state().untold.is_empty());
+        assert!(notices.state().present.is_empty() && notices.state().unreported.is_empty());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Which kinds of workloads were listed, and which of them polls wait for.
+//! The lists of each kind of workload, and the kinds that polls wait for.
 
 use std::collections::HashMap;
 
@@ -8,21 +8,21 @@ use crate::model::kind::Kind;
 #[derive(Debug, Default)]
 pub(super) struct Lists(HashMap<Kind, List>);
 
-/// The lists that a kind was read by.
+/// The state of the lists of one kind.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct List {
-    /// How many have begun.
+    /// The number of lists that have begun.
     pub(super) number: u64,
-    /// Whether the last one has not ended yet.
+    /// Whether the last list has not ended yet.
     pub(super) is_under_way: bool,
-    /// Whether one has ended.
+    /// Whether at least one list has ended.
     pub(super) is_complete: bool,
-    /// Whether polls begin without it.
+    /// Whether polls may begin without the first list.
     is_overdue: bool,
 }
 
 impl List {
-    /// Whether polls begin without it, and it has not ended yet.
+    /// Whether polls may begin without the first list, and it has not ended yet.
     pub(super) fn is_late(self) -> bool {
         self.is_overdue && !self.is_complete
     }
@@ -39,7 +39,7 @@ impl Lists {
         list.is_under_way = true;
     }
 
-    /// A list ends. Returns it as it was before.
+    /// Ends a list. Returns the state before.
     pub(super) fn end(&mut self, kind: Kind) -> List {
         let list = self.0.entry(kind).or_default();
         let before = *list;
@@ -60,7 +60,8 @@ impl Lists {
         Kind::ALL.iter().all(|kind| self.of(*kind).is_complete)
     }
 
-    /// Whether polls may begin: one kind was listed in full, and each other one was, too, or is overdue.
+    /// Whether polls may begin: at least one kind was listed in full, and each other kind was
+    /// listed in full or is overdue.
     pub(super) fn may_be_polled(&self) -> bool {
         let mut lists = Kind::ALL.iter().map(|kind| self.of(*kind));
         lists.all(|list| list.is_complete || list.is_overdue)

@@ -1,10 +1,12 @@
-//! The index: which workloads refer to which secrets, by which ConfigMaps and Secrets, and since which poll.
+//! The index: which workloads refer to which secrets, by which ConfigMaps and Secrets, and since
+//! which poll.
 //!
-//! The adapters of Kubernetes write it, and the engines take snapshots of it; they know each other only through
-//! it. It also numbers the polls, because a witness is a matter of order: what counts is whether a
-//! template entered the index before a poll began.
+//! The Kubernetes adapters write the index, and the engines take snapshots of it. They share
+//! nothing but the index. The index also numbers the polls, because a witnessed change rests on
+//! their order: what counts is whether a template entered the index before a poll began.
 //!
-//! Architecture Invariant: there is one lock, it is never held across an await, and nothing in here waits.
+//! Architecture Invariant: there is one lock, it is never held across an await, and nothing in this
+//! module waits.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -39,7 +41,7 @@ use crate::references::environment::SourceName;
 #[cfg(test)]
 use crate::references::source::SourceState;
 
-/// Who refers to what.
+/// The workloads, the secrets they refer to, and the sources they name.
 #[derive(Debug, Default)]
 pub struct Index {
     servers: Servers,
@@ -50,7 +52,8 @@ pub struct Index {
 }
 
 impl Index {
-    /// An empty index, for workloads that mean some servers, and whose sources of some kinds may be read.
+    /// Returns an empty index. `servers` are the servers that workloads may use; `readable` are the
+    /// kinds of sources that may be read.
     #[must_use]
     pub fn new(servers: Servers, readable: ReadableSources) -> Self {
         let mut entries = Entries::default();
@@ -58,25 +61,25 @@ impl Index {
         Self { servers, readable, entries: Mutex::new(entries), ..Self::default() }
     }
 
-    /// The same, with a quota for each namespace.
+    /// Sets the quota of each namespace.
     #[must_use]
     pub fn with_quota(self, quota: Quota) -> Self {
         Self { quota, ..self }
     }
 
-    /// How many secrets the workloads of a namespace may refer to.
+    /// The number of secrets that the workloads of a namespace may refer to.
     #[must_use]
     pub fn quota(&self) -> Quota {
         self.quota
     }
 
-    /// The servers that workloads may mean.
+    /// The servers that workloads may use.
     #[must_use]
     pub fn servers(&self) -> &Servers {
         &self.servers
     }
 
-    /// Which sources may be read.
+    /// The kinds of sources that may be read.
     #[must_use]
     pub fn readable(&self) -> ReadableSources {
         self.readable
@@ -88,19 +91,19 @@ impl Index {
         &self.findings
     }
 
-    /// Takes in an object as a list or a watch shows it.
+    /// Applies an object from a list or a watch.
     pub fn apply(&self, manifest: Manifest, kind: Kind) -> Vec<Effect> {
         let effects = self.entries().apply(manifest, kind, &self.servers);
         self.take_in_findings(&effects);
         effects
     }
 
-    /// Takes in the answer to our own PATCH, if the workload is there still.
+    /// Applies the answer to our own PATCH, if the workload is still in the index.
     pub fn refresh(&self, manifest: &Manifest, kind: Kind) {
         self.entries().refresh(manifest, kind, &self.servers);
     }
 
-    /// Reads a manifest with what is known of its sources, and changes nothing.
+    /// Reads a manifest with the present state of its sources. Changes nothing.
     #[must_use]
     pub fn read(&self, manifest: &Manifest, kind: Kind) -> Read {
         self.entries().read(manifest, kind, &self.servers)
@@ -113,12 +116,12 @@ impl Index {
         removed.into_iter().collect()
     }
 
-    /// A full list of a kind begins: what it does not contain is gone when it ends.
+    /// Begins a full list of a kind. At its end, workloads that it did not contain are removed.
     pub fn begin_list(&self, kind: Kind) {
         self.entries().lists.begin(kind);
     }
 
-    /// A full list of a kind ended.
+    /// Ends a full list of a kind.
     pub fn end_list(&self, kind: Kind) -> Vec<Effect> {
         let (gone, effects) = self.entries().end_list(kind);
         for id in gone {
@@ -127,37 +130,39 @@ impl Index {
         effects
     }
 
-    /// Takes out the sources of a kind that workloads name and that were never read.
+    /// Takes out the sources of a kind that workloads name and that were not taken out before.
     #[must_use]
     pub fn take_unread_sources(&self, kind: SourceKind) -> Vec<SourceId> {
         self.entries().sources.take_unread(kind)
     }
 
-    /// The sources of a kind that workloads name, each with the resource version that was read.
+    /// Returns the sources of a kind that workloads name, each with the resource version that was
+    /// read.
     #[must_use]
     pub fn named_sources(&self, kind: SourceKind) -> Vec<(SourceId, Option<Box<str>>)> {
         self.entries().sources.named(kind)
     }
 
-    /// Whether a workload names a source.
+    /// Whether any workload names a source.
     #[must_use]
     pub fn names_source(&self, id: &SourceId) -> bool {
         self.entries().sources.is_named(id)
     }
 
-    /// Whether a workload names a source that is in another version now than when it was read.
+    /// Whether any workload names a source, and its resource version is not the one that was read.
     #[must_use]
     pub fn is_source_outdated(&self, id: &SourceId, resource_version: Option<&str>) -> bool {
         self.entries().sources.is_outdated(id, resource_version)
     }
 
-    /// Takes in how reading a source ended. [`Index::read_next_changed`] takes in what that means.
+    /// Stores the result of reading a source. [`Index::read_next_changed`] applies it to the
+    /// workloads.
     pub fn put_source(&self, id: &SourceId, found: SourceRead) {
         self.entries().put_source(id, found);
     }
 
-    /// Reads again a workload of which a source changed; `None` where no such workload is left. The lock is held
-    /// for one workload at a time.
+    /// Reads the next workload of which a source changed. Returns `None` if there is none. The lock
+    /// is held for one workload at a time.
     pub fn read_next_changed(&self) -> Option<Vec<Effect>> {
         let effects = self.entries().read_changed(&self.servers)?;
         self.take_in_findings(&effects);
@@ -170,20 +175,20 @@ impl Index {
         self.entries().lists.are_all_complete()
     }
 
-    /// Polls need not wait for the first full list of a kind any longer.
+    /// Lets polls begin without the first full list of a kind.
     pub fn do_not_await(&self, kind: Kind) {
         self.entries().lists.do_not_await(kind);
     }
 
-    /// Whether polls may begin: one kind was listed in full, and each other one was, too, or is
-    /// overdue.
+    /// Whether polls may begin: at least one kind was listed in full, and each other kind was
+    /// listed in full or is overdue.
     #[must_use]
     pub fn may_be_polled(&self) -> bool {
         self.entries().lists.may_be_polled()
     }
 
-    /// Begins a poll of a server: numbers it, and says what there is of that server at this moment. The
-    /// polls of all servers are numbered in one row.
+    /// Begins a poll of a server: numbers the poll and returns the present workloads of the server.
+    /// The polls of all servers are numbered in one sequence.
     #[must_use]
     pub fn begin_poll(&self, server: &str) -> Snapshot {
         let mut snapshot = self.entries().begin_poll(server);
@@ -193,7 +198,7 @@ impl Index {
         snapshot
     }
 
-    /// Whether a workload refers to secrets of another server than this.
+    /// Whether the workload refers to secrets of another server than `server`.
     #[must_use]
     pub fn is_of_another(&self, id: &WorkloadId, server: &str) -> bool {
         self.entries().is_of_another(id, server)
@@ -205,31 +210,31 @@ impl Index {
         self.entries().refers_to(secret)
     }
 
-    /// The number of workloads that refer to secrets, and of distinct secrets.
+    /// The number of workloads that refer to secrets, and the number of distinct secrets.
     #[must_use]
     pub fn len(&self) -> (usize, usize) {
         self.entries().len()
     }
 
-    /// One workload, as it is now.
+    /// Returns the present state of a workload.
     #[cfg(test)]
     pub(crate) fn get(&self, id: &WorkloadId) -> Option<entries::IndexedWorkload> {
         self.entries().get(id).cloned()
     }
 
-    /// How many workloads anything is kept of.
+    /// The number of workloads that have an entry.
     #[cfg(test)]
     fn known(&self) -> usize {
         self.entries().known()
     }
 
-    /// What is known of a source.
+    /// Returns the state of a source.
     #[cfg(test)]
     pub(crate) fn look_up(&self, namespace: &Arc<str>, named: &SourceName) -> SourceState {
         self.entries().sources.look_up(namespace, named)
     }
 
-    /// Takes in what the owners of workloads should know of their references.
+    /// Updates the findings from the effects of a change.
     fn take_in_findings(&self, effects: &[Effect]) {
         for effect in effects {
             match effect {
@@ -246,7 +251,7 @@ impl Index {
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
-        // A panic while the lock was held ends the process; its other tasks may still look.
+        // A panic under the lock ends the process. Until then, its other tasks may still read.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
-//! The quota of a namespace: how many secrets its workloads may refer to.
+//! The quota of a namespace: the number of secrets that its workloads may refer to.
 //!
-//! Each secret costs Vault a request a poll, and a tenant can make any number of workloads. Namespaces do not
-//! share the quota, so one tenant cannot use up that of another.
+//! Each secret costs Vault a request a poll, and a tenant can make any number of workloads.
+//! Namespaces do not share the quota, so one tenant cannot use up the quota of another.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::model::secret::SecretId;
 use crate::model::workload::Workload;
 
-/// How many different secrets of one server the workloads of one namespace may refer to.
+/// The number of different secrets of one server that the workloads of one namespace may refer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota(pub usize);
 
@@ -21,9 +21,9 @@ impl Default for Quota {
 }
 
 impl Quota {
-    /// Splits the workloads of one server, which are in order, into those within the quota of their namespace and
-    /// those over it. A workload is within the quota or over it with all of its secrets. The result does not
-    /// depend on what was there before.
+    /// Splits the workloads of one server into those within the quota of their namespace and those
+    /// over it. The workloads must be in order. A workload is within or over the quota with all of
+    /// its secrets. The result does not depend on the former workloads.
     #[must_use]
     pub fn split<T>(
         self,
@@ -39,7 +39,8 @@ impl Quota {
                 references.insert(Arc::clone(&workload.id.namespace), count);
             }
         }
-        // References to one secret are counted apart here, so no other namespace can be over it.
+        // Several references to one secret count several times here. So a namespace that is not
+        // over its quota by this count is within its quota.
         references.retain(|_, count| *count > self.0);
         if references.is_empty() {
             return (workloads, Vec::new());

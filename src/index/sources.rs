@@ -1,4 +1,5 @@
-//! The ConfigMaps and Secrets that workloads name: what is known of each, and which workloads use it.
+//! The ConfigMaps and Secrets that workloads name: the state of each, and the workloads that use
+//! it.
 //!
 //! A source is read only while a workload names it.
 
@@ -10,18 +11,18 @@ use crate::references::environment::{SourceKind, SourceName};
 use crate::references::reason::Reason;
 use crate::references::source::{Content, ReadableSources, SourceId, SourceState};
 
-/// How reading a source ended.
+/// The result of reading a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceRead {
-    /// It does not exist.
+    /// The source does not exist.
     Missing,
-    /// It cannot be read, for a reason.
+    /// The source cannot be read, for a reason.
     Unreadable(Reason),
-    /// It was read.
+    /// The source was read.
     Read {
         /// `metadata.resourceVersion`
         resource_version: String,
-        /// What it holds.
+        /// The content of the source.
         content: Content,
     },
 }
@@ -31,23 +32,24 @@ pub enum SourceRead {
 pub(super) struct Sources {
     pub(super) readable: ReadableSources,
     entries: HashMap<SourceId, Entry>,
-    /// Named, and not taken out to be read yet.
+    /// The sources that are named and were not taken out to be read yet.
     unread: BTreeSet<SourceId>,
-    /// The workloads that are to be read again, since a source of theirs changed. Each is here once, however
-    /// often that happens.
+    /// The workloads to read again, because one of their sources changed. Each is here once,
+    /// however often that happens.
     changed: BTreeSet<WorkloadId>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// In order, each once. Most sources have one user, for which a tree takes half a kilobyte.
+    /// The workloads that name the source, in order, each once. A vector, because most sources have
+    /// one user, for which a tree would take half a kilobyte.
     users: Vec<WorkloadId>,
     known: SourceState,
     resource_version: Option<Box<str>>,
 }
 
 impl Sources {
-    /// What is known of a source that a workload of a namespace names.
+    /// Returns the state of a source that a workload of a namespace names.
     pub(super) fn look_up(&self, namespace: &Arc<str>, named: &SourceName) -> SourceState {
         if !self.readable.includes(named.kind) {
             return SourceState::Unreadable(Reason::SourceNotRead);
@@ -59,8 +61,8 @@ impl Sources {
         self.entries.get(&id).map_or(SourceState::Unread, |entry| entry.known.clone())
     }
 
-    /// The sources that are read among those that a workload of a namespace names. What no object can be called
-    /// is never read.
+    /// Returns the readable sources among those that a workload of a namespace names. A source with
+    /// an invalid object name is never read.
     pub(super) fn ids(
         &self,
         namespace: &Arc<str>,
@@ -72,7 +74,7 @@ impl Sources {
         readable.map(|named| SourceId::new(namespace, named)).collect()
     }
 
-    /// A workload names `ids` from now on, and no longer what of `before` is not among them. Both are in order.
+    /// Replaces the sources that a workload names: `ids` instead of `before`. Both are in order.
     pub(super) fn name(&mut self, workload: &WorkloadId, before: &[SourceId], ids: &[SourceId]) {
         if before == ids {
             return;
@@ -92,7 +94,7 @@ impl Sources {
         !self.unread.is_empty()
     }
 
-    /// Takes out the sources of a kind that are named and were never read.
+    /// Takes out the sources of a kind that are named and were not taken out before.
     pub(super) fn take_unread(&mut self, kind: SourceKind) -> Vec<SourceId> {
         let (unread, others) =
             std::mem::take(&mut self.unread).into_iter().partition(|id| id.kind == kind);
@@ -110,19 +112,19 @@ impl Sources {
         self.entries.contains_key(id)
     }
 
-    /// Whether a source is named, and is another now than when it was read.
+    /// Whether a source is named and has another resource version than the one that was read.
     pub(super) fn is_outdated(&self, id: &SourceId, resource_version: Option<&str>) -> bool {
         let entry = self.entries.get(id);
         entry.is_some_and(|entry| entry.resource_version.as_deref() != resource_version)
     }
 
-    /// Takes in what was read. Where that says something else than before, the workloads that name the source
-    /// are to be read again.
+    /// Stores the result of reading a source. If its state changes, the workloads that name the
+    /// source are read again.
     pub(super) fn put(&mut self, id: &SourceId, found: SourceRead) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let (known, resource_version) = match found {
             SourceRead::Missing => (SourceState::Missing, None),
-            // What was read once counts on.
+            // The content that was read before stays valid.
             SourceRead::Unreadable(_) if matches!(entry.known, SourceState::Read(_)) => return,
             SourceRead::Unreadable(reason) => (SourceState::Unreadable(reason), None),
             SourceRead::Read { resource_version, content } => {
@@ -136,7 +138,7 @@ impl Sources {
         }
     }
 
-    /// Takes out a workload that is to be read again.
+    /// Takes out the next workload to read again.
     pub(super) fn take_changed(&mut self) -> Option<WorkloadId> {
         self.changed.pop_first()
     }
@@ -207,7 +209,7 @@ mod tests {
         assert_eq!(sources.look_up(&a.namespace, &config_map("m")), SourceState::Unread);
         sources.put(&m, read("1", "vault:a#b"));
         assert_eq!(sources.take_changed(), Some(a.clone()));
-        // Of one that names nothing any more, nothing has changed.
+        // A workload that names no source any more is not read again.
         sources.name(&b, from_ref(&m), &[]);
         assert!(sources.is_named(&m));
         sources.name(&a, from_ref(&m), &[]);
@@ -230,7 +232,7 @@ mod tests {
         assert_eq!(put(read("1", "vault:a#b and")), 1);
         assert_eq!(put(read("2", "vault:a#other")), 0);
         assert_eq!(put(read("3", "vault:b#b")), 1);
-        // What was read counts on while it cannot be read again.
+        // The content stays valid while the source cannot be read.
         assert_eq!(put(SourceRead::Unreadable(Reason::SourceDenied)), 0);
         assert_eq!(put(SourceRead::Missing), 1);
         assert_eq!(put(SourceRead::Unreadable(Reason::SourceDenied)), 1);

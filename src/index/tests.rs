@@ -1,4 +1,4 @@
-//! What the index makes of objects, their ConfigMaps and lists.
+//! The index with objects, their ConfigMaps and lists.
 
 use super::*;
 use crate::model::annotation::{Annotations, OptIn};
@@ -6,7 +6,7 @@ use crate::model::secret::DEFAULT_CONNECTION;
 use crate::references::environment::{Container, EnvFrom, EnvVar, SourceName};
 use crate::references::source::Content;
 
-/// A Deployment that opted in, with variables.
+/// Returns an opted-in Deployment with variables.
 fn with_values(name: &str, values: &[(&str, &str)]) -> Manifest {
     let variables = values.iter().map(|(name, value)| EnvVar::literal(*name, *value)).collect();
     Manifest {
@@ -19,7 +19,7 @@ fn with_values(name: &str, values: &[(&str, &str)]) -> Manifest {
     }
 }
 
-/// A Deployment that takes its variables from the ConfigMap `refs`.
+/// Returns a Deployment that takes its variables from the ConfigMap `refs`.
 fn with_config_map(name: &str) -> Manifest {
     let mut manifest = with_values(name, &[]);
     let from = EnvFrom { prefix: String::new(), source: refs_name(), optional: false };
@@ -44,7 +44,7 @@ fn read(version: u32, value: &str) -> SourceRead {
     SourceRead::Read { resource_version: version.to_string(), content }
 }
 
-/// Takes in how reading the ConfigMap ended. Returns what follows.
+/// Stores the result of reading the ConfigMap. Returns the effects.
 fn put(index: &Index, found: SourceRead) -> Vec<Effect> {
     index.put_source(&refs(), found);
     std::iter::from_fn(|| index.read_next_changed()).flatten().collect()
@@ -73,12 +73,12 @@ fn what_is_kept_of_workloads_goes_with_them() {
                 assert_eq!(index.delete(&id(&name)), [Effect::Removed(id(&name))]);
             }
         }
-        // What was deleted while nobody watched is not in the next list.
+        // A workload that was deleted while no watch ran is not in the next list.
         list(&index, [odd("stays")]);
         assert_eq!((index.known(), index.len()), (1, (1, 1)));
         assert_eq!(index.findings().counts().into_values().collect::<Vec<_>>(), [1]);
     }
-    // Of one that opted out, or refers to nothing, nothing is kept.
+    // Nothing is kept of a workload that opted out or refers to nothing.
     let opted_out = Manifest { annotations: Annotations::default(), ..odd("stays") };
     let effects = index.apply(opted_out, Kind::DEPLOYMENT);
     assert!(effects.contains(&Effect::Removed(id("stays"))), "{effects:?}");
@@ -119,15 +119,15 @@ fn what_a_source_refers_to_is_watched_and_no_more_than_that() {
     assert_eq!(put(&index, read(1, "vault:secret/data/a#k")), [collected]);
     assert_eq!(index.len(), (1, 1));
     assert_eq!(change(read(2, "${vault:secret/data/a#k}${vault:secret/data/b#k}")), (1, 2));
-    // The pods that run still use what it named before.
+    // The running pods still use the former secrets.
     assert_eq!(change(read(3, "plain")), (1, 2));
     assert_eq!(change(read(4, "vault:secret/data/a#k")), (1, 2));
-    // It does not exist any more: the pods would not start, and nothing is known of references.
+    // The ConfigMap does not exist any more: pods would not start, and no references are known.
     assert_eq!(change(SourceRead::Missing), (0, 0));
     index.apply(with_config_map("other"), Kind::DEPLOYMENT);
     index.delete(&id("web"));
     assert!(index.names_source(&refs()));
-    // A list that does not contain it says the same.
+    // A list that does not contain the workload has the same effect.
     list(&index, []);
     assert!(!index.names_source(&refs()));
     assert_eq!(index.known(), 0);
@@ -147,7 +147,7 @@ fn no_list_and_no_other_workload_waits_for_a_source() {
     }
     let poll = index.begin_poll(DEFAULT_CONNECTION);
     assert_eq!((poll.workloads.len(), poll.is_incomplete), (1, true));
-    // Once it is known, the workload is looked at by the next poll, whichever that is.
+    // The first poll after the ConfigMap is known includes the workload, whichever poll that is.
     let of_first_list = Effect::Collected { id: id("waits"), is_of_first_list: true };
     assert_eq!(put(&index, read(1, "vault:secret/data/b#k")), [of_first_list]);
     let poll = index.begin_poll(DEFAULT_CONNECTION);

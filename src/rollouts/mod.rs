@@ -1,3 +1,3 @@
-//! Which of the due reloads may start.
+//! The limits that decide which of the due reloads may start.
 
 pub mod budget;

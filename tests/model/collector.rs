@@ -1,4 +1,5 @@
-//! What the collector does: a list of all workloads, what comes after it, and the ConfigMaps that they name.
+//! The collector of the model: the list of all workloads, the watch after the list, and the
+//! ConfigMaps that workloads name.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::ports::{Shared, date, lock};
 use crate::time;
 use crate::world::{Seen, process_of, source_id};
 
-/// The longest time that the read of a ConfigMap takes, in milliseconds.
+/// The longest duration of a read of a ConfigMap, in milliseconds.
 const LONGEST_READ: u64 = 2_000;
 
 /// The collector of one life of a process.
@@ -26,12 +27,12 @@ pub(crate) struct Collector {
     pub(crate) life: u64,
     pub(crate) index: Arc<Index>,
     pub(crate) cluster_clock: Arc<ServerClock>,
-    /// The reads that are under way, with the time of their answers.
+    /// The reads under way, with the time of their answers.
     pub(crate) reads: BTreeMap<(Instant, usize), SourceId>,
 }
 
 impl Collector {
-    /// Lists all workloads, and follows what is told of them.
+    /// Lists all workloads, and then follows the events of the watch.
     pub(crate) async fn run(
         mut self,
         synced: CancellationToken,
@@ -66,7 +67,8 @@ impl Collector {
 
     fn list(&mut self) {
         let manifests: Vec<_> = lock(&self.world).manifests().collect();
-        // Nothing else has been asked yet, so nothing can come between the list and what follows it.
+        // This is the first request of the process, so no event is lost between the list and the
+        // watch.
         self.cluster_clock.observe_date(&date(time::now()), time::own(), time::own());
         for kind in Kind::ALL {
             self.index.begin_list(kind);
@@ -117,7 +119,7 @@ impl Collector {
     }
 }
 
-/// Waits until a time; for ever, if there is none.
+/// Waits until a time. Without a time, waits for ever.
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,

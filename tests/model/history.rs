@@ -1,4 +1,4 @@
-//! What can happen: a history is a setup, and steps that come one after the other.
+//! The histories of the model. A history is a setup and a sequence of steps.
 
 use std::ops::Range;
 
@@ -6,19 +6,19 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::Union;
 
-/// The most secrets of one server, and the most workloads of a history: enough for every rule to meet
-/// every other.
+/// The most secrets of one server, and the most workloads of a history. These are enough for each
+/// rule to meet each other rule.
 pub(crate) const SECRETS: usize = 3;
 pub(crate) const WORKLOADS: usize = 3;
 /// The most Vault servers of a history. Each has secrets of its own, at the same paths.
 pub(crate) const SERVERS: usize = 2;
 /// The ConfigMaps of a history.
 pub(crate) const SOURCES: usize = 2;
-/// The most controllers that run at once, each of them acting as a leader.
+/// The most controllers that run at once. Each acts as a leader.
 pub(crate) const PROCESSES: usize = 3;
 
-/// How far pods that start may be behind, in milliseconds: what the settle time covers beside what is not
-/// known of clocks that differ.
+/// The longest delay of the versions that starting pods read, in milliseconds. The settle time
+/// covers this delay and the uncertainty of clocks that differ.
 const MOST_PODS_LAG: u64 = 1_900;
 
 /// A history.
@@ -28,10 +28,10 @@ pub(crate) struct ObservationHistory {
     pub(crate) steps: Vec<Step>,
 }
 
-/// How it begins.
+/// The start of a history.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
-    /// For whatever else is left to chance, such as how long a request takes.
+    /// The seed of all other random values, such as the duration of a request.
     pub(crate) chance: u64,
     pub(crate) secrets: usize,
     pub(crate) servers: usize,
@@ -40,137 +40,141 @@ pub(crate) struct Setup {
     pub(crate) workloads: Vec<u8>,
     /// The secrets that each ConfigMap refers to, as bits.
     pub(crate) sources: [u8; SOURCES],
-    /// Whether a workload says that its secrets may be missing.
+    /// Whether workloads declare that their secrets may be missing.
     pub(crate) may_be_missing: bool,
     pub(crate) processes: usize,
-    /// How far the clock of the first server is ahead of the API server's. That of the second one is
-    /// behind by as much.
+    /// The time by which the first server's clock is ahead of the API server's. The second server's
+    /// clock is behind by as much.
     pub(crate) skew_ms: i64,
-    /// How far the clock of a proxy before Vault is ahead of Vault's, and whether Vault tells its own time.
+    /// The time by which the clock of a proxy before Vault is ahead of Vault's, and whether Vault
+    /// reports its own time.
     pub(crate) proxy_skew_ms: i64,
     pub(crate) tells_time: bool,
-    /// How far ours is ahead of the API server's.
+    /// The time by which the controller's clock is ahead of the API server's.
     pub(crate) own_skew_ms: i64,
     /// The longest time from a new template to its revision, and from there to its pods.
     pub(crate) controller_ms: u64,
     pub(crate) pods_ms: u64,
-    /// How long an event of the watch is under way.
+    /// The delay of an event of the watch.
     pub(crate) watch_ms: u64,
-    /// The budget for reloads that nothing but the clock speaks for.
+    /// The budget for reloads that rest on the clock alone.
     pub(crate) burst: u32,
-    /// How long after the workloads the first controllers start.
+    /// The time between the workloads and the start of the first controllers.
     pub(crate) start_ms: u64,
 }
 
-/// Something happens, so long after what happened before.
+/// An event, and the time after the event before it.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
     pub(crate) after_ms: u64,
     pub(crate) event: Event,
 }
 
-/// What happens. Numbers name a secret, a workload or a process, modulo how many there are.
+/// An event of a history. Numbers name a secret, a workload or a process, modulo their count.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
-    // To secrets.
+    // Events of secrets.
     Rotate(usize),
     Delete(usize),
     Undelete(usize),
     Destroy(usize),
     DeleteMetadata(usize),
-    /// The storage is copied; a later restore brings it back, of all secrets or of one mount.
+    /// The storage is copied. A later restore brings the copy back, for all secrets or for one
+    /// mount.
     Snapshot,
     Restore,
     RestoreMount(usize),
-    // To workloads, by their owners and others.
+    // Changes of workloads, by their owners and others.
     Redeploy(usize),
     AddReference(usize, usize),
     RemoveReference(usize, usize),
     OptOut(usize),
     OptIn(usize),
-    /// Its annotation names the other server.
+    /// The workload's annotation names the other server.
     MoveServer(usize),
-    /// A ConfigMap refers to these secrets from now on, as bits.
+    /// A ConfigMap refers to other secrets from now on. The bits name the secrets.
     EditSource(usize, u8),
     /// `kubectl rollout undo`: template and annotations of the revision before.
     Undo(usize),
-    /// The template is put back as its owner wrote it; the record stays.
+    /// The owner puts its own template back; the record stays.
     Revert(usize),
-    /// The same, and the record goes with it.
+    /// The owner puts its own template back and removes the record.
     Strip(usize),
-    /// An owner that reverts, or strips, each of the next reloads at once.
+    /// The owner reverts or strips each of the next reloads at once.
     RevertNext(usize),
     StripNext(usize),
     RemoveRecord(usize),
-    /// All revisions but the present one are cleaned up.
+    /// All revisions but the present one are removed.
     Prune(usize),
-    /// Somebody else writes something of no interest.
+    /// Another client writes something that does not matter to the controller.
     Touch(usize),
-    /// Its pods are made anew, as when a node is drained.
+    /// The pods are replaced, as when a node is drained.
     RenewPods(usize),
     StartDeletion(usize),
-    /// It is deleted and made anew, fresh or with all annotations of the old one.
+    /// The workload is deleted and created again, fresh or with all annotations of the old object.
     Recreate(usize),
     Clone(usize),
-    /// It is deleted, and its pods are not; made anew as its owner wrote it, it adopts them.
+    /// The workload is deleted without its pods. Its owner creates the workload again, and it
+    /// adopts the pods.
     Adopt(usize),
-    // To requests.
+    // Faults of requests. The last number is a time in milliseconds.
     Patch(PatchFault),
-    /// Reads of a secret, or all requests to a server, fail for so long.
+    /// Reads of a secret, or all requests to a server, fail for this time.
     Unreadable(usize, u64),
     VaultDown(usize, u64),
-    /// Requests to the API server fail for so long.
+    /// Requests to the API server fail for this time.
     ApiDown(u64),
-    /// Look-ups of revisions fail for so long.
+    /// Look-ups of revisions fail for this time.
     NoRevisions(u64),
-    /// For a minute, every second read is answered by a standby that is so far behind.
+    /// For a minute, a standby that is behind by this time answers every second read.
     Standby(u64),
-    /// For a minute, pods that start read what was so long ago.
+    /// For a minute, starting pods read the versions of this time ago.
     PodsLag(u64),
-    /// The next poll of a process, of each server, is answered by one that knows nothing of the latest change.
+    /// A standby that does not know the latest change answers the next poll of a process, on each
+    /// server.
     OnStandby(usize),
-    /// The controllers of workloads do nothing for so long.
+    /// The controllers of workloads do nothing for this time.
     ControllersDown(u64),
-    /// For a minute, a watch is so late.
+    /// For a minute, a watch is late by this time.
     SlowWatch(usize, u64),
-    // To our own processes: killed at this very moment, told to end, started.
+    // Events of the controller's processes: killed at this moment, told to end, started.
     Kill(usize),
     Stop(usize),
     Start(usize),
-    /// It does not lead for so long.
+    /// The process does not lead for this time.
     Demote(usize, u64),
 }
 
-/// What the next PATCH meets.
+/// A fault of the next PATCH.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum PatchFault {
-    /// An admission policy refuses it.
+    /// An admission policy refuses the PATCH.
     Refused,
-    /// It never arrives.
+    /// The PATCH never arrives.
     Lost,
-    /// It is applied, and the answer is lost.
+    /// The PATCH is applied, and the answer is lost.
     AnswerLost,
-    /// The answer is lost, and it is applied so many milliseconds after that was given up.
+    /// The answer is lost. The PATCH is applied this many milliseconds after its sender gave up.
     Late(u64),
-    /// It takes so many milliseconds to arrive, and is answered.
+    /// The PATCH takes this many milliseconds to arrive, and is answered.
     Slow(u64),
-    /// Somebody else writes first.
+    /// Another client writes the object first.
     Conflict,
     /// The workload's owner deploys first.
     Redeployed,
-    /// The process is killed when it has been sent, and it is applied.
+    /// The process is killed after it sent the PATCH, and the PATCH is applied.
     Killed,
 }
 
-/// Any history. Most hold only some of all that can happen: where everything does, hardly anything
-/// comes together that takes several steps of few kinds.
+/// Returns any history. Most histories hold only some kinds of events. In a history of all kinds, a
+/// sequence of several steps of few kinds is rare.
 pub(crate) fn histories() -> impl Strategy<Value = ObservationHistory> {
     let kinds = prop_oneof![1 => Just(u32::MAX), 1 => any::<u32>(), 2 => few()];
     let steps = kinds.no_shrink().prop_flat_map(|kinds| vec(steps(kinds), 0..45));
     (setups(), steps).prop_map(|(setup, steps)| ObservationHistory { setup, steps })
 }
 
-/// One kind in four.
+/// Returns the bits of about one kind of event in four.
 fn few() -> impl Strategy<Value = u32> {
     (any::<u32>(), any::<u32>()).prop_map(|(some, others)| some & others)
 }
@@ -219,13 +223,13 @@ fn setups() -> impl Strategy<Value = Setup> {
         )
 }
 
-/// Secrets, servers, and what ConfigMaps refer to.
+/// Returns the number of secrets, the number of servers, and the secrets that ConfigMaps refer to.
 fn things() -> impl Strategy<Value = (usize, usize, [u8; SOURCES])> {
     (1..=SECRETS, prop_oneof![3 => Just(1_usize), 1 => Just(SERVERS)], any::<[u8; SOURCES]>())
 }
 
-/// Whether Vault tells its own time, and how far the proxy before it is ahead: where there is one whose
-/// clock is wrong, nothing else helps.
+/// Returns whether Vault reports its own time, and the time by which the proxy before Vault is
+/// ahead. If the proxy's clock is wrong, Vault reports its own time: nothing else helps then.
 fn clocks_of_proxies() -> impl Strategy<Value = (bool, i64)> {
     prop_oneof![
         4 => Just((true, 0_i64)),
@@ -235,7 +239,7 @@ fn clocks_of_proxies() -> impl Strategy<Value = (bool, i64)> {
 }
 
 fn steps(kinds: u32) -> impl Strategy<Value = Step> {
-    // From "in the same instant" to "some polls later".
+    // From the same instant to some polls later.
     let after = prop_oneof![
         2 => 0..60_u64,
         3 => 0..2_500_u64,
@@ -245,7 +249,7 @@ fn steps(kinds: u32) -> impl Strategy<Value = Step> {
     (after, events(kinds)).prop_map(|(after_ms, event)| Step { after_ms, event })
 }
 
-/// The kinds of events whose bits are set, and rotations.
+/// Returns an event of the kinds whose bits are set, or a rotation.
 fn events(kinds: u32) -> impl Strategy<Value = Event> {
     let s = || 0..SECRETS * SERVERS;
     let w = || 0..WORKLOADS;

@@ -1,13 +1,13 @@
 //! The reloader in a simulated world: random histories of secrets, workloads, faults and crashes,
 //! after each of which nothing was missed and nothing was doubled.
 //!
-//! What runs here is the loop of the controller with all that it decides, several of them at a time
-//! and all of them leading, against a Vault and a cluster that are told what to do. The world knows
-//! what pods really run with; see [`world::World::write`] for what a PATCH is judged by, and
-//! [`play::play`] for what is judged at the end.
+//! The tests run the controller's loop with all its decisions. Several controllers run at a time,
+//! and all of them lead. Vault and the cluster are simulated and follow the history. The world
+//! knows the versions that pods really run with. [`world::World::write`] judges each PATCH, and
+//! [`play::play`] judges the end.
 //!
-//! `MODEL_HISTORIES` sets how many, `MODEL_SEED` where they begin. A history that fails is made
-//! smaller until nothing can be left out, and printed with all that happened in it.
+//! `MODEL_HISTORIES` sets the number of histories, `MODEL_SEED` the seed of the first one. A
+//! history that fails is reduced until no step can be left out, and printed with all its events.
 
 #![expect(
     clippy::unwrap_used,
@@ -31,8 +31,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use history::ObservationHistory;
 
-/// What `make test` plays: the same each time, so that a change is what makes it fail. Other seeds are
-/// for longer runs.
+/// The number of histories of `make test`, and their seed. They are the same each time, so that
+/// only a change of the code makes them fail. Other seeds are for longer runs.
 const HISTORIES: u32 = 100_000;
 const SEED: u64 = 1;
 
@@ -42,7 +42,7 @@ fn variable<T: std::str::FromStr>(name: &str, default: T) -> T {
     })
 }
 
-/// A runtime whose clock leaps to the next event.
+/// Returns a runtime whose clock leaps to the next event.
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
 }
@@ -56,7 +56,7 @@ fn run(seed: u64, histories: u32) -> Result<(), String> {
     };
     let mut bytes = [0x5a; 16];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    // The default takes longer to draw a history than the reloader to live through it.
+    // The default generator takes longer to draw a history than the reloader takes to run it.
     let rng = TestRng::from_seed(RngAlgorithm::XorShift, &bytes);
     let mut runner = TestRunner::new_with_rng(config, rng);
     let runtime = runtime();

@@ -1,4 +1,4 @@
-//! Plays a history: the world, our processes in it, and what must hold when all is over.
+//! Plays a history: runs the world and the controller's processes, and judges the end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,13 +23,13 @@ use crate::ports::{Ports, Recorder, Shared, Standing, lock};
 use crate::time;
 use crate::world::{SETTLE, World, process_of, server_name, servers};
 
-/// Between two polls of everything.
+/// The period of polls.
 const PERIOD: Duration = Duration::from_mins(1);
 
-/// After the last step and the end of all faults: some polls, and the longest back-off.
+/// The time after the last step and the end of all faults: some polls, and the longest back-off.
 const QUIET: Duration = Duration::from_mins(12);
 
-/// Whoever was killed is started again after this.
+/// The time after which a killed process starts again.
 const RESTART: Duration = Duration::from_secs(3);
 
 /// One life of a process.
@@ -38,7 +38,7 @@ struct Process {
     candidacy: Arc<Candidate>,
     shutdown: CancellationToken,
     watch: AbortHandle,
-    /// One for each server.
+    /// One reloader for each server.
     reloaders: Vec<AbortHandle>,
 }
 
@@ -49,7 +49,7 @@ struct Play {
     lives: u64,
 }
 
-/// Plays a history. Answers what was wrong, and what happened if `is_told`.
+/// Plays a history. Returns the violations, and the journal of events if `is_told`.
 pub(crate) async fn play(
     history: &ObservationHistory,
     is_told: bool,
@@ -89,7 +89,7 @@ pub(crate) async fn play(
 }
 
 impl Play {
-    /// Lets time pass. Whoever is to be killed meanwhile is killed at that very moment.
+    /// Lets time pass. A process that is to be killed meanwhile is killed at that very moment.
     async fn wait(&mut self, time: Duration) {
         let end = Instant::now() + time;
         let killer = Arc::clone(&lock(&self.world).killer);
@@ -104,7 +104,7 @@ impl Play {
                 }
                 () = sleep_until(end) => return,
             }
-            // Something else starts it again, as Kubernetes would.
+            // The model starts killed processes again, as Kubernetes would.
             let missing: Vec<usize> = (0..lock(&self.world).setup.processes)
                 .filter(|process| !self.processes.contains_key(process))
                 .collect();
@@ -200,7 +200,7 @@ impl Play {
         world.say(|| format!("process {process} is killed"));
     }
 
-    /// It ends by itself, and what it has under way goes on for a moment.
+    /// Ends a process in order. Its requests under way go on for a moment.
     fn stop(&mut self, process: usize) {
         let Some(Process { shutdown, watch, .. }) = self.processes.remove(&process) else {
             return;
@@ -213,7 +213,7 @@ impl Play {
         world.say(|| format!("process {process} is told to end"));
     }
 
-    /// It does not lead for a while.
+    /// Takes the leadership from a process for a while.
     fn demote(&mut self, process: usize, ms: u64) {
         let Some(Process { candidacy, .. }) = self.processes.get(&process) else { return };
         candidacy.say(Claim::No);
@@ -225,7 +225,7 @@ impl Play {
         });
     }
 
-    /// What must hold at the end.
+    /// Judges the end of a history.
     fn judge(&self) {
         let mut world = lock(&self.world);
         for slot in 0..world.objects.len() {
@@ -250,8 +250,8 @@ impl Play {
                     .chain(&of_former)
                     .filter(|secret| !(is_held || tampered && reverted.contains(secret)))
                     .collect();
-                // What is said must be so, also where nothing is missed. Whoever left and came back is
-                // another to whoever reports, and not to the recorder.
+                // A reported hold must be true, also if no reload is missed. A workload that left
+                // and came back is another workload to the reporter, but not to the recorder.
                 let is_untrue = hold.is_some() && !is_held;
                 let is_stayer = world.identity(&id).is_some_and(|(_, is_stayer)| is_stayer);
                 if is_stayer && (is_untrue || !tampered && !reverted.is_empty()) {
@@ -265,7 +265,8 @@ impl Play {
                     ));
                 }
             }
-            // Of a restored storage, only a witness may know: one of them is enough then.
+            // Only a witness can know of a restored storage, so one process without a complaint is
+            // enough.
             if world.was_restored() && complaints.len() < self.processes.len() {
                 complaints.clear();
             }
@@ -277,7 +278,7 @@ impl Play {
     }
 }
 
-/// The controllers of workloads, kubelets, and owners who take back what we write.
+/// Runs the controllers of workloads, the kubelets, and the owners who take reloads back.
 async fn run_cluster(world: Shared) {
     let added = Arc::clone(&lock(&world).job_added);
     loop {

@@ -1,4 +1,5 @@
-//! Vault and the cluster as a process of ours sees them, and what it reports.
+//! The ports of a controller process: Vault and the cluster of the model, and the reports of the
+//! process.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,20 +28,20 @@ pub(crate) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What one life of a process sees.
+/// The ports of one life of a process, for one server.
 #[derive(Clone)]
 pub(crate) struct Ports {
     pub(crate) world: Shared,
-    /// Counted so that what remains is the number of the process.
+    /// The number of the life. Its remainder by the number of processes is the process.
     pub(crate) life: u64,
-    /// Which server it polls.
+    /// The server that is polled.
     pub(crate) server: usize,
     pub(crate) vault_clock: Arc<ServerClock>,
     pub(crate) cluster_clock: Arc<ServerClock>,
 }
 
 impl Ports {
-    /// A part of a request is under way.
+    /// Waits while a request or its answer is under way.
     async fn travel(&self) {
         let delay = {
             let mut world = lock(&self.world);
@@ -54,7 +55,7 @@ impl Ports {
         process_of(self.life)
     }
 
-    /// A request to the API server, whose answer has a date.
+    /// Sends a request to the API server. The answer has a `Date`.
     async fn ask<T>(&self, answer: impl FnOnce(&mut World) -> T) -> T {
         let sent = time::own();
         self.travel().await;
@@ -66,10 +67,10 @@ impl Ports {
     }
 }
 
-/// For how long what a poll was told may count for those that finish it.
+/// The longest time for which an answer to a poll may count for the polls that finish it.
 const LONGEST_ROUND: Duration = Duration::from_secs(125);
 
-/// A time as a `Date` header has it.
+/// Formats a time as in a `Date` header.
 pub(crate) fn date(time: jiff::Timestamp) -> String {
     DateTimePrinter::new().timestamp_to_rfc9110_string(&time).unwrap_or_default()
 }
@@ -79,7 +80,7 @@ impl Vault for Ports {
         let mut polled = PollResult::default();
         let is_on_standby = {
             let mut world = lock(&self.world);
-            // A poll goes on with what those before it were told, for a moment.
+            // A poll may use the answers of the polls before it for a short time.
             let is_fresh = |(_, _, at): &(State, State, Instant)| at.elapsed() < LONGEST_ROUND;
             world.told[self.process()].retain(|_, told| is_fresh(told));
             world.faults.takes_standby(self.process(), self.server)
@@ -88,13 +89,13 @@ impl Vault for Ports {
             let secret = &ask.secret;
             let number = lock(&self.world).setup.secret_of(secret);
             let mut observation = Observation::Unknown;
-            // As the poller does: what is older than what is known is asked for again.
+            // As in the poller: a secret is read again if its version is older than the known one.
             for _ in 0..4 {
                 let sent = time::own();
                 self.travel().await;
                 let (state, date) = {
                     let mut world = lock(&self.world);
-                    // A proxy writes the date.
+                    // A proxy writes the `Date`.
                     let proxy_skew = SignedDuration::from_millis(world.setup.proxy_skew_ms);
                     let skew = world.skew(self.server) + proxy_skew;
                     let state = world.read(self.life, number, is_on_standby);
@@ -118,7 +119,7 @@ impl Vault for Ports {
                 polled.failed.push(Arc::clone(secret));
                 let mut world = lock(&self.world);
                 polled.retry_in = Some(Duration::from_secs(1 + world.below(60)));
-                // Or there was no time.
+                // Otherwise the poll had no time for the secret.
                 if world.below(2) == 0 {
                     polled.late.insert(Arc::clone(secret));
                 }
@@ -137,7 +138,7 @@ impl Vault for Ports {
         };
         let own_time = time::floor(time::now() + skew);
         self.travel().await;
-        // A server that does not tell its time has no proxy, or nobody could know it.
+        // A server that does not report its own time has no proxy, or its time could not be known.
         if answers && lock(&self.world).setup.tells_time {
             self.vault_clock.observe_own_time(own_time, sent, time::own());
         }
@@ -186,7 +187,7 @@ impl Cluster for Ports {
                     world.say(|| format!("{}: its PATCH meets {fault:?}", workload.id));
                 }
                 match fault {
-                    // A slow one has taken its time before it arrived.
+                    // The delay of a slow PATCH has passed already.
                     None | Some(PatchFault::Slow(_)) => {}
                     Some(PatchFault::Refused) => {
                         return Err(WriteError::Refused("by a policy".to_owned()));
@@ -232,16 +233,16 @@ impl Cluster for Ports {
     }
 }
 
-/// What is reported of a workload at present.
+/// The present reports about a workload.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Standing {
-    /// Of which workload.
+    /// The uid of the workload.
     pub(crate) uid: Option<String>,
     pub(crate) hold: Option<Hold>,
     pub(crate) reverted: Vec<usize>,
 }
 
-/// Keeps what one life of a process reports.
+/// Keeps the reports of one life of a process.
 #[derive(Clone)]
 pub(crate) struct Recorder {
     pub(crate) world: Shared,
@@ -288,7 +289,7 @@ impl Sink for Recorder {
             Event::TakenBack { .. } => before.reverted == standing.reverted,
             _ => false,
         };
-        // Whoever has left and come back may be told of anew, or not.
+        // A report about a workload that left and came back may be repeated or not.
         if is_again && is_stayer == Some(true) {
             world.wrong.push(format!("{id}: process {} repeats {event:?}", self.life));
         }

@@ -1,5 +1,6 @@
-//! The truth: secrets in Vault, objects in the API server, and what the pods of workloads really run
-//! with. Here it is seen whether a PATCH was right, whatever whoever sent it believed.
+//! The truth of the model: the secrets in Vault, the objects in the API server, and the versions
+//! that pods really run with. The world judges whether a PATCH was right, whatever its sender
+//! believed.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -38,7 +39,7 @@ mod sources;
 /// The settle time of all processes.
 pub(crate) const SETTLE: SignedDuration = SignedDuration::from_secs(3);
 
-/// What a secret is at one moment.
+/// The state of a secret at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Missing,
@@ -65,7 +66,7 @@ impl State {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Secret {
     pub(crate) state: State,
-    /// What it was before, and until when.
+    /// The state before `since`.
     before: State,
     since: Instant,
 }
@@ -73,14 +74,14 @@ pub(crate) struct Secret {
 /// A pod template.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Template {
-    /// What its owner wrote.
+    /// The part that the owner wrote.
     content: u64,
     opted_in: bool,
-    /// Whose secrets are meant.
+    /// The server of its secrets.
     server: usize,
-    /// The secrets of that server that it names itself.
+    /// The secrets of that server that the template names itself.
     refs: Vec<usize>,
-    /// The ConfigMap that it takes variables from.
+    /// The ConfigMap that the template takes variables from.
     source: Option<usize>,
     count: u64,
     mark: Option<String>,
@@ -98,12 +99,12 @@ struct Rev {
 #[derive(Clone, Debug)]
 struct Pods {
     template: Template,
-    /// The secrets that they referred to when they were made.
+    /// The secrets that the pods referred to when they were made.
     uses: BTreeSet<usize>,
     have: BTreeMap<usize, Version>,
 }
 
-/// What its owner does to the next reload.
+/// How the owner of a workload reacts to the next reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reaction {
     None,
@@ -111,7 +112,7 @@ enum Reaction {
     Strip,
 }
 
-/// A workload as the API server has it.
+/// A workload in the API server.
 #[derive(Clone, Debug)]
 pub(crate) struct Object {
     kind: Kind,
@@ -124,30 +125,30 @@ pub(crate) struct Object {
     deleting: bool,
     record: Option<String>,
     pub(crate) template: Template,
-    /// Since when it has this template, as objects have it and exactly.
+    /// The time of the present template: in the precision of objects, and exactly.
     deployed: Timestamp,
     deployed_at: Instant,
     revisions: Vec<Rev>,
     pods: Pods,
     reaction: Reaction,
-    /// Whether somebody put back an older template, or removed what we wrote.
+    /// Whether somebody put back an older template, or removed annotations of the controller.
     was_tampered_with: bool,
     /// The versions that applied PATCHes have recorded since they became live.
     covered: HashSet<(usize, u64, Timestamp)>,
-    /// Whether it was to be watched as long as it was there.
+    /// Whether the workload was to be watched for its whole life.
     is_stayer: bool,
     /// The secrets that a ConfigMap named before, under the present template.
     former: BTreeMap<usize, Former>,
-    /// The secrets that a process may take for former ones of this template, since it read the last edit
-    /// of a ConfigMap later than the template.
+    /// The secrets that a process may take for former secrets of this template, because it read the
+    /// last edit of a ConfigMap later than the template.
     may_seem_former: BTreeSet<usize>,
-    /// The one whose name it has taken.
+    /// The former object of the same name.
     predecessor: Option<String>,
-    /// When, by which life of a process and with what it was last reloaded, if that got an answer.
+    /// The last answered reload: its time, the life of the process that sent it, and its versions.
     reloaded: Option<(Instant, u64, Versions)>,
 }
 
-/// What is to happen in the cluster by itself.
+/// A job that the cluster does by itself.
 #[derive(Clone, Debug)]
 enum Job {
     MakeRevision(usize, String),
@@ -159,24 +160,24 @@ enum Job {
 /// How a PATCH was sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sent {
-    /// By which life of a process.
+    /// The life of the process that sent the PATCH.
     pub(crate) life: u64,
-    /// Whether it was right when it was sent. Much can happen until it arrives.
+    /// Whether the PATCH was right when it was sent. Much can happen until it arrives.
     pub(crate) was_right: bool,
-    /// Whether whoever sent it hears of it.
+    /// Whether the sender gets the answer.
     pub(crate) is_answered: bool,
 }
 
-/// What a watch tells.
+/// An event of a watch.
 #[derive(Clone, Debug)]
 pub(crate) enum Seen {
     Applied(Box<Manifest>, Kind),
     Deleted(WorkloadId),
-    /// A ConfigMap is another.
+    /// A ConfigMap changed.
     Source(usize),
 }
 
-/// What fails at present, and until when.
+/// The present faults, and when each ends.
 #[derive(Default)]
 pub(crate) struct Faults {
     pub(crate) patches: Vec<PatchFault>,
@@ -187,7 +188,8 @@ pub(crate) struct Faults {
     revisions: Option<Instant>,
     standby: Option<(Instant, Duration)>,
     pods_lag: Option<(Instant, Duration)>,
-    /// The processes whose next poll of a server is answered by a standby, and those whose last one was.
+    /// The pairs of process and server whose next poll is answered by a standby, and the pairs
+    /// whose last poll was.
     on_standby: BTreeSet<(usize, usize)>,
     were_on_standby: BTreeSet<(usize, usize)>,
     controllers: Option<Instant>,
@@ -195,8 +197,8 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    /// Whether a poll of a process, of a server, is answered by a standby; never two in a row, which
-    /// nobody could tell from a restored storage.
+    /// Whether a standby answers this poll of a server by a process. A standby never answers two
+    /// polls in a row, because no process could tell that from a restored storage.
     pub(crate) fn takes_standby(&mut self, process: usize, server: usize) -> bool {
         let poll = (process, server);
         let was = self.were_on_standby.remove(&poll);
@@ -207,45 +209,46 @@ impl Faults {
         is
     }
 
-    /// How many milliseconds the next PATCH takes to arrive, if that is what it meets.
+    /// The time in milliseconds that the next PATCH takes to arrive, if it meets that fault.
     pub(crate) fn take_slow(&mut self) -> u64 {
         let slow = self.patches.pop_if(|fault| matches!(fault, PatchFault::Slow(_)));
         if let Some(PatchFault::Slow(ms)) = slow { ms } else { 0 }
     }
 }
 
-/// All there is.
+/// The whole world of a history.
 pub(crate) struct World {
     pub(crate) setup: Setup,
-    /// Of all servers: those of the first, and then those of the second.
+    /// The secrets of all servers: first those of the first server, then those of the second.
     pub(crate) secrets: Vec<Secret>,
     sources: [Source; SOURCES],
     pub(crate) objects: Vec<Option<Object>>,
     pub(crate) faults: Faults,
-    /// What must never happen, and did.
+    /// The violations: events that must never happen.
     pub(crate) wrong: Vec<String>,
-    /// What happened, where somebody wants to read it.
+    /// A log of all events, if the test keeps one.
     pub(crate) journal: Option<Vec<String>>,
-    /// Where the watches of the processes get their events from.
+    /// The senders of events to the watches of the processes.
     pub(crate) watches: BTreeMap<usize, mpsc::UnboundedSender<(Instant, Seen)>>,
-    /// Processes that are to be killed at once.
+    /// The processes to kill at once.
     pub(crate) kills: Vec<usize>,
     pub(crate) killer: Arc<Notify>,
     jobs: BTreeMap<(Instant, u64), Job>,
     pub(crate) job_added: Arc<Notify>,
-    /// What the latest polls of each process were told, what was so then, and when that was.
+    /// The answers to the latest polls of each process: the answered state, the true state, and the
+    /// time.
     pub(crate) told: [BTreeMap<usize, (State, State, Instant)>; PROCESSES],
-    /// When each life of a process last read each version.
+    /// The time at which each life of a process last read each version.
     reads_of: BTreeMap<(u64, usize), BTreeMap<Version, Instant>>,
-    /// When each life of a process last read that a secret is gone.
+    /// The time at which each life of a process last read that a secret is gone.
     gone_reads: BTreeMap<(u64, usize), Instant>,
-    /// The lives that were told of a secret what had not been so for long.
+    /// The lives that got an outdated state of a secret, with that secret.
     misled: BTreeSet<(u64, usize)>,
     /// The lives that have not ended.
     pub(crate) living: BTreeSet<u64>,
-    /// Since when each life knows all workloads.
+    /// The time since which each life knows all workloads.
     pub(crate) synced: BTreeMap<u64, Instant>,
-    /// How far a standby was behind at most.
+    /// The longest delay of a standby so far, in milliseconds.
     standby_ms: u64,
     snapshot: Option<Vec<State>>,
     was_restored: bool,
@@ -283,7 +286,7 @@ impl World {
             reads: 0,
         };
         for secret in 0..setup.secrets * setup.servers {
-            // Written an hour before the workloads, or a month.
+            // A secret was written an hour or a month before the workloads.
             let ago = if secret == 0 { 24 * 30 } else { 1 };
             let created =
                 world.vault_time(world.server_of(secret)) - SignedDuration::from_hours(ago);
@@ -297,7 +300,7 @@ impl World {
         world
     }
 
-    /// A number below `limit`, by chance.
+    /// Returns a random number below `limit`.
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         // SplitMix64, so that a history is the same each time.
         self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -323,19 +326,19 @@ impl World {
         self.counter
     }
 
-    /// How far the clock of a server is ahead of the API server's.
+    /// The time by which a server's clock is ahead of the API server's.
     pub(crate) fn skew(&self, server: usize) -> SignedDuration {
         let skew = SignedDuration::from_millis(self.setup.skew_ms);
         if server == 0 { skew } else { -skew }
     }
 
-    /// The present by the clock of a server, never the same twice.
+    /// The present time by a server's clock. No two calls return the same time.
     fn vault_time(&mut self, server: usize) -> Timestamp {
         let unique = SignedDuration::from_nanos(i64::try_from(self.next()).unwrap());
         time::now() + self.skew(server) + unique
     }
 
-    /// When a version of a secret was created, by the API server's clock.
+    /// The creation time of a version by the API server's clock.
     fn created(&self, secret: usize, version: Version) -> Timestamp {
         version.created - self.skew(self.server_of(secret))
     }
@@ -358,7 +361,8 @@ impl World {
         }
         self.secrets[secret] = Secret { state, before: old, since: Instant::now() };
         if let Some(live) = state.live() {
-            // It is live once more, and whoever was reloaded for it before may have had another since.
+            // The version is live again. A workload that was reloaded for it before may have had
+            // another version since.
             for object in self.objects.iter_mut().flatten() {
                 object.covered.remove(&(secret, live.number, live.created));
             }
@@ -371,7 +375,7 @@ impl World {
         self.faults.vault.get(&server).is_none_or(|until| Instant::now() >= *until)
     }
 
-    /// What a read of a secret answers to a life of a process: `None` for an error.
+    /// Returns the answer to a read of a secret by a life of a process; `None` for an error.
     pub(crate) fn read(&mut self, life: u64, secret: usize, is_on_standby: bool) -> Option<State> {
         let now = Instant::now();
         let is_out = self.faults.unreadable.get(&secret).is_some_and(|until| now < *until);
@@ -380,7 +384,7 @@ impl World {
         }
         self.reads += 1;
         let Secret { state, before, since } = self.secrets[secret];
-        // It has restored its storage, as all have.
+        // A restored storage is the same on the standby.
         let is_on_standby = is_on_standby
             && before
                 .live()
@@ -435,7 +439,8 @@ impl World {
         let mut pods = Pods { template: template.clone(), uses, have };
         let uid = format!("uid-{number}");
         if pods.have.len() < pods.uses.len() && !self.setup.may_be_missing {
-            // They fail, and are tried again: until then there are none of this template.
+            // The pods fail to start, and are started again later. Until then the template has
+            // none.
             pods.template.content = self.next();
             self.later(7_000, Job::StartPods(slot, uid.clone()));
         }
@@ -470,19 +475,19 @@ impl World {
         }
     }
 
-    /// The live versions of some secrets.
+    /// Returns the live versions of some secrets.
     fn live_of(&self, secrets: &BTreeSet<usize>) -> BTreeMap<usize, Version> {
         let live = |secret: &usize| Some((*secret, self.secrets[*secret].state.live()?));
         secrets.iter().filter_map(live).collect()
     }
 
-    /// What pods that start read of their secrets at this moment.
+    /// Returns the versions that pods read if they start at this moment.
     fn read_by_pods(&self, secrets: &BTreeSet<usize>) -> BTreeMap<usize, Version> {
         let now = Instant::now();
         let lag = self.faults.pods_lag.filter(|(until, _)| now < *until).map(|(_, lag)| lag);
         let read = |secret: &usize| {
             let Secret { state, before, since } = self.secrets[*secret];
-            // A storage that was restored is everywhere.
+            // A restored storage is the same on all nodes.
             let is_behind = lag.is_some_and(|lag| now < since + lag)
                 && before
                     .live()
@@ -494,7 +499,7 @@ impl World {
         secrets.iter().filter_map(read).collect()
     }
 
-    /// Notes that an object was written, and lets everybody know.
+    /// Notes that an object was written, and sends the event to all watches.
     fn written(&mut self, slot: usize) {
         let number = self.next();
         let Some(object) = &mut self.objects[slot] else { return };
@@ -505,12 +510,12 @@ impl World {
 
     fn tell(&mut self, seen: &Seen) {
         for watch in self.watches.values() {
-            // A process that has just been killed does not listen any more.
+            // A process that was just killed receives no events any more.
             let _ = watch.send((Instant::now(), seen.clone()));
         }
     }
 
-    /// Changes the template, and what follows from that.
+    /// Changes the template and all state that depends on it.
     fn deploy(&mut self, slot: usize, change: impl FnOnce(&mut Template)) {
         let Some(object) = &mut self.objects[slot] else { return };
         let before = object.template.clone();
@@ -524,7 +529,7 @@ impl World {
         object.deployed_at = Instant::now();
         let (uid, after) = (object.uid.clone(), object.template.clone());
         let is_watched = after.opted_in && !self.uses(&after).is_empty();
-        // A process that begins with the other server knows nothing of what was seen before.
+        // The engine of the other server knows nothing of earlier polls.
         let is_stayer = is_watched && after.server == before.server;
         let may_seem_former = self.may_seem_to_use(&after);
         if let Some(object) = &mut self.objects[slot] {
@@ -536,7 +541,7 @@ impl World {
         self.later(delay, Job::MakeRevision(slot, uid));
     }
 
-    /// How late a watch is at present.
+    /// The present delay of a watch.
     pub(crate) fn watch_delay(&self, process: usize) -> Duration {
         let slow = self.faults.watches.get(&process).filter(|(until, _)| Instant::now() < *until);
         slow.map_or(Duration::from_millis(self.setup.watch_ms), |(_, delay)| *delay)
@@ -547,13 +552,14 @@ impl World {
         self.was_restored
     }
 
-    /// Whether somebody has put back, or removed, what we or others wrote.
+    /// Whether somebody put back an older template or removed annotations of the controller; `None`
+    /// if the object does not exist.
     pub(crate) fn was_tampered_with(&self, id: &WorkloadId) -> Option<bool> {
         let object = self.objects[self.find(id)?].as_ref()?;
         Some(object.was_tampered_with)
     }
 
-    /// Which workload it is, and whether it was there, and to be watched, all the time.
+    /// Returns the identity of a workload, and whether it was to be watched for its whole life.
     pub(crate) fn identity(&self, id: &WorkloadId) -> Option<(String, bool)> {
         let object = self.objects[self.find(id)?].as_ref()?;
         Some((object.uid.clone(), object.is_stayer && object.predecessor.is_none()))
@@ -582,7 +588,7 @@ impl Object {
         WorkloadId { kind: self.kind, namespace: "shop".into(), name: self.name.as_str().into() }
     }
 
-    /// What its own record says of a secret.
+    /// Returns the version of a secret in the object's own record.
     fn entry(&self, secret: &SecretId) -> Option<Version> {
         let record = Record::parse(self.record.as_deref()?).ok()?;
         let versions = (record.uid == self.uid).then_some(record.versions)?;
@@ -636,19 +642,19 @@ impl Object {
     }
 }
 
-/// How a workload names its server.
+/// The annotation by which a workload names its server.
 const ADDRESS: &str = "secrets-webhook.security.bank-vaults.io/vault-addr";
 
 fn address(server: usize) -> String {
     format!("https://vault-{server}:8200")
 }
 
-/// The name of a server, as the controller knows it.
+/// Returns the name of a server in the controller.
 pub(crate) fn server_name(server: usize) -> Arc<str> {
     if server == 0 { DEFAULT_CONNECTION.into() } else { format!("vault-{server}").into() }
 }
 
-/// All servers that are declared.
+/// Returns all declared servers.
 pub(crate) fn servers(count: usize) -> Servers {
     let declared = |server| VaultServer {
         name: server_name(server),
@@ -658,19 +664,19 @@ pub(crate) fn servers(count: usize) -> Servers {
     Servers::new((0..count).map(declared).collect(), UndeclaredAddress::Default).unwrap()
 }
 
-/// The path of a secret on its server.
+/// Returns the path of a secret on its server.
 fn path(secret: usize) -> String {
     format!("secret/data/{secret}")
 }
 
 impl Setup {
-    /// The name of a secret, as the controller knows it.
+    /// Returns the id of a secret in the controller.
     pub(crate) fn secret_id(&self, secret: usize) -> SecretId {
         let (server, local) = (secret / self.secrets, secret % self.secrets);
         SecretId { connection: server_name(server), namespace: None, path: path(local).into() }
     }
 
-    /// The secret of a name.
+    /// Returns the secret of an id.
     pub(crate) fn secret_of(&self, id: &SecretId) -> usize {
         let number = |text: &str, separator| {
             let last = text.rsplit(separator).next();
@@ -680,7 +686,7 @@ impl Setup {
     }
 }
 
-/// The process of a life.
+/// Returns the process of a life.
 pub(crate) fn process_of(life: u64) -> usize {
     usize::try_from(life).unwrap_or(0) % PROCESSES
 }

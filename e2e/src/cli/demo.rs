@@ -1,6 +1,7 @@
-//! The main job, shown: secrets are rotated, and a table tells what rolled, what did not, and why.
+//! The demo of the controller's main job: secrets are rotated, and a table shows which workloads
+//! were reloaded, which were not, and why.
 //!
-//! It is a check too: where something else happens than expected, it fails.
+//! The demo is also a check: it fails if the result differs from the expected one.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -15,10 +16,11 @@ use super::demo_scene::{AWS, Actor, DOCKER, Expected, MYSQL, TO_BE_RELOADED, api
 use super::say::Say;
 
 const NAMESPACE: &str = "demo";
-/// The settle time, and the two seconds that a time of Kubernetes and one of Vault may be off.
+/// The settle time, and the two seconds by which times of Kubernetes and of Vault may differ.
 const SETTLE_TIME: Duration = Duration::from_secs(5);
 
-/// The controller polls each second; what has not rolled by then will not.
+/// The longest wait for a reload. The controller polls each second, so a workload that was not
+/// reloaded by then will not be.
 const ROLL_WITHIN: Duration = Duration::from_secs(20);
 const USER_AGENT: &str = "vault-secrets-reloader/";
 
@@ -37,7 +39,7 @@ pub(crate) async fn once(say: &mut Say) -> Result<()> {
     Ok(())
 }
 
-/// Runs the demo on a bed; the controller goes on until it is dropped.
+/// Runs the demo on a bed. The controller runs until it is dropped.
 pub(crate) async fn run(bed: &Bed, say: &mut Say) -> Result<Controller> {
     let mut stage = Stage::set(bed, say).await?;
     stage.nothing_rolls_at_the_start().await?;
@@ -59,7 +61,7 @@ struct Stage<'a> {
     rolls: usize,
 }
 
-/// What has become of a workload since a step began.
+/// The state of a workload since a step began.
 #[derive(Debug, Clone, PartialEq)]
 struct Seen {
     count: i64,
@@ -69,7 +71,8 @@ struct Seen {
 }
 
 impl<'a> Stage<'a> {
-    /// Secrets, workloads, and the controller, which logs in with a `ServiceAccount`'s real token.
+    /// Creates the secrets and workloads, and starts the controller, which logs in with a real
+    /// token of a `ServiceAccount`.
     async fn set(bed: &'a Bed, say: &'a mut Say) -> Result<Self> {
         clear(bed).await?;
         for secret in [MYSQL, AWS, DOCKER] {
@@ -89,7 +92,7 @@ impl<'a> Stage<'a> {
         }
         say.line(&format!("{} workloads are deployed; their pods are ready.", actors.len()));
         let start = bed.mark().await?;
-        // Before the controller runs, or what it rolls first would be taken for how it was.
+        // Counted before the controller runs, so that its first reloads are seen.
         let at_the_start = counts(bed, &actors).await?;
         let controller = start_controller(bed).await?;
         controller.wait_for_polls(1, ROLL_WITHIN).await?;
@@ -150,10 +153,10 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// What all of it cost, by the servers' own audit logs.
+    /// Reports the number of requests, by the servers' own audit logs.
     async fn closing(&mut self) -> Result<()> {
         let vault = self.bed.vault_requests_since(&self.start)?;
-        // Vault asks the API server whose token a login brought: that is not a request of ours.
+        // Vault itself sends a TokenReview for each login. That is no request of the controller.
         let logins = vault.iter().filter(|request| request.is_login()).count();
         let values = vault.iter().filter(|request| request.touches_a_value()).count();
         let api = self.bed.api_requests_of(USER_AGENT, &self.start).await?;
@@ -181,7 +184,8 @@ impl<'a> Stage<'a> {
         self.actors.iter().map(|actor| actor.when_changed(secrets)).collect()
     }
 
-    /// A moment in which no poll is under way, so that one poll sees all changes made now.
+    /// Waits for a moment in which no poll is under way, so that one poll sees all changes made
+    /// then.
     async fn just_after_a_poll(&self) -> Result<()> {
         let seen = self.controller.lines().len();
         self.controller.wait_for_after(seen, "Reloader started", ROLL_WITHIN).await?;
@@ -190,7 +194,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Shows what happens until it is known, and fails where it is not what is expected.
+    /// Shows the workloads until the result is known, and fails if it is not the expected one.
     async fn play(&mut self, title: &str, expected: &[Expected], before: Vec<i64>) -> Result<()> {
         let began = Instant::now();
         self.say.line(&format!("\n{title}"));
@@ -206,7 +210,7 @@ impl<'a> Stage<'a> {
             if has_rolled && polls_when_done.is_none() {
                 polls_when_done = Some(polls);
             }
-            // Two more polls have ended by then: what was to be left alone was left alone.
+            // Two more polls have ended by then, so the other workloads were left alone.
             let is_over = polls_when_done.is_some_and(|done| polls >= done + 3)
                 || began.elapsed() > ROLL_WITHIN;
             if now != seen || is_over {
@@ -253,7 +257,8 @@ impl<'a> Stage<'a> {
         table
     }
 
-    /// On a terminal the table is drawn over itself as it changes; elsewhere once, at the end.
+    /// Draws the table. A terminal shows each change in place; other outputs show the table once,
+    /// at the end.
     fn draw(&mut self, table: &Table, drawn: &mut usize, is_over: bool) {
         if self.say.is_terminal() {
             if *drawn > 0 {
@@ -310,7 +315,7 @@ impl Seen {
     }
 }
 
-/// How often each workload was reloaded so far.
+/// The number of reloads of each workload so far.
 async fn counts(bed: &Bed, actors: &[Actor]) -> Result<Vec<i64>> {
     Ok(states(bed, actors).await?.iter().map(|state| state.count().unwrap_or(0)).collect())
 }
@@ -320,7 +325,7 @@ async fn states(bed: &Bed, actors: &[Actor]) -> Result<Vec<State>> {
     bed.cluster.get_all(&names).await
 }
 
-/// A demo that ran on this bed before leaves its workloads.
+/// Removes the workloads of an earlier demo on this bed.
 async fn clear(bed: &Bed) -> Result<()> {
     let args = ["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait"];
     bed.kubectl(&args).await.map(drop)
@@ -337,7 +342,8 @@ async fn rotate(bed: &Bed, secret: &str) -> Result<()> {
     bed.vault.kv("secret").put(path, data).await.map(drop)
 }
 
-/// As the chart would run it: a `ServiceAccount` that the API server and Vault both know.
+/// Starts the controller as the chart would: with a `ServiceAccount` that the API server and Vault
+/// both know.
 async fn start_controller(bed: &Bed) -> Result<Controller> {
     const ACCOUNT: &str = "reloader";
     bed.cluster.create_service_account(NAMESPACE, ACCOUNT).await?;

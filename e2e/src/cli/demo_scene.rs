@@ -1,4 +1,4 @@
-//! The seven workloads of the demo, and what is to happen to each when secrets change.
+//! The seven workloads of the demo, and the expected effect of secret changes on each.
 
 use e2e::workload::Generation;
 use e2e::{Kind, Workload};
@@ -21,7 +21,7 @@ struct Use {
     is_pinned: bool,
 }
 
-/// What is to happen to a workload, and why.
+/// The expected effect on a workload, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Expected {
     Roll(String),
@@ -72,13 +72,13 @@ impl Actor {
         self
     }
 
-    /// Takes all references away.
+    /// Removes all references.
     pub(crate) fn forget_secrets(&mut self) {
         self.workload = self.workload.clone().without_env();
         self.uses.clear();
     }
 
-    /// What it uses, in words.
+    /// Describes the secrets that the workload uses.
     pub(crate) fn uses(&self) -> String {
         let one = |used: &Use| {
             let name = used.secret.trim_start_matches("secret/");
@@ -87,7 +87,7 @@ impl Actor {
         self.uses.iter().map(one).collect::<Vec<_>>().join(", ")
     }
 
-    /// What is to happen when these secrets have new versions.
+    /// Returns the expected effect of new versions of these secrets.
     pub(crate) fn when_changed(&self, changed: &[&str]) -> Expected {
         let used = self.uses.iter().filter(|used| changed.contains(&used.secret));
         let (pinned, latest): (Vec<&Use>, Vec<&Use>) = used.partition(|used| used.is_pinned);
@@ -105,7 +105,7 @@ impl Actor {
         }
     }
 
-    /// What is to happen when this secret has been deleted with its metadata.
+    /// Returns the expected effect after this secret was deleted with its metadata.
     pub(crate) fn when_gone(&self, gone: &str) -> Expected {
         if self.uses.iter().any(|used| used.secret == gone) {
             Expected::Leave("held: its secret is gone, new pods would fail".to_owned())
@@ -115,7 +115,7 @@ impl Actor {
     }
 }
 
-/// As references have it: with `data/` after the mount.
+/// Returns the path of a secret in the form of references: with `data/` after the mount.
 pub(crate) fn api_path(secret: &str) -> String {
     secret.replacen("secret/", "secret/data/", 1)
 }
@@ -127,7 +127,7 @@ pub(crate) const DOCKER: &str = "secret/dockerrepo";
 /// The workload that loses its reference.
 pub(crate) const TO_BE_RELOADED: &str = "deployment-to-be-reloaded";
 
-/// The workloads of the try-out that users of the replaced reloader know.
+/// Returns the workloads of the try-out that users of the replaced reloader know.
 pub(crate) fn cast(namespace: &str) -> Vec<Actor> {
     let new = |kind: Kind, short: &'static str| {
         Actor::new(Workload::new(kind, namespace, &format!("reloader-test-{short}")), short)

@@ -1,11 +1,11 @@
-//! The fault suite, as `make faults` runs it.
+//! The fault suite for `make faults`.
 
 use anyhow::{Result, ensure};
 use e2e::faults::{Plan, run};
 
 use super::say::Say;
 
-/// Runs the suite, tells how it goes, and ends with the table.
+/// Runs the suite, reports progress, and ends with the table.
 pub(crate) async fn faults(plan: Plan, say: &mut Say) -> Result<()> {
     let mut progress = Say::to_stdout();
     let report = run(&plan, move |text| progress.line(text)).await?;

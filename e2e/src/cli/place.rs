@@ -1,4 +1,4 @@
-//! Where the bed of `up` is, and what others need to know about it.
+//! The place of the bed of `up`, and the state of the bed for other processes.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result};
 use e2e::Bed;
 use serde::{Deserialize, Serialize};
 
-/// Fixed, so that exports of an earlier bed are right for the next one too.
+/// The port of the API server. It is fixed, so that exports of an earlier bed are right for the
+/// next bed.
 pub(crate) const API_PORT: u16 = 16_443;
 pub(crate) const VAULT_PORT: u16 = 18_200;
 
@@ -19,7 +20,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// In the cache folder, beside the servers.
+    /// Finds the place in the cache folder, beside the servers.
     pub(crate) fn find() -> Result<Self> {
         let variable = |name: &str| {
             std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
@@ -33,7 +34,7 @@ impl Place {
         let folder = folder.join("up");
         fs::create_dir_all(&folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
-        // It holds the root token.
+        // The folder holds the root token.
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
         Ok(Self { folder })
     }
@@ -54,13 +55,13 @@ impl Place {
         self.folder.join("state.json")
     }
 
-    /// What is known of the bed of `up`; none where there is none.
+    /// Reads the state of the bed of `up`; `None` if no bed runs.
     pub(crate) fn read(&self) -> Option<UpState> {
         serde_json::from_slice(&fs::read(self.state()).ok()?).ok()
     }
 }
 
-/// What a running bed tells others.
+/// The state of a running bed for other processes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct UpState {
     kubeconfig: PathBuf,
@@ -79,14 +80,15 @@ impl UpState {
         }
     }
 
-    /// Written whole or not at all: its presence says that the bed is ready.
+    /// Writes the state as a whole or not at all. The presence of the file means that the bed is
+    /// ready.
     pub(crate) fn write(&self, place: &Place) -> Result<()> {
         let fresh = place.state().with_extension("fresh");
         fs::write(&fresh, serde_json::to_vec_pretty(self)?)?;
         Ok(fs::rename(fresh, place.state())?)
     }
 
-    /// Lines for a shell.
+    /// Returns the exports for a shell.
     pub(crate) fn exports(&self) -> String {
         format!(
             "export KUBECONFIG={}\nexport VAULT_ADDR={}\nexport VAULT_TOKEN={}",

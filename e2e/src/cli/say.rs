@@ -1,10 +1,10 @@
-//! Where the commands write to: the terminal, or the client of a supervisor.
+//! The output of the commands: the terminal, or the client of a supervisor.
 
 use std::io::{IsTerminal as _, Write as _};
 
 use tokio::sync::mpsc::UnboundedSender;
 
-/// A place for text, and whether what was written there can be written over.
+/// An output for text. A terminal can overwrite lines.
 #[derive(Debug)]
 pub(crate) struct Say {
     to: To,
@@ -26,7 +26,7 @@ impl Say {
         Self { to: To::Client(client), is_terminal }
     }
 
-    /// Whether lines can be written over.
+    /// Whether lines can be overwritten.
     pub(crate) fn is_terminal(&self) -> bool {
         self.is_terminal
     }
@@ -39,7 +39,7 @@ impl Say {
         match &self.to {
             To::Stdout => {
                 let mut stdout = std::io::stdout().lock();
-                // Nobody listens any more: nothing is left to be told.
+                // The output is closed, so the text is dropped.
                 _ = stdout.write_all(text.as_bytes());
                 _ = stdout.flush();
             }

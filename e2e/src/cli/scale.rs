@@ -1,4 +1,4 @@
-//! The controller beside ten thousand workloads: what it takes of memory, time and requests.
+//! Measures the controller beside ten thousand workloads: memory, time and requests.
 
 use std::time::{Duration, Instant};
 
@@ -11,17 +11,18 @@ use super::say::Say;
 
 const NAMESPACES: usize = 20;
 const FOLDERS: usize = 50;
-/// Requests under way at once while the bed is filled.
+/// The number of concurrent requests while the bed is filled.
 const AT_ONCE: usize = 16;
-/// How often a start is measured.
+/// The number of measured starts.
 const STARTS: usize = 5;
-/// Objects a page of the bare LISTs, as many as the controller asks for.
+/// The number of objects on a page of the bare LISTs. The controller requests pages of the same
+/// size.
 const PAGE: usize = 250;
 const USER_AGENT: &str = "vault-secrets-reloader/";
-/// Long enough for one of two busy cores.
+/// The longest wait. It is enough for one of two busy cores.
 const WITHIN: Duration = Duration::from_mins(10);
 
-/// Fills a bed, runs the controller on it for some polls, rotates secrets, and prints what it took.
+/// Fills a bed, runs the controller for some polls, rotates secrets, and prints the measurements.
 pub(crate) async fn scale(
     workloads: usize,
     secrets: usize,
@@ -86,8 +87,9 @@ pub(crate) async fn scale(
     starts(&bed, &options, say).await
 }
 
-/// Starts of the controller, from its first line until it knows all workloads, in turn with the bare
-/// LISTs of the same objects, by the same pages, whose answers nobody looks at.
+/// Measures starts of the controller, from its first line until it knows all workloads. In turn
+/// with these, measures bare LISTs of the same objects in the same pages, whose answers are not
+/// decoded.
 async fn starts(bed: &Bed, options: &ControllerOptions, say: &mut Say) -> Result<()> {
     let (mut bare, mut ours) = (Vec::new(), Vec::new());
     for _ in 0..STARTS {
@@ -117,7 +119,7 @@ async fn starts(bed: &Bed, options: &ControllerOptions, say: &mut Say) -> Result
     Ok(())
 }
 
-/// How long the LISTs of the three kinds take, side by side.
+/// Measures the concurrent LISTs of the three kinds.
 async fn bare_lists(bed: &Bed) -> Result<Duration> {
     let began = Instant::now();
     let kinds = ["deployments", "daemonsets", "statefulsets"];
@@ -130,7 +132,7 @@ async fn bare_lists(bed: &Bed) -> Result<Duration> {
 }
 
 async fn bare_list(bed: &Bed, kind: &str) -> Result<()> {
-    /// Only where the next page begins.
+    /// The only decoded part: the start of the next page.
     #[derive(serde::Deserialize)]
     struct Page {
         metadata: Metadata,
@@ -146,7 +148,7 @@ async fn bare_list(bed: &Bed, kind: &str) -> Result<()> {
         let path = format!("/apis/apps/v1/{kind}?limit={PAGE}&continue={next}");
         let request = http::Request::get(path).body(Vec::new())?;
         let text = client.request_text(request).await?;
-        // The metadata of a list come before its items, but for their end nobody reads on.
+        // The metadata of a list come before its items, so the rest is not read.
         let end = text.find("\"items\"").context("no list")?;
         let head = text[..end].trim_end_matches([' ', '\n', ',']);
         let page: Page = serde_json::from_str(&format!("{head}}}"))?;
@@ -198,7 +200,7 @@ async fn fill(bed: &Bed, workloads: usize, secrets: usize, say: &mut Say) -> Res
         .try_collect::<()>()
         .await
         .context("the workloads")?;
-    // Or the controller would have to come back for those that have no revision yet.
+    // Otherwise the controller would have to check workloads without a revision again.
     eventually("the Deployments to be seen by their controller", WITHIN, || async {
         Ok(all_are_observed(bed).await?.then_some(()))
     })

@@ -1,7 +1,7 @@
-//! The process that holds the bed of `up`, and does there what others ask for.
+//! The process that holds the bed of `up`, and runs commands for clients.
 //!
-//! One line over a socket says what: `down`, `deploy`, `demo`, `demo-terminal`. What is said about
-//! it goes back over the same socket until it is closed.
+//! A client sends one line over a socket: `down`, `deploy`, `demo` or `demo-terminal`. The output
+//! of the command goes back over the same socket until it is closed.
 
 use std::time::Duration;
 
@@ -19,17 +19,17 @@ use super::demo;
 use super::place::{API_PORT, Place, UpState, VAULT_PORT};
 use super::say::Say;
 
-/// Ends what is said when it failed; a terminal does not show it.
+/// The mark at the end of the output of a failed command. A terminal does not show it.
 pub(crate) const FAILED: &str = "\u{0}failed\u{0}";
 
-/// What runs on the bed beside its servers.
+/// The controllers on the bed.
 #[derive(Debug, Default)]
 struct Running {
     pod: Option<Pod>,
     demo: Option<Controller>,
 }
 
-/// Starts the bed, says so in a file, and serves until it is told to end.
+/// Starts the bed, writes its state to a file, and serves clients until the command to end.
 pub(crate) async fn supervise() -> Result<()> {
     let place = Place::find()?;
     let bed = Bed::start(Options::new().at(place.bed(), API_PORT, VAULT_PORT)).await?;
@@ -50,16 +50,16 @@ pub(crate) async fn supervise() -> Result<()> {
     drop(running);
     drop(bed);
     _ = std::fs::remove_file(place.socket());
-    // Last, since this is what `down` waits for.
+    // This is the last step, because `down` waits for it.
     _ = std::fs::remove_file(place.state());
     Ok(())
 }
 
-/// Does what one client asks for; true when the bed is to end.
+/// Runs the command of one client. Returns whether the bed must end.
 async fn serve(stream: UnixStream, bed: &Bed, running: &mut Running) -> Result<bool> {
     let (input, mut output) = stream.into_split();
     let mut line = String::new();
-    // A client that only looks whether somebody listens says nothing.
+    // A client that only checks whether the supervisor runs sends nothing.
     let read = timeout(Duration::from_secs(2), BufReader::new(input).read_line(&mut line)).await;
     if !matches!(read, Ok(Ok(1..))) {
         return Ok(false);
@@ -76,7 +76,7 @@ async fn serve(stream: UnixStream, bed: &Bed, running: &mut Running) -> Result<b
         },
         async move {
             while let Some(text) = said.recv().await {
-                // A client that went away does not end what it asked for.
+                // The command goes on after its client went away.
                 _ = output.write_all(text.as_bytes()).await;
             }
         },
@@ -103,7 +103,7 @@ async fn run(what: &str, bed: &Bed, running: &mut Running, say: &mut Say) -> Res
             Ok(())
         }
         "demo" | "demo-terminal" => {
-            // Two that watch the same workloads would take each other's reloads away.
+            // Two controllers on the same workloads would take reloads away from each other.
             running.demo = None;
             running.pod = None;
             running.demo = Some(demo::run(bed, say).await?);

@@ -1,4 +1,4 @@
-//! `up`, `down` and what else talks to the process that holds the bed.
+//! `up`, `down` and the other commands that talk to the process that holds the bed.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
@@ -15,14 +15,14 @@ use super::place::{Place, UpState};
 use super::say::Say;
 use super::supervisor::FAILED;
 
-/// Starts a bed in the background, or finds the one that runs, and prints how to talk to it.
+/// Starts a bed in the background, or finds the running one, and prints how to talk to it.
 pub(crate) async fn up(say: &mut Say) -> Result<()> {
     let state = ensure_up(say).await?;
     say.line(&state.exports());
     Ok(())
 }
 
-/// As `up`, then the demo, in the process that holds the bed.
+/// Runs `up`, and then the demo in the process that holds the bed.
 pub(crate) async fn demo(say: &mut Say) -> Result<()> {
     let state = ensure_up(say).await?;
     let is_terminal = if say.is_terminal() { "demo-terminal" } else { "demo" };
@@ -50,7 +50,7 @@ pub(crate) async fn down(say: &mut Say) -> Result<()> {
     Ok(())
 }
 
-/// A bed in the foreground.
+/// Runs a bed in the foreground.
 pub(crate) async fn hold(say: &mut Say) -> Result<()> {
     let bed = Bed::start(Options::new()).await?;
     say.line(&UpState::of(&bed).exports());
@@ -60,10 +60,10 @@ pub(crate) async fn hold(say: &mut Say) -> Result<()> {
     Ok(tokio::signal::ctrl_c().await?)
 }
 
-/// Has the process that holds the bed do something, and prints what it says.
+/// Sends a command to the process that holds the bed, and prints its output.
 ///
 /// # Errors
-/// When no bed is up, or the supervisor says that it failed.
+/// When no bed is up, or the supervisor reports that the command failed.
 pub(crate) async fn ask_supervisor(what: &str, say: &mut Say) -> Result<()> {
     let place = Place::find()?;
     let mut stream = UnixStream::connect(place.socket())
@@ -71,7 +71,7 @@ pub(crate) async fn ask_supervisor(what: &str, say: &mut Say) -> Result<()> {
         .context("no bed is up; start one with `make up`")?;
     stream.write_all(format!("{what}\n").as_bytes()).await?;
     let mut bytes = vec![0; 16_384];
-    // Kept until it is whole text: a letter may be cut in two by the socket.
+    // Bytes are kept until they are complete text, because the socket may cut a letter in two.
     let mut pending = Vec::new();
     let mut has_failed = false;
     loop {
@@ -98,7 +98,7 @@ async fn ensure_up(say: &mut Say) -> Result<UpState> {
         say.line("# a bed is up already");
         return Ok(state);
     }
-    // Here, where its messages are seen, rather than in the background.
+    // The programs are built here, where the messages are seen, and not in the background.
     Binaries::find()?;
     _ = fs::remove_file(place.state());
     _ = fs::remove_file(place.socket());
@@ -112,7 +112,7 @@ async fn ensure_up(say: &mut Say) -> Result<UpState> {
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
-        // Out of reach of the Ctrl-C that is meant for what runs in the terminal later.
+        // A Ctrl-C for a later command of the terminal must not reach this process.
         .process_group(0)
         .spawn()?;
     let state = eventually("the bed to be ready", Duration::from_mins(3), || {

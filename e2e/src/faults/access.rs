@@ -1,5 +1,5 @@
-//! What the controller may ask of Vault: its token is revoked, its policy withdrawn and given back,
-//! between two requests of one poll; or its requests are too many.
+//! Faults of the controller's access to Vault. Its token is revoked, or its policy is withdrawn and
+//! given back, between two requests of one poll. Or its requests are over a rate limit.
 
 use std::time::Duration;
 
@@ -22,21 +22,21 @@ use crate::wait::eventually;
 /// Secrets that are rotated at a time.
 const ROTATED: usize = 12;
 
-/// Requests a second that the quota lets through: a poll of 50 secrets takes several seconds.
+/// The requests a second that the quota lets through. A poll of 50 secrets takes several seconds.
 const RATE: u32 = 20;
 
-/// A policy without rules is refused; one that allows nothing of interest is not.
+/// The rules of a policy that allows nothing. Vault refuses a policy without rules.
 const NOTHING: &str = "path \"none\" { capabilities = [\"deny\"] }";
 
 /// The quota's name.
 const QUOTA: &str = "sys/quotas/rate-limit/arena";
 
-/// How a poll reads the secrets, as the policy allows.
+/// The way in which a poll reads the secrets. The policy decides it.
 #[derive(Clone, Copy)]
 enum Reading {
-    /// A request each.
+    /// By a request for each secret.
     OneByOne,
-    /// One alone, and the others by a LIST of their folder.
+    /// One secret by its own request, and the others by a LIST of their folder.
     ByFolder,
 }
 
@@ -50,7 +50,7 @@ impl Reading {
         }
     }
 
-    /// Requests of a poll.
+    /// The number of requests of a poll.
     fn requests(self, secrets: usize) -> usize {
         match self {
             Self::OneByOne => secrets,
@@ -59,7 +59,7 @@ impl Reading {
     }
 }
 
-/// The token is revoked, and the policy withdrawn and given back, each between two requests of a
+/// The token is revoked, and the policy is withdrawn and given back, each between two requests of a
 /// poll.
 pub(super) async fn withdrawn(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let bed = &arena.bed;
@@ -113,7 +113,7 @@ pub(super) async fn rate_limit(arena: &mut Arena, plan: &Plan) -> Result<()> {
     for time in 0..plan.times.div_ceil(2).max(2) {
         let is_listed = time % 2 == 1 && arena.bed.vault.is_openbao();
         let (reading, path, rate, wanted) = if is_listed {
-            // Two polls a second; and a LIST that is refused is not asked for again.
+            // There are two polls a second, and a refused LIST is not repeated.
             (Reading::ByFolder, "secret/detailed-metadata/*", 1, 1)
         } else {
             (Reading::OneByOne, "secret/metadata/arena/*", RATE, 20)
@@ -130,7 +130,7 @@ pub(super) async fn rate_limit(arena: &mut Arena, plan: &Plan) -> Result<()> {
         })
         .await?;
         arena.rotate_loosely(ROTATED).await?;
-        // While each poll is too much for it, what was rotated is reached all the same.
+        // Rotations reach all workloads although each poll is over the rate limit.
         arena.wait_until_reached().await;
         arena.note(&format!("{} requests were over the quota", gateway.answers(429) - limited));
         arena.bed.vault.ask(Method::DELETE, QUOTA, None).await?;
@@ -139,7 +139,7 @@ pub(super) async fn rate_limit(arena: &mut Arena, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Takes quota and withdrawn policy back, where they are left.
+/// Removes the quota and restores the policy, if a fault left them changed.
 pub(super) async fn restore(vault: &Vault) {
     _ = vault.ask(Method::DELETE, QUOTA, None).await;
     _ = set_policy(vault.clone(), Reading::ByFolder.rules()).await;

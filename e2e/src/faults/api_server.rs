@@ -1,4 +1,4 @@
-//! The API server, or the etcd behind it, is killed, paused, restarted.
+//! Faults of the API server and of its etcd: they are killed, paused, restarted.
 
 use std::time::Duration;
 
@@ -9,17 +9,18 @@ use super::plan::Plan;
 use crate::controller::Controller;
 use crate::scenario::polling_fast;
 
-/// A request that is not answered is given up after ten seconds.
+/// The longest wait for the controller to give up a request. It gives up after ten seconds without
+/// an answer.
 pub(super) const GIVEN_UP_WITHIN: Duration = Duration::from_mins(1);
 
-/// What the controller says when it knows, and when it is over.
+/// The controller's lines at the start and at the end of an outage.
 pub(super) const OUTAGE: &str = "level=warn msg=\"The API server does not work at present: ";
 const OVER: &str = "level=info msg=\"The API server works again\"";
 
 /// Secrets that are rotated at a time.
 const ROTATED: usize = 12;
 
-/// Killed while reloads are under way.
+/// The API server is killed while reloads are under way.
 pub(super) async fn killed(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let controller = Controller::start(&arena.bed, &polling_fast()).await?;
     for _ in 0..plan.times {
@@ -32,7 +33,7 @@ pub(super) async fn killed(arena: &mut Arena, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Told to end and started again, with its data.
+/// The API server is stopped and started again, with its data.
 pub(super) async fn restarted(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let mut controller = Controller::start(&arena.bed, &polling_fast()).await?;
     for number in 0..plan.times {
@@ -40,7 +41,7 @@ pub(super) async fn restarted(arena: &mut Arena, plan: &Plan) -> Result<()> {
         arena.bed.api_server.stop().await?;
         down(arena, &controller, seen).await?;
         if number % 2 == 1 {
-            // Started in front of a server that is not there.
+            // The controller starts while the server does not run.
             controller.revive()?;
         }
         arena.bed.api_server.start().await?;
@@ -49,7 +50,8 @@ pub(super) async fn restarted(arena: &mut Arena, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Paused until requests are given up; what it has accepted is done when it goes on.
+/// The API server is paused until requests are given up. It applies the accepted requests when it
+/// resumes.
 pub(super) async fn paused(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let controller = Controller::start(&arena.bed, &polling_fast()).await?;
     for _ in 0..plan.times {
@@ -62,7 +64,7 @@ pub(super) async fn paused(arena: &mut Arena, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// The same for etcd: the API server accepts everything, and knows nothing.
+/// etcd is paused: the API server accepts requests and cannot answer them.
 pub(super) async fn etcd_paused(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let controller = Controller::start(&arena.bed, &polling_fast()).await?;
     for _ in 0..plan.times {
@@ -76,8 +78,8 @@ pub(super) async fn etcd_paused(arena: &mut Arena, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Some reloads are done, some are under way, some are to come. Answers how many lines the controller
-/// had written.
+/// Waits until some reloads are done, some are under way and some are to come. Returns the number
+/// of lines that the controller had written.
 async fn under_way(arena: &mut Arena, controller: &Controller) -> Result<usize> {
     arena.strike();
     arena.audit_is_incomplete();
@@ -88,14 +90,15 @@ async fn under_way(arena: &mut Arena, controller: &Controller) -> Result<usize> 
     Ok(lines)
 }
 
-/// It is down, and secrets go on being rotated.
+/// Rotates secrets while the server is down, and waits until the controller reports the outage.
 async fn down(arena: &mut Arena, controller: &Controller, seen: usize) -> Result<()> {
     arena.rotate_at_once(ROTATED).await?;
     controller.wait_for_after(seen, OUTAGE, GIVEN_UP_WITHIN).await?;
     Ok(())
 }
 
-/// It is up again, which is said as often as that it was down.
+/// Rotates more secrets after the server is up again, and compares. The controller must report the
+/// end of each outage that it reported.
 async fn over(arena: &mut Arena, controller: &Controller) -> Result<()> {
     arena.rotate_at_once(ROTATED / 4).await?;
     arena.renew_controllers().await?;

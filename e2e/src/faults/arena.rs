@@ -1,5 +1,5 @@
-//! The arena: a bed with hundreds of workloads that share dozens of secrets, all of them known, and
-//! the steps that every fault is made of: rotate, let it settle, compare.
+//! The arena: a bed with hundreds of known workloads that share dozens of secrets, and the steps of
+//! each fault: rotate, settle, compare.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -23,29 +23,29 @@ use crate::state::State;
 use crate::wait::eventually;
 use crate::workload::{Kind, Workload, WorkloadName};
 
-/// How long anything that is waited for may take: what was rotated, to reach all workloads once the
-/// fault is over, above all. Long, because a machine may be under far more load, and a workload
-/// whose PATCHes failed for a while waits up to half a minute for its next attempt.
+/// The longest time of any wait, above all for rotations to reach all workloads after the fault. It
+/// is long, because a machine may be under heavy load, and a workload whose PATCHes failed for a
+/// while waits up to half a minute for its next attempt.
 pub(super) const SETTLE_WITHIN: Duration = Duration::from_mins(2);
 
-/// Requests under way at once while workloads are deployed.
+/// The number of concurrent requests while workloads are deployed.
 const AT_ONCE: usize = 16;
 
-/// Namespaces that the workloads are spread over.
+/// The number of namespaces of the workloads.
 const NAMESPACES: usize = 5;
 
-/// Of so many secrets, workloads refer to two through ConfigMaps: by `envFrom`, and by a key.
+/// Of this many secrets, workloads refer to two through ConfigMaps: by `envFrom`, and by a key.
 const CONFIG_MAPS: usize = 4;
 
-/// The ConfigMap that refers to a secret.
+/// Returns the name of the ConfigMap that refers to a secret.
 fn config_map(secret: usize) -> String {
     format!("refs-{secret}")
 }
 
-/// The label of the workloads that an admission policy can freeze: each fifth.
+/// The label of the workloads that an admission policy can freeze. Each fifth workload has it.
 pub(super) const FREEZE: &str = "e2e/freeze";
 
-/// Where progress is told.
+/// The function that reports progress.
 pub(super) type Say = Box<dyn FnMut(&str)>;
 
 /// A bed full of workloads.
@@ -54,13 +54,13 @@ pub(super) struct Arena {
     pub(super) rng: Rng,
     pub(super) secrets: Vec<Secret>,
     pub(super) subjects: Vec<Subject>,
-    /// How many of the workloads belong to all faults; those beyond are the present one's.
+    /// The number of workloads that belong to all faults. The others belong to the present fault.
     lasting: usize,
     pub(super) turn: u64,
     shift: SignedDuration,
-    /// The counts were compared then.
+    /// The moment of the last comparison of counts.
     mark: Mark,
-    /// Whether each PATCH since that was applied has its line in the API server's audit log.
+    /// Whether each applied PATCH since then has its line in the API server's audit log.
     pub(super) is_audited: bool,
     pub(super) row: Row,
     began: Instant,
@@ -107,8 +107,8 @@ impl Arena {
         Ok(arena)
     }
 
-    /// A workload of one of the three kinds that uses one to four secrets, most of which others use
-    /// too. Each secret is used by one at least, where there are as many workloads.
+    /// Returns a workload of one of the three kinds. It uses one to four secrets, most of which
+    /// other workloads use too. With enough workloads, each secret is used by at least one.
     fn subject(&mut self, namespace: &str, number: usize, opted_in: bool) -> Subject {
         let kind = match number % 4 {
             0 | 1 => Kind::Deployment,
@@ -154,7 +154,7 @@ impl Arena {
         format!("vault:secret/data/{}#k", self.secrets[secret].path)
     }
 
-    /// Makes a namespace with the ConfigMaps that its workloads take references from.
+    /// Creates a namespace with the ConfigMaps that its workloads take references from.
     pub(super) async fn make_namespace(&self, namespace: &str) -> Result<()> {
         self.bed.cluster.create_namespace(namespace).await?;
         for secret in (0..self.secrets.len()).filter(|secret| secret % CONFIG_MAPS < 2) {
@@ -169,14 +169,14 @@ impl Arena {
         Ok(())
     }
 
-    /// A fault begins.
+    /// Begins a fault.
     pub(super) fn begin(&mut self, fault: &'static str) {
         self.row = Row { fault, workloads: self.subjects.len(), ..Row::default() };
         self.began = Instant::now();
         (self.say)(&format!("{fault}..."));
     }
 
-    /// It is over: what came of it. If that is not clean, the arena must be filled anew.
+    /// Ends a fault and returns its row. If the row is not clean, the arena must be filled again.
     pub(super) fn end(&mut self, outcome: Result<()>) -> Row {
         if let Err(error) = outcome {
             self.note(&format!("FAILED: {error:#}"));
@@ -205,34 +205,34 @@ impl Arena {
         Ok(())
     }
 
-    /// The fault strikes once more.
+    /// Counts one more strike of the fault.
     pub(super) fn strike(&mut self) {
         self.row.times += 1;
     }
 
-    /// Says how it goes.
+    /// Reports progress.
     pub(super) fn note(&mut self, text: &str) {
         (self.say)(&format!("  {:5.1} s: {text}", self.began.elapsed().as_secs_f32()));
     }
 
-    /// Notes something that is not as it must be.
+    /// Notes a violation.
     pub(super) fn find(&mut self, finding: String) {
         self.note(&format!("FOUND: {finding}"));
         self.row.findings.push(finding);
     }
 
-    /// A number of random secrets.
+    /// Returns a number of random secrets.
     pub(super) fn some_secrets(&mut self, number: usize) -> Vec<usize> {
         let all = 0..self.secrets.len();
         self.rng.choose_multiple(all, number)
     }
 
-    /// How many secrets there are.
+    /// The number of secrets.
     pub(super) fn secrets(&self) -> usize {
         self.secrets.len()
     }
 
-    /// How many workloads there are.
+    /// The number of workloads.
     pub(super) fn len(&self) -> usize {
         self.subjects.len()
     }
@@ -252,7 +252,7 @@ impl Arena {
         (0..self.subjects.len()).filter(|number| number.is_multiple_of(5)).collect()
     }
 
-    /// Says that some workloads cannot be reloaded more than so often, whatever is rotated.
+    /// Limits the reloads of some workloads that count as right, whatever is rotated.
     pub(super) fn allow_at_most(&mut self, numbers: &[usize], reloads: i64) {
         for number in numbers {
             let allowed = &mut self.subjects[*number].allowed;
@@ -260,14 +260,14 @@ impl Arena {
         }
     }
 
-    /// Rotates random secrets at a moment that no poll divides, as far as that was possible.
+    /// Rotates random secrets at a moment that no poll divides, if possible.
     pub(super) async fn rotate_at_once(&mut self, number: usize) -> Result<Vec<usize>> {
         let secrets = self.some_secrets(number);
         self.rotate(&secrets, Moment::One).await?;
         Ok(secrets)
     }
 
-    /// Rotates random secrets, whatever polls see of it in between.
+    /// Rotates random secrets. Polls may see a part of the rotations.
     pub(super) async fn rotate_loosely(&mut self, number: usize) -> Result<Vec<usize>> {
         let secrets = self.some_secrets(number);
         self.rotate(&secrets, Moment::Several).await?;
@@ -280,7 +280,7 @@ impl Arena {
         let paths = secrets.iter().map(|secret| self.bed.rotate(&self.secrets[*secret].path));
         let versions = try_join_all(paths).await?;
         let reads = self.bed.vault_requests_since(&mark)?;
-        // Of one secret, or the LIST of a folder.
+        // A read of one secret, or the LIST of a folder.
         let was_divided = reads.iter().any(|request| request.path.contains("metadata/"));
         let moment = if was_divided { Moment::Several } else { moment };
         self.turn += 1;
@@ -295,7 +295,7 @@ impl Arena {
         Ok(())
     }
 
-    /// Adds workloads to a namespace, not deployed yet.
+    /// Adds workloads to a namespace without deploying them.
     pub(super) fn add(&mut self, namespace: &str, number: usize, opted_in: bool) -> Range<usize> {
         let first = self.subjects.len();
         for number in first..first + number {
@@ -306,7 +306,7 @@ impl Arena {
         first..self.subjects.len()
     }
 
-    /// Changes to which secrets a workload refers; it is to be deployed then.
+    /// Changes the secrets that a workload refers to. The caller must deploy it then.
     pub(super) fn refer(&mut self, number: usize, secrets: Vec<usize>) {
         let workload = self.subjects[number].workload.clone();
         let workload = self.referring_to(workload, &secrets);
@@ -314,22 +314,22 @@ impl Arena {
         self.subjects[number].secrets = secrets;
     }
 
-    /// Opts a workload in; it is to be deployed then.
+    /// Opts a workload in. The caller must deploy it then.
     pub(super) fn opt_in(&mut self, number: usize) {
         let subject = &mut self.subjects[number];
         subject.workload = subject.workload.clone().opted_in();
         subject.opted_in = true;
     }
 
-    /// Changes the pod template of a workload in a way that means nothing; it is to be deployed
-    /// then.
+    /// Changes the pod template of a workload without a change of references. The caller must
+    /// deploy it then.
     pub(super) fn touch(&mut self, number: usize) {
         let subject = &mut self.subjects[number];
         let text = format!("{:x}", self.rng.u64(..));
         subject.workload = subject.workload.clone().template_annotation("e2e/touched", &text);
     }
 
-    /// Deploys workloads that are new, and counts from here on.
+    /// Deploys new workloads, and starts counting from here.
     pub(super) async fn deploy(&mut self, numbers: Range<usize>) -> Result<()> {
         let all: Vec<usize> = numbers.collect();
         self.redeploy(&all).await?;
@@ -337,8 +337,8 @@ impl Arena {
         self.compare_from_here(&all).await
     }
 
-    /// Deploys workloads as they are now: their pods have what was rotated before. Their controllers
-    /// are not waited for.
+    /// Deploys workloads in their present state. Their pods have the versions of earlier rotations.
+    /// Does not wait for their controllers.
     pub(super) async fn redeploy(&mut self, numbers: &[usize]) -> Result<()> {
         stream::iter(numbers)
             .map(|number| self.bed.cluster.apply(&self.subjects[*number].workload))
@@ -351,7 +351,7 @@ impl Arena {
         Ok(())
     }
 
-    /// Deletes all workloads and deploys them anew.
+    /// Deletes all workloads and deploys them again.
     pub(super) async fn deploy_everything_anew(&mut self) -> Result<()> {
         for kind in [Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet] {
             self.bed.cluster.delete_all(kind).await?;
@@ -360,14 +360,14 @@ impl Arena {
         self.deploy(0..self.subjects.len()).await
     }
 
-    /// Says that something before Vault adds this to its times from now on. Everything is deployed
-    /// anew, since all records were written with other times.
+    /// Sets the shift that something before Vault adds to Vault's times. Deploys everything again,
+    /// since all records were written with other times.
     pub(super) async fn shift_clock(&mut self, shift: SignedDuration) -> Result<()> {
         self.shift = shift;
         self.deploy_everything_anew().await
     }
 
-    /// Waits until the controllers of all workloads have seen them as they are.
+    /// Waits until the controllers of all workloads have seen their present state.
     pub(super) async fn wait_until_observed(&self) -> Result<()> {
         eventually("the workloads to be observed", SETTLE_WITHIN, || async {
             let states = self.states().await?;
@@ -381,7 +381,7 @@ impl Arena {
         .await
     }
 
-    /// All workloads as the API server has them.
+    /// Returns all workloads from the API server.
     pub(super) async fn states(&self) -> Result<HashMap<WorkloadName, State>> {
         let mut states = HashMap::new();
         for kind in [Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet] {
@@ -397,27 +397,27 @@ impl Arena {
         Ok(states)
     }
 
-    /// Says that PATCHes may have been applied without a line of success in the audit log: who asked
-    /// or who answered was gone by then.
+    /// Notes that PATCHes may have been applied without a line of success in the audit log, because
+    /// the client or the API server was gone by then.
     pub(super) fn audit_is_incomplete(&mut self) {
         self.is_audited = false;
     }
 
-    /// Starts the controllers of the kinds anew: after an outage of the API server they wait up to
-    /// half a minute before they ask again.
+    /// Restarts the controller manager. After an outage of the API server, its controllers wait up
+    /// to half a minute before their next request.
     pub(super) async fn renew_controllers(&self) -> Result<()> {
         self.bed.controller_manager.kill();
         self.bed.controller_manager.start().await
     }
 
-    /// The controllers' PATCHes since the counts were last compared.
+    /// Returns the PATCHes of our controllers since the last comparison of counts.
     pub(super) async fn patches(&self) -> Result<Vec<ApiRequest>> {
         let mut requests = self.bed.api_requests_of(USER_AGENT, &self.mark).await?;
         requests.retain(|request| request.verb == "patch");
         Ok(requests)
     }
 
-    /// Counts from here on.
+    /// Starts counting from here.
     pub(super) async fn compare_from_here(&mut self, numbers: &[usize]) -> Result<()> {
         let states = self.states().await?;
         for number in numbers {
@@ -432,7 +432,7 @@ impl Arena {
     }
 }
 
-/// Waits until a controller has begun so many reloads after its first `seen` lines.
+/// Waits until a controller has begun a number of reloads after its first `seen` lines.
 pub(super) async fn reloads_begun(
     controller: &Controller,
     seen: usize,
@@ -446,7 +446,7 @@ pub(super) async fn reloads_begun(
     .with_context(|| controller.last_lines())
 }
 
-/// How many reloads a controller has begun.
+/// The number of reloads that a controller has begun.
 pub(super) fn begun(controller: &Controller) -> usize {
     controller.lines_with("Reloading workload: ").len()
 }

@@ -1,8 +1,8 @@
-//! Vault's clock and the API server's are an hour apart.
+//! Faults of clocks: Vault's clock and the API server's are an hour apart.
 //!
-//! Everything is deployed anew first, and records with these times are left behind: no other fault
-//! comes after these. The controller is started anew in between, so that nothing but the clocks can
-//! tell what the pods of a workload run with.
+//! All workloads are deployed again first. Records with shifted times stay behind, so no other
+//! fault comes after these. The controller is restarted in between, so that only the clocks can
+//! tell which versions the pods run with.
 
 use anyhow::{Result, ensure};
 use jiff::SignedDuration;
@@ -20,14 +20,14 @@ const ROTATED: usize = 12;
 /// The settle time of the controller, in seconds.
 const SETTLE: usize = 2;
 
-/// Whole seconds between a rotation and what comes after it for certain. A revision's time is rounded
-/// down to the second, and one more second and a round trip are not known of the clocks.
+/// The whole seconds after which an event surely counts as later than a rotation. A revision's time
+/// is rounded down to the second, and the clocks are uncertain by one more second and a round trip.
 const APART: usize = SETTLE + 3;
 
-/// How often the controller is started after versions and revisions came at the same time.
+/// The number of starts of the controller after versions and revisions of the same time.
 const STARTS: usize = 3;
 
-/// Vault's is ahead.
+/// Vault's clock is ahead.
 pub(super) async fn ahead(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let shift = SignedDuration::from_hours(1);
     let gateway = Gateway::before(&arena.bed.vault, shift).await?;
@@ -35,7 +35,7 @@ pub(super) async fn ahead(arena: &mut Arena, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Vault's is behind, and a proxy writes each `Date` by a clock of its own, which is right.
+/// Vault's clock is behind, and a proxy writes each `Date` by a clock of its own, which is right.
 pub(super) async fn behind_a_proxy(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let shift = SignedDuration::from_hours(-1);
     let gateway = Gateway::with_a_clock(&arena.bed.vault, shift).await?;
@@ -60,11 +60,12 @@ async fn apart(
         .env("VAULT_ADDR", gateway.address())
         .flag(SETTLE_TIME, &format!("{SETTLE}s"));
     let mut controller = [Controller::start(&arena.bed, &options).await?];
-    // What was rotated before the deploy is with the pods.
+    // The pods have the versions from before the deploy.
     arena.settle(&controller).await?;
     for _ in 0..plan.times {
         arena.strike();
-        // Rotated while nobody watches, and some of those concerned are deployed after that.
+        // Secrets are rotated while no controller runs. Some of their workloads are deployed after
+        // that.
         controller[0].kill();
         let secrets = arena.rotate_at_once(ROTATED).await?;
         for _ in 0..APART {
@@ -80,8 +81,8 @@ async fn apart(
         controller[0].restart().await?;
         arena.settle(&controller).await?;
 
-        // Rotated after a deploy and before its revisions are made, within the settle time. Each is
-        // reloaded once, however often the controller starts.
+        // Secrets are rotated after a deploy and before its revisions are made, within the settle
+        // time. Each workload is reloaded once, however often the controller starts.
         controller[0].kill();
         let deployed: Vec<usize> = (0..arena.len()).step_by(4).collect();
         for number in &deployed {
@@ -101,7 +102,7 @@ async fn apart(
             arena.settle(&controller).await?;
         }
 
-        // And under its eyes.
+        // Secrets are rotated while the controller runs.
         let secrets = arena.some_secrets(ROTATED);
         arena.rotate(&secrets, Moment::One).await?;
         arena.settle(&controller).await?;

@@ -1,7 +1,7 @@
-//! A gateway before Vault that reads what passes: it shifts the server's clock, does something
-//! between two requests of a poll, and counts the answers by their status.
+//! A gateway before Vault that reads requests and answers. It shifts the server's clock, runs an
+//! action between two requests of a poll, and counts the answers by their status.
 //!
-//! Invariant: it changes times and nothing else.
+//! Invariant: the gateway changes times and nothing else.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -26,22 +26,22 @@ use tokio::task::JoinHandle;
 use crate::vault::Vault;
 use crate::wait::locked;
 
-/// What is done between two requests.
+/// An action between two requests.
 type Action = BoxFuture<'static, Result<()>>;
 
-/// No body that passes is longer.
+/// The longest body, in bytes.
 const LONGEST_BODY: usize = 4 << 20;
 
 /// Headers that belong to one connection.
 const OF_A_CONNECTION: [HeaderName; 4] = [CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING];
 
-/// Fields of Vault that hold a time.
+/// The fields of Vault's answers that hold a time.
 const TIMES: [&str; 3] = ["created_time", "deletion_time", "updated_time"];
 
-/// The field of Vault's health that holds its time, in whole seconds.
+/// The field of Vault's health that holds the server's time, in whole seconds.
 const HEALTH_TIME: &str = "server_time_utc";
 
-/// A running gateway; it ends when this value is dropped.
+/// A running gateway. It ends when this value is dropped.
 #[derive(Debug)]
 pub(super) struct Gateway {
     address: String,
@@ -53,19 +53,19 @@ struct Shared {
     server: String,
     http: reqwest::Client,
     shift: SignedDuration,
-    /// By how much `Date` is shifted: not at all where the gateway writes it by a clock of its own.
+    /// The shift of `Date`; zero if the gateway writes `Date` by a clock of its own.
     shift_of_date: SignedDuration,
     seen: Mutex<Seen>,
-    /// Reads get their number one by one, and none while something is done between two of them:
-    /// what two plans do happens in their order.
+    /// Reads get their number one by one, and none during an action between two reads. So the
+    /// actions of two plans run in their order.
     turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
 struct Seen {
-    /// Reads and LISTs of metadata so far.
+    /// The number of reads and LISTs of metadata so far.
     reads: usize,
-    /// What is to be done before which of them.
+    /// The actions, by the number of the read before which they run.
     plans: BTreeMap<usize, Action>,
     statuses: BTreeMap<u16, usize>,
     failed: Option<String>,
@@ -78,12 +78,12 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Gateway {
-    /// A gateway behind which the server's clock is ahead by `shift`.
+    /// Starts a gateway that shifts the server's clock ahead by `shift`.
     pub(super) async fn before(vault: &Vault, shift: SignedDuration) -> Result<Self> {
         Self::with_date(vault, shift, shift).await
     }
 
-    /// The same, of which each `Date` is by the gateway's own clock.
+    /// As [`Self::before`], but the gateway writes each `Date` by its own clock.
     pub(super) async fn with_a_clock(vault: &Vault, shift: SignedDuration) -> Result<Self> {
         Self::with_date(vault, shift, SignedDuration::ZERO).await
     }
@@ -104,28 +104,28 @@ impl Gateway {
         let shared = Arc::new(Shared { shift_of_date, ..shared });
         let router = Router::new().fallback(pass).with_state(Arc::clone(&shared));
         let serving = tokio::spawn(async move {
-            // It ends with the gateway.
+            // The server ends with the gateway.
             _ = axum::serve(listener, router).await;
         });
         Ok(Self { address, shared, serving })
     }
 
-    /// As in `VAULT_ADDR`.
+    /// The address, as in `VAULT_ADDR`.
     pub(super) fn address(&self) -> &str {
         &self.address
     }
 
-    /// Has something done before the read, or LIST, of metadata that is the `after`th from now on.
+    /// Plans an action before the `after`th read or LIST of metadata from now on.
     pub(super) fn plan(&self, after: usize, action: Action) {
         let mut seen = locked(&self.shared.seen);
         let number = seen.reads + after;
         seen.plans.insert(number, action);
     }
 
-    /// Whether all that was planned was done.
+    /// Whether all planned actions have run.
     ///
     /// # Errors
-    /// When something could not be done.
+    /// When an action failed.
     pub(super) fn is_done(&self) -> Result<bool> {
         let seen = locked(&self.shared.seen);
         match &seen.failed {
@@ -134,7 +134,7 @@ impl Gateway {
         }
     }
 
-    /// How many answers with this status have passed.
+    /// The number of answers with this status so far.
     pub(super) fn answers(&self, status: u16) -> usize {
         locked(&self.shared.seen).statuses.get(&status).copied().unwrap_or_default()
     }

@@ -10,37 +10,38 @@ use super::plan::Plan;
 use crate::controller::{Controller, ControllerOptions, LeaseTimes};
 use crate::scenario::polling_fast;
 
-/// After a rotation the first reload begins within a poll or a start; it may also have nothing to do.
+/// The longest wait for the first reload after a rotation: a poll or a start. There may also be
+/// nothing to reload.
 const FIRST_RELOAD_WITHIN: Duration = Duration::from_secs(3);
 
-/// Short, so that the next leader has not long to wait.
+/// Short durations, so that the next leader does not wait long.
 const LEASE_TIMES: LeaseTimes = LeaseTimes {
     duration: Duration::from_secs(2),
     renew_deadline: Duration::from_millis(1400),
     retry_period: Duration::from_millis(300),
 };
 
-/// One controller.
+/// One controller is killed.
 pub(super) async fn alone(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let options = polling_fast();
     kill(arena, &options, 1, plan.kills).await
 }
 
-/// Two that know nothing of each other: what each of them writes holds only for the object that it
-/// decided about.
+/// Two controllers that know nothing of each other are killed. Each PATCH holds only for the object
+/// that was evaluated.
 pub(super) async fn two(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let options = polling_fast();
     kill(arena, &options, 2, plan.kills.div_ceil(3)).await
 }
 
-/// Three of which one leads, and that one is killed.
+/// Of three controllers, the leader is killed.
 pub(super) async fn leaders(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let options = polling_fast().leader_elect("default", "replica", LEASE_TIMES);
     kill(arena, &options, 3, plan.kills.div_ceil(4)).await
 }
 
-/// Kills the leader of so many controllers, or any where none leads, again and again, and starts it
-/// anew.
+/// Kills the leader of a number of controllers again and again, or any controller if none leads,
+/// and starts it again.
 async fn kill(
     arena: &mut Arena,
     options: &ControllerOptions,
@@ -59,7 +60,7 @@ async fn kill(
         let controller = &mut fleet[victim];
         let number = arena.rng.usize(2..8);
         if arena.rng.u8(..4) == 0 {
-            // Nobody has seen the versions before.
+            // No controller has seen the versions before.
             controller.kill();
             arena.rotate_at_once(number).await?;
             controller.revive()?;
@@ -67,7 +68,7 @@ async fn kill(
             arena.rotate_loosely(number).await?;
         }
         if arena.rng.u8(..4) > 0 {
-            // Not an error if there is none: then it dies while it starts or polls.
+            // Without such a line, the controller is killed while it starts or polls.
             _ = controller.wait_for("Reloading workload: ", FIRST_RELOAD_WITHIN).await;
         }
         let longest = if arena.rng.bool() { 60 } else { 600 };

@@ -1,13 +1,13 @@
-//! What was rotated and when, what each workload must therefore show, and the two counts that
-//! follow: missed and doubled.
+//! The ledger of rotations: the versions that each workload must therefore show, and the counts of
+//! missed and doubled reloads.
 //!
-//! A workload shows a version when its record, with the mark that its template has, holds it; or
-//! when its present revision is younger than the version, so that its pods start with it. How often
-//! it was reloaded is read from `metadata.generation`, which the API server raises with each change
-//! of a `spec`, and compared with the count that the controller writes: a reload that overwrites
-//! another one shows in the first and not in the second.
+//! A workload shows a version in one of two cases. Its record has the mark of its template and
+//! holds the version. Or its present revision is younger than the version, so that its pods start
+//! with the version. The number of reloads is read from `metadata.generation`, which the API server
+//! raises with each change of a `spec`. It is compared with the count that the controller writes: a
+//! reload that overwrites another one shows in the generation and not in the count.
 //!
-//! Invariant: nothing in here hangs on what the controller says of itself.
+//! Invariant: the ledger does not rely on the controller's own log.
 
 use anyhow::{Context as _, Result};
 use jiff::{SignedDuration, Timestamp};
@@ -16,27 +16,28 @@ use crate::state::State;
 use crate::vault::Version;
 use crate::workload::Workload;
 
-/// A secret, as it was rotated last.
+/// A secret and its last rotation.
 #[derive(Debug, Clone)]
 pub(super) struct Secret {
-    /// Its path within the mount `secret`.
+    /// The path within the mount `secret`.
     pub(super) path: String,
     pub(super) live: Option<Live>,
 }
 
-/// The version of a secret that is live.
+/// The live version of a secret.
 #[derive(Debug, Clone)]
 pub(super) struct Live {
-    /// As records spell it.
+    /// The version in the form of records.
     spelling: String,
-    /// When it was created, by the bed's one clock.
+    /// The creation time by the bed's common clock.
     created: Timestamp,
-    /// The turn in which it was made.
+    /// The turn in which the version was made.
     turn: u64,
 }
 
 impl Live {
-    /// `shift` is what something between Vault and the controller adds to its times.
+    /// Returns a live version. `shift` is the time that something between Vault and the controller
+    /// adds to Vault's times.
     pub(super) fn new(version: &Version, turn: u64, shift: SignedDuration) -> Result<Self> {
         let created: Timestamp = version.created_time.parse().context("created_time")?;
         let seen = created.checked_add(shift)?;
@@ -48,8 +49,8 @@ impl Live {
         &self.spelling
     }
 
-    /// Whether a revision of that time has pods that start with this version. Kubernetes has whole
-    /// seconds, rounded down: within the same second it is not known.
+    /// Whether pods of a revision of this time start with this version. Times of Kubernetes are
+    /// rounded down to whole seconds, so the order within one second is not known.
     pub(super) fn is_older_than(&self, revision: Timestamp) -> bool {
         self.created < revision
     }
@@ -65,23 +66,24 @@ fn base36(nanoseconds: i128) -> String {
     digits.iter().rev().collect()
 }
 
-/// A workload, and what it may do since the counts were last compared.
+/// A workload, and its allowed changes since the last comparison of counts.
 #[derive(Debug, Clone)]
 pub(super) struct Subject {
     pub(super) workload: Workload,
-    /// Which secrets it refers to.
+    /// The secrets that the workload refers to.
     pub(super) secrets: Vec<usize>,
     pub(super) opted_in: bool,
-    /// The turn of its last deploy: its pods have what was live then.
+    /// The turn of the last deploy. The pods have the versions that were live then.
     pub(super) deployed: u64,
-    /// How often its `spec` was changed by the suite itself.
+    /// The number of changes of the `spec` by the suite itself.
     pub(super) own_changes: i64,
-    /// The most reloads that are right: one for each moment in which a secret of it was rotated.
+    /// The most reloads that are right: one for each moment in which a secret of the workload was
+    /// rotated.
     pub(super) allowed: i64,
     since: Since,
 }
 
-/// A workload as it was when the counts were last compared.
+/// The state of a workload at the last comparison of counts.
 #[derive(Debug, Clone, Default)]
 struct Since {
     uid: String,
@@ -95,7 +97,7 @@ impl Subject {
         Self { workload, secrets, opted_in, deployed: 0, own_changes: 0, allowed: 0, since }
     }
 
-    /// Counts from here on.
+    /// Starts counting from this state.
     pub(super) fn rebase(&mut self, state: &State) {
         self.since = Since {
             uid: state.uid().to_owned(),
@@ -106,8 +108,8 @@ impl Subject {
         self.allowed = 0;
     }
 
-    /// Notes that the suite itself deployed it in this turn: what was rotated before is no reason
-    /// for a reload any more.
+    /// Notes that the suite itself deployed the workload in this turn. Earlier rotations are no
+    /// reason for a reload any more.
     pub(super) fn redeployed(&mut self, turn: u64) {
         self.deployed = turn;
         self.own_changes += 1;
@@ -126,7 +128,7 @@ impl Subject {
         };
     }
 
-    /// The live versions that it must show and whose presence its record does not tell.
+    /// Returns the live versions that the workload must show and that its record does not hold.
     pub(super) fn unrecorded<'a>(&self, secrets: &'a [Secret], state: &State) -> Vec<&'a Live> {
         if !self.opted_in {
             return Vec::new();
@@ -136,17 +138,17 @@ impl Subject {
         its.filter(|live| live.turn > self.deployed && !recorded.contains(&live.spelling)).collect()
     }
 
-    /// When the live versions of its secrets were created, by the bed's one clock.
+    /// Returns the creation times of the live versions of its secrets, by the bed's common clock.
     pub(super) fn created(&self, secrets: &[Secret]) -> Vec<Timestamp> {
         self.live(secrets).map(|live| live.created).collect()
     }
 
-    /// The live versions of its secrets.
+    /// Returns the live versions of its secrets.
     fn live<'a>(&self, secrets: &'a [Secret]) -> impl Iterator<Item = &'a Live> {
         self.secrets.iter().filter_map(|secret| secrets.get(*secret)?.live.as_ref())
     }
 
-    /// How often it was reloaded.
+    /// Returns the number of reloads since the last comparison.
     pub(super) fn reloads(&self, state: &State) -> Reloads {
         let Since { uid, generation, count } = &self.since;
         let (generation, count) =
@@ -157,21 +159,21 @@ impl Subject {
     }
 }
 
-/// Whether polls could come in between the rotations of a batch.
+/// Whether polls could come between the rotations of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Moment {
-    /// None did: whoever uses several of the secrets is reloaded once.
+    /// No poll came between: a workload with several of the secrets is reloaded once.
     One,
-    /// Some may have: each rotation may be seen on its own.
+    /// Polls may have come between: each rotation may be seen on its own.
     Several,
 }
 
-/// The reloads of a workload since the counts were last compared.
+/// The reloads of a workload since the last comparison of counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reloads {
-    /// By what the API server counts.
+    /// The number of reloads by the API server's generation.
     changes: i64,
-    /// By what the controller counts.
+    /// The number of reloads by the controller's count.
     counted: i64,
     allowed: i64,
 }
@@ -181,14 +183,14 @@ impl Reloads {
         self.changes.max(self.counted)
     }
 
-    /// Those that nothing speaks for, and those that overwrote another.
+    /// The number of reloads without a reason, and of reloads that overwrote another.
     pub(super) fn doubled(self) -> i64 {
         let beyond = (self.number() - self.allowed).max(0);
         beyond.max((self.changes - self.counted).abs())
     }
 }
 
-/// The versions of the record, if it speaks of the present template.
+/// Returns the versions of the record, if the record belongs to the present template.
 fn recorded(state: &State) -> Vec<String> {
     let Some(record) = state.record() else { return Vec::new() };
     if record["uid"] != state.uid() || record["mark"].as_str() != state.mark() {
@@ -240,7 +242,7 @@ mod tests {
 
     #[test]
     fn the_spelling_is_that_of_records() {
-        // The same as in the tests of `core::record`.
+        // As in the tests of `model::record`.
         let version = Version { version: 2, created_time: AT.to_owned() };
         let spell = |hours| {
             let live = Live::new(&version, 0, SignedDuration::from_hours(hours)).unwrap();
@@ -258,7 +260,7 @@ mod tests {
         assert_eq!(missed(&state(4, "3", "m", &["1@dn1i6pp0smj9"])), 1);
         assert_eq!(missed(&state(4, "3", "other", &["1@dn1i6pp0smj9", "2@dn1i6pp0smj9"])), 2);
         assert_eq!(missed(&state(4, "3", "m", &[])), 2);
-        // What was rotated before the deploy is with the pods.
+        // The pods have the versions from before the deploy.
         let before = [secret("a", 1, 4), secret("b", 2, 5)];
         assert!(subject().unrecorded(&before, &state(3, "2", "m", &[])).is_empty());
         let opted_out = Subject { opted_in: false, ..subject() };

@@ -1,17 +1,19 @@
-//! The fault suite: whatever breaks, each rotation reaches each workload once.
+//! The fault suite: whatever fails, each rotation reaches each workload once.
 //!
-//! One bed, hundreds of workloads that share dozens of secrets, and one fault after the other:
-//! secrets are rotated before, while and after it strikes, and when it is over two things are
-//! counted: workloads that a rotation did not reach, and reloads that no rotation speaks for. Both
-//! must be 0.
+//! The suite has one bed, hundreds of workloads that share dozens of secrets, and one fault after
+//! the other. Secrets are rotated before, during and after each fault. After the fault, the suite
+//! counts the workloads that a rotation did not reach, and the reloads without a rotation. Both
+//! counts must be 0.
 //!
-//! - what is broken, and how? one file a theme: [`killed`], [`api_server`], [`others`], [`watches`],
-//!   [`vault`], [`access`], [`network`], [`clocks`]
-//! - what do the workloads have to show? [`ledger`]
-//! - how are secrets rotated? [`arena`]; when has everything settled, and what is counted? [`settling`]
+//! - what is broken, and how? one file a theme: [`killed`], [`api_server`], [`others`],
+//!   [`watches`], [`vault`], [`access`], [`network`], [`clocks`]
+//! - which versions must the workloads show? [`ledger`]
+//! - how are secrets rotated? [`arena`]
+//! - when has everything settled, and what is counted? [`settling`]
 //! - what stands between the controller and a server? [`wire`], [`gateway`]
 //!
-//! A fault that hits nothing proves nothing: each sees in the servers' logs that it struck.
+//! A fault without an effect proves nothing, so each fault checks in the servers' logs that it
+//! struck.
 
 mod access;
 mod api_server;
@@ -42,23 +44,23 @@ use arena::Arena;
 pub use plan::{Plan, seed};
 pub use report::{Report, Row};
 
-/// No fault takes longer, or it is one in itself.
+/// The longest time of one fault. A fault that takes longer fails.
 const FAULT_WITHIN: Duration = Duration::from_mins(8);
 
-/// The parts of the suite. Each does as well on a bed of its own, beside the others.
+/// The parts of the suite. Each part can also run on a bed of its own, beside the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// The controller itself, and its watches.
     Controller,
-    /// Its connections.
+    /// The controller's connections.
     Network,
     /// The API server and its storage.
     ApiServer,
-    /// Whoever else writes workloads, or refuses that.
+    /// Other clients that write workloads or deny changes of them.
     Others,
     /// Vault.
     Vault,
-    /// The clocks. The last: what they leave behind is of no use to others.
+    /// The clocks. This part is the last, because no other fault can use the state after it.
     Clocks,
 }
 
@@ -132,11 +134,11 @@ impl Part {
     }
 }
 
-/// Runs the suite on one bed, one fault after the other; `say` is told how it goes.
+/// Runs the suite on one bed, one fault after the other. `say` reports progress.
 ///
 /// # Errors
-/// When the bed does not start, or cannot be brought back to order after a fault. What the
-/// controller got wrong is part of the report.
+/// When the bed does not start, or cannot be restored after a fault. Errors of the controller are
+/// part of the report.
 pub async fn run(plan: &Plan, say: impl FnMut(&str) + 'static) -> Result<Report> {
     run_parts(&Part::ALL, plan, say).await
 }
@@ -173,7 +175,7 @@ async fn run_parts(parts: &[Part], plan: &Plan, say: impl FnMut(&str) + 'static)
     Ok(report)
 }
 
-/// Has everything as a fault finds it, whatever the one before left behind.
+/// Restores the state that each fault starts from, whatever the fault before left behind.
 async fn restore(arena: &mut Arena) -> Result<()> {
     arena.bed.recover().await?;
     others::lift_refusals(&arena.bed.cluster).await;

@@ -1,5 +1,5 @@
-//! The network between the controller and the servers: answers that are cut in the middle, answers
-//! that never come, while what was asked for has been done.
+//! Faults of the network between the controller and the servers: answers that are cut, and answers
+//! that never come although the request was applied.
 
 use std::collections::HashMap;
 
@@ -19,13 +19,14 @@ use crate::wait::eventually;
 /// Secrets that are rotated at a time.
 const ROTATED: usize = 12;
 
-/// Each connection ends before so many bytes of answers: a few answers of a kilobyte.
+/// The most bytes of Vault's answers on a connection: a few answers of a kilobyte.
 const BYTES_OF_VAULT: usize = 12_000;
 
-/// The same for the API server: its part of the handshake, and a few objects of three kilobytes.
+/// The most bytes of the API server's answers on a connection: its part of the handshake, and a few
+/// objects of three kilobytes.
 const BYTES_OF_THE_API: usize = 40_000;
 
-/// Polls through which answers are cut.
+/// The number of polls during which answers are cut.
 const POLLS: usize = 6;
 
 /// Answers of Vault are cut at random places.
@@ -54,7 +55,7 @@ pub(super) async fn vault_cut(arena: &mut Arena, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Answers of the API server are cut at random places: also those to PATCHes that were applied.
+/// Answers of the API server are cut at random places, also answers to applied PATCHes.
 pub(super) async fn api_cut(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let (wire, controller) = behind_a_wire(arena).await?;
     let controller = [controller];
@@ -82,14 +83,15 @@ pub(super) async fn api_cut(arena: &mut Arena, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// PATCHes are applied and their answers never come, nor does any event of a watch, also once the API
-/// server works again: whoever decides anew by what is known then reloads a second time.
+/// PATCHes are applied, and neither their answers nor any event of a watch arrive, even when the
+/// API server works again. A controller that decides again by its old state would reload a second
+/// time.
 pub(super) async fn api_held(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let (wire, controller) = behind_a_wire(arena).await?;
     let controller = [controller];
     for _ in 0..plan.times.div_ceil(2) {
         arena.strike();
-        // Revisions are looked up at a start; that is not what is to be held.
+        // The look-ups of revisions at a start must not be held.
         quiet(&controller).await?;
         wire.set(Weather::Holding);
         let seen = controller[0].lines().len();

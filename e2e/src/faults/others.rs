@@ -1,5 +1,5 @@
-//! What others do to the workloads: they write them all the time, forbid to change them, delete
-//! their namespace.
+//! The faults that other clients cause: they write workloads all the time, deny changes of them,
+//! and delete their namespace.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -25,25 +25,25 @@ use crate::workload::Workload;
 /// Secrets that are rotated at a time.
 const ROTATED: usize = 12;
 
-/// How many write at a time, each its share of the workloads, without a pause: more only keep the API
-/// server from everything else.
+/// The number of concurrent writers. Each writes its share of the workloads without a pause. More
+/// writers only keep the API server from all other work.
 const WRITERS: usize = 4;
 
-/// So many attempts on each denied workload are waited for: with a delay that is doubled each time,
-/// the fourth comes after seven seconds.
+/// The number of attempts on each denied workload to wait for. The delay doubles each time, so the
+/// fourth attempt comes after seven seconds.
 const ATTEMPTS: usize = 4;
 
-/// Holds what is deleted until it is taken away.
+/// The finalizer that holds a deleted object until the finalizer is removed.
 const FINALIZER: &str = "e2e.example.com/held";
 
 /// The policy that denies some workloads, and the namespace and the policy of a noisy tenant.
 const FROZEN: &str = "frozen";
 const NOISY: &str = "noisy";
 
-/// How many workloads a namespace has that is deleted.
+/// The number of workloads of a namespace that is deleted.
 const DOOMED: usize = 40;
 
-/// Workloads that others write all the time, as autoscalers and operators do.
+/// Other clients write the workloads all the time, as autoscalers and operators do.
 pub(super) async fn writers(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let controller = [Controller::start(&arena.bed, &polling_fast()).await?];
     // Dropped at the end, and its tasks with it.
@@ -74,23 +74,25 @@ pub(super) async fn writers(arena: &mut Arena, plan: &Plan) -> Result<()> {
 async fn keep_writing(cluster: Cluster, share: Vec<Workload>) {
     for number in 0_u64.. {
         for workload in &share {
-            // Not annotations: with those of a Deployment its generation changes.
+            // Labels, not annotations: a change of a Deployment's annotations changes its
+            // generation.
             let patch = json!({"metadata": {"labels": {"e2e/written": number.to_string()}}});
-            // What fails is done the next time.
+            // A write that fails is repeated the next time.
             _ = cluster.patch(workload, &patch).await;
         }
     }
 }
 
-/// Takes away the policies that refuse changes, where they are.
+/// Removes the policies that refuse changes, if they exist.
 pub(super) async fn lift_refusals(cluster: &Cluster) {
     for name in [FROZEN, NOISY] {
         _ = lift(cluster, name).await;
     }
 }
 
-/// An admission policy denies some workloads: the others roll, the denied ones are named once, tried
-/// again with back-off, and roll when it is gone.
+/// An admission policy denies changes of some workloads. The other workloads are reloaded. Each
+/// denied workload is logged once and tried again with back-off. It is reloaded when the policy is
+/// gone.
 pub(super) async fn denied(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let controller = [Controller::start(&arena.bed, &polling_fast()).await?];
     for _ in 0..plan.times.div_ceil(2) {
@@ -113,7 +115,7 @@ pub(super) async fn denied(arena: &mut Arena, plan: &Plan) -> Result<()> {
                 Ok(enough.then_some(attempts))
             })
             .await?;
-        // One at once, and then after one second, two more, four more...
+        // The first attempt is made at once, the next ones after one second, two more, four more...
         let seconds = began.elapsed().as_secs() + 1;
         let most = 2 + usize::try_from((seconds + 1).ilog2())?;
         let busiest = attempts.values().max().copied().unwrap_or_default();
@@ -133,7 +135,7 @@ pub(super) async fn denied(arena: &mut Arena, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// A tenant does all that hurts beside the workloads.
+/// A noisy tenant is at work beside the workloads.
 pub(super) async fn noisy(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let controller = [Controller::start(&arena.bed, &polling_fast()).await?];
     let probes = controller[0].address();
@@ -150,7 +152,7 @@ pub(super) async fn noisy(arena: &mut Arena, plan: &Plan) -> Result<()> {
     tenant.end(&arena.bed).await
 }
 
-/// How often each denied workload was tried.
+/// Returns the number of attempts on each denied workload.
 async fn attempts_on(arena: &Arena, denied: &[usize]) -> Result<HashMap<usize, usize>> {
     let patches = arena.patches().await?;
     let mut attempts = HashMap::new();
@@ -195,8 +197,9 @@ fn see_that_each_is_named_once(
     }
 }
 
-/// A namespace is deleted and held in termination by finalizers, half of its workloads by their own.
-/// The others roll, what is deleted is left alone, and what comes back under the same names is new.
+/// A namespace is deleted and held in termination by finalizers, half of its workloads by their
+/// own. The other workloads are reloaded, and deleted workloads are left alone. Workloads that come
+/// back under the same names are new.
 pub(super) async fn terminating(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let controller = [Controller::start(&arena.bed, &polling_fast()).await?];
     for time in 0..plan.times.div_ceil(2) {
@@ -214,7 +217,7 @@ pub(super) async fn terminating(arena: &mut Arena, plan: &Plan) -> Result<()> {
         }
         hold_namespace(arena, &namespace).await?;
 
-        // Reloads of these very workloads are under way when they are deleted.
+        // The workloads are deleted while their reloads are under way.
         arena.rotate_at_once(ROTATED).await?;
         delete_namespace(arena, &namespace).await?;
         eventually("the namespace to be emptied as far as it can be", SETTLE_WITHIN, || async {
@@ -278,7 +281,7 @@ async fn counts(arena: &Arena, workloads: &[Workload]) -> Result<Vec<Option<i64>
     workloads.iter().map(|workload| Ok(State::count(state(workload)?))).collect()
 }
 
-/// The path of the object that holds a namespace in termination.
+/// Returns the path of the object that holds a namespace in termination.
 fn holder(namespace: &str) -> String {
     format!("/api/v1/namespaces/{namespace}/configmaps/holder")
 }

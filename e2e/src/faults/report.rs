@@ -1,37 +1,37 @@
-//! What came of each fault: the rows of the table, and what they are rows of.
+//! The results of the faults: the rows and the table.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::table::Table;
 
-/// What came of one fault.
+/// The result of one fault.
 #[derive(Debug, Clone, Default)]
 pub struct Row {
     /// The fault.
     pub fault: &'static str,
-    /// How often it struck.
+    /// The number of times that the fault struck.
     pub times: usize,
-    /// How many workloads there were.
+    /// The number of workloads.
     pub workloads: usize,
-    /// How many secrets were rotated.
+    /// The number of rotated secrets.
     pub rotations: usize,
-    /// Over all comparisons: how many workloads had a secret rotated.
+    /// The number of workloads with a rotated secret, over all comparisons.
     pub concerned: usize,
     /// The most reloads that would have been right: one for each moment in which secrets of a
     /// workload were rotated.
     pub allowed: i64,
-    /// The reloads that there were.
+    /// The number of reloads.
     pub reloads: i64,
-    /// Workloads that a rotation did not reach.
+    /// The number of workloads that a rotation did not reach.
     pub missed: usize,
-    /// Reloads that nothing speaks for.
+    /// The number of reloads without a reason.
     pub doubled: i64,
-    /// How long it took.
+    /// The duration.
     pub took: Duration,
-    /// Where it could not be gone through with: why.
+    /// Why the fault could not be completed, if so.
     pub error: Option<String>,
-    /// The workloads that were missed or doubled, and what else was not as it must be.
+    /// The workloads that were missed or doubled, and the other violations.
     pub findings: Vec<String>,
 }
 
@@ -41,15 +41,15 @@ impl Row {
     }
 }
 
-/// What came of all faults.
+/// The results of all faults.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
-    /// One a fault, in order.
+    /// One row a fault, in order.
     pub rows: Vec<Row>,
 }
 
 impl Report {
-    /// Whether nothing was missed and nothing doubled, and every fault was gone through with.
+    /// Whether no reload was missed or doubled, and every fault was completed.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         !self.rows.is_empty() && self.rows.iter().all(Row::is_clean)

@@ -1,7 +1,7 @@
-//! When a fault is over: waiting until everything has settled, and comparing what there is with what
-//! must be.
+//! The steps after a fault: wait until everything has settled, and compare the workloads with the
+//! ledger.
 //!
-//! Invariant: what was not reached in time is counted as missed, never waited for without end.
+//! Invariant: a workload that was not reached in time counts as missed. No wait is endless.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -19,15 +19,15 @@ use crate::state::State;
 use crate::wait::eventually;
 use crate::workload::WorkloadName;
 
-/// Details of so many workloads are shown of each comparison.
+/// The number of workloads whose details each comparison shows.
 const SHOWN: usize = 5;
 
-/// Between two looks at all workloads.
+/// The pause between two reads of all workloads.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(150);
 
 impl Arena {
     /// Waits until every rotation has reached every workload and two polls have found nothing more
-    /// to be done, and compares.
+    /// to reload. Then compares.
     pub(super) async fn settle(&mut self, controllers: &[Controller]) -> Result<()> {
         if self.wait_until_reached().await
             && let Err(error) = quiet(controllers).await
@@ -37,16 +37,16 @@ impl Arena {
         self.compare(controllers).await
     }
 
-    /// Waits until every rotation has reached every workload: whether that came to pass. What was not
-    /// reached is found by the comparison.
+    /// Waits until every rotation has reached every workload. Returns whether that happened in
+    /// time. The comparison finds the workloads that were not reached.
     pub(super) async fn wait_until_reached(&self) -> bool {
         let before = Cell::new(usize::MAX);
         let reached = eventually("all to be reached", SETTLE_WITHIN, || async {
-            // Each look takes all workloads from the API server, which has other work to do.
+            // Each pass reads all workloads from the API server, which has other work to do.
             sleep(BETWEEN_LOOKS).await;
             let states = self.states().await?;
             let unrecorded = self.unrecorded(&states)?;
-            // While there are fewer each time, revisions need not be looked at.
+            // While the number falls each time, revisions need not be read.
             if before.replace(unrecorded.len()) != unrecorded.len() {
                 return Ok(None);
             }
@@ -55,7 +55,7 @@ impl Arena {
         reached.await.is_ok()
     }
 
-    /// The workloads whose record does not show what it must, with the versions that are missing.
+    /// Returns the workloads whose record lacks a version, with the missing versions.
     fn unrecorded(
         &self,
         states: &HashMap<WorkloadName, State>,
@@ -72,7 +72,8 @@ impl Arena {
         Ok(unrecorded)
     }
 
-    /// Those of them whose present revision is not younger than the versions either.
+    /// Returns the unrecorded workloads whose present revision is not younger than the versions
+    /// either.
     async fn unreached(
         &self,
         unrecorded: Vec<(usize, Vec<&Live>)>,
@@ -96,7 +97,8 @@ impl Arena {
         Ok(unreached)
     }
 
-    /// The present revisions, by the uid of their workload: the number, and when it was made.
+    /// Returns the number and the creation time of the present revisions, by the uid of their
+    /// workload.
     async fn revisions(&self) -> Result<HashMap<String, (i64, Timestamp)>> {
         let mut revisions: HashMap<String, (i64, Timestamp)> = HashMap::new();
         for resource in ["replicasets", "controllerrevisions"] {
@@ -117,7 +119,8 @@ impl Arena {
         Ok(revisions)
     }
 
-    /// Compares what there is with what must be, adds it up, and counts from here on.
+    /// Compares the workloads with the ledger, adds up the differences, and starts counting from
+    /// here.
     async fn compare(&mut self, controllers: &[Controller]) -> Result<()> {
         let states = self.states().await?;
         let unreached = self.unreached(self.unrecorded(&states)?, &states).await?;
@@ -187,20 +190,20 @@ impl Arena {
     }
 }
 
-/// What the controllers said of a workload, line by line.
+/// Returns the lines of the controllers about a workload.
 fn said_of(name: &WorkloadName, controllers: &[Controller]) -> String {
     let name = name.to_string();
-    // The name of another may begin with it.
+    // The name of another workload may begin with this name.
     let goes_on = |rest: &str| rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '-');
     let lines = controllers.iter().flat_map(|it| it.lines_with(&name)).map(|line| line.text);
     let its = lines.filter(|text| text.split(&name).skip(1).any(|rest| !goes_on(rest)));
     its.collect::<Vec<_>>().join("\n")
 }
 
-/// Waits for two polls of everything, for each controller, that found nothing to be done.
+/// Waits for two full polls of each controller that found nothing to reload.
 pub(super) async fn quiet(controllers: &[Controller]) -> Result<()> {
     let beats = || controllers.iter().map(|it| it.lines_with(HEARTBEAT).len()).sum::<usize>();
-    // One may be under way; and with a leader, it is the only one that polls.
+    // One poll may be under way. With leader election, only the leader polls.
     let wanted = beats() + 3 * controllers.len();
     eventually("polls that find nothing to be done", SETTLE_WITHIN, || async {
         Ok((beats() >= wanted).then_some(()))

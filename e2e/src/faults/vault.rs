@@ -1,4 +1,4 @@
-//! Vault is sealed, killed, paused, restarted.
+//! Faults of Vault: the server is sealed, killed, paused, restarted.
 //!
 //! A poll may see a part of a batch before the server goes and the rest when it is back, so each
 //! rotation may be seen on its own.
@@ -10,13 +10,13 @@ use super::plan::Plan;
 use crate::controller::{Controller, ControllerOptions};
 use crate::scenario::polling_fast;
 
-/// How the line begins that an outage of Vault is said by.
+/// The start of the line that reports an outage of Vault.
 const OUTAGE: &str = "level=error msg=\"failed to get secret version: ";
 
 /// Secrets that are rotated at a time.
 const ROTATED: usize = 12;
 
-/// Sealed, as an operator or a crash leaves it.
+/// Vault is sealed, as an operator or a crash leaves it.
 pub(super) async fn sealed(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let mut controller = start(arena, |options| options).await?;
     for _ in 0..plan.times {
@@ -29,7 +29,7 @@ pub(super) async fn sealed(arena: &mut Arena, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Killed, and started again with its data.
+/// Vault is killed, and started again with its data.
 pub(super) async fn killed(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let mut controller = start(arena, |options| options).await?;
     for _ in 0..plan.times {
@@ -42,7 +42,7 @@ pub(super) async fn killed(arena: &mut Arena, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Told to end, and started again with its data.
+/// Vault is stopped, and started again with its data.
 pub(super) async fn restarted(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let mut controller = start(arena, |options| options).await?;
     for _ in 0..plan.times {
@@ -55,7 +55,7 @@ pub(super) async fn restarted(arena: &mut Arena, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Paused: it accepts, and never answers.
+/// Vault is paused: it accepts connections and never answers.
 pub(super) async fn paused(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let mut controller = start(arena, |it| it.env("VAULT_CLIENT_TIMEOUT", "1s")).await?;
     for _ in 0..plan.times {
@@ -75,8 +75,8 @@ async fn start(
     Controller::start(&arena.bed, &set(polling_fast())).await
 }
 
-/// A rotation, and what follows from it is not done yet; or it is under way. Answers how many lines
-/// the controller had written.
+/// Rotates secrets, and returns before or during the reloads that follow. Returns the number of
+/// lines that the controller had written.
 async fn before(arena: &mut Arena, controller: &Controller) -> Result<usize> {
     arena.strike();
     let seen = begun(controller);
@@ -88,8 +88,8 @@ async fn before(arena: &mut Arena, controller: &Controller) -> Result<usize> {
     Ok(controller.lines().len())
 }
 
-/// It is down, and the controller knows it. Every other time, the controller is killed then, and
-/// starts in front of a server that is not there.
+/// Waits until the controller knows that Vault is down. By chance, the controller is then
+/// killed and starts while Vault does not run.
 async fn down(arena: &mut Arena, controller: &mut Controller, seen: usize) -> Result<()> {
     controller.wait_for_after(seen, OUTAGE, SETTLE_WITHIN).await?;
     if arena.rng.bool() {
@@ -99,7 +99,7 @@ async fn down(arena: &mut Arena, controller: &mut Controller, seen: usize) -> Re
     controller.wait_for_polls(2, SETTLE_WITHIN).await
 }
 
-/// It is up again.
+/// Rotates more secrets after Vault is up again, and compares.
 async fn over(arena: &mut Arena, controller: &Controller) -> Result<()> {
     arena.rotate_loosely(ROTATED).await?;
     arena.settle(std::slice::from_ref(controller)).await

@@ -1,4 +1,4 @@
-//! Watch streams end, and where they are taken up again their place is gone.
+//! Faults of watches: the streams end, and the resource version at which they resume is gone.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ use crate::wait::eventually;
 /// Secrets that are rotated at a time.
 const ROTATED: usize = 12;
 
-/// How often all connections are closed in a row.
+/// The number of times that all connections are closed in a row.
 const DROPS: usize = 20;
 
-/// Workloads of each sort that are changed behind the controller's back.
+/// The number of workloads of each sort that are changed while the controller cannot see it.
 const CHANGED: usize = 10;
 
-/// A controller that reaches the API server over a wire.
+/// Starts a controller that reaches the API server over a wire.
 pub(super) async fn behind_a_wire(arena: &mut Arena) -> Result<(Wire, Controller)> {
     let rng = Rng::with_seed(arena.rng.u64(..));
     let wire = Wire::to(arena.bed.cluster.port(), rng).await?;
@@ -41,7 +41,7 @@ pub(super) async fn dropped(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let controller = [controller];
     for _ in 0..plan.times {
         arena.strike();
-        // A PATCH whose connection is gone may be applied and not be answered.
+        // A PATCH whose connection is closed may be applied without an answer.
         arena.audit_is_incomplete();
         for number in 0..DROPS {
             if number % 5 == 0 {
@@ -55,8 +55,9 @@ pub(super) async fn dropped(arena: &mut Arena, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// While the API server is out of reach, workloads are deployed anew, opted in, created, deleted and
-/// pointed at other secrets; the server forgets what happened before, and more happens after that.
+/// While the API server is out of reach, workloads are deployed again, opted in, created, deleted
+/// and pointed at other secrets. Then the server forgets all earlier events, and more events
+/// follow.
 pub(super) async fn too_old(arena: &mut Arena, plan: &Plan) -> Result<()> {
     let (wire, controller) = behind_a_wire(arena).await?;
     let controller = [controller];
@@ -64,7 +65,7 @@ pub(super) async fn too_old(arena: &mut Arena, plan: &Plan) -> Result<()> {
         arena.strike();
         let namespace = format!("behind-{time}");
         arena.make_namespace(&namespace).await?;
-        // Not opted in, to be deleted, and there to stay.
+        // Workloads that are not opted in, that are deleted, and that stay.
         let out = arena.add(&namespace, CHANGED, false);
         arena.deploy(out.clone()).await?;
         let leaving = arena.add(&namespace, CHANGED, true);
@@ -98,7 +99,8 @@ pub(super) async fn too_old(arena: &mut Arena, plan: &Plan) -> Result<()> {
         arena.bed.api_server.kill();
         arena.bed.api_server.start().await?;
         forget_the_past(arena).await?;
-        // After the server's memory began, so that a watch could deliver this, and only this.
+        // A change after the oldest revision that the server keeps: the only one that a watch could
+        // deliver.
         next_second().await?;
         let late = arena.add(&namespace, CHANGED, true);
         arena.deploy(late).await?;

@@ -1,7 +1,7 @@
-//! A wire between the controller and a server, which breaks in the ways that networks do. It carries
-//! bytes and knows nothing of them, so TLS passes through.
+//! A wire between the controller and a server, which fails in the ways of networks. The wire
+//! forwards bytes without reading them, so TLS passes through.
 //!
-//! Invariant: while it refuses, no connection through it is open.
+//! Invariant: while the wire refuses, no connection through it is open.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,23 +18,23 @@ use tokio::task::JoinHandle;
 
 use crate::wait::locked;
 
-/// A server's part of a TLS handshake is shorter, and an object of the API server is longer.
+/// A limit in bytes: a server's part of a TLS handshake is shorter, and an object of the API server
+/// is longer.
 const HANDSHAKE: usize = 2500;
 
-/// What the wire does to what passes.
+/// The effect of the wire on connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Weather {
-    /// Nothing.
+    /// The wire forwards everything.
     Fair,
-    /// All connections are closed, and each new one at once.
+    /// All connections are closed, and each new one is closed at once.
     Refusing,
-    /// Requests pass, and answers are held back, all but the server's part of a TLS handshake: without
-    /// it a client would never send its request.
+    /// Requests pass, and answers are held. The server's part of a TLS handshake passes, because a
+    /// client would never send its request without it.
     Holding,
-    /// The same on connections that are older than this weather; new ones are fine.
+    /// As `Holding`, on connections that are older than this weather. New connections are fine.
     HoldingOld,
-    /// Each connection is closed when a random number of bytes of answers, less than this, have
-    /// passed.
+    /// Each connection is closed after a random number of bytes of answers, less than this number.
     Cutting(usize),
 }
 
@@ -42,11 +42,11 @@ pub(super) enum Weather {
 struct State {
     weather: Weather,
     since: Instant,
-    /// Connections of an earlier era are closed.
+    /// The present era. Connections of an earlier era are closed.
     era: u64,
 }
 
-/// A running wire; its connections end when this value is dropped.
+/// A running wire. Its connections end when this value is dropped.
 #[derive(Debug)]
 pub(super) struct Wire {
     port: u16,
@@ -63,7 +63,7 @@ struct Shared {
 }
 
 impl Wire {
-    /// A wire to a server on a port of 127.0.0.1.
+    /// Starts a wire to a server on a port of 127.0.0.1.
     pub(super) async fn to(port: u16, rng: Rng) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let own_port = listener.local_addr()?.port();
@@ -86,7 +86,7 @@ impl Wire {
         Ok(Self { port: own_port, state, shared, accepting })
     }
 
-    /// Where it listens.
+    /// The port of the wire.
     pub(super) fn port(&self) -> u16 {
         self.port
     }
@@ -97,12 +97,12 @@ impl Wire {
         });
     }
 
-    /// Closes all connections; new ones pass.
+    /// Closes all connections. New connections pass.
     pub(super) fn drop_connections(&self) {
         self.state.send_modify(|state| state.era += 1);
     }
 
-    /// How many answers were cut so far.
+    /// The number of answers that were cut so far.
     pub(super) fn cuts(&self) -> usize {
         self.shared.cuts.load(Ordering::Relaxed)
     }
@@ -183,7 +183,7 @@ mod tests {
 
     use super::*;
 
-    /// A server that answers each byte with a thousand.
+    /// Starts a server that answers each byte with a thousand bytes, and a wire to it.
     async fn start() -> (Wire, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -206,7 +206,8 @@ mod tests {
         TcpStream::connect(("127.0.0.1", wire.port())).await.unwrap()
     }
 
-    /// How many bytes are answered before the connection ends, or the answer is whole.
+    /// Returns the number of bytes that arrive before the connection ends or the answer is
+    /// complete.
     async fn ask(connection: &mut TcpStream) -> usize {
         let mut answer = vec![0; 1000];
         let mut length = 0;

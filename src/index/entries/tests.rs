@@ -1,4 +1,4 @@
-//! What the index knows of workloads whose references are known.
+//! The entries of workloads whose references are known.
 
 use std::cell::{Ref, RefCell};
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use crate::model::fixtures;
 use crate::model::secret::DEFAULT_CONNECTION;
 use crate::model::workload::MOST_SECRETS;
 
-/// Entries that take in workloads rather than manifests.
+/// Entries that take workloads instead of manifests.
 #[derive(Default)]
 struct Bench(RefCell<Entries>);
 
@@ -19,7 +19,7 @@ impl Bench {
         self.0.borrow_mut().store(workload, Seen::Object)
     }
 
-    /// The same of a workload whose sources are not known.
+    /// A list or a watch shows a workload whose sources are not known yet.
     fn defer(&self, id: &WorkloadId) {
         self.see(id);
         self.0.borrow_mut().defer(id, Seen::Object);
@@ -31,12 +31,12 @@ impl Bench {
         entries.workloads.entry(id.clone()).or_default().list = number;
     }
 
-    /// What was deferred is known now, by a change of its sources.
+    /// A change of its sources makes a deferred workload known.
     fn conclude(&self, workload: Workload) -> Change {
         self.0.borrow_mut().store(workload, Seen::Otherwise)
     }
 
-    /// The answer to a PATCH.
+    /// A PATCH is answered.
     fn refresh(&self, workload: Workload) {
         let mut entries = self.0.borrow_mut();
         if entries.get(&workload.id).is_some_and(|stored| stored.workload.uid == workload.uid) {
@@ -114,29 +114,29 @@ fn what_pods_of_a_template_may_have_read_is_kept_until_another_template_comes() 
         (paths(&workload.secrets), paths(&workload.former_secrets), template_first_poll)
     };
     bench.apply(workload("a", 1, 1, &["one"]));
-    // A ConfigMap is edited, which changes nothing of the object.
+    // An edit of a ConfigMap changes nothing of the object.
     bench.begin_poll();
     bench.apply(workload("a", 1, 1, &["two"]));
     assert_eq!(seen(), (vec!["two".into()], vec!["one".into()], 1));
     assert!(bench.refers_to(&fixtures::secret("one")));
-    // Edited again, and scaled.
+    // The ConfigMap is edited again, and the workload is scaled.
     bench.apply(workload("a", 1, 1, &["three"]));
     bench.apply(workload("a", 2, 1, &["three"]));
     assert_eq!(seen().1, ["two", "one"]);
-    // Edited back.
+    // The ConfigMap is edited back.
     bench.apply(workload("a", 2, 1, &["one"]));
     assert_eq!(seen(), (vec!["one".into()], vec!["three".into(), "two".into()], 1));
     bench.apply(workload("a", 3, 2, &["one"]));
     assert_eq!(seen(), (vec!["one".into()], vec![], 2));
     assert_eq!(bench.len(), (1, 1));
-    // Edited so that it refers to nothing any more: the pods still run with what it referred to.
+    // The workload refers to nothing any more. The pods still run with the former secrets.
     assert_eq!(bench.apply(workload("a", 3, 2, &[])), Change::Collected);
     assert_eq!(seen(), (vec![], vec!["one".into()], 2));
     assert_eq!(bench.0.borrow().stored().count(), 1);
     assert_eq!(bench.apply(workload("a", 4, 3, &[])), Change::Removed);
     assert_eq!(bench.apply(workload("a", 5, 3, &[])), Change::Absent);
     bench.apply(workload("a", 6, 3, &["one"]));
-    // However often it is edited, no more are watched than of any workload.
+    // After any number of edits, no more secrets are watched than for any workload.
     for number in 0..2 * MOST_SECRETS {
         bench.apply(workload("a", 6, 3, &[&format!("{number:05}")]));
     }
@@ -175,7 +175,7 @@ fn a_template_that_may_have_been_replaced_and_put_back_between_two_lists_enters_
         || bench.get(&workload("a", 0, 0, &[]).id).unwrap().template_first_poll;
     bench.apply(read(1, 1));
     assert_eq!(bench.begin_poll(), 1);
-    // A watch would have shown the other template; this is an autoscaler.
+    // A watch would have shown another template. This change is an autoscaler's.
     bench.apply(read(5, 4));
     assert_eq!(template_first_poll(), 1);
     bench.begin_list(Kind::DEPLOYMENT);
@@ -192,12 +192,12 @@ fn an_event_older_than_what_is_known_changes_nothing() {
     bench.refresh(workload("a", 12, 2, &["x"]));
     assert_eq!(bench.apply(workload("a", 10, 1, &["x", "y"])), Change::Unchanged);
     assert_eq!(bench.get(&workload("a", 0, 0, &[]).id).unwrap().workload.template, 2);
-    // A list is believed: etcd may have been restored.
+    // A list is believed, since etcd may have been restored.
     bench.begin_list(Kind::DEPLOYMENT);
     bench.apply(workload("a", 3, 1, &["x"]));
     assert_eq!(bench.get(&workload("a", 0, 0, &[]).id).unwrap().workload.template, 1);
     bench.end_list(Kind::DEPLOYMENT);
-    // The answer to a PATCH does not bring back what was deleted meanwhile.
+    // The answer to a PATCH does not bring back a workload that was deleted meanwhile.
     bench.remove(&workload("a", 0, 0, &[]).id);
     bench.refresh(workload("a", 13, 2, &["x"]));
     assert_eq!(bench.len(), (0, 0));
@@ -237,7 +237,7 @@ fn what_is_taken_in_after_its_list_counts_as_seen_by_the_list() {
     bench.defer(&read(9, 7).id);
     assert!(bench.end_list(Kind::DEPLOYMENT).is_empty(), "it is there");
     assert_eq!((stored().workload.generation, stored().template_first_poll), (1, 1));
-    // Its template may have been replaced and put back before the list.
+    // The template may have been replaced and put back before the list.
     bench.conclude(read(9, 7));
     assert_eq!((stored().workload.generation, stored().template_first_poll), (7, 2));
     // The list after etcd was restored.
@@ -246,14 +246,14 @@ fn what_is_taken_in_after_its_list_counts_as_seen_by_the_list() {
     bench.end_list(Kind::DEPLOYMENT);
     bench.conclude(read(3, 7));
     assert_eq!(&*stored().workload.resource_version, "3");
-    // A watch shows each template, and what it showed before is older.
+    // A watch shows each template, so an event from before is older.
     bench.defer(&read(4, 8).id);
     bench.conclude(read(4, 8));
     assert_eq!(stored().template_first_poll, 2);
     bench.defer(&read(2, 8).id);
     bench.conclude(read(2, 8));
     assert_eq!(&*stored().workload.resource_version, "4");
-    // One that is not there any more.
+    // The workload does not exist any more.
     bench.defer(&workload("b", 1, 1, &[]).id);
     bench.begin_list(Kind::DEPLOYMENT);
     assert_eq!(bench.end_list(Kind::DEPLOYMENT).len(), 2);
@@ -284,7 +284,7 @@ fn who_was_there_before_this_process_and_comes_after_a_poll_is_in_the_next_one_o
     assert_eq!(late("of-nobody"), (String::new(), true));
     assert_eq!(late(DEFAULT_CONNECTION), ("b".to_owned(), true));
     assert_eq!(late(DEFAULT_CONNECTION), (String::new(), true));
-    // A list that ends later than that of the others.
+    // This list ends later than the lists of the other kinds.
     bench.begin_list(Kind::DAEMON_SET);
     let mut daemons = workload("d", 1, 1, &["x"]);
     daemons.id.kind = Kind::DAEMON_SET;
@@ -294,7 +294,7 @@ fn who_was_there_before_this_process_and_comes_after_a_poll_is_in_the_next_one_o
     }
     assert!(bench.lists().are_all_complete());
     assert_eq!(late(DEFAULT_CONNECTION), ("d".to_owned(), true));
-    // Whoever is new, or is another one now, has pods that are as new.
+    // A new workload, or a new object of the same name, has new pods.
     bench.apply(workload("new", 1, 1, &["x"]));
     bench.defer(&workload("a", 2, 2, &[]).id);
     bench.remove(&workload("c", 1, 1, &[]).id);
@@ -327,7 +327,7 @@ fn a_poll_is_of_the_workloads_of_one_server() {
             && !bench.0.borrow().is_of_another(&a, DEFAULT_CONNECTION)
     );
     assert!(!bench.0.borrow().is_of_another(&none, "b"));
-    // It names another server.
+    // The workload names another server.
     bench.apply(on_b("a", 3));
     assert_eq!(names(DEFAULT_CONNECTION).1, [""; 0]);
     assert_eq!(names("b").1, ["a", "b"]);

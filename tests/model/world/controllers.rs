@@ -1,5 +1,5 @@
-//! What happens in the cluster by itself: the controllers of workloads, kubelets, and owners who put
-//! back what they wrote.
+//! The jobs that the cluster does by itself: the controllers of workloads, the kubelets, and the
+//! owners who put their own template back.
 
 use super::*;
 
@@ -11,7 +11,7 @@ impl World {
         self.job_added.notify_one();
     }
 
-    /// When the next job is due.
+    /// Returns the time of the next job.
     pub(crate) fn next_job(&self) -> Option<Instant> {
         self.jobs.keys().next().map(|(time, _)| *time)
     }
@@ -37,7 +37,7 @@ impl World {
                 Job::Late(write) => {
                     let (workload, reload, sent) = *write;
                     self.say(|| format!("a PATCH of {} arrives late", workload.id));
-                    // Nobody waits for the answer any more.
+                    // The sender no longer waits for the answer.
                     let _ = self.write(&workload, &reload, sent);
                 }
             }
@@ -65,7 +65,8 @@ impl World {
         match object.revisions.iter_mut().find(|rev| rev.template == object.template) {
             Some(rev) => {
                 rev.number = number;
-                // Annotations are copied anew to a ReplicaSet, and once to a ControllerRevision.
+                // Annotations are copied to a ReplicaSet each time, and to a ControllerRevision
+                // once.
                 if object.kind == Kind::DEPLOYMENT {
                     rev.record = record;
                 }
@@ -84,8 +85,8 @@ impl World {
         self.later(delay, Job::StartPods(slot, uid.to_owned()));
     }
 
-    /// Pods of the present revision are made, once all that they refer to can be read. Those that are
-    /// there already are made anew if that `is_forced`.
+    /// Makes the pods of the present revision as soon as all their secrets can be read. With
+    /// `is_forced`, existing pods are replaced.
     pub(super) fn make_pods(&mut self, slot: usize, is_forced: bool) {
         let Some(object) = &self.objects[slot] else { return };
         let present = object.revisions.iter().max_by_key(|rev| rev.number);
@@ -97,7 +98,7 @@ impl World {
         let uses = self.uses(&template);
         let have = self.read_by_pods(&uses);
         if have.len() < uses.len() && !self.setup.may_be_missing {
-            // They fail, and are tried again.
+            // The pods fail to start, and are started again later.
             return self.later(7_000, Job::StartPods(slot, uid));
         }
         let Some(object) = &mut self.objects[slot] else { return };
@@ -105,7 +106,7 @@ impl World {
         self.say(|| format!("w{slot}: its pods are made"));
     }
 
-    /// Puts the template back as its owner wrote it.
+    /// Puts the owner's own template back.
     pub(super) fn take_back(&mut self, slot: usize, reaction: Reaction) {
         let Some(object) = &mut self.objects[slot] else { return };
         if object.template.mark.is_none()
@@ -141,7 +142,8 @@ impl World {
         self.deploy(slot, |current| *current = template);
     }
 
-    /// It is deleted without its pods, and made anew as its owner wrote it: it adopts them.
+    /// Deletes a workload without its pods, and creates it again with the owner's own template. The
+    /// new workload adopts the pods.
     pub(super) fn adopt(&mut self, slot: usize) {
         let Some(mut old) = self.objects[slot].take() else { return };
         self.tell(&Seen::Deleted(old.id()));
@@ -151,7 +153,7 @@ impl World {
         old.created = time::floor(time::now());
         (old.deleting, old.record, old.reloaded) = (false, None, None);
         (old.generation, old.observed) = (1, 0);
-        // Whoever saw something while the one before was there knows nothing of this one.
+        // Observations of the former object do not count for the new one.
         old.is_stayer = false;
         old.covered.clear();
         old.former.clear();

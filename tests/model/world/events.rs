@@ -1,4 +1,4 @@
-//! What happens to the world.
+//! Applies the events of a history to the world.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{Reaction, State, World};
 use crate::history::Event;
 
 impl World {
-    /// Lets something happen; what concerns processes is for others.
+    /// Applies an event. Events of processes are handled elsewhere.
     pub(crate) fn happen(&mut self, event: &Event) {
         match *event {
             Event::Rotate(s) => self.change_secret(s, |world, server, state| {
@@ -96,7 +96,7 @@ impl World {
         self.set(secret, state);
     }
 
-    /// What the owner of a workload writes into its template.
+    /// Applies a change of the template by its owner.
     fn by_owner(&mut self, slot: usize, event: &Event) {
         let number = self.next();
         match *event {
@@ -125,7 +125,7 @@ impl World {
         }
     }
 
-    /// What others do to what was written.
+    /// Applies a change of the controller's annotations by others.
     fn tamper(&mut self, slot: usize, event: &Event) {
         match event {
             Event::Undo(_) => return self.undo(slot),
@@ -145,7 +145,7 @@ impl World {
             }
             _ => {
                 let last = object.revisions.iter().map(|rev| rev.number).max();
-                // One that has pods is never cleaned up.
+                // A revision that has pods is never removed.
                 let pods = &object.pods.template;
                 object.revisions.retain(|rev| Some(rev.number) == last || rev.template == *pods);
                 self.say(|| format!("w{slot}: its old revisions are removed"));
@@ -153,7 +153,7 @@ impl World {
         }
     }
 
-    /// What fails from now on.
+    /// Starts a fault.
     fn fail(&mut self, event: &Event) {
         let now = Instant::now();
         let until = |ms: u64| now + Duration::from_millis(ms);

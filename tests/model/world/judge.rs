@@ -1,5 +1,5 @@
-//! Whether a reload was right, and what has not reached the pods: by what is so, not by what anybody
-//! believes.
+//! Judges whether a reload was right, and which versions have not reached the pods. The judge uses
+//! the true state of the world, not the belief of any process.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use vault_secrets_reloader::model::workload::WorkloadId;
 use super::{Object, Rev, SETTLE, Secret, State, World, process_of};
 use crate::time;
 
-/// How much longer than the settle time a version may be taken for newer than it is: a second for the
+/// The most by which a version may seem newer than it is, beyond the settle time: a second for the
 /// whole seconds of both clocks, and both round trips.
 const CLOCK_ERROR: SignedDuration = SignedDuration::from_millis(2_500);
 
-/// How long it takes to act on what was told.
+/// The longest time from an answer to the PATCH that rests on it.
 const MOMENT: Duration = Duration::from_secs(5);
 
 impl World {
@@ -23,7 +23,7 @@ impl World {
         self.find(id).is_some_and(|slot| self.complaints(slot, life).is_empty())
     }
 
-    /// What is wrong with reloading a workload at this moment.
+    /// Returns the reasons why a reload of a workload at this moment would be wrong.
     pub(super) fn complaints(&self, slot: usize, life: u64) -> Vec<String> {
         let Some(object) = &self.objects[slot] else { return Vec::new() };
         let mut complaints = Vec::new();
@@ -36,7 +36,8 @@ impl World {
         let told = &self.told[process_of(life)];
         let uses = self.surely_uses(&object.template);
         let gone = uses.iter().filter(|secret| {
-            // Told so a moment ago, mostly in the very poll that this reload is of, and it is so.
+            // The process got this answer a moment ago, mostly in the poll of this reload, and the
+            // answer is still true.
             let is_told = told
                 .get(secret)
                 .is_some_and(|(answer, _, at)| answer.live().is_none() && at.elapsed() < MOMENT);
@@ -45,12 +46,13 @@ impl World {
         if gone.count() > 0 && !self.setup.may_be_missing {
             complaints.push("a secret of it is gone".to_owned());
         }
-        // By what is so now, or was a moment ago, when it was read.
+        // The secrets that the workload uses now, or used a moment ago, when they were read.
         let mut may_count = self.may_seem_to_use(&object.template);
         may_count.extend(object.former.keys());
         may_count.extend(&object.may_seem_former);
         let is_right = may_count.iter().any(|secret| {
-            // A standby need not know yet that it was deleted; an older version is another thing.
+            // A standby need not know yet that the secret was deleted. An older version is no
+            // excuse.
             let then = told
                 .get(secret)
                 .map(|(answer, state, _)| if state.live().is_some() { *state } else { *answer });
@@ -70,30 +72,33 @@ impl World {
         complaints
     }
 
-    /// Whether a reload for this secret is right: needed, or one of the needless ones that cannot be
-    /// told from it; and in either case the first one.
+    /// Whether a reload for this secret is right: it is needed, or no process can tell that it is
+    /// needless; and it is the first such reload.
     fn is_right(&self, object: &Object, secret: usize, live: Version, life: u64) -> bool {
         let present = object.revisions.iter().max_by_key(|rev| rev.number);
         let entry = self.entry(object, secret);
         let is_needed = self.will_have(object, secret) != Some(live);
-        // Created in the same second as the template, or later: pods of it may have started before.
-        // A standby may have shown the version before for as long as it was behind.
+        // The version was created in the same second as the template, or later: pods of the
+        // template may have started before it. A standby that was behind may have shown the version
+        // before.
         let behind = SignedDuration::from_millis(self.standby_ms.try_into().unwrap_or_default());
         let created = self.created(secret, live) + behind + SETTLE + CLOCK_ERROR;
         let seems_newer =
             created >= object.deployed || present.is_none_or(|rev| created >= rev.created);
-        // It came back since, and whoever saw the one in between cannot know when pods were made.
+        // The version came back since, and a process that saw the version in between cannot know
+        // when pods were made.
         let Secret { state, since, .. } = self.secrets[secret];
         let age = SignedDuration::try_from(since.elapsed()).unwrap_or_default();
         let came_back = state.live() == Some(live) && time::now() - age >= object.deployed;
-        // When the storage was restored, nobody knows.
+        // No process knows the time of a restore.
         let seems_restored = entry.is_some_and(|entry| live.created < entry.created);
-        // Whoever was told that another version is live has to believe it, unless the record of the
-        // workload knows better.
+        // A process that read another version as live has to believe it, unless the record of the
+        // workload contradicts it.
         let is_misled = self.misled.contains(&(life, secret)) && entry != Some(live);
-        // It was gone when the last reload was decided, and may have been back before the pods were made.
+        // The secret was gone when the last reload was decided, and may have been back before the
+        // pods were made.
         let was_missing = entry == Some(Version::MISSING);
-        // Whoever read that it was gone cannot know which pods were renewed meanwhile.
+        // A process that read the secret as gone cannot know which pods were replaced meanwhile.
         let read_as_gone = self.gone_reads.get(&(life, secret));
         let was_gone =
             self.setup.may_be_missing && read_as_gone.is_some_and(|at| *at >= object.deployed_at);
@@ -102,8 +107,8 @@ impl World {
         is_misled || may_be_right && !self.is_again(object, secret, live, life)
     }
 
-    /// Whether the pods use a secret, once those that are to be made are made: pods that were made before
-    /// a ConfigMap named it do not.
+    /// Whether the pods will use a secret after all pending pods are made. Pods that were made
+    /// before a ConfigMap named the secret do not use it.
     fn will_use(&self, object: &Object, secret: usize) -> bool {
         if object.pods.template == object.template {
             object.pods.uses.contains(&secret)
@@ -112,13 +117,13 @@ impl World {
         }
     }
 
-    /// What the own record of a workload says of a secret.
+    /// Returns the version of a secret in the workload's own record.
     fn entry(&self, object: &Object, secret: usize) -> Option<Version> {
         object.entry(&self.setup.secret_id(secret))
     }
 
-    /// What the pods have of a secret, once those that are to be made are made. `None` for pods that were
-    /// made without it.
+    /// Returns the version of a secret that the pods will have after all pending pods are made.
+    /// `None` for pods that were made without the secret.
     fn will_have(&self, object: &Object, secret: usize) -> Option<Version> {
         if object.pods.template == object.template {
             object.pods.have.get(&secret).copied()
@@ -127,8 +132,9 @@ impl World {
         }
     }
 
-    /// The secrets of a workload whose live version has not reached its pods, with whether anything
-    /// can tell of that; and those that are gone. `None` where it is not to be reloaded at all.
+    /// Returns the secrets of a workload whose live version has not reached its pods although a
+    /// process can know that, and the secrets that are gone. `None` if the workload must not be
+    /// reloaded at all.
     pub(crate) fn lacking(&self, slot: usize) -> Option<(Vec<usize>, Vec<usize>)> {
         let object = self.objects[slot].as_ref()?;
         if object.deleting || !object.template.opted_in {
@@ -152,12 +158,13 @@ impl World {
         Some((lacking, gone))
     }
 
-    /// The secrets that a ConfigMap named before, whose live version has not reached the pods that still use
-    /// them, as far as a life of a process knows of them.
+    /// Returns the former secrets whose live version has not reached the pods that still use them.
+    /// A ConfigMap named these secrets before. Only secrets that this life of a process knows
+    /// count.
     pub(crate) fn lacking_of_former(&self, slot: usize, life: u64) -> Vec<usize> {
         let Some(object) = &self.objects[slot] else { return Vec::new() };
         let is_lacking = |secret: &&usize| {
-            // New pods do without it, so those that were made without it lack nothing.
+            // New pods start without the secret, so pods that were made without it lack nothing.
             let has = self.will_have(object, **secret).filter(|_| self.will_use(object, **secret));
             let live = self.secrets[**secret].state.live();
             has.zip(live).is_some_and(|(has, live)| {
@@ -169,9 +176,10 @@ impl World {
         object.former.keys().filter(is_lacking).copied().collect()
     }
 
-    /// A storage that was restored to a version from before the revision, or to the one that was recorded,
-    /// where nobody can tell that the pods have a newer one: it was never recorded, or the record was removed, and no process
-    /// lives that has read another version while the present template was there.
+    /// Whether no process can know that the pods have a newer version than the restored storage.
+    /// The storage was restored to a version from before the revision, or to the recorded version.
+    /// The newer version was never recorded, or the record was removed. And no living process has
+    /// read another version since the present template was deployed.
     fn is_beyond_knowing(&self, object: &Object, secret: usize, live: Version) -> bool {
         if self.will_have(object, secret).is_none() {
             return self.lacks_unknowably(object, secret, live);
@@ -183,9 +191,10 @@ impl World {
         let has = self.will_have(object, secret);
         let was_recorded = !object.was_tampered_with
             && has.is_some_and(|has| object.covered.contains(&(secret, has.number, has.created)));
-        // Long enough for the template to be known to whoever polled then.
+        // After this time, each process that polls knows the template.
         let known = object.deployed_at + Duration::from_mins(1);
-        // What is recorded is believed before an older version that was seen: that was a standby.
+        // The recorded version is believed rather than an older version that was seen: that answer
+        // counts as a standby's.
         let is_entry = self.entry(object, secret) == Some(live);
         let has_witness = object.is_stayer
             && self.living.iter().any(|life| {
@@ -202,9 +211,9 @@ impl World {
 }
 
 impl World {
-    /// Pods were made without a secret that is back since, and nobody can tell: it was not created since,
-    /// no process lives that read that it was gone while the present template was there, and no reload
-    /// was recorded without it.
+    /// Whether no process can know that pods were made without a secret that is back since. The
+    /// secret was not created since. No living process has read it as gone since the present
+    /// template was deployed. And no reload was recorded without it.
     fn lacks_unknowably(&self, object: &Object, secret: usize, live: Version) -> bool {
         let present = object.revisions.iter().max_by_key(|rev| rev.number);
         let is_before = present.is_some_and(|rev| self.created(secret, live) < rev.created);
@@ -220,20 +229,22 @@ impl World {
 }
 
 impl World {
-    /// Whether the workload was reloaded for this version before, and that can be known: by what was
-    /// written to it, or, where all of that is gone, by the process itself for an hour.
+    /// Whether the workload was reloaded for this version before, and the process can know that.
+    /// The process knows it by the annotations, or if all of them are gone, by its own memory for
+    /// an hour.
     fn is_again(&self, object: &Object, secret: usize, live: Version, life: u64) -> bool {
         if !object.covered.contains(&(secret, live.number, live.created)) {
             return false;
         }
         let hash = self.setup.secret_id(secret).hash64();
         let entry = self.entry(object, secret);
-        // Where the record that is there says that the storage was restored since, only a copy that
-        // is younger than the present revision proves that a reload for that was taken back.
+        // If the present record shows that the storage was restored since, only a copy of the
+        // record that is younger than the present revision proves that such a reload was taken
+        // back.
         let is_restored = entry.is_some_and(|entry| live.created < entry.created);
         let present = object.revisions.iter().max_by_key(|rev| rev.number);
-        // Where it says that the secret was missing, the version may have been there before that, unless it
-        // was created since.
+        // If the record shows that the secret was missing, the version may have existed before
+        // that, unless it was created since.
         let created = self.created(secret, live) - SETTLE - CLOCK_ERROR;
         let is_before = entry == Some(Version::MISSING)
             && present.is_some_and(|present| created <= present.created);
@@ -247,7 +258,7 @@ impl World {
                 rev.versions(&object.uid).and_then(|versions| versions.get(hash)) == Some(live)
             });
         let hour = Duration::from_hours(1);
-        // Whoever leaves is forgotten.
+        // A process forgets a workload that leaves.
         let is_remembered = object.is_stayer
             && object.reloaded.as_ref().is_some_and(|(time, by, versions)| {
                 *by == life && time.elapsed() < hour && versions.get(hash) == Some(live)

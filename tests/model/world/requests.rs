@@ -1,9 +1,9 @@
-//! What the API server answers.
+//! The answers of the API server.
 
 use super::*;
 
 impl World {
-    /// Whether it answers at all.
+    /// Whether the API server answers at all.
     pub(crate) fn api_answers(&self) -> bool {
         self.faults.api.is_none_or(|until| Instant::now() >= until)
     }
@@ -21,7 +21,7 @@ impl World {
         object.map(Object::manifest).ok_or(WriteError::NotFound)
     }
 
-    /// The revision of a workload, as a LIST at this moment shows it.
+    /// Returns the revision of a workload that a LIST at this moment shows.
     pub(crate) fn revision(&self, workload: &Workload) -> Option<Revision> {
         if self.faults.revisions.is_some_and(|until| Instant::now() < until) {
             return None;
@@ -42,7 +42,7 @@ impl World {
         Some(Revision { created, copies: copies.into() })
     }
 
-    /// A PATCH arrives.
+    /// Applies a PATCH that arrives at this moment.
     pub(crate) fn write(
         &mut self,
         workload: &Workload,
@@ -83,12 +83,12 @@ impl World {
         self.get(&workload.id)
     }
 
-    /// Lets a PATCH arrive that nobody waits for any more.
+    /// Lets a PATCH arrive after its sender gave up.
     pub(crate) fn write_late(&mut self, workload: Workload, reload: Reload, sent: Sent, ms: u64) {
         self.later(ms, Job::Late(Box::new((workload, reload, sent))));
     }
 
-    /// Somebody else writes an object first.
+    /// Lets another client write an object first.
     pub(crate) fn interfere(&mut self, id: &WorkloadId, is_deploy: bool) {
         let number = self.next();
         let Some(slot) = self.find(id) else { return };

@@ -1,5 +1,6 @@
-//! ConfigMaps that workloads take variables from. An edit of one changes no template: pods that run keep
-//! what they started with, and pods that start later read the new content.
+//! The ConfigMaps that workloads take variables from. An edit of a ConfigMap changes no template:
+//! running pods keep the content that they started with, and pods that start later read the new
+//! content.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,20 +14,20 @@ use vault_secrets_reloader::references::source::{Content, SourceId};
 use super::{Object, Seen, Template, World};
 use crate::history::SOURCES;
 
-/// The longest time after which a process knows the new content of a ConfigMap: the slowest watch, and
-/// a read.
+/// The longest time until a process knows the new content of a ConfigMap: the slowest watch, and a
+/// read.
 const READ_WITHIN: Duration = Duration::from_secs(25);
 
-/// How long a secret was surely known as one of a workload, if a process has lived as long.
+/// After this time, a process that has lived as long surely knows a secret of a workload.
 const KNOWN_AFTER: Duration = Duration::from_mins(1);
 
 /// A ConfigMap.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Source {
-    /// The secrets that it refers to, as bits.
+    /// The secrets that the ConfigMap refers to, as bits.
     bits: u8,
-    /// Those that it referred to before its last edit, or before one of several that came at once; and
-    /// those that it referred to before each of these.
+    /// The secrets before the last edit, or before one of several edits that came at once; and the
+    /// secrets before each of these edits.
     some_before: u8,
     all_before: u8,
     edited: Option<Instant>,
@@ -36,24 +37,25 @@ pub(super) struct Source {
 /// A secret that a ConfigMap named before, under the present template.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Former {
-    /// The time from when to when the present template referred to it.
+    /// The start and the end of the time in which the present template referred to the secret.
     since: Instant,
     until: Instant,
 }
 
-/// The name of a ConfigMap.
+/// Returns the name of a ConfigMap.
 pub(super) fn source_name(source: usize) -> String {
     format!("source-{source}")
 }
 
 impl World {
-    /// The secrets that a template refers to at present, by itself and by its ConfigMap.
+    /// Returns the secrets that a template refers to at present, by itself and by its ConfigMap.
     pub(super) fn uses(&self, template: &Template) -> BTreeSet<usize> {
         let bits = template.source.map_or(0, |source| self.sources[source].bits);
         self.uses_with(template, bits)
     }
 
-    /// Those that a process may take it to refer to, which has not read the new content yet.
+    /// Returns the secrets that a process may believe a template to refer to. The process may not
+    /// have read the new content yet.
     pub(super) fn may_seem_to_use(&self, template: &Template) -> BTreeSet<usize> {
         let mut uses = self.uses(template);
         if let Some(source) = template.source.map(|source| self.sources[source])
@@ -64,7 +66,7 @@ impl World {
         uses
     }
 
-    /// Those that each process knows that it refers to.
+    /// Returns the secrets of a template that each process surely knows.
     pub(super) fn surely_uses(&self, template: &Template) -> BTreeSet<usize> {
         let source = template.source.map(|source| self.sources[source]);
         let bits = source.map_or(0, |source| {
@@ -79,7 +81,7 @@ impl World {
         local.map(|secret| template.server * self.setup.secrets + secret).collect()
     }
 
-    /// A ConfigMap is written.
+    /// Writes a ConfigMap.
     pub(super) fn edit_source(&mut self, source: usize, bits: u8) {
         let source = source % SOURCES;
         let old = self.sources[source];
@@ -98,7 +100,8 @@ impl World {
             let after = self.uses(&object.template);
             let since = old.edited.map_or(object.deployed_at, |time| time.max(object.deployed_at));
             let Some(object) = &mut self.objects[slot] else { continue };
-            // Whoever refers to nothing is forgotten, unless a process knows what it referred to.
+            // A process forgets a workload without references, unless it knows the former
+            // references.
             object.is_stayer &= !after.is_empty();
             let former = Former { since, until: Instant::now() };
             object.former.extend(before.into_iter().map(|secret| (secret, former)));
@@ -107,7 +110,7 @@ impl World {
         self.tell(&Seen::Source(source));
     }
 
-    /// What a read of a ConfigMap answers.
+    /// Returns the answer to a read of a ConfigMap.
     pub(crate) fn read_source(&self, id: &SourceId) -> SourceRead {
         let Some(source) = (0..SOURCES).find(|source| source_name(*source) == *id.name) else {
             return SourceRead::Missing;
@@ -122,7 +125,8 @@ impl World {
         SourceRead::Read { resource_version: version.to_string(), content }
     }
 
-    /// Whether a life of a process has known a former secret of a workload as one of the present template.
+    /// Whether a life of a process has known a former secret of a workload as a secret of the
+    /// present template.
     pub(super) fn knows_former(&self, object: &Object, secret: usize, life: u64) -> bool {
         let (former, synced) = (object.former.get(&secret), self.synced.get(&life));
         former.zip(synced).is_some_and(|(former, synced)| {
@@ -133,7 +137,7 @@ impl World {
 }
 
 impl Source {
-    /// One that was there before the history began.
+    /// Returns a ConfigMap that existed before the history began.
     pub(super) fn new(bits: u8) -> Self {
         Self { bits, some_before: bits, all_before: bits, edited: None, version: 0 }
     }
@@ -150,13 +154,13 @@ impl Source {
         }
     }
 
-    /// Whether a process may not have read it since its last edit.
+    /// Whether a process may not have read the ConfigMap since its last edit.
     fn is_fresh(&self) -> bool {
         self.edited.is_some_and(|edited| edited.elapsed() < READ_WITHIN)
     }
 }
 
-/// The ConfigMap of a number, as the controller knows it.
+/// Returns the id of a ConfigMap in the controller.
 pub(crate) fn source_id(namespace: &Arc<str>, source: usize) -> SourceId {
     let name = SourceName { kind: SourceKind::ConfigMap, name: source_name(source) };
     SourceId::new(namespace, &name)
