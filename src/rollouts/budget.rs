@@ -1,10 +1,10 @@
-//! The budget for reloads that nothing but the clock speaks for: a start after a long absence must
-//! not roll the whole cluster at once.
+//! The budget for reloads that only the clock speaks for. A start after a long absence must not
+//! roll out the whole cluster at once.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A token bucket for the reloads that nothing but the clock speaks for; its clones are one bucket.
+/// A token bucket for the reloads that only the clock speaks for. All clones share one bucket.
 #[derive(Clone, Debug)]
 pub struct Budget {
     burst: u32,
@@ -15,12 +15,12 @@ pub struct Budget {
 #[derive(Debug)]
 struct State {
     tokens: u32,
-    /// When the last token came; `None` before the first look at the time.
+    /// When the last token was added. `None` before the first [`Budget::refill`].
     since: Option<Instant>,
 }
 
 impl Budget {
-    /// A full bucket, of `burst` reloads that may start at once, and `per_minute` more each minute.
+    /// Creates a full bucket: `burst` reloads may start at once, and `per_minute` more each minute.
     #[must_use]
     pub fn new(burst: u32, per_minute: u32) -> Self {
         // A budget that is never refilled would hold a change for ever.
@@ -38,12 +38,12 @@ impl Budget {
         self.state().tokens
     }
 
-    /// The time in which one more may start.
+    /// Returns the time after which one more reload may start.
     fn interval(&self) -> Duration {
         Duration::from_mins(1) / self.per_minute
     }
 
-    /// Adds what has become due until `now` since the last time.
+    /// Adds the tokens that became due since the last call, until `now`.
     pub(crate) fn refill(&self, now: Instant) {
         let interval = self.interval();
         let mut state = self.state();
@@ -55,7 +55,7 @@ impl Budget {
         state.since = Some(if state.tokens == self.burst { now } else { since });
     }
 
-    /// The time in which it is full again.
+    /// Returns the time in which an empty bucket is full again.
     pub(crate) fn pause(&self) -> Duration {
         self.interval().saturating_mul(self.burst)
     }
@@ -63,12 +63,12 @@ impl Budget {
     /// Takes a token for a reload that starts now. Returns whether there was one.
     pub(crate) fn try_take(&self) -> bool {
         let mut state = self.state();
-        let left = state.tokens.checked_sub(1);
-        state.tokens = left.unwrap_or(0);
-        left.is_some()
+        let remaining = state.tokens.checked_sub(1);
+        state.tokens = remaining.unwrap_or(0);
+        remaining.is_some()
     }
 
-    /// One that was to start has not.
+    /// Returns the token of a reload that did not start.
     pub(crate) fn give_back(&self) {
         let mut state = self.state();
         state.tokens = state.tokens.saturating_add(1).min(self.burst);

@@ -1,3 +1,3 @@
-//! Which of the due reloads may start.
+//! The limits on due reloads that may start.
 
 pub mod budget;
