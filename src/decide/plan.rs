@@ -391,7 +391,8 @@ pub fn decide(
             Verdict::Same => {}
             Verdict::Undetermined => decision.open.extend(of_present),
             Verdict::Gone => decision.gone.extend(of_present),
-            Verdict::Reverted => decision.reverted.extend(of_present),
+            // The pods keep the old version of a former secret, too, until the template changes.
+            Verdict::Reverted => decision.reverted.push(Arc::clone(secret)),
             Verdict::Wait => {
                 decision.waiting = true;
                 decision.open.extend(of_present);

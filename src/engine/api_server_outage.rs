@@ -4,15 +4,15 @@ use crate::engine::ports::WriteError;
 use crate::events::event::Event;
 use crate::events::sink::Events;
 
-/// Whether the API server itself does not work: neither a PATCH nor a read after it got an answer.
-/// Said once, when it begins, and once when it is over.
+/// An outage of the API server: neither a PATCH nor the read after it got an answer. The outage is
+/// reported once when it begins, and once when it ends.
 #[derive(Debug, Default)]
 pub(super) struct ApiServerOutage {
     pub(super) is_known: bool,
 }
 
 impl ApiServerOutage {
-    /// Takes in whether a request got an answer, of whatever kind.
+    /// Takes in whether a request got an answer, of any kind.
     pub(super) fn see(&mut self, answer: &Result<(), WriteError>, events: &Events) {
         match (self.is_known, answer) {
             (false, Err(error)) => {

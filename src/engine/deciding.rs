@@ -1,4 +1,4 @@
-//! Deciding about the workloads of a poll, and saying what there is to say of each decision, once.
+//! Decides about the workloads of a poll, and reports each decision once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,9 +21,9 @@ use crate::events::event::{Event, Held};
 use crate::index::entries::IndexedWorkload;
 use crate::model::secret::SecretId;
 
-/// How often in a row a workload may wait for its controller before that is reported, and before it
-/// is left to the polls of everything.
-const PATIENCE: u32 = 6;
+/// How often in a row a workload may wait for its controller. After that, the wait is reported as
+/// long, and the workload is left to full polls.
+const MOST_WAITS: u32 = 6;
 
 /// A workload that is about to be reloaded.
 pub(super) struct Due {
@@ -34,12 +34,12 @@ pub(super) struct Due {
     pub(super) changed: Vec<Arc<SecretId>>,
 }
 
-/// How many workloads the API server is asked for by whom they were written last, in one tick, and for
-/// how long: the name is a help for whoever looks for the cause, and nothing hangs on it.
+/// The number of workloads in one tick whose last writer the API server is asked for, and the time
+/// for that. The name only helps to find the cause: no decision depends on it.
 const MOST_WRITERS: usize = 10;
 const WRITERS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Whether the revision was asked for.
+/// Whether the revision was looked up.
 #[derive(Clone, Copy)]
 pub(super) enum LookupState {
     No,
@@ -57,95 +57,103 @@ impl LookupState {
 }
 
 impl<C: Cluster> Workloads<C> {
-    /// Decides about each workload. Returns those that are due, and those that hang on their revisions.
+    /// Decides about each workload. Returns the workloads that are due, and those whose decision
+    /// needs their revision.
     pub(super) fn decide<'a>(
         &mut self,
         workloads: &'a [IndexedWorkload],
         observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
-        left: &mut Remaining,
+        remaining: &mut Remaining,
     ) -> (Vec<Due>, Vec<&'a IndexedWorkload>) {
         let now = (self.clocks.now)();
         let rules = self.rules();
         self.budget.refill(Instant::now().into_std());
         let mut due = Vec::new();
-        let mut asking = Vec::new();
+        let mut needing_revision = Vec::new();
         for stored in self.in_fair_order(workloads) {
             let decision = self.decide_one(stored, observed_versions, &rules, LookupState::No, now);
             match decision.action {
-                Action::AskRevision => asking.push(stored),
-                _ => due.extend(self.conclude(stored, decision, now, left)),
+                Action::AskRevision => needing_revision.push(stored),
+                _ => due.extend(self.conclude(stored, decision, now, remaining)),
             }
         }
-        (due, asking)
+        (due, needing_revision)
     }
 
-    /// Asks for the revisions of workloads, and decides about each. Returns those that are due.
+    /// Looks up the revisions of workloads, and decides about each workload. Returns those that are
+    /// due.
     pub(super) async fn decide_by_revision(
         &mut self,
         vault: &mut impl Vault,
-        asking: Vec<&IndexedWorkload>,
+        needing_revision: Vec<&IndexedWorkload>,
         observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
-        left: &mut Remaining,
+        remaining: &mut Remaining,
     ) -> Vec<Due> {
-        self.read_revisions(vault, &asking).await;
+        self.read_revisions(vault, &needing_revision).await;
         let now = (self.clocks.now)();
         let rules = self.rules();
         let mut due = Vec::new();
-        for stored in asking {
+        for stored in needing_revision {
             let decision =
                 self.decide_one(stored, observed_versions, &rules, LookupState::Yes, now);
-            due.extend(self.conclude(stored, decision, now, left));
+            due.extend(self.conclude(stored, decision, now, remaining));
         }
         due
     }
 
-    /// Reads the revisions of workloads, and keeps them until their templates change.
-    async fn read_revisions(&mut self, vault: &mut impl Vault, asking: &[&IndexedWorkload]) {
-        let wanted: Vec<_> = asking.iter().map(|stored| Arc::clone(&stored.workload)).collect();
+    /// Looks up the revisions of workloads, and keeps each revision until the template changes.
+    async fn read_revisions(
+        &mut self,
+        vault: &mut impl Vault,
+        needing_revision: &[&IndexedWorkload],
+    ) {
+        let wanted: Vec<_> =
+            needing_revision.iter().map(|stored| Arc::clone(&stored.workload)).collect();
         debug!(worker = "reloader", "Asking for the revisions of {} workloads", wanted.len());
         self.heartbeat.works();
-        // Both clocks count for what is decided by a revision.
+        // A decision by a revision uses both clocks.
         let revisions = self.cluster.revisions(&wanted);
         let ((), mut found) = join(vault.read_clock(), revisions).await;
-        for stored in asking {
+        for stored in needing_revision {
             if let Some(revision) = found.remove(&stored.workload.uid) {
                 self.tracks.keep_revision(stored, revision);
             }
         }
     }
 
-    /// Of some workloads, those that there may be something to do about. What holds one up now may end
-    /// while the next answers of Vault are waited for.
+    /// Returns the workloads that are not left alone. A held workload is among them, because its
+    /// hold may end while Vault is read again.
     pub(super) async fn may_be_due(
         &mut self,
         vault: &mut impl Vault,
         mut workloads: Vec<IndexedWorkload>,
         observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
     ) -> Vec<IndexedWorkload> {
-        let action = |this: &Self, rules: &Rules, stored: &IndexedWorkload, asked| {
-            this.decide_one(stored, observed_versions, rules, asked, (this.clocks.now)()).action
+        let action = |this: &Self, rules: &Rules, stored: &IndexedWorkload, lookup| {
+            this.decide_one(stored, observed_versions, rules, lookup, (this.clocks.now)()).action
         };
         let rules = self.rules();
-        let asking: Vec<_> = workloads
+        let needing_revision: Vec<_> = workloads
             .iter()
             .filter(|stored| action(self, &rules, stored, LookupState::No) == Action::AskRevision)
             .collect();
-        if !asking.is_empty() {
-            self.read_revisions(vault, &asking).await;
+        if !needing_revision.is_empty() {
+            self.read_revisions(vault, &needing_revision).await;
         }
-        // Both clocks are known now.
+        // The look-up read both clocks, and the rules depend on the clocks.
         let rules = self.rules();
         workloads.retain(|stored| action(self, &rules, stored, LookupState::Yes) != Action::Leave);
         workloads
     }
 
-    /// Reports workloads from which what was written is removed again. The API server is asked by
-    /// whom, for a few of them.
+    /// Reports workloads whose reload is stripped repeatedly. For the first few, the API server is
+    /// asked for the last writer.
     pub(super) async fn report_stripped(&self, stripped: Vec<Stripped>) {
         self.heartbeat.works();
         let first = stripped.iter().take(MOST_WRITERS);
-        let ask = join_all(first.map(|stripped| self.cluster.last_writer(&stripped.workload.id)));
-        let mut writers = timeout(WRITERS_WITHIN, ask).await.unwrap_or_default().into_iter();
+        let lookups =
+            join_all(first.map(|stripped| self.cluster.last_writer(&stripped.workload.id)));
+        let mut writers = timeout(WRITERS_WITHIN, lookups).await.unwrap_or_default().into_iter();
         for Stripped { workload, hours, changed, gone } in stripped {
             let by = writers.next().flatten();
             let (by, owner) = (by.as_deref(), workload.owner.as_deref());
@@ -155,10 +163,12 @@ impl<C: Cluster> Workloads<C> {
         }
     }
 
-    /// The order in which workloads take from the budget: those whose last reload failed come last,
-    /// and the others one of each namespace after the other. Failures count as turns.
+    /// Returns workloads in the order in which they take from the budget. Workloads whose last
+    /// reload failed come last. The others take turns, one workload of each namespace at a time.
+    /// Each failed workload counts as a turn of its namespace.
     ///
-    /// Whoever writes many workloads, or sees to it that their reloads fail, keeps nobody else waiting.
+    /// A namespace with many workloads, or with reloads that are made to fail, keeps no other
+    /// namespace waiting.
     fn in_fair_order<'a>(&self, workloads: &'a [IndexedWorkload]) -> Vec<&'a IndexedWorkload> {
         let failures = |stored: &IndexedWorkload| self.tracks.failures(&stored.workload.uid);
         let mut turns: HashMap<&str, u32> = HashMap::new();
@@ -182,21 +192,22 @@ impl<C: Cluster> Workloads<C> {
         stored: &IndexedWorkload,
         observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
         rules: &Rules,
-        asked: LookupState,
+        lookup_state: LookupState,
         now: Timestamp,
     ) -> Decision {
-        let nothing = ReloadHistory::default();
+        let no_history = ReloadHistory::default();
         let reload_state = self.tracks.state(&stored.workload.uid);
-        let case = DecisionInput {
+        let input = DecisionInput {
             workload: &stored.workload,
             template_first_poll: stored.template_first_poll,
-            revision: asked.lookup(self.tracks.revision(stored)),
-            past: reload_state.map_or(&nothing, |reload_state| &reload_state.past),
+            revision: lookup_state.lookup(self.tracks.revision(stored)),
+            past: reload_state.map_or(&no_history, |reload_state| &reload_state.past),
         };
-        plan::decide(&case, seen(observed_versions), rules, now)
+        plan::decide(&input, seen(observed_versions), rules, now)
     }
 
-    /// Lets a due reload start now, or holds it: where only the clock speaks for a change, by the budget.
+    /// Lets a due reload start, or holds it. The budget limits the reloads that only the clock
+    /// speaks for.
     fn admit(&self, action: Action) -> Action {
         match action {
             Action::Roll(Cause::Found) if !self.budget.try_take() => Action::Hold(Hold::Budget),
@@ -204,13 +215,13 @@ impl<C: Cluster> Workloads<C> {
         }
     }
 
-    /// Says what there is to say of a decision, and notes what is to be done.
+    /// Reports a decision, and notes the remaining work. Returns the reload, if one may start.
     fn conclude(
         &mut self,
         stored: &IndexedWorkload,
         decision: Decision,
         now: Timestamp,
-        left: &mut Remaining,
+        remaining: &mut Remaining,
     ) -> Option<Due> {
         let Decision { action, gone, mut reverted, changed, waiting, unsettled, open } = decision;
         let action = self.admit(action);
@@ -222,7 +233,7 @@ impl<C: Cluster> Workloads<C> {
                 "{id}: a secret has a version that has to be seen for longer: it is older than the \
                  recorded one, or newer than the settle time (--settle-time)"
             );
-            left.workloads.insert(id.clone());
+            remaining.workloads.insert(id.clone());
         }
         let idle = matches!(action, Action::Leave) && reverted.is_empty() && !waiting;
         if idle && self.tracks.state(&workload.uid).is_none() {
@@ -231,26 +242,26 @@ impl<C: Cluster> Workloads<C> {
         let reload_state = self.tracks.state_mut(&workload.uid);
         if waiting {
             reload_state.waits = reload_state.waits.saturating_add(1);
-            // Controllers take a moment; whoever takes longer is asked for with all others.
-            if reload_state.waits < PATIENCE {
-                left.workloads.insert(id.clone());
+            // Controllers take a moment. A workload that waits longer is left to full polls.
+            if reload_state.waits < MOST_WAITS {
+                remaining.workloads.insert(id.clone());
             }
-            if reload_state.waits <= PATIENCE {
-                let is_long = reload_state.waits == PATIENCE;
+            if reload_state.waits <= MOST_WAITS {
+                let is_long = reload_state.waits == MOST_WAITS;
                 self.events.emit(&Event::WaitingForRevision { workload: id, is_long });
             }
         } else if open.len() < workload.watched().count() {
             reload_state.waits = 0;
         }
-        let said = &mut reload_state.reported.reverted;
-        let again = reverted.iter().all(|secret| said.contains(secret));
-        reverted.extend(said.iter().filter(|secret| open.contains(secret)).cloned());
+        let reported = &mut reload_state.reported.reverted;
+        let again = reverted.iter().all(|secret| reported.contains(secret));
+        reverted.extend(reported.iter().filter(|secret| open.contains(secret)).cloned());
         reverted.sort_unstable();
-        if *said != reverted {
+        if *reported != reverted {
             let owner = workload.owner.as_deref();
             let secrets = &reverted;
             self.events.emit(&Event::TakenBack { workload: id, secrets, again, owner });
-            *said = reverted;
+            *reported = reverted;
         }
         let hold = match &action {
             Action::Hold(hold) => Some(*hold),
@@ -258,10 +269,10 @@ impl<C: Cluster> Workloads<C> {
             Action::Leave | Action::Roll(_) | Action::AskRevision => None,
         };
         match hold {
-            Some(Hold::BackOff) => drop(left.workloads.insert(id.clone())),
+            Some(Hold::BackOff) => drop(remaining.workloads.insert(id.clone())),
             Some(Hold::Budget) => {
-                left.workloads.insert(id.clone());
-                left.over_budget += 1;
+                remaining.workloads.insert(id.clone());
+                remaining.over_budget += 1;
             }
             Some(Hold::Deleting | Hold::SecretGone | Hold::Stripped) | None => {}
         }
@@ -271,7 +282,12 @@ impl<C: Cluster> Workloads<C> {
             Some(Hold::Stripped) if reload_state.past.answered => {
                 let hours = reload_state.past.stripped(now).as_hours();
                 let workload = Arc::clone(workload);
-                left.stripped.push(Stripped { workload, hours, changed: changed.clone(), gone });
+                remaining.stripped.push(Stripped {
+                    workload,
+                    hours,
+                    changed: changed.clone(),
+                    gone,
+                });
             }
             Some(hold) if is_new && hold != Hold::Stripped => {
                 let hold = Held::For(hold);

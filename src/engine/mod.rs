@@ -1,7 +1,7 @@
-//! The engine: for each Vault server a loop that polls, decides and reloads.
+//! The engine: one loop per Vault server, which polls, decides and reloads.
 //!
-//! Architecture Invariant: it knows Vault and the cluster through the two traits of [`ports`], and the
-//! collector through the index alone.
+//! Architecture Invariant: the engine knows Vault and the cluster only through the two traits of
+//! [`ports`], and the collector only through the index.
 
 mod api_server_outage;
 mod backoff;

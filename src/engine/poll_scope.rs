@@ -1,4 +1,4 @@
-//! What a poll is about, and what it leaves to be done.
+//! The scope of a poll, and the work that remains after it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -7,36 +7,36 @@ use std::time::Duration;
 use crate::model::secret::SecretId;
 use crate::model::workload::{Workload, WorkloadId};
 
-/// What a tick is about.
+/// The scope of a tick.
 pub(super) enum PollScope {
     All,
-    /// What the tick before could not finish.
+    /// The work that the tick before did not finish.
     Remaining {
         workloads: HashSet<WorkloadId>,
         secrets: HashSet<Arc<SecretId>>,
     },
 }
 
-/// What a tick left to be done before the next poll of everything.
+/// The work that remains after a tick, for the time before the next full poll.
 #[derive(Default)]
 pub(super) struct Remaining {
     pub(super) workloads: HashSet<WorkloadId>,
     pub(super) secrets: HashSet<Arc<SecretId>>,
-    /// Whether any of the secrets was answered with a version that is yet to be believed.
+    /// Whether a secret was answered with a version that is not believed yet.
     pub(super) suspects: bool,
-    /// Whether Vault has answered for any secret, or none was asked for.
+    /// Whether Vault answered for a secret, or no secret was requested.
     pub(super) has_answer: bool,
-    /// How many of the workloads wait for the budget.
+    /// The number of these workloads that wait for the budget.
     pub(super) over_budget: usize,
-    /// The workloads of which is to be told that they are stripped.
+    /// The stripped workloads to report.
     pub(super) stripped: Vec<Stripped>,
-    /// Whether it goes on: some were reloaded, or not all had their turn.
+    /// Whether work proceeds: some workloads were reloaded, or some did not have their turn.
     pub(super) is_moving: bool,
     pub(super) retry_in: Option<Duration>,
 }
 
 impl PollScope {
-    /// Whether a workload is among those that are decided about.
+    /// Whether a workload is in scope.
     pub(super) fn contains(&self, workload: &Workload) -> bool {
         match self {
             Self::All => true,
@@ -48,10 +48,10 @@ impl PollScope {
     }
 }
 
-/// A workload from which what was written is removed again and again.
+/// A workload whose reload is stripped again and again.
 pub(super) struct Stripped {
     pub(super) workload: Arc<Workload>,
-    /// Until the next attempt.
+    /// The hours until the next attempt.
     pub(super) hours: i64,
     pub(super) changed: Vec<Arc<SecretId>>,
     pub(super) gone: Vec<Arc<SecretId>>,

@@ -1,5 +1,5 @@
-//! What the reloader needs of Vault and of the cluster: two traits, which `vault/` and `kubernetes/`
-//! implement. Neither knows the other, and the loop knows neither.
+//! The traits through which the reloader uses Vault and the cluster. `vault/` and `kubernetes/`
+//! implement them. Neither implementation knows the other, and the reloader knows neither.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,38 +11,41 @@ use crate::model::secret::SecretId;
 use crate::model::workload::{Workload, WorkloadId};
 use crate::references::manifest::Manifest;
 
-/// What the reloader needs of a server of the Vault API.
+/// A server of the Vault API, as the reloader uses it.
 pub trait Vault: Send {
-    /// Asks for secrets, each once.
-    fn poll(&mut self, asks: &[ReadRequest]) -> impl Future<Output = PollResult> + Send;
+    /// Reads each of the requested secrets once.
+    fn poll(&mut self, requests: &[ReadRequest]) -> impl Future<Output = PollResult> + Send;
 
-    /// What there is to say at present of secrets that cannot be watched.
+    /// Returns the present findings about secrets that cannot be watched.
     fn notices(&self) -> HashMap<Arc<SecretId>, Finding> {
         HashMap::new()
     }
 
-    /// Asks the server for its time, for the clock that it was made with.
+    /// Reads the server's time for the clock that this value was created with.
     fn read_clock(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// Nothing is asked for until the next poll of everything: gives back what that cannot use.
+    /// Tells that no request follows until the next full poll. Gives back whatever does not last
+    /// until then.
     fn rest(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// Forgets what concerns secrets that are not used any more.
+    /// Forgets secrets that are not used any more.
     fn forget(&mut self, is_used: impl Fn(&SecretId) -> bool + Send);
 
-    /// Ends it: gives back what must not be left behind.
+    /// Ends the session. Gives back whatever must not be left behind.
     fn close(&mut self) -> impl Future<Output = ()> + Send;
 }
 
-/// What the reloader needs of the cluster.
+/// The cluster, as the reloader uses it.
 pub trait Cluster: Send + Sync {
-    /// The present revisions of workloads, by uid; one that cannot be had is not among them.
+    /// Returns the present revisions of workloads, by uid. A revision that cannot be read is left
+    /// out.
     fn revisions(
         &self,
         workloads: &[Arc<Workload>],
     ) -> impl Future<Output = HashMap<Box<str>, Revision>> + Send;
 
-    /// Reloads a workload, if it is still as it was decided about. Answers it as it is then.
+    /// Reloads a workload, if the object is still the one that was evaluated. Returns the workload
+    /// as it is afterwards.
     fn patch(
         &self,
         workload: &Workload,
@@ -52,29 +55,29 @@ pub trait Cluster: Send + Sync {
     /// Reads a workload.
     fn get(&self, id: &WorkloadId) -> impl Future<Output = Result<Manifest, WriteError>> + Send;
 
-    /// Who wrote a workload last, beside this controller.
+    /// Returns the last writer of a workload other than this controller.
     fn last_writer(&self, id: &WorkloadId) -> impl Future<Output = Option<String>> + Send;
 }
 
 /// Why a workload could not be read or written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    /// The object is not the one that was decided about any more.
+    /// The object is not the one any more that was evaluated.
     #[error("it was changed by somebody else")]
     Conflict,
-    /// It does not exist any more.
+    /// The object does not exist any more.
     #[error("it was deleted")]
     NotFound,
-    /// The service account may not, or an admission policy refused.
+    /// The service account lacks a permission, or an admission policy refused the request.
     #[error("refused: {0}")]
     Refused(String),
-    /// No answer, or a failing server.
+    /// The API server did not answer, or it failed.
     #[error("the API server failed: {0}")]
     Failed(String),
 }
 
 impl WriteError {
-    /// A short name of its kind.
+    /// Returns a short name of the kind of error.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {

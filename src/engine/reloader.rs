@@ -1,10 +1,11 @@
-//! The reloader: polls, decides, and reloads what changed.
+//! The reloader: polls Vault, decides, and reloads the workloads whose secrets changed.
 //!
-//! It knows the collector only through the index, and Vault and the cluster only through the two
-//! traits here. What to do is decided in [`crate::decide::plan`]; this is the loop around it.
+//! The reloader reaches the collector only through the index, and Vault and the cluster only
+//! through the two traits of [`super::ports`]. [`crate::decide::plan`] decides what to do. This
+//! file is the loop around the plan.
 //!
-//! Architecture Invariant: a record moves only with a PATCH that was answered. Whatever fails, here
-//! or in between, leaves the old record, and the next poll finds the change again.
+//! Architecture Invariant: a record moves only with a PATCH that was answered. After any failure
+//! the old record remains, and the next poll finds the change again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -37,44 +38,45 @@ use crate::events::event::Event;
 use crate::events::sink::Events;
 use crate::rollouts::budget::Budget;
 
-/// How long PATCHes in flight may take once the process is to end.
+/// How long PATCHes in flight may take after the process is told to end.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// For how long the PATCHes of a tick may begin: for the period, but not for less than this. Where
-/// many take their time to fail, Vault is asked again before all had their turn.
+/// The PATCHes of a tick may begin within the poll period, but at least within this time. If many
+/// PATCHes fail slowly, Vault is polled again before every workload had its turn.
 const SHORTEST_TURN: Duration = Duration::from_secs(30);
 
-/// The longest time between two attempts on workloads of which all wait for the budget.
+/// The longest pause between two attempts if all remaining workloads wait for the budget.
 const BUDGET_PAUSE: Duration = Duration::from_secs(10);
 
-/// How often the reloader comes back for workloads that were there before the process and are not known
-/// yet, with a delay that doubles: for half an hour. After that, polls of everything find them.
+/// How often the reloader polls early for workloads that are older than the process and not in the
+/// index yet. The delay doubles, for about half an hour in total. After that, full polls find these
+/// workloads.
 const MOST_INCOMPLETE: u32 = 12;
 
-/// How many secrets are told of to the owner of one workload. The log has all of them.
+/// The most findings about secrets that the owner of one workload gets. The log has all of them.
 const MOST_NOTICES: usize = 10;
 
-/// The loop.
+/// The loop of one Vault server.
 pub struct Reloader<V, C> {
     vault: V,
     workloads: Workloads<C>,
-    /// When this reloader was made.
+    /// When this reloader was created.
     began: Instant,
     secrets: SecretTracks,
-    /// How many polls in a row left something to be done soon.
+    /// The number of polls in a row after which work remained to be done soon.
     unfinished: u32,
-    /// The namespaces that were said to be over their quota.
+    /// The namespaces that were reported as over their quota.
     over_quota: BTreeSet<Arc<str>>,
-    /// How many workloads waited for the budget after the last poll.
+    /// The number of workloads that waited for the budget after the last poll.
     over_budget: usize,
-    /// Whether it is yet to be said of this period that nothing was to be reloaded.
-    owes_idle_line: bool,
-    /// How many polls the index was incomplete in.
+    /// Whether the line that nothing was to be reloaded is still due for this period.
+    idle_report_due: bool,
+    /// The number of polls so far with an incomplete index, up to [`MOST_INCOMPLETE`].
     incomplete: u32,
 }
 
 impl<V: Vault, C: Cluster> Reloader<V, C> {
-    /// A reloader that has seen nothing yet. All reloaders of a process share one budget.
+    /// Creates a reloader that has seen nothing yet. All reloaders of a process share one budget.
     pub fn new(
         index: Arc<Index>,
         vault: V,
@@ -103,20 +105,20 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             unfinished: 0,
             over_quota: BTreeSet::new(),
             over_budget: 0,
-            owes_idle_line: false,
+            idle_report_due: false,
             incomplete: 0,
         }
     }
 
-    /// The same, which says by `heartbeat` that it moves.
+    /// Returns the reloader with a heartbeat that shows its progress.
     #[must_use]
     pub fn with_heartbeat(mut self, heartbeat: Heartbeat) -> Self {
         self.workloads.heartbeat = heartbeat;
         self
     }
 
-    /// Polls until `shutdown`, whenever this process leads, from when the index is complete, which
-    /// `synced` tells.
+    /// Polls until `shutdown`, whenever this process leads. Polling begins when the index is
+    /// complete, which cancels `synced`.
     pub async fn run(
         mut self,
         synced: CancellationToken,
@@ -148,12 +150,12 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 () = lost => {}
             }
             self.workloads.heartbeat.works();
-            // Whoever does not lead keeps no token, and logs in again when it is needed.
+            // A replica that does not lead keeps no token. It logs in again when it needs a token.
             self.vault.close().await;
         }
     }
 
-    /// Polls from `first_poll` until `shutdown`, of the process or of this term of leading.
+    /// Polls from `first_poll` until `shutdown`, which ends the process or this term as leader.
     async fn poll_until(&mut self, first_poll: Instant, shutdown: &CancellationToken) {
         self.workloads.heartbeat.waits_until(first_poll);
         tokio::select! {
@@ -175,15 +177,15 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 shutdown.cancelled().await;
                 sleep(GRACE).await;
             };
-            let left = tokio::select! {
-                left = self.tick(scope, shutdown) => left,
+            let remaining = tokio::select! {
+                remaining = self.tick(scope, shutdown) => remaining,
                 () = grace => break,
             };
-            let retry = left.retry_in.map(|delay| Instant::now() + delay);
+            let retry = remaining.retry_in.map(|delay| Instant::now() + delay);
             let mut time = next_poll;
             scope = PollScope::All;
             if let Some(retry) = retry.filter(|retry| *retry < next_poll) {
-                let Remaining { workloads, secrets, .. } = left;
+                let Remaining { workloads, secrets, .. } = remaining;
                 time = retry;
                 scope = PollScope::Remaining { workloads, secrets };
             } else {
@@ -197,7 +199,8 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         }
     }
 
-    /// One poll, and what follows from it.
+    /// Runs one poll, and decides about and reloads the workloads in scope. Returns the remaining
+    /// work.
     async fn tick(&mut self, mut scope: PollScope, shutdown: &CancellationToken) -> Remaining {
         self.workloads.events.emit(&Event::PollStarted);
         let snapshot = self.workloads.index.begin_poll(&self.workloads.settings.server);
@@ -218,55 +221,61 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             .into_iter()
             .filter(|stored| scope.contains(&stored.workload))
             .collect();
-        let mut asks = self.asks(&workloads);
-        self.secrets.narrow(&mut asks, &scope, &workloads);
-        let mut left = Remaining::default();
-        let asked = Instant::now();
+        let mut requests = self.asks(&workloads);
+        self.secrets.narrow(&mut requests, &scope, &workloads);
+        let mut remaining = Remaining::default();
+        let poll_began = Instant::now();
         tokio::select! {
-            () = self.ask(snapshot.poll, &asks, &mut left) => {}
+            () = self.read_secrets(snapshot.poll, &requests, &mut remaining) => {}
             () = shutdown.cancelled() => return Remaining::default(),
         }
         self.workloads.events.emit(&Event::PollEnded {
             server: &self.workloads.settings.server,
-            is_answered: left.has_answer,
-            took: asked.elapsed(),
+            is_answered: remaining.has_answer,
+            took: poll_began.elapsed(),
         });
-        self.tell_owners(&workloads, &over_quota, is_full);
+        self.set_findings(&workloads, &over_quota, is_full);
         self.retain_complete(&mut workloads);
         let again = tokio::select! {
-            again = self.unconfirmed(&workloads) => again,
+            again = self.requests_to_repeat(&workloads) => again,
             () = shutdown.cancelled() => return Remaining::default(),
         };
         if !again.is_empty() {
             tokio::select! {
-                () = self.ask(snapshot.poll, &again, &mut left) => {}
+                () = self.read_secrets(snapshot.poll, &again, &mut remaining) => {}
                 () = shutdown.cancelled() => return Remaining::default(),
             }
             self.retain_complete(&mut workloads);
         }
         let observed_versions = self.secrets.observed_versions(&workloads);
-        let is_idle = self.act(&workloads, &observed_versions, &mut left, shutdown).await;
-        self.report_budget(left.over_budget);
-        self.report_idle(is_full, is_idle, left.has_answer);
-        self.pace(&mut left);
+        let is_idle =
+            self.decide_and_reload(&workloads, &observed_versions, &mut remaining, shutdown).await;
+        self.report_budget(remaining.over_budget);
+        self.report_idle(is_full, is_idle, remaining.has_answer);
+        self.set_retry(&mut remaining);
         if snapshot.is_incomplete && self.incomplete < MOST_INCOMPLETE {
             let delay = backoff(self.incomplete);
             self.incomplete += 1;
-            left.retry_in = Some(left.retry_in.map_or(delay, |retry| retry.min(delay)));
+            remaining.retry_in = Some(remaining.retry_in.map_or(delay, |retry| retry.min(delay)));
         }
-        left
+        remaining
     }
 
-    /// Asks for secrets, and takes in what there is to know of them.
-    async fn ask(&mut self, poll: PollNumber, asks: &[ReadRequest], left: &mut Remaining) {
+    /// Reads secrets from Vault, and takes in the observations.
+    async fn read_secrets(
+        &mut self,
+        poll: PollNumber,
+        requests: &[ReadRequest],
+        remaining: &mut Remaining,
+    ) {
         self.workloads.heartbeat.works();
-        let polled = self.vault.poll(asks).await;
+        let polled = self.vault.poll(requests).await;
         let is_known = |observation: &Observation| *observation != Observation::Unknown;
-        left.has_answer |= asks.is_empty() || polled.observations.values().any(is_known);
-        left.secrets.extend(polled.failed);
-        left.retry_in = left.retry_in.into_iter().chain(polled.retry_in).min();
-        for ask in asks {
-            let secret = &ask.secret;
+        remaining.has_answer |= requests.is_empty() || polled.observations.values().any(is_known);
+        remaining.secrets.extend(polled.failed);
+        remaining.retry_in = remaining.retry_in.into_iter().chain(polled.retry_in).min();
+        for request in requests {
+            let secret = &request.secret;
             if polled.late.contains(secret) {
                 self.secrets.is_late(secret);
                 continue;
@@ -275,22 +284,23 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 self.secrets.forget(secret);
                 continue;
             };
-            if self.secrets.take_in(poll, ask, *observation) {
+            if self.secrets.take_in(poll, request, *observation) {
                 debug!(worker = "reloader", "{secret}: the answer is older than what is known");
-                left.secrets.insert(Arc::clone(secret));
-                left.suspects = true;
+                remaining.secrets.insert(Arc::clone(secret));
+                remaining.suspects = true;
             }
         }
     }
 
-    /// Leaves out the workloads that wait for a secret which there was no time to ask for.
+    /// Removes the workloads that wait for a secret that the poll had no time to read.
     fn retain_complete(&mut self, workloads: &mut Vec<IndexedWorkload>) {
         let (tracks, secrets) = (&mut self.workloads.tracks, &self.secrets);
         workloads.retain(|stored| tracks.is_complete(stored, secrets.has_late(stored)));
     }
 
-    /// What is to be asked for again: what was seen long ago of the secrets of workloads that may be due.
-    async fn unconfirmed(&mut self, workloads: &[IndexedWorkload]) -> Vec<ReadRequest> {
+    /// Returns the requests to repeat: those for secrets of workloads that may be due, if the
+    /// secret was observed long ago.
+    async fn requests_to_repeat(&mut self, workloads: &[IndexedWorkload]) -> Vec<ReadRequest> {
         let is_old =
             |stored: &&IndexedWorkload| self.secrets.seen_long_ago(stored).next().is_some();
         let old: Vec<IndexedWorkload> = workloads.iter().filter(is_old).cloned().collect();
@@ -298,57 +308,60 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         let due = self.workloads.may_be_due(&mut self.vault, old, &observed_versions).await;
         let again: HashSet<_> =
             due.iter().flat_map(|stored| self.secrets.seen_long_ago(stored)).collect();
-        let mut asks = self.asks(&due);
-        asks.retain(|ask| again.contains(&ask.secret));
-        asks
+        let mut requests = self.asks(&due);
+        requests.retain(|request| again.contains(&request.secret));
+        requests
     }
 
-    /// Decides about workloads, and reloads those that are due. Answers whether none was due.
-    async fn act(
+    /// Decides about workloads, and reloads those that are due. Returns whether no workload was
+    /// due.
+    async fn decide_and_reload(
         &mut self,
         workloads: &[IndexedWorkload],
         observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
-        left: &mut Remaining,
+        remaining: &mut Remaining,
         shutdown: &CancellationToken,
     ) -> bool {
         let end = Instant::now() + self.workloads.settings.shared.period.max(SHORTEST_TURN);
-        let (due, asking) = self.workloads.decide(workloads, observed_versions, left);
+        let (due, needing_revision) =
+            self.workloads.decide(workloads, observed_versions, remaining);
         let mut is_idle = due.is_empty();
-        self.workloads.reload(due, observed_versions, left, end, shutdown).await;
-        if !asking.is_empty() {
+        self.workloads.reload(due, observed_versions, remaining, end, shutdown).await;
+        if !needing_revision.is_empty() {
             let due = self
                 .workloads
-                .decide_by_revision(&mut self.vault, asking, observed_versions, left)
+                .decide_by_revision(&mut self.vault, needing_revision, observed_versions, remaining)
                 .await;
             is_idle &= due.is_empty();
-            self.workloads.reload(due, observed_versions, left, end, shutdown).await;
+            self.workloads.reload(due, observed_versions, remaining, end, shutdown).await;
         }
-        self.workloads.report_stripped(std::mem::take(&mut left.stripped)).await;
+        self.workloads.report_stripped(std::mem::take(&mut remaining.stripped)).await;
         is_idle
     }
 
-    /// Says what the answers of Vault mean for the workloads that use those secrets, and which workloads are
-    /// over the quota of their namespace; of all that are not among them, that this means nothing any more,
-    /// if these are all.
-    fn tell_owners(
+    /// Sets the findings for the owners of workloads: what Vault's answers mean for their secrets,
+    /// and which workloads are over the quota of their namespace.
+    ///
+    /// If both lists together are all workloads of the server (`are_all`), the findings of its
+    /// other workloads are removed.
+    fn set_findings(
         &self,
         workloads: &[IndexedWorkload],
         over_quota: &[IndexedWorkload],
         are_all: bool,
     ) {
-        let of_secrets = self.vault.notices();
+        let by_secret = self.vault.notices();
         let notices = self.workloads.index.findings();
-        if of_secrets.is_empty() && over_quota.is_empty() && !notices.has_of_vault() {
+        if by_secret.is_empty() && over_quota.is_empty() && !notices.has_of_vault() {
             return;
         }
         let reason = Reason::TooManySecretsInNamespace;
-        let over = Finding::of_notes(&[Note { origin: Origin::Workload, reason }]);
+        let quota_finding = Finding::of_notes(&[Note { origin: Origin::Workload, reason }]);
         for IndexedWorkload { workload, .. } in over_quota {
-            notices.set(&workload.id, &workload.uid, FindingSource::Vault, over.clone());
+            notices.set(&workload.id, &workload.uid, FindingSource::Vault, quota_finding.clone());
         }
         for IndexedWorkload { workload, .. } in workloads {
-            let found =
-                workload.secrets.iter().filter_map(|secret| of_secrets.get(secret).cloned());
+            let found = workload.secrets.iter().filter_map(|secret| by_secret.get(secret).cloned());
             let found = found.take(MOST_NOTICES).collect();
             notices.set(&workload.id, &workload.uid, FindingSource::Vault, found);
         }
@@ -362,26 +375,27 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         }
     }
 
-    /// Each distinct secret of some workloads, in order, with what is known of it.
+    /// Returns one request for each distinct secret of the workloads, in order, with what is known
+    /// of the secret.
     fn asks(&self, workloads: &[IndexedWorkload]) -> Vec<ReadRequest> {
-        let mut asks: BTreeMap<&Arc<SecretId>, ReadRequest> = BTreeMap::new();
+        let mut requests: BTreeMap<&Arc<SecretId>, ReadRequest> = BTreeMap::new();
         for IndexedWorkload { workload, .. } in workloads {
             for secret in workload.watched() {
-                asks.entry(secret).or_insert_with(|| {
+                requests.entry(secret).or_insert_with(|| {
                     let last = self.secrets.last_seen(secret);
                     let not_before = last.map(|version| version.created);
                     ReadRequest { secret: Arc::clone(secret), not_before, may_be_missing: true }
                 });
             }
-            // New pods do not need the former ones.
+            // New pods do not need the former secrets.
             for secret in workload.secrets.iter().filter(|_| !workload.ignore_missing) {
-                asks.entry(secret).and_modify(|ask| ask.may_be_missing = false);
+                requests.entry(secret).and_modify(|request| request.may_be_missing = false);
             }
         }
-        asks.into_values().collect()
+        requests.into_values().collect()
     }
 
-    /// Forgets what is no more.
+    /// Forgets workloads that are gone, and secrets without a reference.
     fn forget(&mut self, snapshot: &Snapshot) {
         let uids: HashSet<&str> = snapshot.workloads.iter().map(|s| &*s.workload.uid).collect();
         self.workloads.tracks.retain(|uid| uids.contains(uid));
@@ -390,17 +404,17 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         self.vault.forget(|secret| index.refers_to(secret));
     }
 
-    /// Says once a period that nothing was to be reloaded, where Vault has answered. In an outage, the
-    /// first answer after it says so.
+    /// Reports once a period that nothing was to be reloaded, if Vault answered. After an outage,
+    /// the report follows the first answer.
     fn report_idle(&mut self, is_full: bool, is_idle: bool, has_answer: bool) {
-        self.owes_idle_line = is_idle && (is_full || self.owes_idle_line);
-        if self.owes_idle_line && has_answer {
-            self.owes_idle_line = false;
+        self.idle_report_due = is_idle && (is_full || self.idle_report_due);
+        if self.idle_report_due && has_answer {
+            self.idle_report_due = false;
             self.workloads.events.emit(&Event::NothingToReload);
         }
     }
 
-    /// Says which namespaces are over their quota, and which are not any more.
+    /// Reports the namespaces that are newly over their quota, and those that are within it again.
     fn report_quota(&mut self, over_quota: &[IndexedWorkload]) {
         if over_quota.is_empty() && self.over_quota.is_empty() {
             return;
@@ -422,7 +436,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         self.over_quota = present.into_keys().collect();
     }
 
-    /// Says when workloads begin to wait for the budget, and when none does any more.
+    /// Reports when workloads begin to wait for the budget, and when none waits any more.
     fn report_budget(&mut self, over_budget: usize) {
         let per_minute = self.workloads.budget.per_minute();
         let events = &self.workloads.events;
@@ -434,21 +448,22 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         self.over_budget = over_budget;
     }
 
-    /// Sets when to come back for what is left.
-    fn pace(&mut self, left: &mut Remaining) {
-        if left.workloads.is_empty() && !left.suspects {
+    /// Sets when to poll again for the remaining work.
+    fn set_retry(&mut self, remaining: &mut Remaining) {
+        if remaining.workloads.is_empty() && !remaining.suspects {
             self.unfinished = 0;
         } else {
-            if left.is_moving {
+            if remaining.is_moving {
                 self.unfinished = 0;
             }
             let mut delay = backoff(self.unfinished);
-            if left.workloads.len() == left.over_budget && !left.suspects {
-                // Their secrets are asked for each time.
+            if remaining.workloads.len() == remaining.over_budget && !remaining.suspects {
+                // Each attempt reads the secrets of these workloads again, so it waits for the
+                // budget.
                 delay = delay.max(self.workloads.budget.pause().min(BUDGET_PAUSE));
             }
             self.unfinished = self.unfinished.saturating_add(1);
-            left.retry_in = Some(left.retry_in.map_or(delay, |retry| retry.min(delay)));
+            remaining.retry_in = Some(remaining.retry_in.map_or(delay, |retry| retry.min(delay)));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Reloading what is due: one PATCH a workload, and on a conflict everything about it anew.
+//! Reloads the workloads that are due, by one PATCH each. After a conflict, the workload is read
+//! and evaluated again.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -26,26 +27,27 @@ use crate::model::secret::SecretId;
 use crate::model::strategy::Rollout;
 use crate::model::workload::{Workload, WorkloadId};
 
-/// PATCHes under way at once: each starts a rollout, and the API server serves others too.
+/// The number of PATCHes under way at once. Each starts a rollout, and the API server has other
+/// clients too.
 const PATCHES_AT_A_TIME: usize = 8;
 
-/// How often a workload that others keep changing is read and decided about anew, before it is left
-/// to the next attempt.
-const CONFLICT_RETRIES: u32 = 5;
+/// How often one attempt tries a workload that others keep changing. The workload is read and
+/// evaluated again after each conflict, and finally left to the next attempt.
+const CONFLICT_TRIES: u32 = 5;
 
-/// How a reload ended.
+/// The outcome of a reload.
 enum Outcome {
     /// The PATCH was answered.
     Reloaded(Reload, Rollout),
-    /// Read anew, there was nothing to do any more.
+    /// The workload was deleted, or was changed and needs no reload any more.
     NotNeeded,
-    /// It did not work.
+    /// The workload could not be read or written.
     Failed(WriteError),
 }
 
 impl Outcome {
-    /// Whether it is certain that no rollout began. Of a request without an answer it is not.
-    fn began_nothing(&self) -> bool {
+    /// Whether certainly no rollout began. A request without an answer may have begun one.
+    fn began_no_rollout(&self) -> bool {
         match self {
             Self::NotNeeded => true,
             Self::Failed(error) => !matches!(error, WriteError::Failed(_)),
@@ -55,20 +57,20 @@ impl Outcome {
 }
 
 impl<C: Cluster> Workloads<C> {
-    /// Reloads workloads, a few at a time, and takes in how each ended as it ends.
+    /// Reloads workloads, a few at a time, and takes in each outcome as it arrives.
     ///
-    /// Where the API server itself turns out not to work, nothing more begins: what is due is left to
-    /// the next tick, which sees first whether it does again. Nobody who was not begun counts as failed.
-    /// After `end` nothing more begins either.
+    /// If the API server itself does not work, no further reload begins. The next tick first checks
+    /// whether the API server works again. A reload that did not begin does not count as failed.
+    /// After `end`, no further reload begins either.
     pub(super) async fn reload(
         &mut self,
         due: Vec<Due>,
         observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
-        left: &mut Remaining,
+        remaining: &mut Remaining,
         end: Instant,
         shutdown: &CancellationToken,
     ) {
-        let mut due = self.in_turn(due);
+        let mut due = self.failed_last(due);
         let writer = Writer {
             index: &self.index,
             cluster: &self.cluster,
@@ -85,7 +87,7 @@ impl<C: Cluster> Workloads<C> {
         }
         let mut under_way = FuturesUnordered::new();
         loop {
-            // What has not begun when this ends is found again by whoever polls next.
+            // The next poll of any replica finds the changes again whose reloads did not begin.
             while under_way.len() < PATCHES_AT_A_TIME
                 && !outage.is_known
                 && !shutdown.is_cancelled()
@@ -102,7 +104,7 @@ impl<C: Cluster> Workloads<C> {
             self.heartbeat.works();
             let Some((stored, cause, outcome)) = under_way.next().await else { break };
             let id = &stored.workload.id;
-            if cause == Cause::Found && outcome.began_nothing() {
+            if cause == Cause::Found && outcome.began_no_rollout() {
                 self.budget.give_back();
             }
             match &outcome {
@@ -112,7 +114,7 @@ impl<C: Cluster> Workloads<C> {
                 Outcome::Failed(WriteError::Failed(_)) => {}
                 Outcome::Failed(_) | Outcome::NotNeeded => outage.see(&Ok(()), writer.events),
                 Outcome::Reloaded(..) => {
-                    left.is_moving = true;
+                    remaining.is_moving = true;
                     outage.see(&Ok(()), writer.events);
                 }
             }
@@ -123,27 +125,27 @@ impl<C: Cluster> Workloads<C> {
             let reload_state = self.tracks.state_mut(uid);
             if reload_state.take_in(&stored.workload, cause, outcome, writer.events, (writer.now)())
             {
-                left.workloads.insert(id.clone());
+                remaining.workloads.insert(id.clone());
             }
         }
-        left.is_moving |= !due.is_empty() && !outage.is_known;
+        remaining.is_moving |= !due.is_empty() && !outage.is_known;
         for due in due {
             if due.cause == Cause::Found {
                 self.budget.give_back();
             }
-            left.workloads.insert(due.stored.workload.id.clone());
+            remaining.workloads.insert(due.stored.workload.id.clone());
         }
     }
 
-    /// Whoever failed before comes last: what makes some fail, and be it by taking long, must not keep
-    /// the others waiting for ever.
-    fn in_turn(&self, mut due: Vec<Due>) -> VecDeque<Due> {
+    /// Puts workloads whose reloads failed last. Whatever makes a reload fail, even a slow request,
+    /// must not keep the other workloads waiting for ever.
+    fn failed_last(&self, mut due: Vec<Due>) -> VecDeque<Due> {
         due.sort_by_cached_key(|due| self.tracks.failures(&due.stored.workload.uid));
         due.into()
     }
 }
 
-/// What reloads have in common.
+/// The values that all reloads of one call share.
 struct Writer<'a, C> {
     index: &'a Index,
     cluster: &'a C,
@@ -161,7 +163,7 @@ impl<C: Cluster> Writer<'_, C> {
         let mut revision = due.revision.clone();
         let id = stored.workload.id.clone();
         self.events.emit(&Event::Reloading { workload: &id, changed, cause: *cause });
-        for _ in 0..CONFLICT_RETRIES {
+        for _ in 0..CONFLICT_TRIES {
             let workload = Arc::clone(&stored.workload);
             let reload = plan::reload(&workload, seen(observed_versions), rules, new_mark());
             match self.cluster.patch(&workload, &reload).await {
@@ -175,40 +177,41 @@ impl<C: Cluster> Writer<'_, C> {
                 Err(error) => return Outcome::Failed(error),
             }
             debug!(worker = "reloader", "{id} was changed meanwhile; reading it and deciding anew");
-            match self.read_anew(&stored).await {
+            match self.read_again(&stored).await {
                 Ok(Some(fresh)) => stored = fresh,
                 Ok(None) => return Outcome::NotNeeded,
                 Err(error) => return Outcome::Failed(error),
             }
-            let has_kept = workload.kept_its_template(&stored.workload);
+            let kept_template = workload.kept_its_template(&stored.workload);
             let is_reloaded = stored.workload.mark != workload.mark
                 || stored.workload.recorded != workload.recorded
-                || !has_kept && workload.has_template_of(&stored.workload);
+                || !kept_template && workload.has_template_of(&stored.workload);
             if is_reloaded {
-                // By another controller; and perhaps somebody took that back, or stripped it. What
-                // that one saw may be newer than what was seen here: the next poll decides.
+                // Another controller reloaded the workload, and that reload may have been taken
+                // back or stripped since. The other controller may have seen newer versions, so the
+                // next poll decides.
                 return Outcome::NotNeeded;
             }
-            if !has_kept {
+            if !kept_template {
                 revision = None;
             }
             let now = (self.now)();
-            let mut asked = LookupState::No;
+            let mut lookup_state = LookupState::No;
             loop {
-                let lookup = asked.lookup(revision.as_ref());
-                let case = DecisionInput {
+                let lookup = lookup_state.lookup(revision.as_ref());
+                let input = DecisionInput {
                     workload: &stored.workload,
                     template_first_poll: stored.template_first_poll,
                     revision: lookup,
                     past,
                 };
-                match plan::decide(&case, seen(observed_versions), rules, now).action {
+                match plan::decide(&input, seen(observed_versions), rules, now).action {
                     Action::Roll(_) => break,
                     Action::AskRevision => {
                         let workload = Arc::clone(&stored.workload);
                         let uid = workload.uid.clone();
                         revision = self.cluster.revisions(&[workload]).await.remove(&uid);
-                        asked = LookupState::Yes;
+                        lookup_state = LookupState::Yes;
                     }
                     Action::Leave | Action::Hold(_) => return Outcome::NotNeeded,
                 }
@@ -217,8 +220,9 @@ impl<C: Cluster> Writer<'_, C> {
         Outcome::Failed(WriteError::Conflict)
     }
 
-    /// Reads a workload that somebody changed. `None` if there is nothing left to reload.
-    async fn read_anew(
+    /// Reads a workload again that another client changed. Returns `None` if nothing is left to
+    /// reload.
+    async fn read_again(
         &self,
         stored: &IndexedWorkload,
     ) -> Result<Option<IndexedWorkload>, WriteError> {
@@ -229,21 +233,23 @@ impl<C: Cluster> Writer<'_, C> {
             Err(error) => return Err(error),
         };
         let read = self.index.read(&manifest, id.kind);
-        // While its sources are not known, it is the collector's: a later poll decides.
+        // While a source of the workload is not known, the collector handles the workload. A later
+        // poll decides.
         let fresh = read.workload.filter(|_| !read.is_waiting);
         let fresh = fresh.filter(|workload| workload.uid == stored.workload.uid);
         Ok(fresh.map(|mut workload| {
-            // No poll has begun after a template that has only just been read.
-            let same = stored.workload.kept_its_template(&workload);
-            if same {
+            // A changed template was read only now, so no poll has begun since.
+            let kept_template = stored.workload.kept_its_template(&workload);
+            if kept_template {
                 workload.take_over_secrets(&stored.workload);
             }
-            let template_first_poll = if same { stored.template_first_poll } else { u64::MAX };
+            let template_first_poll =
+                if kept_template { stored.template_first_poll } else { u64::MAX };
             IndexedWorkload { workload: Arc::new(workload), template_first_poll }
         }))
     }
 
-    /// Whether the API server answers a read of a workload, whatever the answer.
+    /// Reads a workload to learn whether the API server answers. Any answer is `Ok`.
     async fn try_to_read(&self, id: &WorkloadId) -> Result<(), WriteError> {
         match self.cluster.get(id).await {
             Err(error @ WriteError::Failed(_)) => Err(error),
@@ -253,7 +259,7 @@ impl<C: Cluster> Writer<'_, C> {
 }
 
 impl ReloadState {
-    /// Takes in how a reload ended. Answers whether there is something left to do.
+    /// Takes in the outcome of a reload. Returns whether something is left to do.
     fn take_in(
         &mut self,
         workload: &Workload,
@@ -267,7 +273,8 @@ impl ReloadState {
             Outcome::Reloaded(reload, rollout) => {
                 let count = reload.count;
                 events.emit(&Event::Reloaded { workload: id, count, cause, rollout });
-                // Whoever found another mark on it has left it alone.
+                // The PATCH replaced exactly this mark: a workload with another mark is not PATCHed
+                // again.
                 self.past.patched(reload.record, workload.mark.clone());
                 self.failures = 0;
                 self.reported.error = None;
@@ -293,7 +300,7 @@ impl ReloadState {
     }
 }
 
-/// A mark that was never used before.
+/// Returns a mark that was never used before.
 fn new_mark() -> String {
     uuid::Uuid::new_v4().simple().to_string()
 }

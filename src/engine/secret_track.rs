@@ -1,8 +1,8 @@
-//! What the engine knows of each secret: one track a secret.
+//! What the engine knows of each secret: one track per secret.
 //!
-//! A round is a poll of everything, with the polls that finish what it could not. A poll that is cut short
-//! must not make the next polls ask again for what was answered, nor forget that a secret was gone, nor
-//! reload a workload once for each of its secrets.
+//! A round is a full poll with the polls that finish it. After a poll that is cut short, the next
+//! polls must not request answered secrets again, and a missing secret must stay known. A workload
+//! must not be reloaded once for each of its secrets.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,26 +18,26 @@ use crate::index::entries::IndexedWorkload;
 use crate::model::poll::PollNumber;
 use crate::model::secret::{SecretId, Version};
 
-/// An older observation is made again before a workload is reloaded for it. This is the time of two of the
-/// longest polls, so that a server with more secrets than one poll can read makes progress.
+/// An observation older than this is repeated before it reloads a workload. The time is that of two
+/// of the longest polls, so a server with more secrets than one poll can read still makes progress.
 const FRESH: Duration = Duration::from_mins(2);
 
 /// All that the engine knows of one secret.
 #[derive(Debug, Default)]
 struct SecretTrack {
-    /// What this process has seen since its start.
+    /// The observations of this process since its start.
     history: SecretHistory,
-    /// What was observed in this round, and when.
+    /// The observation of this round, with its time.
     observed: Option<(ObservedVersion, Instant)>,
-    /// The same of the last round that observed the secret, if the secret was gone. It counts while the
-    /// secret is late. Few secrets are gone, so it is boxed.
+    /// The observation of the last round that observed the secret, if the secret was gone. It
+    /// counts while the secret is late. Few secrets are gone, so the observation is boxed.
     gone_before: Option<Box<(ObservedVersion, Instant)>>,
-    /// Whether there was no time yet to ask for the secret in this round.
+    /// Whether this round had no time yet to read the secret.
     is_late: bool,
 }
 
 impl SecretTrack {
-    /// Forgets what was observed in this round, unless the secret was gone.
+    /// Forgets the observation of this round, unless the secret was gone.
     fn forget(&mut self) {
         self.observed.take_if(|(observed, _)| observed.observation != Observation::Gone);
     }
@@ -48,7 +48,8 @@ impl SecretTrack {
 
     fn next_round(&mut self) {
         if let Some(observed) = self.observed.take() {
-            // A version that was live need not be the latest that a record holds since.
+            // Only a missing secret is kept: a version that was live may be older than what a
+            // record holds by now.
             let is_gone = observed.0.observation == Observation::Gone;
             self.gone_before = is_gone.then(|| Box::new(observed));
         }
@@ -56,7 +57,7 @@ impl SecretTrack {
     }
 }
 
-/// The tracks of the secrets of one server.
+/// The tracks of all secrets of one server.
 #[derive(Debug, Default)]
 pub(super) struct SecretTracks {
     tracks: HashMap<Arc<SecretId>, SecretTrack>,
@@ -64,7 +65,7 @@ pub(super) struct SecretTracks {
 }
 
 impl SecretTracks {
-    /// Polling resumes after a pause, during which other versions may have been live.
+    /// Resumes polling after a pause, during which other versions may have been live.
     pub(super) fn resume(&mut self) {
         self.times.resume();
         for track in self.tracks.values_mut() {
@@ -72,12 +73,12 @@ impl SecretTracks {
         }
     }
 
-    /// A poll begins. `now` is the time since the start of the engine.
+    /// Begins a poll. `now` is the time since the start of the engine.
     pub(super) fn begin(&mut self, poll: PollNumber, now: Duration) {
         self.times.begin(poll, now);
     }
 
-    /// The next round begins.
+    /// Begins the next round.
     pub(super) fn next_round(&mut self) {
         for track in self.tracks.values_mut() {
             track.next_round();
@@ -94,7 +95,8 @@ impl SecretTracks {
         self.tracks.get(secret)?.history.last_seen()
     }
 
-    /// Removes from `requests` what this round knows already, where a poll finishes the round.
+    /// Removes the requests for secrets that this round has observed, if the poll finishes a round.
+    /// Secrets and workloads to retry keep their requests.
     pub(super) fn narrow(
         &self,
         requests: &mut Vec<ReadRequest>,
@@ -111,8 +113,8 @@ impl SecretTracks {
         });
     }
 
-    /// Takes in the observation of a secret. Returns whether it is an older version than the known one, which
-    /// has to be seen for longer.
+    /// Takes in the observation of a secret. Returns whether its version is older than the known
+    /// version, and must be seen for longer.
     pub(super) fn take_in(
         &mut self,
         poll: PollNumber,
@@ -130,28 +132,28 @@ impl SecretTracks {
         track.history.is_suspect()
     }
 
-    /// Takes in that there was no time to ask for a secret.
+    /// Takes in that the poll had no time to read a secret.
     pub(super) fn is_late(&mut self, secret: &Arc<SecretId>) {
         let track = self.tracks.entry(Arc::clone(secret)).or_default();
-        // An observation of this round is in doubt, since the secret was asked for again.
+        // The secret was to be read again, so its observation of this round is in doubt.
         track.forget();
         track.is_late |= track.observed.is_none();
     }
 
-    /// Takes in that a request for a secret had no result at all.
+    /// Takes in that the request for a secret had no result.
     pub(super) fn forget(&mut self, secret: &SecretId) {
         if let Some(track) = self.tracks.get_mut(secret) {
             track.forget();
         }
     }
 
-    /// Whether there was no time yet to ask for one of a workload's secrets.
+    /// Whether this round had no time yet to read one of a workload's secrets.
     pub(super) fn has_late(&self, stored: &IndexedWorkload) -> bool {
         let is_late = |secret: &Arc<SecretId>| self.tracks.get(secret).is_some_and(|t| t.is_late);
         stored.workload.watched().any(is_late)
     }
 
-    /// Returns those of a workload's secrets that were observed too long ago.
+    /// Returns the secrets of a workload that were observed too long ago.
     pub(super) fn seen_long_ago<'s>(
         &'s self,
         stored: &'s IndexedWorkload,
@@ -162,7 +164,7 @@ impl SecretTracks {
         secrets.filter(move |secret| self.known(secret).is_some_and(|(_, at)| is_old(at)))
     }
 
-    /// Returns what is known of the secrets of some workloads, whenever it was observed.
+    /// Returns what is known of the secrets of workloads, however old the observations are.
     pub(super) fn observed_versions(
         &self,
         workloads: &[IndexedWorkload],
@@ -177,7 +179,7 @@ impl SecretTracks {
     }
 }
 
-/// Looks up what was observed of a secret.
+/// Returns a function that looks up the observed version of a secret.
 pub(super) fn seen(
     observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
 ) -> impl Fn(&Arc<SecretId>) -> ObservedVersion + '_ {
@@ -206,7 +208,7 @@ mod tests {
         take_in(&mut tracks, &a, Observation::Gone);
         tracks.next_round();
         assert_eq!(known_if_late(&mut tracks), Some(Observation::Gone));
-        // It is late once more.
+        // The secret is late again.
         tracks.next_round();
         assert_eq!(tracks.known(&a), None, "it need not be late");
         assert_eq!(known_if_late(&mut tracks), Some(Observation::Gone));
@@ -217,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_track_is_small() {
-        // There is one for each of tens of thousands of secrets.
+        // There is one track for each of tens of thousands of secrets.
         assert!(size_of::<SecretTrack>() <= 256, "{}", size_of::<SecretTrack>());
     }
 }

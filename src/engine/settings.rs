@@ -1,4 +1,4 @@
-//! What the reloader is told when it is made: the operator's settings, and the clocks.
+//! The settings and clocks that a reloader is created with.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,24 +7,24 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::decide::clock::ServerClock;
 
-/// What the operator set.
+/// The settings of one reloader.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The server whose workloads it reloads: the name of its connection.
+    /// The server whose workloads are reloaded: the name of its connection.
     pub server: Arc<str>,
     /// See [`Rules::ignore_missing`](crate::decide::plan::Rules::ignore_missing).
     pub ignore_missing: bool,
-    /// What is the same for all servers.
+    /// The settings that all servers share.
     pub shared: SharedSettings,
 }
 
-/// What the engines of all servers have in common.
+/// The settings that the engines of all servers share.
 #[derive(Clone, Debug)]
 pub struct SharedSettings {
     /// The time between two polls.
     pub period: Duration,
-    /// The first poll begins at a random time within this: many that start at once, after an outage,
-    /// do not arrive at Vault at once.
+    /// The first poll begins at a random time within this. Many controllers that start at once, for
+    /// example after an outage, then do not reach Vault at once.
     pub start_within: Duration,
     /// See [`Rules::settle`](crate::decide::plan::Rules::settle).
     pub settle: SignedDuration,
@@ -32,15 +32,15 @@ pub struct SharedSettings {
     pub ignore_versions_before: Option<Timestamp>,
 }
 
-/// The clocks: those of the two servers, for comparing times of the one with times of the other,
-/// and our own.
+/// The clocks of both servers, whose times are compared with each other, and the controller's own
+/// clock.
 #[derive(Clone, Debug)]
 pub struct Clocks {
-    /// The Vault server's.
+    /// The clock of the Vault server.
     pub vault: Arc<ServerClock>,
-    /// The API server's.
+    /// The clock of the API server.
     pub cluster: Arc<ServerClock>,
-    /// The present by our own clock.
+    /// Returns the present by the controller's own clock.
     pub now: fn() -> Timestamp,
 }
 

@@ -1,5 +1,5 @@
-//! What the engine knows of each workload while the process runs: one track a workload. All of it may be
-//! lost: the records on the workloads say what matters.
+//! What the engine knows of each workload while the process runs: one track per workload. All of it
+//! may be lost, because the records on the workloads hold what matters.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,28 +13,29 @@ use crate::model::secret::SecretId;
 /// All that the engine knows of one workload.
 #[derive(Default)]
 pub(super) struct WorkloadTrack {
-    /// What was done and reported. Few workloads have it, so it is boxed.
+    /// The reloads and reports of the workload. Few workloads have a state, so it is boxed.
     pub(super) state: Option<Box<ReloadState>>,
-    /// The revision that was asked for, with the first poll of the template then. A template that was
-    /// replaced and put back is another. After a start, each workload has one.
+    /// The revision that was looked up, with the first poll of the template at that time. A
+    /// template that was replaced and put back counts as another template. After a start, each
+    /// workload has a revision.
     revision: Option<(PollNumber, Revision)>,
-    /// Whether it waits in this round for a secret that there was no time to ask for.
+    /// Whether the workload waits for a secret that this round had no time to read.
     is_waiting: bool,
-    /// Whether it has waited in the round before, and waits no longer.
+    /// Whether the workload waited in the round before, and waits no longer.
     is_overdue: bool,
 }
 
-/// What was done about a workload, and what was reported of it.
+/// The reloads of a workload, and the reports about it.
 #[derive(Default)]
 pub(super) struct ReloadState {
     pub(super) past: ReloadHistory,
     pub(super) failures: u32,
-    /// How often in a row it waited for its controller.
+    /// How often in a row the workload waited for its controller.
     pub(super) waits: u32,
     pub(super) reported: Reported,
 }
 
-/// What was reported of a workload, so that each change is reported once.
+/// The last reports about a workload, so that each change is reported once.
 #[derive(Default, PartialEq, Eq)]
 pub(super) struct Reported {
     pub(super) hold: Option<Hold>,
@@ -42,17 +43,17 @@ pub(super) struct Reported {
     pub(super) error: Option<WriteError>,
 }
 
-/// The tracks of the workloads of one server, by uid.
+/// The tracks of all workloads of one server, by uid.
 #[derive(Default)]
 pub(super) struct WorkloadTracks(HashMap<Box<str>, WorkloadTrack>);
 
 impl WorkloadTracks {
-    /// Returns the state of a workload, if anything was done about it or reported of it.
+    /// Returns the state of a workload, if it has one.
     pub(super) fn state(&self, uid: &str) -> Option<&ReloadState> {
         self.0.get(uid)?.state.as_deref()
     }
 
-    /// Returns the state of a workload, which begins now if there is none.
+    /// Returns the state of a workload. Creates the state if there is none.
     pub(super) fn state_mut(&mut self, uid: &str) -> &mut ReloadState {
         self.track(uid).state.get_or_insert_default()
     }
@@ -62,7 +63,7 @@ impl WorkloadTracks {
         self.state(uid).map_or(0, |state| state.failures)
     }
 
-    /// Returns the revision of a workload's present template, if it was asked for.
+    /// Returns the revision of a workload's present template, if it was looked up.
     pub(super) fn revision(&self, stored: &IndexedWorkload) -> Option<&Revision> {
         let (first_poll, revision) = self.0.get(&stored.workload.uid)?.revision.as_ref()?;
         (*first_poll == stored.template_first_poll).then_some(revision)
@@ -81,8 +82,9 @@ impl WorkloadTracks {
         }
     }
 
-    /// Whether a workload can be decided about: all its secrets had their turn, or it has waited for that
-    /// long enough. A workload that waits in each round is decided about in each round but the first.
+    /// Returns whether a workload can be decided about: all its secrets were read, or it waited for
+    /// long enough. A workload that waits in every round is decided about in every round but the
+    /// first.
     pub(super) fn is_complete(&mut self, stored: &IndexedWorkload, has_late: bool) -> bool {
         let uid = &stored.workload.uid;
         if has_late {
@@ -96,14 +98,14 @@ impl WorkloadTracks {
         true
     }
 
-    /// The next round begins.
+    /// Begins the next round.
     pub(super) fn next_round(&mut self) {
         for track in self.0.values_mut() {
             track.is_overdue = std::mem::take(&mut track.is_waiting);
         }
     }
 
-    /// Forgets the workloads that are no more.
+    /// Forgets the workloads that are gone.
     pub(super) fn retain(&mut self, is_present: impl Fn(&str) -> bool) {
         self.0.retain(|uid, _| is_present(uid));
     }

@@ -1,5 +1,5 @@
-//! The workloads as the reloader handles them: the cluster that they are in, what is remembered of
-//! each, and how many may be reloaded.
+//! The workloads as the reloader handles them: their cluster, the memory of each workload, and the
+//! limit on reloads.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::heartbeat::Heartbeat;
 use crate::index::Index;
 use crate::rollouts::budget::Budget;
 
-/// What it takes to decide about workloads, and to reload them.
+/// The parts that decide about workloads and reload them.
 pub(super) struct Workloads<C> {
     pub(super) index: Arc<Index>,
     pub(super) cluster: C,
@@ -29,7 +29,7 @@ pub(super) struct Workloads<C> {
 }
 
 impl<C> Workloads<C> {
-    /// The rules of the next decision.
+    /// Returns the rules of the next decision.
     pub(super) fn rules(&self) -> Rules {
         let Clocks { vault, cluster, now } = &self.clocks;
         Rules {

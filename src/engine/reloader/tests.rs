@@ -1,5 +1,5 @@
-//! The loop against a Vault and a cluster that do as they are told, for sequences of calls that a
-//! real server cannot be made to produce at will.
+//! Tests of the loop against a fake Vault and a fake cluster, for sequences of calls that a real
+//! server cannot be made to produce at will.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard};
@@ -37,24 +37,24 @@ mod settling;
 mod stuck;
 mod told;
 
-/// What both fakes share with the test.
+/// The state that both fakes share with the test.
 #[derive(Default)]
 struct World {
-    /// The live version of each path; a path that is not here is unknown, and its failure passes.
+    /// The live version of each path. A path without one is unknown, and its failure may pass.
     live: BTreeMap<String, Version>,
     /// The paths of secrets that were deleted.
     gone: BTreeSet<String>,
-    /// Whether Vault cannot be asked at all.
+    /// Whether Vault cannot be reached at all.
     is_out: bool,
-    /// The paths for which there is no time.
+    /// The paths that a poll has no time to read.
     are_late: BTreeSet<String>,
-    /// The paths that the last poll asked for.
+    /// The paths that the last poll requested.
     asked: Vec<String>,
     /// The workloads as the API server has them.
     objects: BTreeMap<String, Manifest>,
-    /// What the next PATCHes meet, before they are applied, or after.
+    /// The faults of the next PATCHes, before or after the PATCH is applied.
     faults: VecDeque<Fault>,
-    /// Whether the API server works no more.
+    /// Whether the API server fails all PATCHes and reads of workloads.
     is_down: bool,
     /// The workloads whose PATCHes hang until the API server gives up, and fail.
     hanging: BTreeSet<String>,
@@ -65,23 +65,25 @@ struct World {
     patches: u32,
     gets: u32,
     lookups: u32,
-    /// How often Vault was asked for its time, and what it tells whom.
+    /// How often Vault's time was read, and the clock that notes this time, with the time that
+    /// Vault shows.
     clock_reads: u32,
     on_clock: Option<(Arc<ServerClock>, Timestamp)>,
-    /// Whose `Date` headers are noted, by a clock that agrees with the controller's.
+    /// The clock that notes `Date` headers of the API server, which agree with the controller's
+    /// clock.
     cluster_clock: Option<Arc<ServerClock>>,
     rests: u32,
-    /// When each revision was made; long after all rotations, unless it is given.
+    /// When each revision was created. By default, long after all rotations.
     revised: Option<Timestamp>,
-    /// When those that are asked for after the next look-up were made, if not then.
+    /// When the revisions after the next look-up were created, if they differ.
     revised_next: Option<Timestamp>,
     /// Whether there are no revisions at all.
     without_revisions: bool,
-    /// How many PATCHes were sent each time that somebody was asked for.
+    /// The number of PATCHes before each look-up of a last writer.
     patches_before_writers: Vec<u32>,
-    /// What was told, of what an operator is to know.
+    /// The reports that an operator sees.
     told: Vec<String>,
-    /// How often it was told that there is nothing to reload.
+    /// How often the reloader reported that nothing is to be reloaded.
     idle: u32,
     token: Option<CancellationToken>,
 }
@@ -90,13 +92,13 @@ struct World {
 const HANGS_FOR: Duration = Duration::from_secs(10);
 
 enum Fault {
-    /// Refused by an admission policy.
+    /// An admission policy refuses the PATCH.
     Refused,
-    /// Applied, and the answer is lost.
+    /// The PATCH is applied, and the answer is lost.
     AnswerLost,
-    /// Somebody else writes first, in this way.
+    /// Another client writes first, in this way.
     WrittenBefore(fn(&mut Manifest)),
-    /// The process is told to end, while this PATCH is under way.
+    /// The process is told to end while this PATCH is under way.
     Shutdown,
 }
 
@@ -119,7 +121,7 @@ impl Fake {
         world.gone.insert(path.to_owned());
     }
 
-    /// The number of PATCHes and of GETs.
+    /// Returns the number of PATCHes and of GETs.
     fn requests(&self) -> (u32, u32) {
         let world = self.world();
         (world.patches, world.gets)
@@ -133,29 +135,29 @@ impl Fake {
 }
 
 impl Vault for Fake {
-    async fn poll(&mut self, asks: &[ReadRequest]) -> PollResult {
+    async fn poll(&mut self, requests: &[ReadRequest]) -> PollResult {
         let mut world = self.world();
-        world.asked = asks.iter().map(|ask| ask.secret.path.to_string()).collect();
+        world.asked = requests.iter().map(|request| request.secret.path.to_string()).collect();
         world.asked.sort();
         let mut polled = PollResult::default();
         if world.is_out {
-            polled.failed = asks.iter().map(|ask| Arc::clone(&ask.secret)).collect();
+            polled.failed = requests.iter().map(|request| Arc::clone(&request.secret)).collect();
             polled.retry_in = Some(Duration::from_secs(1));
             return polled;
         }
-        for ask in asks {
-            let live = world.live.get(&*ask.secret.path);
-            let is_gone = world.gone.contains(&*ask.secret.path);
+        for request in requests {
+            let live = world.live.get(&*request.secret.path);
+            let is_gone = world.gone.contains(&*request.secret.path);
             let missing = if is_gone { Observation::Gone } else { Observation::Unknown };
-            let is_late = world.are_late.contains(&*ask.secret.path);
+            let is_late = world.are_late.contains(&*request.secret.path);
             let live = live.filter(|_| !is_late);
             let observation = live.map_or(missing, |v| Observation::Live(*v));
             if is_late {
-                polled.late.insert(Arc::clone(&ask.secret));
+                polled.late.insert(Arc::clone(&request.secret));
             }
-            polled.observations.insert(Arc::clone(&ask.secret), observation);
+            polled.observations.insert(Arc::clone(&request.secret), observation);
             if live.is_none() && !is_gone {
-                polled.failed.push(Arc::clone(&ask.secret));
+                polled.failed.push(Arc::clone(&request.secret));
                 polled.retry_in = Some(Duration::from_secs(1));
             }
         }
@@ -300,7 +302,7 @@ impl Sink for Fake {
     }
 }
 
-/// After the first version of each secret, and before the second.
+/// Returns a time after the first version of each secret, and before the second.
 fn between_the_versions() -> Timestamp {
     second(1_000_001) + SignedDuration::from_millis(500)
 }
@@ -310,7 +312,7 @@ fn touch(object: &mut Manifest) {
     object.resource_version = (number + 1).to_string();
 }
 
-/// A reloader with a full index, of workloads that each refer to some paths.
+/// A reloader with a complete index. Each workload refers to some paths.
 struct Bench {
     fake: Fake,
     index: Arc<Index>,
@@ -323,12 +325,12 @@ impl Bench {
         Self::with(Servers::default(), workloads)
     }
 
-    /// The same, with servers, and rules about their paths.
+    /// Like [`Self::new`], with servers and rules about their paths.
     fn with(servers: Servers, workloads: &[(&str, &[&str])]) -> Self {
         Self::with_index(Index::new(servers, ReadableSources::default()), workloads)
     }
 
-    /// The same, with the workloads in an index that is empty yet.
+    /// Like [`Self::new`], with the workloads in a given index, which is still empty.
     fn with_index(index: Index, workloads: &[(&str, &[&str])]) -> Self {
         let (fake, index) = (Fake::default(), Arc::new(index));
         let shutdown = CancellationToken::new();
@@ -375,26 +377,26 @@ impl Bench {
         bench
     }
 
-    /// A reloader with so many workloads, all of which refer to the same path.
+    /// Like [`Self::new`], with this number of workloads, which all refer to the same path.
     fn of(count: usize) -> Self {
         let names: Vec<String> = (0..count).map(|number| format!("web-{number}")).collect();
         Self::new(&names.iter().map(|name| (name.as_str(), &["a"][..])).collect::<Vec<_>>())
     }
 
-    /// How often all of them were reloaded.
+    /// Returns the number of reloads of all workloads.
     fn reloads(&self) -> u64 {
         let names: Vec<String> = self.fake.world().objects.keys().cloned().collect();
         names.iter().map(|name| self.fake.count(name)).sum()
     }
 
-    /// Lets the index see the objects as they are.
+    /// Lets the index see the present objects.
     fn watch(&self) {
         for object in self.fake.world().objects.values() {
             self.index.apply(object.clone(), Kind::DEPLOYMENT);
         }
     }
 
-    /// The index sees an object that names a ConfigMap which was not read yet.
+    /// Lets the index see an object that names a ConfigMap which was not read yet.
     fn name_a_config_map(&self, name: &str) {
         let mut object = self.fake.world().objects[name].clone();
         let source = SourceName { kind: SourceKind::ConfigMap, name: "m".to_owned() };
@@ -403,7 +405,7 @@ impl Bench {
         self.index.apply(object, Kind::DEPLOYMENT);
     }
 
-    /// Somebody changes an object.
+    /// Lets another client change an object.
     fn write(&self, name: &str, write: impl FnOnce(&mut Manifest)) {
         let mut world = self.fake.world();
         let object = world.objects.get_mut(name).unwrap();
@@ -413,7 +415,7 @@ impl Bench {
         self.watch();
     }
 
-    /// The owner of an object puts its template back, and leaves the record.
+    /// Lets the owner of an object put its template back. The record remains.
     fn put_template_back(&self, name: &str) {
         self.fake.world().revised = Some(between_the_versions());
         self.write(name, |object| {
@@ -422,7 +424,7 @@ impl Bench {
         });
     }
 
-    /// Another controller has rolled out a version.
+    /// Lets another controller roll out a version.
     fn reload_by_another(&self, name: &str, path: &str, number: u64) {
         self.write(name, |object| {
             let created = 1_000_000 + i64::try_from(number).unwrap();
@@ -436,7 +438,7 @@ impl Bench {
         });
     }
 
-    /// Polls, and answers what was told of it.
+    /// Polls, and returns the reports.
     async fn told(&mut self) -> Vec<String> {
         self.poll().await;
         std::mem::take(&mut self.fake.world().told)
@@ -470,15 +472,15 @@ async fn an_answer_that_is_lost_rolls_once() {
     bench.poll().await;
     bench.fake.rotate("a", 2);
     bench.fake.world().faults.push_back(Fault::AnswerLost);
-    let left = bench.poll().await;
-    assert!(left.retry_in.is_some());
-    // The index has not seen it yet; the precondition of the PATCH is what tells.
+    let remaining = bench.poll().await;
+    assert!(remaining.retry_in.is_some());
+    // The index has not seen the reload yet. The precondition of the PATCH detects it.
     bench.reloader.workloads.tracks.clear();
     bench.poll().await;
     bench.watch();
     bench.poll().await;
     assert_eq!(bench.fake.count("web"), 1);
-    // One read to see whether the API server works, one since the workload is not as it was.
+    // One read checks whether the API server works. The other follows the conflict.
     assert_eq!(bench.fake.requests(), (2, 2));
 }
 
@@ -487,7 +489,7 @@ async fn a_conflict_is_read_and_decided_anew() {
     let mut bench = Bench::new(&[("web", &["a"]), ("api", &["a"])]);
     bench.poll().await;
     bench.fake.rotate("a", 2);
-    // One is only touched; the other refers to the secret no more.
+    // One workload is only touched. The other no longer refers to the secret.
     bench.fake.world().faults.extend([
         Fault::WrittenBefore(|_| {}),
         Fault::WrittenBefore(|object| {
@@ -509,22 +511,22 @@ async fn what_is_read_after_a_conflict_is_under_the_same_path_rules() {
     let mut bench = Bench::with(servers, &[("web", &["a"])]);
     bench.poll().await;
     bench.fake.rotate("a", 2);
-    // It comes to refer to a secret that it may not refer to.
+    // The workload now refers to a secret that the path rules forbid.
     bench.fake.world().faults.push_back(Fault::WrittenBefore(|object| {
         object.containers[0].variables.push(EnvVar::literal("B", "vault:b#k"));
     }));
     bench.poll().await;
     assert_eq!(bench.fake.count("web"), 1);
     assert_eq!(bench.fake.requests(), (2, 1));
-    // Neither what was read, nor what the PATCH was answered, brings it into the index.
+    // Neither the read nor the answer to the PATCH brings the secret into the index.
     bench.poll().await;
     assert_eq!(bench.fake.world().asked, ["a"]);
 }
 
 #[tokio::test]
 async fn what_another_controller_reloaded_meanwhile_is_left_to_the_next_poll() {
-    // Its reload was taken back before the object is read anew, and the record is still there; or is
-    // not, and nothing but the count of changes tells.
+    // The other controller's reload was taken back before the object is read again. Either the
+    // record is still there, or only the generation shows the reload.
     let writes: [fn(&mut Manifest); 2] = [
         |object| {
             let (uid, mark) = (object.uid.clone(), "theirs".to_owned());
@@ -539,12 +541,12 @@ async fn what_another_controller_reloaded_meanwhile_is_left_to_the_next_poll() {
         let mut bench = Bench::new(&[("web", &["a"])]);
         bench.poll().await;
         bench.fake.rotate("a", 2);
-        // By the clock it would be a change.
+        // By the clock this is a change.
         bench.fake.world().revised = Some(between_the_versions());
         bench.fake.world().faults.push_back(Fault::WrittenBefore(write));
-        let left = bench.poll().await;
+        let remaining = bench.poll().await;
         assert_eq!(bench.fake.requests(), (1, 1));
-        assert_eq!(left.workloads.len(), 1, "it is looked at again");
+        assert_eq!(remaining.workloads.len(), 1, "it is looked at again");
     }
 }
 
@@ -552,7 +554,7 @@ async fn what_another_controller_reloaded_meanwhile_is_left_to_the_next_poll() {
 async fn a_version_earlier_than_what_another_has_recorded_is_asked_for_again() {
     let mut bench = Bench::new(&[("web", &["a"])]);
     bench.poll().await;
-    // Here a standby still shows version 1.
+    // A standby still shows version 1 to this controller.
     bench.reload_by_another("web", "a", 2);
     bench.poll().await;
     assert_eq!(bench.fake.requests(), (0, 0));
@@ -567,7 +569,7 @@ async fn a_redeploy_under_the_hands_of_a_reload_is_judged_by_its_own_revision() 
     bench.poll().await;
     let lookups = bench.fake.world().lookups;
     bench.fake.rotate("a", 2);
-    // The fake makes its revision long after the rotation.
+    // The fake creates the revision long after the rotation.
     let redeploy = Fault::WrittenBefore(|object| object.template += 1);
     bench.fake.world().faults.push_back(redeploy);
     bench.poll().await;
@@ -581,15 +583,15 @@ async fn a_refused_patch_waits_and_the_others_go_on() {
     bench.poll().await;
     bench.fake.rotate("a", 2);
     bench.fake.world().faults.push_back(Fault::Refused);
-    let left = bench.poll().await;
-    assert_eq!(left.workloads.len(), 1);
-    assert_eq!(left.retry_in, Some(Duration::from_secs(1)));
+    let remaining = bench.poll().await;
+    assert_eq!(remaining.workloads.len(), 1);
+    assert_eq!(remaining.retry_in, Some(Duration::from_secs(1)));
     assert_eq!(bench.fake.count("web") + bench.fake.count("api"), 1);
-    // At once it is not tried again.
-    let left = bench.poll().await;
+    // The PATCH is not tried again at once.
+    let remaining = bench.poll().await;
     assert_eq!(bench.fake.world().patches, 2);
-    assert_eq!((left.workloads.len(), left.retry_in), (1, Some(Duration::from_secs(2))));
-    // Its time comes.
+    assert_eq!((remaining.workloads.len(), remaining.retry_in), (1, Some(Duration::from_secs(2))));
+    // The back-off ends.
     for reload_state in bench.reloader.workloads.tracks.states_mut() {
         reload_state.past.retry_at = reload_state.past.retry_at.map(|_| second(0));
     }
@@ -601,13 +603,13 @@ async fn a_refused_patch_waits_and_the_others_go_on() {
 async fn what_could_not_be_read_is_asked_for_alone() {
     let mut bench = Bench::new(&[("web", &["a"]), ("api", &["b"])]);
     bench.fake.world().live.remove("b");
-    let left = bench.poll().await;
-    assert!(left.retry_in.is_some());
-    let scope = PollScope::Remaining { workloads: left.workloads, secrets: left.secrets };
+    let remaining = bench.poll().await;
+    assert!(remaining.retry_in.is_some());
+    let scope = PollScope::Remaining { workloads: remaining.workloads, secrets: remaining.secrets };
     bench.fake.rotate("b", 1);
-    let left = bench.reloader.tick(scope, &bench.shutdown).await;
+    let remaining = bench.reloader.tick(scope, &bench.shutdown).await;
     assert_eq!(bench.fake.world().asked, ["b"]);
-    assert!(left.retry_in.is_none());
+    assert!(remaining.retry_in.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -616,12 +618,12 @@ async fn a_version_older_than_what_was_seen_rolls_once_nothing_else_is_seen_for_
     bench.fake.rotate("a", 5);
     bench.poll().await;
     bench.fake.rotate("a", 4);
-    let left = bench.poll().await;
-    assert_eq!(left.retry_in, Some(Duration::from_secs(1)), "it is asked for again soon");
+    let remaining = bench.poll().await;
+    assert_eq!(remaining.retry_in, Some(Duration::from_secs(1)), "it is asked for again soon");
     assert_eq!(bench.fake.count("web"), 0);
     let scope = || PollScope::Remaining {
-        workloads: left.workloads.clone(),
-        secrets: left.secrets.clone(),
+        workloads: remaining.workloads.clone(),
+        secrets: remaining.secrets.clone(),
     };
     let almost = Duration::from_secs(29);
     tokio::time::advance(almost).await;
@@ -632,7 +634,8 @@ async fn a_version_older_than_what_was_seen_rolls_once_nothing_else_is_seen_for_
     assert_eq!((bench.fake.count("web"), again.retry_in), (1, None));
 }
 
-/// A workload that has a later version on record than there is, and one that has none.
+/// Returns a bench with two workloads. One has a later version on record than Vault has, the other
+/// has no record.
 fn beside_a_later_record() -> Bench {
     let bench = Bench::new(&[("web", &["a"]), ("api", &["a"])]);
     let versions = [(secret("a").hash64(), version(9, 253_402_207_200))].into_iter().collect();
@@ -651,10 +654,15 @@ async fn what_one_workload_has_on_record_is_no_matter_of_the_others() {
     let mut bench = beside_a_later_record();
     bench.poll().await;
     let workloads = bench.index.begin_poll(DEFAULT_CONNECTION).workloads;
-    let asks = bench.reloader.asks(&workloads);
-    assert_eq!(asks[0].not_before, Some(second(1_000_001)), "its answers are no older than known");
+    let requests = bench.reloader.asks(&workloads);
+    assert_eq!(
+        requests[0].not_before,
+        Some(second(1_000_001)),
+        "its answers are no older than known"
+    );
     assert_eq!(bench.reloads(), 0);
-    // It is a restored storage, for all that can be known, once nothing else was seen for a while.
+    // As far as the controller can know, this is a restored storage once nothing else was seen for
+    // a while.
     tokio::time::advance(BELIEVED_AFTER).await;
     bench.poll().await;
     assert_eq!(["web", "api"].map(|name| bench.fake.count(name)), [1, 0]);
@@ -681,7 +689,6 @@ async fn what_was_written_and_stripped_is_left_alone() {
     let mut bench = Bench::new(&[("web", &["a"])]);
     bench.poll().await;
     bench.fake.rotate("a", 2);
-    // Made before the rotation, so that the clock speaks for a change.
     bench.reloader.workloads.tracks.clear();
     bench.poll().await;
     assert_eq!(bench.fake.count("web"), 1);
@@ -697,6 +704,7 @@ async fn what_was_written_and_stripped_is_left_alone() {
         bench.watch();
         let kind = Kind::DEPLOYMENT;
         let id = WorkloadId { kind, namespace: "shop".into(), name: "web".into() };
+        // Created before the rotation, so the clock speaks for a change.
         let revision = Revision { created: second(1_000_001), copies: Arc::new([]) };
         let stored = bench.index.get(&id).unwrap();
         bench.reloader.workloads.tracks.keep_revision(&stored, revision);

@@ -1,10 +1,10 @@
-//! Who does not lead does nothing, and who leads no more begins nothing more.
+//! A replica that does not lead does nothing. A replica that no longer leads begins nothing more.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 
-/// How often Vault was polled, and how often the session was closed.
+/// A Vault that counts polls and closed sessions.
 #[derive(Clone, Default)]
 struct Counted {
     fake: Fake,
@@ -13,9 +13,9 @@ struct Counted {
 }
 
 impl Vault for Counted {
-    async fn poll(&mut self, asks: &[ReadRequest]) -> PollResult {
+    async fn poll(&mut self, requests: &[ReadRequest]) -> PollResult {
         self.polls.fetch_add(1, Ordering::Relaxed);
-        self.fake.poll(asks).await
+        self.fake.poll(requests).await
     }
 
     async fn read_clock(&mut self) {
@@ -39,7 +39,7 @@ impl Counted {
     }
 }
 
-/// Runs a reloader, which polls once a minute, beside what the test does, and to its end.
+/// Runs a reloader that polls once a minute beside a test, until the test ends.
 async fn run(bench: Bench, leadership: Leadership, test: impl AsyncFnOnce(Counted)) -> Counted {
     let Bench { fake, index, reloader, shutdown } = bench;
     for kind in Kind::ALL {
@@ -78,7 +78,7 @@ async fn who_does_not_lead_asks_nothing_and_who_leads_polls_at_once() {
         lead();
         soon().await;
         assert_eq!(counted.counts(), (1, 0));
-        // Renewed for two minutes and a half, at the end of which nobody says anything.
+        // The claim is renewed for two and a half minutes, and then not any more.
         for _ in 0..30 {
             sleep(Duration::from_secs(5)).await;
             lead();
@@ -114,7 +114,7 @@ async fn a_hundred_replicas_that_start_at_once_do_not_come_in_the_same_second() 
         })
         .await;
     }
-    // Ten a second on average; three times that has odds of one in a million.
+    // The average is ten a second. Three times that has odds of one in a million.
     assert!(seconds.iter().all(|count| *count < 30), "{seconds:?}");
 }
 
@@ -150,7 +150,8 @@ async fn nothing_new_begins_once_the_claim_has_ended() {
     bench.fake.rotate("a", 2);
     let (candidacy, leadership) = election_channel();
     bench.reloader.workloads.leadership = leadership;
-    // Nobody has told it: it was frozen, say, and the time is over.
+    // Nothing tells the reloader that its claim ended. The process may have been frozen, for
+    // example.
     candidacy.say(Claim::Until(Instant::now()));
     bench.poll().await;
     assert_eq!(bench.fake.world().patches, 0);

@@ -1,11 +1,12 @@
-//! Rounds: a poll that is cut short, and those that finish it.
+//! Rounds: a poll that is cut short, and the polls that finish it.
 
 use super::*;
 
 impl Bench {
-    /// A poll of what the last one could not finish.
-    async fn go_on(&mut self, left: Remaining) -> Remaining {
-        let scope = PollScope::Remaining { workloads: left.workloads, secrets: left.secrets };
+    /// Polls for the work that the last poll did not finish.
+    async fn go_on(&mut self, remaining: Remaining) -> Remaining {
+        let scope =
+            PollScope::Remaining { workloads: remaining.workloads, secrets: remaining.secrets };
         self.reloader.tick(scope, &self.shutdown).await
     }
 }
@@ -16,14 +17,14 @@ async fn what_was_answered_is_not_asked_for_again() {
     for late in ["b", "c"] {
         bench.fake.world().live.remove(late);
     }
-    let left = bench.poll().await;
+    let remaining = bench.poll().await;
     bench.fake.rotate("b", 1);
-    let left = bench.go_on(left).await;
+    let remaining = bench.go_on(remaining).await;
     assert_eq!(bench.fake.world().asked, ["b", "c"]);
     bench.fake.rotate("c", 1);
-    let left = bench.go_on(left).await;
+    let remaining = bench.go_on(remaining).await;
     assert_eq!(bench.fake.world().asked, ["c"]);
-    assert!(left.retry_in.is_none());
+    assert!(remaining.retry_in.is_none());
     bench.poll().await;
     assert_eq!(bench.fake.world().asked, ["a", "b", "c", "d"]);
 }
@@ -34,12 +35,12 @@ async fn that_a_secret_is_gone_holds_its_workload_while_others_are_late() {
     bench.poll().await;
     bench.fake.delete("a");
     bench.fake.world().are_late.insert("b".to_owned());
-    let left = bench.poll().await;
+    let remaining = bench.poll().await;
     bench.fake.world().are_late.clear();
-    // By the next slice nothing is to be had of the one that is gone.
+    // The next poll gets no answer for the secret that is gone.
     bench.fake.world().gone.remove("a");
     bench.fake.rotate("b", 2);
-    bench.go_on(left).await;
+    bench.go_on(remaining).await;
     assert_eq!(bench.fake.count("web"), 0);
 }
 
@@ -50,10 +51,10 @@ async fn a_workload_is_reloaded_once_all_its_secrets_had_their_turn() {
     bench.fake.rotate("a", 2);
     bench.fake.rotate("b", 2);
     bench.fake.world().are_late.insert("b".to_owned());
-    let left = bench.poll().await;
+    let remaining = bench.poll().await;
     assert_eq!(["web", "api"].map(|name| bench.fake.count(name)), [0, 1]);
     bench.fake.world().are_late.clear();
-    bench.go_on(left).await;
+    bench.go_on(remaining).await;
     assert_eq!(["web", "api"].map(|name| bench.fake.count(name)), [1, 1]);
 }
 
@@ -65,13 +66,13 @@ async fn a_workload_of_which_some_secret_is_always_late_is_not_forgotten() {
     bench.fake.world().are_late.insert("b".to_owned());
     bench.poll().await;
     assert_eq!(bench.fake.count("web"), 0);
-    // The period is over, and it is late again.
+    // The period is over, and the secret is late again.
     bench.poll().await;
     assert_eq!(bench.fake.count("web"), 1);
 }
 
 impl Bench {
-    /// A poll of everything, in which there is no time for one of the secrets.
+    /// Runs a full poll that has no time for one of the secrets.
     async fn poll_without(&mut self, late: &str) {
         self.fake.world().are_late = [late.to_owned()].into();
         self.poll().await;
@@ -122,25 +123,26 @@ async fn what_was_seen_long_ago_is_asked_for_again_before_it_is_acted_on() {
     bench.poll().await;
     bench.fake.rotate("a", 2);
     bench.fake.world().are_late.insert("b".to_owned());
-    let left = bench.poll().await;
+    let remaining = bench.poll().await;
     bench.fake.world().are_late.clear();
     tokio::time::advance(Duration::from_mins(20)).await;
-    // It was deleted since.
+    // The secret was deleted since.
     bench.fake.delete("a");
-    bench.go_on(left).await;
+    bench.go_on(remaining).await;
     assert_eq!(bench.fake.world().asked, ["a"], "of the one that is due");
     assert_eq!(bench.fake.count("web"), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_the_revision_shows_to_be_known_is_not_asked_for_again_however_long_a_poll_takes() {
-    // The first poll of a process that just started, and whose requests are spread over a long period.
+    // This is the first poll of a process that just started, with requests spread over a long
+    // period.
     let mut bench = Bench::new(&[("web", &["a", "b"]), ("api", &["c"])]);
     bench.fake.world().are_late.insert("b".to_owned());
-    let left = bench.poll().await;
+    let remaining = bench.poll().await;
     bench.fake.world().are_late.clear();
     tokio::time::advance(Duration::from_mins(20)).await;
-    bench.go_on(left).await;
+    bench.go_on(remaining).await;
     assert_eq!(bench.fake.world().asked, ["b"]);
     assert_eq!(bench.fake.world().patches, 0);
 }
@@ -151,20 +153,20 @@ async fn whoever_waits_is_not_reloaded_while_vault_cannot_be_asked() {
     bench.poll().await;
     bench.fake.rotate("a", 2);
     bench.fake.world().faults.push_back(Fault::Refused);
-    let left = bench.poll().await;
-    // Its back-off is over.
+    let remaining = bench.poll().await;
+    // The back-off of the workload is over.
     bench.reloader.workloads.tracks.clear();
     bench.fake.world().is_out = true;
     // New pods could not read their secrets.
-    let left = bench.go_on(left).await;
+    let remaining = bench.go_on(remaining).await;
     assert_eq!(bench.fake.count("web"), 0);
     bench.fake.world().is_out = false;
-    bench.go_on(left).await;
+    bench.go_on(remaining).await;
     assert_eq!(bench.fake.count("web"), 1);
 }
 
-/// A reloader that finds many workloads of one namespace and a few of another one outdated, with a
-/// budget of 2 that does not grow meanwhile.
+/// Returns a bench that finds many workloads of one namespace and two of another outdated. Its
+/// budget is 2, and does not grow meanwhile.
 fn beside_a_crowd() -> Bench {
     let crowd: Vec<String> = (0..20).map(|number| format!("crowd-{number:02}")).collect();
     let names = crowd.iter().map(String::as_str).chain(["web", "api"]);
@@ -220,17 +222,17 @@ async fn who_comes_into_the_store_late_does_not_wait_for_the_next_poll_of_everyt
     bench.name_a_config_map("late");
     bench.fake.rotate("b", 2);
     bench.fake.world().revised = Some(between_the_versions());
-    let left = bench.poll().await;
+    let remaining = bench.poll().await;
     assert_eq!(bench.fake.world().asked, ["a"]);
-    assert_eq!(left.retry_in, Some(Duration::from_secs(1)));
-    let left = bench.go_on(left).await;
+    assert_eq!(remaining.retry_in, Some(Duration::from_secs(1)));
+    let remaining = bench.go_on(remaining).await;
     assert_eq!(bench.fake.world().asked, [""; 0]);
-    assert_eq!(left.retry_in, Some(Duration::from_secs(2)));
+    assert_eq!(remaining.retry_in, Some(Duration::from_secs(2)));
     bench.watch();
-    let left = bench.go_on(left).await;
+    let remaining = bench.go_on(remaining).await;
     assert_eq!(bench.fake.world().asked, ["b"]);
-    assert_eq!((bench.fake.count("late"), left.retry_in), (1, None));
-    // One that never comes is no reason to come back for ever.
+    assert_eq!((bench.fake.count("late"), remaining.retry_in), (1, None));
+    // A workload that never enters the index must not cause early polls for ever.
     bench.index.delete(&id);
     bench.name_a_config_map("late");
     let mut times = 0;

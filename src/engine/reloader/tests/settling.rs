@@ -1,8 +1,8 @@
-//! The settle time, and the clock that it is measured by.
+//! The settle time, and the clock that measures it.
 
 use super::*;
 
-/// A workload whose secret was created a second ago by Vault's clock, which is an hour ahead.
+/// Returns a bench whose secret was created a second ago by Vault's clock, which is an hour ahead.
 fn bench() -> Bench {
     let mut bench = Bench::new(&[("web", &["a"])]);
     bench.reloader.workloads.settings.shared.settle = SignedDuration::from_secs(3);
@@ -28,9 +28,9 @@ async fn a_reload_waits_for_the_settle_time_by_the_clock_of_vault() {
     let mut bench = bench();
     bench.fake.world().revised = Some(noon() - SignedDuration::from_hours(1));
     for _ in 0..2 {
-        let left = bench.poll().await;
-        assert_eq!((bench.fake.count("web"), left.workloads.len()), (0, 1));
-        assert!(left.retry_in.is_some_and(|delay| delay <= Duration::from_secs(2)));
+        let remaining = bench.poll().await;
+        assert_eq!((bench.fake.count("web"), remaining.workloads.len()), (0, 1));
+        assert!(remaining.retry_in.is_some_and(|delay| delay <= Duration::from_secs(2)));
     }
     bench.reloader.workloads.clocks.now = three_seconds_later;
     bench.poll().await;
@@ -41,7 +41,7 @@ async fn a_reload_waits_for_the_settle_time_by_the_clock_of_vault() {
 async fn the_clock_of_vault_is_read_where_a_revision_decides() {
     let mut bench = bench();
     bench.reloader.workloads.clocks.now = three_seconds_later;
-    // Deployed ten minutes after the rotation, by the API server's clock.
+    // The workload was deployed ten minutes after the rotation, by the API server's clock.
     bench.fake.world().revised = Some(noon() + SignedDuration::from_mins(10));
     bench.fake.world().cluster_clock = Some(Arc::clone(&bench.reloader.workloads.clocks.cluster));
     bench.poll().await;

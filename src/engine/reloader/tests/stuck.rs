@@ -1,4 +1,4 @@
-//! A reloader that hangs is seen, and one that waits as it should is left alone.
+//! A reloader that hangs is detected, and a reloader that waits for good reasons is not.
 
 use super::*;
 use crate::engine::settings::SharedSettings;
@@ -6,18 +6,18 @@ use crate::heartbeat::Heartbeats;
 
 const STEP: Duration = Duration::from_mins(15);
 
-/// A Vault of which polls never end, once that is wanted.
+/// A Vault whose polls never end once `hangs` is cancelled.
 struct Hanging {
     fake: Fake,
     hangs: CancellationToken,
 }
 
 impl Vault for Hanging {
-    async fn poll(&mut self, asks: &[ReadRequest]) -> PollResult {
+    async fn poll(&mut self, requests: &[ReadRequest]) -> PollResult {
         if self.hangs.is_cancelled() {
             std::future::pending::<()>().await;
         }
-        self.fake.poll(asks).await
+        self.fake.poll(requests).await
     }
 
     async fn read_clock(&mut self) {}
@@ -29,7 +29,7 @@ impl Vault for Hanging {
     async fn close(&mut self) {}
 }
 
-/// What a test does to a reloader that runs beside it.
+/// The handles of a test on a reloader that runs beside it.
 struct Running {
     fake: Fake,
     heartbeats: Heartbeats,

@@ -1,4 +1,4 @@
-//! What is told of a workload is told once, and stands while there is nothing new to tell.
+//! Each fact about a workload is reported once, and stands until something new is known.
 
 use super::*;
 
@@ -30,12 +30,12 @@ async fn what_was_told_stands_while_it_cannot_be_judged() {
     bench.poll().await;
     bench.fake.rotate("a", 2);
     bench.fake.world().live.remove("b");
-    // One is reloaded, the other cannot be.
+    // One workload is reloaded. The other cannot be reloaded.
     bench.fake.world().gone.insert("b".to_owned());
     assert_eq!(bench.told().await, ["api is held: SecretGone"]);
     bench.put_template_back("web");
     assert_eq!(bench.told().await, ["web was reverted for a"]);
-    // An autoscaler writes them, and their controllers take a moment.
+    // An autoscaler writes both workloads, and their controllers take a moment.
     for name in ["web", "api"] {
         bench.write(name, |object| object.generation += 1);
     }
@@ -70,7 +70,7 @@ async fn who_waits_for_its_controller_is_told_once() {
     for poll in 1..=20 {
         let live = bench.fake.world().live.clone();
         if poll == 10 {
-            // An outage changes nothing about it.
+            // An outage does not change the report.
             bench.fake.world().live.clear();
         }
         let told = bench.told().await;
@@ -119,7 +119,7 @@ async fn owners_are_told_what_the_answers_mean_for_their_workloads() {
     bench.fake.delete("b");
     bench.poll().await;
     assert_eq!(told(&bench), ["api", "web"]);
-    // It is back, and deleted again.
+    // The secret is back, and is deleted again.
     bench.fake.world().gone.remove("b");
     bench.fake.rotate("b", 2);
     bench.poll().await;
@@ -129,7 +129,7 @@ async fn owners_are_told_what_the_answers_mean_for_their_workloads() {
     assert_eq!(told(&bench), ["api", "web"]);
     let counts: Vec<_> = bench.index.findings().counts().into_iter().collect();
     assert_eq!(counts, [("Deleted", 2)]);
-    // Whoever leaves the index leaves nothing behind.
+    // A workload that leaves the index leaves no findings behind.
     for name in ["web", "api"] {
         bench.index.delete(&crate::model::fixtures::workload(name, &[]).id);
     }
