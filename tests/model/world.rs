@@ -444,6 +444,8 @@ impl World {
             pods.template.content = self.next();
             self.later(7_000, Job::StartPods(slot, uid.clone()));
         }
+        // A process can see the object before it has read the latest content of its ConfigMap.
+        let may_seem_former = self.may_seem_to_use(&template);
         Object {
             kind: if slot == 1 { Kind::STATEFUL_SET } else { Kind::DEPLOYMENT },
             name: format!("w{slot}"),
@@ -469,7 +471,7 @@ impl World {
             covered: HashSet::new(),
             is_stayer: true,
             former: BTreeMap::new(),
-            may_seem_former: BTreeSet::new(),
+            may_seem_former,
             predecessor: None,
             reloaded: None,
         }
