@@ -10,10 +10,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use vault_secrets_reloader::config::{Config, Flags};
+use vault_secrets_reloader::decide::plan::Cause;
+use vault_secrets_reloader::events::event::Event;
 use vault_secrets_reloader::events::metrics::Metrics;
+use vault_secrets_reloader::events::sink::Sink as _;
+use vault_secrets_reloader::model::kind::Kind;
+use vault_secrets_reloader::model::workload::WorkloadId;
 use vault_secrets_reloader::references::reason::Reason;
 
 const CHART: &str = "deploy/charts/vault-secrets-reloader";
@@ -335,6 +341,13 @@ fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
 #[test]
 fn every_metric_is_documented_once() {
     let metrics = Metrics::new(Arc::default(), Arc::default(), || 0.0);
+    // A metric with labels is shown once it has counted.
+    let (kind, namespace, name) = (Kind::DEPLOYMENT, "shop".into(), "web".into());
+    let workload = WorkloadId { kind, namespace, name };
+    let (server, took, cause) = ("default", Duration::ZERO, Cause::Found);
+    metrics.on(&Event::PollEnded { server, is_answered: true, took });
+    let (error, again) = ("refused", false);
+    metrics.on(&Event::ReloadFailed { workload: &workload, cause, error, again });
     let page = read("docs/operations.md");
     let text = metrics.text();
     let names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();

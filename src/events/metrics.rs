@@ -62,25 +62,25 @@ impl Metrics {
         let mut registry = Registry::with_prefix(PREFIX);
         registry.register(
             "build",
-            "The version of the controller.",
+            "The version of the controller",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
         let polls = Family::default();
         registry.register(
             "polls",
-            "Polls of a Vault server. A poll failed if Vault answered for no secret.",
+            "Polls of a Vault server. A poll failed if Vault answered for no secret",
             polls.clone(),
         );
         let last_poll = Family::default();
         registry.register(
             "last_successful_poll_timestamp_seconds",
-            "When the last poll of a Vault server ended that Vault answered.",
+            "When the last poll of a Vault server ended that Vault answered",
             last_poll.clone(),
         );
         let reloads = Family::default();
         registry.register(
             "reloads",
-            "Reloads of workloads: PATCHes and how they ended.",
+            "Reloads of workloads: PATCHes and how they ended",
             reloads.clone(),
         );
         registry.register_collector(Box::new(State { index, leadership }));
@@ -140,7 +140,7 @@ impl Collector for State {
         let is_leader = self.leadership.get().is_some_and(Leadership::holds);
         let metric = encoder.encode_descriptor(
             "leader",
-            "Whether this replica leads.",
+            "Whether this replica leads",
             None,
             MetricType::Gauge,
         )?;

@@ -151,6 +151,8 @@ impl World {
         let before = std::mem::replace(&mut old.uid, format!("uid-{number}"));
         old.predecessor = Some(before);
         old.created = time::floor(time::now());
+        // No process knows what a ConfigMap said under the former object.
+        old.deployed_at = Instant::now();
         (old.deleting, old.record, old.reloaded) = (false, None, None);
         (old.generation, old.observed) = (1, 0);
         // Observations of the former object do not count for the new one.
