@@ -339,6 +339,17 @@ fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
 }
 
 #[test]
+fn every_file_that_the_architecture_names_is_there() {
+    let page = read("ARCHITECTURE.md");
+    let named: BTreeSet<&str> = page.split('`').filter(|name| name.ends_with(".rs")).collect();
+    assert!(named.len() > 50, "{named:?}");
+    for name in named {
+        let found = ["src", "."].iter().any(|folder| Path::new(folder).join(name).is_file());
+        assert!(found, "ARCHITECTURE.md names {name}");
+    }
+}
+
+#[test]
 fn every_metric_is_documented_once() {
     let metrics = Metrics::new(Arc::default(), Arc::default(), || 0.0);
     // A metric with labels is shown once it has counted.

@@ -49,7 +49,7 @@ const SHORTEST_TURN: Duration = Duration::from_secs(30);
 const BUDGET_PAUSE: Duration = Duration::from_secs(10);
 
 /// How often the reloader polls early for workloads that are older than the process and not in the
-/// index yet. The delay doubles, for about half an hour in total. After that, full polls find these
+/// index yet. The delay doubles, for 23 minutes in total. After that, full polls find these
 /// workloads.
 const MOST_INCOMPLETE: u32 = 12;
 

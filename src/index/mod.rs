@@ -5,8 +5,8 @@
 //! nothing but the index. The index also numbers the polls, because a witnessed change rests on
 //! their order: what counts is whether a template entered the index before a poll began.
 //!
-//! Architecture Invariant: there is one lock, it is never held across an await, and nothing in this
-//! module waits.
+//! Architecture Invariant: the entries have one lock and the findings another. No function takes both
+//! at once, neither is held across an await, and nothing in this module waits.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
