@@ -123,6 +123,7 @@ impl Entries {
         servers: &Servers,
     ) -> Vec<Effect> {
         let id = manifest.id(kind);
+        let id = self.share_namespace(id);
         let named = manifest.sources();
         let names_any = !named.is_empty();
         let ids = self.sources.ids(&id.namespace, named);
@@ -245,6 +246,14 @@ impl Entries {
             stored.is_none_or(|stored| stored.workload.is_of(server))
         };
         late.extract_if(is_of_server).collect()
+    }
+
+    /// Whether the names of an id are the allocations of the entry's key.
+    #[cfg(test)]
+    pub(super) fn shares_names(&self, id: &WorkloadId) -> bool {
+        self.workloads.get_key_value(id).is_some_and(|(key, _)| {
+            Arc::ptr_eq(&key.namespace, &id.namespace) && Arc::ptr_eq(&key.name, &id.name)
+        })
     }
 
     /// The number of workloads that have an entry.
@@ -391,11 +400,19 @@ impl Entries {
         }
     }
 
-    fn share_strings(&mut self, workload: &mut Workload) {
-        if let Some(shared) = self.namespaces.get(&workload.id.namespace) {
-            workload.id.namespace = Arc::clone(shared);
+    /// Returns an id whose namespace shares the allocation of the other workloads of that namespace.
+    fn share_namespace(&mut self, mut id: WorkloadId) -> WorkloadId {
+        if let Some(shared) = self.namespaces.get(&id.namespace) {
+            id.namespace = Arc::clone(shared);
         } else {
-            self.namespaces.insert(Arc::clone(&workload.id.namespace));
+            self.namespaces.insert(Arc::clone(&id.namespace));
+        }
+        id
+    }
+
+    fn share_strings(&mut self, workload: &mut Workload) {
+        if let Some((key, _)) = self.workloads.get_key_value(&workload.id) {
+            workload.id = key.clone();
         }
         for secret in workload.secrets.iter_mut().chain(&mut workload.former_secrets) {
             if let Some((shared, _)) = self.secrets.get_key_value(secret) {

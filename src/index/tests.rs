@@ -172,3 +172,18 @@ fn a_source_that_changes_during_a_list_brings_back_nobody_that_the_list_does_not
     assert_eq!(&*stored[0].workload.secrets[0].path, "secret/data/b");
     assert!(index.names_source(&refs()));
 }
+
+#[test]
+fn a_workload_shares_its_names_with_the_index_and_its_namespace_with_others() {
+    let index = Index::default();
+    let value = [("A", "vault:secret/data/a#k")];
+    list(&index, [with_values("a", &value), with_values("b", &value)]);
+    // Another sight of the same object does not bring its own names.
+    index.apply(with_values("a", &value), Kind::DEPLOYMENT);
+    let stored = index.begin_poll(DEFAULT_CONNECTION).workloads;
+    let ids: Vec<_> = stored.iter().map(|stored| &stored.workload.id).collect();
+    assert!(std::sync::Arc::ptr_eq(&ids[0].namespace, &ids[1].namespace));
+    for id in ids {
+        assert!(index.entries().shares_names(id), "{id}");
+    }
+}
