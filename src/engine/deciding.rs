@@ -18,6 +18,7 @@ use crate::engine::ports::{Cluster, Vault};
 use crate::engine::secret_track::seen;
 use crate::engine::workloads::Workloads;
 use crate::events::event::{Event, Held};
+use crate::events::log::RELOADER;
 use crate::index::entries::IndexedWorkload;
 use crate::model::secret::SecretId;
 
@@ -109,7 +110,7 @@ impl<C: Cluster> Workloads<C> {
     ) {
         let wanted: Vec<_> =
             needing_revision.iter().map(|stored| Arc::clone(&stored.workload)).collect();
-        debug!(worker = "reloader", "Asking for the revisions of {} workloads", wanted.len());
+        debug!(worker = RELOADER, "Asking for the revisions of {} workloads", wanted.len());
         self.heartbeat.works();
         // A decision by a revision uses both clocks.
         let revisions = self.cluster.revisions(&wanted);
@@ -229,7 +230,7 @@ impl<C: Cluster> Workloads<C> {
         let id = &workload.id;
         if unsettled {
             debug!(
-                worker = "reloader",
+                worker = RELOADER,
                 "{id}: a secret has a version that has to be seen for longer: it is older than the \
                  recorded one, or newer than the settle time (--settle-time)"
             );

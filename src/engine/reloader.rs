@@ -35,6 +35,7 @@ use super::workload_track::WorkloadTracks;
 use super::workloads::Workloads;
 use crate::election::leadership::Leadership;
 use crate::events::event::Event;
+use crate::events::log::RELOADER;
 use crate::events::sink::Events;
 use crate::rollouts::budget::Budget;
 
@@ -285,7 +286,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 continue;
             };
             if self.secrets.take_in(poll, request, *observation) {
-                debug!(worker = "reloader", "{secret}: the answer is older than what is known");
+                debug!(worker = RELOADER, "{secret}: the answer is older than what is known");
                 remaining.secrets.insert(Arc::clone(secret));
                 remaining.suspects = true;
             }

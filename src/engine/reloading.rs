@@ -20,6 +20,7 @@ use crate::engine::secret_track::seen;
 use crate::engine::workload_track::ReloadState;
 use crate::engine::workloads::Workloads;
 use crate::events::event::Event;
+use crate::events::log::RELOADER;
 use crate::events::sink::Events;
 use crate::index::Index;
 use crate::index::entries::IndexedWorkload;
@@ -176,7 +177,7 @@ impl<C: Cluster> Writer<'_, C> {
                 Err(WriteError::NotFound) => return Outcome::NotNeeded,
                 Err(error) => return Outcome::Failed(error),
             }
-            debug!(worker = "reloader", "{id} was changed meanwhile; reading it and deciding anew");
+            debug!(worker = RELOADER, "{id} was changed meanwhile; reading it and deciding anew");
             match self.read_again(&stored).await {
                 Ok(Some(fresh)) => stored = fresh,
                 Ok(None) => return Outcome::NotNeeded,

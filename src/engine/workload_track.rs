@@ -123,9 +123,6 @@ impl WorkloadTracks {
     }
 
     fn track(&mut self, uid: &str) -> &mut WorkloadTrack {
-        if !self.0.contains_key(uid) {
-            self.0.insert(uid.into(), WorkloadTrack::default());
-        }
         self.0.entry(uid.into()).or_default()
     }
 }

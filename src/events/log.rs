@@ -19,7 +19,7 @@ use crate::references::reason::Reason;
 const COLLECTOR: &str = "collector";
 
 /// The worker of lines about polls and reloads.
-const RELOADER: &str = "reloader";
+pub(crate) const RELOADER: &str = "reloader";
 
 /// The most secrets that a line names. A workload may refer to thousands.
 const MOST_NAMES: usize = 10;

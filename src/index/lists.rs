@@ -1,12 +1,10 @@
 //! The lists of each kind of workload, and the kinds that polls wait for.
 
-use std::collections::HashMap;
-
 use crate::model::kind::Kind;
 
 /// The lists of all kinds.
 #[derive(Debug, Default)]
-pub(super) struct Lists(HashMap<Kind, List>);
+pub(super) struct Lists([List; Kind::ALL.len()]);
 
 /// The state of the lists of one kind.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,18 +28,18 @@ impl List {
 
 impl Lists {
     pub(super) fn of(&self, kind: Kind) -> List {
-        self.0.get(&kind).copied().unwrap_or_default()
+        self.0[kind.place()]
     }
 
     pub(super) fn begin(&mut self, kind: Kind) {
-        let list = self.0.entry(kind).or_default();
+        let list = &mut self.0[kind.place()];
         list.number += 1;
         list.is_under_way = true;
     }
 
     /// Ends a list. Returns the state before.
     pub(super) fn end(&mut self, kind: Kind) -> List {
-        let list = self.0.entry(kind).or_default();
+        let list = &mut self.0[kind.place()];
         let before = *list;
         list.is_complete = true;
         list.is_under_way = false;
@@ -49,22 +47,21 @@ impl Lists {
     }
 
     pub(super) fn do_not_await(&mut self, kind: Kind) {
-        self.0.entry(kind).or_default().is_overdue = true;
+        self.0[kind.place()].is_overdue = true;
     }
 
     pub(super) fn is_any_late(&self) -> bool {
-        self.0.values().any(|list| list.is_late())
+        self.0.iter().any(|list| list.is_late())
     }
 
     pub(super) fn are_all_complete(&self) -> bool {
-        Kind::ALL.iter().all(|kind| self.of(*kind).is_complete)
+        self.0.iter().all(|list| list.is_complete)
     }
 
     /// Whether polls may begin: at least one kind was listed in full, and each other kind was
     /// listed in full or is overdue.
     pub(super) fn may_be_polled(&self) -> bool {
-        let mut lists = Kind::ALL.iter().map(|kind| self.of(*kind));
-        lists.all(|list| list.is_complete || list.is_overdue)
-            && Kind::ALL.iter().any(|kind| self.of(*kind).is_complete)
+        self.0.iter().all(|list| list.is_complete || list.is_overdue)
+            && self.0.iter().any(|list| list.is_complete)
     }
 }

@@ -198,24 +198,29 @@ fn pods_of_an_object_that_is_younger_than_they_are_count_by_their_revision() {
     assert_eq!(verdict(seen(-month - 1)), Verdict::Same);
 }
 
+/// The verdict about a workload whose record has the old version for its present template.
+fn verdict_with_record(observed: ObservedVersion, rules: &Rules) -> Verdict {
+    let workload =
+        Workload { recorded: Some(recorded(true, &[("a", old())])), ..workload("web", &["a"]) };
+    let past = ReloadHistory::default();
+    let revision = Revision { created: second(1_000_100), copies: Arc::new([]) };
+    let lookup = Lookup::Found(&revision);
+    let case = DecisionInput {
+        workload: &workload,
+        template_first_poll: 5,
+        revision: lookup,
+        past: &past,
+    };
+    verdict(&case, &secret("a"), observed, rules)
+}
+
 #[test]
 fn pods_that_started_without_a_secret_are_reloaded_when_it_is_back() {
     let lenient = Rules { ignore_missing: true, ..Rules::default() };
     let row = |last_poll_gone, rules| {
-        let workload =
-            Workload { recorded: Some(recorded(true, &[("a", old())])), ..workload("web", &["a"]) };
-        let past = ReloadHistory::default();
-        let revision = Revision { created: second(1_000_100), copies: Arc::new([]) };
-        let lookup = Lookup::Found(&revision);
-        let case = DecisionInput {
-            workload: &workload,
-            template_first_poll: 5,
-            revision: lookup,
-            past: &past,
-        };
         let observed =
             ObservedVersion { last_poll_gone, ..ObservedVersion::of(Observation::Live(old())) };
-        verdict(&case, &secret("a"), observed, &rules)
+        verdict_with_record(observed, &rules)
     };
     assert_eq!(row(5, lenient), Verdict::Changed(Cause::Witnessed));
     // The secret was missing before the present template came, or the pods wait for the missing
@@ -252,24 +257,13 @@ fn a_newer_version_that_was_seen_counts_before_the_record() {
     // Pods were renewed while version 2 was live. Then the storage was restored to the recorded
     // version.
     let row = |last_poll_with_other_version, other_version_created| {
-        let workload =
-            Workload { recorded: Some(recorded(true, &[("a", old())])), ..workload("web", &["a"]) };
-        let past = ReloadHistory::default();
-        let revision = Revision { created: second(1_000_100), copies: Arc::new([]) };
-        let lookup = Lookup::Found(&revision);
-        let case = DecisionInput {
-            workload: &workload,
-            template_first_poll: 5,
-            revision: lookup,
-            past: &past,
-        };
         let other_version_created = Some(second(other_version_created));
         let observed = ObservedVersion {
             last_poll_with_other_version,
             other_version_created,
             ..ObservedVersion::of(Observation::Live(old()))
         };
-        verdict(&case, &secret("a"), observed, &Rules::default())
+        verdict_with_record(observed, &Rules::default())
     };
     assert_eq!(row(5, 1_000_200), Verdict::Changed(Cause::Restored));
     assert_eq!(row(4, 1_000_200), Verdict::Same);
