@@ -15,6 +15,7 @@ pub mod kubernetes;
 pub mod model;
 pub mod references;
 pub mod rollouts;
+pub mod status;
 pub mod telemetry;
 pub mod vault;
 pub mod web;

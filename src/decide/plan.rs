@@ -499,13 +499,14 @@ pub struct Reload {
 /// Prepares a reload. The record takes every version that was seen live, and that the new pods surely
 /// read. Entries of other secrets stay: of unknown, gone and settling ones. Entries without a reference
 /// are dropped. A gone secret that may be missing is recorded as [`Version::MISSING`], since the new
-/// pods start without it.
+/// pods start without it. `at` is the present by the API server's clock.
 #[must_use]
 pub fn reload(
     workload: &Workload,
     observed: impl Fn(&Arc<SecretId>) -> ObservedVersion,
     rules: &Rules,
     mark: String,
+    at: Timestamp,
 ) -> Reload {
     let versions = workload
         .secrets
@@ -527,7 +528,7 @@ pub fn reload(
         .collect();
     Reload {
         count: workload.count.saturating_add(1),
-        record: Record { uid: workload.uid.to_string(), mark, versions },
+        record: Record { uid: workload.uid.to_string(), mark, at: Some(at), versions },
     }
 }
 

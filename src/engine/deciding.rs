@@ -224,8 +224,10 @@ impl<C: Cluster> Workloads<C> {
         now: Timestamp,
         remaining: &mut Remaining,
     ) -> Option<Due> {
+        let decision = Decision { action: self.admit(decision.action), ..decision };
+        let (decided, poll) = (stored, self.poll);
+        self.events.emit(&Event::Decided { decided, poll, decision: &decision });
         let Decision { action, gone, mut reverted, changed, waiting, unsettled, open } = decision;
-        let action = self.admit(action);
         let workload = &stored.workload;
         let id = &workload.id;
         if unsettled {

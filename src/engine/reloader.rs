@@ -100,6 +100,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 tracks: WorkloadTracks::default(),
                 budget,
                 outage: ApiServerOutage::default(),
+                poll: 0,
             },
             began: Instant::now(),
             secrets: SecretTracks::default(),
@@ -206,6 +207,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         self.workloads.events.emit(&Event::PollStarted);
         let snapshot = self.workloads.index.begin_poll(&self.workloads.settings.server);
         self.secrets.begin(snapshot.poll, self.began.elapsed());
+        self.workloads.poll = snapshot.poll;
         if let PollScope::Remaining { workloads, .. } = &mut scope {
             workloads.extend(snapshot.late.iter().cloned());
         }
@@ -290,6 +292,8 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 remaining.secrets.insert(Arc::clone(secret));
                 remaining.suspects = true;
             }
+            let observation = self.secrets.observation(secret);
+            self.workloads.events.emit(&Event::Observed { secret, observation, poll });
         }
     }
 

@@ -17,6 +17,7 @@ use crate::engine::deciding::{Due, LookupState};
 use crate::engine::poll_scope::Remaining;
 use crate::engine::ports::{Cluster, WriteError};
 use crate::engine::secret_track::seen;
+use crate::engine::settings::Clocks;
 use crate::engine::workload_track::ReloadState;
 use crate::engine::workloads::Workloads;
 use crate::events::event::Event;
@@ -76,7 +77,7 @@ impl<C: Cluster> Workloads<C> {
             index: &self.index,
             cluster: &self.cluster,
             events: &self.events,
-            now: self.clocks.now,
+            clocks: &self.clocks,
             observed_versions,
             rules: self.rules(),
         };
@@ -124,7 +125,7 @@ impl<C: Cluster> Workloads<C> {
                 self.tracks.forget_revision(uid);
             }
             let reload_state = self.tracks.state_mut(uid);
-            if reload_state.take_in(&stored.workload, cause, outcome, writer.events, (writer.now)())
+            if reload_state.take_in(&stored.workload, cause, outcome, writer.events, (self.clocks.now)())
             {
                 remaining.workloads.insert(id.clone());
             }
@@ -151,7 +152,7 @@ struct Writer<'a, C> {
     index: &'a Index,
     cluster: &'a C,
     events: &'a Events,
-    now: fn() -> Timestamp,
+    clocks: &'a Clocks,
     observed_versions: &'a HashMap<Arc<SecretId>, ObservedVersion>,
     rules: Rules,
 }
@@ -166,7 +167,8 @@ impl<C: Cluster> Writer<'_, C> {
         self.events.emit(&Event::Reloading { workload: &id, changed, cause: *cause });
         for _ in 0..CONFLICT_TRIES {
             let workload = Arc::clone(&stored.workload);
-            let reload = plan::reload(&workload, seen(observed_versions), rules, new_mark());
+            let at = self.clocks.cluster.at((self.clocks.now)());
+            let reload = plan::reload(&workload, seen(observed_versions), rules, new_mark(), at);
             match self.cluster.patch(&workload, &reload).await {
                 Ok(manifest) => {
                     let rollout = manifest.rollout;
@@ -196,7 +198,7 @@ impl<C: Cluster> Writer<'_, C> {
             if !kept_template {
                 revision = None;
             }
-            let now = (self.now)();
+            let now = (self.clocks.now)();
             let mut lookup_state = LookupState::No;
             loop {
                 let lookup = lookup_state.lookup(revision.as_ref());

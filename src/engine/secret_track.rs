@@ -95,6 +95,11 @@ impl SecretTracks {
         self.tracks.get(secret)?.history.last_seen()
     }
 
+    /// Returns what is known of a secret at present.
+    pub(super) fn observation(&self, secret: &SecretId) -> Observation {
+        self.known(secret).map_or(Observation::Unknown, |(observed, _)| observed.observation)
+    }
+
     /// Removes the requests for secrets that this round has observed, if the poll finishes a round.
     /// Secrets and workloads to retry keep their requests.
     pub(super) fn narrow(

@@ -12,6 +12,7 @@ use crate::engine::workload_track::WorkloadTracks;
 use crate::events::sink::Events;
 use crate::heartbeat::Heartbeat;
 use crate::index::Index;
+use crate::model::poll::PollNumber;
 use crate::rollouts::budget::Budget;
 
 /// The parts that decide about workloads and reload them.
@@ -26,6 +27,8 @@ pub(super) struct Workloads<C> {
     pub(super) tracks: WorkloadTracks,
     pub(super) budget: Budget,
     pub(super) outage: ApiServerOutage,
+    /// The number of the present poll.
+    pub(super) poll: PollNumber,
 }
 
 impl<C> Workloads<C> {

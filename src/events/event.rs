@@ -3,15 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::decide::plan::{Cause, Hold};
+use crate::decide::observation::Observation;
+use crate::decide::plan::{Cause, Decision, Hold};
+use crate::index::entries::IndexedWorkload;
 use crate::model::kind::Kind;
+use crate::model::poll::PollNumber;
 use crate::model::record::RecordError;
 use crate::model::secret::SecretId;
 use crate::model::strategy::Rollout;
 use crate::model::workload::WorkloadId;
 use crate::references::place::Note;
 
-/// Something that happened. Each event is emitted once, when its state begins.
+/// Something that happened. Unless its description says otherwise, an event is emitted once, when its
+/// state begins.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
     /// The first list of a kind ended.
@@ -70,6 +74,24 @@ pub enum Event<'a> {
         is_answered: bool,
         /// How long Vault took to answer.
         took: Duration,
+    },
+    /// A poll read a secret. Emitted in each poll.
+    Observed {
+        /// The secret.
+        secret: &'a Arc<SecretId>,
+        /// The observation, as far as it is believed.
+        observation: Observation,
+        /// The number of the poll.
+        poll: PollNumber,
+    },
+    /// A poll decided about a workload. Emitted in each poll.
+    Decided {
+        /// The workload.
+        decided: &'a IndexedWorkload,
+        /// The number of the poll.
+        poll: PollNumber,
+        /// The decision. A reload that may not start yet is held.
+        decision: &'a Decision,
     },
     /// Vault answered, and no workload is to be reloaded. Emitted once a period.
     NothingToReload,

@@ -51,6 +51,8 @@ impl Sink for Log {
             | Event::WaitingForRevision { .. } => log_not_reloaded(event),
             Event::PollStarted
             | Event::PollEnded { .. }
+            | Event::Observed { .. }
+            | Event::Decided { .. }
             | Event::NothingToReload
             | Event::NamespaceOverQuota { .. }
             | Event::NamespaceWithinQuota { .. }

@@ -277,6 +277,14 @@ impl Findings {
         counts
     }
 
+    /// Returns the present findings about a workload.
+    #[must_use]
+    pub fn of(&self, workload: &WorkloadId) -> Vec<Finding> {
+        let state = self.state();
+        let present = state.present.get(workload);
+        present.into_iter().flat_map(|present| present.parts.values().flatten()).cloned().collect()
+    }
+
     /// Returns the finding with this digest, if the workload still has it.
     #[must_use]
     pub fn still(&self, workload: &WorkloadId, digest: u64) -> Option<UnreportedFinding> {

@@ -210,6 +210,12 @@ impl Index {
         self.entries().refers_to(secret)
     }
 
+    /// Returns the workloads that refer to secrets, in order of their names.
+    #[must_use]
+    pub fn workloads(&self) -> Vec<entries::IndexedWorkload> {
+        self.entries().stored().cloned().collect()
+    }
+
     /// The number of workloads that refer to secrets, and the number of distinct secrets.
     #[must_use]
     pub fn len(&self) -> (usize, usize) {

@@ -18,6 +18,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::model::annotation;
 use crate::model::kind::Kind;
+use crate::model::progress::RolloutFailure;
 use crate::model::scheme::Scheme;
 use crate::model::strategy::Rollout;
 use crate::references::environment::{
@@ -111,6 +112,7 @@ struct Draft {
     from: From,
     reference: Reference,
     owner: Owner,
+    condition: Condition,
 }
 
 /// The fields of an element of `env` that were read so far.
@@ -145,6 +147,14 @@ struct Owner {
     is_controller: bool,
 }
 
+/// The fields of an element of `status.conditions` that were read so far.
+#[derive(Default)]
+struct Condition {
+    kind: String,
+    status: String,
+    reason: String,
+}
+
 /// The position of the walk in an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
@@ -174,6 +184,8 @@ enum Place {
     /// The name of a key of a source, in `valueFrom`.
     KeyRef(SourceKind),
     Status,
+    Conditions,
+    Condition,
     /// A value that is kept.
     Field(Field),
     /// A value inside the template that only counts for the digest.
@@ -200,6 +212,14 @@ enum Field {
     Partition,
     ObservedGeneration,
     UpdateRevision,
+    SpecReplicas,
+    Replicas,
+    Updated,
+    Ready,
+    Available,
+    ConditionType,
+    ConditionStatus,
+    ConditionReason,
     TemplateAnnotation,
     ContainerName,
     CommandPart,
@@ -233,6 +253,19 @@ impl Place {
             (Self::Annotations, annotation::RECORD) => Self::Field(Field::Record),
             (Self::Status, "observedGeneration") => Self::Field(Field::ObservedGeneration),
             (Self::Status, "updateRevision") => Self::Field(Field::UpdateRevision),
+            (Self::Spec, "replicas") => Self::Field(Field::SpecReplicas),
+            (Self::Status, "replicas" | "desiredNumberScheduled") => Self::Field(Field::Replicas),
+            (Self::Status, "updatedReplicas" | "updatedNumberScheduled") => {
+                Self::Field(Field::Updated)
+            }
+            (Self::Status, "readyReplicas" | "numberReady") => Self::Field(Field::Ready),
+            (Self::Status, "availableReplicas" | "numberAvailable") => {
+                Self::Field(Field::Available)
+            }
+            (Self::Status, "conditions") => Self::Conditions,
+            (Self::Condition, "type") => Self::Field(Field::ConditionType),
+            (Self::Condition, "status") => Self::Field(Field::ConditionStatus),
+            (Self::Condition, "reason") => Self::Field(Field::ConditionReason),
             (Self::Spec, "paused") => Self::Field(Field::Paused),
             (Self::Spec, "updateStrategy") => Self::UpdateStrategy,
             (Self::UpdateStrategy, "type") => Self::Field(Field::StrategyType),
@@ -278,6 +311,7 @@ impl Place {
     fn element(self) -> Self {
         match self {
             Self::Owners => Self::Owner,
+            Self::Conditions => Self::Condition,
             Self::Containers => Self::Container,
             Self::Command => Self::Field(Field::CommandPart),
             Self::Env => Self::Variable,
@@ -325,6 +359,8 @@ impl Place {
             | Self::UpdateStrategy
             | Self::RollingUpdate
             | Self::Status
+            | Self::Conditions
+            | Self::Condition
             | Self::Field(_)
             | Self::Ignored => false,
         }
@@ -351,6 +387,17 @@ impl Draft {
         if is_controller && !kind.is_empty() && !name.is_empty() {
             self.object.manifest.owner = Some(format!("{kind}/{name}"));
         }
+    }
+
+    fn end_condition(&mut self) {
+        let Condition { kind, status, reason } = std::mem::take(&mut self.condition);
+        let status_of_rollout = &mut self.object.manifest.status;
+        let failure = RolloutFailure::of_condition(&kind, &status, &reason);
+        // A pod that cannot be created is the cause of a deadline that passed.
+        status_of_rollout.failure = match (status_of_rollout.failure, failure) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
     }
 
     fn end_variable(&mut self) {
@@ -421,7 +468,14 @@ impl Walk<'_> {
 
     fn keep_number(&mut self, number: u64) {
         let manifest = &mut self.draft.object.manifest;
+        let status = &mut manifest.status;
+        let count = u32::try_from(number).unwrap_or(u32::MAX);
         match self.place {
+            Place::Field(Field::SpecReplicas) => status.replicas_in_spec = Some(count),
+            Place::Field(Field::Replicas) => status.replicas = count,
+            Place::Field(Field::Updated) => status.updated = count,
+            Place::Field(Field::Ready) => status.ready = count,
+            Place::Field(Field::Available) => status.available = count,
             Place::Field(Field::Generation) => manifest.generation = number,
             Place::Field(Field::ObservedGeneration) => manifest.observed_generation = number,
             Place::Field(Field::Partition) => {
@@ -457,6 +511,9 @@ impl Walk<'_> {
             Field::OwnerKind => text.clone_into(&mut self.draft.owner.kind),
             Field::OwnerName => text.clone_into(&mut self.draft.owner.name),
             Field::StrategyType if text == "OnDelete" => manifest.rollout = Rollout::OnDelete,
+            Field::ConditionType => text.clone_into(&mut self.draft.condition.kind),
+            Field::ConditionStatus => text.clone_into(&mut self.draft.condition.status),
+            Field::ConditionReason => text.clone_into(&mut self.draft.condition.reason),
             Field::UpdateRevision => manifest.update_revision = Some(text.to_owned()),
             Field::ContainerName => text.clone_into(&mut self.draft.container.name),
             Field::CommandPart => {
@@ -479,6 +536,11 @@ impl Walk<'_> {
             | Field::SourceIsOptional
             | Field::Paused
             | Field::StrategyType
+            | Field::SpecReplicas
+            | Field::Replicas
+            | Field::Updated
+            | Field::Ready
+            | Field::Available
             | Field::Partition => {}
         }
     }
@@ -547,6 +609,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         self.digest(b'{', &[]);
         match self.place {
             Place::Owner => self.draft.owner = Owner::default(),
+            Place::Condition => self.draft.condition = Condition::default(),
             Place::Container => self.draft.container = Container::default(),
             Place::Variable => self.draft.variable = Variable::default(),
             Place::EnvFromItem => self.draft.from = From::default(),
@@ -561,6 +624,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         }
         match self.place {
             Place::Owner => self.draft.end_owner(),
+            Place::Condition => self.draft.end_condition(),
             Place::Container => self.draft.end_container(),
             Place::Variable => self.draft.end_variable(),
             Place::EnvFromItem => self.draft.end_from(),

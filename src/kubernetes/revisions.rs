@@ -510,7 +510,7 @@ mod tests {
             let versions =
                 [(secret("a").hash64(), version(1, 1)), (secret("z").hash64(), version(2, 2))];
             let versions = versions.into_iter().collect();
-            Record { uid: uid.to_owned(), mark: "m".to_owned(), versions }.encode()
+            Record { uid: uid.to_owned(), mark: "m".to_owned(), at: None, versions }.encode()
         };
         let objects = [
             replica_set("1", EARLY, &record("uid-of-web")),
@@ -714,7 +714,7 @@ mod tests {
             .map(|number| {
                 let versions = [(secret("a").hash64(), version(number, 1))].into_iter().collect();
                 let record =
-                    Record { uid: "uid-of-web".to_owned(), mark: "m".to_owned(), versions };
+                    Record { uid: "uid-of-web".to_owned(), mark: "m".to_owned(), at: None, versions };
                 replica_set("1", EARLY, &record.encode())
             })
             .collect();

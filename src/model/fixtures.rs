@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::model::annotation::OptIn;
 use crate::model::kind::Kind;
+use crate::model::progress::Progress;
 use crate::model::record::Recorded;
 use crate::model::secret::{DEFAULT_CONNECTION, SecretId, Version};
 use crate::model::strategy::Rollout;
@@ -37,6 +38,7 @@ pub(crate) fn workload(name: &str, paths: &[&str]) -> Workload {
         owner: None,
         rollout: Rollout::Automatic,
         observed: true,
+        progress: Progress::Complete,
         template: 1,
         generation: 1,
         opt_in: OptIn::Current,
@@ -54,5 +56,5 @@ pub(crate) fn workload(name: &str, paths: &[&str]) -> Workload {
 pub(crate) fn recorded(of_this_template: bool, versions: &[(&str, Version)]) -> Recorded {
     let versions =
         versions.iter().map(|(path, version)| (secret(path).hash64(), *version)).collect();
-    Recorded { versions, of_this_template }
+    Recorded { versions, of_this_template, at: None }
 }

@@ -3,6 +3,9 @@
 
 use std::fmt;
 
+use crate::model::progress::{self, Progress, RolloutStatus};
+use crate::model::strategy::Rollout;
+
 /// A row of the table.
 #[derive(Debug)]
 struct Row {
@@ -13,6 +16,7 @@ struct Row {
     group: &'static str,
     version: &'static str,
     revisions: Revisions,
+    progress: fn(&RolloutStatus, Rollout) -> Progress,
 }
 
 /// The objects of the cluster that are the revisions of a workload, made by its controller from the
@@ -35,6 +39,7 @@ static ROWS: [Row; Kind::ALL.len()] = [
         group: "apps",
         version: "v1",
         revisions: Revisions::ReplicaSets,
+        progress: progress::of_deployment,
     },
     Row {
         name: "DaemonSet",
@@ -42,6 +47,7 @@ static ROWS: [Row; Kind::ALL.len()] = [
         group: "apps",
         version: "v1",
         revisions: Revisions::ControllerRevisions,
+        progress: progress::of_daemon_set,
     },
     Row {
         name: "StatefulSet",
@@ -49,6 +55,7 @@ static ROWS: [Row; Kind::ALL.len()] = [
         group: "apps",
         version: "v1",
         revisions: Revisions::NamedControllerRevisions,
+        progress: progress::of_stateful_set,
     },
 ];
 
@@ -101,6 +108,12 @@ impl Kind {
     #[must_use]
     pub fn revisions(self) -> Revisions {
         self.row().revisions
+    }
+
+    /// Returns the progress of a rollout of this kind.
+    #[must_use]
+    pub fn progress(self, status: &RolloutStatus, rollout: Rollout) -> Progress {
+        (self.row().progress)(status, rollout)
     }
 
     /// Returns the place in the table, for arrays with one element per kind.

@@ -9,6 +9,7 @@ pub mod fair_queue;
 pub(crate) mod fixtures;
 pub mod kind;
 pub mod poll;
+pub mod progress;
 pub mod record;
 pub mod scheme;
 pub mod secret;

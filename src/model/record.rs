@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::model::secret::{Version, to_base36};
@@ -23,6 +24,9 @@ pub struct Record {
     pub uid: String,
     /// The mark that the same PATCH put on the template.
     pub mark: String,
+    /// When the workload was reloaded, by the API server's clock, in whole seconds. Records of
+    /// releases before 1.1 have no time.
+    pub at: Option<Timestamp>,
     /// The versions by [`crate::model::secret::SecretId::hash64`], in order of the hash, each once.
     pub versions: Versions,
 }
@@ -75,6 +79,8 @@ pub struct Recorded {
     pub versions: Versions,
     /// Whether the mark of the record is the mark of the present template.
     pub of_this_template: bool,
+    /// See [`Record::at`].
+    pub at: Option<Timestamp>,
 }
 
 /// Why a record cannot be read.
@@ -95,6 +101,9 @@ struct Wire {
     v: u32,
     uid: String,
     mark: String,
+    /// Seconds since 1970. Other releases ignore this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at: Option<i64>,
     secrets: BTreeMap<String, String>,
 }
 
@@ -119,7 +128,8 @@ impl Record {
             })
             .collect::<Option<Versions>>()
             .ok_or(RecordError::Malformed)?;
-        Ok(Self { uid: wire.uid, mark: wire.mark, versions })
+        let at = wire.at.and_then(|at| Timestamp::from_second(at).ok());
+        Ok(Self { uid: wire.uid, mark: wire.mark, at, versions })
     }
 
     /// Returns the text of the annotation.
@@ -129,6 +139,7 @@ impl Record {
             v: FORMAT,
             uid: self.uid.clone(),
             mark: self.mark.clone(),
+            at: self.at.map(Timestamp::as_second),
             secrets: self
                 .versions
                 .iter()
@@ -145,6 +156,7 @@ impl Record {
     pub fn of(self, uid: &str, mark: Option<&str>) -> Option<Recorded> {
         (self.uid == uid).then(|| Recorded {
             of_this_template: mark == Some(&self.mark),
+            at: self.at,
             versions: self.versions,
         })
     }
@@ -162,6 +174,7 @@ mod tests {
         Record {
             uid: "6f0e".to_owned(),
             mark: "m1".to_owned(),
+            at: Timestamp::from_second(1_795_000_000).ok(),
             versions: [(u64::MAX, version(2)), (1, version(1))].into_iter().collect(),
         }
     }
@@ -171,9 +184,13 @@ mod tests {
         let text = record().encode();
         assert_eq!(
             text,
-            r#"{"v":1,"uid":"6f0e","mark":"m1","secrets":{"1":"1@dn1i6pp0smj9","3w5e11264sgsf":"2@dn1i6pp0smj9"}}"#
+            r#"{"v":1,"uid":"6f0e","mark":"m1","at":1795000000,"secrets":{"1":"1@dn1i6pp0smj9","3w5e11264sgsf":"2@dn1i6pp0smj9"}}"#
         );
         assert_eq!(Record::parse(&text), Ok(record()));
+        // Releases before 1.1 wrote no time.
+        let earlier = text.replace(r#""at":1795000000,"#, "");
+        assert_eq!(Record::parse(&earlier), Ok(Record { at: None, ..record() }));
+        assert!(!Record { at: None, ..record() }.encode().contains("at"));
     }
 
     #[test]

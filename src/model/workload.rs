@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use crate::model::annotation::OptIn;
 use crate::model::kind::Kind;
+use crate::model::progress::Progress;
 use crate::model::record::Recorded;
 use crate::model::secret::SecretId;
 use crate::model::strategy::Rollout;
@@ -51,6 +52,8 @@ pub struct Workload {
     pub rollout: Rollout,
     /// Whether the controller of the workload has seen the current template.
     pub observed: bool,
+    /// How far the rollout of the current template is.
+    pub progress: Progress,
     /// A digest that differs between pod templates.
     pub template: u64,
     /// The number of changes of the spec.

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use crate::model::annotation::{Annotations, MARK, OptIn, Webhook};
 use crate::model::kind::Kind;
+use crate::model::progress::{Progress, RolloutStatus};
 use crate::model::record::{Record, RecordError, Recorded};
 use crate::model::scheme::Scheme;
 use crate::model::secret::SecretId;
@@ -47,6 +48,8 @@ pub struct Manifest {
     pub record: Option<String>,
     /// `status.observedGeneration`
     pub observed_generation: u64,
+    /// The fields that tell how far the rollout of the template is.
+    pub status: RolloutStatus,
     /// `status.updateRevision`, of a StatefulSet.
     pub update_revision: Option<String>,
     /// A digest of `spec.template`.
@@ -229,6 +232,10 @@ impl Manifest {
         secrets: Box<[Arc<SecretId>]>,
     ) -> Workload {
         let count = self.annotations.get(opt_in.count_key()).and_then(|count| count.parse().ok());
+        let observed = self.observed_generation >= self.generation;
+        // The counters are of an earlier template until the controller has seen this one.
+        let progress =
+            if observed { id.kind.progress(&self.status, self.rollout) } else { Progress::Running };
         Workload {
             id: id.clone(),
             uid: self.uid.as_str().into(),
@@ -237,7 +244,8 @@ impl Manifest {
             deleting: self.deleting,
             owner: self.owner.as_deref().map(Into::into),
             rollout: self.rollout,
-            observed: self.observed_generation >= self.generation,
+            observed,
+            progress,
             template: self.template,
             generation: self.generation,
             opt_in,

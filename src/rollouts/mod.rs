@@ -1,3 +1,4 @@
-//! The limits that decide which of the due reloads may start.
+//! Rollouts: the limits that decide which due reloads may start, and how far each rotation is.
 
 pub mod budget;
+pub mod rotation;

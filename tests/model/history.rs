@@ -21,6 +21,9 @@ pub(crate) const PROCESSES: usize = 3;
 /// covers this delay and the uncertainty of clocks that differ.
 const MOST_PODS_LAG: u64 = 1_900;
 
+/// The pause in a history that begins without a controller, in milliseconds.
+const DAY_AND_HOUR: u64 = 25 * 3_600_000;
+
 /// A history.
 #[derive(Clone, Debug)]
 pub(crate) struct ObservationHistory {
@@ -61,6 +64,10 @@ pub(crate) struct Setup {
     pub(crate) burst: u32,
     /// The time between the workloads and the start of the first controllers.
     pub(crate) start_ms: u64,
+    /// The number of steps that happen before the first controllers start, and the pause before the
+    /// last of these steps.
+    pub(crate) unseen_steps: usize,
+    pub(crate) unseen_pause_ms: u64,
 }
 
 /// An event, and the time after the event before it.
@@ -139,6 +146,7 @@ pub(crate) enum Event {
     SlowWatch(usize, u64),
     // Events of the controller's processes: killed at this moment, told to end, started.
     Kill(usize),
+    KillAll,
     Stop(usize),
     Start(usize),
     /// The process does not lead for this time.
@@ -166,12 +174,78 @@ pub(crate) enum PatchFault {
     Killed,
 }
 
+/// The bits of the kinds of events that [`THEMES`] names: their places in [`events`].
+const ENDINGS: u32 = 1 << 0;
+const TAKING_BACK: u32 = 1 << 7;
+const RECREATIONS: u32 = 1 << 12;
+const PATCH_FAULTS: u32 = 1 << 13;
+const STANDBYS: u32 = 1 << 17;
+const LIVES: u32 = 1 << 19;
+const SOURCE_EDITS: u32 = 1 << 21;
+
+/// A subject of histories: the kinds of their events, and what their setup must have.
+#[derive(Clone, Copy, Debug)]
+struct Theme {
+    /// The kinds of events, as bits.
+    kinds: u32,
+    /// Whether there are two secrets or more.
+    has_several_secrets: bool,
+    /// Whether workloads declare that their secrets may be missing. `None` if that does not matter.
+    may_be_missing: Option<bool>,
+    /// Whether some steps happen before the first controllers start, with a day between them.
+    begins_unseen: bool,
+}
+
+impl Theme {
+    /// Histories of these kinds of events, with any setup.
+    const fn of(kinds: u32) -> Self {
+        Self { kinds, has_several_secrets: false, may_be_missing: None, begins_unseen: false }
+    }
+
+    fn apply(self, setup: &mut Setup) {
+        if self.has_several_secrets {
+            setup.secrets = setup.secrets.max(2);
+            // Each workload refers to the first two secrets.
+            setup.workloads.iter_mut().for_each(|bits| *bits |= 0b11);
+        }
+        setup.may_be_missing = self.may_be_missing.unwrap_or(setup.may_be_missing);
+        if !self.begins_unseen {
+            (setup.unseen_steps, setup.unseen_pause_ms) = (0, 0);
+        }
+    }
+}
+
+/// Subjects for which a random choice of kinds is too seldom right.
+const THEMES: [Theme; 4] = [
+    // Secrets that come back after a reload recorded that they were missing.
+    Theme {
+        has_several_secrets: true,
+        may_be_missing: Some(true),
+        ..Theme::of(ENDINGS | PATCH_FAULTS | LIVES)
+    },
+    // Two secrets are rotated, and pods start with the version before of one of them.
+    Theme { has_several_secrets: true, ..Theme::of(STANDBYS) },
+    // Reloads for former secrets are taken back.
+    Theme::of(SOURCE_EDITS | TAKING_BACK),
+    // Pods from before a day without a controller get another workload.
+    Theme { begins_unseen: true, ..Theme::of(RECREATIONS) },
+];
+
 /// Returns any history. Most histories hold only some kinds of events. In a history of all kinds, a
 /// sequence of several steps of few kinds is rare.
 pub(crate) fn histories() -> impl Strategy<Value = ObservationHistory> {
-    let kinds = prop_oneof![1 => Just(u32::MAX), 1 => any::<u32>(), 2 => few()];
-    let steps = kinds.no_shrink().prop_flat_map(|kinds| vec(steps(kinds), 0..45));
-    (setups(), steps).prop_map(|(setup, steps)| ObservationHistory { setup, steps })
+    let themes = prop_oneof![
+        2 => Just(Theme::of(u32::MAX)),
+        2 => any::<u32>().prop_map(Theme::of),
+        4 => few().prop_map(Theme::of),
+        1 => prop::sample::select(&THEMES[..]),
+    ];
+    let steps = |theme: Theme| (Just(theme), vec(steps(theme.kinds), 0..45));
+    let themed = themes.no_shrink().prop_flat_map(steps);
+    (setups(), themed).prop_map(|(mut setup, (theme, steps))| {
+        theme.apply(&mut setup);
+        ObservationHistory { setup, steps }
+    })
 }
 
 /// Returns the bits of about one kind of event in four.
@@ -194,10 +268,11 @@ fn setups() -> impl Strategy<Value = Setup> {
             prop_oneof![1 => 0..50_u64, 2 => 0..8_000_u64],
             prop_oneof![4 => 0..50_u64, 1 => 0..5_000_u64],
         ),
-        (prop_oneof![4 => Just(100_u32), 1 => Just(1)], 0..90_000_u64),
+        (prop_oneof![4 => Just(100_u32), 1 => Just(1)], 0..90_000_u64, 2..6_usize),
     )
         .prop_map(
-            |((chance, things, workloads, may_be_missing), p, delays, (burst, start_ms))| {
+            |((chance, things, workloads, may_be_missing), p, delays, start)| {
+                let (burst, start_ms, unseen_steps) = start;
                 let (secrets, servers, sources) = things;
                 let (processes, skew_ms, own_skew_ms, (tells_time, proxy_skew_ms)) = p;
                 let (controller_ms, pods_ms, watch_ms) = delays;
@@ -218,6 +293,8 @@ fn setups() -> impl Strategy<Value = Setup> {
                     watch_ms,
                     burst,
                     start_ms,
+                    unseen_steps,
+                    unseen_pause_ms: DAY_AND_HOUR,
                 }
             },
         )
@@ -290,7 +367,7 @@ fn events(kinds: u32) -> impl Strategy<Value = Event> {
         (2, slow_controllers(time()).boxed()),
         (5, standbys(p()).boxed()),
         (1, (p(), 0..20_000_u64).prop_map(|(p, ms)| Event::SlowWatch(p, ms)).boxed()),
-        (11, lives(p()).boxed()),
+        (12, lives(p()).boxed()),
         (2, (p(), 0..150_000_u64).prop_map(|(p, ms)| Event::Demote(p, ms)).boxed()),
         (5, (0..SOURCES, any::<u8>()).prop_map(|(s, bits)| Event::EditSource(s, bits)).boxed()),
         (1, w().prop_map(Event::MoveServer).boxed()),
@@ -340,9 +417,10 @@ fn standbys(p: Range<usize>) -> impl Strategy<Value = Event> {
 }
 
 fn lives(p: Range<usize>) -> impl Strategy<Value = Event> {
-    (0..11, p).prop_map(|(kind, p)| match kind {
+    (0..12, p).prop_map(|(kind, p)| match kind {
         0..=4 => Event::Kill(p),
         5..=9 => Event::Start(p),
+        10 => Event::KillAll,
         _ => Event::Stop(p),
     })
 }

@@ -18,7 +18,7 @@ use vault_secrets_reloader::references::source::ReadableSources;
 use vault_secrets_reloader::rollouts::budget::Budget;
 
 use crate::collector::Collector;
-use crate::history::{Event, ObservationHistory, PROCESSES};
+use crate::history::{Event, ObservationHistory, PROCESSES, Setup};
 use crate::ports::{Ports, Recorder, Shared, Standing, lock};
 use crate::time;
 use crate::world::{SETTLE, World, process_of, server_name, servers};
@@ -47,6 +47,8 @@ struct Play {
     tasks: JoinSet<()>,
     processes: BTreeMap<usize, Process>,
     lives: u64,
+    /// Whether the first controllers have started.
+    has_begun: bool,
 }
 
 /// Plays a history. Returns the violations, and the journal of events if `is_told`.
@@ -61,26 +63,31 @@ pub(crate) async fn play(
         tasks: JoinSet::new(),
         processes: BTreeMap::new(),
         lives: 0,
+        has_begun: false,
     };
     play.tasks.spawn(run_cluster(Arc::clone(&world)));
     play.wait(Duration::from_millis(history.setup.start_ms)).await;
-    for process in 0..history.setup.processes {
-        play.start(process);
-    }
-    for step in &history.steps {
+    let Setup { processes, unseen_steps, unseen_pause_ms, .. } = history.setup;
+    let unseen_steps = unseen_steps.min(history.steps.len());
+    for (place, step) in history.steps.iter().enumerate() {
+        if place == unseen_steps {
+            play.begin(processes);
+        } else if place + 1 == unseen_steps {
+            play.wait(Duration::from_millis(unseen_pause_ms)).await;
+        }
         play.wait(Duration::from_millis(step.after_ms)).await;
         match step.event {
-            Event::Kill(process) => play.kill(process % history.setup.processes),
-            Event::Stop(process) => play.stop(process % history.setup.processes),
-            Event::Start(process) => play.start(process % history.setup.processes),
-            Event::Demote(process, ms) => play.demote(process % history.setup.processes, ms),
+            _ if !play.has_begun => lock(&world).happen(&step.event),
+            Event::Kill(process) => play.kill(process % processes),
+            Event::KillAll => (0..processes).for_each(|process| play.kill(process)),
+            Event::Stop(process) => play.stop(process % processes),
+            Event::Start(process) => play.start(process % processes),
+            Event::Demote(process, ms) => play.demote(process % processes, ms),
             _ => lock(&world).happen(&step.event),
         }
     }
     lock(&world).mend();
-    for process in 0..history.setup.processes {
-        play.start(process);
-    }
+    play.begin(processes);
     play.wait(QUIET).await;
     play.judge();
     play.tasks.shutdown().await;
@@ -106,7 +113,7 @@ impl Play {
             }
             // The model starts killed processes again, as Kubernetes would.
             let missing: Vec<usize> = (0..lock(&self.world).setup.processes)
-                .filter(|process| !self.processes.contains_key(process))
+                .filter(|process| self.has_begun && !self.processes.contains_key(process))
                 .collect();
             if !missing.is_empty() && Instant::now() + RESTART < end {
                 sleep(RESTART).await;
@@ -115,6 +122,12 @@ impl Play {
                 }
             }
         }
+    }
+
+    /// Starts each process that does not run.
+    fn begin(&mut self, processes: usize) {
+        self.has_begun = true;
+        (0..processes).for_each(|process| self.start(process));
     }
 
     fn start(&mut self, process: usize) {

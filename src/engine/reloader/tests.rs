@@ -433,7 +433,7 @@ impl Bench {
             let (uid, mark) = (object.uid.clone(), "theirs".to_owned());
             object.annotations =
                 [(OptIn::Current.key(), "true"), (MARK, "theirs")].into_iter().collect();
-            object.record = Some(Record { uid, mark, versions }.encode());
+            object.record = Some(Record { uid, mark, at: None, versions }.encode());
             object.template += 1;
         });
     }
@@ -530,7 +530,7 @@ async fn what_another_controller_reloaded_meanwhile_is_left_to_the_next_poll() {
     let writes: [fn(&mut Manifest); 2] = [
         |object| {
             let (uid, mark) = (object.uid.clone(), "theirs".to_owned());
-            object.record = Some(Record { uid, mark, versions: Versions::default() }.encode());
+            object.record = Some(Record { uid, mark, at: None, versions: Versions::default() }.encode());
         },
         |object| {
             object.generation += 2;
@@ -639,7 +639,7 @@ async fn a_version_older_than_what_was_seen_rolls_once_nothing_else_is_seen_for_
 fn beside_a_later_record() -> Bench {
     let bench = Bench::new(&[("web", &["a"]), ("api", &["a"])]);
     let versions = [(secret("a").hash64(), version(9, 253_402_207_200))].into_iter().collect();
-    let record = Record { uid: "uid-of-web".to_owned(), mark: "m".to_owned(), versions };
+    let record = Record { uid: "uid-of-web".to_owned(), mark: "m".to_owned(), at: None, versions };
     let mut world = bench.fake.world();
     let web = world.objects.get_mut("web").unwrap();
     web.annotations = [(OptIn::Current.key(), "true"), (MARK, "m")].into_iter().collect();

@@ -75,7 +75,11 @@ impl World {
             | Event::OnStandby(_)
             | Event::ControllersDown(_)
             | Event::SlowWatch(..) => self.fail(event),
-            Event::Kill(_) | Event::Stop(_) | Event::Start(_) | Event::Demote(..) => {}
+            Event::Kill(_)
+            | Event::KillAll
+            | Event::Stop(_)
+            | Event::Start(_)
+            | Event::Demote(..) => {}
         }
     }
 

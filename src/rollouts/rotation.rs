@@ -1,0 +1,456 @@
+//! Rotations: which workloads run with the live version of a secret, which do not, and why.
+//!
+//! A *rotation* is one secret, its live version, and all workloads that refer to the secret. Its
+//! state is computed from the last decision about each workload, from the status of the workload,
+//! and from its record. Nothing is stored, so a restart or a new leader computes the same.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::decide::observation::Observation;
+use crate::decide::plan::{Action, Decision, Hold};
+use crate::model::poll::PollNumber;
+use crate::model::progress::{Progress, RolloutFailure, Silence};
+use crate::model::secret::{SecretId, Version};
+use crate::model::workload::Workload;
+
+/// What is known of a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownSecret {
+    /// The last observation.
+    pub observation: Observation,
+    /// The version that was last seen live.
+    pub version: Option<Version>,
+    /// The poll that saw this version, or the loss of it, first.
+    pub first_poll: PollNumber,
+}
+
+impl KnownSecret {
+    /// The state of a secret that no poll has read.
+    pub const UNREAD: Self =
+        Self { observation: Observation::Unknown, version: None, first_poll: PollNumber::MAX };
+
+    /// Takes in the observation of a poll.
+    pub fn observe(&mut self, poll: PollNumber, observation: Observation) {
+        let before = (self.observation == Observation::Gone, self.version);
+        match observation {
+            Observation::Live(version) => self.version = Some(version),
+            Observation::Gone | Observation::Unknown => {}
+        }
+        let is_known = observation != Observation::Unknown;
+        self.observation = observation;
+        // Without an answer, nothing is known to have changed.
+        if is_known && before != (observation == Observation::Gone, self.version)
+            || self.first_poll == PollNumber::MAX && is_known
+        {
+            self.first_poll = poll;
+        }
+    }
+}
+
+/// The last decision about a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The poll of the decision.
+    pub poll: PollNumber,
+    /// The first poll of the template that was decided about.
+    pub template_first_poll: PollNumber,
+    /// What is not as it should be. Few workloads have any, so it is boxed.
+    pub open: Option<Box<OpenIssues>>,
+}
+
+/// What a decision found that is not as it should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenIssues {
+    /// Why the reload is held.
+    pub hold: Option<Hold>,
+    /// Why the last PATCH failed.
+    pub error: Option<Box<str>>,
+    /// The secrets that changed and for which the workload was not reloaded.
+    pub changed: Box<[Arc<SecretId>]>,
+    /// The secrets of reloads that were taken back.
+    pub taken_back: Box<[Arc<SecretId>]>,
+    /// The secrets without a verdict.
+    pub undecided: Box<[Arc<SecretId>]>,
+    /// The secrets that are missing.
+    pub gone: Box<[Arc<SecretId>]>,
+    /// Whether a verdict waits for the workload's controller.
+    pub is_waiting: bool,
+    /// Whether a verdict waits for the settle time.
+    pub is_settling: bool,
+}
+
+impl Standing {
+    /// Returns the standing of a workload after a decision.
+    #[must_use]
+    pub fn of(poll: PollNumber, template_first_poll: PollNumber, decision: &Decision) -> Self {
+        let Decision { action, gone, reverted, changed, waiting, unsettled, open } = decision;
+        let hold = if let Action::Hold(hold) = action { Some(*hold) } else { None };
+        let is_open = !(gone.is_empty()
+            && reverted.is_empty()
+            && changed.is_empty()
+            && open.is_empty()
+            && hold.is_none());
+        let issues = || OpenIssues {
+            hold,
+            error: None,
+            changed: changed.as_slice().into(),
+            taken_back: reverted.as_slice().into(),
+            undecided: open.as_slice().into(),
+            gone: gone.as_slice().into(),
+            is_waiting: *waiting,
+            is_settling: *unsettled,
+        };
+        Self { poll, template_first_poll, open: is_open.then(|| Box::new(issues())) }
+    }
+}
+
+/// Why a workload does not have the live version yet, although nothing prevents its reload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pending {
+    /// The next poll decides about the workload.
+    NextPoll,
+    /// The version is younger than the settle time, or must be seen for longer.
+    Settling,
+    /// The workload's controller has not made a revision of the present template yet.
+    WaitingForRevision,
+    /// The reload is due.
+    Due,
+    /// The PATCH failed with this error, and is tried again.
+    Retrying(Box<str>),
+}
+
+/// How far a workload is with the live version of a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UserState {
+    /// All pods run with the version.
+    Complete,
+    /// The workload was reloaded, and its rollout is under way.
+    Running,
+    /// The workload was reloaded, and its rollout failed.
+    Failed(RolloutFailure),
+    /// The workload was reloaded, and it gives no signal that all its pods were replaced.
+    Silent(Silence),
+    /// The workload is not reloaded yet.
+    Pending(Pending),
+    /// The reload is held.
+    Held(Hold),
+    /// The reload was taken back: an older template was put back.
+    TakenBack,
+    /// Vault does not answer for the secret, so nothing is known.
+    Unknown,
+}
+
+/// A workload that refers to a secret, with all that its state depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct User<'a> {
+    /// The workload.
+    pub workload: &'a Workload,
+    /// The first poll of its present template.
+    pub template_first_poll: PollNumber,
+    /// The last decision about it.
+    pub standing: Option<&'a Standing>,
+}
+
+/// The clock and the limit by which a rollout takes too long.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    /// The present, by the API server's clock.
+    pub now: Timestamp,
+    /// How long the rollout of a reload may take (`--rollout-timeout`).
+    pub timeout: Duration,
+}
+
+/// Returns how far a workload is with the live version of a secret.
+#[must_use]
+pub fn user_state(
+    user: &User<'_>,
+    secret: &SecretId,
+    known: &KnownSecret,
+    deadline: Deadline,
+) -> UserState {
+    let Some(version) = known.version else { return UserState::Unknown };
+    let progress = || progress(user.workload, deadline);
+    let is_in = |secrets: &[Arc<SecretId>]| secrets.iter().any(|other| **other == *secret);
+    // A decision about an earlier template, or about an earlier version, tells nothing.
+    let standing = user.standing.filter(|standing| {
+        standing.poll >= known.first_poll && standing.template_first_poll == user.template_first_poll
+    });
+    let Some(standing) = standing else {
+        let recorded = user.workload.recorded.as_ref().filter(|record| record.of_this_template);
+        let entry = recorded.and_then(|record| record.versions.get(secret.hash64()));
+        return if known.observation == Observation::Unknown {
+            UserState::Unknown
+        } else if entry == Some(version) {
+            progress()
+        } else {
+            UserState::Pending(Pending::NextPoll)
+        };
+    };
+    let Some(open) = &standing.open else { return progress() };
+    if is_in(&open.taken_back) {
+        UserState::TakenBack
+    } else if is_in(&open.undecided) {
+        match known.observation {
+            Observation::Unknown => UserState::Unknown,
+            _ if open.is_settling => UserState::Pending(Pending::Settling),
+            _ if open.is_waiting => UserState::Pending(Pending::WaitingForRevision),
+            _ => UserState::Unknown,
+        }
+    } else if is_in(&open.changed) {
+        match (&open.error, open.hold) {
+            (Some(error), _) => UserState::Pending(Pending::Retrying(error.clone())),
+            (None, Some(hold)) => UserState::Held(hold),
+            (None, None) if open.is_settling => UserState::Pending(Pending::Settling),
+            (None, None) => UserState::Pending(Pending::Due),
+        }
+    } else {
+        progress()
+    }
+}
+
+/// Returns the state of a workload whose template starts pods with the live version.
+fn progress(workload: &Workload, deadline: Deadline) -> UserState {
+    match workload.progress {
+        Progress::Complete => UserState::Complete,
+        Progress::Running if is_overdue(workload, deadline) => {
+            UserState::Failed(RolloutFailure::TimedOut)
+        }
+        Progress::Running => UserState::Running,
+        Progress::Failed(failure) => UserState::Failed(failure),
+        Progress::Silent(silence) => UserState::Silent(silence),
+    }
+}
+
+/// Whether the rollout of our last reload takes too long. Rollouts of others have no time-out.
+fn is_overdue(workload: &Workload, deadline: Deadline) -> bool {
+    let recorded = workload.recorded.as_ref().filter(|record| record.of_this_template);
+    let timeout = SignedDuration::try_from(deadline.timeout).unwrap_or(SignedDuration::MAX);
+    recorded
+        .and_then(|record| record.at)
+        .is_some_and(|at| deadline.now.duration_since(at) > timeout)
+}
+
+/// The state of a rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RotationState {
+    /// Each workload that gives a signal runs with the version.
+    Complete,
+    /// Workloads are being reloaded, or will be without help.
+    Running,
+    /// A rollout failed, or a reload was taken back. Somebody should look.
+    Stopped,
+    /// Nothing is under way, and reloads are held.
+    Held,
+    /// The secret is missing, or its latest version is deleted.
+    Missing,
+    /// Vault has not answered for the secret.
+    Unknown,
+}
+
+impl RotationState {
+    /// All states.
+    pub const ALL: [Self; 6] = [
+        Self::Complete,
+        Self::Running,
+        Self::Stopped,
+        Self::Held,
+        Self::Missing,
+        Self::Unknown,
+    ];
+
+    /// Returns the name in the API and in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Held => "held",
+            Self::Missing => "missing",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Returns the state of a rotation from the states of all workloads that refer to the secret.
+#[must_use]
+pub fn rotation_state<'a>(
+    known: &KnownSecret,
+    users: impl IntoIterator<Item = &'a UserState>,
+) -> RotationState {
+    match (known.observation, known.version) {
+        (Observation::Gone, _) => return RotationState::Missing,
+        (_, None) => return RotationState::Unknown,
+        _ => {}
+    }
+    let rank = |user: &UserState| match user {
+        UserState::Complete | UserState::Silent(_) => 0,
+        UserState::Unknown => 1,
+        // The rate limit lets the reload start by itself.
+        UserState::Running | UserState::Pending(_) | UserState::Held(Hold::Budget) => 3,
+        UserState::Held(_) => 2,
+        UserState::Failed(_) | UserState::TakenBack => 4,
+    };
+    match users.into_iter().map(rank).max() {
+        None | Some(0) => RotationState::Complete,
+        Some(1) => RotationState::Unknown,
+        Some(2) => RotationState::Held,
+        Some(3) => RotationState::Running,
+        Some(_) => RotationState::Stopped,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::fixtures::{recorded, second, secret, version, workload};
+
+    const DEADLINE: Deadline =
+        Deadline { now: Timestamp::UNIX_EPOCH, timeout: Duration::from_mins(10) };
+
+    fn decision(action: Action) -> Decision {
+        Decision {
+            action,
+            gone: Vec::new(),
+            reverted: Vec::new(),
+            changed: Vec::new(),
+            waiting: false,
+            unsettled: false,
+            open: Vec::new(),
+        }
+    }
+
+    fn live(number: u64) -> KnownSecret {
+        let version = version(number, 100);
+        let observation = Observation::Live(version);
+        KnownSecret { observation, version: Some(version), first_poll: 5 }
+    }
+
+    fn state(workload: &Workload, known: &KnownSecret, standing: Option<&Standing>) -> UserState {
+        let user = User { workload, template_first_poll: 3, standing };
+        user_state(&user, &secret("a"), known, DEADLINE)
+    }
+
+    #[test]
+    fn only_a_decision_about_this_version_and_this_template_counts() {
+        let web = workload("web", &["a"]);
+        let of = |poll, template| Standing::of(poll, template, &decision(Action::Leave));
+        assert_eq!(state(&web, &live(2), Some(&of(5, 3))), UserState::Complete);
+        let next_poll = UserState::Pending(Pending::NextPoll);
+        assert_eq!(state(&web, &live(2), Some(&of(4, 3))), next_poll);
+        assert_eq!(state(&web, &live(2), Some(&of(9, 2))), next_poll);
+        assert_eq!(state(&web, &live(2), None), next_poll);
+        assert_eq!(state(&web, &KnownSecret::UNREAD, None), UserState::Unknown);
+        // Right after a PATCH, and after a restart, the record tells.
+        let mut reloaded = workload("web", &["a"]);
+        reloaded.recorded = Some(recorded(true, &[("a", version(2, 100))]));
+        assert_eq!(state(&reloaded, &live(2), None), UserState::Complete);
+        assert_eq!(state(&reloaded, &live(3), None), next_poll);
+        reloaded.recorded = Some(recorded(false, &[("a", version(2, 100))]));
+        assert_eq!(state(&reloaded, &live(2), None), next_poll);
+    }
+
+    #[test]
+    fn what_keeps_a_workload_from_the_version_is_told() {
+        let web = workload("web", &["a", "b"]);
+        let a = || vec![secret("a")];
+        let standing = |decision: Decision| Standing::of(5, 3, &decision);
+        let changed = |action| Decision { changed: a(), ..decision(action) };
+        let due = changed(Action::Roll(crate::decide::plan::Cause::Witnessed));
+        let undecided = || Decision { open: a(), ..decision(Action::Leave) };
+        let settling = UserState::Pending(Pending::Settling);
+        for (decision, expected) in [
+            (due, UserState::Pending(Pending::Due)),
+            (changed(Action::Hold(Hold::SecretGone)), UserState::Held(Hold::SecretGone)),
+            (Decision { unsettled: true, ..changed(Action::Leave) }, settling.clone()),
+            (Decision { unsettled: true, ..undecided() }, settling),
+            (
+                Decision { waiting: true, ..undecided() },
+                UserState::Pending(Pending::WaitingForRevision),
+            ),
+            (Decision { reverted: a(), ..decision(Action::Leave) }, UserState::TakenBack),
+            // The other secret of the workload changed: this one has the version.
+            (
+                Decision {
+                    changed: vec![secret("b")],
+                    ..decision(Action::Hold(Hold::SecretGone))
+                },
+                UserState::Complete,
+            ),
+        ] {
+            assert_eq!(state(&web, &live(2), Some(&standing(decision.clone()))), expected);
+        }
+        let unknown = KnownSecret { observation: Observation::Unknown, ..live(2) };
+        assert_eq!(state(&web, &unknown, Some(&standing(undecided()))), UserState::Unknown);
+        let mut failed = standing(changed(Action::Hold(Hold::BackOff)));
+        failed.open.as_mut().unwrap().error = Some("refused: quota".into());
+        let retrying = UserState::Pending(Pending::Retrying("refused: quota".into()));
+        assert_eq!(state(&web, &live(2), Some(&failed)), retrying);
+    }
+
+    #[test]
+    fn a_rollout_of_ours_fails_when_it_takes_too_long() {
+        let mut web = workload("web", &["a"]);
+        web.progress = Progress::Running;
+        let mut record = recorded(true, &[("a", version(2, 100))]);
+        record.at = Some(second(1_000));
+        web.recorded = Some(record);
+        let at = |now| {
+            let deadline = Deadline { now: second(now), ..DEADLINE };
+            progress(&web, deadline)
+        };
+        assert_eq!(at(0), UserState::Running, "its clock is behind");
+        assert_eq!(at(1_600), UserState::Running);
+        assert_eq!(at(1_601), UserState::Failed(RolloutFailure::TimedOut));
+        // Somebody else deployed since.
+        let mut other = web.clone();
+        other.recorded.as_mut().unwrap().of_this_template = false;
+        let late = Deadline { now: second(9_999), ..DEADLINE };
+        assert_eq!(progress(&other, late), UserState::Running);
+        other.progress = Progress::Failed(RolloutFailure::FailedCreate);
+        assert_eq!(progress(&other, late), UserState::Failed(RolloutFailure::FailedCreate));
+    }
+
+    #[test]
+    fn a_rotation_is_complete_when_each_workload_with_a_signal_is() {
+        let silent = UserState::Silent(Silence::OnDelete);
+        let held = UserState::Held(Hold::SecretGone);
+        let due = UserState::Pending(Pending::Due);
+        let failed = UserState::Failed(RolloutFailure::TimedOut);
+        let of = |users: &[&UserState]| rotation_state(&live(2), users.iter().copied());
+        assert_eq!(of(&[]), RotationState::Complete);
+        assert_eq!(of(&[&UserState::Complete, &silent]), RotationState::Complete);
+        assert_eq!(of(&[&UserState::Complete, &UserState::Unknown]), RotationState::Unknown);
+        assert_eq!(of(&[&held, &UserState::Unknown]), RotationState::Held);
+        assert_eq!(of(&[&UserState::Running, &held]), RotationState::Running);
+        assert_eq!(of(&[&UserState::Held(Hold::Budget)]), RotationState::Running);
+        assert_eq!(of(&[&due, &silent]), RotationState::Running);
+        assert_eq!(of(&[&UserState::TakenBack, &due]), RotationState::Stopped);
+        assert_eq!(of(&[&UserState::Running, &failed]), RotationState::Stopped);
+        let gone = KnownSecret { observation: Observation::Gone, ..live(2) };
+        assert_eq!(rotation_state(&gone, [&due]), RotationState::Missing);
+        assert_eq!(rotation_state(&KnownSecret::UNREAD, []), RotationState::Unknown);
+    }
+
+    #[test]
+    fn the_first_poll_of_a_version_is_kept() {
+        let mut known = KnownSecret::UNREAD;
+        let mut at = |poll, observation| {
+            known.observe(poll, observation);
+            known.first_poll
+        };
+        assert_eq!(at(1, Observation::Unknown), PollNumber::MAX);
+        assert_eq!(at(2, Observation::Live(version(1, 1))), 2);
+        assert_eq!(at(3, Observation::Live(version(1, 1))), 2);
+        assert_eq!(at(4, Observation::Unknown), 2);
+        assert_eq!(at(5, Observation::Live(version(1, 1))), 2);
+        assert_eq!(at(6, Observation::Live(version(2, 2))), 6);
+        assert_eq!(at(7, Observation::Gone), 7);
+        assert_eq!(at(8, Observation::Gone), 7);
+        // The secret came back. What was decided while it was gone tells nothing.
+        assert_eq!(at(9, Observation::Live(version(2, 2))), 9);
+    }
+}

@@ -1,0 +1,279 @@
+//! The answers of the API, from the index and the board.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::api;
+use super::board::{Board, Polls};
+use super::words;
+use crate::decide::clock::ServerClock;
+use crate::index::Index;
+use crate::index::entries::IndexedWorkload;
+use crate::model::kind::Kind;
+use crate::model::secret::SecretId;
+use crate::model::workload::WorkloadId;
+use crate::rollouts::rotation::{
+    Deadline, KnownSecret, RotationState, Standing, User, UserState, rotation_state, user_state,
+};
+
+/// What reports are made from.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// The workloads and their secrets.
+    pub index: Arc<Index>,
+    /// The last decisions.
+    pub board: Arc<Board>,
+    /// The clock of the API server.
+    pub clock: Arc<ServerClock>,
+    /// Returns the present by the controller's clock.
+    pub now: fn() -> Timestamp,
+    /// How long the rollout of a reload may take.
+    pub rollout_timeout: Duration,
+    /// The names of all Vault servers.
+    pub servers: Arc<[Arc<str>]>,
+    /// The name of this replica.
+    pub replica: Arc<str>,
+}
+
+/// The state of all workloads and secrets at one moment.
+#[derive(Debug)]
+pub struct Report {
+    sources: Sources,
+    workloads: Vec<IndexedWorkload>,
+    secrets: HashMap<Arc<SecretId>, KnownSecret>,
+    standings: HashMap<WorkloadId, Standing>,
+    polls: BTreeMap<Box<str>, Polls>,
+    deadline: Deadline,
+}
+
+/// The workloads that refer to a secret, each with its state.
+type Users<'a> = Vec<(&'a IndexedWorkload, UserState)>;
+
+impl Sources {
+    /// Returns the present state.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let workloads = self.index.workloads();
+        let state = self.board.state();
+        let (secrets, standings) = (state.secrets.clone(), state.standings.clone());
+        let polls = state.polls.clone();
+        drop(state);
+        let now = self.clock.at((self.now)());
+        let deadline = Deadline { now, timeout: self.rollout_timeout };
+        Report { sources: self.clone(), workloads, secrets, standings, polls, deadline }
+    }
+}
+
+impl Report {
+    /// Returns the overview.
+    #[must_use]
+    pub fn overview(&self) -> api::Overview {
+        let mut rotations: BTreeMap<String, u64> =
+            RotationState::ALL.iter().map(|state| (state.name().to_owned(), 0)).collect();
+        let mut secrets: BTreeMap<&str, u64> =
+            self.sources.servers.iter().map(|server| (&**server, 0)).collect();
+        for (secret, users) in self.users_by_secret() {
+            let state = rotation_state(&self.known(secret), users.iter().map(|(_, state)| state));
+            *rotations.entry(state.name().to_owned()).or_default() += 1;
+            *secrets.entry(&secret.connection).or_default() += 1;
+        }
+        let mut workloads: BTreeMap<String, u64> =
+            Kind::ALL.iter().map(|kind| (kind.name().to_owned(), 0)).collect();
+        for stored in &self.workloads {
+            *workloads.entry(stored.workload.id.kind.name().to_owned()).or_default() += 1;
+        }
+        let server = |(name, secrets): (&str, u64)| {
+            let polls = self.polls.get(name).copied().unwrap_or_default();
+            api::Server {
+                name: name.to_owned(),
+                secrets,
+                last_poll: polls.last,
+                last_successful_poll: polls.last_answered,
+            }
+        };
+        let findings = self.sources.index.findings().counts();
+        api::Overview {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            leader: self.sources.replica.as_ref().to_owned(),
+            servers: secrets.into_iter().map(server).collect(),
+            rotations,
+            workloads,
+            findings: findings.into_iter().map(|(code, n)| (code.to_owned(), n)).collect(),
+        }
+    }
+
+    /// Returns all rotations in some states, in order of their secrets. All states, if `states` is
+    /// empty.
+    #[must_use]
+    pub fn rotations(&self, states: &BTreeSet<RotationState>) -> Vec<api::Rotation> {
+        let rotation = |(secret, users): (&Arc<SecretId>, Users<'_>)| {
+            let state = self.state_of(secret, &users);
+            let is_wanted = states.is_empty() || states.contains(&state);
+            is_wanted.then(|| self.rotation(secret, state, &users))
+        };
+        self.users_by_secret().into_iter().filter_map(rotation).collect()
+    }
+
+    /// Returns the rotations whose secret has this path, each with all workloads that refer to the
+    /// secret. With `server` and `namespace`, only of that server and Vault namespace; an empty
+    /// namespace is the root namespace.
+    #[must_use]
+    pub fn secrets(
+        &self,
+        path: &str,
+        server: Option<&str>,
+        namespace: Option<&str>,
+    ) -> Vec<(api::Rotation, Vec<api::User>)> {
+        let is_wanted = |secret: &SecretId| {
+            *secret.path == *path
+                && server.is_none_or(|server| *secret.connection == *server)
+                && namespace.is_none_or(|name| secret.namespace.as_deref().unwrap_or("") == name)
+        };
+        let mut found: BTreeMap<&Arc<SecretId>, Users<'_>> = BTreeMap::new();
+        for stored in &self.workloads {
+            for secret in stored.workload.watched().filter(|secret| is_wanted(secret)) {
+                found.entry(secret).or_default().push((stored, self.user_state(stored, secret)));
+            }
+        }
+        found.into_iter().map(|(secret, users)| self.secret(secret, users)).collect()
+    }
+
+    /// Returns all workloads in order of their names, those of one namespace if `namespace` is
+    /// given.
+    #[must_use]
+    pub fn workloads(&self, namespace: Option<&str>) -> Vec<api::Workload> {
+        let is_wanted = |stored: &&IndexedWorkload| {
+            namespace.is_none_or(|namespace| *stored.workload.id.namespace == *namespace)
+        };
+        let row = |stored: &IndexedWorkload| {
+            let secrets = stored.workload.watched();
+            let names = secrets.map(|secret| words::name(&self.user_state(stored, secret)));
+            let worst = names.min_by_key(|name| words::rank(name)).unwrap_or("complete");
+            api::Workload {
+                workload: stored.workload.id.to_string(),
+                secrets: u64::try_from(stored.workload.watched().count()).unwrap_or(u64::MAX),
+                state: worst.to_owned(),
+            }
+        };
+        self.workloads.iter().filter(is_wanted).map(row).collect()
+    }
+
+    /// Returns one workload. `None` if it is not watched and has no findings.
+    #[must_use]
+    pub fn workload(&self, id: &WorkloadId) -> Option<api::WorkloadStatus> {
+        let stored = self.workloads.iter().find(|stored| stored.workload.id == *id);
+        let findings: Vec<_> = self
+            .sources
+            .index
+            .findings()
+            .of(id)
+            .into_iter()
+            .map(|finding| api::Finding {
+                reason: finding.reason.to_owned(),
+                message: finding.message,
+            })
+            .collect();
+        if stored.is_none() && findings.is_empty() {
+            return None;
+        }
+        let secret = |stored: &IndexedWorkload, secret: &Arc<SecretId>| {
+            let version = self.known(secret).version;
+            let state = self.user_state(stored, secret);
+            api::UsedSecret {
+                secret: api_secret(secret),
+                version: version.map(api_version),
+                progress: words::progress(&state, version, &stored.workload),
+            }
+        };
+        let mut secrets: Vec<_> = stored
+            .into_iter()
+            .flat_map(|stored| stored.workload.watched().map(|used| secret(stored, used)))
+            .collect();
+        secrets.sort_by(|one, other| {
+            let key = |used: &api::UsedSecret| words::rank(&used.progress.state);
+            key(one).cmp(&key(other)).then_with(|| one.secret.cmp(&other.secret))
+        });
+        let workload = stored.map(|stored| &stored.workload);
+        let recorded = workload.and_then(|workload| workload.recorded.as_ref());
+        Some(api::WorkloadStatus {
+            workload: id.to_string(),
+            reloads: workload.map_or(0, |workload| workload.count),
+            last_reload: recorded.and_then(|recorded| recorded.at),
+            secrets,
+            findings,
+        })
+    }
+
+    fn users_by_secret(&self) -> BTreeMap<&Arc<SecretId>, Users<'_>> {
+        let mut users: BTreeMap<_, Users<'_>> = BTreeMap::new();
+        for stored in &self.workloads {
+            for secret in stored.workload.watched() {
+                users.entry(secret).or_default().push((stored, self.user_state(stored, secret)));
+            }
+        }
+        users
+    }
+
+    fn known(&self, secret: &SecretId) -> KnownSecret {
+        self.secrets.get(secret).copied().unwrap_or(KnownSecret::UNREAD)
+    }
+
+    fn user_state(&self, stored: &IndexedWorkload, secret: &SecretId) -> UserState {
+        let IndexedWorkload { workload, template_first_poll } = stored;
+        let standing = self.standings.get(&workload.id);
+        let user = User { workload, template_first_poll: *template_first_poll, standing };
+        user_state(&user, secret, &self.known(secret), self.deadline)
+    }
+
+    fn state_of(&self, secret: &SecretId, users: &Users<'_>) -> RotationState {
+        rotation_state(&self.known(secret), users.iter().map(|(_, state)| state))
+    }
+
+    fn rotation(
+        &self,
+        secret: &SecretId,
+        state: RotationState,
+        users: &Users<'_>,
+    ) -> api::Rotation {
+        let mut workloads: BTreeMap<String, u64> = BTreeMap::new();
+        for (_, state) in users {
+            *workloads.entry(words::name(state).to_owned()).or_default() += 1;
+        }
+        api::Rotation {
+            secret: api_secret(secret),
+            version: self.known(secret).version.map(api_version),
+            state: state.name().to_owned(),
+            workloads,
+        }
+    }
+
+    fn secret(&self, secret: &SecretId, users: Users<'_>) -> (api::Rotation, Vec<api::User>) {
+        let rotation = self.rotation(secret, self.state_of(secret, &users), &users);
+        let version = self.known(secret).version;
+        let user = |(stored, state): (&IndexedWorkload, UserState)| api::User {
+            workload: stored.workload.id.to_string(),
+            progress: words::progress(&state, version, &stored.workload),
+        };
+        let mut users: Vec<_> = users.into_iter().map(user).collect();
+        users.sort_by(|one, other| {
+            let key = |user: &api::User| words::rank(&user.progress.state);
+            key(one).cmp(&key(other)).then_with(|| one.workload.cmp(&other.workload))
+        });
+        (rotation, users)
+    }
+}
+
+fn api_secret(secret: &SecretId) -> api::Secret {
+    api::Secret {
+        server: secret.connection.as_ref().to_owned(),
+        namespace: secret.namespace.as_deref().map(str::to_owned),
+        path: secret.path.as_ref().to_owned(),
+    }
+}
+
+fn api_version(version: crate::model::secret::Version) -> api::Version {
+    api::Version { number: version.number, created: version.created }
+}

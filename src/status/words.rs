@@ -1,0 +1,168 @@
+//! The words of a state: its name, its reason code, and a sentence for people.
+
+use jiff::Timestamp;
+
+use super::api;
+use crate::decide::plan::Hold;
+use crate::model::progress::{RolloutFailure, Silence};
+use crate::model::secret::Version;
+use crate::model::strategy;
+use crate::model::text::shorten;
+use crate::model::workload::Workload;
+use crate::rollouts::rotation::{Pending, UserState};
+
+/// The names of all states of a workload, the worst first.
+pub(super) const STATES: [&str; 8] =
+    ["failed", "takenBack", "held", "pending", "running", "unknown", "silent", "complete"];
+
+/// Returns the name of a state.
+pub(super) fn name(state: &UserState) -> &'static str {
+    match state {
+        UserState::Complete => "complete",
+        UserState::Running => "running",
+        UserState::Failed(_) => "failed",
+        UserState::Silent(_) => "silent",
+        UserState::Pending(_) => "pending",
+        UserState::Held(_) => "held",
+        UserState::TakenBack => "takenBack",
+        UserState::Unknown => "unknown",
+    }
+}
+
+/// Returns the place of a state in [`STATES`].
+pub(super) fn rank(state: &str) -> usize {
+    STATES.iter().position(|name| *name == state).unwrap_or(STATES.len())
+}
+
+/// Returns the reason code of a state; `None` for a complete rollout.
+fn code(state: &UserState) -> Option<&'static str> {
+    Some(match state {
+        UserState::Complete => return None,
+        UserState::Running => "RolloutRunning",
+        UserState::Failed(failure) => failure.code(),
+        UserState::Silent(silence) => silence.code(),
+        UserState::Pending(Pending::NextPoll) => "NextPoll",
+        UserState::Pending(Pending::Settling) => "Settling",
+        UserState::Pending(Pending::WaitingForRevision) => "WaitingForRevision",
+        UserState::Pending(Pending::Due) => "Due",
+        UserState::Pending(Pending::Retrying(_)) | UserState::Held(Hold::BackOff) => "ReloadFailed",
+        UserState::Held(Hold::Deleting) => "Deleting",
+        UserState::Held(Hold::SecretGone) => "SecretMissing",
+        UserState::Held(Hold::Stripped) => "AnnotationsRemoved",
+        UserState::Held(Hold::Budget) => "RateLimited",
+        UserState::TakenBack => "TakenBack",
+        UserState::Unknown => "NoAnswer",
+    })
+}
+
+/// Returns the sentence of a state.
+fn message(state: &UserState, workload: &Workload) -> String {
+    let owner = workload.owner.as_deref();
+    match state {
+        UserState::Complete => "All pods run with this version".to_owned(),
+        UserState::Running => "The workload was reloaded, and its pods are being replaced".to_owned(),
+        UserState::Failed(RolloutFailure::FailedCreate) => {
+            "The workload was reloaded, and new pods cannot be created. Check quotas and admission \
+             webhooks (kubectl describe)"
+                .to_owned()
+        }
+        UserState::Failed(RolloutFailure::DeadlineExceeded) => {
+            "The workload was reloaded, and its rollout made no progress within its deadline. Check \
+             why new pods do not become ready (kubectl describe pod)"
+                .to_owned()
+        }
+        UserState::Failed(RolloutFailure::TimedOut) => {
+            "The workload was reloaded, and its rollout takes longer than --rollout-timeout. Check \
+             why new pods do not become ready (kubectl describe pod)"
+                .to_owned()
+        }
+        UserState::Silent(Silence::NoReplicas) => {
+            "The workload has no pods. New pods read this version".to_owned()
+        }
+        UserState::Silent(Silence::Paused) => {
+            "The workload is paused. Its pods get this version once it is resumed (kubectl rollout \
+             resume)"
+                .to_owned()
+        }
+        UserState::Silent(Silence::OnDelete) => {
+            "The update strategy is OnDelete. Pods get this version as they are deleted".to_owned()
+        }
+        UserState::Silent(Silence::Partition) => {
+            "The update strategy has a partition. Pods below it get this version once the partition \
+             is lowered, or as they are deleted"
+                .to_owned()
+        }
+        UserState::Pending(Pending::NextPoll) => {
+            "The next poll decides about the workload".to_owned()
+        }
+        UserState::Pending(Pending::Settling) => {
+            "The version is younger than --settle-time, or older than one that was seen before. The \
+             workload is reloaded when that time is over"
+                .to_owned()
+        }
+        UserState::Pending(Pending::WaitingForRevision) => {
+            "The workload's controller has not made a revision of the present template yet. Check \
+             that this controller runs"
+                .to_owned()
+        }
+        UserState::Pending(Pending::Due) => "The reload begins".to_owned(),
+        UserState::Pending(Pending::Retrying(error)) => {
+            format!("The reload failed, and is tried again: {}", shorten(error))
+        }
+        UserState::Held(Hold::BackOff) => "The reload failed, and is tried again".to_owned(),
+        UserState::Held(Hold::Deleting) => "The workload is being deleted".to_owned(),
+        UserState::Held(Hold::SecretGone) => {
+            "Another secret of the workload is missing, and new pods would fail. The workload is \
+             reloaded when that secret is back or no longer referred to"
+                .to_owned()
+        }
+        UserState::Held(Hold::Stripped) => {
+            format!(
+                "The workload was reloaded, and what was written was removed; {}",
+                strategy::how_to_keep(owner)
+            )
+        }
+        UserState::Held(Hold::Budget) => {
+            "The workload waits for the rate limit of reloads for changes while no controller \
+             watched (--found-reload-rate)"
+                .to_owned()
+        }
+        UserState::TakenBack => {
+            format!(
+                "The reload was taken back: an older revision was restored. To have this version, {}",
+                strategy::how_to_renew(owner)
+            )
+        }
+        UserState::Unknown => {
+            "Vault does not answer for the secret. Look at the controller's log".to_owned()
+        }
+    }
+}
+
+/// Returns since when a workload is in a state.
+fn since(state: &UserState, version: Option<Version>, workload: &Workload) -> Option<Timestamp> {
+    let recorded = workload.recorded.as_ref().filter(|record| record.of_this_template);
+    match state {
+        UserState::Running | UserState::Failed(_) | UserState::Silent(_) => {
+            recorded.and_then(|record| record.at)
+        }
+        UserState::Pending(_) | UserState::Held(_) | UserState::TakenBack => {
+            version.map(|version| version.created)
+        }
+        UserState::Complete | UserState::Unknown => None,
+    }
+}
+
+/// Returns a state as the API shows it.
+pub(super) fn progress(
+    state: &UserState,
+    version: Option<Version>,
+    workload: &Workload,
+) -> api::Progress {
+    api::Progress {
+        state: name(state).to_owned(),
+        reason: code(state).map(str::to_owned),
+        message: message(state, workload),
+        since: since(state, version, workload),
+    }
+}

@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+"""Breaks each rule of the decisions in turn, and shows that the model fails.
+
+    tests/model/mutations.py [WORD ...]     only the mutations whose names contain one of the words
+
+Works on a copy of the checkout. MODEL_HISTORIES (25,000 by default) and MODEL_SEED are passed on.
+Exits with 1 if the model passes with a broken rule, and with 2 if the code that a mutation replaces
+is not there any more."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PLAN = "src/decide/plan.rs"
+OBSERVATION = "src/decide/observation.rs"
+
+# The name of each mutation, its file, the code that is replaced, and the new code.
+MUTATIONS = [
+    (
+        "the settle time is not added to a version",
+        PLAN,
+        "version.created.checked_add(self.skew.saturating_add(self.settle))",
+        "version.created.checked_add(self.skew)",
+    ),
+    (
+        "Vault's clock counts as the API server's",
+        PLAN,
+        "version.created.checked_add(self.skew.saturating_add(self.settle))",
+        "version.created.checked_add(self.settle)",
+    ),
+    (
+        "a reload begins within the settle time",
+        PLAN,
+        "Verdict::Changed(_) if rules.is_settling(live) =>",
+        "Verdict::Changed(_) if false && rules.is_settling(live) =>",
+    ),
+    (
+        "a settling version is recorded",
+        PLAN,
+        "Observation::Live(version) if !rules.is_settling(version) => Some(version),",
+        "Observation::Live(version) => Some(version),",
+    ),
+    (
+        "a gone secret is no witness",
+        PLAN,
+        "if may_be_missing && observed.last_poll_gone >= case.template_first_poll {",
+        "if false && may_be_missing && observed.last_poll_gone >= case.template_first_poll {",
+    ),
+    (
+        "recorded as missing is no change",
+        PLAN,
+        "    if !workload.observed {\n        return Verdict::Wait;",
+        "    if was_missing {\n        return Verdict::Same;\n    }\n"
+        "    if !workload.observed {\n        return Verdict::Wait;",
+    ),
+    (
+        "an older observation of a missing secret counts",
+        PLAN,
+        "} else if was_missing && observed.seen < case.template_first_poll {",
+        "} else if false && was_missing && observed.seen < case.template_first_poll {",
+    ),
+    (
+        "a version older than the workload by a day is known",
+        PLAN,
+        "    if !workload.observed {\n        return Verdict::Wait;",
+        "    if live.created + SignedDuration::from_hours(24) < workload.created {\n"
+        "        return Verdict::Same;\n    }\n"
+        "    if !workload.observed {\n        return Verdict::Wait;",
+    ),
+    (
+        "what was seen before the template is a witness",
+        PLAN,
+        "observed.last_poll_with_other_version >= case.template_first_poll;",
+        "observed.last_poll_with_other_version > 0;",
+    ),
+    (
+        "the record of another template counts",
+        PLAN,
+        "let is_of_this_template = recorded.is_some_and(|recorded| recorded.of_this_template);",
+        "let is_of_this_template = recorded.is_some();",
+    ),
+    (
+        "an older version is a restored storage at once",
+        PLAN,
+        "if observed.settled_since < case.template_first_poll {",
+        "if false && observed.settled_since < case.template_first_poll {",
+    ),
+    (
+        "a template that is not rolled out yet is not waited for",
+        PLAN,
+        "    if !workload.observed {\n        return Verdict::Wait;",
+        "    if false {\n        return Verdict::Wait;",
+    ),
+    (
+        "a reload that was taken back is fought for",
+        PLAN,
+        "} else if entry == Some(live) || has_copy(&|_| true) {",
+        "} else if false && (entry == Some(live) || has_copy(&|_| true)) {",
+    ),
+    (
+        "a reload for a former secret is fought for",
+        PLAN,
+        "            Verdict::Reverted => decision.reverted.push(Arc::clone(secret)),",
+        "            Verdict::Reverted if is_former => {\n"
+        "                cause = cause.max(Some(Cause::Found));\n"
+        "                decision.changed.push(Arc::clone(secret));\n"
+        "                all_patched = false;\n            }\n"
+        "            Verdict::Reverted => decision.reverted.push(Arc::clone(secret)),",
+    ),
+    (
+        "a former secret is forgotten",
+        "src/model/workload.rs",
+        "if earlier.former_secrets.is_empty() && earlier.secrets == self.secrets {",
+        "if true || earlier.former_secrets.is_empty() && earlier.secrets == self.secrets {",
+    ),
+    (
+        "a missing secret holds nothing",
+        PLAN,
+        "Some(_) if missing => Action::Hold(Hold::SecretGone),",
+        "Some(_) if false && missing => Action::Hold(Hold::SecretGone),",
+    ),
+    (
+        "a workload that is being deleted is reloaded",
+        PLAN,
+        "    if workload.deleting {",
+        "    if false && workload.deleting {",
+    ),
+    (
+        "a stripped record is never noticed",
+        PLAN,
+        "Some(_) if is_stripped => Action::Hold(Hold::Stripped),",
+        "Some(_) if false && is_stripped => Action::Hold(Hold::Stripped),",
+    ),
+    (
+        "an answer that may be stale is believed at once",
+        OBSERVATION,
+        "if first > times.settled {",
+        "if false && first > times.settled {",
+    ),
+    (
+        "the record of another object counts",
+        "src/model/record.rs",
+        "(self.uid == uid).then(",
+        "(self.uid == uid || true).then(",
+    ),
+]
+
+
+def run_model(copy: pathlib.Path, target: pathlib.Path) -> bool:
+    """Builds and runs the model in the copy. Returns whether it passes."""
+    env = dict(os.environ, CARGO_TARGET_DIR=str(target), RUSTFLAGS="-A warnings")
+    env.setdefault("MODEL_HISTORIES", "25000")
+    cargo = [env.get("CARGO", "cargo"), "test", "--quiet", "--release", "--test", "model"]
+    build = subprocess.run([*cargo, "--no-run"], cwd=copy, env=env, capture_output=True, text=True)
+    if build.returncode != 0:
+        sys.exit(f"the mutation does not compile:\n{build.stderr}")
+    test = subprocess.run(cargo, cwd=copy, env=env, capture_output=True, text=True)
+    return test.returncode == 0
+
+
+def main() -> int:
+    words = sys.argv[1:]
+    chosen = [m for m in MUTATIONS if not words or any(word in m[0] for word in words)]
+    for name, file, old, _ in chosen:
+        if (ROOT / file).read_text().count(old) != 1:
+            print(f"{name}: {file} does not contain this once:\n{old}")
+            return 2
+    unseen = []
+    with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
+        copy, target = pathlib.Path(folder) / "copy", pathlib.Path(folder) / "target"
+        tracked = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+        )
+        for file in filter(None, tracked.stdout.split("\0")):
+            (copy / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / file, copy / file)
+        if not run_model(copy, target):
+            print("the model fails without a mutation")
+            return 1
+        for name, file, old, new in chosen:
+            whole = (copy / file).read_text()
+            (copy / file).write_text(whole.replace(old, new))
+            is_seen = not run_model(copy, target)
+            (copy / file).write_text(whole)
+            print(f"{'seen' if is_seen else 'NOT SEEN'}: {name}", flush=True)
+            if not is_seen:
+                unseen.append(name)
+    print(f"{len(chosen) - len(unseen)} of {len(chosen)} broken rules are seen")
+    return 1 if unseen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
