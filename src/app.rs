@@ -3,7 +3,7 @@
 //! Architecture Invariant: only this module spawns tasks, into one set. A task that ends before the
 //! shutdown ends the process with an error, so the process never runs with a part of its tasks.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -17,7 +17,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::{Config, Connection, LeaderElection, Listen};
+use crate::config::{Config, Connection, LeaderElection, Listen, StatusApi};
+use crate::decide::clock::ServerClock;
+use crate::election::leadership::Leadership;
 use crate::events::log::Log;
 use crate::events::metrics::Metrics;
 use crate::events::sink::Events;
@@ -25,8 +27,11 @@ use crate::heartbeat::Heartbeats;
 use crate::index::Index;
 use crate::kubernetes::{client, leader};
 use crate::rollouts::budget::Budget;
+use crate::status::board::Board;
+use crate::status::report::Sources;
 use crate::vault::client::Server;
 use crate::vault::files::Files;
+use crate::web::api::Api;
 use crate::web::{self, Health};
 
 mod cluster;
@@ -84,6 +89,8 @@ async fn start(
         pace,
         readable,
         events,
+        status,
+        rollout_timeout,
         replica,
         leader_election,
         warnings,
@@ -97,10 +104,24 @@ async fn start(
     let heartbeats = Heartbeats::default();
     let led = Arc::default();
     let metrics = Arc::new(Metrics::new(Arc::clone(&index), Arc::clone(&led), seconds_since_1970));
-    let events_of_process = Events::new(vec![Box::new(Log), Box::new(Arc::clone(&metrics))]);
+    let board = Arc::new(Board::new(Arc::clone(&index), Timestamp::now));
+    let events_of_process =
+        Events::new(vec![Box::new(Log), Box::new(Arc::clone(&metrics)), Box::new(Arc::clone(&board))]);
     let health = Health::new(Arc::clone(&index), heartbeats.clone(), metrics);
     answer_probes(&listen, &health, tasks, shutdown.clone()).await?;
-    let cluster_clock = Arc::default();
+    let cluster_clock: Arc<ServerClock> = Arc::default();
+    if let Some(status) = status {
+        let sources = Sources {
+            index: Arc::clone(&index),
+            board,
+            clock: Arc::clone(&cluster_clock),
+            now: Timestamp::now,
+            rollout_timeout,
+            servers: connections.iter().map(|connection| Arc::clone(&connection.name)).collect(),
+            replica: replica.as_str().into(),
+        };
+        serve_status(status, sources, Arc::clone(&led), tasks, shutdown.clone()).await?;
+    }
     let client = client::connect(Arc::clone(&cluster_clock)).await?;
     let election = leader_election.map(|LeaderElection { terms, name, namespace, replica }| {
         leader::Settings::new(&client, terms, name, namespace, &replica)
@@ -170,7 +191,7 @@ async fn answer_probes(
     tasks: &mut JoinSet<&'static str>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let listener = bind(listen).await?;
+    let listener = bind("LISTEN_ADDRESS", listen).await?;
     info!("Answering probes at {}", listener.local_addr()?);
     let router = web::router(health.clone());
     tasks.spawn(async move {
@@ -180,9 +201,36 @@ async fn answer_probes(
     Ok(())
 }
 
-async fn bind(listen: &Listen) -> anyhow::Result<TcpListener> {
+/// Spawns the server of the status. If another process has the default port, the controller goes on
+/// without the status.
+async fn serve_status(
+    status: StatusApi,
+    sources: Sources,
+    leadership: Arc<OnceLock<Leadership>>,
+    tasks: &mut JoinSet<&'static str>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let StatusApi { listen, is_default, token_file } = status;
+    let listener = match bind("--status-address", &listen).await {
+        Ok(listener) => listener,
+        Err(error) if is_default => {
+            warn!("The status is not served: {error:#}. Set --status-address to another address");
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    info!("Serving the status at {}", listener.local_addr()?);
+    let router = web::api::router(Api::new(sources, leadership, token_file));
+    tasks.spawn(async move {
+        web::serve(listener, router, shutdown).await;
+        "server of the status"
+    });
+    Ok(())
+}
+
+async fn bind(name: &str, listen: &Listen) -> anyhow::Result<TcpListener> {
     let Listen { host, port } = listen;
-    let context = || format!("LISTEN_ADDRESS: cannot listen at {host:?}, port {port}");
+    let context = || format!("{name}: cannot listen at {host:?}, port {port}");
     match host {
         Some(host) => TcpListener::bind((host.as_str(), *port)).await.with_context(context),
         None => match TcpListener::bind(("::", *port)).await {

@@ -26,6 +26,7 @@ mod environment;
 mod error;
 mod rules;
 mod servers;
+mod status;
 mod value;
 mod vault;
 
@@ -35,7 +36,9 @@ pub use error::ConfigError;
 use error::error;
 pub use rules::PathRulesFile;
 pub use servers::ServersFile;
+pub use status::StatusApi;
 use value::{boolean, duration};
+pub use value::Listen;
 pub use vault::{CaSecret, Connection};
 
 /// The default renewal threshold of a Vault token, in reload periods.
@@ -173,6 +176,16 @@ pub struct Flags {
         default_missing_value = "true"
     )]
     record_events: String,
+    /// Where the status of rotations is served. Anything but a loopback address needs
+    /// --status-token-file. An empty address switches the status off
+    #[arg(long, value_name = "ADDRESS", default_value = status::DEFAULT_ADDRESS)]
+    status_address: String,
+    /// A file with a token that callers of the status must send
+    #[arg(long, value_name = "FILE")]
+    status_token_file: Option<String>,
+    /// How long the rollout of a reload may take before the status calls it failed
+    #[arg(long, value_name = "DURATION", default_value = "10m")]
+    rollout_timeout: String,
     /// Elect one replica as the leader, by a Lease; the other replicas wait. Without leader
     /// election, each replica does all the work
     #[arg(
@@ -230,21 +243,16 @@ pub struct Config {
     pub readable: ReadableSources,
     /// Whether Events are written.
     pub events: bool,
+    /// Where the status is served; `None` if it is off.
+    pub status: Option<StatusApi>,
+    /// How long the rollout of a reload may take.
+    pub rollout_timeout: Duration,
     /// The name of this replica.
     pub replica: String,
     /// The settings of leader election; `None` if it is off.
     pub leader_election: Option<LeaderElection>,
     /// Warnings about settings that can be used, for the operator.
     pub warnings: Vec<String>,
-}
-
-/// An address to listen on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen {
-    /// The host; `None` means all addresses of the machine.
-    pub host: Option<String>,
-    /// The port; 0 means any free port.
-    pub port: u16,
 }
 
 impl Flags {
@@ -302,6 +310,9 @@ impl Config {
             read_config_maps,
             read_secrets,
             record_events,
+            status_address,
+            status_token_file,
+            rollout_timeout,
             leader_elect,
             leader_elect_lease_duration,
             leader_elect_renew_deadline,
@@ -379,6 +390,8 @@ impl Config {
             pace: pace(&vault_concurrency, vault_rate.as_deref(), &vault_spread)?,
             readable: readable(&read_config_maps, &read_secrets)?,
             events: boolean("--record-events", &record_events)?,
+            status: status::api(&status_address, status_token_file)?,
+            rollout_timeout: duration("--rollout-timeout", &rollout_timeout)?,
             replica: leader_election.replica.clone(),
             leader_election: is_elected.then_some(leader_election),
             warnings,
@@ -406,15 +419,10 @@ fn allowed(servers: Servers, environment: &impl Fn(&str) -> Option<String>) -> S
     })
 }
 
-/// Parses `HOST:PORT`. Without a host, all addresses of the machine are meant.
+/// Returns the address of the probes and the metrics.
 fn listen(text: Option<String>) -> Result<Listen, ConfigError> {
-    let text = text.filter(|text| !text.is_empty()).unwrap_or_else(|| ":8080".to_owned());
-    let wrong =
-        || error("LISTEN_ADDRESS", &text, "not an address; write HOST:PORT, or :PORT for all");
-    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-    let port = port.parse().map_err(|_| wrong())?;
-    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-    Ok(Listen { host: (!host.is_empty()).then(|| host.to_owned()), port })
+    let text = text.filter(|text| !text.is_empty());
+    value::listen("LISTEN_ADDRESS", text.as_deref().unwrap_or(":8080"))
 }
 
 /// The longest settle time. Each reload waits for the settle time after a rotation.

@@ -1,4 +1,4 @@
-//! The probes and the metrics. They send no requests and report the last known state.
+//! The probes, the metrics and the API. They send no requests and report the last known state.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ use tracing::warn;
 use crate::events::metrics::{self, Metrics};
 use crate::heartbeat::Heartbeats;
 use crate::index::Index;
+
+pub mod api;
 
 /// The most open connections. Anybody in the cluster can open idle connections. At the limit, a new
 /// connection closes the oldest one, so that a probe is always answered. A process may have 1,024
@@ -98,7 +100,8 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
             Err(error) => {
                 if !std::mem::replace(&mut is_failing, true) {
                     warn!(
-                        "A connection to the probes failed: {error}. Accepting connections again"
+                        "A connection to the probes or the status failed: {error}. Accepting \
+                         connections again"
                     );
                 }
                 sleep(ACCEPT_AGAIN).await;

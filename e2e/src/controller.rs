@@ -39,6 +39,12 @@ enum Login {
 /// The flag of the settle time.
 pub const SETTLE_TIME: &str = "--settle-time";
 
+/// The flag of the address of the status.
+const STATUS_ADDRESS: &str = "--status-address";
+
+/// The start of the line that names the address of the status.
+const SERVING_STATUS: &str = "Serving the status at ";
+
 /// The flag that switches leader election off.
 const ALONE: &str = "--leader-elect=false";
 
@@ -74,6 +80,8 @@ impl Default for ControllerOptions {
             .flag("--reloader-run-period", "1s")
             // Pods of the bed never read an older version, and its servers share one clock.
             .flag(SETTLE_TIME, "0s")
+            // Each controller has a port of its own.
+            .flag(STATUS_ADDRESS, "127.0.0.1:0")
             .switch(ALONE)
     }
 }
@@ -123,6 +131,7 @@ impl ControllerOptions {
     #[must_use]
     pub fn program(mut self, binary: &Path) -> Self {
         self.flags.remove(SETTLE_TIME);
+        self.flags.remove(STATUS_ADDRESS);
         self.program = Some(binary.to_owned());
         self
     }
@@ -452,6 +461,32 @@ impl Controller {
     pub async fn probe(&self, path: &str) -> Result<Answer> {
         let answer = self.http.get(format!("http://{}{path}", self.address())).send().await?;
         Ok(Answer { status: answer.status().as_u16(), body: answer.text().await? })
+    }
+
+    /// Returns the address of the status: `http://127.0.0.1:PORT`.
+    ///
+    /// # Errors
+    /// When the controller does not serve the status.
+    pub fn status_address(&self) -> Result<String> {
+        let lines = self.lines_with(SERVING_STATUS);
+        let text = &lines.first().context("the status is not served")?.text;
+        let (_, rest) = text.split_once(SERVING_STATUS).unwrap_or_default();
+        let address = rest.trim_end_matches('"');
+        Ok(format!("http://{address}"))
+    }
+
+    /// Runs the command `status` against this controller. Returns its exit code, and its output with
+    /// its errors.
+    ///
+    /// # Errors
+    /// When the command does not run, or a signal ends it.
+    pub async fn status(&self, args: &[&str]) -> Result<(i32, String)> {
+        let mut command = Command::new(binaries::controller()?);
+        command.arg("status").args(args).args(["--address", &self.status_address()?]);
+        let output = tokio::task::spawn_blocking(move || command.output()).await??;
+        let code = output.status.code().context("a signal ended the command")?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok((code, String::from_utf8_lossy(&text).into_owned()))
     }
 
     /// The resident memory in bytes, as the kernel counts it: the present value and the peak.

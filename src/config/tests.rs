@@ -750,3 +750,24 @@ fn rules_that_cannot_be_used_are_refused_with_the_field_and_the_remedy() {
     let error = load(&["--path-rules-file=/none.yaml"], &[ROLE]).unwrap_err();
     assert!(error.contains("/none.yaml") && error.contains("cannot be read"), "{error}");
 }
+
+#[test]
+fn the_status_is_served_to_this_machine_or_by_token() {
+    let api = |address: &str, file: Option<&str>| status::api(address, file.map(str::to_owned));
+    let default = api(status::DEFAULT_ADDRESS, None).unwrap().unwrap();
+    assert!(default.is_default && default.token_file.is_none());
+    assert_eq!(default.listen, Listen { host: Some("127.0.0.1".to_owned()), port: 9180 });
+    assert_eq!(api("", None), Ok(None));
+    for loopback in ["localhost:0", "127.0.0.9:9180", "[::1]:9180"] {
+        assert!(api(loopback, None).unwrap().is_some(), "{loopback}");
+    }
+    for elsewhere in [":9180", "0.0.0.0:9180", "[::]:9180", "10.0.0.1:9180", "vault.example:9180"] {
+        let error = api(elsewhere, None).unwrap_err().to_string();
+        assert!(error.contains("--status-token-file"), "{error}");
+        assert!(api(elsewhere, Some("/run/token")).unwrap().is_some(), "{elsewhere}");
+    }
+    let error = api("9180", None).unwrap_err().to_string();
+    assert!(error.contains("--status-address") && error.contains("HOST:PORT"), "{error}");
+    let error = api("", Some("hvs.secret")).unwrap_err().to_string();
+    assert!(error.contains("--status-token-file") && !error.contains("hvs.secret"), "{error}");
+}

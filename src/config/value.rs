@@ -23,6 +23,24 @@ pub(super) fn boolean(name: &str, text: &str) -> Result<bool, ConfigError> {
     parse_bool(text).ok_or_else(|| error(name, text, "write true or false"))
 }
 
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The host; `None` means all addresses of the machine.
+    pub host: Option<String>,
+    /// The port; 0 means any free port.
+    pub port: u16,
+}
+
+/// Parses `HOST:PORT`. Without a host, all addresses of the machine are meant.
+pub(super) fn listen(name: &str, text: &str) -> Result<Listen, ConfigError> {
+    let wrong = || error(name, text, "not an address; write HOST:PORT, or :PORT for all");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse().map_err(|_| wrong())?;
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    Ok(Listen { host: (!host.is_empty()).then(|| host.to_owned()), port })
+}
+
 /// Checks the path of a file. If the value looks like the content of the file, the error does not
 /// repeat it.
 pub(super) fn file_path<'a>(name: &str, text: &'a str) -> Result<&'a str, ConfigError> {

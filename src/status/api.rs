@@ -8,6 +8,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+/// The names of all states of a workload, the worst first: see [`Progress::state`].
+pub const WORKLOAD_STATES: [&str; 8] =
+    ["failed", "takenBack", "held", "pending", "running", "unknown", "silent", "complete"];
+
 /// The answer of `/v1/overview`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -54,6 +58,16 @@ pub struct Secret {
     pub namespace: Option<String>,
     /// The API path, such as `secret/data/mysql`.
     pub path: String,
+}
+
+impl Secret {
+    /// Returns the key by which lists of secrets are in order.
+    #[must_use]
+    pub fn key(&self) -> String {
+        // No part contains a NUL.
+        let namespace = self.namespace.as_deref().unwrap_or("");
+        [&self.server, namespace, &self.path].join("\u{1}")
+    }
 }
 
 /// A version of a secret.
@@ -116,6 +130,14 @@ pub struct User {
     pub progress: Progress,
 }
 
+impl User {
+    /// Returns the key by which lists of users are in order: the worst state first.
+    #[must_use]
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.progress.rank(), self.workload)
+    }
+}
+
 /// How far a workload is with a version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -131,6 +153,20 @@ pub struct Progress {
     /// reloaded, when the version was created. Absent if it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
+}
+
+impl Progress {
+    /// Returns the place of the state in [`WORKLOAD_STATES`].
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        rank(&self.state)
+    }
+}
+
+/// Returns the place of a state in [`WORKLOAD_STATES`].
+#[must_use]
+pub fn rank(state: &str) -> usize {
+    WORKLOAD_STATES.iter().position(|name| *name == state).unwrap_or(WORKLOAD_STATES.len())
 }
 
 /// A workload in a list.

@@ -151,14 +151,16 @@ impl Report {
         let row = |stored: &IndexedWorkload| {
             let secrets = stored.workload.watched();
             let names = secrets.map(|secret| words::name(&self.user_state(stored, secret)));
-            let worst = names.min_by_key(|name| words::rank(name)).unwrap_or("complete");
+            let worst = names.min_by_key(|name| api::rank(name)).unwrap_or("complete");
             api::Workload {
                 workload: stored.workload.id.to_string(),
                 secrets: u64::try_from(stored.workload.watched().count()).unwrap_or(u64::MAX),
                 state: worst.to_owned(),
             }
         };
-        self.workloads.iter().filter(is_wanted).map(row).collect()
+        let mut rows: Vec<_> = self.workloads.iter().filter(is_wanted).map(row).collect();
+        rows.sort_by(|one, other| one.workload.cmp(&other.workload));
+        rows
     }
 
     /// Returns one workload. `None` if it is not watched and has no findings.
@@ -193,8 +195,8 @@ impl Report {
             .flat_map(|stored| stored.workload.watched().map(|used| secret(stored, used)))
             .collect();
         secrets.sort_by(|one, other| {
-            let key = |used: &api::UsedSecret| words::rank(&used.progress.state);
-            key(one).cmp(&key(other)).then_with(|| one.secret.cmp(&other.secret))
+            let ranks = one.progress.rank().cmp(&other.progress.rank());
+            ranks.then_with(|| one.secret.cmp(&other.secret))
         });
         let workload = stored.map(|stored| &stored.workload);
         let recorded = workload.and_then(|workload| workload.recorded.as_ref());
@@ -258,10 +260,7 @@ impl Report {
             progress: words::progress(&state, version, &stored.workload),
         };
         let mut users: Vec<_> = users.into_iter().map(user).collect();
-        users.sort_by(|one, other| {
-            let key = |user: &api::User| words::rank(&user.progress.state);
-            key(one).cmp(&key(other)).then_with(|| one.workload.cmp(&other.workload))
-        });
+        users.sort_by_cached_key(api::User::key);
         (rotation, users)
     }
 }

@@ -11,10 +11,6 @@ use crate::model::text::shorten;
 use crate::model::workload::Workload;
 use crate::rollouts::rotation::{Pending, UserState};
 
-/// The names of all states of a workload, the worst first.
-pub(super) const STATES: [&str; 8] =
-    ["failed", "takenBack", "held", "pending", "running", "unknown", "silent", "complete"];
-
 /// Returns the name of a state.
 pub(super) fn name(state: &UserState) -> &'static str {
     match state {
@@ -27,11 +23,6 @@ pub(super) fn name(state: &UserState) -> &'static str {
         UserState::TakenBack => "takenBack",
         UserState::Unknown => "unknown",
     }
-}
-
-/// Returns the place of a state in [`STATES`].
-pub(super) fn rank(state: &str) -> usize {
-    STATES.iter().position(|name| *name == state).unwrap_or(STATES.len())
 }
 
 /// Returns the reason code of a state; `None` for a complete rollout.

@@ -12,12 +12,12 @@ use workspace::IMPORTS;
 
 /// The parts of the controller, each with the parts whose files it may import. What is in a folder, or
 /// in the file beside it, is one part.
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 18] = [
     ("model", &[]),
     ("heartbeat", &[]),
     ("telemetry", &[]),
     ("election", &[]),
-    ("rollouts", &[]),
+    ("rollouts", &["decide", "model"]),
     ("references", &["model"]),
     ("decide", &["model"]),
     ("index", &["model", "references"]),
@@ -32,10 +32,14 @@ const ARROWS: [(&str, &[&str]); 17] = [
         "kubernetes",
         &["decide", "election", "engine", "events", "heartbeat", "index", "model", "references"],
     ),
-    ("web", &["events", "heartbeat", "index"]),
+    ("status", &["decide", "events", "index", "model", "rollouts"]),
+    (
+        "web",
+        &["election", "events", "heartbeat", "index", "model", "rollouts", "status"],
+    ),
     ("config", &["election", "engine", "index", "model", "references", "telemetry", "vault"]),
     // What works offline decodes objects as the collector does.
-    ("cli", &["config", "kubernetes", "model", "references"]),
+    ("cli", &["config", "kubernetes", "model", "references", "status"]),
     (
         "app",
         &[
@@ -50,6 +54,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
             "model",
             "references",
             "rollouts",
+            "status",
             "telemetry",
             "vault",
             "web",

@@ -27,6 +27,7 @@ mod process;
 mod raft;
 mod servers;
 mod sources;
+mod status;
 mod taken_back;
 mod tenants;
 mod tls;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         raft::scenarios(),
         servers::scenarios(),
         sources::scenarios(),
+        status::scenarios(),
         taken_back::scenarios(),
         tenants::scenarios(),
         tls::scenarios(),

@@ -1,0 +1,250 @@
+//! The command `status` and the API behind it: which workloads have the new version, which do not, and
+//! why.
+
+use anyhow::{Context as _, Result};
+use e2e::controller::LeaseTimes;
+use e2e::scenario::{SOON, polling_faster};
+use e2e::{Bed, Controller, Generation, Kind, Workload, eventually};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+e2e::scenarios! {
+    a_rotation_is_followed_to_its_end,
+    what_keeps_a_rotation_from_its_end_is_told,
+    a_rollout_that_takes_too_long_has_failed,
+    only_the_leader_answers,
+}
+
+fn using(kind: Kind, name: &str, paths: &[&str]) -> Workload {
+    in_namespace("status", kind, name, paths)
+}
+
+fn in_namespace(namespace: &str, kind: Kind, name: &str, paths: &[&str]) -> Workload {
+    let workload = Workload::new(kind, namespace, name).opted_in();
+    paths.iter().enumerate().fold(workload, |workload, (index, path)| {
+        workload.env(&format!("VARIABLE_{index}"), &format!("vault:secret/data/status/{path}#k"))
+    })
+}
+
+/// The answer of the command as JSON.
+async fn json(controller: &Controller, args: &[&str]) -> Result<Value> {
+    let (code, text) = controller.status(&[args, &["-o", "json"]].concat()).await?;
+    anyhow::ensure!(code == 0, "{code}: {text}");
+    serde_json::from_str(&text).with_context(|| text.clone())
+}
+
+/// Returns the state and the reason of a workload, from the answer about a secret.
+fn state_of<'a>(secret: &'a Value, workload: &Workload) -> Option<(&'a str, Option<&'a str>)> {
+    let name = workload.name().to_string();
+    let users = secret["users"]["items"].as_array()?;
+    let user = users.iter().find(|user| user["workload"] == json!(name))?;
+    Some((user["state"].as_str()?, user["reason"].as_str()))
+}
+
+/// Waits until each workload has its state and reason in the answer about a secret.
+async fn wait_for_states(
+    controller: &Controller,
+    path: &str,
+    expected: &[(&Workload, &str, Option<&str>)],
+) -> Result<Value> {
+    let found = eventually("the states of the workloads", SOON, || async {
+        let (code, text) = controller.status(&["secret", path, "-o", "json"]).await?;
+        if code != 0 {
+            return Ok(None);
+        }
+        let secret: Value = serde_json::from_str(&text)?;
+        let are_there = expected.iter().all(|(workload, state, reason)| {
+            state_of(&secret, workload) == Some((state, *reason))
+        });
+        Ok(are_there.then_some(secret))
+    })
+    .await;
+    if found.is_ok() {
+        return found;
+    }
+    let (_, last) = controller.status(&["secret", path, "--all"]).await?;
+    found.with_context(|| format!("the status was\n{last}\n{}", controller.last_lines()))
+}
+
+async fn a_rotation_is_followed_to_its_end() -> Result<()> {
+    let bed = Bed::shared().await?;
+    bed.cluster.create_namespace("status").await?;
+    bed.write_secrets(&["status/a"]).await?;
+    let slow = Duration::from_secs(2);
+    let deployment = using(Kind::Deployment, "web", &["a"]).replicas(3).ready_after(slow);
+    let stateful_set = using(Kind::StatefulSet, "db", &["a"]).replicas(2);
+    let daemon_set = using(Kind::DaemonSet, "agent", &["a"]);
+    let none = using(Kind::Deployment, "none", &["a"]).replicas(0);
+    let paused = using(Kind::Deployment, "paused", &["a"]);
+    let on_delete = using(Kind::DaemonSet, "on-delete", &["a"])
+        .spec("updateStrategy", json!({ "type": "OnDelete" }));
+    let all = [&deployment, &stateful_set, &daemon_set, &none, &paused, &on_delete];
+    bed.deploy_all(&all).await?;
+    for workload in all {
+        bed.cluster.wait_rolled_out(workload).await?;
+    }
+    bed.cluster.patch(&paused, &json!({ "spec": { "paused": true } })).await?;
+    let mut controller = Controller::start(&bed, &polling_faster()).await?;
+
+    // Before the rotation, everything has the version.
+    let path = "secret/data/status/a";
+    let (code, text) = controller.status(&["secret", path, "--wait=30s"]).await?;
+    assert_eq!(code, 0, "{text}");
+    let secret = json(&controller, &["secret", path]).await?;
+    assert_eq!((&secret["state"], &secret["version"]["number"]), (&json!("complete"), &json!(1)));
+    let nothing = "no watched workload refers to";
+    let (code, text) = controller.status(&["secret", "secret/data/status/other"]).await?;
+    assert!(code == 2 && text.contains(nothing), "{code} {text}");
+
+    bed.rotate("status/a").await?;
+    wait_for_states(&controller, path, &[(&deployment, "running", Some("RolloutRunning"))]).await?;
+    let (code, text) = controller.status(&["secret", path, "--wait=60s"]).await?;
+    assert_eq!(code, 0, "{text}\n{}", controller.last_lines());
+    // Two workloads give no signal, so the old credential may still be in use.
+    assert!(text.contains("Not yet"), "{text}");
+    let expected = [
+        (&deployment, "complete", None),
+        (&stateful_set, "complete", None),
+        (&daemon_set, "complete", None),
+        (&none, "silent", Some("NoReplicas")),
+        (&paused, "silent", Some("Paused")),
+        (&on_delete, "silent", Some("OnDelete")),
+    ];
+    let secret = wait_for_states(&controller, path, &expected).await?;
+    assert_eq!((&secret["state"], &secret["version"]["number"]), (&json!("complete"), &json!(2)));
+    assert_eq!(secret["workloads"], json!({ "complete": 3, "silent": 3 }));
+    for workload in [&deployment, &stateful_set, &daemon_set] {
+        let state = bed.cluster.wait_rolled_out(workload).await?;
+        assert_eq!(state.count(), Some(1), "{}", workload.name());
+    }
+    let workload = json(&controller, &["workload", "status/deploy/web"]).await?;
+    assert_eq!((&workload["reloads"], &workload["secrets"][0]["state"]), (&json!(1), &json!("complete")));
+    assert!(workload["lastReload"].is_string(), "{workload:#}");
+
+    // A restart knows the same, once it has polled.
+    controller.restart().await?;
+    let after = wait_for_states(&controller, path, &expected).await?;
+    assert_eq!(after, secret);
+
+    // The pods of the silent ones are replaced.
+    bed.cluster.patch(&paused, &json!({ "spec": { "paused": false } })).await?;
+    bed.cluster.patch(&on_delete, &json!({ "spec": { "updateStrategy": { "type": "RollingUpdate" } } })).await?;
+    let expected = [(&paused, "complete", None), (&on_delete, "complete", None)];
+    wait_for_states(&controller, path, &expected).await?;
+    let (code, text) = controller.status(&["secret", path, "--wait=30s"]).await?;
+    assert!(code == 0 && text.contains("Yes"), "{code} {text}");
+    let overview = json(&controller, &[]).await?;
+    assert!(overview.to_string().contains("\"default\""), "{overview:#}");
+    Ok(())
+}
+
+/// The namespace whose number of pods is limited.
+const QUOTA: &str = "status-quota";
+
+fn quota(pods: u32) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": { "namespace": QUOTA, "name": "pods" },
+        "spec": { "hard": { "pods": pods.to_string() } },
+    })
+}
+
+async fn what_keeps_a_rotation_from_its_end_is_told() -> Result<()> {
+    let bed = Bed::shared().await?;
+    bed.cluster.create_namespace(QUOTA).await?;
+    bed.write_secrets(&["status/kept", "status/gone"]).await?;
+    let in_quota = |name, paths: &[&str]| in_namespace(QUOTA, Kind::Deployment, name, paths);
+    let held = in_quota("held", &["kept", "gone"]);
+    let refused = in_quota("refused", &["kept"]);
+    let taken_back = in_quota("taken-back", &["kept"]);
+    bed.deploy_all(&[&held, &refused, &taken_back]).await?;
+    for workload in [&held, &refused, &taken_back] {
+        bed.cluster.wait_rolled_out(workload).await?;
+    }
+    let controller = Controller::start(&bed, &polling_faster()).await?;
+    let path = "secret/data/status/kept";
+    let (code, text) = controller.status(&["secret", path, "--wait=30s"]).await?;
+    assert_eq!(code, 0, "{text}");
+
+    // No pod can be created any more, and one secret is gone.
+    bed.cluster.apply_object(&quota(0), "resourcequotas").await?;
+    bed.vault.kv("secret").delete_latest("status/gone").await?;
+    controller.wait_for("Vault secret path secret/data/status/gone not found", SOON).await?;
+    bed.rotate("status/kept").await?;
+    let expected = [
+        (&held, "held", Some("SecretMissing")),
+        (&refused, "failed", Some("FailedCreate")),
+        (&taken_back, "failed", Some("FailedCreate")),
+    ];
+    let secret = wait_for_states(&controller, path, &expected).await?;
+    assert_eq!(secret["state"], json!("stopped"));
+    let (code, text) = controller.status(&["secret", path, "--wait=60s"]).await?;
+    assert_eq!(code, 1, "{text}");
+    for part in ["Not yet", "status-quota/Deployment/refused", "FailedCreate", "quotas", "SecretMissing"] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    let secrets = json(&controller, &["secret", "secret/data/status/gone"]).await?;
+    assert_eq!(secrets["state"], json!("missing"));
+
+    // The owner of one puts the template from before the reload back.
+    let annotations = json!({
+        Generation::Current.count(): null,
+        e2e::workload::MARK: null,
+    });
+    let template = json!({ "metadata": { "annotations": annotations } });
+    bed.cluster.patch(&taken_back, &json!({ "spec": { "template": template } })).await?;
+    let expected = [(&taken_back, "takenBack", Some("TakenBack"))];
+    wait_for_states(&controller, path, &expected).await?;
+
+    // The quota is lifted, and the secret is back.
+    bed.cluster.apply_object(&quota(99), "resourcequotas").await?;
+    bed.rotate("status/gone").await?;
+    let expected = [(&held, "complete", None), (&refused, "complete", None)];
+    wait_for_states(&controller, path, &expected).await?;
+    Ok(())
+}
+
+async fn a_rollout_that_takes_too_long_has_failed() -> Result<()> {
+    let bed = Bed::shared().await?;
+    bed.cluster.create_namespace("status").await?;
+    bed.write_secrets(&["status/slow"]).await?;
+    let slow = Duration::from_secs(20);
+    let workload = using(Kind::StatefulSet, "slow", &["slow"]).ready_after(slow);
+    bed.deploy_all(&[&workload]).await?;
+    bed.cluster.wait_rolled_out(&workload).await?;
+    let options = polling_faster().flag("--rollout-timeout", "1s");
+    let controller = Controller::start(&bed, &options).await?;
+    let path = "secret/data/status/slow";
+    wait_for_states(&controller, path, &[(&workload, "complete", None)]).await?;
+    bed.rotate("status/slow").await?;
+    let failed = [(&workload, "failed", Some("RolloutTimedOut"))];
+    let secret = wait_for_states(&controller, path, &failed).await?;
+    assert_eq!(secret["state"], json!("stopped"));
+    // The pods become ready after all.
+    wait_for_states(&controller, path, &[(&workload, "complete", None)]).await?;
+    Ok(())
+}
+
+async fn only_the_leader_answers() -> Result<()> {
+    let bed = Bed::shared().await?;
+    bed.cluster.create_namespace("status").await?;
+    let times = LeaseTimes {
+        duration: Duration::from_secs(2),
+        renew_deadline: Duration::from_secs(1),
+        retry_period: Duration::from_millis(200),
+    };
+    let replica = |name: &str| polling_faster().leader_elect("status", name, times);
+    let leader = Controller::start(&bed, &replica("one")).await?;
+    leader.wait_for_line(e2e::controller::is_leading, SOON).await?;
+    let other = Controller::start(&bed, &replica("two")).await?;
+    let (code, text) = leader.status(&[]).await?;
+    assert!(code == 0 && text.contains("one"), "{code} {text}");
+    let (code, text) = other.status(&[]).await?;
+    assert!(code == 2 && text.contains("does not lead"), "{code} {text}");
+    drop(leader);
+    other.wait_for_line(e2e::controller::is_leading, SOON).await?;
+    let (code, text) = other.status(&[]).await?;
+    assert!(code == 0 && text.contains("two"), "{code} {text}");
+    Ok(())
+}

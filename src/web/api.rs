@@ -1,0 +1,328 @@
+//! The read-only API at `/v1`: rotations, secrets and workloads. See `docs/openapi.yaml`.
+//!
+//! Only the leader knows the last decisions, so only the leader answers.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{RawQuery, Request, State};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use serde::Serialize;
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use url::form_urlencoded;
+
+use crate::election::leadership::Leadership;
+use crate::model::kind::Kind;
+use crate::model::workload::WorkloadId;
+use crate::rollouts::rotation::RotationState;
+use crate::status::api::{Failure, Page, SecretStatus};
+use crate::status::report::{Report, Sources};
+
+/// The paths of the API.
+pub const PATHS: [&str; 5] =
+    ["/v1/overview", "/v1/rotations", "/v1/secret", "/v1/workloads", "/v1/workload"];
+
+/// The number of items of a page: the default, and the most.
+const USUAL_PAGE: usize = 100;
+const LONGEST_PAGE: usize = 1_000;
+
+/// The longest token that is read from the file, in bytes.
+const LONGEST_TOKEN: u64 = 4_096;
+
+/// The longest time to read the file of the token.
+const READ_WITHIN: Duration = Duration::from_secs(5);
+
+/// The state of the API.
+#[derive(Clone, Debug)]
+pub struct Api {
+    sources: Sources,
+    leadership: Arc<OnceLock<Leadership>>,
+    token_file: Option<PathBuf>,
+    /// One report is made at a time: with many workloads, a report takes a thread for a while.
+    turn: Arc<Semaphore>,
+}
+
+impl Api {
+    /// Returns the API. With `token_file`, callers must send its content as a bearer token.
+    #[must_use]
+    pub fn new(
+        sources: Sources,
+        leadership: Arc<OnceLock<Leadership>>,
+        token_file: Option<PathBuf>,
+    ) -> Self {
+        Self { sources, leadership, token_file, turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Returns the present state, made while no other request makes one.
+    async fn report(&self) -> Report {
+        // The semaphore is never closed.
+        let _turn = self.turn.acquire().await;
+        self.sources.report()
+    }
+}
+
+/// Returns the routes of the API.
+pub fn router(api: Api) -> Router {
+    let [overview_at, rotations_at, secret_at, workloads_at, workload_at] = PATHS;
+    Router::new()
+        .route(overview_at, get(overview))
+        .route(rotations_at, get(rotations))
+        .route(secret_at, get(secret))
+        .route(workloads_at, get(workloads))
+        .route(workload_at, get(workload))
+        .fallback(async || {
+            refuse(StatusCode::NOT_FOUND, "notFound", format!("the paths are {}", PATHS.join(", ")))
+        })
+        .layer(from_fn_with_state(api.clone(), check))
+        .with_state(api)
+}
+
+/// An answer to a request that is refused. It is boxed, because it is large and rare.
+type Refusal = Box<Response>;
+
+/// Refuses callers without the token, and all requests while this replica does not lead.
+async fn check(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let refusal = match &api.token_file {
+        Some(file) => check_token(request.headers(), file).await,
+        None => check_host(request.headers()),
+    };
+    if let Err(refusal) = refusal {
+        return *refusal;
+    }
+    if !api.leadership.get().is_some_and(Leadership::holds) {
+        let message = "this replica does not lead; ask the holder of the Lease".to_owned();
+        return *refuse(StatusCode::SERVICE_UNAVAILABLE, "notLeader", message);
+    }
+    if !api.sources.index.is_synced() {
+        let message = "the workloads are being read; try again in a moment".to_owned();
+        return *refuse(StatusCode::SERVICE_UNAVAILABLE, "notReady", message);
+    }
+    next.run(request).await
+}
+
+/// Checks that the caller sent the content of the file as a bearer token.
+async fn check_token(headers: &HeaderMap, file: &PathBuf) -> Result<(), Refusal> {
+    let unauthorized =
+        |message: String| refuse(StatusCode::UNAUTHORIZED, "unauthorized", message);
+    let read = async {
+        let mut content = Vec::new();
+        let file = tokio::fs::File::open(file).await?;
+        file.take(LONGEST_TOKEN).read_to_end(&mut content).await?;
+        std::io::Result::Ok(content)
+    };
+    let content = match timeout(READ_WITHIN, read).await {
+        Ok(Ok(content)) => content,
+        Ok(Err(_)) | Err(_) => {
+            let message = "--status-token-file cannot be read by the controller".to_owned();
+            return Err(unauthorized(message));
+        }
+    };
+    let expected = content.trim_ascii();
+    let sent = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
+    let sent = sent.and_then(|value| value.strip_prefix(b"Bearer ")).unwrap_or_default();
+    if !expected.is_empty() && are_equal(expected, sent.trim_ascii()) {
+        Ok(())
+    } else {
+        let message = "send the token of --status-token-file as Authorization: Bearer".to_owned();
+        Err(unauthorized(message))
+    }
+}
+
+/// Compares two texts in a time that depends on their lengths only.
+fn are_equal(one: &[u8], other: &[u8]) -> bool {
+    let differences = one.iter().zip(other).fold(0, |found, (one, other)| found | (one ^ other));
+    one.len() == other.len() && std::hint::black_box(differences) == 0
+}
+
+/// Checks that the caller names an address of this machine. A page in a browser could otherwise
+/// reach the API by a name of its own that leads here.
+fn check_host(headers: &HeaderMap) -> Result<(), Refusal> {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
+        if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host }
+    });
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    if name == "localhost" || address.is_ok() {
+        Ok(())
+    } else {
+        let message = "reach the API by localhost or an IP address".to_owned();
+        Err(refuse(StatusCode::BAD_REQUEST, "badRequest", message))
+    }
+}
+
+fn refuse(status: StatusCode, code: &str, message: String) -> Refusal {
+    Box::new(answer(status, &Failure { code: code.to_owned(), message }))
+}
+
+fn bad_request(message: String) -> Refusal {
+    refuse(StatusCode::BAD_REQUEST, "badRequest", message)
+}
+
+fn answer(status: StatusCode, body: &impl Serialize) -> Response {
+    // The types of the API always have a JSON form.
+    let body = serde_json::to_vec(body).unwrap_or_default();
+    let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
+    (status, headers, body).into_response()
+}
+
+/// The parameters of a request.
+#[derive(Debug, Default)]
+struct Parameters(Vec<(String, String)>);
+
+impl Parameters {
+    /// Reads the query of a request, in which only the parameters `known` may be, each once.
+    fn read(query: Option<&str>, known: &[&str]) -> Result<Self, Refusal> {
+        let mut all: Vec<(String, String)> = Vec::new();
+        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            if !known.contains(&&*name) {
+                let message = format!("{name:?} is no parameter; there are {}", known.join(", "));
+                return Err(bad_request(message));
+            }
+            if all.iter().any(|(other, _)| *other == name) {
+                return Err(bad_request(format!("{name:?} is given twice")));
+            }
+            all.push((name.into_owned(), value.into_owned()));
+        }
+        Ok(Self(all))
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(other, _)| other == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    fn need(&self, name: &str) -> Result<&str, Refusal> {
+        self.get(name).ok_or_else(|| bad_request(format!("the parameter {name:?} is missing")))
+    }
+
+    /// Returns the page of a list that the parameters `limit` and `continue` mean.
+    ///
+    /// `continue` is the key of the last item of the page before. So a list that changes meanwhile
+    /// shows each lasting item once. The items must be in order of their keys.
+    fn page<T>(&self, items: Vec<T>, key: impl Fn(&T) -> String) -> Result<Page<T>, Refusal> {
+        let limit = match self.get("limit") {
+            None => USUAL_PAGE,
+            Some(text) => match text.parse() {
+                Ok(limit) if (1..=LONGEST_PAGE).contains(&limit) => limit,
+                _ => {
+                    let message = format!("limit={text:?} is not a number from 1 to {LONGEST_PAGE}");
+                    return Err(bad_request(message));
+                }
+            },
+        };
+        let total = u64::try_from(items.len()).unwrap_or(u64::MAX);
+        let after = self.get("continue");
+        let is_later = |item: &T| after.is_none_or(|after| key(item).as_str() > after);
+        let mut rest = items.into_iter().filter(is_later);
+        let items: Vec<T> = rest.by_ref().take(limit).collect();
+        let next = rest.next().and_then(|_| items.last().map(&key));
+        Ok(Page { items, total, next })
+    }
+}
+
+async fn overview(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
+    Parameters::read(query.as_deref(), &[])?;
+    Ok(answer(StatusCode::OK, &api.report().await.overview()))
+}
+
+async fn rotations(
+    State(api): State<Api>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Refusal> {
+    let parameters = Parameters::read(query.as_deref(), &["state", "limit", "continue"])?;
+    let states = match parameters.get("state") {
+        None => BTreeSet::new(),
+        Some(names) => names.split(',').map(rotation_state).collect::<Result<_, _>>()?,
+    };
+    let rotations = api.report().await.rotations(&states);
+    let page = parameters.page(rotations, |rotation| rotation.secret.key())?;
+    Ok(answer(StatusCode::OK, &page))
+}
+
+fn rotation_state(name: &str) -> Result<RotationState, Refusal> {
+    RotationState::ALL.into_iter().find(|state| state.name() == name).ok_or_else(|| {
+        let names = RotationState::ALL.map(RotationState::name);
+        bad_request(format!("state={name:?} is none of {}", names.join(", ")))
+    })
+}
+
+async fn secret(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
+    let known = ["path", "server", "namespace", "limit", "continue"];
+    let parameters = Parameters::read(query.as_deref(), &known)?;
+    let path = parameters.need("path")?;
+    let (server, namespace) = (parameters.get("server"), parameters.get("namespace"));
+    let mut found = api.report().await.secrets(path, server, namespace);
+    let Some((rotation, users)) = found.pop() else {
+        let message = format!("no watched workload refers to {path:?}");
+        return Err(refuse(StatusCode::NOT_FOUND, "notFound", message));
+    };
+    if !found.is_empty() {
+        let all = found.iter().map(|(rotation, _)| rotation).chain([&rotation]);
+        let names: Vec<_> = all
+            .map(|rotation| {
+                let secret = &rotation.secret;
+                let namespace = secret.namespace.as_deref().unwrap_or("");
+                format!("server={} namespace={namespace}", secret.server)
+            })
+            .take(LONGEST_PAGE)
+            .collect();
+        let message = format!("several secrets have this path; add one of: {}", names.join("; "));
+        return Err(bad_request(message));
+    }
+    let users = parameters.page(users, |user| user.key())?;
+    Ok(answer(StatusCode::OK, &SecretStatus { rotation, users }))
+}
+
+async fn workloads(
+    State(api): State<Api>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Refusal> {
+    let known = ["namespace", "state", "limit", "continue"];
+    let parameters = Parameters::read(query.as_deref(), &known)?;
+    let mut workloads = api.report().await.workloads(parameters.get("namespace"));
+    if let Some(states) = parameters.get("state") {
+        let states: BTreeSet<&str> = states.split(',').collect();
+        workloads.retain(|workload| states.contains(workload.state.as_str()));
+    }
+    let page = parameters.page(workloads, |workload| workload.workload.clone())?;
+    Ok(answer(StatusCode::OK, &page))
+}
+
+async fn workload(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
+    let parameters = Parameters::read(query.as_deref(), &["name"])?;
+    let name = parameters.need("name")?;
+    let id = workload_id(name).ok_or_else(|| {
+        let kinds = Kind::ALL.map(Kind::name);
+        bad_request(format!("name={name:?} is not NAMESPACE/KIND/NAME; KIND is {}", kinds.join(", ")))
+    })?;
+    match api.report().await.workload(&id) {
+        Some(workload) => Ok(answer(StatusCode::OK, &workload)),
+        None => {
+            let message = format!(
+                "{id} is not watched: it does not exist, has not opted in, or refers to no secret"
+            );
+            Err(refuse(StatusCode::NOT_FOUND, "notFound", message))
+        }
+    }
+}
+
+fn workload_id(text: &str) -> Option<WorkloadId> {
+    let mut parts = text.split('/');
+    let (namespace, kind, name) = (parts.next()?, parts.next()?, parts.next()?);
+    let kind = Kind::ALL.into_iter().find(|known| known.name().eq_ignore_ascii_case(kind))?;
+    let is_whole = parts.next().is_none() && !namespace.is_empty() && !name.is_empty();
+    is_whole.then(|| WorkloadId { kind, namespace: namespace.into(), name: name.into() })
+}
+
+#[cfg(test)]
+mod tests;
