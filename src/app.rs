@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::{Config, Connection, LeaderElection, Listen, StatusApi};
-use crate::decide::clock::ServerClock;
 use crate::election::leadership::Leadership;
 use crate::events::log::Log;
 use crate::events::metrics::Metrics;
@@ -28,6 +27,7 @@ use crate::index::Index;
 use crate::kubernetes::{client, leader};
 use crate::rollouts::budget::Budget;
 use crate::status::board::Board;
+use crate::status::metrics::StatusMetrics;
 use crate::status::report::Sources;
 use crate::vault::client::Server;
 use crate::vault::files::Files;
@@ -103,23 +103,25 @@ async fn start(
     let index = Arc::new(Index::new(servers, readable).with_quota(quota));
     let heartbeats = Heartbeats::default();
     let led = Arc::default();
-    let metrics = Arc::new(Metrics::new(Arc::clone(&index), Arc::clone(&led), seconds_since_1970));
     let board = Arc::new(Board::new(Arc::clone(&index), Timestamp::now));
+    let cluster_clock = Arc::default();
+    let sources = Sources {
+        index: Arc::clone(&index),
+        board: Arc::clone(&board),
+        clock: Arc::clone(&cluster_clock),
+        now: Timestamp::now,
+        rollout_timeout,
+        servers: connections.iter().map(|connection| Arc::clone(&connection.name)).collect(),
+        replica: replica.as_str().into(),
+    };
+    let metrics = Metrics::new(Arc::clone(&index), Arc::clone(&led), seconds_since_1970);
+    let status_metrics = StatusMetrics::new(sources.clone(), Arc::clone(&led));
+    let metrics = Arc::new(metrics.with(status_metrics));
     let events_of_process =
-        Events::new(vec![Box::new(Log), Box::new(Arc::clone(&metrics)), Box::new(Arc::clone(&board))]);
+        Events::new(vec![Box::new(Log), Box::new(Arc::clone(&metrics)), Box::new(board)]);
     let health = Health::new(Arc::clone(&index), heartbeats.clone(), metrics);
     answer_probes(&listen, &health, tasks, shutdown.clone()).await?;
-    let cluster_clock: Arc<ServerClock> = Arc::default();
     if let Some(status) = status {
-        let sources = Sources {
-            index: Arc::clone(&index),
-            board,
-            clock: Arc::clone(&cluster_clock),
-            now: Timestamp::now,
-            rollout_timeout,
-            servers: connections.iter().map(|connection| Arc::clone(&connection.name)).collect(),
-            replica: replica.as_str().into(),
-        };
         serve_status(status, sources, Arc::clone(&led), tasks, shutdown.clone()).await?;
     }
     let client = client::connect(Arc::clone(&cluster_clock)).await?;

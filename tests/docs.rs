@@ -12,6 +12,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::Value;
 use vault_secrets_reloader::config::{Config, Flags};
 use vault_secrets_reloader::decide::plan::Cause;
@@ -21,6 +22,9 @@ use vault_secrets_reloader::events::sink::Sink as _;
 use vault_secrets_reloader::model::kind::Kind;
 use vault_secrets_reloader::model::workload::WorkloadId;
 use vault_secrets_reloader::references::reason::Reason;
+use vault_secrets_reloader::status::board::Board;
+use vault_secrets_reloader::status::metrics::StatusMetrics;
+use vault_secrets_reloader::status::report::Sources;
 
 const CHART: &str = "deploy/charts/vault-secrets-reloader";
 
@@ -352,9 +356,24 @@ fn every_file_that_the_architecture_names_is_there() {
     }
 }
 
+/// What the metrics of the status are computed from: nothing.
+fn sources() -> Sources {
+    let index = Arc::default();
+    Sources {
+        board: Arc::new(Board::new(Arc::clone(&index), || Timestamp::UNIX_EPOCH)),
+        index,
+        clock: Arc::default(),
+        now: || Timestamp::UNIX_EPOCH,
+        rollout_timeout: Duration::ZERO,
+        servers: Arc::default(),
+        replica: "a".into(),
+    }
+}
+
 #[test]
 fn every_metric_is_documented_once() {
     let metrics = Metrics::new(Arc::default(), Arc::default(), || 0.0);
+    let metrics = metrics.with(StatusMetrics::new(sources(), Arc::default()));
     // A metric with labels is shown once it has counted.
     let (kind, namespace, name) = (Kind::DEPLOYMENT, "shop".into(), "web".into());
     let workload = WorkloadId { kind, namespace, name };

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::decide::observation::ObservedVersion;
+use crate::decide::observation::{Observation, ObservedVersion};
 use crate::decide::plan::{self, Action, Cause, DecisionInput, Reload, Rules};
 use crate::engine::backoff::backoff;
 use crate::engine::deciding::{Due, LookupState};
@@ -40,7 +41,7 @@ const CONFLICT_TRIES: u32 = 5;
 /// The outcome of a reload.
 enum Outcome {
     /// The PATCH was answered.
-    Reloaded(Reload, Rollout),
+    Reloaded(Reload, Rollout, Option<Duration>),
     /// The workload was deleted, or was changed and needs no reload any more.
     NotNeeded,
     /// The workload could not be read or written.
@@ -173,7 +174,7 @@ impl<C: Cluster> Writer<'_, C> {
                 Ok(manifest) => {
                     let rollout = manifest.rollout;
                     self.index.refresh(&manifest, id.kind);
-                    return Outcome::Reloaded(reload, rollout);
+                    return Outcome::Reloaded(reload, rollout, self.delay(changed));
                 }
                 Err(WriteError::Conflict) => {}
                 Err(WriteError::NotFound) => return Outcome::NotNeeded,
@@ -221,6 +222,18 @@ impl<C: Cluster> Writer<'_, C> {
             }
         }
         Outcome::Failed(WriteError::Conflict)
+    }
+
+    /// Returns the time since the oldest live version of some secrets was created.
+    fn delay(&self, changed: &[Arc<SecretId>]) -> Option<Duration> {
+        let now = self.clocks.vault.at((self.clocks.now)());
+        let created = changed.iter().filter_map(|secret| {
+            match seen(self.observed_versions)(secret).observation {
+                Observation::Live(version) => Some(version.created),
+                Observation::Gone | Observation::Unknown => None,
+            }
+        });
+        Duration::try_from(now.duration_since(created.min()?)).ok()
     }
 
     /// Reads a workload again that another client changed. Returns `None` if nothing is left to
@@ -273,9 +286,9 @@ impl ReloadState {
     ) -> bool {
         let id = &workload.id;
         match outcome {
-            Outcome::Reloaded(reload, rollout) => {
+            Outcome::Reloaded(reload, rollout, delay) => {
                 let count = reload.count;
-                events.emit(&Event::Reloaded { workload: id, count, cause, rollout });
+                events.emit(&Event::Reloaded { workload: id, count, cause, rollout, delay });
                 // The PATCH replaced exactly this mark: a workload with another mark is not PATCHed
                 // again.
                 self.past.patched(reload.record, workload.mark.clone());

@@ -144,6 +144,9 @@ pub enum Event<'a> {
         cause: Cause,
         /// How the workload's controller rolls out the new template.
         rollout: Rollout,
+        /// The time since the oldest of the versions was created. `None` if Vault's clock tells
+        /// none.
+        delay: Option<Duration>,
     },
     /// A workload was read again after a conflict, and needs no reload any more.
     NotNeeded {

@@ -12,6 +12,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
@@ -26,10 +27,17 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// The prefix of the names of all metrics.
 const PREFIX: &str = "vault_secrets_reloader";
 
+/// The upper bounds of the buckets of durations, in seconds: of polls, which take a minute at most,
+/// and from a rotation to a reload, which takes about a period, or as long as no controller watched.
+const POLL_BUCKETS: [f64; 8] = [0.05, 0.2, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0];
+const DELAY_BUCKETS: [f64; 9] = [5.0, 15.0, 60.0, 120.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0];
+
 /// The metrics of this process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    poll_duration: Family<ServerLabels, Histogram, fn() -> Histogram>,
+    reload_delay: Histogram,
     polls: Family<PollLabels, Counter>,
     last_poll: Family<ServerLabels, Gauge<f64, AtomicU64>>,
     reloads: Family<ReloadLabels, Counter>,
@@ -83,8 +91,28 @@ impl Metrics {
             "Reloads of workloads: PATCHes and how they ended",
             reloads.clone(),
         );
+        let poll_duration: Family<ServerLabels, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(|| Histogram::new(POLL_BUCKETS));
+        registry.register(
+            "poll_duration_seconds",
+            "How long a poll of a Vault server took",
+            poll_duration.clone(),
+        );
+        let reload_delay = Histogram::new(DELAY_BUCKETS);
+        registry.register(
+            "reload_delay_seconds",
+            "The time from the creation of a version to the PATCH that reloaded a workload for it",
+            reload_delay.clone(),
+        );
         registry.register_collector(Box::new(State { index, leadership }));
-        Self { registry, polls, last_poll, reloads, now }
+        Self { registry, poll_duration, reload_delay, polls, last_poll, reloads, now }
+    }
+
+    /// Returns the metrics with those of another collector.
+    #[must_use]
+    pub fn with(mut self, collector: impl Collector) -> Self {
+        self.registry.register_collector(Box::new(collector));
+        self
     }
 
     /// Returns all metrics in the format that Prometheus reads.
@@ -100,7 +128,9 @@ impl Metrics {
 impl Sink for Metrics {
     fn on(&self, event: &Event<'_>) {
         match *event {
-            Event::PollEnded { server, is_answered, .. } => {
+            Event::PollEnded { server, is_answered, took } => {
+                let of_server = ServerLabels { server: server.to_owned() };
+                self.poll_duration.get_or_create(&of_server).observe(took.as_secs_f64());
                 let result = if is_answered { "success" } else { "failure" };
                 let server = server.to_owned();
                 self.polls.get_or_create(&PollLabels { server: server.clone(), result }).inc();
@@ -108,7 +138,10 @@ impl Sink for Metrics {
                     self.last_poll.get_or_create(&ServerLabels { server }).set((self.now)());
                 }
             }
-            Event::Reloaded { workload, cause, .. } => {
+            Event::Reloaded { workload, cause, delay, .. } => {
+                if let Some(delay) = delay {
+                    self.reload_delay.observe(delay.as_secs_f64());
+                }
                 let (kind, cause) = (workload.kind.name(), cause.name());
                 let labels = ReloadLabels { kind, cause, result: "success" };
                 self.reloads.get_or_create(&labels).inc();
@@ -192,7 +225,8 @@ mod tests {
             metrics.on(&Event::PollEnded { server: "default", is_answered, took });
         }
         let (workload, cause) = (&workload(), Cause::Witnessed);
-        metrics.on(&Event::Reloaded { workload, count: 1, cause, rollout: Rollout::Automatic });
+        let (rollout, delay) = (Rollout::Automatic, Some(Duration::from_secs(70)));
+        metrics.on(&Event::Reloaded { workload, count: 1, cause, rollout, delay });
         metrics.on(&Event::ReloadFailed { workload, cause, error: "refused", again: false });
         let text = metrics.text();
         for line in [
@@ -202,6 +236,9 @@ mod tests {
             "vault_secrets_reloader_reloads_total{kind=\"Deployment\",cause=\"witnessed\",result=\"success\"} 1",
             "vault_secrets_reloader_reloads_total{kind=\"Deployment\",cause=\"witnessed\",result=\"failure\"} 1",
             "# TYPE vault_secrets_reloader_reloads counter",
+            "vault_secrets_reloader_poll_duration_seconds_bucket{le=\"1.0\",server=\"default\"} 3",
+            "vault_secrets_reloader_reload_delay_seconds_bucket{le=\"60.0\"} 0",
+            "vault_secrets_reloader_reload_delay_seconds_bucket{le=\"120.0\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

@@ -154,7 +154,7 @@ mod tests {
             template_first_poll: 1,
         };
         let id = &decided.workload.id;
-        let (cause, rollout) = (Cause::Witnessed, Rollout::Automatic);
+        let (cause, rollout, delay) = (Cause::Witnessed, Rollout::Automatic, None);
         let decide = |action| {
             let decision = decision(action);
             board.on(&Event::Decided { decided: &decided, poll: 2, decision: &decision });
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(error().as_deref(), Some("refused"));
         decide(Action::Hold(Hold::BackOff));
         assert_eq!(error().as_deref(), Some("refused"));
-        board.on(&Event::Reloaded { workload: id, count: 1, cause, rollout });
+        board.on(&Event::Reloaded { workload: id, count: 1, cause, rollout, delay });
         assert_eq!(board.state().standings.len(), 0);
         decide(Action::Leave);
         board.on(&Event::Removed { workload: id });

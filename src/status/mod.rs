@@ -5,5 +5,6 @@
 
 pub mod api;
 pub mod board;
+pub mod metrics;
 pub mod report;
 mod words;

@@ -49,6 +49,9 @@ pub struct Report {
     deadline: Deadline,
 }
 
+/// The number of things with the same labels, by the family of the metric.
+pub type Census = BTreeMap<&'static str, BTreeMap<Vec<(&'static str, String)>, u64>>;
+
 /// The workloads that refer to a secret, each with its state.
 type Users<'a> = Vec<(&'a IndexedWorkload, UserState)>;
 
@@ -103,6 +106,39 @@ impl Report {
             workloads,
             findings: findings.into_iter().map(|(code, n)| (code.to_owned(), n)).collect(),
         }
+    }
+
+    /// Returns the number of workloads by kind, of secrets by server, of rotations by state, and of
+    /// references by state and reason.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        let mut census = Census::new();
+        let mut count = |family, labels: &[(&'static str, &str)], number| {
+            let labels = labels.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
+            *census.entry(family).or_default().entry(labels).or_default() += number;
+        };
+        // States without a rotation are shown, too, so that an alert sees them.
+        for state in RotationState::ALL {
+            count("rotations", &[("state", state.name())], 0);
+        }
+        for kind in Kind::ALL {
+            count("workloads_watched", &[("kind", kind.name())], 0);
+        }
+        for server in &*self.sources.servers {
+            count("secrets_watched", &[("server", server)], 0);
+        }
+        for stored in &self.workloads {
+            count("workloads_watched", &[("kind", stored.workload.id.kind.name())], 1);
+        }
+        for (secret, users) in self.users_by_secret() {
+            count("secrets_watched", &[("server", &secret.connection)], 1);
+            count("rotations", &[("state", self.state_of(secret, &users).name())], 1);
+            for (_, state) in &users {
+                let reason = words::code(state).unwrap_or_default();
+                count("references", &[("state", words::name(state)), ("reason", reason)], 1);
+            }
+        }
+        census
     }
 
     /// Returns all rotations in some states, in order of their secrets. All states, if `states` is

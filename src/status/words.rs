@@ -26,7 +26,7 @@ pub(super) fn name(state: &UserState) -> &'static str {
 }
 
 /// Returns the reason code of a state; `None` for a complete rollout.
-fn code(state: &UserState) -> Option<&'static str> {
+pub(super) fn code(state: &UserState) -> Option<&'static str> {
     Some(match state {
         UserState::Complete => return None,
         UserState::Running => "RolloutRunning",

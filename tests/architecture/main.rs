@@ -32,7 +32,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
         "kubernetes",
         &["decide", "election", "engine", "events", "heartbeat", "index", "model", "references"],
     ),
-    ("status", &["decide", "events", "index", "model", "rollouts"]),
+    ("status", &["decide", "election", "events", "index", "model", "rollouts"]),
     (
         "web",
         &["election", "events", "heartbeat", "index", "model", "rollouts", "status"],
