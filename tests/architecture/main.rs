@@ -185,6 +185,29 @@ fn each_part_imports_only_what_it_may() {
 }
 
 #[test]
+fn the_arrows_of_the_architecture_page_are_the_table() {
+    let page = include_str!("../../ARCHITECTURE.md");
+    let (_, layers) = page.split_once("## Layers").unwrap();
+    let block = layers.split("```").nth(1).unwrap();
+    let mut lines = block.lines().filter(|line| !line.trim().is_empty());
+    for (part, may) in ARROWS {
+        let line = lines.find(|line| line.split_whitespace().next() == Some(part)).unwrap();
+        let arrows = line.split_once("->").map_or("", |(_, arrows)| arrows.trim());
+        let mut named: Vec<&str> = arrows.split(", ").filter(|name| !name.is_empty()).collect();
+        if arrows == "all of the above but cli" {
+            let (others, _) = block.split_once("\napp ").unwrap();
+            named = others.lines().filter_map(|line| line.split_whitespace().next()).collect();
+            named.retain(|name| *name != "cli");
+            // The wiring uses most parts, and none that is not above.
+            assert!(may.iter().all(|other| named.contains(other)), "{line}");
+        } else {
+            assert_eq!(named, may, "{line}");
+        }
+    }
+    assert_eq!(lines.next(), None);
+}
+
+#[test]
 fn only_kubernetes_talks_to_the_api_server() {
     assert_none(&offenders(&["kube", "k8s_openapi"], &["kubernetes/"]));
 }
@@ -192,7 +215,8 @@ fn only_kubernetes_talks_to_the_api_server() {
 #[test]
 fn only_vault_talks_to_vault() {
     assert_none(&offenders(&["vaultrs", "rustify"], &["vault/"]));
-    assert_none(&offenders(&["reqwest"], &["vault/", "config/"]));
+    // The command `status` talks to the controller.
+    assert_none(&offenders(&["reqwest"], &["vault/", "config/", "cli/status"]));
     // An address is parsed by the type that the client takes.
     for (file, names) in controller().iter().filter(|(file, _)| part_of(file) == "config") {
         for path in names.outside.iter().filter(|path| is_in(path, "reqwest")) {

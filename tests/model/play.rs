@@ -14,8 +14,15 @@ use vault_secrets_reloader::engine::reloader::Reloader;
 use vault_secrets_reloader::engine::settings::{Clocks, Settings, SharedSettings};
 use vault_secrets_reloader::events::sink::Events;
 use vault_secrets_reloader::index::Index;
+use vault_secrets_reloader::index::entries::IndexedWorkload;
 use vault_secrets_reloader::references::source::ReadableSources;
+use vault_secrets_reloader::model::secret::SecretId;
+use vault_secrets_reloader::model::workload::WorkloadId;
 use vault_secrets_reloader::rollouts::budget::Budget;
+use vault_secrets_reloader::rollouts::rotation::{
+    Deadline, KnownSecret, User, UserState, user_state,
+};
+use vault_secrets_reloader::status::board::Board;
 
 use crate::collector::Collector;
 use crate::history::{Event, ObservationHistory, PROCESSES, Setup};
@@ -35,6 +42,8 @@ const RESTART: Duration = Duration::from_secs(3);
 /// One life of a process.
 struct Process {
     recorder: Recorder,
+    index: Arc<Index>,
+    board: Arc<Board>,
     candidacy: Arc<Candidate>,
     shutdown: CancellationToken,
     watch: AbortHandle,
@@ -95,6 +104,21 @@ pub(crate) async fn play(
     (std::mem::take(&mut world.wrong), world.journal.take().unwrap_or_default())
 }
 
+impl Process {
+    /// Returns how far a workload is with a secret, as the status of the process shows it.
+    fn shown(&self, id: &WorkloadId, secret: &SecretId) -> Option<UserState> {
+        let workloads = self.index.workloads();
+        let IndexedWorkload { workload, template_first_poll } =
+            workloads.iter().find(|stored| stored.workload.id == *id)?;
+        let state = self.board.state();
+        let known = state.secrets.get(secret).copied().unwrap_or(KnownSecret::UNREAD);
+        let standing = state.standings.get(id);
+        let user = User { workload, template_first_poll: *template_first_poll, standing };
+        let deadline = Deadline { now: time::own(), timeout: QUIET };
+        Some(user_state(&user, secret, &known, deadline))
+    }
+}
+
 impl Play {
     /// Lets time pass. A process that is to be killed meanwhile is killed at that very moment.
     async fn wait(&mut self, time: Duration) {
@@ -141,6 +165,7 @@ impl Play {
             (setup.servers, setup.may_be_missing, Budget::new(setup.burst, setup.burst * 4))
         };
         let index = Arc::new(Index::new(servers(count), ReadableSources::default()));
+        let board = Arc::new(Board::new(Arc::clone(&index), time::own));
         let synced = CancellationToken::new();
         let cluster_clock = Arc::default();
         let recorder = Recorder { world: Arc::clone(&self.world), life, standings: Arc::default() };
@@ -178,7 +203,7 @@ impl Play {
                 index,
                 ports.clone(),
                 ports,
-                Events::new(vec![Box::new(recorder.clone())]),
+                Events::new(vec![Box::new(recorder.clone()), Box::new(Arc::clone(&board))]),
                 clocks,
                 settings,
                 budget,
@@ -190,13 +215,13 @@ impl Play {
         let collector = Collector {
             world: Arc::clone(&self.world),
             life,
-            index,
+            index: Arc::clone(&index),
             cluster_clock,
             reads: BTreeMap::new(),
         };
         let watch = self.tasks.spawn(collector.run(synced, receiver));
         let candidacy = Arc::new(candidacy);
-        let process_of_life = Process { recorder, candidacy, shutdown, watch, reloaders };
+        let process_of_life = Process { recorder, index, board, candidacy, shutdown, watch, reloaders };
         self.processes.insert(process, process_of_life);
     }
 
@@ -247,7 +272,18 @@ impl Play {
             };
             let tampered = world.was_tampered_with(&id) == Some(true);
             let (mut complaints, mut untrue) = (Vec::new(), Vec::new());
-            for Process { recorder, .. } in self.processes.values() {
+            for process in self.processes.values() {
+                let recorder = &process.recorder;
+                // No process knows the time of a restore.
+                for secret in lacking.iter().filter(|_| !world.was_restored()) {
+                    let shown = process.shown(&id, &world.setup.secret_id(*secret));
+                    if shown == Some(UserState::Complete) {
+                        untrue.push(format!(
+                            "{id}: process {} shows secret {secret} as complete",
+                            recorder.life
+                        ));
+                    }
+                }
                 let standing = lock(&recorder.standings).get(&id).cloned();
                 let uid = world.identity(&id).map(|(uid, _)| uid);
                 let standing = standing.filter(|standing| standing.uid == uid).unwrap_or_default();

@@ -14,6 +14,7 @@ use vault_secrets_reloader::decide::plan::{Copied, Reload, Revision};
 use vault_secrets_reloader::engine::ports::WriteError;
 use vault_secrets_reloader::model::annotation::{MARK, OptIn};
 use vault_secrets_reloader::model::kind::Kind;
+use vault_secrets_reloader::model::progress::RolloutStatus;
 use vault_secrets_reloader::model::record::{Record, Versions};
 use vault_secrets_reloader::model::secret::{DEFAULT_CONNECTION, SecretId, Version};
 use vault_secrets_reloader::model::workload::{Workload, WorkloadId};
@@ -626,6 +627,15 @@ impl Object {
             from: from.into_iter().collect(),
             ..Container::default()
         };
+        let is_rolled_out = self.pods.template == self.template;
+        let status = RolloutStatus {
+            replicas_in_spec: Some(1),
+            replicas: 1,
+            updated: u32::from(is_rolled_out),
+            ready: 1,
+            available: 1,
+            failure: None,
+        };
         Manifest {
             namespace: "shop".to_owned(),
             name: self.name.clone(),
@@ -636,6 +646,7 @@ impl Object {
             deleting: self.deleting,
             record: self.record.clone(),
             observed_generation: self.observed,
+            status,
             template: hasher.finish(),
             annotations: annotations.into_iter().collect(),
             containers: vec![container],

@@ -104,6 +104,8 @@ impl World {
         let Some(object) = &mut self.objects[slot] else { return };
         object.pods = Pods { template, uses, have };
         self.say(|| format!("w{slot}: its pods are made"));
+        // Its status tells that.
+        self.written(slot);
     }
 
     /// Puts the owner's own template back.
