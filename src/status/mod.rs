@@ -7,3 +7,5 @@ pub mod api;
 pub mod board;
 pub mod report;
 mod words;
+
+pub use words::{REASONS, STATES as WORKLOAD_STATES};
