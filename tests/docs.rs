@@ -22,6 +22,8 @@ use vault_secrets_reloader::events::sink::Sink as _;
 use vault_secrets_reloader::model::kind::Kind;
 use vault_secrets_reloader::model::workload::WorkloadId;
 use vault_secrets_reloader::references::reason::Reason;
+use vault_secrets_reloader::rollouts::rotation::RotationState;
+use vault_secrets_reloader::status::api::{REASONS, WORKLOAD_STATES};
 use vault_secrets_reloader::status::board::Board;
 use vault_secrets_reloader::status::metrics::StatusMetrics;
 use vault_secrets_reloader::status::report::Sources;
@@ -195,24 +197,43 @@ fn flags_of(command: &[&str]) -> BTreeMap<String, Option<String>> {
     flags
 }
 
-/// The flags that the first cells of a page's tables with this heading name, with the second cells.
-fn documented_flags(page: &str, heading: &str) -> BTreeMap<String, Vec<String>> {
-    let mut flags: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let text = read(page);
+/// The rows of the tables of a page whose first column has this heading.
+fn rows_below<'a>(page: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
+    let mut rows = Vec::new();
     let mut is_one = false;
-    for line in prose(&text) {
+    for line in prose(page) {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
         if !line.starts_with('|') {
             is_one = false;
         } else if cells[0] == heading {
             is_one = true;
-        } else if is_one {
-            for flag in code(cells[0]).into_iter().filter(|name| name.starts_with("--")) {
-                flags.entry(flag.to_owned()).or_default().push(cells[1].to_owned());
-            }
+        } else if is_one && !line.starts_with("|---") {
+            rows.push(cells);
+        }
+    }
+    rows
+}
+
+/// The flags that the first cells of a page's tables with this heading name, with the second cells.
+fn documented_flags(page: &str, heading: &str) -> BTreeMap<String, Vec<String>> {
+    let mut flags: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for cells in rows_below(&read(page), heading) {
+        for flag in code(cells[0]).into_iter().filter(|name| name.starts_with("--")) {
+            flags.entry(flag.to_owned()).or_default().push(cells[1].to_owned());
         }
     }
     flags
+}
+
+#[test]
+fn every_state_and_reason_of_a_rotation_is_documented_once() {
+    let page = read("docs/status.md");
+    let first_cells = |heading| -> Vec<&str> {
+        rows_below(&page, heading).into_iter().flat_map(|row| code(row[0])).collect()
+    };
+    assert_eq!(first_cells("state of a rotation"), RotationState::ALL.map(RotationState::name));
+    assert_eq!(first_cells("state of a workload"), WORKLOAD_STATES);
+    assert_eq!(first_cells("reason"), REASONS);
 }
 
 #[test]

@@ -204,7 +204,8 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     /// Runs one poll, and decides about and reloads the workloads in scope. Returns the remaining
     /// work.
     async fn tick(&mut self, mut scope: PollScope, shutdown: &CancellationToken) -> Remaining {
-        self.workloads.events.emit(&Event::PollStarted);
+        let server = &*self.workloads.settings.server;
+        self.workloads.events.emit(&Event::PollStarted { server });
         let snapshot = self.workloads.index.begin_poll(&self.workloads.settings.server);
         self.secrets.begin(snapshot.poll, self.began.elapsed());
         self.workloads.poll = snapshot.poll;

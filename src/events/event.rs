@@ -65,7 +65,10 @@ pub enum Event<'a> {
         record_error: Option<&'a RecordError>,
     },
     /// A poll of a server begins.
-    PollStarted,
+    PollStarted {
+        /// The name of the server.
+        server: &'a str,
+    },
     /// A poll of a server ended.
     PollEnded {
         /// The name of the server.

@@ -49,7 +49,7 @@ impl Sink for Log {
             | Event::Released { .. }
             | Event::TakenBack { .. }
             | Event::WaitingForRevision { .. } => log_not_reloaded(event),
-            Event::PollStarted
+            Event::PollStarted { .. }
             | Event::PollEnded { .. }
             | Event::Observed { .. }
             | Event::Decided { .. }
@@ -202,7 +202,7 @@ fn log_not_reloaded(event: &Event<'_>) {
 /// Logs the state of polls, quotas, the budget and the API server.
 fn log_state(event: &Event<'_>) {
     match *event {
-        Event::PollStarted => debug!(worker = RELOADER, "Reloader started"),
+        Event::PollStarted { .. } => debug!(worker = RELOADER, "Reloader started"),
         Event::NothingToReload => info!(worker = RELOADER, "No workloads to reload"),
         Event::NamespaceOverQuota { namespace, workloads, quota } => warn!(
             worker = RELOADER,

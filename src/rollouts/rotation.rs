@@ -25,15 +25,22 @@ pub struct KnownSecret {
     pub version: Option<Version>,
     /// The poll that saw this version, or the loss of it, first.
     pub first_poll: PollNumber,
+    /// When the last poll began that read the secret, by the controller's clock.
+    pub read_at: Option<Timestamp>,
 }
 
 impl KnownSecret {
     /// The state of a secret that no poll has read.
     pub const UNREAD: Self =
-        Self { observation: Observation::Unknown, version: None, first_poll: PollNumber::MAX };
+        Self { observation: Observation::Unknown, version: None, first_poll: PollNumber::MAX, read_at: None };
 
-    /// Takes in the observation of a poll.
-    pub fn observe(&mut self, poll: PollNumber, observation: Observation) {
+    /// Takes in the observation of a poll that began at this time.
+    pub fn observe(
+        &mut self,
+        poll: PollNumber,
+        began: Option<Timestamp>,
+        observation: Observation,
+    ) {
         let before = (self.observation == Observation::Gone, self.version);
         match observation {
             Observation::Live(version) => self.version = Some(version),
@@ -41,6 +48,9 @@ impl KnownSecret {
         }
         let is_known = observation != Observation::Unknown;
         self.observation = observation;
+        if is_known {
+            self.read_at = began;
+        }
         // Without an answer, nothing is known to have changed.
         if is_known && before != (observation == Observation::Gone, self.version)
             || self.first_poll == PollNumber::MAX && is_known
@@ -202,6 +212,9 @@ pub fn user_state(
     } else if is_in(&open.changed) {
         match (&open.error, open.hold) {
             (Some(error), _) => UserState::Pending(Pending::Retrying(error.clone())),
+            (None, Some(Hold::BackOff)) => {
+                UserState::Pending(Pending::Retrying("the error is not known".into()))
+            }
             (None, Some(hold)) => UserState::Held(hold),
             (None, None) if open.is_settling => UserState::Pending(Pending::Settling),
             (None, None) => UserState::Pending(Pending::Due),
@@ -275,6 +288,18 @@ impl RotationState {
     }
 }
 
+/// Whether no pod can use an earlier version any more, given the state of the rotation.
+#[must_use]
+pub fn is_revocable<'a>(
+    state: RotationState,
+    users: impl IntoIterator<Item = &'a UserState>,
+) -> bool {
+    let is_replaced = |user: &UserState| {
+        matches!(user, UserState::Complete | UserState::Silent(Silence::NoReplicas))
+    };
+    state == RotationState::Complete && users.into_iter().all(is_replaced)
+}
+
 /// Returns the state of a rotation from the states of all workloads that refer to the secret.
 #[must_use]
 pub fn rotation_state<'a>(
@@ -326,7 +351,7 @@ mod tests {
     fn live(number: u64) -> KnownSecret {
         let version = version(number, 100);
         let observation = Observation::Live(version);
-        KnownSecret { observation, version: Some(version), first_poll: 5 }
+        KnownSecret { observation, version: Some(version), first_poll: 5, read_at: None }
     }
 
     fn state(workload: &Workload, known: &KnownSecret, standing: Option<&Standing>) -> UserState {
@@ -430,6 +455,11 @@ mod tests {
         assert_eq!(of(&[&due, &silent]), RotationState::Running);
         assert_eq!(of(&[&UserState::TakenBack, &due]), RotationState::Stopped);
         assert_eq!(of(&[&UserState::Running, &failed]), RotationState::Stopped);
+        let without_pods = UserState::Silent(Silence::NoReplicas);
+        let complete = RotationState::Complete;
+        assert!(is_revocable(complete, [&UserState::Complete, &without_pods]));
+        assert!(!is_revocable(complete, [&UserState::Complete, &silent]));
+        assert!(!is_revocable(RotationState::Missing, [&UserState::Complete]));
         let gone = KnownSecret { observation: Observation::Gone, ..live(2) };
         assert_eq!(rotation_state(&gone, [&due]), RotationState::Missing);
         assert_eq!(rotation_state(&KnownSecret::UNREAD, []), RotationState::Unknown);
@@ -439,7 +469,7 @@ mod tests {
     fn the_first_poll_of_a_version_is_kept() {
         let mut known = KnownSecret::UNREAD;
         let mut at = |poll, observation| {
-            known.observe(poll, observation);
+            known.observe(poll, None, observation);
             known.first_poll
         };
         assert_eq!(at(1, Observation::Unknown), PollNumber::MAX);

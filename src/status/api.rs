@@ -12,6 +12,33 @@ use serde::{Deserialize, Serialize};
 pub const WORKLOAD_STATES: [&str; 8] =
     ["failed", "takenBack", "held", "pending", "running", "unknown", "silent", "complete"];
 
+/// The reason codes of all states of a workload: see [`Progress::reason`].
+pub const REASONS: [&str; 19] = [
+    "FailedCreate",
+    "ProgressDeadlineExceeded",
+    "RolloutTimedOut",
+    "TakenBack",
+    "SecretMissing",
+    "AnnotationsRemoved",
+    "RateLimited",
+    "ReloadFailed",
+    "Deleting",
+    "NextPoll",
+    "Settling",
+    "WaitingForRevision",
+    "Due",
+    "RolloutRunning",
+    "NoAnswer",
+    "NoReplicas",
+    "Paused",
+    "OnDelete",
+    "Partition",
+];
+
+/// The codes of failures: see [`Failure::code`].
+pub const FAILURE_CODES: [&str; 5] =
+    ["badRequest", "unauthorized", "notFound", "notLeader", "notReady"];
+
 /// The answer of `/v1/overview`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -25,7 +52,7 @@ pub struct Overview {
     /// The number of rotations by state. Each secret has one rotation: to its live version.
     pub rotations: BTreeMap<String, u64>,
     /// The number of workloads by kind.
-    pub workloads: BTreeMap<String, u64>,
+    pub workloads_by_kind: BTreeMap<String, u64>,
     /// The number of workloads with findings, by reason code: references that are not watched or
     /// look odd.
     pub findings: BTreeMap<String, u64>,
@@ -102,8 +129,15 @@ pub struct Rotation {
     /// The version that Vault showed last. Absent if Vault has shown none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<Version>,
+    /// When the last poll began that read the secret, by the controller's clock. A change of the
+    /// secret before this time is known. Absent if no poll has read the secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_at: Option<Timestamp>,
     /// `complete`, `running`, `stopped`, `held`, `missing` or `unknown`.
     pub state: String,
+    /// Whether no pod can use an earlier version any more: the state is `complete`, and each silent
+    /// workload has no pods.
+    pub revocable: bool,
     /// The number of workloads by state.
     pub workloads: BTreeMap<String, u64>,
 }
@@ -112,6 +146,8 @@ pub struct Rotation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretStatus {
+    /// The time of this answer, by the controller's clock.
+    pub now: Timestamp,
     /// The rotation.
     #[serde(flatten)]
     pub rotation: Rotation,
@@ -227,7 +263,7 @@ pub struct Finding {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Failure {
-    /// `badRequest`, `notFound`, `notLeader`, `unauthorized` or `notReady`.
+    /// One of [`FAILURE_CODES`].
     pub code: String,
     /// What is wrong, and what to do.
     pub message: String,

@@ -39,6 +39,8 @@ pub struct State {
 /// The last polls of a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Polls {
+    /// When the present or last poll began.
+    pub began: Option<Timestamp>,
     /// When the last poll ended.
     pub last: Option<Timestamp>,
     /// When the last poll ended that the server answered.
@@ -62,6 +64,10 @@ impl Board {
 impl Sink for Board {
     fn on(&self, event: &Event<'_>) {
         match *event {
+            Event::PollStarted { server } => {
+                let now = (self.now)();
+                self.state().polls.entry(server.into()).or_default().began = Some(now);
+            }
             Event::PollEnded { server, is_answered, .. } => {
                 let now = (self.now)();
                 let mut state = self.state();
@@ -77,11 +83,13 @@ impl Sink for Board {
             }
             Event::Observed { secret, observation, poll } => {
                 let mut state = self.state();
+                let polls = state.polls.get(&*secret.connection);
+                let began = polls.and_then(|polls| polls.began);
                 match state.secrets.get_mut(secret) {
-                    Some(known) => known.observe(poll, observation),
+                    Some(known) => known.observe(poll, began, observation),
                     None => {
                         let mut known = KnownSecret::UNREAD;
-                        known.observe(poll, observation);
+                        known.observe(poll, began, observation);
                         state.secrets.insert(Arc::clone(secret), known);
                     }
                 }
@@ -190,8 +198,8 @@ mod tests {
         assert_eq!(board.state().secrets.len(), 0);
         let polls = |board: &Board| board.state().polls.get("default").copied();
         let (last, last_answered) = (Some(second(7)), None);
-        assert_eq!(polls(&board), Some(Polls { last, last_answered }));
+        assert_eq!(polls(&board), Some(Polls { began: None, last, last_answered }));
         board.on(&Event::PollEnded { server: "default", is_answered: true, took });
-        assert_eq!(polls(&board), Some(Polls { last, last_answered: last }));
+        assert_eq!(polls(&board), Some(Polls { began: None, last, last_answered: last }));
     }
 }

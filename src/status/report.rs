@@ -16,7 +16,8 @@ use crate::model::kind::Kind;
 use crate::model::secret::SecretId;
 use crate::model::workload::WorkloadId;
 use crate::rollouts::rotation::{
-    Deadline, KnownSecret, RotationState, Standing, User, UserState, rotation_state, user_state,
+    Deadline, KnownSecret, RotationState, Standing, User, UserState, is_revocable, rotation_state,
+    user_state,
 };
 
 /// What reports are made from.
@@ -47,6 +48,8 @@ pub struct Report {
     standings: HashMap<WorkloadId, Standing>,
     polls: BTreeMap<Box<str>, Polls>,
     deadline: Deadline,
+    /// The time of the report, by the controller's clock.
+    pub now: Timestamp,
 }
 
 /// The number of things with the same labels, by the family of the metric.
@@ -64,9 +67,9 @@ impl Sources {
         let (secrets, standings) = (state.secrets.clone(), state.standings.clone());
         let polls = state.polls.clone();
         drop(state);
-        let now = self.clock.at((self.now)());
-        let deadline = Deadline { now, timeout: self.rollout_timeout };
-        Report { sources: self.clone(), workloads, secrets, standings, polls, deadline }
+        let now = (self.now)();
+        let deadline = Deadline { now: self.clock.at(now), timeout: self.rollout_timeout };
+        Report { sources: self.clone(), workloads, secrets, standings, polls, deadline, now }
     }
 }
 
@@ -103,7 +106,7 @@ impl Report {
             leader: self.sources.replica.as_ref().to_owned(),
             servers: secrets.into_iter().map(server).collect(),
             rotations,
-            workloads,
+            workloads_by_kind: workloads,
             findings: findings.into_iter().map(|(code, n)| (code.to_owned(), n)).collect(),
         }
     }
@@ -280,10 +283,13 @@ impl Report {
         for (_, state) in users {
             *workloads.entry(words::name(state).to_owned()).or_default() += 1;
         }
+        let known = self.known(secret);
         api::Rotation {
             secret: api_secret(secret),
-            version: self.known(secret).version.map(api_version),
+            version: known.version.map(api_version),
+            read_at: known.read_at,
             state: state.name().to_owned(),
+            revocable: is_revocable(state, users.iter().map(|(_, state)| state)),
             workloads,
         }
     }

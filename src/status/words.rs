@@ -125,7 +125,9 @@ fn message(state: &UserState, workload: &Workload) -> String {
             )
         }
         UserState::Unknown => {
-            "Vault does not answer for the secret. Look at the controller's log".to_owned()
+            "Vault has not answered for the secret since this leader began, or does not answer now. If \
+             this lasts for a period, look at the controller's log"
+                .to_owned()
         }
     }
 }
@@ -155,5 +157,60 @@ pub(super) fn progress(
         reason: code(state).map(str::to_owned),
         message: message(state, workload),
         since: since(state, version, workload),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::iter;
+
+    use super::*;
+
+    /// Returns the state after this one in a list of all states. A new state does not compile
+    /// before it has a place in the list.
+    fn next(state: &UserState) -> Option<UserState> {
+        Some(match state {
+            UserState::Complete => UserState::Running,
+            UserState::Running => UserState::Failed(RolloutFailure::FailedCreate),
+            UserState::Failed(RolloutFailure::FailedCreate) => {
+                UserState::Failed(RolloutFailure::DeadlineExceeded)
+            }
+            UserState::Failed(RolloutFailure::DeadlineExceeded) => {
+                UserState::Failed(RolloutFailure::TimedOut)
+            }
+            UserState::Failed(RolloutFailure::TimedOut) => UserState::Silent(Silence::NoReplicas),
+            UserState::Silent(Silence::NoReplicas) => UserState::Silent(Silence::Paused),
+            UserState::Silent(Silence::Paused) => UserState::Silent(Silence::OnDelete),
+            UserState::Silent(Silence::OnDelete) => UserState::Silent(Silence::Partition),
+            UserState::Silent(Silence::Partition) => UserState::Pending(Pending::NextPoll),
+            UserState::Pending(Pending::NextPoll) => UserState::Pending(Pending::Settling),
+            UserState::Pending(Pending::Settling) => {
+                UserState::Pending(Pending::WaitingForRevision)
+            }
+            UserState::Pending(Pending::WaitingForRevision) => UserState::Pending(Pending::Due),
+            UserState::Pending(Pending::Due) => {
+                UserState::Pending(Pending::Retrying("refused: quota".into()))
+            }
+            UserState::Pending(Pending::Retrying(_)) => UserState::Held(Hold::BackOff),
+            UserState::Held(Hold::BackOff) => UserState::Held(Hold::Deleting),
+            UserState::Held(Hold::Deleting) => UserState::Held(Hold::SecretGone),
+            UserState::Held(Hold::SecretGone) => UserState::Held(Hold::Stripped),
+            UserState::Held(Hold::Stripped) => UserState::Held(Hold::Budget),
+            UserState::Held(Hold::Budget) => UserState::TakenBack,
+            UserState::TakenBack => UserState::Unknown,
+            UserState::Unknown => return None,
+        })
+    }
+
+    #[test]
+    fn the_lists_hold_each_name_and_each_reason_once() {
+        let states: Vec<_> = iter::successors(Some(UserState::Complete), next).collect();
+        let names: BTreeSet<_> = states.iter().map(name).collect();
+        assert_eq!(names, BTreeSet::from(api::WORKLOAD_STATES));
+        assert_eq!(names.len(), api::WORKLOAD_STATES.len());
+        let codes: BTreeSet<_> = states.iter().filter_map(code).collect();
+        assert_eq!(codes, BTreeSet::from(api::REASONS));
+        assert_eq!(codes.len(), api::REASONS.len());
     }
 }

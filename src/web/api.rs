@@ -25,7 +25,7 @@ use crate::election::leadership::Leadership;
 use crate::model::kind::Kind;
 use crate::model::workload::WorkloadId;
 use crate::rollouts::rotation::RotationState;
-use crate::status::api::{Failure, Page, SecretStatus};
+use crate::status::api::{Failure, Page, SecretStatus, WORKLOAD_STATES};
 use crate::status::report::{Report, Sources};
 
 /// The paths of the API.
@@ -261,7 +261,8 @@ async fn secret(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Res
     let parameters = Parameters::read(query.as_deref(), &known)?;
     let path = parameters.need("path")?;
     let (server, namespace) = (parameters.get("server"), parameters.get("namespace"));
-    let mut found = api.report().await.secrets(path, server, namespace);
+    let report = api.report().await;
+    let mut found = report.secrets(path, server, namespace);
     let Some((rotation, users)) = found.pop() else {
         let message = format!("no watched workload refers to {path:?}");
         return Err(refuse(StatusCode::NOT_FOUND, "notFound", message));
@@ -280,7 +281,7 @@ async fn secret(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Res
         return Err(bad_request(message));
     }
     let users = parameters.page(users, |user| user.key())?;
-    Ok(answer(StatusCode::OK, &SecretStatus { rotation, users }))
+    Ok(answer(StatusCode::OK, &SecretStatus { now: report.now, rotation, users }))
 }
 
 async fn workloads(
@@ -292,6 +293,10 @@ async fn workloads(
     let mut workloads = api.report().await.workloads(parameters.get("namespace"));
     if let Some(states) = parameters.get("state") {
         let states: BTreeSet<&str> = states.split(',').collect();
+        if let Some(name) = states.iter().find(|name| !WORKLOAD_STATES.contains(name)) {
+            let names = WORKLOAD_STATES.join(", ");
+            return Err(bad_request(format!("state={name:?} is none of {names}")));
+        }
         workloads.retain(|workload| states.contains(workload.state.as_str()));
     }
     let page = parameters.page(workloads, |workload| workload.workload.clone())?;

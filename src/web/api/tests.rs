@@ -134,7 +134,7 @@ async fn each_path_answers() {
     let bench = Bench::with_workloads(3);
     let overview: Overview = bench.read("/v1/overview").await;
     assert_eq!((overview.leader.as_str(), overview.rotations["complete"]), ("a", 1));
-    assert_eq!(overview.workloads["Deployment"], 3);
+    assert_eq!(overview.workloads_by_kind["Deployment"], 3);
     assert_eq!((overview.servers[0].name.as_str(), overview.servers[0].secrets), ("default", 1));
     let rotations: Page<Rotation> = bench.read("/v1/rotations").await;
     assert_eq!((rotations.total, rotations.items[0].state.as_str()), (1, "complete"));
@@ -198,6 +198,7 @@ async fn what_is_wrong_with_a_request_is_said() {
     let bench = Bench::with_workloads(1);
     for (path, status, code, part) in [
         ("/v1/rotations?state=fine", 400, "badRequest", "complete, running"),
+        ("/v1/workloads?state=fine", 400, "badRequest", "failed, takenBack"),
         ("/v1/rotations?limit=0", 400, "badRequest", "from 1 to 1000"),
         ("/v1/rotations?limit=1001", 400, "badRequest", "from 1 to 1000"),
         ("/v1/rotations?colour=red", 400, "badRequest", "state, limit, continue"),
