@@ -21,7 +21,8 @@ use crate::config::{Config, Connection, LeaderElection, Listen, StatusApi};
 use crate::election::leadership::Leadership;
 use crate::events::log::Log;
 use crate::events::metrics::Metrics;
-use crate::events::sink::Events;
+use crate::events::owners::OwnerEvents;
+use crate::events::sink::{Events, Sink};
 use crate::heartbeat::Heartbeats;
 use crate::index::Index;
 use crate::kubernetes::{client, leader};
@@ -117,8 +118,12 @@ async fn start(
     let metrics = Metrics::new(Arc::clone(&index), Arc::clone(&led), seconds_since_1970);
     let status_metrics = StatusMetrics::new(sources.clone(), Arc::clone(&led));
     let metrics = Arc::new(metrics.with(status_metrics));
-    let events_of_process =
-        Events::new(vec![Box::new(Log), Box::new(Arc::clone(&metrics)), Box::new(board)]);
+    let mut sinks: Vec<Box<dyn Sink>> =
+        vec![Box::new(Log), Box::new(Arc::clone(&metrics)), Box::new(board)];
+    if events {
+        sinks.push(Box::new(OwnerEvents::new(Arc::clone(&index), Arc::clone(&led))));
+    }
+    let events_of_process = Events::new(sinks);
     let health = Health::new(Arc::clone(&index), heartbeats.clone(), metrics);
     answer_probes(&listen, &health, tasks, shutdown.clone()).await?;
     if let Some(status) = status {

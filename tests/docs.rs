@@ -20,6 +20,7 @@ use vault_secrets_reloader::events::event::Event;
 use vault_secrets_reloader::events::metrics::Metrics;
 use vault_secrets_reloader::events::sink::Sink as _;
 use vault_secrets_reloader::model::kind::Kind;
+use vault_secrets_reloader::model::progress::RolloutFailure;
 use vault_secrets_reloader::model::workload::WorkloadId;
 use vault_secrets_reloader::references::reason::Reason;
 use vault_secrets_reloader::rollouts::rotation::RotationState;
@@ -402,6 +403,8 @@ fn every_metric_is_documented_once() {
     metrics.on(&Event::PollEnded { server, is_answered: true, took });
     let (error, again) = ("refused", false);
     metrics.on(&Event::ReloadFailed { workload: &workload, cause, error, again });
+    let failure = Some(RolloutFailure::FailedCreate);
+    metrics.on(&Event::RolloutEnded { workload: &workload, failure });
     let page = read("docs/operations.md");
     let text = metrics.text();
     let names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();

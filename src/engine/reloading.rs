@@ -21,7 +21,7 @@ use crate::engine::secret_track::seen;
 use crate::engine::settings::Clocks;
 use crate::engine::workload_track::ReloadState;
 use crate::engine::workloads::Workloads;
-use crate::events::event::Event;
+use crate::events::event::{Change, Event};
 use crate::events::log::RELOADER;
 use crate::events::sink::Events;
 use crate::index::Index;
@@ -41,11 +41,19 @@ const CONFLICT_TRIES: u32 = 5;
 /// The outcome of a reload.
 enum Outcome {
     /// The PATCH was answered.
-    Reloaded(Reload, Rollout, Option<Duration>),
+    Reloaded(Box<Reloaded>),
     /// The workload was deleted, or was changed and needs no reload any more.
     NotNeeded,
     /// The workload could not be read or written.
     Failed(WriteError),
+}
+
+/// What a PATCH that was answered did.
+struct Reloaded {
+    reload: Reload,
+    rollout: Rollout,
+    changes: Vec<Change>,
+    delay: Option<Duration>,
 }
 
 impl Outcome {
@@ -174,7 +182,10 @@ impl<C: Cluster> Writer<'_, C> {
                 Ok(manifest) => {
                     let rollout = manifest.rollout;
                     self.index.refresh(&manifest, id.kind);
-                    return Outcome::Reloaded(reload, rollout, self.delay(changed));
+                    let (changes, delay) =
+                        (changes(changed, &workload, &reload), self.delay(changed));
+                    let reloaded = Reloaded { reload, rollout, changes, delay };
+                    return Outcome::Reloaded(Box::new(reloaded));
                 }
                 Err(WriteError::Conflict) => {}
                 Err(WriteError::NotFound) => return Outcome::NotNeeded,
@@ -286,9 +297,16 @@ impl ReloadState {
     ) -> bool {
         let id = &workload.id;
         match outcome {
-            Outcome::Reloaded(reload, rollout, delay) => {
-                let count = reload.count;
-                events.emit(&Event::Reloaded { workload: id, count, cause, rollout, delay });
+            Outcome::Reloaded(reloaded) => {
+                let Reloaded { reload, rollout, changes, delay } = *reloaded;
+                events.emit(&Event::Reloaded {
+                    workload: id,
+                    count: reload.count,
+                    cause,
+                    rollout,
+                    changes: &changes,
+                    delay,
+                });
                 // The PATCH replaced exactly this mark: a workload with another mark is not PATCHed
                 // again.
                 self.past.patched(reload.record, workload.mark.clone());
@@ -314,6 +332,18 @@ impl ReloadState {
             }
         }
     }
+}
+
+/// Returns the versions of some secrets before and after a reload, by the records.
+fn changes(changed: &[Arc<SecretId>], workload: &Workload, reload: &Reload) -> Vec<Change> {
+    let before = workload.recorded.as_ref().map(|recorded| &recorded.versions);
+    let change = |secret: &Arc<SecretId>| {
+        let hash = secret.hash64();
+        let from = before.and_then(|versions| versions.get(hash));
+        let to = reload.record.versions.get(hash);
+        Change { secret: Arc::clone(secret), from, to }
+    };
+    changed.iter().map(change).collect()
 }
 
 /// Returns a mark that was never used before.

@@ -8,8 +8,9 @@ use crate::decide::plan::{Cause, Decision, Hold};
 use crate::index::entries::IndexedWorkload;
 use crate::model::kind::Kind;
 use crate::model::poll::PollNumber;
+use crate::model::progress::RolloutFailure;
 use crate::model::record::RecordError;
-use crate::model::secret::SecretId;
+use crate::model::secret::{SecretId, Version};
 use crate::model::strategy::Rollout;
 use crate::model::workload::WorkloadId;
 use crate::references::place::Note;
@@ -49,6 +50,13 @@ pub enum Event<'a> {
         workload: &'a WorkloadId,
         /// Whether the first list of its kind has shown the workload.
         is_of_first_list: bool,
+    },
+    /// The rollout of a reload ended, or failed.
+    RolloutEnded {
+        /// The workload.
+        workload: &'a WorkloadId,
+        /// Why the rollout failed; `None` if all pods run with the new template.
+        failure: Option<RolloutFailure>,
     },
     /// A workload is no longer watched.
     Removed {
@@ -147,6 +155,8 @@ pub enum Event<'a> {
         cause: Cause,
         /// How the workload's controller rolls out the new template.
         rollout: Rollout,
+        /// The secrets that changed, with their versions.
+        changes: &'a [Change],
         /// The time since the oldest of the versions was created. `None` if Vault's clock tells
         /// none.
         delay: Option<Duration>,
@@ -202,6 +212,17 @@ pub enum Event<'a> {
         /// Whether the workload has waited so long that somebody should look.
         is_long: bool,
     },
+}
+
+/// A secret for which a workload was reloaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The secret.
+    pub secret: Arc<SecretId>,
+    /// The version in the record before. `None` if there was none.
+    pub from: Option<Version>,
+    /// The version in the record since. `None` if there is none, as for a former secret.
+    pub to: Option<Version>,
 }
 
 /// Why a reload is held.

@@ -1,15 +1,12 @@
 //! The log lines of events. Users search for some of these lines, so their words stay as they are.
 
-use std::sync::Arc;
-
 use tracing::{debug, error, info, warn};
 
 use super::event::{Event, Held};
+use super::text;
 use crate::decide::plan::Hold;
 use crate::events::sink::Sink;
 use crate::model::record::RecordError;
-use crate::model::secret::SecretId;
-use crate::model::strategy;
 use crate::model::text::shorten;
 use crate::model::workload::WorkloadId;
 use crate::references::place::Note;
@@ -20,9 +17,6 @@ const COLLECTOR: &str = "collector";
 
 /// The worker of lines about polls and reloads.
 pub(crate) const RELOADER: &str = "reloader";
-
-/// The most secrets that a line names. A workload may refer to thousands.
-const MOST_NAMES: usize = 10;
 
 /// The most lines about the references of one workload, each time that its notes change. A tenant's
 /// manifest can hold tens of thousands of odd references, and the first few show the mistake.
@@ -39,6 +33,7 @@ impl Sink for Log {
             | Event::KindOverdue { .. }
             | Event::ListAgain { .. }
             | Event::Collected { .. }
+            | Event::RolloutEnded { .. }
             | Event::Removed { .. }
             | Event::Noted { .. } => log_collected(event),
             Event::Reloading { .. }
@@ -98,6 +93,15 @@ fn log_collected(event: &Event<'_>) {
                 info!(worker = COLLECTOR, "Collected secrets from {kind} {namespace}/{name}");
             }
         }
+        Event::RolloutEnded { workload, failure: None } => {
+            debug!(worker = COLLECTOR, "The rollout of {workload} is complete");
+        }
+        Event::RolloutEnded { workload, failure: Some(failure) } => debug!(
+            worker = COLLECTOR,
+            reason = failure.code(),
+            "The rollout of {workload} failed: {}",
+            failure.advice()
+        ),
         Event::Removed { workload: WorkloadId { kind, namespace, name } } => {
             info!(worker = COLLECTOR, "Stopped watching {kind} {namespace}/{name}");
         }
@@ -129,7 +133,7 @@ fn log_reload(event: &Event<'_>) {
     match *event {
         Event::Reloading { workload, changed, cause } => info!(
             worker = RELOADER,
-            secrets = list(changed),
+            secrets = text::list(changed),
             cause = cause.name(),
             "Reloading workload: {workload}"
         ),
@@ -155,36 +159,17 @@ fn log_reload(event: &Event<'_>) {
 /// Logs why workloads are not reloaded although their secrets changed.
 fn log_not_reloaded(event: &Event<'_>) {
     match *event {
-        Event::Held { workload, hold: Held::For(Hold::Deleting), changed, .. } => info!(
-            worker = RELOADER,
-            "{workload} is being deleted, so it is not reloaded though {} changed",
-            list(changed)
-        ),
-        Event::Held { workload, hold: Held::For(Hold::SecretGone), changed, gone } => warn!(
-            worker = RELOADER,
-            "Not reloading {workload}, though {} changed: {} is gone, and new pods would fail. It is \
-             reloaded when that secret is back or no longer referred to",
-            list(changed),
-            list(gone)
-        ),
-        Event::Held { workload, hold: Held::Stripped { hours, by, owner }, changed, .. } => {
-            let by = by.map(|name| format!(" by {name}")).unwrap_or_default();
-            warn!(
-                worker = RELOADER,
-                "Not reloading {workload} for {}: it was reloaded for this version already, and what \
-                 was written was removed{by}. Next attempt in {hours} h; {}",
-                list(changed),
-                strategy::how_to_keep(owner)
-            );
+        Event::Held { workload, hold, changed, gone } => {
+            let Some(text) = text::held(workload, hold, changed, gone) else { return };
+            if let Held::For(Hold::Deleting) = hold {
+                info!(worker = RELOADER, "{text}");
+            } else {
+                warn!(worker = RELOADER, "{text}");
+            }
         }
-        Event::TakenBack { workload, secrets, again: false, owner } => warn!(
-            worker = RELOADER,
-            "The reload of {workload} was taken back: an older revision was restored, and its pods may \
-             run with an earlier version of {}. This is left as it is; to have the new version, \
-             {}",
-            list(secrets),
-            strategy::how_to_renew(owner)
-        ),
+        Event::TakenBack { workload, secrets, again: false, owner } => {
+            warn!(worker = RELOADER, "{}", text::taken_back(workload, secrets, owner));
+        }
         Event::WaitingForRevision { workload, is_long: false } => {
             debug!(worker = RELOADER, "{workload} waits for its controller to make a revision");
         }
@@ -194,7 +179,6 @@ fn log_not_reloaded(event: &Event<'_>) {
              revision of its present template yet. Check that the workload is not paused and that \
              its controller runs"
         ),
-        // A failed PATCH has its own line. The budget has one line for all workloads that wait.
         _ => {}
     }
 }
@@ -232,16 +216,6 @@ fn log_state(event: &Event<'_>) {
     }
 }
 
-/// Formats secrets for a log line.
-fn list(secrets: &[Arc<SecretId>]) -> String {
-    let names: Vec<_> = secrets.iter().take(MOST_NAMES).map(ToString::to_string).collect();
-    let names = names.join(", ");
-    match secrets.len().saturating_sub(MOST_NAMES) {
-        0 => names,
-        more => format!("{names} and {more} more"),
-    }
-}
-
 /// A log line about one reference, or about all references over the limit.
 #[derive(Debug, PartialEq, Eq)]
 struct Line {
@@ -271,16 +245,7 @@ fn lines(notes: &[&Note], state: &str) -> Vec<Line> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::fixtures::secret;
     use crate::references::place::Origin;
-
-    #[test]
-    fn a_line_names_a_few_secrets_and_counts_the_others() {
-        let secrets: Vec<_> = (0..12).map(|number| secret(&format!("s{number}"))).collect();
-        assert_eq!(list(&secrets[..2]), "s0, s1");
-        assert_eq!(list(&secrets[..10]), "s0, s1, s2, s3, s4, s5, s6, s7, s8, s9");
-        assert_eq!(list(&secrets), "s0, s1, s2, s3, s4, s5, s6, s7, s8, s9 and 2 more");
-    }
 
     #[test]
     fn lines_about_one_workload_have_an_end() {

@@ -38,6 +38,7 @@ pub struct Metrics {
     registry: Registry,
     poll_duration: Family<ServerLabels, Histogram, fn() -> Histogram>,
     reload_delay: Histogram,
+    rollouts_failed: Family<KindLabels, Counter>,
     polls: Family<PollLabels, Counter>,
     last_poll: Family<ServerLabels, Gauge<f64, AtomicU64>>,
     reloads: Family<ReloadLabels, Counter>,
@@ -47,6 +48,11 @@ pub struct Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ServerLabels {
     server: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -104,8 +110,14 @@ impl Metrics {
             "The time from the creation of a version to the PATCH that reloaded a workload for it",
             reload_delay.clone(),
         );
+        let rollouts_failed = Family::default();
+        registry.register(
+            "rollouts_failed",
+            "Rollouts of reloads that failed, as the workload's controller reports it",
+            rollouts_failed.clone(),
+        );
         registry.register_collector(Box::new(State { index, leadership }));
-        Self { registry, poll_duration, reload_delay, polls, last_poll, reloads, now }
+        Self { registry, poll_duration, reload_delay, rollouts_failed, polls, last_poll, reloads, now }
     }
 
     /// Returns the metrics with those of another collector.
@@ -145,6 +157,10 @@ impl Sink for Metrics {
                 let (kind, cause) = (workload.kind.name(), cause.name());
                 let labels = ReloadLabels { kind, cause, result: "success" };
                 self.reloads.get_or_create(&labels).inc();
+            }
+            Event::RolloutEnded { workload, failure: Some(_) } => {
+                let kind = workload.kind.name();
+                self.rollouts_failed.get_or_create(&KindLabels { kind }).inc();
             }
             Event::ReloadFailed { workload, cause, .. } => {
                 let (kind, cause) = (workload.kind.name(), cause.name());
@@ -226,7 +242,7 @@ mod tests {
         }
         let (workload, cause) = (&workload(), Cause::Witnessed);
         let (rollout, delay) = (Rollout::Automatic, Some(Duration::from_secs(70)));
-        metrics.on(&Event::Reloaded { workload, count: 1, cause, rollout, delay });
+        metrics.on(&Event::Reloaded { workload, count: 1, cause, rollout, changes: &[], delay });
         metrics.on(&Event::ReloadFailed { workload, cause, error: "refused", again: false });
         let text = metrics.text();
         for line in [

@@ -1,4 +1,5 @@
-//! The events of the controller, as one enum, and their sinks: the log and the metrics.
+//! The events of the controller, as one enum, and their sinks: the log, the metrics, and the
+//! findings for owners.
 //!
 //! Each sink gets all events. Code that emits events knows no sink.
 //!
@@ -7,4 +8,6 @@
 pub mod event;
 pub mod log;
 pub mod metrics;
+pub mod owners;
 pub mod sink;
+mod text;

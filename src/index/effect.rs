@@ -1,6 +1,7 @@
 //! The effects of a change of the index, for the log and for the readers of the cluster.
 
 use crate::model::kind::Kind;
+use crate::model::progress::RolloutFailure;
 use crate::model::record::RecordError;
 use crate::model::workload::WorkloadId;
 use crate::references::place::Note;
@@ -23,6 +24,13 @@ pub enum Effect {
     },
     /// A workload is no longer watched: it was deleted, opted out, or refers to no secret.
     Removed(WorkloadId),
+    /// The rollout of a reload ended, or failed.
+    RolloutEnded {
+        /// The workload.
+        id: WorkloadId,
+        /// Why the rollout failed; `None` if all pods run with the new template.
+        failure: Option<RolloutFailure>,
+    },
     /// The notes on the references of a workload changed. Nothing is left to note if `notes` is
     /// empty and there is no `record_error`.
     Noted {

@@ -11,6 +11,7 @@ use super::lists::Lists;
 use super::sources::{SourceRead, Sources};
 use crate::model::kind::Kind;
 use crate::model::poll::PollNumber;
+use crate::model::progress::Progress;
 use crate::model::secret::SecretId;
 use crate::model::workload::{Workload, WorkloadId};
 use crate::references::manifest::{Manifest, Read};
@@ -307,10 +308,16 @@ impl Entries {
             let uid = manifest.uid.as_str().into();
             effects.push(Effect::Noted { id: id.clone(), uid, notes, record_error });
         }
+        let before = self.get(&id).map(|stored| Arc::clone(&stored.workload));
         let change = match workload {
             Some(workload) => self.store(workload, seen),
             None => self.remove(&id),
         };
+        if let Some(before) = before
+            && let Some(after) = self.get(&id)
+        {
+            effects.extend(rollout_ended(&before, &after.workload));
+        }
         match change {
             Change::Collected => effects.push(Effect::Collected { id, is_of_first_list }),
             Change::Removed => effects.push(Effect::Removed(id)),
@@ -431,6 +438,21 @@ impl Entries {
             }
         }
     }
+}
+
+/// Returns the effect if the rollout of a reload ended or failed between two states of a workload.
+/// Rollouts of others have no effect.
+fn rollout_ended(before: &Workload, after: &Workload) -> Option<Effect> {
+    let is_reload = after.recorded.as_ref().is_some_and(|record| record.of_this_template);
+    if !is_reload || !before.has_template_of(after) || before.progress == after.progress {
+        return None;
+    }
+    let failure = match (before.progress, after.progress) {
+        (Progress::Running | Progress::Failed(_), Progress::Complete) => None,
+        (Progress::Running, Progress::Failed(failure)) => Some(failure),
+        _ => return None,
+    };
+    Some(Effect::RolloutEnded { id: after.id.clone(), failure })
 }
 
 /// Whether a resource version is older than another. Resource versions are growing numbers. If one

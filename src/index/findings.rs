@@ -1,4 +1,5 @@
-//! Findings: what the owner of a workload should know of its references, reported once a change.
+//! Findings: what the owner of a workload should know of its references and its reloads, reported once
+//! a change.
 //!
 //! The collector and the reloader each set their own part of the present findings. The writer of
 //! Events takes the findings that were not reported yet.
@@ -30,6 +31,13 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// Returns a finding. Its message is cut if it is too long.
+    #[must_use]
+    pub fn new(reason: &'static str, is_warning: bool, mut message: String) -> Self {
+        message.truncate(message.floor_char_boundary(LONGEST));
+        Self { reason, is_warning, message }
+    }
+
     /// Returns one finding for each reason. It names all references concerned, up to the longest
     /// message.
     #[must_use]
@@ -86,6 +94,38 @@ pub enum FindingSource {
     Manifest,
     /// The answers of Vault.
     Vault,
+    /// A reload that is held.
+    Hold,
+    /// A reload that was taken back.
+    TakenBack,
+    /// A PATCH that failed.
+    Failure,
+    /// News of a reload.
+    Reload,
+    /// News of a rollout.
+    Rollout,
+}
+
+impl FindingSource {
+    /// The sources whose findings are over when the workload is no longer watched.
+    pub(crate) const OF_WATCHED: [Self; 4] =
+        [Self::Vault, Self::Hold, Self::TakenBack, Self::Failure];
+
+    /// Whether its findings are told once, and are over then.
+    fn is_news(self) -> bool {
+        matches!(self, Self::Reload | Self::Rollout)
+    }
+
+    /// Whether its findings are about references.
+    fn is_of_references(self) -> bool {
+        matches!(self, Self::Manifest | Self::Vault)
+    }
+
+    /// Returns the action of Events.
+    #[must_use]
+    pub fn action(self) -> &'static str {
+        if self.is_of_references() { "Collecting" } else { "Reloading" }
+    }
 }
 
 /// A finding that was not reported yet.
@@ -97,6 +137,8 @@ pub struct UnreportedFinding {
     pub uid: Arc<str>,
     /// The finding.
     pub notice: Finding,
+    /// The source of the finding.
+    pub source: FindingSource,
     /// A hash of the finding and the object. It is the same in each process.
     pub digest: u64,
 }
@@ -226,13 +268,13 @@ impl Findings {
         let state = &mut *state;
         while let Some(workload) = state.unreported.take() {
             if let Some(present) = state.present.get_mut(&workload)
-                && let Some((notice, digest)) =
+                && let Some((source, notice, digest)) =
                     present.find(|digest| !present.reported.contains(&digest))
             {
                 present.reported.insert(digest);
                 let uid = Arc::clone(&present.uid);
                 state.unreported.join(&workload);
-                return Some(UnreportedFinding { workload, uid, notice, digest });
+                return Some(UnreportedFinding { workload, uid, notice, source, digest });
             }
         }
         None
@@ -269,7 +311,7 @@ impl Findings {
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
         let mut counts = BTreeMap::new();
         for present in self.state().present.values() {
-            let notices = present.parts.values().flatten();
+            let notices = present.of_references();
             for reason in notices.map(|notice| notice.reason).collect::<BTreeSet<_>>() {
                 *counts.entry(reason).or_default() += 1;
             }
@@ -277,12 +319,12 @@ impl Findings {
         counts
     }
 
-    /// Returns the present findings about a workload.
+    /// Returns the present findings about the references of a workload.
     #[must_use]
     pub fn of(&self, workload: &WorkloadId) -> Vec<Finding> {
         let state = self.state();
         let present = state.present.get(workload);
-        present.into_iter().flat_map(|present| present.parts.values().flatten()).cloned().collect()
+        present.into_iter().flat_map(Present::of_references).cloned().collect()
     }
 
     /// Returns the finding with this digest, if the workload still has it.
@@ -290,9 +332,25 @@ impl Findings {
     pub fn still(&self, workload: &WorkloadId, digest: u64) -> Option<UnreportedFinding> {
         let state = self.state();
         let present = state.present.get(workload)?;
-        let notice = present.find(|one| one == digest)?.0;
-        let uid = Arc::clone(&present.uid);
-        Some(UnreportedFinding { workload: workload.clone(), uid, notice, digest })
+        let (source, notice, digest) = present.find(|one| one == digest)?;
+        let (workload, uid) = (workload.clone(), Arc::clone(&present.uid));
+        Some(UnreportedFinding { workload, uid, notice, source, digest })
+    }
+
+    /// Takes in that a finding was reported. News are over then.
+    pub fn told(&self, finding: &UnreportedFinding) {
+        let UnreportedFinding { workload, uid, source, digest, .. } = finding;
+        let is_present = self.still(workload, *digest).is_some();
+        if source.is_news() && is_present {
+            self.set(workload, uid, *source, Vec::new());
+        }
+    }
+
+    /// Whether a workload has findings of a source.
+    #[must_use]
+    pub fn has(&self, workload: &WorkloadId, source: FindingSource) -> bool {
+        let state = self.state();
+        state.present.get(workload).is_some_and(|present| present.parts.contains_key(&source))
     }
 
     /// The number of unreported findings of a workload.
@@ -314,12 +372,19 @@ impl Present {
         self.parts.values().flatten().map(|notice| notice.digest(&self.uid))
     }
 
-    /// Returns the first finding whose digest `matches`.
-    fn find(&self, matches: impl Fn(u64) -> bool) -> Option<(Finding, u64)> {
-        let mut all =
-            self.parts.values().flatten().map(|notice| (notice, notice.digest(&self.uid)));
-        let (notice, digest) = all.find(|(_, digest)| matches(*digest))?;
-        Some((notice.clone(), digest))
+    /// Returns the findings about references.
+    fn of_references(&self) -> impl Iterator<Item = &Finding> {
+        let parts = self.parts.iter().filter(|(source, _)| source.is_of_references());
+        parts.flat_map(|(_, findings)| findings)
+    }
+
+    /// Returns the first finding whose digest `matches`, with its source and its digest.
+    fn find(&self, matches: impl Fn(u64) -> bool) -> Option<(FindingSource, Finding, u64)> {
+        let all = self.parts.iter().flat_map(|(source, notices)| {
+            notices.iter().map(|notice| (*source, notice, notice.digest(&self.uid)))
+        });
+        let (source, notice, digest) = { all }.find(|(.., digest)| matches(*digest))?;
+        Some((source, notice.clone(), digest))
     }
 }
 

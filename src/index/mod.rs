@@ -216,6 +216,12 @@ impl Index {
         self.entries().stored().cloned().collect()
     }
 
+    /// Returns the uid of a workload that refers to secrets.
+    #[must_use]
+    pub fn uid(&self, id: &WorkloadId) -> Option<Box<str>> {
+        self.entries().get(id).map(|stored| stored.workload.uid.clone())
+    }
+
     /// The number of workloads that refer to secrets, and the number of distinct secrets.
     #[must_use]
     pub fn len(&self) -> (usize, usize) {
@@ -247,10 +253,15 @@ impl Index {
                 Effect::Noted { id, uid, notes, .. } => {
                     self.findings.set(id, uid, FindingSource::Manifest, Finding::of_notes(notes));
                 }
-                Effect::Removed(id) => self.findings.take_back(id, FindingSource::Vault),
+                Effect::Removed(id) => {
+                    for source in FindingSource::OF_WATCHED {
+                        self.findings.take_back(id, source);
+                    }
+                }
                 Effect::ReadSources
                 | Effect::ListAgain(_)
                 | Effect::Collected { .. }
+                | Effect::RolloutEnded { .. }
                 | Effect::FirstListEnded { .. } => {}
             }
         }

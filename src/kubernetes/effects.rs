@@ -48,6 +48,9 @@ impl Effects {
                     let is_of_first_list = *is_of_first_list;
                     self.emit(&Event::Collected { workload, is_of_first_list });
                 }
+                Effect::RolloutEnded { id: workload, failure } => {
+                    self.emit(&Event::RolloutEnded { workload, failure: *failure });
+                }
                 Effect::Removed(workload) => self.emit(&Event::Removed { workload }),
                 Effect::Noted { id: workload, notes, record_error, .. } => {
                     let record_error = record_error.as_ref();

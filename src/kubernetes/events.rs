@@ -1,4 +1,4 @@
-//! Events on workloads: findings about their references, for the owners of the workloads.
+//! Events on workloads: findings about their references and reloads, for the owners of the workloads.
 //!
 //! The name of an Event is derived from its finding. So neither another replica nor a restarted
 //! controller writes a second Event. By default, the API server deletes an Event after an hour.
@@ -237,6 +237,7 @@ impl EventWriter {
                     );
                 }
                 self.count(finding.workload.clone());
+                self.index.findings().told(&finding);
                 self.schedule_renewal(&finding, times, AGAIN_AFTER);
                 PACE
             }
@@ -312,7 +313,7 @@ fn more_since(time: Instant, now: Instant) -> u32 {
 }
 
 fn event_of(finding: &UnreportedFinding, replica: &str, now: Timestamp) -> Event {
-    let UnreportedFinding { workload, uid, notice, digest } = finding;
+    let UnreportedFinding { workload, uid, notice, source, digest } = finding;
     let suffix = format!(".{digest:016x}");
     let mut name = workload.name.to_string();
     name.truncate(LONGEST_NAME - suffix.len());
@@ -323,7 +324,7 @@ fn event_of(finding: &UnreportedFinding, replica: &str, now: Timestamp) -> Event
             ..ObjectMeta::default()
         },
         event_time: Some(MicroTime(now)),
-        action: Some("Collecting".to_owned()),
+        action: Some(source.action().to_owned()),
         reason: Some(notice.reason.to_owned()),
         note: Some(notice.message.clone()),
         type_: Some(if notice.is_warning { "Warning" } else { "Normal" }.to_owned()),

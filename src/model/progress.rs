@@ -140,6 +140,26 @@ impl RolloutFailure {
     }
 }
 
+impl RolloutFailure {
+    /// Returns what is the case and what to do, as a sentence.
+    #[must_use]
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::FailedCreate => {
+                "New pods cannot be created. Check quotas and admission webhooks (kubectl describe)"
+            }
+            Self::DeadlineExceeded => {
+                "The rollout made no progress within its deadline. Check why new pods do not become \
+                 ready (kubectl describe pod)"
+            }
+            Self::TimedOut => {
+                "The rollout takes longer than --rollout-timeout. Check why new pods do not become \
+                 ready (kubectl describe pod)"
+            }
+        }
+    }
+}
+
 impl Silence {
     /// Returns the reason code.
     #[must_use]

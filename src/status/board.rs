@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(error().as_deref(), Some("refused"));
         decide(Action::Hold(Hold::BackOff));
         assert_eq!(error().as_deref(), Some("refused"));
-        board.on(&Event::Reloaded { workload: id, count: 1, cause, rollout, delay });
+        board.on(&Event::Reloaded { workload: id, count: 1, cause, rollout, changes: &[], delay });
         assert_eq!(board.state().standings.len(), 0);
         decide(Action::Leave);
         board.on(&Event::Removed { workload: id });

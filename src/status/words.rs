@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::api;
 use crate::decide::plan::Hold;
-use crate::model::progress::{RolloutFailure, Silence};
+use crate::model::progress::Silence;
 use crate::model::secret::Version;
 use crate::model::strategy;
 use crate::model::text::shorten;
@@ -52,21 +52,7 @@ fn message(state: &UserState, workload: &Workload) -> String {
     match state {
         UserState::Complete => "All pods run with this version".to_owned(),
         UserState::Running => "The workload was reloaded, and its pods are being replaced".to_owned(),
-        UserState::Failed(RolloutFailure::FailedCreate) => {
-            "The workload was reloaded, and new pods cannot be created. Check quotas and admission \
-             webhooks (kubectl describe)"
-                .to_owned()
-        }
-        UserState::Failed(RolloutFailure::DeadlineExceeded) => {
-            "The workload was reloaded, and its rollout made no progress within its deadline. Check \
-             why new pods do not become ready (kubectl describe pod)"
-                .to_owned()
-        }
-        UserState::Failed(RolloutFailure::TimedOut) => {
-            "The workload was reloaded, and its rollout takes longer than --rollout-timeout. Check \
-             why new pods do not become ready (kubectl describe pod)"
-                .to_owned()
-        }
+        UserState::Failed(failure) => format!("The workload was reloaded. {}", failure.advice()),
         UserState::Silent(Silence::NoReplicas) => {
             "The workload has no pods. New pods read this version".to_owned()
         }
@@ -166,6 +152,7 @@ mod tests {
     use std::iter;
 
     use super::*;
+    use crate::model::progress::RolloutFailure;
 
     /// Returns the state after this one in a list of all states. A new state does not compile
     /// before it has a place in the list.

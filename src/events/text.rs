@@ -1,0 +1,85 @@
+//! Sentences that both log lines and Events contain.
+
+use std::sync::Arc;
+
+use super::event::Held;
+use crate::decide::plan::Hold;
+use crate::model::secret::SecretId;
+use crate::model::strategy;
+use crate::model::workload::WorkloadId;
+
+/// The most secrets that a sentence names. A workload may refer to thousands.
+const MOST_NAMES: usize = 10;
+
+/// Formats secrets.
+pub(super) fn list(secrets: &[Arc<SecretId>]) -> String {
+    join(secrets.iter().map(ToString::to_string))
+}
+
+/// Joins names with commas, and counts those over the limit.
+pub(super) fn join(mut names: impl ExactSizeIterator<Item = String>) -> String {
+    let more = names.len().saturating_sub(MOST_NAMES);
+    let first: Vec<_> = names.by_ref().take(MOST_NAMES).collect();
+    let first = first.join(", ");
+    if more == 0 { first } else { format!("{first} and {more} more") }
+}
+
+/// Says why a changed workload is not reloaded. `None` for holds that have other sentences.
+pub(super) fn held(
+    workload: &WorkloadId,
+    hold: Held<'_>,
+    changed: &[Arc<SecretId>],
+    gone: &[Arc<SecretId>],
+) -> Option<String> {
+    Some(match hold {
+        Held::For(Hold::Deleting) => format!(
+            "{workload} is being deleted, so it is not reloaded though {} changed",
+            list(changed)
+        ),
+        Held::For(Hold::SecretGone) => format!(
+            "Not reloading {workload}, though {} changed: {} is gone, and new pods would fail. It is \
+             reloaded when that secret is back or no longer referred to",
+            list(changed),
+            list(gone)
+        ),
+        Held::Stripped { hours, by, owner } => {
+            let by = by.map(|name| format!(" by {name}")).unwrap_or_default();
+            format!(
+                "Not reloading {workload} for {}: it was reloaded for this version already, and what \
+                 was written was removed{by}. Next attempt in {hours} h; {}",
+                list(changed),
+                strategy::how_to_keep(owner)
+            )
+        }
+        // A failed PATCH has its own sentence. The budget has one for all workloads that wait.
+        Held::For(Hold::Stripped | Hold::BackOff | Hold::Budget) => return None,
+    })
+}
+
+/// Says that a reload was taken back, and what to do.
+pub(super) fn taken_back(
+    workload: &WorkloadId,
+    secrets: &[Arc<SecretId>],
+    owner: Option<&str>,
+) -> String {
+    format!(
+        "The reload of {workload} was taken back: an older revision was restored, and its pods may \
+         run with an earlier version of {}. This is left as it is; to have the new version, {}",
+        list(secrets),
+        strategy::how_to_renew(owner)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::fixtures::secret;
+
+    #[test]
+    fn a_sentence_names_a_few_secrets_and_counts_the_others() {
+        let secrets: Vec<_> = (0..12).map(|number| secret(&format!("s{number}"))).collect();
+        assert_eq!(list(&secrets[..2]), "s0, s1");
+        assert_eq!(list(&secrets[..10]), "s0, s1, s2, s3, s4, s5, s6, s7, s8, s9");
+        assert_eq!(list(&secrets), "s0, s1, s2, s3, s4, s5, s6, s7, s8, s9 and 2 more");
+    }
+}
