@@ -1,7 +1,8 @@
-//! The commands that need neither a cluster nor Vault: `check` and `explain`.
+//! The commands: `check` and `explain`, which need neither a cluster nor Vault, and `status`, which
+//! asks a running controller.
 //!
-//! They read references with the code of the controller, so that they show what the controller
-//! does.
+//! `check` and `explain` read references with the code of the controller, so that they show what
+//! the controller does.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
+use jiff::Timestamp;
 
 use crate::config::{ConfigError, PathRulesFile, ServersFile};
 use crate::model::secret::{DEFAULT_CONNECTION, SecretId};
@@ -22,6 +24,7 @@ pub mod document;
 pub mod explain;
 mod given;
 pub mod print;
+mod status;
 pub mod yaml;
 
 /// The command that the first argument names.
@@ -85,6 +88,11 @@ enum Command {
         #[arg(long, value_name = "NAME")]
         vault_namespace: Option<String>,
     },
+    /// Asks a running controller which workloads run with which secret version
+    ///
+    /// Without a subject, shows an overview. Exits with 0 if the answer is shown, and with 2 if the
+    /// input is wrong or the controller cannot be reached.
+    Status(status::StatusArgs),
 }
 
 /// The format of the report.
@@ -101,8 +109,10 @@ pub enum Output {
 /// Whether the arguments name one of the commands. The first argument is the program's name.
 #[must_use]
 pub fn is_asked_for(args: &[OsString]) -> bool {
-    let named = |name: &OsString| [OsStr::new("check"), OsStr::new("explain")].contains(&&**name);
-    args.get(1).is_some_and(named)
+    let is_named = |name: &OsString| {
+        ["check", "explain", "status"].iter().any(|command| OsStr::new(command) == name)
+    };
+    args.get(1).is_some_and(is_named)
 }
 
 /// Runs the command that the arguments name, prints its output, and returns the exit code.
@@ -158,6 +168,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
             let text = explain::explain(&variable, &value, is_allowed);
             { stdout }.write_all(text.as_bytes()).map(|()| ExitCode::SUCCESS)
         }),
+        Command::Status(args) => Ok(status::run(args, Timestamp::now, stdout, io::stderr())),
     };
     let done =
         done.unwrap_or_else(|error| writeln!(io::stderr(), "{error}").map(|()| ExitCode::from(2)));

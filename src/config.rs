@@ -37,8 +37,8 @@ use error::error;
 pub use rules::PathRulesFile;
 pub use servers::ServersFile;
 pub use status::StatusApi;
-use value::{boolean, duration};
-pub use value::Listen;
+use value::boolean;
+pub use value::{Listen, duration};
 pub use vault::{CaSecret, Connection};
 
 /// The default renewal threshold of a Vault token, in reload periods.
@@ -64,7 +64,8 @@ const WITHOUT_EFFECT: [&str; 4] = ["HEADERS", "MAX_RETRIES", "RATE_LIMIT", "SRV_
     version,
     args_override_self = true,
     after_help = "Without a cluster: `check FILE...` reads manifests and says what would be watched; \
-                  `explain VALUE` says how one value is read. Each has its own --help."
+                  `explain VALUE` says how one value is read. `status` asks a running controller \
+                  how far rotations are. Each has its own --help."
 )]
 #[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
 pub struct Flags {

@@ -8,8 +8,9 @@ use crate::model::text::parse_bool;
 /// The longest duration. Durations are added to the present time, which must not overflow.
 const LONGEST: Duration = Duration::from_hours(24 * 365);
 
-/// Parses a duration in Go's form. It must be longer than zero and no longer than a year.
-pub(super) fn duration(name: &str, text: &str) -> Result<Duration, ConfigError> {
+/// Parses a duration in Go's form. It must be longer than zero and no longer than a year. `name` is
+/// the flag or variable, for the error.
+pub fn duration(name: &str, text: &str) -> Result<Duration, ConfigError> {
     let wrong = "not a duration; write 90s, 5m or 1h30m";
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err(error(name, text, "must be longer than zero")),

@@ -134,8 +134,13 @@ impl<C: Cluster> Workloads<C> {
                 self.tracks.forget_revision(uid);
             }
             let reload_state = self.tracks.state_mut(uid);
-            if reload_state.take_in(&stored.workload, cause, outcome, writer.events, (self.clocks.now)())
-            {
+            if reload_state.take_in(
+                &stored.workload,
+                cause,
+                outcome,
+                writer.events,
+                (self.clocks.now)(),
+            ) {
                 remaining.workloads.insert(id.clone());
             }
         }

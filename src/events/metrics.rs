@@ -117,7 +117,16 @@ impl Metrics {
             rollouts_failed.clone(),
         );
         registry.register_collector(Box::new(State { index, leadership }));
-        Self { registry, poll_duration, reload_delay, rollouts_failed, polls, last_poll, reloads, now }
+        Self {
+            registry,
+            poll_duration,
+            reload_delay,
+            rollouts_failed,
+            polls,
+            last_poll,
+            reloads,
+            now,
+        }
     }
 
     /// Returns the metrics with those of another collector.

@@ -61,7 +61,9 @@ impl Sink for OwnerEvents {
         }
         match *event {
             Event::Reloaded { workload, changes, .. } => {
-                for source in [FindingSource::Hold, FindingSource::TakenBack, FindingSource::Failure] {
+                for source in
+                    [FindingSource::Hold, FindingSource::TakenBack, FindingSource::Failure]
+                {
                     self.remove(workload, source);
                 }
                 self.set(workload, FindingSource::Reload, "Reloaded", reloaded(changes));

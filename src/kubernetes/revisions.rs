@@ -713,8 +713,12 @@ mod tests {
         let objects: Vec<Value> = (0..10_500)
             .map(|number| {
                 let versions = [(secret("a").hash64(), version(number, 1))].into_iter().collect();
-                let record =
-                    Record { uid: "uid-of-web".to_owned(), mark: "m".to_owned(), at: None, versions };
+                let record = Record {
+                    uid: "uid-of-web".to_owned(),
+                    mark: "m".to_owned(),
+                    at: None,
+                    versions,
+                };
                 replica_set("1", EARLY, &record.encode())
             })
             .collect();

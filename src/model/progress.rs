@@ -243,7 +243,10 @@ mod tests {
         let of = RolloutFailure::of_condition;
         let failed = Some(RolloutFailure::DeadlineExceeded);
         assert_eq!(of("Progressing", "False", "ProgressDeadlineExceeded"), failed);
-        assert_eq!(of("ReplicaFailure", "True", "FailedCreate"), Some(RolloutFailure::FailedCreate));
+        assert_eq!(
+            of("ReplicaFailure", "True", "FailedCreate"),
+            Some(RolloutFailure::FailedCreate)
+        );
         for (kind, status) in
             [("Progressing", "True"), ("Progressing", "Unknown"), ("ReplicaFailure", "False")]
         {

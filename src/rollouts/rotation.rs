@@ -31,8 +31,12 @@ pub struct KnownSecret {
 
 impl KnownSecret {
     /// The state of a secret that no poll has read.
-    pub const UNREAD: Self =
-        Self { observation: Observation::Unknown, version: None, first_poll: PollNumber::MAX, read_at: None };
+    pub const UNREAD: Self = Self {
+        observation: Observation::Unknown,
+        version: None,
+        first_poll: PollNumber::MAX,
+        read_at: None,
+    };
 
     /// Takes in the observation of a poll that began at this time.
     pub fn observe(
@@ -186,7 +190,8 @@ pub fn user_state(
     let is_in = |secrets: &[Arc<SecretId>]| secrets.iter().any(|other| **other == *secret);
     // A decision about an earlier template, or about an earlier version, tells nothing.
     let standing = user.standing.filter(|standing| {
-        standing.poll >= known.first_poll && standing.template_first_poll == user.template_first_poll
+        standing.poll >= known.first_poll
+            && standing.template_first_poll == user.template_first_poll
     });
     let Some(standing) = standing else {
         let recorded = user.workload.recorded.as_ref().filter(|record| record.of_this_template);
@@ -265,14 +270,8 @@ pub enum RotationState {
 
 impl RotationState {
     /// All states.
-    pub const ALL: [Self; 6] = [
-        Self::Complete,
-        Self::Running,
-        Self::Stopped,
-        Self::Held,
-        Self::Missing,
-        Self::Unknown,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Complete, Self::Running, Self::Stopped, Self::Held, Self::Missing, Self::Unknown];
 
     /// Returns the name in the API and in metrics.
     #[must_use]
@@ -399,10 +398,7 @@ mod tests {
             (Decision { reverted: a(), ..decision(Action::Leave) }, UserState::TakenBack),
             // The other secret of the workload changed: this one has the version.
             (
-                Decision {
-                    changed: vec![secret("b")],
-                    ..decision(Action::Hold(Hold::SecretGone))
-                },
+                Decision { changed: vec![secret("b")], ..decision(Action::Hold(Hold::SecretGone)) },
                 UserState::Complete,
             ),
         ] {

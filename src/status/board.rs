@@ -157,10 +157,8 @@ mod tests {
     #[test]
     fn an_error_stays_until_the_reload_succeeds_or_is_not_needed() {
         let board = board();
-        let decided = IndexedWorkload {
-            workload: Arc::new(workload("web", &["a"])),
-            template_first_poll: 1,
-        };
+        let decided =
+            IndexedWorkload { workload: Arc::new(workload("web", &["a"])), template_first_poll: 1 };
         let id = &decided.workload.id;
         let (cause, rollout, delay) = (Cause::Witnessed, Rollout::Automatic, None);
         let decide = |action| {

@@ -1,8 +1,8 @@
 //! All communication with Vault servers.
 //!
 //!
-//! Architecture Invariant: only this module names `vaultrs` and `reqwest`, and it knows nothing
-//! about Kubernetes. It asks secrets engines only for their mounts and for KV v2 metadata.
+//! Architecture Invariant: only this module names `vaultrs` and sends requests to Vault. It knows
+//! nothing about Kubernetes. It asks secrets engines only for their mounts and for KV v2 metadata.
 
 pub mod answer;
 pub mod approle;

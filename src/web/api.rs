@@ -112,8 +112,7 @@ async fn check(State(api): State<Api>, request: Request, next: Next) -> Response
 
 /// Checks that the caller sent the content of the file as a bearer token.
 async fn check_token(headers: &HeaderMap, file: &PathBuf) -> Result<(), Refusal> {
-    let unauthorized =
-        |message: String| refuse(StatusCode::UNAUTHORIZED, "unauthorized", message);
+    let unauthorized = |message: String| refuse(StatusCode::UNAUTHORIZED, "unauthorized", message);
     let read = async {
         let mut content = Vec::new();
         let file = tokio::fs::File::open(file).await?;
@@ -215,7 +214,8 @@ impl Parameters {
             Some(text) => match text.parse() {
                 Ok(limit) if (1..=LONGEST_PAGE).contains(&limit) => limit,
                 _ => {
-                    let message = format!("limit={text:?} is not a number from 1 to {LONGEST_PAGE}");
+                    let message =
+                        format!("limit={text:?} is not a number from 1 to {LONGEST_PAGE}");
                     return Err(bad_request(message));
                 }
             },
@@ -235,10 +235,7 @@ async fn overview(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<R
     Ok(answer(StatusCode::OK, &api.report().await.overview()))
 }
 
-async fn rotations(
-    State(api): State<Api>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Refusal> {
+async fn rotations(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
     let parameters = Parameters::read(query.as_deref(), &["state", "limit", "continue"])?;
     let states = match parameters.get("state") {
         None => BTreeSet::new(),
@@ -284,10 +281,7 @@ async fn secret(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Res
     Ok(answer(StatusCode::OK, &SecretStatus { now: report.now, rotation, users }))
 }
 
-async fn workloads(
-    State(api): State<Api>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Refusal> {
+async fn workloads(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
     let known = ["namespace", "state", "limit", "continue"];
     let parameters = Parameters::read(query.as_deref(), &known)?;
     let mut workloads = api.report().await.workloads(parameters.get("namespace"));
@@ -308,7 +302,10 @@ async fn workload(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<R
     let name = parameters.need("name")?;
     let id = workload_id(name).ok_or_else(|| {
         let kinds = Kind::ALL.map(Kind::name);
-        bad_request(format!("name={name:?} is not NAMESPACE/KIND/NAME; KIND is {}", kinds.join(", ")))
+        bad_request(format!(
+            "name={name:?} is not NAMESPACE/KIND/NAME; KIND is {}",
+            kinds.join(", ")
+        ))
     })?;
     match api.report().await.workload(&id) {
         Some(workload) => Ok(answer(StatusCode::OK, &workload)),

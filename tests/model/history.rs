@@ -270,34 +270,32 @@ fn setups() -> impl Strategy<Value = Setup> {
         ),
         (prop_oneof![4 => Just(100_u32), 1 => Just(1)], 0..90_000_u64, 2..6_usize),
     )
-        .prop_map(
-            |((chance, things, workloads, may_be_missing), p, delays, start)| {
-                let (burst, start_ms, unseen_steps) = start;
-                let (secrets, servers, sources) = things;
-                let (processes, skew_ms, own_skew_ms, (tells_time, proxy_skew_ms)) = p;
-                let (controller_ms, pods_ms, watch_ms) = delays;
-                Setup {
-                    chance,
-                    secrets,
-                    servers,
-                    workloads,
-                    sources,
-                    may_be_missing,
-                    processes,
-                    skew_ms,
-                    proxy_skew_ms,
-                    tells_time,
-                    own_skew_ms,
-                    controller_ms,
-                    pods_ms,
-                    watch_ms,
-                    burst,
-                    start_ms,
-                    unseen_steps,
-                    unseen_pause_ms: DAY_AND_HOUR,
-                }
-            },
-        )
+        .prop_map(|((chance, things, workloads, may_be_missing), p, delays, start)| {
+            let (burst, start_ms, unseen_steps) = start;
+            let (secrets, servers, sources) = things;
+            let (processes, skew_ms, own_skew_ms, (tells_time, proxy_skew_ms)) = p;
+            let (controller_ms, pods_ms, watch_ms) = delays;
+            Setup {
+                chance,
+                secrets,
+                servers,
+                workloads,
+                sources,
+                may_be_missing,
+                processes,
+                skew_ms,
+                proxy_skew_ms,
+                tells_time,
+                own_skew_ms,
+                controller_ms,
+                pods_ms,
+                watch_ms,
+                burst,
+                start_ms,
+                unseen_steps,
+                unseen_pause_ms: DAY_AND_HOUR,
+            }
+        })
 }
 
 /// Returns the number of secrets, the number of servers, and the secrets that ConfigMaps refer to.

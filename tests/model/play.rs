@@ -15,9 +15,9 @@ use vault_secrets_reloader::engine::settings::{Clocks, Settings, SharedSettings}
 use vault_secrets_reloader::events::sink::Events;
 use vault_secrets_reloader::index::Index;
 use vault_secrets_reloader::index::entries::IndexedWorkload;
-use vault_secrets_reloader::references::source::ReadableSources;
 use vault_secrets_reloader::model::secret::SecretId;
 use vault_secrets_reloader::model::workload::WorkloadId;
+use vault_secrets_reloader::references::source::ReadableSources;
 use vault_secrets_reloader::rollouts::budget::Budget;
 use vault_secrets_reloader::rollouts::rotation::{
     Deadline, KnownSecret, User, UserState, user_state,
@@ -221,7 +221,8 @@ impl Play {
         };
         let watch = self.tasks.spawn(collector.run(synced, receiver));
         let candidacy = Arc::new(candidacy);
-        let process_of_life = Process { recorder, index, board, candidacy, shutdown, watch, reloaders };
+        let process_of_life =
+            Process { recorder, index, board, candidacy, shutdown, watch, reloaders };
         self.processes.insert(process, process_of_life);
     }
 

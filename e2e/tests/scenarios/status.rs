@@ -53,9 +53,9 @@ async fn wait_for_states(
             return Ok(None);
         }
         let secret: Value = serde_json::from_str(&text)?;
-        let are_there = expected.iter().all(|(workload, state, reason)| {
-            state_of(&secret, workload) == Some((state, *reason))
-        });
+        let are_there = expected
+            .iter()
+            .all(|(workload, state, reason)| state_of(&secret, workload) == Some((state, *reason)));
         Ok(are_there.then_some(secret))
     })
     .await;
@@ -118,7 +118,10 @@ async fn a_rotation_is_followed_to_its_end() -> Result<()> {
         assert_eq!(state.count(), Some(1), "{}", workload.name());
     }
     let workload = json(&controller, &["workload", "status/deploy/web"]).await?;
-    assert_eq!((&workload["reloads"], &workload["secrets"][0]["state"]), (&json!(1), &json!("complete")));
+    assert_eq!(
+        (&workload["reloads"], &workload["secrets"][0]["state"]),
+        (&json!(1), &json!("complete"))
+    );
     assert!(workload["lastReload"].is_string(), "{workload:#}");
 
     // A restart knows the same, once it has polled.
@@ -128,7 +131,9 @@ async fn a_rotation_is_followed_to_its_end() -> Result<()> {
 
     // The pods of the silent ones are replaced.
     bed.cluster.patch(&paused, &json!({ "spec": { "paused": false } })).await?;
-    bed.cluster.patch(&on_delete, &json!({ "spec": { "updateStrategy": { "type": "RollingUpdate" } } })).await?;
+    bed.cluster
+        .patch(&on_delete, &json!({ "spec": { "updateStrategy": { "type": "RollingUpdate" } } }))
+        .await?;
     let expected = [(&paused, "complete", None), (&on_delete, "complete", None)];
     wait_for_states(&controller, path, &expected).await?;
     let (code, text) = controller.status(&["secret", path, "--wait=30s"]).await?;
@@ -181,7 +186,9 @@ async fn what_keeps_a_rotation_from_its_end_is_told() -> Result<()> {
     assert_eq!(secret["state"], json!("stopped"));
     let (code, text) = controller.status(&["secret", path, "--wait=60s"]).await?;
     assert_eq!(code, 1, "{text}");
-    for part in ["Not yet", "status-quota/Deployment/refused", "FailedCreate", "quotas", "SecretMissing"] {
+    for part in
+        ["Not yet", "status-quota/Deployment/refused", "FailedCreate", "quotas", "SecretMissing"]
+    {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
     let secrets = json(&controller, &["secret", "secret/data/status/gone"]).await?;

@@ -439,9 +439,11 @@ fn what_is_stripped_again_is_not_fought() {
 fn what_was_reloaded_since_is_not_stripped() {
     let first = workload("web", &["a", "b"]);
     let mut past = ReloadHistory::default();
-    let older = reload(&first, |_| witnessed(9), &Rules::default(), "our older".to_owned(), second(0));
+    let older =
+        reload(&first, |_| witnessed(9), &Rules::default(), "our older".to_owned(), second(0));
     past.patched(older.record, None);
-    let reloaded = reload(&first, |_| witnessed(2), &Rules::default(), "ours".to_owned(), second(0));
+    let reloaded =
+        reload(&first, |_| witnessed(2), &Rules::default(), "ours".to_owned(), second(0));
     past.patched(reloaded.record, Some("before".into()));
     let seen = [witnessed(2), witnessed(2)];
     let with = |mark: &str, of_this_template, number| {
@@ -472,7 +474,8 @@ fn only_so_many_marks_are_kept() {
     let web = workload("web", &["a"]);
     let mut past = ReloadHistory::default();
     for number in 0..100 {
-        let reloaded = reload(&web, |_| witnessed(2), &Rules::default(), format!("m{number}"), second(0));
+        let reloaded =
+            reload(&web, |_| witnessed(2), &Rules::default(), format!("m{number}"), second(0));
         past.patched(reloaded.record, (number == 0).then(|| "first".into()));
     }
     let latest: Vec<&str> = past.earlier.iter().map(|mark| &**mark).collect();
@@ -606,8 +609,9 @@ fn a_former_secret_reloads_and_need_not_be_there() {
         };
         let decision = decide(&case, observed, &Rules::default(), second(2_000_000));
         assert!(decision.gone.is_empty() && decision.open.is_empty());
-        let written =
-            reload(&workload, observed, &Rules::default(), "m".to_owned(), second(0)).record.versions;
+        let written = reload(&workload, observed, &Rules::default(), "m".to_owned(), second(0))
+            .record
+            .versions;
         assert_eq!(written.get(secret("former").hash64()), None);
         (decision.action, decision.changed)
     };

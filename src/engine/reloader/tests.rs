@@ -530,7 +530,8 @@ async fn what_another_controller_reloaded_meanwhile_is_left_to_the_next_poll() {
     let writes: [fn(&mut Manifest); 2] = [
         |object| {
             let (uid, mark) = (object.uid.clone(), "theirs".to_owned());
-            object.record = Some(Record { uid, mark, at: None, versions: Versions::default() }.encode());
+            object.record =
+                Some(Record { uid, mark, at: None, versions: Versions::default() }.encode());
         },
         |object| {
             object.generation += 2;
