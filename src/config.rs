@@ -359,19 +359,13 @@ impl Config {
             ..VaultServer::default()
         };
         let servers = file.declared(default, undeclared(&refuse_undeclared_addresses)?)?;
-        let leader_election = LeaderElection {
-            terms: election::terms(
-                &leader_elect_lease_duration,
-                &leader_elect_renew_deadline,
-                &leader_elect_retry_period,
-            )?,
-            name: election::object_name(
-                "--leader-elect-resource-name",
-                leader_elect_resource_name,
-            )?,
-            namespace: election::namespace(leader_elect_resource_namespace, &environment)?,
-            replica: election::replica(&environment),
-        };
+        let terms = election::terms(
+            &leader_elect_lease_duration,
+            &leader_elect_renew_deadline,
+            &leader_elect_retry_period,
+        )?;
+        let (name, namespace) = (leader_elect_resource_name, leader_elect_resource_namespace);
+        let leader_election = election::leader_election(terms, name, namespace, &environment)?;
         let is_elected = boolean("--leader-elect", &leader_elect)?;
         Ok(Self {
             collector_sync_period: duration("--collector-sync-period", &collector_sync_period)?,

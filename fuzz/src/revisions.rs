@@ -5,6 +5,7 @@ use vault_secrets_reloader::decide::plan::Revision;
 use vault_secrets_reloader::kubernetes::revisions::{Candidates, Page};
 use vault_secrets_reloader::model::annotation::OptIn;
 use vault_secrets_reloader::model::kind::Kind;
+use vault_secrets_reloader::model::progress::Progress;
 use vault_secrets_reloader::model::secret::{DEFAULT_CONNECTION, SecretId};
 use vault_secrets_reloader::model::strategy::Rollout;
 use vault_secrets_reloader::model::workload::{Workload, WorkloadId};
@@ -57,6 +58,7 @@ fn workload(kind: Kind, uid: &str, update_revision: Option<&str>) -> Workload {
         owner: None,
         rollout: Rollout::Automatic,
         observed: true,
+        progress: Progress::Complete,
         template: 1,
         generation: 1,
         opt_in: OptIn::Current,

@@ -30,6 +30,21 @@ pub struct LeaderElection {
     pub replica: String,
 }
 
+/// Returns the settings of leader election. The namespace may come from the environment.
+pub(super) fn leader_election(
+    terms: Terms,
+    name: String,
+    namespace: Option<String>,
+    environment: &impl Fn(&str) -> Option<String>,
+) -> Result<LeaderElection, ConfigError> {
+    Ok(LeaderElection {
+        terms,
+        name: object_name("--leader-elect-resource-name", name)?,
+        namespace: self::namespace(namespace, environment)?,
+        replica: replica(environment),
+    })
+}
+
 /// Returns the durations of leader election. The lease duration must be longer than the renew
 /// deadline, and the renew deadline longer than the retry period.
 pub(super) fn terms(duration: &str, deadline: &str, retry: &str) -> Result<Terms, ConfigError> {

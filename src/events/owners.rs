@@ -112,7 +112,7 @@ impl Sink for OwnerEvents {
 fn reloaded(changes: &[Change]) -> String {
     let number = |version: Option<Version>| match version {
         None => "an unknown version".to_owned(),
-        Some(Version::MISSING) => "no version".to_owned(),
+        Some(version) if version == Version::MISSING => "no version".to_owned(),
         Some(version) => format!("version {}", version.number),
     };
     let change = |change: &Change| {

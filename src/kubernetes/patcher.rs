@@ -118,13 +118,14 @@ mod tests {
     use super::*;
     use crate::decide::observation::{Observation, ObservedVersion};
     use crate::decide::plan;
-    use crate::model::fixtures::{version, workload};
+    use crate::model::fixtures::{second, version, workload};
 
     #[test]
     fn one_patch_holds_count_mark_record_and_precondition() {
         let web = workload("web", &["a"]);
         let seen = ObservedVersion::of(Observation::Live(version(2, 1)));
-        let reload = plan::reload(&web, |_| seen, &plan::Rules::default(), "fresh".to_owned());
+        let reload =
+            plan::reload(&web, |_| seen, &plan::Rules::default(), "fresh".to_owned(), second(0));
         let patch = patch_of(&web, &reload);
         let template = "secrets-reloader.security.bank-vaults.io";
         assert_eq!(

@@ -56,9 +56,8 @@ impl KnownSecret {
             self.read_at = began;
         }
         // Without an answer, nothing is known to have changed.
-        if is_known && before != (observation == Observation::Gone, self.version)
-            || self.first_poll == PollNumber::MAX && is_known
-        {
+        let is_first = self.first_poll == PollNumber::MAX;
+        if is_known && (is_first || before != (observation == Observation::Gone, self.version)) {
             self.first_poll = poll;
         }
     }

@@ -85,13 +85,12 @@ impl Sink for Board {
                 let mut state = self.state();
                 let polls = state.polls.get(&*secret.connection);
                 let began = polls.and_then(|polls| polls.began);
-                match state.secrets.get_mut(secret) {
-                    Some(known) => known.observe(poll, began, observation),
-                    None => {
-                        let mut known = KnownSecret::UNREAD;
-                        known.observe(poll, began, observation);
-                        state.secrets.insert(Arc::clone(secret), known);
-                    }
+                if let Some(known) = state.secrets.get_mut(secret) {
+                    known.observe(poll, began, observation);
+                } else {
+                    let mut known = KnownSecret::UNREAD;
+                    known.observe(poll, began, observation);
+                    state.secrets.insert(Arc::clone(secret), known);
                 }
             }
             Event::Decided { decided, poll, decision } => {

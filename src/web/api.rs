@@ -11,9 +11,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{RawQuery, Request, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
 use tokio::io::AsyncReadExt as _;
@@ -25,7 +25,7 @@ use crate::election::leadership::Leadership;
 use crate::model::kind::Kind;
 use crate::model::workload::WorkloadId;
 use crate::rollouts::rotation::RotationState;
-use crate::status::api::{Failure, Page, SecretStatus, WORKLOAD_STATES};
+use crate::status::api::{Failure, Page, SecretStatus, User, WORKLOAD_STATES};
 use crate::status::report::{Report, Sources};
 
 /// The paths of the API.
@@ -88,7 +88,14 @@ pub fn router(api: Api) -> Router {
 }
 
 /// An answer to a request that is refused. It is boxed, because it is large and rare.
-type Refusal = Box<Response>;
+#[derive(Debug)]
+struct Refusal(Box<Response>);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        *self.0
+    }
+}
 
 /// Refuses callers without the token, and all requests while this replica does not lead.
 async fn check(State(api): State<Api>, request: Request, next: Next) -> Response {
@@ -97,15 +104,15 @@ async fn check(State(api): State<Api>, request: Request, next: Next) -> Response
         None => check_host(request.headers()),
     };
     if let Err(refusal) = refusal {
-        return *refusal;
+        return refusal.into_response();
     }
     if !api.leadership.get().is_some_and(Leadership::holds) {
         let message = "this replica does not lead; ask the holder of the Lease".to_owned();
-        return *refuse(StatusCode::SERVICE_UNAVAILABLE, "notLeader", message);
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "notLeader", message).into_response();
     }
     if !api.sources.index.is_synced() {
         let message = "the workloads are being read; try again in a moment".to_owned();
-        return *refuse(StatusCode::SERVICE_UNAVAILABLE, "notReady", message);
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "notReady", message).into_response();
     }
     next.run(request).await
 }
@@ -119,15 +126,12 @@ async fn check_token(headers: &HeaderMap, file: &PathBuf) -> Result<(), Refusal>
         file.take(LONGEST_TOKEN).read_to_end(&mut content).await?;
         std::io::Result::Ok(content)
     };
-    let content = match timeout(READ_WITHIN, read).await {
-        Ok(Ok(content)) => content,
-        Ok(Err(_)) | Err(_) => {
-            let message = "--status-token-file cannot be read by the controller".to_owned();
-            return Err(unauthorized(message));
-        }
+    let Ok(Ok(content)) = timeout(READ_WITHIN, read).await else {
+        let message = "--status-token-file cannot be read by the controller".to_owned();
+        return Err(unauthorized(message));
     };
     let expected = content.trim_ascii();
-    let sent = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
+    let sent = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
     let sent = sent.and_then(|value| value.strip_prefix(b"Bearer ")).unwrap_or_default();
     if !expected.is_empty() && are_equal(expected, sent.trim_ascii()) {
         Ok(())
@@ -160,7 +164,7 @@ fn check_host(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 fn refuse(status: StatusCode, code: &str, message: String) -> Refusal {
-    Box::new(answer(status, &Failure { code: code.to_owned(), message }))
+    Refusal(Box::new(answer(status, &Failure { code: code.to_owned(), message })))
 }
 
 fn bad_request(message: String) -> Refusal {
@@ -277,7 +281,7 @@ async fn secret(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Res
         let message = format!("several secrets have this path; add one of: {}", names.join("; "));
         return Err(bad_request(message));
     }
-    let users = parameters.page(users, |user| user.key())?;
+    let users = parameters.page(users, User::key)?;
     Ok(answer(StatusCode::OK, &SecretStatus { now: report.now, rotation, users }))
 }
 
@@ -307,15 +311,13 @@ async fn workload(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<R
             kinds.join(", ")
         ))
     })?;
-    match api.report().await.workload(&id) {
-        Some(workload) => Ok(answer(StatusCode::OK, &workload)),
-        None => {
-            let message = format!(
-                "{id} is not watched: it does not exist, has not opted in, or refers to no secret"
-            );
-            Err(refuse(StatusCode::NOT_FOUND, "notFound", message))
-        }
-    }
+    let Some(workload) = api.report().await.workload(&id) else {
+        let message = format!(
+            "{id} is not watched: it does not exist, has not opted in, or refers to no secret"
+        );
+        return Err(refuse(StatusCode::NOT_FOUND, "notFound", message));
+    };
+    Ok(answer(StatusCode::OK, &workload))
 }
 
 fn workload_id(text: &str) -> Option<WorkloadId> {

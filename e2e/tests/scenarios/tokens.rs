@@ -254,12 +254,13 @@ async fn a_token_is_renewed_at_the_threshold_and_not_before() -> Result<()> {
 async fn a_ttl_shorter_than_the_period_costs_a_login_a_poll_and_leaves_no_token() -> Result<()> {
     let logins = Logins::new().await?;
     let bed = &logins.bed;
-    logins.role("shorter", "1s").await?;
+    // A poll under load must end within the lifetime: a token that has ended is not revoked.
+    logins.role("shorter", "3s").await?;
     bed.write_secrets(&["shorter/a"]).await?;
     let a = deployment("a", "shorter/a");
     bed.deploy_all(&[&a]).await?;
     let before = bed.mark().await?;
-    let options = logins.options("shorter").flag("--reloader-run-period", "1200ms");
+    let options = logins.options("shorter").flag("--reloader-run-period", "3500ms");
     let mut controller = Controller::start(bed, &options).await?;
     just_after_a_poll(&controller).await?;
     bed.rotate("shorter/a").await?;

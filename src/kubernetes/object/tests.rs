@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::model::progress::RolloutStatus;
 
 fn deployment() -> Value {
     json!({
@@ -19,7 +20,7 @@ fn deployment() -> Value {
             "managedFields": [{ "fieldsV1": { "f:spec": {} } }],
         },
         "spec": {
-            "replicas": 2,
+            "replicas": 3,
             "template": {
                 "metadata": { "annotations": { annotation::MARK: "m", "other": "x" } },
                 "spec": {
@@ -39,7 +40,19 @@ fn deployment() -> Value {
                 },
             },
         },
-        "status": { "observedGeneration": 2, "updateRevision": "web-1" },
+        "status": {
+            "observedGeneration": 2,
+            "updateRevision": "web-1",
+            "replicas": 4,
+            "updatedReplicas": 2,
+            "readyReplicas": 3,
+            "availableReplicas": 1,
+            "conditions": [
+                { "type": "Available", "status": "False", "reason": "MinimumReplicasUnavailable" },
+                { "type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded" },
+                { "reason": "FailedCreate", "status": "True", "type": "ReplicaFailure" },
+            ],
+        },
     })
 }
 
@@ -72,6 +85,14 @@ fn what_is_needed_is_kept_in_any_order_of_the_fields() {
             rollout: Rollout::Automatic,
             record: Some("{}".to_owned()),
             observed_generation: 2,
+            status: RolloutStatus {
+                replicas_in_spec: Some(3),
+                replicas: 4,
+                updated: 2,
+                ready: 3,
+                available: 1,
+                failure: Some(RolloutFailure::FailedCreate),
+            },
             update_revision: Some("web-1".to_owned()),
             template: 0,
             annotations: [(annotation::MARK, "m")].into_iter().collect(),
@@ -99,6 +120,35 @@ fn the_digest_changes_with_the_template_and_with_nothing_else() {
     assert_ne!(digest(&format!("{containers}/env/0/value"), json!("y")), same);
     assert_ne!(digest(&format!("{containers}/env/2"), json!(null)), same);
     assert_ne!(digest("/spec/template/metadata/annotations/other", json!("y")), same);
+}
+
+#[test]
+fn the_counters_of_a_daemon_set_have_other_names() {
+    let mut object = deployment();
+    object["spec"]["replicas"] = Value::Null;
+    object["status"] = json!({
+        "desiredNumberScheduled": 4,
+        "updatedNumberScheduled": 2,
+        "numberReady": 3,
+        "numberAvailable": 1,
+        "currentNumberScheduled": 9,
+        "conditions": [null, {}, "odd"],
+    });
+    let (replicas_in_spec, failure) = (None, None);
+    let expected = RolloutStatus {
+        replicas_in_spec,
+        replicas: 4,
+        updated: 2,
+        ready: 3,
+        available: 1,
+        failure,
+    };
+    assert_eq!(read(&object).status, expected);
+    // Odd values count as absent.
+    object["status"] = json!({ "replicas": -1, "updatedReplicas": "2", "readyReplicas": 1.5 });
+    object["status"]["availableReplicas"] = json!(u64::MAX);
+    let expected = RolloutStatus { available: u32::MAX, ..RolloutStatus::default() };
+    assert_eq!(read(&object).status, expected);
 }
 
 /// Returns a Deployment with all exceptional fields.
