@@ -471,7 +471,7 @@ impl Controller {
         let lines = self.lines_with(SERVING_STATUS);
         let text = &lines.first().context("the status is not served")?.text;
         let (_, rest) = text.split_once(SERVING_STATUS).unwrap_or_default();
-        let address = rest.trim_end_matches('"');
+        let address = rest.split('"').next().unwrap_or_default();
         Ok(format!("http://{address}"))
     }
 

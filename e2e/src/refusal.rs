@@ -1,4 +1,5 @@
-//! Admission policies that refuse changes of some workloads by any client.
+//! Admission policies that refuse changes of some workloads, or all new pods of a namespace, by any
+//! client.
 
 use std::time::Duration;
 
@@ -24,7 +25,12 @@ pub async fn refuse(
     probe: &Workload,
     within: Duration,
 ) -> Result<()> {
-    for (object, plural) in objects(name, label, message) {
+    let condition = format!("has(object.metadata.labels) && '{label}' in object.metadata.labels");
+    let rule = json!({
+        "apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["UPDATE"],
+        "resources": ["deployments", "statefulsets", "daemonsets"],
+    });
+    for (object, plural) in objects(name, &rule, &condition, message) {
         cluster.apply_object(&object, plural).await?;
     }
     eventually("the policy to be in force", within, || async {
@@ -37,12 +43,37 @@ pub async fn refuse(
     .map(drop)
 }
 
+/// Refuses new pods of a namespace until [`lift`]. Returns when a new pod was refused.
+///
+/// # Errors
+/// When the cluster refuses the policy, or the policy is not in force `within` the time.
+pub async fn refuse_pods(cluster: &Cluster, namespace: &str, within: Duration) -> Result<()> {
+    let condition = format!("object.metadata.namespace == '{namespace}'");
+    let rule = json!({
+        "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"],
+    });
+    for (object, plural) in objects(namespace, &rule, &condition, "no new pods here") {
+        cluster.apply_object(&object, plural).await?;
+    }
+    eventually("the policy to be in force", within, || async {
+        let pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"namespace": namespace, "generateName": "probe-"},
+            "spec": {"containers": [{"name": "app", "image": "example.com/app:1"}]},
+        });
+        Ok(cluster.create_object(&pod, "pods").await.err())
+    })
+    .await
+    .map(drop)
+}
+
 /// Deletes a policy, if it exists.
 ///
 /// # Errors
 /// When the cluster does not delete the policy.
 pub async fn lift(cluster: &Cluster, name: &str) -> Result<()> {
-    for (object, plural) in objects(name, "", "").into_iter().rev() {
+    for (object, plural) in objects(name, &Value::Null, "", "").into_iter().rev() {
         let resource = ApiResource {
             group: GROUP.to_owned(),
             version: "v1".to_owned(),
@@ -59,19 +90,15 @@ pub async fn lift(cluster: &Cluster, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn objects(name: &str, label: &str, message: &str) -> [(Value, &'static str); 2] {
-    let condition = format!("has(object.metadata.labels) && '{label}' in object.metadata.labels");
+fn objects(name: &str, rule: &Value, condition: &str, message: &str) -> [(Value, &'static str); 2] {
     let policy = json!({
         "apiVersion": format!("{GROUP}/v1"),
         "kind": "ValidatingAdmissionPolicy",
         "metadata": {"name": name},
         "spec": {
             "failurePolicy": "Fail",
-            "matchConstraints": {"resourceRules": [{
-                "apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["UPDATE"],
-                "resources": ["deployments", "statefulsets", "daemonsets"],
-            }]},
-            "matchConditions": [{"name": "labelled", "expression": condition}],
+            "matchConstraints": {"resourceRules": [rule]},
+            "matchConditions": [{"name": "concerned", "expression": condition}],
             "validations": [{"expression": "false", "message": message}],
         },
     });
