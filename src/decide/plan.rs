@@ -373,7 +373,8 @@ pub fn decide(
         open: Vec::new(),
     };
     let mut cause = None;
-    let mut ask = false;
+    // The secrets whose verdict depends on the revision, which was not looked up.
+    let mut asking = Vec::new();
     // Whether every change was already recorded by an answered PATCH of this process.
     let mut all_patched = true;
     // Whether every change may belong to a rotation that is still under way.
@@ -401,7 +402,7 @@ pub fn decide(
                 decision.unsettled = true;
                 decision.open.extend(of_present);
             }
-            Verdict::AskRevision => ask = true,
+            Verdict::AskRevision => asking.push(Arc::clone(secret)),
             Verdict::Changed(why) => {
                 cause = cause.max(Some(why));
                 all_just_settled &= matches!(
@@ -437,13 +438,17 @@ pub fn decide(
     };
     let is_stripped = all_patched && (past.answered || is_ahead(past.stripped_until));
     decision.action = match cause {
-        None if ask => Action::AskRevision,
+        None if !asking.is_empty() => Action::AskRevision,
         None => Action::Leave,
         Some(_) if missing => Action::Hold(Hold::SecretGone),
         Some(_) if is_stripped => Action::Hold(Hold::Stripped),
         Some(_) if is_ahead(past.retry_at) => Action::Hold(Hold::BackOff),
         Some(cause) => Action::Roll(cause),
     };
+    if decision.action != Action::AskRevision {
+        // Another secret decided. The revision is not looked up.
+        decision.open.extend(asking);
+    }
     decision
 }
 

@@ -211,7 +211,8 @@ pub fn user_state(
             Observation::Unknown => UserState::Unknown,
             _ if open.is_settling => UserState::Pending(Pending::Settling),
             _ if open.is_waiting => UserState::Pending(Pending::WaitingForRevision),
-            _ => UserState::Unknown,
+            // Another secret of the workload decided, before this one needed a verdict.
+            _ => open.hold.map_or(UserState::Pending(Pending::NextPoll), UserState::Held),
         }
     } else if is_in(&open.changed) {
         match (&open.error, open.hold) {
@@ -384,10 +385,13 @@ mod tests {
         let changed = |action| Decision { changed: a(), ..decision(action) };
         let due = changed(Action::Roll(crate::decide::plan::Cause::Witnessed));
         let undecided = || Decision { open: a(), ..decision(Action::Leave) };
+        let held_for_another =
+            Decision { open: a(), ..decision(Action::Hold(Hold::SecretGone)) };
         let settling = UserState::Pending(Pending::Settling);
         for (decision, expected) in [
             (due, UserState::Pending(Pending::Due)),
             (changed(Action::Hold(Hold::SecretGone)), UserState::Held(Hold::SecretGone)),
+            (held_for_another, UserState::Held(Hold::SecretGone)),
             (Decision { unsettled: true, ..changed(Action::Leave) }, settling.clone()),
             (Decision { unsettled: true, ..undecided() }, settling),
             (

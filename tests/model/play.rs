@@ -280,8 +280,9 @@ impl Play {
                     let shown = process.shown(&id, &world.setup.secret_id(*secret));
                     if shown == Some(UserState::Complete) {
                         untrue.push(format!(
-                            "{id}: process {} shows secret {secret} as complete",
-                            recorder.life
+                            "{id}: process {} shows secret {secret} as complete, by {:?}",
+                            recorder.life,
+                            process.board.state()
                         ));
                     }
                 }
