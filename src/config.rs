@@ -167,7 +167,7 @@ pub struct Flags {
         default_missing_value = "true"
     )]
     read_secrets: String,
-    /// Write an Event on a workload for each reason why a reference of it is not watched
+    /// Write Events on workloads: about their reloads, and why references are not watched
     #[arg(
         long,
         value_name = "BOOL",

@@ -18,6 +18,7 @@ use vault_secrets_reloader::config::{Config, Flags};
 use vault_secrets_reloader::decide::plan::Cause;
 use vault_secrets_reloader::events::event::Event;
 use vault_secrets_reloader::events::metrics::Metrics;
+use vault_secrets_reloader::events::owners;
 use vault_secrets_reloader::events::sink::Sink as _;
 use vault_secrets_reloader::model::kind::Kind;
 use vault_secrets_reloader::model::progress::RolloutFailure;
@@ -378,6 +379,15 @@ fn every_file_that_the_architecture_names_is_there() {
         let found = ["src", "."].iter().any(|folder| Path::new(folder).join(name).is_file());
         assert!(found, "ARCHITECTURE.md names {name}");
     }
+}
+
+#[test]
+fn the_events_of_reloads_are_documented() {
+    let page = read("docs/operations.md");
+    let rows = rows_below(&page, "Event");
+    let documented: Vec<_> =
+        rows.iter().map(|row| (row[0].trim_matches('`'), row[1])).collect();
+    assert_eq!(documented, owners::REASONS);
 }
 
 /// What the metrics of the status are computed from: nothing.

@@ -18,6 +18,8 @@ const STARTS: usize = 5;
 /// The number of objects on a page of the bare LISTs. The controller requests pages of the same
 /// size.
 const PAGE: usize = 250;
+/// The number of requests of each kind whose time is measured.
+const ANSWERS: usize = 9;
 const USER_AGENT: &str = "vault-secrets-reloader/";
 /// The longest wait. It is enough for one of two busy cores.
 const WITHIN: Duration = Duration::from_mins(10);
@@ -55,6 +57,10 @@ pub(crate) async fn scale(
     row(&bed, &controller, &mark, &format!("after {polls} more, unchanged"), &mut table).await?;
 
     let mark = bed.mark().await?;
+    let answers = answers(&controller).await?;
+    row(&bed, &controller, &mark, "after requests for the status", &mut table).await?;
+
+    let mark = bed.mark().await?;
     let rotated = secrets / 50;
     for number in 0..rotated {
         bed.vault.kv("secret").put(&path(number, secrets), json!({ "x": "new" })).await?;
@@ -82,9 +88,33 @@ pub(crate) async fn scale(
         first_poll.as_secs_f32(),
         a_poll.as_secs_f32()
     ));
+    say.line(&answers);
     let (_, ended) = controller.terminate().await?;
     say.line(&format!("SIGTERM to the end: {:.2} s.", ended.as_secs_f32()));
     starts(&bed, &options, say).await
+}
+
+/// Measures a scrape of the metrics and requests for the status. Returns the medians in a sentence.
+async fn answers(controller: &Controller) -> Result<String> {
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let status = controller.status_address()?;
+    let mut parts = Vec::new();
+    for (what, address) in [
+        ("a scrape of /metrics", format!("http://{}/metrics", controller.address())),
+        ("the overview", format!("{status}/v1/overview")),
+        ("a page of rotations", format!("{status}/v1/rotations?limit=500")),
+        ("a page of workloads", format!("{status}/v1/workloads?limit=500")),
+    ] {
+        let mut times = Vec::new();
+        for _ in 0..ANSWERS {
+            let began = Instant::now();
+            http.get(&address).send().await?.error_for_status()?.bytes().await?;
+            times.push(began.elapsed());
+        }
+        times.sort_unstable();
+        parts.push(format!("{what} {} ms", times[times.len() / 2].as_millis()));
+    }
+    Ok(format!("Medians of {ANSWERS}: {}.", parts.join(", ")))
 }
 
 /// Measures starts of the controller, from its first line until it knows all workloads. In turn

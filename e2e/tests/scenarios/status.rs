@@ -125,6 +125,8 @@ async fn a_rotation_is_followed_to_its_end() -> Result<()> {
     );
     assert!(workload["lastReload"].is_string(), "{workload:#}");
 
+    wait_for_events(&bed, &deployment, &["Normal Reloaded", "Normal RolloutComplete"]).await?;
+
     // A restart knows the same, once it has polled.
     controller.restart().await?;
     let after = wait_for_states(&controller, path, &expected).await?;
@@ -142,6 +144,20 @@ async fn a_rotation_is_followed_to_its_end() -> Result<()> {
     let overview = json(&controller, &[]).await?;
     assert!(overview.to_string().contains("\"default\""), "{overview:#}");
     Ok(())
+}
+
+/// Waits until there are Events on a workload, each with its type.
+async fn wait_for_events(bed: &Bed, workload: &Workload, expected: &[&str]) -> Result<()> {
+    let name = workload.name();
+    let found = eventually("the Events", SOON, || async {
+        let events = bed.events(&name.namespace).await?;
+        let events = events.get(&name.name).cloned().unwrap_or_default();
+        let are_all = expected.iter().all(|wanted| events.iter().any(|event| event == wanted));
+        Ok(are_all.then_some(()))
+    })
+    .await;
+    let events = bed.events(&name.namespace).await?;
+    found.with_context(|| format!("wanted {expected:?} on {name}; there are {events:?}"))
 }
 
 /// The namespace in which new pods are refused.
@@ -185,6 +201,20 @@ async fn what_keeps_a_rotation_from_its_end_is_told() -> Result<()> {
     }
     let secrets = json(&controller, &["secret", "secret/data/status/gone"]).await?;
     assert_eq!(secrets["state"], json!("missing"));
+    wait_for_events(&bed, &held, &["Warning ReloadHeld"]).await?;
+    wait_for_events(&bed, &refused, &["Warning RolloutFailed", "Normal Reloaded"]).await?;
+    let metrics = controller.probe("/metrics").await?.body;
+    for line in [
+        "rotations{state=\"stopped\"} 1",
+        "rotations{state=\"missing\"} 1",
+        "references{state=\"failed\",reason=\"FailedCreate\"} 2",
+        "references{state=\"held\",reason=\"SecretMissing\"} 1",
+        "workloads_watched{kind=\"Deployment\"} 3",
+        "secrets_watched{server=\"default\"} 2",
+    ] {
+        let line = format!("vault_secrets_reloader_{line}");
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
 
     // The owner of one puts the template from before the reload back.
     let annotations = json!({
@@ -195,13 +225,14 @@ async fn what_keeps_a_rotation_from_its_end_is_told() -> Result<()> {
     bed.cluster.patch(&taken_back, &json!({ "spec": { "template": template } })).await?;
     let expected = [(&taken_back, "takenBack", Some("TakenBack"))];
     wait_for_states(&controller, path, &expected).await?;
+    wait_for_events(&bed, &taken_back, &["Warning ReloadTakenBack"]).await?;
 
     // Pods can be created again, and the secret is back.
     refusal::lift(&bed.cluster, NO_PODS).await?;
     bed.rotate("status/gone").await?;
     let expected = [(&held, "complete", None), (&refused, "complete", None)];
     wait_for_states(&controller, path, &expected).await?;
-    Ok(())
+    wait_for_events(&bed, &held, &["Normal ReloadReleased", "Normal RolloutComplete"]).await
 }
 
 async fn a_rollout_that_takes_too_long_has_failed() -> Result<()> {
