@@ -117,7 +117,7 @@ async fn start(
     };
     let metrics = Metrics::new(Arc::clone(&index), Arc::clone(&led), seconds_since_1970);
     let status_metrics = StatusMetrics::new(sources.clone(), Arc::clone(&led));
-    let metrics = Arc::new(metrics.with(status_metrics));
+    let metrics = Arc::new(metrics.with_period(settings.period).with(status_metrics));
     let mut sinks: Vec<Box<dyn Sink>> =
         vec![Box::new(Log), Box::new(Arc::clone(&metrics)), Box::new(board)];
     if events {

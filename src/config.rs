@@ -102,6 +102,16 @@ pub struct Flags {
     /// 2026-01-31T12:00:00Z
     #[arg(long, value_name = "TIME")]
     ignore_versions_before: Option<String>,
+    /// Decide and report, and reload nothing
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true"
+    )]
+    dry_run: String,
     /// How many workloads may be reloaded at once whose secret changed while no controller watched
     #[arg(long, value_name = "COUNT", default_value = "500")]
     found_reload_burst: String,
@@ -299,6 +309,7 @@ impl Config {
             vault_token_renew_threshold,
             settle_time,
             ignore_versions_before,
+            dry_run,
             found_reload_burst,
             found_reload_rate,
             vault_servers_file,
@@ -374,6 +385,7 @@ impl Config {
                 start_within: period.min(START_WITHIN),
                 settle: settle("--settle-time", &settle_time)?,
                 ignore_versions_before,
+                dry_run: boolean("--dry-run", &dry_run)?,
             },
             found_burst: count("--found-reload-burst", &found_reload_burst)?,
             found_per_minute: count("--found-reload-rate", &found_reload_rate)?,

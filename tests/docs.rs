@@ -385,8 +385,7 @@ fn every_file_that_the_architecture_names_is_there() {
 fn the_events_of_reloads_are_documented() {
     let page = read("docs/operations.md");
     let rows = rows_below(&page, "Event");
-    let documented: Vec<_> =
-        rows.iter().map(|row| (row[0].trim_matches('`'), row[1])).collect();
+    let documented: Vec<_> = rows.iter().map(|row| (row[0].trim_matches('`'), row[1])).collect();
     assert_eq!(documented, owners::REASONS);
 }
 
@@ -408,6 +407,7 @@ fn sources() -> Sources {
 fn every_metric_is_documented_once() {
     let metrics = Metrics::new(Arc::default(), Arc::default(), || 0.0);
     let metrics = metrics.with(StatusMetrics::new(sources(), Arc::default()));
+    let metrics = metrics.with_period(Duration::ZERO);
     // A metric with labels is shown once it has counted.
     let (kind, namespace, name) = (Kind::DEPLOYMENT, "shop".into(), "web".into());
     let workload = WorkloadId { kind, namespace, name };
@@ -415,6 +415,7 @@ fn every_metric_is_documented_once() {
     metrics.on(&Event::PollEnded { server, is_answered: true, took });
     let (error, again) = ("refused", false);
     metrics.on(&Event::ReloadFailed { workload: &workload, cause, error, again });
+    metrics.on(&Event::TokenUsed { server, left: Some(took) });
     let failure = Some(RolloutFailure::FailedCreate);
     metrics.on(&Event::RolloutEnded { workload: &workload, failure });
     let page = read("docs/operations.md");

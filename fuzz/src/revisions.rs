@@ -55,6 +55,7 @@ fn workload(kind: Kind, uid: &str, update_revision: Option<&str>) -> Workload {
         resource_version: "1".into(),
         created: Timestamp::UNIX_EPOCH,
         deleting: false,
+        dry_run: false,
         owner: None,
         rollout: Rollout::Automatic,
         observed: true,

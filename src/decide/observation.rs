@@ -89,6 +89,8 @@ pub struct PollResult {
     pub late: HashSet<Arc<SecretId>>,
     /// When to read the failed secrets again, if earlier than the next poll.
     pub retry_in: Option<Duration>,
+    /// How long the token is still valid, if the controller can neither renew nor replace it.
+    pub token_left: Option<Duration>,
 }
 
 /// How long only an older version must be seen before it is believed. Until then the answer may

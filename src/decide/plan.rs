@@ -330,6 +330,8 @@ pub enum Hold {
     BackOff,
     /// Too many workloads were found changed at once. The plan never says so; the budget does.
     Budget,
+    /// Reloads are only reported (`--dry-run`). The plan never says so.
+    DryRun,
 }
 
 /// The decision about a workload, and the facts to report.

@@ -21,6 +21,7 @@ use crate::events::event::{Event, Held};
 use crate::events::log::RELOADER;
 use crate::index::entries::IndexedWorkload;
 use crate::model::secret::SecretId;
+use crate::model::workload::Workload;
 
 /// How often in a row a workload may wait for its controller. After that, the wait is reported as
 /// long, and the workload is left to full polls.
@@ -209,8 +210,10 @@ impl<C: Cluster> Workloads<C> {
 
     /// Lets a due reload start, or holds it. The budget limits the reloads that only the clock
     /// speaks for.
-    fn admit(&self, action: Action) -> Action {
+    fn admit(&self, workload: &Workload, action: Action) -> Action {
+        let is_dry_run = self.settings.shared.dry_run || workload.dry_run;
         match action {
+            Action::Roll(_) if is_dry_run => Action::Hold(Hold::DryRun),
             Action::Roll(Cause::Found) if !self.budget.try_take() => Action::Hold(Hold::Budget),
             action => action,
         }
@@ -224,7 +227,8 @@ impl<C: Cluster> Workloads<C> {
         now: Timestamp,
         remaining: &mut Remaining,
     ) -> Option<Due> {
-        let decision = Decision { action: self.admit(decision.action), ..decision };
+        let action = self.admit(&stored.workload, decision.action);
+        let decision = Decision { action, ..decision };
         let (decided, poll) = (stored, self.poll);
         self.events.emit(&Event::Decided { decided, poll, decision: &decision });
         let Decision { action, gone, mut reverted, changed, waiting, unsettled, open } = decision;
@@ -277,7 +281,7 @@ impl<C: Cluster> Workloads<C> {
                 remaining.workloads.insert(id.clone());
                 remaining.over_budget += 1;
             }
-            Some(Hold::Deleting | Hold::SecretGone | Hold::Stripped) | None => {}
+            Some(Hold::Deleting | Hold::SecretGone | Hold::Stripped | Hold::DryRun) | None => {}
         }
         let is_new = hold != reload_state.reported.hold;
         reload_state.reported.hold = hold;

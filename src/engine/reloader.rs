@@ -274,6 +274,8 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     ) {
         self.workloads.heartbeat.works();
         let polled = self.vault.poll(requests).await;
+        let (server, left) = (&*self.workloads.settings.server, polled.token_left);
+        self.workloads.events.emit(&Event::TokenUsed { server, left });
         let is_known = |observation: &Observation| *observation != Observation::Unknown;
         remaining.has_answer |= requests.is_empty() || polled.observations.values().any(is_known);
         remaining.secrets.extend(polled.failed);

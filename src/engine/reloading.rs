@@ -206,6 +206,10 @@ impl<C: Cluster> Writer<'_, C> {
             let is_reloaded = stored.workload.mark != workload.mark
                 || stored.workload.recorded != workload.recorded
                 || !kept_template && workload.has_template_of(&stored.workload);
+            if stored.workload.dry_run {
+                // The next poll says that the workload would be reloaded.
+                return Outcome::NotNeeded;
+            }
             if is_reloaded {
                 // Another controller reloaded the workload, and that reload may have been taken
                 // back or stripped since. The other controller may have seen newer versions, so the

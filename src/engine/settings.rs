@@ -26,6 +26,8 @@ pub struct SharedSettings {
     /// The first poll begins at a random time within this. Many controllers that start at once, for
     /// example after an outage, then do not reach Vault at once.
     pub start_within: Duration,
+    /// Whether nothing is reloaded, only reported (`--dry-run`).
+    pub dry_run: bool,
     /// See [`Rules::settle`](crate::decide::plan::Rules::settle).
     pub settle: SignedDuration,
     /// See [`Rules::ignore_versions_before`](crate::decide::plan::Rules::ignore_versions_before).

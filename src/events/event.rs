@@ -86,6 +86,13 @@ pub enum Event<'a> {
         /// How long Vault took to answer.
         took: Duration,
     },
+    /// A poll used a token. Emitted in each poll.
+    TokenUsed {
+        /// The name of the server.
+        server: &'a str,
+        /// How long the token is still valid, if the controller can neither renew nor replace it.
+        left: Option<Duration>,
+    },
     /// A poll read a secret. Emitted in each poll.
     Observed {
         /// The secret.

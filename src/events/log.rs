@@ -46,6 +46,7 @@ impl Sink for Log {
             | Event::WaitingForRevision { .. } => log_not_reloaded(event),
             Event::PollStarted { .. }
             | Event::PollEnded { .. }
+            | Event::TokenUsed { .. }
             | Event::Observed { .. }
             | Event::Decided { .. }
             | Event::NothingToReload
@@ -161,7 +162,7 @@ fn log_not_reloaded(event: &Event<'_>) {
     match *event {
         Event::Held { workload, hold, changed, gone } => {
             let Some(text) = text::held(workload, hold, changed, gone) else { return };
-            if let Held::For(Hold::Deleting) = hold {
+            if let Held::For(Hold::Deleting | Hold::DryRun) = hold {
                 info!(worker = RELOADER, "{text}");
             } else {
                 warn!(worker = RELOADER, "{text}");

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -39,6 +40,7 @@ pub struct Metrics {
     poll_duration: Family<ServerLabels, Histogram, fn() -> Histogram>,
     reload_delay: Histogram,
     rollouts_failed: Family<KindLabels, Counter>,
+    token_expiry: Family<ServerLabels, Gauge<f64, AtomicU64>>,
     polls: Family<PollLabels, Counter>,
     last_poll: Family<ServerLabels, Gauge<f64, AtomicU64>>,
     reloads: Family<ReloadLabels, Counter>,
@@ -116,17 +118,33 @@ impl Metrics {
             "Rollouts of reloads that failed, as the workload's controller reports it",
             rollouts_failed.clone(),
         );
+        let token_expiry = Family::default();
+        registry.register(
+            "vault_token_expiry_timestamp_seconds",
+            "When the token of a Vault server ends, if the controller can neither renew nor replace it",
+            token_expiry.clone(),
+        );
         registry.register_collector(Box::new(State { index, leadership }));
         Self {
             registry,
             poll_duration,
             reload_delay,
             rollouts_failed,
+            token_expiry,
             polls,
             last_poll,
             reloads,
             now,
         }
+    }
+
+    /// Returns the metrics with the time between two polls.
+    #[must_use]
+    pub fn with_period(mut self, period: Duration) -> Self {
+        let gauge: Gauge<f64, AtomicU64> = Gauge::default();
+        gauge.set(period.as_secs_f64());
+        self.registry.register("poll_period_seconds", "The time between two polls of Vault", gauge);
+        self
     }
 
     /// Returns the metrics with those of another collector.
@@ -166,6 +184,16 @@ impl Sink for Metrics {
                 let (kind, cause) = (workload.kind.name(), cause.name());
                 let labels = ReloadLabels { kind, cause, result: "success" };
                 self.reloads.get_or_create(&labels).inc();
+            }
+            Event::TokenUsed { server, left } => {
+                let labels = ServerLabels { server: server.to_owned() };
+                match left {
+                    Some(left) => {
+                        let ends = (self.now)() + left.as_secs_f64();
+                        self.token_expiry.get_or_create(&labels).set(ends);
+                    }
+                    None => drop(self.token_expiry.remove(&labels)),
+                }
             }
             Event::RolloutEnded { workload, failure: Some(_) } => {
                 let kind = workload.kind.name();
@@ -223,8 +251,6 @@ impl Collector for State {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::decide::plan::Cause;
     use crate::election::leadership::{Claim, election_channel};
@@ -253,8 +279,11 @@ mod tests {
         let (rollout, delay) = (Rollout::Automatic, Some(Duration::from_secs(70)));
         metrics.on(&Event::Reloaded { workload, count: 1, cause, rollout, changes: &[], delay });
         metrics.on(&Event::ReloadFailed { workload, cause, error: "refused", again: false });
+        let (server, left) = ("default", Some(Duration::from_secs(9)));
+        metrics.on(&Event::TokenUsed { server, left });
         let text = metrics.text();
         for line in [
+            "vault_secrets_reloader_vault_token_expiry_timestamp_seconds{server=\"default\"} 10.5",
             "vault_secrets_reloader_polls_total{server=\"default\",result=\"success\"} 2",
             "vault_secrets_reloader_polls_total{server=\"default\",result=\"failure\"} 1",
             "vault_secrets_reloader_last_successful_poll_timestamp_seconds{server=\"default\"} 1.5",
@@ -273,6 +302,11 @@ mod tests {
             "\"} 1"
         )));
         assert!(text.ends_with("# EOF\n"), "{text}");
+        metrics.on(&Event::TokenUsed { server, left: None });
+        assert!(!metrics.text().contains("10.5"), "another token took its place");
+        let period = Duration::from_secs(90);
+        let text = self::metrics().0.with_period(period).text();
+        assert!(text.contains("\nvault_secrets_reloader_poll_period_seconds 90.0\n"), "{text}");
     }
 
     #[test]

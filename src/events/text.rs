@@ -51,6 +51,10 @@ pub(super) fn held(
                 strategy::how_to_keep(owner)
             )
         }
+        Held::For(Hold::DryRun) => format!(
+            "Would reload {workload} for {} (--dry-run, or its annotation dry-run)",
+            list(changed)
+        ),
         // A failed PATCH has its own sentence. The budget has one for all workloads that wait.
         Held::For(Hold::Stripped | Hold::BackOff | Hold::Budget) => return None,
     })

@@ -22,6 +22,10 @@ pub const MUTATE_LABEL: &str = "security.banzaicloud.io/mutate";
 /// An annotation of the workload's own metadata: the record, see [`crate::model::record`].
 pub const RECORD: &str = "secrets-reloader.security.bank-vaults.io/reload-record";
 
+/// An annotation of the workload's own metadata: with the value `"true"`, the workload is never
+/// reloaded, and it is reported when it would be.
+pub const DRY_RUN: &str = "secrets-reloader.security.bank-vaults.io/dry-run";
+
 /// The generation of annotations that a workload opted in with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OptIn {

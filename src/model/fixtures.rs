@@ -35,6 +35,7 @@ pub(crate) fn workload(name: &str, paths: &[&str]) -> Workload {
         resource_version: "1".into(),
         created: second(0),
         deleting: false,
+        dry_run: false,
         owner: None,
         rollout: Rollout::Automatic,
         observed: true,

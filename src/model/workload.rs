@@ -35,6 +35,7 @@ pub const MOST_SECRETS: usize = 1000;
 
 /// The stored state of a workload that opted in and refers to at least one secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent facts of one object")]
 pub struct Workload {
     /// The name of the workload.
     pub id: WorkloadId,
@@ -46,6 +47,8 @@ pub struct Workload {
     pub created: Timestamp,
     /// Whether the workload is being deleted.
     pub deleting: bool,
+    /// Whether the workload is never reloaded, only reported.
+    pub dry_run: bool,
     /// The controller that owns the workload, as `Kind/name`. Mostly a resource of an operator.
     pub owner: Option<Box<str>>,
     /// How the controller of the workload treats a new template.

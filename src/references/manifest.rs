@@ -46,6 +46,8 @@ pub struct Manifest {
     pub rollout: Rollout,
     /// The record among `metadata.annotations`.
     pub record: Option<String>,
+    /// Whether the annotations of the workload forbid reloads: [`crate::model::annotation::DRY_RUN`].
+    pub dry_run: bool,
     /// `status.observedGeneration`
     pub observed_generation: u64,
     /// The fields that tell how far the rollout of the template is.
@@ -242,6 +244,7 @@ impl Manifest {
             resource_version: self.resource_version.as_str().into(),
             created: self.created,
             deleting: self.deleting,
+            dry_run: self.dry_run,
             owner: self.owner.as_deref().map(Into::into),
             rollout: self.rollout,
             observed,

@@ -385,8 +385,7 @@ mod tests {
         let changed = |action| Decision { changed: a(), ..decision(action) };
         let due = changed(Action::Roll(crate::decide::plan::Cause::Witnessed));
         let undecided = || Decision { open: a(), ..decision(Action::Leave) };
-        let held_for_another =
-            Decision { open: a(), ..decision(Action::Hold(Hold::SecretGone)) };
+        let held_for_another = Decision { open: a(), ..decision(Action::Hold(Hold::SecretGone)) };
         let settling = UserState::Pending(Pending::Settling);
         for (decision, expected) in [
             (due, UserState::Pending(Pending::Due)),

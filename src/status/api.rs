@@ -13,7 +13,7 @@ pub const WORKLOAD_STATES: [&str; 8] =
     ["failed", "takenBack", "held", "pending", "running", "unknown", "silent", "complete"];
 
 /// The reason codes of all states of a workload: see [`Progress::reason`].
-pub const REASONS: [&str; 19] = [
+pub const REASONS: [&str; 20] = [
     "FailedCreate",
     "ProgressDeadlineExceeded",
     "RolloutTimedOut",
@@ -21,6 +21,7 @@ pub const REASONS: [&str; 19] = [
     "SecretMissing",
     "AnnotationsRemoved",
     "RateLimited",
+    "DryRun",
     "ReloadFailed",
     "Deleting",
     "NextPoll",

@@ -41,6 +41,7 @@ pub(super) fn code(state: &UserState) -> Option<&'static str> {
         UserState::Held(Hold::SecretGone) => "SecretMissing",
         UserState::Held(Hold::Stripped) => "AnnotationsRemoved",
         UserState::Held(Hold::Budget) => "RateLimited",
+        UserState::Held(Hold::DryRun) => "DryRun",
         UserState::TakenBack => "TakenBack",
         UserState::Unknown => "NoAnswer",
     })
@@ -98,6 +99,9 @@ fn message(state: &UserState, workload: &Workload) -> String {
                 "The workload was reloaded, and what was written was removed; {}",
                 strategy::how_to_keep(owner)
             )
+        }
+        UserState::Held(Hold::DryRun) => {
+            "The workload would be reloaded. --dry-run, or its annotation dry-run, prevents that".to_owned()
         }
         UserState::Held(Hold::Budget) => {
             "The workload waits for the rate limit of reloads for changes while no controller \
@@ -184,7 +188,8 @@ mod tests {
             UserState::Held(Hold::Deleting) => UserState::Held(Hold::SecretGone),
             UserState::Held(Hold::SecretGone) => UserState::Held(Hold::Stripped),
             UserState::Held(Hold::Stripped) => UserState::Held(Hold::Budget),
-            UserState::Held(Hold::Budget) => UserState::TakenBack,
+            UserState::Held(Hold::Budget) => UserState::Held(Hold::DryRun),
+            UserState::Held(Hold::DryRun) => UserState::TakenBack,
             UserState::TakenBack => UserState::Unknown,
             UserState::Unknown => return None,
         })

@@ -440,7 +440,8 @@ impl Poller {
 
 impl Vault for Poller {
     async fn poll(&mut self, requests: &[ReadRequest]) -> PollResult {
-        self.poll(requests).await
+        let polled = self.poll(requests).await;
+        PollResult { token_left: self.session.given_token_left().await, ..polled }
     }
 
     fn notices(&self) -> HashMap<Arc<SecretId>, Finding> {

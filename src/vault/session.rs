@@ -247,6 +247,14 @@ impl Session {
         self.warn_if_token_ends(&mut state);
     }
 
+    /// Returns how long the token is still valid, if the controller can neither renew nor replace
+    /// it.
+    pub(super) async fn given_token_left(&self) -> Option<Duration> {
+        let state = self.state.lock().await;
+        let held = state.held.as_ref().filter(|held| !held.ours && held.renew_at.is_none())?;
+        held.lifetime.ends_within(Duration::MAX, Instant::now())
+    }
+
     /// Warns once that a given token ends before the next poll and that the controller cannot renew
     /// it.
     fn warn_if_token_ends(&self, state: &mut State) {

@@ -82,6 +82,8 @@ pub(crate) struct Step {
 pub(crate) enum Event {
     // Events of secrets.
     Rotate(usize),
+    /// The secret is rotated just before the next poll reads it.
+    RotateAtPoll(usize),
     Delete(usize),
     Undelete(usize),
     Destroy(usize),
@@ -370,7 +372,12 @@ fn events(kinds: u32) -> impl Strategy<Value = Event> {
         (5, (0..SOURCES, any::<u8>()).prop_map(|(s, bits)| Event::EditSource(s, bits)).boxed()),
         (1, w().prop_map(Event::MoveServer).boxed()),
     ];
-    let rotations = (9, s().prop_map(Event::Rotate).boxed());
+    let rotations = prop_oneof![
+        5 => s().prop_map(Event::Rotate),
+        // New pods may read the version before, for a moment.
+        1 => s().prop_map(Event::RotateAtPoll),
+    ];
+    let rotations = (9, rotations.boxed());
     let wanted = all.into_iter().enumerate().filter(|(kind, _)| kinds >> kind & 1 == 1);
     Union::new_weighted(wanted.map(|(_, events)| events).chain([rotations]).collect())
 }

@@ -195,6 +195,7 @@ impl Play {
                     period: PERIOD,
                     settle: SETTLE,
                     ignore_versions_before: None,
+                    dry_run: false,
                     start_within: Duration::ZERO,
                 },
             };
@@ -293,7 +294,9 @@ impl Play {
                 let is_held = match hold {
                     Some(Hold::SecretGone) => !gone.is_empty(),
                     Some(Hold::Stripped) => tampered,
-                    Some(Hold::Deleting | Hold::BackOff | Hold::Budget) | None => false,
+                    Some(Hold::Deleting | Hold::BackOff | Hold::Budget | Hold::DryRun) | None => {
+                        false
+                    }
                 };
                 let of_former = world.lacking_of_former(slot, recorder.life);
                 let missed: Vec<_> = lacking

@@ -83,6 +83,7 @@ impl Vault for Ports {
             // A poll may use the answers of the polls before it for a short time.
             let is_fresh = |(_, _, at): &(State, State, Instant)| at.elapsed() < LONGEST_ROUND;
             world.told[self.process()].retain(|_, told| is_fresh(told));
+            world.rotate_at_poll(self.server);
             world.faults.takes_standby(self.process(), self.server)
         };
         for ask in asks {

@@ -182,6 +182,8 @@ pub(crate) enum Seen {
 #[derive(Default)]
 pub(crate) struct Faults {
     pub(crate) patches: Vec<PatchFault>,
+    /// The secrets that are rotated just before the next poll of their server.
+    rotations: Vec<usize>,
     unreadable: BTreeMap<usize, Instant>,
     /// By server.
     vault: BTreeMap<usize, Instant>,

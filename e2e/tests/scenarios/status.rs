@@ -14,6 +14,7 @@ e2e::scenarios! {
     what_keeps_a_rotation_from_its_end_is_told,
     a_rollout_that_takes_too_long_has_failed,
     only_the_leader_answers,
+    a_dry_run_shows_what_would_be_reloaded,
 }
 
 fn using(kind: Kind, name: &str, paths: &[&str]) -> Workload {
@@ -276,5 +277,40 @@ async fn only_the_leader_answers() -> Result<()> {
     other.wait_for_line(e2e::controller::is_leading, SOON).await?;
     let (code, text) = other.status(&[]).await?;
     assert!(code == 0 && text.contains("two"), "{code} {text}");
+    Ok(())
+}
+
+async fn a_dry_run_shows_what_would_be_reloaded() -> Result<()> {
+    let bed = Bed::shared().await?;
+    bed.cluster.create_namespace("status").await?;
+    bed.write_secrets(&["status/dry"]).await?;
+    let web = using(Kind::Deployment, "dry", &["dry"]);
+    bed.deploy_all(&[&web]).await?;
+    bed.cluster.wait_rolled_out(&web).await?;
+    let controller = Controller::start(&bed, &polling_faster().switch("--dry-run")).await?;
+    let path = "secret/data/status/dry";
+    wait_for_states(&controller, path, &[(&web, "complete", None)]).await?;
+    let mark = bed.mark().await?;
+    bed.rotate("status/dry").await?;
+    let secret = wait_for_states(&controller, path, &[(&web, "held", Some("DryRun"))]).await?;
+    assert_eq!(secret["state"], json!("held"));
+    controller
+        .wait_for("Would reload status/Deployment/dry for secret/data/status/dry", SOON)
+        .await?;
+    bed.expect_no_roll(&controller, &[(&web, None)]).await?;
+    assert_eq!(bed.reloads_since(&mark, &web).await?, 0);
+    drop(controller);
+
+    // Without the flag, an annotation of the workload does so, until it is removed.
+    let dry_run = |value: Value| {
+        let key = "secrets-reloader.security.bank-vaults.io/dry-run";
+        json!({ "metadata": { "annotations": { key: value } } })
+    };
+    bed.cluster.patch(&web, &dry_run(json!("true"))).await?;
+    let controller = Controller::start(&bed, &polling_faster()).await?;
+    wait_for_states(&controller, path, &[(&web, "held", Some("DryRun"))]).await?;
+    bed.cluster.patch(&web, &dry_run(Value::Null)).await?;
+    bed.cluster.wait_for_count(&web, 1, SOON).await?;
+    wait_for_states(&controller, path, &[(&web, "complete", None)]).await?;
     Ok(())
 }

@@ -31,6 +31,7 @@ use crate::references::servers::Servers;
 use crate::references::source::ReadableSources;
 
 mod api_server_outage;
+mod dry_run;
 mod leading;
 mod rounds;
 mod settling;
@@ -363,6 +364,7 @@ impl Bench {
                 period: Duration::from_mins(1),
                 settle: SignedDuration::ZERO,
                 ignore_versions_before: None,
+                dry_run: false,
                 start_within: Duration::ZERO,
             },
         };

@@ -16,7 +16,7 @@ fn deployment() -> Value {
             "resourceVersion": "12",
             "generation": 3,
             "creationTimestamp": "2026-11-22T05:51:00Z",
-            "annotations": { "a": "b", annotation::RECORD: "{}" },
+            "annotations": { "a": "b", annotation::RECORD: "{}", annotation::DRY_RUN: "true" },
             "managedFields": [{ "fieldsV1": { "f:spec": {} } }],
         },
         "spec": {
@@ -84,6 +84,7 @@ fn what_is_needed_is_kept_in_any_order_of_the_fields() {
             owner: None,
             rollout: Rollout::Automatic,
             record: Some("{}".to_owned()),
+            dry_run: true,
             observed_generation: 2,
             status: RolloutStatus {
                 replicas_in_spec: Some(3),

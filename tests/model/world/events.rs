@@ -16,6 +16,10 @@ impl World {
                 let created = world.vault_time(server);
                 State::Live(Version { number: state.number() + 1, created })
             }),
+            Event::RotateAtPoll(s) => {
+                let secret = self.secret(s);
+                self.faults.rotations.push(secret);
+            }
             Event::Delete(s) => self.change_secret(s, |_, _, state| match state {
                 State::Live(version) => State::Deleted(version),
                 state => state,
@@ -80,6 +84,17 @@ impl World {
             | Event::Stop(_)
             | Event::Start(_)
             | Event::Demote(..) => {}
+        }
+    }
+
+    /// Rotates the secrets of a server that are to be rotated just before its next poll.
+    pub(crate) fn rotate_at_poll(&mut self, server: usize) {
+        let all = std::mem::take(&mut self.faults.rotations);
+        let (now, later) = all.into_iter().partition(|secret| self.server_of(*secret) == server);
+        self.faults.rotations = later;
+        let now: Vec<usize> = now;
+        for secret in now {
+            self.happen(&Event::Rotate(secret));
         }
     }
 
