@@ -87,7 +87,7 @@ impl Sink for OwnerEvents {
                 if self.index.findings().has(workload, FindingSource::Hold) {
                     self.remove(workload, FindingSource::Hold);
                     let message = "The reload is no longer held".to_owned();
-                    self.set(workload, FindingSource::Reload, "ReloadReleased", message);
+                    self.set(workload, FindingSource::Release, "ReloadReleased", message);
                 }
                 self.remove(workload, FindingSource::Failure);
             }

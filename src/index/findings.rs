@@ -100,6 +100,8 @@ pub enum FindingSource {
     TakenBack,
     /// A PATCH that failed.
     Failure,
+    /// News of the end of a hold.
+    Release,
     /// News of a reload.
     Reload,
     /// News of a rollout.
@@ -113,7 +115,7 @@ impl FindingSource {
 
     /// Whether its findings are told once, and are over then.
     fn is_news(self) -> bool {
-        matches!(self, Self::Reload | Self::Rollout)
+        matches!(self, Self::Release | Self::Reload | Self::Rollout)
     }
 
     /// Whether its findings are about references.
