@@ -111,7 +111,7 @@ fn a_status_that_cannot_be_read_is_one_sentence_and_exit_code_two() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let not_found = r#"{"code": "notFound", "message": "No workload refers to this secret"}"#;
     for (address, arguments, expected) in [
-        (format!("http://{closed}"), &[][..], "kubectl port-forward"),
+        (format!("http://{closed}"), &[][..], "is found by the kubeconfig"),
         (serve("/v1/secret", "404 Not Found", not_found), &["secret", "a"], "No workload refers"),
         (
             serve("/v1/overview", "302 Found", ""),

@@ -16,8 +16,8 @@ use crate::binaries::{Binaries, from_environment};
 use crate::certificates::Certificates;
 use crate::cluster::Cluster;
 use crate::command_lines::{
-    Layout, Ports, RELOADER_TOKEN, RELOADER_USER, USERS, VaultFlavour, VaultPorts, api_audit_log,
-    vault_audit_log, vault_command,
+    FORWARDED_PODS, Layout, Ports, RELOADER_TOKEN, RELOADER_USER, USERS, VaultFlavour, VaultPorts,
+    api_audit_log, vault_audit_log, vault_command,
 };
 use crate::counts::{self, ApiRequest, Mark, VaultRequest};
 use crate::group::{KEEP, ProcessGroup};
@@ -52,6 +52,7 @@ pub struct Bed {
     pub vault_server: Server,
     folder: PathBuf,
     etcd_address: String,
+    forwarded: [u16; 2],
     binaries: Binaries,
     group: Arc<ProcessGroup>,
     _ports: Vec<Port>,
@@ -143,15 +144,16 @@ impl Bed {
             vault,
             folder,
             etcd_address: format!("http://127.0.0.1:{}", ports.etcd),
+            forwarded: ports.forwarded,
             binaries,
             group,
             _ports: held,
         };
-        bed.start_servers(&options).await?;
+        bed.start_servers(&options, ports.kwok).await?;
         Ok(bed)
     }
 
-    async fn start_servers(&self, options: &Options) -> Result<()> {
+    async fn start_servers(&self, options: &Options, kubelet_port: u16) -> Result<()> {
         self.etcd.spawn()?;
         self.api_server.spawn()?;
         self.vault_server.spawn()?;
@@ -161,7 +163,7 @@ impl Bed {
             for server in self.scheduler.iter().chain(&self.kwok) {
                 server.spawn()?;
             }
-            self.cluster.prepare(options.nodes).await?;
+            self.cluster.prepare(options.nodes, kubelet_port).await?;
             self.controller_manager.wait_until_ready().await?;
             for server in self.scheduler.iter().chain(&self.kwok) {
                 server.wait_until_ready().await?;
@@ -246,6 +248,15 @@ impl Bed {
     /// As [`Self::reloader_kubeconfig`], with another address of the API server.
     pub fn reloader_kubeconfig_at(&self, address: &str) -> Result<PathBuf> {
         self.cluster.kubeconfig_at(address, RELOADER_USER, RELOADER_TOKEN)
+    }
+
+    /// The names of pods whose port 9180 leads to a port of this machine, each with that port. Such a
+    /// pod may be in any namespace. A process that listens on the port plays the pod's container.
+    #[must_use]
+    pub fn forwarded_pods(&self) -> [(&'static str, u16); 2] {
+        let [first, second] = FORWARDED_PODS;
+        let [to_first, to_second] = self.forwarded;
+        [(first, to_first), (second, to_second)]
     }
 
     /// The address of etcd, for requests to its gateway.
@@ -376,7 +387,7 @@ pub(crate) fn empty_folder(folder: PathBuf) -> Result<PathBuf> {
     Ok(folder)
 }
 
-const PORTS_OF_A_BED: usize = 8;
+const PORTS_OF_A_BED: usize = 10;
 
 fn take_ports(options: &Options) -> Result<Vec<Port>> {
     let mut ports = Vec::with_capacity(PORTS_OF_A_BED);
@@ -401,6 +412,7 @@ fn number_ports(held: &[Port]) -> Ports {
         controller_manager: number(5),
         scheduler: number(6),
         kwok: number(7),
+        forwarded: [number(8), number(9)],
     }
 }
 

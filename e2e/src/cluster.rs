@@ -337,6 +337,23 @@ impl Cluster {
         crate::json::text(&answer, "/status/token")
     }
 
+    /// Creates a pod that no workload owns, and waits until it runs.
+    pub async fn run_pod(&self, namespace: &str, name: &str) -> Result<()> {
+        let pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"namespace": namespace, "name": name},
+            "spec": {"containers": [{"name": "app", "image": "app"}]},
+        });
+        self.apply_object(&pod, "pods").await?;
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
+        eventually("the pod to run", ROLLOUT_WITHIN, || async {
+            let pod = self.get_path(&path).await?;
+            Ok((pod["status"]["phase"] == "Running").then_some(()))
+        })
+        .await
+    }
+
     /// Creates a `ServiceAccount`.
     pub async fn create_service_account(&self, namespace: &str, name: &str) -> Result<()> {
         let account = json!({
@@ -374,8 +391,9 @@ impl Cluster {
         self.request_token("vault", "vault", Duration::from_hours(24)).await
     }
 
-    /// Creates the objects of a new bed: nodes, and the permissions of the user `reloader`.
-    pub(crate) async fn prepare(&self, nodes: u32) -> Result<()> {
+    /// Creates the objects of a new bed: nodes, and the permissions of the user `reloader`. The
+    /// kubelet of each node is at `kubelet_port` of this machine.
+    pub(crate) async fn prepare(&self, nodes: u32, kubelet_port: u16) -> Result<()> {
         let room = json!({"cpu": "64", "memory": "256Gi", "pods": "10000"});
         for number in 1..=nodes {
             let name = format!("node-{number}");
@@ -383,7 +401,12 @@ impl Cluster {
                 "apiVersion": "v1",
                 "kind": "Node",
                 "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
-                "status": {"allocatable": room, "capacity": room},
+                "status": {
+                    "allocatable": room,
+                    "capacity": room,
+                    "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+                    "daemonEndpoints": {"kubeletEndpoint": {"Port": kubelet_port}},
+                },
             });
             self.create_object(&node, "nodes").await?;
         }

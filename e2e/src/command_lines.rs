@@ -62,6 +62,12 @@ const CONTROLLERS: [&str; 9] = [
 
 const STAGES: &str = include_str!("../servers/stages.yaml");
 
+/// The names of pods whose status port leads to a port of the bed, in any namespace.
+pub(crate) const FORWARDED_PODS: [&str; 2] = ["forwarded-1", "forwarded-2"];
+
+/// The port of the status in a pod.
+const STATUS_PORT: u16 = 9180;
+
 /// The layout of a bed: folder, ports, and the files that servers share.
 #[derive(Debug)]
 pub(crate) struct Layout<'a> {
@@ -81,6 +87,8 @@ pub(crate) struct Ports {
     pub(crate) controller_manager: u16,
     pub(crate) scheduler: u16,
     pub(crate) kwok: u16,
+    /// The ports of this machine that the ports of [`FORWARDED_PODS`] lead to.
+    pub(crate) forwarded: [u16; 2],
     pub(crate) vault: u16,
     pub(crate) vault_cluster: u16,
 }
@@ -181,11 +189,11 @@ impl Layout<'_> {
     }
 
     pub(crate) fn kwok(&self, kubeconfig: &Path) -> Result<CommandLine> {
-        let stages = self.folder.join("kwok.yaml");
-        fs::write(&stages, STAGES)?;
+        let config = self.folder.join("kwok.yaml");
+        fs::write(&config, format!("{STAGES}{}", forwards(self.ports.forwarded)))?;
         Ok(self.command("kwok", "kwok", |line| {
             line.flag("kubeconfig", kubeconfig);
-            line.flag("config", stages);
+            line.flag("config", config);
             line.flag("manage-all-nodes", "true");
             line.flag("server-address", format!("127.0.0.1:{}", self.ports.kwok));
         }))
@@ -249,6 +257,29 @@ impl Arguments {
         argument.push(value);
         self.0.push(argument);
     }
+}
+
+/// What KWOK plays for port-forwards to [`FORWARDED_PODS`]: connections to these ports.
+fn forwards(ports: [u16; 2]) -> String {
+    let forward = |(pod, port): (&str, u16)| {
+        format!(
+            "---
+apiVersion: kwok.x-k8s.io/v1alpha1
+kind: ClusterPortForward
+metadata:
+  name: {pod}
+spec:
+  selector:
+    matchNames: [{pod}]
+  forwards:
+  - ports: [{STATUS_PORT}]
+    target:
+      address: 127.0.0.1
+      port: {port}
+"
+        )
+    };
+    FORWARDED_PODS.into_iter().zip(ports).map(forward).collect::<Vec<_>>().concat()
 }
 
 fn token_file() -> String {

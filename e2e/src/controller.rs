@@ -40,7 +40,7 @@ enum Login {
 pub const SETTLE_TIME: &str = "--settle-time";
 
 /// The flag of the address of the status.
-const STATUS_ADDRESS: &str = "--status-address";
+pub const STATUS_ADDRESS: &str = "--status-address";
 
 /// The start of the line that names the address of the status.
 const SERVING_STATUS: &str = "Serving the status at ";
@@ -483,10 +483,7 @@ impl Controller {
     pub async fn status(&self, args: &[&str]) -> Result<(i32, String)> {
         let mut command = Command::new(binaries::controller()?);
         command.arg("status").args(args).args(["--address", &self.status_address()?]);
-        let output = tokio::task::spawn_blocking(move || command.output()).await??;
-        let code = output.status.code().context("a signal ended the command")?;
-        let text = [output.stdout, output.stderr].concat();
-        Ok((code, String::from_utf8_lossy(&text).into_owned()))
+        output_of(command).await
     }
 
     /// The resident memory in bytes, as the kernel counts it: the present value and the peak.
@@ -529,6 +526,24 @@ impl Drop for Controller {
         let leaks = leaks::find(&log, &self.launch.env, &self.secrets);
         assert!(leaks.is_empty(), "the controller's log holds credentials: {leaks:#?}");
     }
+}
+
+/// Runs the command `status` without an address, for the user of a kubeconfig. Returns its exit
+/// code, and its output with its errors.
+///
+/// # Errors
+/// When the command does not run, or a signal ends it.
+pub async fn status_by_kubeconfig(kubeconfig: &Path, args: &[&str]) -> Result<(i32, String)> {
+    let mut command = Command::new(binaries::controller()?);
+    command.arg("status").args(args).env("KUBECONFIG", kubeconfig);
+    output_of(command).await
+}
+
+async fn output_of(mut command: Command) -> Result<(i32, String)> {
+    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    let code = output.status.code().context("a signal ended the command")?;
+    let text = [output.stdout, output.stderr].concat();
+    Ok((code, String::from_utf8_lossy(&text).into_owned()))
 }
 
 /// The text of the line that a controller writes when it stops leading.

@@ -8,13 +8,16 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use serde::Serialize;
+use url::Url;
 
 use crate::config;
+use crate::kubernetes::forward::{LeaderFinder, LeaderSettings};
 use crate::model::workload::WorkloadId;
 use crate::status::api::{Overview, Page, Rotation, SecretStatus};
 
 mod client;
 mod error;
+mod forwarded;
 mod names;
 mod request;
 mod text;
@@ -22,6 +25,7 @@ mod wait;
 
 use client::Client;
 use error::StatusError;
+use forwarded::ForwardedClient;
 use request::{Fetch, SecretName};
 use wait::{Goal, Note, WaitResult, wait};
 
@@ -40,12 +44,38 @@ struct ApiArgs {
     /// How to print the answer
     #[arg(short, long, value_enum, default_value_t = Format::Table, global = true)]
     output: Format,
-    /// The address of the controller's API
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9180", global = true)]
-    address: String,
+    /// The address of the controller's API. Without it, the kubeconfig leads to the cluster, and
+    /// the Lease to the leader's pod
+    #[arg(long, value_name = "URL", global = true)]
+    address: Option<String>,
     /// A file with a token, which is sent with each request
     #[arg(long, value_name = "FILE", global = true)]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    leader: LeaderArgs,
+}
+
+/// How to find the leader without an address.
+#[derive(Debug, Args)]
+struct LeaderArgs {
+    /// The context of the kubeconfig, if not the current one
+    #[arg(long, value_name = "NAME", global = true)]
+    context: Option<String>,
+    /// The namespace of the controller. Without it, all namespaces are searched for the Lease
+    #[arg(short, long, value_name = "NAME", global = true)]
+    namespace: Option<String>,
+    /// The name of the Lease whose holder leads
+    #[arg(long, value_name = "NAME", default_value = "vault-secrets-reloader", global = true)]
+    lease: String,
+    /// The port of the API in the leader's pod
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 9180,
+        value_parser = clap::value_parser!(u16).range(1..),
+        global = true
+    )]
+    port: u16,
 }
 
 /// What to show instead of the overview.
@@ -135,10 +165,10 @@ fn start(
     stdout: &mut impl Write,
     stderr: &mut impl Write,
 ) -> Result<ExitCode, StatusError> {
-    let StatusArgs { api: ApiArgs { output, address, token_file }, subject } = args;
+    let StatusArgs { api: ApiArgs { output, address, token_file, leader }, subject } = args;
     // Names are checked before anything is read or sent.
     let request = Request::parse(subject)?;
-    let address = names::address(&address)?;
+    let target = Target::parse(address.as_deref(), leader, token_file.is_some())?;
     let authorization = match token_file {
         Some(path) => {
             let file = path.display().to_string();
@@ -149,18 +179,55 @@ fn start(
         }
         None => None,
     };
-    // The HTTP client needs a provider, even for plain HTTP.
+    // The HTTP clients need a provider, even for plain HTTP.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let client = Client::new(address, authorization)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| StatusError::Setup(error.to_string()))?;
     let mut printer = Printer { output, now, stdout, stderr };
-    let result = runtime.block_on(printer.answer(&client, request));
+    let result = runtime.block_on(async {
+        match target {
+            Target::Address(address) => {
+                printer.answer(&Client::new(address, authorization)?, request).await
+            }
+            Target::Leader(settings) => {
+                let leader = LeaderFinder::connect(settings).await?;
+                printer.answer(&ForwardedClient::new(leader, authorization)?, request).await
+            }
+        }
+    });
     // A name look-up that hangs must not delay the end of the process.
     runtime.shutdown_background();
     result
+}
+
+/// Where the API is.
+#[derive(Debug, PartialEq, Eq)]
+enum Target {
+    /// At an address.
+    Address(Url),
+    /// In the pod of the leader.
+    Leader(LeaderSettings),
+}
+
+impl Target {
+    fn parse(
+        address: Option<&str>,
+        leader: LeaderArgs,
+        has_token: bool,
+    ) -> Result<Self, StatusError> {
+        let LeaderArgs { context, namespace, lease, port } = leader;
+        match address {
+            Some(_) if context.is_some() || namespace.is_some() => {
+                Err(StatusError::AddressAndCluster)
+            }
+            Some(address) => Ok(Self::Address(names::address(address)?)),
+            // Anybody who may create a Lease in a namespace could lead the token to a pod there.
+            None if has_token && namespace.is_none() => Err(StatusError::TokenForAnyNamespace),
+            None => Ok(Self::Leader(LeaderSettings { context, namespace, lease, port })),
+        }
+    }
 }
 
 /// A checked request of the command line.
@@ -335,12 +402,46 @@ mod tests {
             &["secret", "--address=http://h:1", "a/b", "--output=json"],
         ] {
             let StatusArgs { api, subject } = parse(arguments);
-            assert_eq!((api.output, api.address.as_str()), (Format::Json, "http://h:1"));
+            assert_eq!((api.output, api.address.as_deref()), (Format::Json, Some("http://h:1")));
             assert!(matches!(subject, Some(Subject::Secret { .. })), "{subject:?}");
         }
         let StatusArgs { api, subject } = parse(&[]);
-        assert_eq!((api.output, api.address.as_str()), (Format::Table, "http://127.0.0.1:9180"));
+        assert_eq!((api.output, api.address), (Format::Table, None));
         assert!(subject.is_none());
+    }
+
+    fn target(arguments: &[&str]) -> Result<Target, StatusError> {
+        let StatusArgs { api: ApiArgs { address, token_file, leader, .. }, .. } = parse(arguments);
+        Target::parse(address.as_deref(), leader, token_file.is_some())
+    }
+
+    #[test]
+    fn the_leader_is_found_unless_an_address_is_given() {
+        let settings = |context: Option<&str>, namespace: Option<&str>, lease: &str, port| {
+            let (context, namespace) = (context.map(str::to_owned), namespace.map(str::to_owned));
+            Target::Leader(LeaderSettings { context, namespace, lease: lease.to_owned(), port })
+        };
+        for (arguments, expected) in [
+            (&[][..], settings(None, None, "vault-secrets-reloader", 9180)),
+            (
+                &["secret", "a/b", "-n", "vault-system", "--token-file=f"],
+                settings(None, Some("vault-system"), "vault-secrets-reloader", 9180),
+            ),
+            (
+                &["--context=prod", "--namespace=v", "workload", "a/b/c", "--lease=l", "--port=1"],
+                settings(Some("prod"), Some("v"), "l", 1),
+            ),
+            (&["--address=http://h:1"], Target::Address(Url::parse("http://h:1").unwrap())),
+        ] {
+            assert_eq!(target(arguments).unwrap(), expected, "{arguments:?}");
+        }
+        for (arguments, expected) in [
+            (&["--address=http://h:1", "-n", "v"][..], "leave out --context and --namespace"),
+            (&["--token-file=f"], "name the namespace of the controller with --namespace"),
+        ] {
+            let error = target(arguments).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]
@@ -367,7 +468,10 @@ mod tests {
             (&["secret", "/"], "the path is empty; "),
             (&["secret", "a", "--wait=soon"], "--wait=\"soon\": not a duration; write 90s"),
             (&["--address", "localhost:9180"], "--address: not an address of an API; write http"),
-            (&["--token-file", "/no/such/file"], "--token-file=\"/no/such/file\" cannot be read: "),
+            (
+                &["-nv", "--token-file", "/no/such/file"],
+                "--token-file=\"/no/such/file\" cannot be read: ",
+            ),
         ] {
             let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
             let code = run(parse(arguments), || second(0), &mut stdout, &mut stderr).unwrap();

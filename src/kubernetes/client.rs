@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::header::{HeaderValue, USER_AGENT};
 use kube::Config;
 use kube::client::ClientBuilder;
+use kube::config::KubeConfigOptions;
 
 pub use kube::Client;
 
@@ -93,8 +94,24 @@ pub(super) async fn in_time_of<T>(
 /// Makes a client from `KUBECONFIG`, `~/.kube/config` or the pod's service account. The `Date`
 /// header of each answer goes to `clock`.
 pub async fn connect(clock: Arc<ServerClock>) -> Result<Client, ConnectError> {
-    let mut config =
-        Config::infer().await.map_err(|error| ConnectError::Config(error.to_string()))?;
+    connect_by(None, clock).await
+}
+
+/// As [`connect`]. With `context`, only a kubeconfig counts, with this context in place of its
+/// current one.
+pub(super) async fn connect_by(
+    context: Option<&str>,
+    clock: Arc<ServerClock>,
+) -> Result<Client, ConnectError> {
+    let mut config = match context {
+        None => Config::infer().await.map_err(|error| ConnectError::Config(error.to_string()))?,
+        Some(context) => {
+            let context = Some(context.to_owned());
+            let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+            let config = Config::from_kubeconfig(&options).await;
+            config.map_err(|error| ConnectError::Client(error.to_string()))?
+        }
+    };
     // A hidden retry is a delay that cannot be explained. The caller decides about retries.
     config.default_retry = false;
     config.read_timeout = Some(READ_TIMEOUT);

@@ -10,6 +10,7 @@ mod clocked;
 pub mod collector;
 pub mod effects;
 pub mod events;
+pub mod forward;
 pub mod leader;
 pub mod object;
 pub mod patcher;

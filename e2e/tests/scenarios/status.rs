@@ -2,7 +2,7 @@
 //! why.
 
 use anyhow::{Context as _, Result};
-use e2e::controller::LeaseTimes;
+use e2e::controller::{LeaseTimes, STATUS_ADDRESS, status_by_kubeconfig};
 use e2e::refusal;
 use e2e::scenario::{SOON, polling_faster};
 use e2e::{Bed, Controller, Generation, Kind, Workload, eventually};
@@ -15,6 +15,7 @@ e2e::scenarios! {
     a_rollout_that_takes_too_long_has_failed,
     only_the_leader_answers,
     a_dry_run_shows_what_would_be_reloaded,
+    the_leader_is_found_by_the_kubeconfig,
 }
 
 fn using(kind: Kind, name: &str, paths: &[&str]) -> Workload {
@@ -257,15 +258,17 @@ async fn a_rollout_that_takes_too_long_has_failed() -> Result<()> {
     Ok(())
 }
 
+/// Another replica leads two seconds after the leader was killed.
+const TIMES: LeaseTimes = LeaseTimes {
+    duration: Duration::from_secs(2),
+    renew_deadline: Duration::from_secs(1),
+    retry_period: Duration::from_millis(200),
+};
+
 async fn only_the_leader_answers() -> Result<()> {
     let bed = Bed::shared().await?;
     bed.cluster.create_namespace("status").await?;
-    let times = LeaseTimes {
-        duration: Duration::from_secs(2),
-        renew_deadline: Duration::from_secs(1),
-        retry_period: Duration::from_millis(200),
-    };
-    let replica = |name: &str| polling_faster().leader_elect("status", name, times);
+    let replica = |name: &str| polling_faster().leader_elect("status", name, TIMES);
     let leader = Controller::start(&bed, &replica("one")).await?;
     leader.wait_for_line(e2e::controller::is_leading, SOON).await?;
     let other = Controller::start(&bed, &replica("two")).await?;
@@ -312,5 +315,62 @@ async fn a_dry_run_shows_what_would_be_reloaded() -> Result<()> {
     bed.cluster.patch(&web, &dry_run(Value::Null)).await?;
     bed.cluster.wait_for_count(&web, 1, SOON).await?;
     wait_for_states(&controller, path, &[(&web, "complete", None)]).await?;
+    Ok(())
+}
+
+/// The namespace of the controllers that are found by their Lease.
+const FOUND: &str = "status-found";
+
+async fn the_leader_is_found_by_the_kubeconfig() -> Result<()> {
+    let bed = Bed::shared().await?;
+    bed.cluster.create_namespace(FOUND).await?;
+    bed.write_secrets(&["status/found"]).await?;
+    let workload = in_namespace(FOUND, Kind::Deployment, "web", &["found"]);
+    bed.deploy_all(&[&workload]).await?;
+    bed.cluster.wait_rolled_out(&workload).await?;
+    let [first, second] = bed.forwarded_pods();
+    for (pod, _) in [first, second] {
+        bed.cluster.run_pod(FOUND, pod).await?;
+    }
+    let replica = |(pod, port): (&str, u16)| {
+        let address = format!("127.0.0.1:{port}");
+        polling_faster().leader_elect(FOUND, pod, TIMES).flag(STATUS_ADDRESS, &address)
+    };
+    let leader = Controller::start(&bed, &replica(first)).await?;
+    leader.wait_for_line(e2e::controller::is_leading, SOON).await?;
+    let other = Controller::start(&bed, &replica(second)).await?;
+    let admin = bed.cluster.kubeconfig();
+    let (code, text) = status_by_kubeconfig(admin, &["-n", FOUND]).await?;
+    assert!(code == 0 && text.contains(first.0), "{code} {text}");
+    let path = "secret/data/status/found";
+    let wait = ["-n", FOUND, "secret", path, "--wait=60s"];
+    let (code, text) = status_by_kubeconfig(admin, &wait).await?;
+    assert_eq!(code, 0, "{text}");
+    let all = ["-n", FOUND, "--context", "bed", "-o", "json", "secret", path];
+    let (code, text) = status_by_kubeconfig(admin, &all).await?;
+    let secret: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
+    assert_eq!((code, &secret["version"]["number"]), (0, &json!(1)));
+
+    // What cannot be found or is forbidden is one sentence.
+    let reloader = bed.reloader_kubeconfig()?;
+    let reloader = reloader.as_path();
+    for (kubeconfig, args, expected) in [
+        (admin, &["-n", FOUND, "--lease", "none"][..], "there is no Lease none"),
+        (admin, &["-n", FOUND, "--context", "none"], "the kubeconfig cannot be used"),
+        (admin, &["-n", FOUND, "--port", "9181"], "cannot be reached"),
+        (reloader, &["-n", FOUND], "get and create on pods/portforward"),
+        (reloader, &[], "with --namespace"),
+    ] {
+        let (code, text) = status_by_kubeconfig(kubeconfig, args).await?;
+        let is_told = code == 2 && text.contains(expected) && text.lines().count() == 1;
+        assert!(is_told, "{args:?}: {code} {text}");
+    }
+
+    // The Lease names a leader that is gone, until the other replica takes it.
+    drop(leader);
+    let (code, text) = status_by_kubeconfig(admin, &wait).await?;
+    assert_eq!(code, 0, "{text}\n{}", other.last_lines());
+    let (code, text) = status_by_kubeconfig(admin, &["-n", FOUND]).await?;
+    assert!(code == 0 && text.contains(second.0), "{code} {text}");
     Ok(())
 }

@@ -1,25 +1,17 @@
-//! The HTTP client of `status`. Requests have a time-out, answers have a size limit, and no
+//! The HTTP client of `status --address`. Requests have a time-out, answers have a size limit, and no
 //! redirect is followed, because the token would go along.
 
 use std::error::Error as _;
-use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HeaderValue};
-use reqwest::{StatusCode, redirect};
+use reqwest::redirect;
 use url::Url;
 
 use super::error::{RequestError, StatusError};
-use super::request::{Fetch, Query};
+use super::request::{AGENT, Fetch, LONGEST, Query, TIMEOUT};
 use crate::model::text::shorten;
-use crate::status::api::Failure;
 
-/// The time-out of a request, from the connection to the end of the answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The longest answer that is read, in bytes.
-const LONGEST: usize = 16 << 20;
-
-/// A client for the API of a controller.
+/// A client for the API of a controller at an address.
 pub(super) struct Client {
     http: reqwest::Client,
     address: Url,
@@ -37,7 +29,7 @@ impl Client {
             .redirect(redirect::Policy::none())
             // A proxy of the environment would see the token.
             .no_proxy()
-            .user_agent(concat!("vault-secrets-reloader/", env!("CARGO_PKG_VERSION")));
+            .user_agent(AGENT);
         if address.scheme() == "http" {
             // Without this, a client for plain HTTP fails on systems without CA files.
             http = http.tls_certs_only([]);
@@ -58,21 +50,11 @@ impl Client {
             RequestError::Unreachable { address: self.shown(), cause: cause_of(error) }
         }
     }
-
-    fn refused(&self, status: StatusCode, body: &[u8]) -> RequestError {
-        let status = status.as_u16();
-        match serde_json::from_slice::<Failure>(body) {
-            Ok(Failure { code, message }) => {
-                RequestError::Refused { status, code, message: shorten(&message) }
-            }
-            Err(_) => RequestError::OtherServer { address: self.shown(), status },
-        }
-    }
 }
 
 impl Fetch for Client {
     async fn fetch(&self, query: &Query) -> Result<Vec<u8>, RequestError> {
-        let mut request = self.http.get(url_of(&self.address, query));
+        let mut request = self.http.get(query.url(&self.address));
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization.clone());
         }
@@ -85,21 +67,8 @@ impl Fetch for Client {
             }
             body.extend_from_slice(&chunk);
         }
-        if status.is_success() { Ok(body) } else { Err(self.refused(status, &body)) }
+        RequestError::check(status, body, || self.shown())
     }
-}
-
-/// Returns the URL of a request.
-fn url_of(address: &Url, query: &Query) -> Url {
-    let mut url = address.clone();
-    // The addresses of HTTP servers always have path segments.
-    if let Ok(mut segments) = url.path_segments_mut() {
-        segments.pop_if_empty().extend(["v1", query.endpoint]);
-    }
-    if !query.parameters.is_empty() {
-        url.query_pairs_mut().extend_pairs(&query.parameters);
-    }
-    url
 }
 
 /// The innermost cause: "connection refused" rather than "error sending request".
@@ -110,31 +79,4 @@ fn cause_of(error: &reqwest::Error) -> String {
     }
     let cause = cause.map_or_else(|| "the connection failed".to_owned(), ToString::to_string);
     shorten(&cause)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_are_encoded_in_the_url() {
-        let parameters =
-            vec![("path", "secret/data/a b&c=d".to_owned()), ("namespace", String::new())];
-        let query = Query { endpoint: "secret", parameters };
-        for (address, expected) in [
-            (
-                "http://127.0.0.1:9180",
-                "http://127.0.0.1:9180/v1/secret?path=secret%2Fdata%2Fa+b%26c%3Dd&namespace=",
-            ),
-            (
-                "https://host/reloader/",
-                "https://host/reloader/v1/secret?path=secret%2Fdata%2Fa+b%26c%3Dd&namespace=",
-            ),
-        ] {
-            assert_eq!(url_of(&Url::parse(address).unwrap(), &query).as_str(), expected);
-        }
-        let query = Query { endpoint: "overview", parameters: Vec::new() };
-        let address = Url::parse("http://127.0.0.1:9180").unwrap();
-        assert_eq!(url_of(&address, &query).as_str(), "http://127.0.0.1:9180/v1/overview");
-    }
 }

@@ -2,15 +2,20 @@
 
 use std::io;
 
+use http::StatusCode;
+
 use crate::config::ConfigError;
+use crate::kubernetes::forward::ForwardError;
+use crate::model::text::shorten;
+use crate::status::api::Failure;
 
 /// A request without a usable answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RequestError {
     /// No connection, or a connection that ended too early.
     #[error(
-        "cannot reach the controller at {address}: {cause}. Is the controller running there \
-         (--address)? For a pod: kubectl port-forward -n NAMESPACE POD 9180"
+        "cannot reach the controller at {address}: {cause}. Is the controller running there? \
+         Without --address, the leader's pod is found by the kubeconfig"
     )]
     Unreachable {
         /// The address of the request.
@@ -36,7 +41,7 @@ pub(super) enum RequestError {
     /// A status without an answer of the API.
     #[error(
         "{address} answered with status {status}, and not as the controller's API does. Check \
-         --address"
+         --address or --port"
     )]
     OtherServer {
         /// The address of the request.
@@ -45,11 +50,20 @@ pub(super) enum RequestError {
         status: u16,
     },
     /// The body of the answer is too long.
-    #[error("the answer is longer than 16 MiB. Check --address")]
+    #[error("the answer is longer than 16 MiB. Check --address or --port")]
     TooLong,
     /// The body of the answer cannot be parsed.
-    #[error("the answer is not an answer of this version of the controller: {0}. Check --address")]
+    #[error(
+        "the answer is not an answer of this version of the controller: {0}. Check --address or \
+         --port"
+    )]
     Malformed(String),
+    /// The names on the command line do not fit into a request.
+    #[error("the request cannot be sent: {0}. Check the names on the command line")]
+    Unsendable(String),
+    /// The leader cannot be reached by the kubeconfig.
+    #[error("{0}")]
+    Forward(#[from] ForwardError),
 }
 
 impl RequestError {
@@ -59,8 +73,28 @@ impl RequestError {
             Self::Unreachable { .. } | Self::TimedOut(_) => true,
             // The replica does not lead, or is not ready.
             Self::Refused { status, .. } | Self::OtherServer { status, .. } => *status >= 500,
-            Self::TooLong | Self::Malformed(_) => false,
+            Self::TooLong | Self::Malformed(_) | Self::Unsendable(_) => false,
+            Self::Forward(error) => error.is_transient(),
         }
+    }
+
+    /// Returns the body of a successful answer, or the error that the API sent. `address` returns
+    /// the address for messages.
+    pub(super) fn check(
+        status: StatusCode,
+        body: Vec<u8>,
+        address: impl FnOnce() -> String,
+    ) -> Result<Vec<u8>, Self> {
+        if status.is_success() {
+            return Ok(body);
+        }
+        let status = status.as_u16();
+        Err(match serde_json::from_slice::<Failure>(&body) {
+            Ok(Failure { code, message }) => {
+                Self::Refused { status, code, message: shorten(&message) }
+            }
+            Err(_) => Self::OtherServer { address: address(), status },
+        })
     }
 }
 
@@ -90,6 +124,15 @@ pub(super) enum StatusError {
     /// An address that cannot be used.
     #[error("--address: not an address of an API; write http://HOST:PORT")]
     Address,
+    /// Flags that contradict each other.
+    #[error("--address says where the API is; leave out --context and --namespace")]
+    AddressAndCluster,
+    /// A token for a pod in any namespace.
+    #[error(
+        "--token-file: name the namespace of the controller with --namespace, so that the token \
+         goes to no other pod"
+    )]
+    TokenForAnyNamespace,
     /// The file with the token cannot be read.
     #[error("--token-file={file:?} cannot be read: {error}")]
     TokenFile {
@@ -107,6 +150,9 @@ pub(super) enum StatusError {
     /// A request failed.
     #[error("{0}")]
     Request(#[from] RequestError),
+    /// The cluster of the kubeconfig cannot be used.
+    #[error("{0}")]
+    Forward(#[from] ForwardError),
     /// The output cannot be written.
     #[error("the output cannot be written: {0}")]
     Output(#[from] io::Error),

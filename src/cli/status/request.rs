@@ -1,11 +1,23 @@
 //! The requests of `status`, and how lists are followed page by page.
 
+use std::time::Duration;
+
 use serde::de::DeserializeOwned;
+use url::Url;
 
 use super::error::RequestError;
 use crate::model::text::shorten;
 use crate::model::workload::WorkloadId;
 use crate::status::api::{Overview, Page, Rotation, SecretStatus, WorkloadStatus};
+
+/// The time-out of a request, from the connection to the end of the answer.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest answer that is read, in bytes.
+pub(super) const LONGEST: usize = 16 << 20;
+
+/// The user agent of all requests.
+pub(super) const AGENT: &str = concat!("vault-secrets-reloader/", env!("CARGO_PKG_VERSION"));
 
 /// The number of items on a page.
 const PAGE: &str = "500";
@@ -33,6 +45,19 @@ impl Query {
     fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.parameters.push((name, value.into()));
         self
+    }
+
+    /// Returns the URL of the request.
+    pub(super) fn url(&self, address: &Url) -> Url {
+        let mut url = address.clone();
+        // The addresses of HTTP servers always have path segments.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(["v1", self.endpoint]);
+        }
+        if !self.parameters.is_empty() {
+            url.query_pairs_mut().extend_pairs(&self.parameters);
+        }
+        url
     }
 }
 
@@ -266,6 +291,28 @@ mod tests {
         let api = answering(|_| Ok("<html>".to_owned()));
         let error = overview(&api).await.unwrap_err();
         assert!(matches!(error, RequestError::Malformed(_)), "{error}");
-        assert!(error.to_string().ends_with(". Check --address"), "{error}");
+        assert!(error.to_string().ends_with(". Check --address or --port"), "{error}");
+    }
+
+    #[test]
+    fn values_are_encoded_in_the_url() {
+        let parameters =
+            vec![("path", "secret/data/a b&c=d".to_owned()), ("namespace", String::new())];
+        let query = Query { endpoint: "secret", parameters };
+        for (address, expected) in [
+            (
+                "http://127.0.0.1:9180",
+                "http://127.0.0.1:9180/v1/secret?path=secret%2Fdata%2Fa+b%26c%3Dd&namespace=",
+            ),
+            (
+                "https://host/reloader/",
+                "https://host/reloader/v1/secret?path=secret%2Fdata%2Fa+b%26c%3Dd&namespace=",
+            ),
+        ] {
+            assert_eq!(query.url(&Url::parse(address).unwrap()).as_str(), expected);
+        }
+        let query = Query { endpoint: "overview", parameters: Vec::new() };
+        let address = Url::parse("http://127.0.0.1:9180").unwrap();
+        assert_eq!(query.url(&address).as_str(), "http://127.0.0.1:9180/v1/overview");
     }
 }
