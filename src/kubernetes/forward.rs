@@ -383,8 +383,11 @@ fn cause_of(error: &RequestError) -> String {
 
 /// Returns the innermost cause: "connection refused" rather than "client error".
 fn innermost(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.last().map_or_else(String::new, |error| shorten(&error.to_string()))
+    let mut innermost = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+    }
+    shorten(&innermost.to_string())
 }
 
 #[cfg(test)]

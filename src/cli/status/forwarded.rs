@@ -216,7 +216,7 @@ mod tests {
             let piece = vec![b'x'; 1 << 20];
             while server.write_all(&piece).await.is_ok() {}
         };
-        let (_, result) = tokio::join!(serve, exchange(stream, request(Vec::new())));
+        let ((), result) = tokio::join!(serve, exchange(stream, request(Vec::new())));
         assert!(matches!(result, Err(ExchangeError::TooLong)), "{result:?}");
     }
 
