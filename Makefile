@@ -12,6 +12,7 @@ PYTHON ?= python3
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 IMAGE ?= vault-secrets-reloader:$(VERSION)
 CHART := deploy/charts/vault-secrets-reloader
+ALERTS := deploy/prometheus
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 CONTROLLER := $(TARGET_DIR)/release/vault-secrets-reloader
 BED := $(TARGET_DIR)/debug/bed
@@ -105,10 +106,12 @@ faults: need-cargo need-python3 say-servers say-build bed ## Break everything be
 	@$(BED) faults $(ARGS)
 
 .PHONY: lint
-lint: need-cargo need-python3 ## Formatting, clippy, the chart, the licences of dependencies
+lint: need-cargo need-python3 ## Formatting, clippy, the chart, the alerts, the licences of dependencies
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	@$(FIND_SERVERS) && deploy/charts/check.sh "$$servers/helm"
+	@if command -v promtool >/dev/null; then promtool check rules $(ALERTS)/alerts.yaml && promtool test rules $(ALERTS)/alerts_test.yaml; \
+	    else echo "skipped: promtool is not installed (it is in the package prometheus)"; fi
 	@# Without advisories: their database is not in a package registry.
 	@if command -v cargo-deny >/dev/null; then cargo-deny --locked check bans licenses sources; \
 	    else echo "skipped: cargo-deny is not installed (cargo install cargo-deny --locked)"; fi

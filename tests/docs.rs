@@ -434,6 +434,73 @@ fn every_metric_is_documented_once() {
     }
 }
 
+/// The names of this controller's metrics in queries, without the suffixes of a histogram's series.
+fn metrics_in(query: &str) -> BTreeSet<String> {
+    // The name of a recording rule has colons.
+    let names = query.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
+    let names = names.filter(|name| name.starts_with("vault_secrets_reloader_"));
+    let without_suffix = |name: &str| {
+        let suffixes = ["_bucket", "_sum", "_count"];
+        let stem = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix));
+        stem.unwrap_or(name).to_owned()
+    };
+    names.map(without_suffix).collect()
+}
+
+/// The texts of a key, anywhere in a document.
+fn texts_of<'a>(document: &'a Value, key: &str, found: &mut Vec<&'a str>) {
+    match document {
+        Value::Object(map) => {
+            for (name, value) in map {
+                match value {
+                    Value::String(text) if name == key => found.push(text),
+                    other => texts_of(other, key, found),
+                }
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                texts_of(item, key, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The rules of Prometheus.
+fn alert_rules() -> Value {
+    serde_saphyr::from_str(&read("deploy/prometheus/alerts.yaml")).unwrap()
+}
+
+#[test]
+fn alerts_and_dashboard_use_documented_metrics() {
+    let dashboard: Value = serde_json::from_str(&read("deploy/grafana/dashboard.json")).unwrap();
+    let documented = named(&read("docs/operations.md"));
+    for document in [alert_rules(), dashboard] {
+        let mut queries = Vec::new();
+        texts_of(&document, "expr", &mut queries);
+        let used: BTreeSet<String> = queries.iter().flat_map(|query| metrics_in(query)).collect();
+        assert!(used.len() > 5, "{used:?}");
+        let gone: Vec<_> = used.iter().filter(|name| !documented.contains_key(*name)).collect();
+        assert!(gone.is_empty(), "not in docs/operations.md: {gone:?}");
+    }
+}
+
+#[test]
+fn every_alert_has_a_heading_in_the_runbook() {
+    let rules = alert_rules();
+    let (mut alerts, mut links) = (Vec::new(), Vec::new());
+    texts_of(&rules, "alert", &mut alerts);
+    texts_of(&rules, "runbook_url", &mut links);
+    assert!(alerts.len() > 5, "{alerts:?}");
+    let page = read("docs/runbook.md");
+    let headings: Vec<&str> = prose(&page).filter_map(|line| line.strip_prefix("## ")).collect();
+    assert_eq!(headings, alerts);
+    let link = |alert: &&str| format!("docs/runbook.md#{}", alert.to_lowercase());
+    let expected: Vec<String> = alerts.iter().map(link).collect();
+    assert_eq!(links, expected);
+}
+
 #[test]
 fn every_chart_value_is_documented_once() {
     let page = format!("{CHART}/README.md");

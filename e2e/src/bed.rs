@@ -433,7 +433,7 @@ fn vault_is_ready(vault: &Vault) -> ReadyCheck {
 }
 
 /// Returns a check that succeeds when a path on the port answers with a success.
-fn answers(port: u16, scheme: &'static str, path: &'static str) -> ReadyCheck {
+pub(crate) fn answers(port: u16, scheme: &'static str, path: &'static str) -> ReadyCheck {
     // One client for all checks, because each new client reads the certificates of the system.
     static CLIENT: OnceLock<Option<reqwest::Client>> = OnceLock::new();
     let client = || {

@@ -16,6 +16,7 @@
 //! - does any line of its log hold a credential? [`leaks`]
 //! - how are changes of some workloads refused? [`refusal`]
 //! - which steps do scenarios share? [`scenario`]
+//! - how do the alerts of `deploy/prometheus` fire within seconds? [`prometheus`]
 //! - what breaks on purpose, beside hundreds of workloads, and what must still hold? [`faults`]
 //! - what does a noisy tenant do? [`noisy`]
 //! - how is our binary run and its log read? [`controller`]; as the pod of the chart? [`deploy`],
@@ -48,6 +49,7 @@ mod leaks;
 pub mod noisy;
 pub mod options;
 pub mod ports;
+pub mod prometheus;
 pub mod proxy;
 pub mod raft;
 pub mod refusal;
@@ -67,6 +69,7 @@ pub use cluster::Cluster;
 pub use controller::{Controller, ControllerOptions, LeaseTimes};
 pub use counts::{ApiRequest, Mark, VaultRequest};
 pub use options::{Options, VaultStorage};
+pub use prometheus::Prometheus;
 pub use raft::RaftVault;
 pub use server::Server;
 pub use state::State;

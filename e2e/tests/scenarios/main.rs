@@ -5,6 +5,7 @@
     reason = "the rules of the controller's architecture; scenarios read the environment and spawn"
 )]
 
+mod alerts;
 mod bed;
 mod bounds;
 mod chart;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     // Of the long scenarios, those of the first file start first.
     let files = [
         faults::scenarios(),
+        alerts::scenarios(),
         bed::scenarios(),
         bounds::scenarios(),
         chart::scenarios(),
