@@ -113,7 +113,7 @@ pub struct Flags {
     )]
     dry_run: String,
     /// How many workloads may be reloaded at once whose secret changed while no controller watched
-    #[arg(long, value_name = "COUNT", default_value = "500")]
+    #[arg(long, value_name = "COUNT", default_value = "20")]
     found_reload_burst: String,
     /// How many more of these workloads may be reloaded each minute
     #[arg(long, value_name = "COUNT", default_value = "120")]

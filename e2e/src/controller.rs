@@ -80,6 +80,8 @@ impl Default for ControllerOptions {
             .flag("--reloader-run-period", "1s")
             // Pods of the bed never read an older version, and its servers share one clock.
             .flag(SETTLE_TIME, "0s")
+            // Scenarios with hundreds of workloads are not about the first start.
+            .flag("--found-reload-burst", "500")
             // Each controller has a port of its own.
             .flag(STATUS_ADDRESS, "127.0.0.1:0")
             .switch(ALONE)
@@ -132,6 +134,7 @@ impl ControllerOptions {
     pub fn program(mut self, binary: &Path) -> Self {
         self.flags.remove(SETTLE_TIME);
         self.flags.remove(STATUS_ADDRESS);
+        self.flags.remove("--found-reload-burst");
         self.program = Some(binary.to_owned());
         self
     }

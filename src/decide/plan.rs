@@ -350,8 +350,12 @@ pub struct Decision {
     /// Whether a verdict must wait until a version was seen for long enough.
     pub unsettled: bool,
     /// The secrets without a verdict at present. Nothing is known of them or of the revision, or
-    /// not for long enough. Earlier reports about these secrets still hold.
+    /// not for long enough. Earlier reports about these secrets still hold. Former secrets are not
+    /// among them.
     pub open: Vec<Arc<SecretId>>,
+    /// All secrets without a verdict: those in `open`, former ones, and those for which nothing was
+    /// looked up because another secret decided.
+    pub undecided: Vec<Arc<SecretId>>,
 }
 
 /// Decides about a workload, given the observation of each of its secrets.
@@ -373,6 +377,7 @@ pub fn decide(
         waiting: false,
         unsettled: false,
         open: Vec::new(),
+        undecided: Vec::new(),
     };
     let mut cause = None;
     // The secrets whose verdict depends on the revision, which was not looked up.
@@ -392,17 +397,17 @@ pub fn decide(
         let of_present = Some(Arc::clone(secret)).filter(|_| !is_former);
         match verdict {
             Verdict::Same => {}
-            Verdict::Undetermined => decision.open.extend(of_present),
+            Verdict::Undetermined => decision.leave_open(secret, of_present),
             Verdict::Gone => decision.gone.extend(of_present),
             // The pods keep the old version of a former secret, too, until the template changes.
             Verdict::Reverted => decision.reverted.push(Arc::clone(secret)),
             Verdict::Wait => {
                 decision.waiting = true;
-                decision.open.extend(of_present);
+                decision.leave_open(secret, of_present);
             }
             Verdict::Unsettled => {
                 decision.unsettled = true;
-                decision.open.extend(of_present);
+                decision.leave_open(secret, of_present);
             }
             Verdict::AskRevision => asking.push(Arc::clone(secret)),
             Verdict::Changed(why) => {
@@ -425,8 +430,10 @@ pub fn decide(
     if workload.deleting {
         // No other result matters any more, and a look-up of the revision would be wasted.
         let action = cause.map_or(Action::Leave, |_| Action::Hold(Hold::Deleting));
-        let (gone, reverted) = (Vec::new(), Vec::new());
-        return Decision { action, gone, reverted, waiting: false, unsettled: false, ..decision };
+        decision.undecided.extend(asking);
+        decision.undecided.append(&mut decision.reverted);
+        let gone = Vec::new();
+        return Decision { action, gone, waiting: false, unsettled: false, ..decision };
     }
     if decision.unsettled && all_just_settled {
         // Secrets that are rotated together are one reload. A secret that changes all the time
@@ -449,9 +456,17 @@ pub fn decide(
     };
     if decision.action != Action::AskRevision {
         // Another secret decided. The revision is not looked up.
-        decision.open.extend(asking);
+        decision.undecided.extend(asking);
     }
     decision
+}
+
+impl Decision {
+    /// Notes a secret without a verdict. `of_present` is the same secret, unless it is a former one.
+    fn leave_open(&mut self, secret: &Arc<SecretId>, of_present: Option<Arc<SecretId>>) {
+        self.open.extend(of_present);
+        self.undecided.push(Arc::clone(secret));
+    }
 }
 
 impl ReloadHistory {

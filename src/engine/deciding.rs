@@ -231,7 +231,8 @@ impl<C: Cluster> Workloads<C> {
         let decision = Decision { action, ..decision };
         let (decided, poll) = (stored, self.poll);
         self.events.emit(&Event::Decided { decided, poll, decision: &decision });
-        let Decision { action, gone, mut reverted, changed, waiting, unsettled, open } = decision;
+        let Decision { action, gone, mut reverted, changed, waiting, unsettled, open, .. } =
+            decision;
         let workload = &stored.workload;
         let id = &workload.id;
         if unsettled {

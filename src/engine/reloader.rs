@@ -169,6 +169,8 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             () = shutdown.cancelled() => return,
         }
         self.secrets.resume();
+        let server = &*self.workloads.settings.server;
+        self.workloads.events.emit(&Event::PollingBegan { server });
         let mut next_poll = Instant::now();
         let mut scope = PollScope::All;
         while !shutdown.is_cancelled() {
@@ -220,6 +222,11 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         }
         let over_quota = snapshot.over_quota;
         self.report_quota(&over_quota);
+        for secret in over_quota.iter().flat_map(|stored| stored.workload.watched()) {
+            // Nobody reads the secret, unless another workload refers to it.
+            let (observation, poll) = (Observation::Unknown, snapshot.poll);
+            self.workloads.events.emit(&Event::Observed { secret, observation, poll });
+        }
         let mut workloads: Vec<_> = snapshot
             .workloads
             .into_iter()
@@ -286,14 +293,14 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 self.secrets.is_late(secret);
                 continue;
             }
-            let Some(observation) = polled.observations.get(secret) else {
-                self.secrets.forget(secret);
-                continue;
-            };
-            if self.secrets.take_in(poll, request, *observation) {
-                debug!(worker = RELOADER, "{secret}: the answer is older than what is known");
-                remaining.secrets.insert(Arc::clone(secret));
-                remaining.suspects = true;
+            match polled.observations.get(secret) {
+                None => self.secrets.forget(secret),
+                Some(observation) if self.secrets.take_in(poll, request, *observation) => {
+                    debug!(worker = RELOADER, "{secret}: the answer is older than what is known");
+                    remaining.secrets.insert(Arc::clone(secret));
+                    remaining.suspects = true;
+                }
+                Some(_) => {}
             }
             let observation = self.secrets.observation(secret);
             self.workloads.events.emit(&Event::Observed { secret, observation, poll });

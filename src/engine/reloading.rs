@@ -281,7 +281,8 @@ impl<C: Cluster> Writer<'_, C> {
             }
             let template_first_poll =
                 if kept_template { stored.template_first_poll } else { u64::MAX };
-            IndexedWorkload { workload: Arc::new(workload), template_first_poll }
+            let has_rolled_out = kept_template && stored.has_rolled_out;
+            IndexedWorkload { workload: Arc::new(workload), template_first_poll, has_rolled_out }
         }))
     }
 

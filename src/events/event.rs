@@ -72,6 +72,12 @@ pub enum Event<'a> {
         /// Why the record of the workload could not be read.
         record_error: Option<&'a RecordError>,
     },
+    /// Polls of a server begin, at the start or when the replica leads again. What was known before
+    /// may have changed.
+    PollingBegan {
+        /// The name of the server.
+        server: &'a str,
+    },
     /// A poll of a server begins.
     PollStarted {
         /// The name of the server.

@@ -44,7 +44,8 @@ impl Sink for Log {
             | Event::Released { .. }
             | Event::TakenBack { .. }
             | Event::WaitingForRevision { .. } => log_not_reloaded(event),
-            Event::PollStarted { .. }
+            Event::PollingBegan { .. }
+            | Event::PollStarted { .. }
             | Event::PollEnded { .. }
             | Event::TokenUsed { .. }
             | Event::Observed { .. }

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::event::{Change, Event, Held};
 use super::text;
-use crate::decide::plan::Hold;
+use crate::decide::plan::{Action, Hold};
 use crate::election::leadership::Leadership;
 use crate::events::sink::Sink;
 use crate::index::Index;
@@ -89,8 +89,17 @@ impl Sink for OwnerEvents {
                     let message = "The reload is no longer held".to_owned();
                     self.set(workload, FindingSource::Release, "ReloadReleased", message);
                 }
-                self.remove(workload, FindingSource::Failure);
             }
+            Event::Decided { decided, decision, .. } => {
+                let is_tried_again =
+                    matches!(decision.action, Action::Roll(_) | Action::Hold(Hold::BackOff));
+                let workload = &decided.workload.id;
+                if !is_tried_again && self.index.findings().has(workload, FindingSource::Failure) {
+                    self.remove(workload, FindingSource::Failure);
+                }
+            }
+            // What was not told belongs to an earlier term.
+            Event::PollingBegan { .. } => self.index.findings().forget_news(),
             Event::TakenBack { workload, secrets: [], .. } => {
                 self.remove(workload, FindingSource::TakenBack);
             }
@@ -98,7 +107,7 @@ impl Sink for OwnerEvents {
                 let message = text::taken_back(workload, secrets, owner);
                 self.set(workload, FindingSource::TakenBack, "ReloadTakenBack", message);
             }
-            Event::ReloadFailed { workload, error, again: false, .. } => {
+            Event::ReloadFailed { workload, error, .. } => {
                 let message = format!("The reload failed, and is tried again: {error}");
                 self.set(workload, FindingSource::Failure, "ReloadFailed", message);
             }
@@ -196,6 +205,10 @@ mod tests {
         assert_eq!(reasons(&index), ["ReloadTakenBack"]);
         sink.on(&Event::ReloadFailed { workload, cause, error: "refused", again: false });
         assert_eq!(reasons(&index), ["ReloadFailed"]);
+        assert!(index.findings().has(&id, FindingSource::Failure));
+        // The back-off is over, and the same error comes again.
+        sink.on(&Event::Released { workload });
+        sink.on(&Event::ReloadFailed { workload, cause, error: "refused", again: true });
         assert!(index.findings().has(&id, FindingSource::Failure));
         sink.on(&reloaded);
         assert!(!index.findings().has(&id, FindingSource::Failure));

@@ -11,7 +11,7 @@ use super::lists::Lists;
 use super::sources::{SourceRead, Sources};
 use crate::model::kind::Kind;
 use crate::model::poll::PollNumber;
-use crate::model::progress::Progress;
+use crate::model::progress::{Progress, Silence};
 use crate::model::secret::SecretId;
 use crate::model::workload::{Workload, WorkloadId};
 use crate::references::manifest::{Manifest, Read};
@@ -30,6 +30,8 @@ pub struct IndexedWorkload {
     pub workload: Arc<Workload>,
     /// The first poll that began after the present template entered the index.
     pub template_first_poll: PollNumber,
+    /// Whether the rollout of the present template has ended, as far as this process has seen.
+    pub has_rolled_out: bool,
 }
 
 /// The content of the index at the start of a poll of one server.
@@ -263,6 +265,13 @@ impl Entries {
         self.workloads.len()
     }
 
+    /// Whether all workloads that existed before this process are known, but for those of kinds that
+    /// cannot be listed.
+    pub(super) fn is_settled(&self) -> bool {
+        let mut pending = self.workloads.values().filter_map(|entry| entry.pending);
+        self.lists.may_be_polled() && !pending.any(|pending| pending.is_of_first_list)
+    }
+
     /// Whether some workloads that existed before this process are not known yet.
     fn is_incomplete(&self) -> bool {
         let mut pending = self.workloads.values().filter_map(|entry| entry.pending);
@@ -308,7 +317,7 @@ impl Entries {
             let uid = manifest.uid.as_str().into();
             effects.push(Effect::Noted { id: id.clone(), uid, notes, record_error });
         }
-        let before = self.get(&id).map(|stored| Arc::clone(&stored.workload));
+        let before = self.get(&id).cloned();
         let change = match workload {
             Some(workload) => self.store(workload, seen),
             None => self.remove(&id),
@@ -374,9 +383,15 @@ impl Entries {
             Some(old) if old.workload.secrets == workload.secrets => Change::Unchanged,
             _ => Change::Collected,
         };
+        let kept = old.as_ref().filter(|old| old.workload.has_template_of(&workload));
+        let has_rolled_out = kept.is_some_and(|old| old.has_rolled_out)
+            || matches!(
+                workload.progress,
+                Progress::Complete | Progress::Silent(Silence::NoReplicas)
+            );
         if let Some(entry) = self.workloads.get_mut(&workload.id) {
-            entry.stored =
-                Some(IndexedWorkload { workload: Arc::new(workload), template_first_poll });
+            let workload = Arc::new(workload);
+            entry.stored = Some(IndexedWorkload { workload, template_first_poll, has_rolled_out });
         }
         if let Some(old) = old {
             self.release(&old.workload);
@@ -442,12 +457,14 @@ impl Entries {
 
 /// Returns the effect if the rollout of a reload ended or failed between two states of a workload.
 /// Rollouts of others have no effect.
-fn rollout_ended(before: &Workload, after: &Workload) -> Option<Effect> {
+fn rollout_ended(before: &IndexedWorkload, after: &Workload) -> Option<Effect> {
     let is_reload = after.recorded.as_ref().is_some_and(|record| record.of_this_template);
-    if !is_reload || !before.has_template_of(after) || before.progress == after.progress {
+    let is_same = before.workload.has_template_of(after);
+    // After the rollout, pods may be replaced, and the workload may be scaled.
+    if !is_reload || !is_same || before.has_rolled_out {
         return None;
     }
-    let failure = match (before.progress, after.progress) {
+    let failure = match (before.workload.progress, after.progress) {
         (Progress::Running | Progress::Failed(_), Progress::Complete) => None,
         (Progress::Running, Progress::Failed(failure)) => Some(failure),
         _ => return None,

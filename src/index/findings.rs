@@ -238,6 +238,29 @@ impl Findings {
         }
     }
 
+    /// Removes the findings of a former workload of the same name.
+    pub fn forget_others(&self, workload: &WorkloadId, uid: &str) {
+        let state = self.state();
+        let is_other = state.present.get(workload).is_some_and(|present| *present.uid != *uid);
+        drop(state);
+        if is_other {
+            self.forget(workload);
+        }
+    }
+
+    /// Removes all news that were not told: they are of an earlier term of this replica.
+    pub fn forget_news(&self) {
+        let mut state = self.state();
+        let State { present, unreported, .. } = &mut *state;
+        present.retain(|workload, present| {
+            present.parts.retain(|source, _| !source.is_news());
+            if present.parts.is_empty() {
+                unreported.leave(workload);
+            }
+            !present.parts.is_empty()
+        });
+    }
+
     /// Removes the findings from Vault's answers of all workloads but those that `workloads`
     /// accepts.
     pub fn retain_of_vault(&self, workloads: impl Fn(&WorkloadId) -> bool) {
@@ -451,6 +474,19 @@ mod tests {
         notices.give_back(&finding);
         assert_eq!(told(&notices), [""; 0]);
         assert!(notices.state().present.is_empty() && notices.state().unreported.is_empty());
+    }
+
+    #[test]
+    fn news_of_an_earlier_term_are_forgotten() {
+        let notices = Findings::default();
+        notices.set(&web(), "u", FindingSource::Reload, vec![notice("Reloaded", "a")]);
+        notices.forget_news();
+        assert_eq!(told(&notices), [""; 0]);
+        assert!(notices.state().present.is_empty() && notices.state().unreported.is_empty());
+        notices.set(&web(), "u", FindingSource::Reload, vec![notice("Reloaded", "a")]);
+        notices.set(&web(), "u", FindingSource::Hold, vec![notice("ReloadHeld", "b")]);
+        notices.forget_news();
+        assert_eq!(told(&notices), ["b"], "a state lasts");
     }
 
     #[test]

@@ -93,6 +93,7 @@ impl Index {
 
     /// Applies an object from a list or a watch.
     pub fn apply(&self, manifest: Manifest, kind: Kind) -> Vec<Effect> {
+        self.findings.forget_others(&manifest.id(kind), &manifest.uid);
         let effects = self.entries().apply(manifest, kind, &self.servers);
         self.take_in_findings(&effects);
         effects
@@ -173,6 +174,13 @@ impl Index {
     #[must_use]
     pub fn is_synced(&self) -> bool {
         self.entries().lists.are_all_complete()
+    }
+
+    /// Whether all workloads that existed before this process are known, but for those of kinds that
+    /// cannot be listed.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.entries().is_settled()
     }
 
     /// Lets polls begin without the first full list of a kind.

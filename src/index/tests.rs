@@ -1,7 +1,9 @@
 //! The index with objects, their ConfigMaps and lists.
 
 use super::*;
-use crate::model::annotation::{Annotations, OptIn};
+use crate::model::annotation::{Annotations, MARK, OptIn};
+use crate::model::progress::{RolloutFailure, RolloutStatus};
+use crate::model::record::{Record, Versions};
 use crate::model::secret::DEFAULT_CONNECTION;
 use crate::references::environment::{Container, EnvFrom, EnvVar, SourceName};
 use crate::references::source::Content;
@@ -186,4 +188,93 @@ fn a_workload_shares_its_names_with_the_index_and_its_namespace_with_others() {
     for id in ids {
         assert!(index.entries().shares_names(id), "{id}");
     }
+}
+
+/// Returns a Deployment after a reload of ours, with this number of updated pods of two.
+fn reloaded(resource_version: u32, updated: u32) -> Manifest {
+    let mut manifest = with_values("web", &[("A", "vault:secret/data/a#k")]);
+    manifest.resource_version = resource_version.to_string();
+    let (uid, mark) = (manifest.uid.clone(), "m".to_owned());
+    let record = Record { uid, mark, at: None, versions: Versions::default() };
+    manifest.record = Some(record.encode());
+    manifest.annotations.push(MARK.to_owned(), "m".to_owned());
+    manifest.template = 7;
+    let (replicas_in_spec, replicas, ready, available) = (Some(2), 2, 2, 2);
+    let failure = (updated == 0).then_some(RolloutFailure::FailedCreate);
+    manifest.status = RolloutStatus {
+        replicas_in_spec,
+        replicas,
+        updated,
+        ready,
+        available,
+        failure,
+        ..RolloutStatus::default()
+    };
+    manifest
+}
+
+#[test]
+fn the_end_of_a_rollout_is_told_once() {
+    let index = Index::default();
+    let ended = |failure| vec![Effect::RolloutEnded { id: id("web"), failure }];
+    let mut number = 0;
+    let mut see = |updated| {
+        number += 1;
+        let effects = index.apply(reloaded(number, updated), Kind::DEPLOYMENT);
+        let is_end = |effect: &Effect| matches!(effect, Effect::RolloutEnded { .. });
+        effects.into_iter().filter(is_end).collect::<Vec<_>>()
+    };
+    assert_eq!(see(1), [], "its beginning was not seen");
+    assert_eq!(see(0), ended(Some(RolloutFailure::FailedCreate)));
+    assert_eq!(see(0), []);
+    assert_eq!(see(2), ended(None), "pods can be created again");
+    // Pods are replaced, or the workload is scaled: that is no rollout of ours.
+    for updated in [1, 0, 2] {
+        assert_eq!(see(updated), []);
+    }
+    let stored = index.get(&id("web")).unwrap();
+    assert!(stored.has_rolled_out);
+    // The next template begins anew.
+    let mut next = reloaded(99, 1);
+    next.template = 8;
+    index.apply(next, Kind::DEPLOYMENT);
+    assert!(!index.get(&id("web")).unwrap().has_rolled_out);
+}
+
+#[test]
+fn findings_of_a_former_workload_of_the_same_name_are_forgotten() {
+    let index = Index::default();
+    index.apply(reloaded(1, 2), Kind::DEPLOYMENT);
+    let held = Finding::new("ReloadHeld", true, "held".to_owned());
+    let uid = index.uid(&id("web")).unwrap();
+    index.findings().set(&id("web"), &uid, FindingSource::Hold, vec![held]);
+    index.apply(reloaded(2, 2), Kind::DEPLOYMENT);
+    assert!(index.findings().has(&id("web"), FindingSource::Hold));
+    let mut other = reloaded(3, 2);
+    other.uid = "another".to_owned();
+    index.apply(other, Kind::DEPLOYMENT);
+    assert!(!index.findings().has(&id("web"), FindingSource::Hold));
+}
+
+#[test]
+fn an_index_is_settled_once_its_first_workloads_have_their_sources() {
+    let index =
+        Index::new(Servers::default(), ReadableSources { config_maps: true, secrets: false });
+    assert!(!index.is_settled());
+    for kind in Kind::ALL {
+        index.begin_list(kind);
+        if kind == Kind::DEPLOYMENT {
+            index.apply(with_config_map("web"), kind);
+        }
+        index.end_list(kind);
+    }
+    assert!(index.is_synced() && !index.is_settled(), "a ConfigMap is not read yet");
+    put(&index, read(1, "vault:secret/data/a#k"));
+    assert!(index.is_settled());
+    // A workload that comes later is not waited for.
+    let mut later = with_values("later", &[]);
+    let source = SourceName { kind: SourceKind::ConfigMap, name: "others".to_owned() };
+    later.containers[0].from = vec![EnvFrom { prefix: String::new(), source, optional: false }];
+    index.apply(later, Kind::DEPLOYMENT);
+    assert!(index.is_settled());
 }

@@ -218,6 +218,7 @@ enum Field {
     Updated,
     Ready,
     Available,
+    Terminating,
     ConditionType,
     ConditionStatus,
     ConditionReason,
@@ -264,6 +265,7 @@ impl Place {
             (Self::Status, "availableReplicas" | "numberAvailable") => {
                 Self::Field(Field::Available)
             }
+            (Self::Status, "terminatingReplicas") => Self::Field(Field::Terminating),
             (Self::Status, "conditions") => Self::Conditions,
             (Self::Condition, "type") => Self::Field(Field::ConditionType),
             (Self::Condition, "status") => Self::Field(Field::ConditionStatus),
@@ -478,6 +480,7 @@ impl Walk<'_> {
             Place::Field(Field::Updated) => status.updated = count,
             Place::Field(Field::Ready) => status.ready = count,
             Place::Field(Field::Available) => status.available = count,
+            Place::Field(Field::Terminating) => status.terminating = count,
             Place::Field(Field::Generation) => manifest.generation = number,
             Place::Field(Field::ObservedGeneration) => manifest.observed_generation = number,
             Place::Field(Field::Partition) => {
@@ -544,6 +547,7 @@ impl Walk<'_> {
             | Field::Updated
             | Field::Ready
             | Field::Available
+            | Field::Terminating
             | Field::Partition => {}
         }
     }

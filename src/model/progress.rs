@@ -20,6 +20,9 @@ pub struct RolloutStatus {
     pub ready: u32,
     /// `status.availableReplicas`, or `status.numberAvailable` of a DaemonSet.
     pub available: u32,
+    /// `status.terminatingReplicas`: pods that are ending. Releases of Kubernetes before 1.33 do not
+    /// tell them.
+    pub terminating: u32,
     /// What `status.conditions` says of a failure.
     pub failure: Option<RolloutFailure>,
 }
@@ -65,10 +68,11 @@ pub enum Progress {
 /// Returns the progress of a Deployment.
 #[must_use]
 pub fn of_deployment(status: &RolloutStatus, rollout: Rollout) -> Progress {
-    let RolloutStatus { replicas, updated, available, failure, .. } = *status;
+    let RolloutStatus { replicas, updated, available, terminating, failure, .. } = *status;
     let wanted = wanted(status);
-    // Right after a PATCH the old pods are still available, so all pods must be updated ones.
-    if updated >= wanted && replicas <= updated && available >= updated {
+    // Right after a PATCH the old pods are still available, so all pods must be updated ones. Pods
+    // that are ending still use the version before.
+    if updated >= wanted && replicas <= updated && available >= updated && terminating == 0 {
         return complete(wanted);
     }
     match (rollout, failure) {
@@ -180,7 +184,14 @@ mod tests {
     /// Returns the status of a workload of three pods: all, updated, ready and available ones.
     fn status(replicas: u32, updated: u32, ready: u32, available: u32) -> RolloutStatus {
         let replicas_in_spec = Some(3);
-        RolloutStatus { replicas_in_spec, replicas, updated, ready, available, failure: None }
+        RolloutStatus {
+            replicas_in_spec,
+            replicas,
+            updated,
+            ready,
+            available,
+            ..RolloutStatus::default()
+        }
     }
 
     #[test]
@@ -202,6 +213,8 @@ mod tests {
         // A pod could not be created for a moment, and then it was.
         let recovered = RolloutStatus { failure, ..status(3, 3, 3, 3) };
         assert_eq!(automatic(recovered), Progress::Complete);
+        let ending = RolloutStatus { terminating: 1, ..status(3, 3, 3, 3) };
+        assert_eq!(automatic(ending), Progress::Running);
         let paused = |status| of_deployment(&status, Rollout::Paused);
         assert_eq!(paused(status(3, 0, 3, 3)), Progress::Silent(Silence::Paused));
         assert_eq!(paused(status(3, 3, 3, 3)), Progress::Complete);

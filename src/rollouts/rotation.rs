@@ -99,19 +99,20 @@ impl Standing {
     /// Returns the standing of a workload after a decision.
     #[must_use]
     pub fn of(poll: PollNumber, template_first_poll: PollNumber, decision: &Decision) -> Self {
-        let Decision { action, gone, reverted, changed, waiting, unsettled, open } = decision;
+        let Decision { action, gone, reverted, changed, waiting, unsettled, undecided, .. } =
+            decision;
         let hold = if let Action::Hold(hold) = action { Some(*hold) } else { None };
         let is_open = !(gone.is_empty()
             && reverted.is_empty()
             && changed.is_empty()
-            && open.is_empty()
+            && undecided.is_empty()
             && hold.is_none());
         let issues = || OpenIssues {
             hold,
             error: None,
             changed: changed.as_slice().into(),
             taken_back: reverted.as_slice().into(),
-            undecided: open.as_slice().into(),
+            undecided: undecided.as_slice().into(),
             gone: gone.as_slice().into(),
             is_waiting: *waiting,
             is_settling: *unsettled,
@@ -163,6 +164,8 @@ pub struct User<'a> {
     pub workload: &'a Workload,
     /// The first poll of its present template.
     pub template_first_poll: PollNumber,
+    /// Whether the rollout of the present template has ended before.
+    pub has_rolled_out: bool,
     /// The last decision about it.
     pub standing: Option<&'a Standing>,
 }
@@ -185,7 +188,10 @@ pub fn user_state(
     deadline: Deadline,
 ) -> UserState {
     let Some(version) = known.version else { return UserState::Unknown };
-    let progress = || progress(user.workload, deadline);
+    if known.observation == Observation::Unknown {
+        return UserState::Unknown;
+    }
+    let progress = || progress(user, deadline);
     let is_in = |secrets: &[Arc<SecretId>]| secrets.iter().any(|other| **other == *secret);
     // A decision about an earlier template, or about an earlier version, tells nothing.
     let standing = user.standing.filter(|standing| {
@@ -195,9 +201,7 @@ pub fn user_state(
     let Some(standing) = standing else {
         let recorded = user.workload.recorded.as_ref().filter(|record| record.of_this_template);
         let entry = recorded.and_then(|record| record.versions.get(secret.hash64()));
-        return if known.observation == Observation::Unknown {
-            UserState::Unknown
-        } else if entry == Some(version) {
+        return if entry == Some(version) {
             progress()
         } else {
             UserState::Pending(Pending::NextPoll)
@@ -207,12 +211,13 @@ pub fn user_state(
     if is_in(&open.taken_back) {
         UserState::TakenBack
     } else if is_in(&open.undecided) {
-        match known.observation {
-            Observation::Unknown => UserState::Unknown,
-            _ if open.is_settling => UserState::Pending(Pending::Settling),
-            _ if open.is_waiting => UserState::Pending(Pending::WaitingForRevision),
+        if open.is_settling {
+            UserState::Pending(Pending::Settling)
+        } else if open.is_waiting {
+            UserState::Pending(Pending::WaitingForRevision)
+        } else {
             // Another secret of the workload decided, before this one needed a verdict.
-            _ => open.hold.map_or(UserState::Pending(Pending::NextPoll), UserState::Held),
+            open.hold.map_or(UserState::Pending(Pending::NextPoll), UserState::Held)
         }
     } else if is_in(&open.changed) {
         match (&open.error, open.hold) {
@@ -230,10 +235,10 @@ pub fn user_state(
 }
 
 /// Returns the state of a workload whose template starts pods with the live version.
-fn progress(workload: &Workload, deadline: Deadline) -> UserState {
-    match workload.progress {
+fn progress(user: &User<'_>, deadline: Deadline) -> UserState {
+    match user.workload.progress {
         Progress::Complete => UserState::Complete,
-        Progress::Running if is_overdue(workload, deadline) => {
+        Progress::Running if is_overdue(user, deadline) => {
             UserState::Failed(RolloutFailure::TimedOut)
         }
         Progress::Running => UserState::Running,
@@ -242,9 +247,11 @@ fn progress(workload: &Workload, deadline: Deadline) -> UserState {
     }
 }
 
-/// Whether the rollout of our last reload takes too long. Rollouts of others have no time-out.
-fn is_overdue(workload: &Workload, deadline: Deadline) -> bool {
-    let recorded = workload.recorded.as_ref().filter(|record| record.of_this_template);
+/// Whether the rollout of our last reload takes too long. Rollouts of others have no time-out, and
+/// neither has a workload that replaces a pod or is scaled after its rollout.
+fn is_overdue(user: &User<'_>, deadline: Deadline) -> bool {
+    let recorded = user.workload.recorded.as_ref();
+    let recorded = recorded.filter(|record| record.of_this_template && !user.has_rolled_out);
     let timeout = SignedDuration::try_from(deadline.timeout).unwrap_or(SignedDuration::MAX);
     recorded
         .and_then(|record| record.at)
@@ -305,25 +312,50 @@ pub fn rotation_state<'a>(
     known: &KnownSecret,
     users: impl IntoIterator<Item = &'a UserState>,
 ) -> RotationState {
-    match (known.observation, known.version) {
-        (Observation::Gone, _) => return RotationState::Missing,
-        (_, None) => return RotationState::Unknown,
-        _ => {}
-    }
-    let rank = |user: &UserState| match user {
-        UserState::Complete | UserState::Silent(_) => 0,
-        UserState::Unknown => 1,
+    rotation_of(known, users.into_iter().map(severity).max())
+}
+
+/// How much a workload keeps a rotation from its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Not at all.
+    Done,
+    /// Nothing is known.
+    Unknown,
+    /// Until the hold ends.
+    Held,
+    /// Until the reload and its rollout end.
+    Running,
+    /// Until somebody helps.
+    Stopped,
+}
+
+/// Returns how much a workload keeps a rotation from its end.
+#[must_use]
+pub fn severity(user: &UserState) -> Severity {
+    match user {
+        UserState::Complete | UserState::Silent(_) => Severity::Done,
+        UserState::Unknown => Severity::Unknown,
         // The rate limit lets the reload start by itself.
-        UserState::Running | UserState::Pending(_) | UserState::Held(Hold::Budget) => 3,
-        UserState::Held(_) => 2,
-        UserState::Failed(_) | UserState::TakenBack => 4,
-    };
-    match users.into_iter().map(rank).max() {
-        None | Some(0) => RotationState::Complete,
-        Some(1) => RotationState::Unknown,
-        Some(2) => RotationState::Held,
-        Some(3) => RotationState::Running,
-        Some(_) => RotationState::Stopped,
+        UserState::Running | UserState::Pending(_) | UserState::Held(Hold::Budget) => {
+            Severity::Running
+        }
+        UserState::Held(_) => Severity::Held,
+        UserState::Failed(_) | UserState::TakenBack => Severity::Stopped,
+    }
+}
+
+/// Returns the state of a rotation from the highest severity of its workloads.
+#[must_use]
+pub fn rotation_of(known: &KnownSecret, worst: Option<Severity>) -> RotationState {
+    match (known.observation, known.version, worst) {
+        (Observation::Gone, ..) => RotationState::Missing,
+        (_, None, _) => RotationState::Unknown,
+        (.., None | Some(Severity::Done)) => RotationState::Complete,
+        (.., Some(Severity::Unknown)) => RotationState::Unknown,
+        (.., Some(Severity::Held)) => RotationState::Held,
+        (.., Some(Severity::Running)) => RotationState::Running,
+        (.., Some(Severity::Stopped)) => RotationState::Stopped,
     }
 }
 
@@ -344,6 +376,7 @@ mod tests {
             waiting: false,
             unsettled: false,
             open: Vec::new(),
+            undecided: Vec::new(),
         }
     }
 
@@ -354,7 +387,7 @@ mod tests {
     }
 
     fn state(workload: &Workload, known: &KnownSecret, standing: Option<&Standing>) -> UserState {
-        let user = User { workload, template_first_poll: 3, standing };
+        let user = User { workload, template_first_poll: 3, has_rolled_out: false, standing };
         user_state(&user, &secret("a"), known, DEADLINE)
     }
 
@@ -384,8 +417,9 @@ mod tests {
         let standing = |decision: Decision| Standing::of(5, 3, &decision);
         let changed = |action| Decision { changed: a(), ..decision(action) };
         let due = changed(Action::Roll(crate::decide::plan::Cause::Witnessed));
-        let undecided = || Decision { open: a(), ..decision(Action::Leave) };
-        let held_for_another = Decision { open: a(), ..decision(Action::Hold(Hold::SecretGone)) };
+        let undecided = || Decision { undecided: a(), ..decision(Action::Leave) };
+        let held_for_another =
+            Decision { undecided: a(), ..decision(Action::Hold(Hold::SecretGone)) };
         let settling = UserState::Pending(Pending::Settling);
         for (decision, expected) in [
             (due, UserState::Pending(Pending::Due)),
@@ -416,6 +450,10 @@ mod tests {
 
     #[test]
     fn a_rollout_of_ours_fails_when_it_takes_too_long() {
+        fn user(workload: &Workload) -> User<'_> {
+            let (template_first_poll, has_rolled_out) = (3, false);
+            User { workload, template_first_poll, has_rolled_out, standing: None }
+        }
         let mut web = workload("web", &["a"]);
         web.progress = Progress::Running;
         let mut record = recorded(true, &[("a", version(2, 100))]);
@@ -423,7 +461,7 @@ mod tests {
         web.recorded = Some(record);
         let at = |now| {
             let deadline = Deadline { now: second(now), ..DEADLINE };
-            progress(&web, deadline)
+            progress(&user(&web), deadline)
         };
         assert_eq!(at(0), UserState::Running, "its clock is behind");
         assert_eq!(at(1_600), UserState::Running);
@@ -432,9 +470,13 @@ mod tests {
         let mut other = web.clone();
         other.recorded.as_mut().unwrap().of_this_template = false;
         let late = Deadline { now: second(9_999), ..DEADLINE };
-        assert_eq!(progress(&other, late), UserState::Running);
+        assert_eq!(progress(&user(&other), late), UserState::Running);
         other.progress = Progress::Failed(RolloutFailure::FailedCreate);
-        assert_eq!(progress(&other, late), UserState::Failed(RolloutFailure::FailedCreate));
+        let failed = UserState::Failed(RolloutFailure::FailedCreate);
+        assert_eq!(progress(&user(&other), late), failed);
+        // A pod of the workload is replaced, long after the rollout.
+        let rolled_out = User { has_rolled_out: true, ..user(&web) };
+        assert_eq!(progress(&rolled_out, late), UserState::Running);
     }
 
     #[test]

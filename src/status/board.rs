@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
+use crate::decide::plan::{Action, Hold};
 use crate::events::event::Event;
 use crate::events::sink::Sink;
 use crate::index::Index;
@@ -13,8 +14,8 @@ use crate::model::secret::SecretId;
 use crate::model::workload::WorkloadId;
 use crate::rollouts::rotation::{KnownSecret, Standing};
 
-/// The number of secrets without a reference that may be kept. They are forgotten when there are
-/// more.
+/// The number of secrets without a reference, and of workloads that are gone, that may be kept. They
+/// are forgotten when there are more.
 const MOST_UNUSED: usize = 1_000;
 
 /// What the events told.
@@ -64,6 +65,12 @@ impl Board {
 impl Sink for Board {
     fn on(&self, event: &Event<'_>) {
         match *event {
+            Event::PollingBegan { server } => {
+                // Another replica led meanwhile, and may have seen other versions.
+                let mut state = self.state();
+                state.secrets.retain(|secret, _| *secret.connection != *server);
+                state.polls.remove(server);
+            }
             Event::PollStarted { server } => {
                 let now = (self.now)();
                 self.state().polls.entry(server.into()).or_default().began = Some(now);
@@ -76,9 +83,12 @@ impl Sink for Board {
                 if is_answered {
                     polls.last_answered = Some(now);
                 }
-                let (_, used) = self.index.len();
+                let (workloads, used) = self.index.len();
                 if state.secrets.len() > used + MOST_UNUSED {
                     state.secrets.retain(|secret, _| self.index.refers_to(secret));
+                }
+                if state.standings.len() > workloads + MOST_UNUSED {
+                    state.standings.retain(|id, _| self.index.uid(id).is_some());
                 }
             }
             Event::Observed { secret, observation, poll } => {
@@ -99,8 +109,15 @@ impl Sink for Board {
                 let mut state = self.state();
                 match state.standings.get_mut(id) {
                     Some(known) => {
-                        // A PATCH that failed is tried again after a pause.
-                        if let (Some(open), Some(before)) = (&mut standing.open, &mut known.open)
+                        // A PATCH that failed is tried again after a pause. Another hold, or none,
+                        // ends that.
+                        let is_tried_again = matches!(
+                            decision.action,
+                            Action::Roll(_) | Action::Hold(Hold::BackOff)
+                        );
+                        if is_tried_again
+                            && let (Some(open), Some(before)) =
+                                (&mut standing.open, &mut known.open)
                             && open.changed == before.changed
                         {
                             open.error = before.error.take();
@@ -132,7 +149,7 @@ mod tests {
 
     use super::*;
     use crate::decide::observation::Observation;
-    use crate::decide::plan::{Action, Cause, Decision, Hold};
+    use crate::decide::plan::{Cause, Decision};
     use crate::index::entries::IndexedWorkload;
     use crate::model::fixtures::{second, secret, version, workload};
     use crate::model::strategy::Rollout;
@@ -150,14 +167,18 @@ mod tests {
             waiting: false,
             unsettled: false,
             open: Vec::new(),
+            undecided: Vec::new(),
         }
     }
 
     #[test]
     fn an_error_stays_until_the_reload_succeeds_or_is_not_needed() {
         let board = board();
-        let decided =
-            IndexedWorkload { workload: Arc::new(workload("web", &["a"])), template_first_poll: 1 };
+        let decided = IndexedWorkload {
+            workload: Arc::new(workload("web", &["a"])),
+            template_first_poll: 1,
+            has_rolled_out: true,
+        };
         let id = &decided.workload.id;
         let (cause, rollout, delay) = (Cause::Witnessed, Rollout::Automatic, None);
         let decide = |action| {
@@ -174,6 +195,9 @@ mod tests {
         assert_eq!(error().as_deref(), Some("refused"));
         decide(Action::Hold(Hold::BackOff));
         assert_eq!(error().as_deref(), Some("refused"));
+        decide(Action::Hold(Hold::SecretGone));
+        assert_eq!(error(), None, "another hold explains more");
+        board.on(&Event::ReloadFailed { workload: id, cause, error: "refused", again: false });
         board.on(&Event::Reloaded { workload: id, count: 1, cause, rollout, changes: &[], delay });
         assert_eq!(board.state().standings.len(), 0);
         decide(Action::Leave);
@@ -198,5 +222,14 @@ mod tests {
         assert_eq!(polls(&board), Some(Polls { began: None, last, last_answered }));
         board.on(&Event::PollEnded { server: "default", is_answered: true, took });
         assert_eq!(polls(&board), Some(Polls { began: None, last, last_answered: last }));
+        let (secret, observation) = (&secret("a"), Observation::Live(version(1, 1)));
+        board.on(&Event::Observed { secret, observation, poll: 1 });
+        board.on(&Event::PollingBegan { server: "other" });
+        let known = |board: &Board| board.state().secrets.len();
+        assert_eq!(known(&board), 1);
+        assert!(polls(&board).is_some());
+        board.on(&Event::PollingBegan { server: "default" });
+        assert_eq!(known(&board), 0, "a new term");
+        assert_eq!(polls(&board), None);
     }
 }

@@ -16,8 +16,8 @@ use crate::model::kind::Kind;
 use crate::model::secret::SecretId;
 use crate::model::workload::WorkloadId;
 use crate::rollouts::rotation::{
-    Deadline, KnownSecret, RotationState, Standing, User, UserState, is_revocable, rotation_state,
-    user_state,
+    Deadline, KnownSecret, RotationState, Severity, Standing, User, UserState, is_revocable,
+    rotation_of, rotation_state, severity, user_state,
 };
 
 /// What reports are made from.
@@ -133,13 +133,26 @@ impl Report {
         for stored in &self.workloads {
             count("workloads_watched", &[("kind", stored.workload.id.kind.name())], 1);
         }
-        for (secret, users) in self.users_by_secret() {
-            count("secrets_watched", &[("server", &secret.connection)], 1);
-            count("rotations", &[("state", self.state_of(secret, &users).name())], 1);
-            for (_, state) in &users {
-                let reason = words::code(state).unwrap_or_default();
-                count("references", &[("state", words::name(state)), ("reason", reason)], 1);
+        // A tenant can make millions of pairs, so nothing is kept of each pair.
+        let mut worst: HashMap<&Arc<SecretId>, Severity> = HashMap::new();
+        let mut references: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        for stored in &self.workloads {
+            for secret in stored.workload.watched() {
+                let state = self.user_state(stored, secret);
+                let severity = severity(&state);
+                let known = worst.entry(secret).or_insert(severity);
+                *known = severity.max(*known);
+                let reason = words::code(&state).unwrap_or_default();
+                *references.entry((words::name(&state), reason)).or_default() += 1;
             }
+        }
+        for ((state, reason), number) in references {
+            count("references", &[("state", state), ("reason", reason)], number);
+        }
+        for (secret, worst) in worst {
+            let state = rotation_of(&self.known(secret), Some(worst));
+            count("secrets_watched", &[("server", &secret.connection)], 1);
+            count("rotations", &[("state", state.name())], 1);
         }
         census
     }
@@ -263,9 +276,10 @@ impl Report {
     }
 
     fn user_state(&self, stored: &IndexedWorkload, secret: &SecretId) -> UserState {
-        let IndexedWorkload { workload, template_first_poll } = stored;
+        let IndexedWorkload { workload, template_first_poll, has_rolled_out } = stored;
+        let (template_first_poll, has_rolled_out) = (*template_first_poll, *has_rolled_out);
         let standing = self.standings.get(&workload.id);
-        let user = User { workload, template_first_poll: *template_first_poll, standing };
+        let user = User { workload, template_first_poll, has_rolled_out, standing };
         user_state(&user, secret, &self.known(secret), self.deadline)
     }
 

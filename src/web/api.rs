@@ -17,7 +17,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use url::form_urlencoded;
 
@@ -26,7 +25,7 @@ use crate::model::kind::Kind;
 use crate::model::workload::WorkloadId;
 use crate::rollouts::rotation::RotationState;
 use crate::status::api::{Failure, Page, SecretStatus, User, WORKLOAD_STATES};
-use crate::status::report::{Report, Sources};
+use crate::status::report::Sources;
 
 /// The paths of the API.
 pub const PATHS: [&str; 5] =
@@ -48,8 +47,6 @@ pub struct Api {
     sources: Sources,
     leadership: Arc<OnceLock<Leadership>>,
     token_file: Option<PathBuf>,
-    /// One report is made at a time: with many workloads, a report takes a thread for a while.
-    turn: Arc<Semaphore>,
 }
 
 impl Api {
@@ -60,14 +57,7 @@ impl Api {
         leadership: Arc<OnceLock<Leadership>>,
         token_file: Option<PathBuf>,
     ) -> Self {
-        Self { sources, leadership, token_file, turn: Arc::new(Semaphore::new(1)) }
-    }
-
-    /// Returns the present state, made while no other request makes one.
-    async fn report(&self) -> Report {
-        // The semaphore is never closed.
-        let _turn = self.turn.acquire().await;
-        self.sources.report()
+        Self { sources, leadership, token_file }
     }
 }
 
@@ -110,7 +100,7 @@ async fn check(State(api): State<Api>, request: Request, next: Next) -> Response
         let message = "this replica does not lead; ask the holder of the Lease".to_owned();
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "notLeader", message).into_response();
     }
-    if !api.sources.index.is_synced() {
+    if !api.sources.index.is_settled() {
         let message = "the workloads are being read; try again in a moment".to_owned();
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "notReady", message).into_response();
     }
@@ -236,7 +226,7 @@ impl Parameters {
 
 async fn overview(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
     Parameters::read(query.as_deref(), &[])?;
-    Ok(answer(StatusCode::OK, &api.report().await.overview()))
+    Ok(answer(StatusCode::OK, &api.sources.report().overview()))
 }
 
 async fn rotations(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
@@ -245,7 +235,7 @@ async fn rotations(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<
         None => BTreeSet::new(),
         Some(names) => names.split(',').map(rotation_state).collect::<Result<_, _>>()?,
     };
-    let rotations = api.report().await.rotations(&states);
+    let rotations = api.sources.report().rotations(&states);
     let page = parameters.page(rotations, |rotation| rotation.secret.key())?;
     Ok(answer(StatusCode::OK, &page))
 }
@@ -262,7 +252,7 @@ async fn secret(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Res
     let parameters = Parameters::read(query.as_deref(), &known)?;
     let path = parameters.need("path")?;
     let (server, namespace) = (parameters.get("server"), parameters.get("namespace"));
-    let report = api.report().await;
+    let report = api.sources.report();
     let mut found = report.secrets(path, server, namespace);
     let Some((rotation, users)) = found.pop() else {
         let message = format!("no watched workload refers to {path:?}");
@@ -288,7 +278,7 @@ async fn secret(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Res
 async fn workloads(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
     let known = ["namespace", "state", "limit", "continue"];
     let parameters = Parameters::read(query.as_deref(), &known)?;
-    let mut workloads = api.report().await.workloads(parameters.get("namespace"));
+    let mut workloads = api.sources.report().workloads(parameters.get("namespace"));
     if let Some(states) = parameters.get("state") {
         let states: BTreeSet<&str> = states.split(',').collect();
         if let Some(name) = states.iter().find(|name| !WORKLOAD_STATES.contains(name)) {
@@ -311,7 +301,7 @@ async fn workload(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<R
             kinds.join(", ")
         ))
     })?;
-    let Some(workload) = api.report().await.workload(&id) else {
+    let Some(workload) = api.sources.report().workload(&id) else {
         let message = format!(
             "{id} is not watched: it does not exist, has not opted in, or refers to no secret"
         );

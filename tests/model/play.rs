@@ -108,12 +108,13 @@ impl Process {
     /// Returns how far a workload is with a secret, as the status of the process shows it.
     fn shown(&self, id: &WorkloadId, secret: &SecretId) -> Option<UserState> {
         let workloads = self.index.workloads();
-        let IndexedWorkload { workload, template_first_poll } =
+        let IndexedWorkload { workload, template_first_poll, has_rolled_out } =
             workloads.iter().find(|stored| stored.workload.id == *id)?;
         let state = self.board.state();
         let known = state.secrets.get(secret).copied().unwrap_or(KnownSecret::UNREAD);
         let standing = state.standings.get(id);
-        let user = User { workload, template_first_poll: *template_first_poll, standing };
+        let (template_first_poll, has_rolled_out) = (*template_first_poll, *has_rolled_out);
+        let user = User { workload, template_first_poll, has_rolled_out, standing };
         let deadline = Deadline { now: time::own(), timeout: QUIET };
         Some(user_state(&user, secret, &known, deadline))
     }

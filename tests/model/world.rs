@@ -636,7 +636,7 @@ impl Object {
             updated: u32::from(is_rolled_out),
             ready: 1,
             available: 1,
-            failure: None,
+            ..RolloutStatus::default()
         };
         Manifest {
             namespace: "shop".to_owned(),

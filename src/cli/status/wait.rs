@@ -16,9 +16,9 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// What the command waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Goal {
-    /// The number of the version. A later version counts, too. Without a number, the version that a
-    /// poll shows which began after the first answer: an earlier poll may have missed a rotation
-    /// just before the command.
+    /// The number of the version. Any other version counts only if a poll shows it that began after
+    /// the first answer: an earlier poll may have missed a rotation just before the command, and
+    /// numbers begin again at 1 when a secret is removed and written again.
     pub(super) version: Option<u64>,
     /// Whether the old credential must be revocable, beyond a complete rotation.
     pub(super) revocable: bool,
@@ -28,9 +28,11 @@ impl Goal {
     /// Whether an answer tells of the version that is waited for. `since` is the time of the first
     /// answer, by the controller's clock.
     fn is_known(self, rotation: &Rotation, since: Timestamp) -> bool {
-        match self.version {
-            Some(number) => rotation.version.is_some_and(|version| version.number >= number),
-            None => rotation.read_at.is_some_and(|read_at| read_at >= since),
+        let is_read = rotation.read_at.is_some_and(|read_at| read_at >= since);
+        match (self.version, rotation.version.map(|version| version.number)) {
+            (None, _) => is_read,
+            (Some(wanted), Some(number)) => number == wanted || number > wanted && is_read,
+            (Some(_), None) => false,
         }
     }
 
@@ -330,19 +332,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_version_that_is_named_is_enough() {
-        let numbered = |number| {
+        let numbered = |number, read_at| {
             let mut status = status("complete", 5);
             (status.rotation.version, status.rotation.read_at) =
-                (Some(Version { number, created: second(0) }), None);
+                (Some(Version { number, created: second(0) }), Some(second(read_at)));
             Ok(status)
         };
         let goal = Goal { version: Some(3), revocable: false };
-        let api = scripted([numbered(2), numbered(3)]);
+        let api = scripted([numbered(2, 8), numbered(3, 8)]);
         let (_, result, seconds) = run_to(&api, goal).await;
         assert!(matches!(result, Ok(WaitResult::Complete(_))), "{result:?}");
         assert_eq!(seconds, INTERVAL.as_secs());
-        let (_, result, _) = run_to(&scripted([numbered(4)]), goal).await;
+        let (_, result, _) = run_to(&scripted([numbered(4, 10)]), goal).await;
         assert!(matches!(result, Ok(WaitResult::Complete(_))), "{result:?}");
+        // A higher number may be of a secret that was removed and written again since.
+        let (_, result, _) = run_to(&scripted([numbered(4, 8)]), goal).await;
+        assert!(matches!(result, Ok(WaitResult::TimedOut(_))), "{result:?}");
     }
 
     #[tokio::test(start_paused = true)]

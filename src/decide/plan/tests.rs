@@ -398,7 +398,41 @@ fn nobody_asks_for_a_revision_that_cannot_matter() {
     assert_eq!(action([witnessed(2), saw(Observation::Gone)]), Action::Hold(Hold::SecretGone));
     let deleting = Workload { deleting: true, ..web.clone() };
     let case = DecisionInput { workload: &deleting, ..case };
-    assert_eq!(decide(&case, |_| found, &Rules::default(), second(0)).action, Action::Leave);
+    let left = decide(&case, |_| found, &Rules::default(), second(0));
+    assert_eq!(left.action, Action::Leave);
+    // Nothing was decided about these secrets, so nobody may take their version for known.
+    assert_eq!(left.undecided, [secret("a"), secret("b")]);
+}
+
+#[test]
+fn each_secret_without_a_verdict_is_named() {
+    let workload =
+        Workload { former_secrets: [secret("former")].into(), ..workload("web", &["a", "b"]) };
+    let case = DecisionInput {
+        workload: &workload,
+        template_first_poll: 5,
+        revision: Lookup::NotAsked,
+        past: &ReloadHistory::default(),
+    };
+    let found = saw(Observation::Live(version(2, 200)));
+    let decided = |former: ObservedVersion| {
+        let of = |id: &Arc<SecretId>| match &*id.path {
+            "a" => witnessed(2),
+            "b" => found,
+            _ => former,
+        };
+        decide(&case, of, &settling(3), second(0))
+    };
+    // A former secret whose version settles, or which cannot be read. The revision that `b` needs is
+    // not looked up, because `a` decides.
+    for former in [saw(Observation::Unknown), witnessed(2)] {
+        let decision = decided(former);
+        let is_settling = former.observation != Observation::Unknown;
+        if !is_settling {
+            assert_eq!(decision.undecided, [secret("former"), secret("b")], "{decision:?}");
+        }
+        assert!(!decision.open.contains(&secret("former")), "it is not reported");
+    }
 }
 
 #[test]

@@ -110,7 +110,7 @@ fn what_pods_of_a_template_may_have_read_is_kept_until_another_template_comes() 
     };
     let id = workload("a", 1, 1, &[]).id;
     let seen = || {
-        let IndexedWorkload { workload, template_first_poll } = bench.get(&id).unwrap();
+        let IndexedWorkload { workload, template_first_poll, .. } = bench.get(&id).unwrap();
         (paths(&workload.secrets), paths(&workload.former_secrets), template_first_poll)
     };
     bench.apply(workload("a", 1, 1, &["one"]));

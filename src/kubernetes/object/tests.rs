@@ -47,6 +47,7 @@ fn deployment() -> Value {
             "updatedReplicas": 2,
             "readyReplicas": 3,
             "availableReplicas": 1,
+            "terminatingReplicas": 5,
             "conditions": [
                 { "type": "Available", "status": "False", "reason": "MinimumReplicasUnavailable" },
                 { "type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded" },
@@ -92,6 +93,7 @@ fn what_is_needed_is_kept_in_any_order_of_the_fields() {
                 updated: 2,
                 ready: 3,
                 available: 1,
+                terminating: 5,
                 failure: Some(RolloutFailure::FailedCreate),
             },
             update_revision: Some("web-1".to_owned()),
@@ -135,15 +137,9 @@ fn the_counters_of_a_daemon_set_have_other_names() {
         "currentNumberScheduled": 9,
         "conditions": [null, {}, "odd"],
     });
-    let (replicas_in_spec, failure) = (None, None);
-    let expected = RolloutStatus {
-        replicas_in_spec,
-        replicas: 4,
-        updated: 2,
-        ready: 3,
-        available: 1,
-        failure,
-    };
+    let (replicas, updated, ready, available) = (4, 2, 3, 1);
+    let expected =
+        RolloutStatus { replicas, updated, ready, available, ..RolloutStatus::default() };
     assert_eq!(read(&object).status, expected);
     // Odd values count as absent.
     object["status"] = json!({ "replicas": -1, "updatedReplicas": "2", "readyReplicas": 1.5 });

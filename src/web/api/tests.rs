@@ -82,6 +82,7 @@ impl Bench {
             waiting: false,
             unsettled: false,
             open: Vec::new(),
+            undecided: Vec::new(),
         };
         change(&mut decision);
         self.api.sources.board.on(&Event::Decided { decided, poll, decision: &decision });
