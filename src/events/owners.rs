@@ -83,12 +83,12 @@ impl Sink for OwnerEvents {
                     self.remove(workload, FindingSource::Hold);
                 }
             }
-            Event::Released { workload } => {
-                if self.index.findings().has(workload, FindingSource::Hold) {
-                    self.remove(workload, FindingSource::Hold);
-                    let message = "The reload is no longer held".to_owned();
-                    self.set(workload, FindingSource::Release, "ReloadReleased", message);
-                }
+            Event::Released { workload }
+                if self.index.findings().has(workload, FindingSource::Hold) =>
+            {
+                self.remove(workload, FindingSource::Hold);
+                let message = "The reload is no longer held".to_owned();
+                self.set(workload, FindingSource::Release, "ReloadReleased", message);
             }
             Event::Decided { decided, decision, .. } => {
                 let is_tried_again =

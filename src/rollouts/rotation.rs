@@ -350,9 +350,8 @@ pub fn severity(user: &UserState) -> Severity {
 pub fn rotation_of(known: &KnownSecret, worst: Option<Severity>) -> RotationState {
     match (known.observation, known.version, worst) {
         (Observation::Gone, ..) => RotationState::Missing,
-        (_, None, _) => RotationState::Unknown,
+        (_, None, _) | (.., Some(Severity::Unknown)) => RotationState::Unknown,
         (.., None | Some(Severity::Done)) => RotationState::Complete,
-        (.., Some(Severity::Unknown)) => RotationState::Unknown,
         (.., Some(Severity::Held)) => RotationState::Held,
         (.., Some(Severity::Running)) => RotationState::Running,
         (.., Some(Severity::Stopped)) => RotationState::Stopped,

@@ -92,7 +92,13 @@ async fn each_reason_is_an_event_on_the_workload_once() -> Result<()> {
     not_found(None).await?;
     bed.vault.kv("secret").delete_metadata("told/none").await?;
     not_found(Some(1)).await?;
-    assert_eq!(bed.events(NAMESPACE).await?, expected);
+    // The workload was reloaded for the secret that came, which is told by Events of its own.
+    let mut events = bed.events(NAMESPACE).await?;
+    for reasons in events.values_mut() {
+        reasons
+            .retain(|reason| !["Normal Reloaded", "Normal RolloutComplete"].contains(&&**reason));
+    }
+    assert_eq!(events, expected);
     Ok(())
 }
 
