@@ -369,16 +369,7 @@ pub fn decide(
     now: Timestamp,
 ) -> Decision {
     let DecisionInput { workload, past, .. } = *case;
-    let mut decision = Decision {
-        action: Action::Leave,
-        gone: Vec::new(),
-        reverted: Vec::new(),
-        changed: Vec::new(),
-        waiting: false,
-        unsettled: false,
-        open: Vec::new(),
-        undecided: Vec::new(),
-    };
+    let mut decision = Decision::of(Action::Leave);
     let mut cause = None;
     // The secrets whose verdict depends on the revision, which was not looked up.
     let mut asking = Vec::new();
@@ -461,7 +452,30 @@ pub fn decide(
     decision
 }
 
+impl Action {
+    /// Whether a PATCH is sent, now or after the back-off from a PATCH that failed.
+    #[must_use]
+    pub fn is_tried(&self) -> bool {
+        matches!(self, Self::Roll(_) | Self::Hold(Hold::BackOff))
+    }
+}
+
 impl Decision {
+    /// Returns a decision with nothing to report.
+    #[must_use]
+    pub fn of(action: Action) -> Self {
+        Self {
+            action,
+            gone: Vec::new(),
+            reverted: Vec::new(),
+            changed: Vec::new(),
+            waiting: false,
+            unsettled: false,
+            open: Vec::new(),
+            undecided: Vec::new(),
+        }
+    }
+
     /// Notes a secret without a verdict. `of_present` is the same secret, unless it is a former one.
     fn leave_open(&mut self, secret: &Arc<SecretId>, of_present: Option<Arc<SecretId>>) {
         self.open.extend(of_present);

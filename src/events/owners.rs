@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::event::{Change, Event, Held};
 use super::text;
-use crate::decide::plan::{Action, Hold};
+use crate::decide::plan::Hold;
 use crate::election::leadership::Leadership;
 use crate::events::sink::Sink;
 use crate::index::Index;
@@ -91,10 +91,9 @@ impl Sink for OwnerEvents {
                 self.set(workload, FindingSource::Release, "ReloadReleased", message);
             }
             Event::Decided { decided, decision, .. } => {
-                let is_tried_again =
-                    matches!(decision.action, Action::Roll(_) | Action::Hold(Hold::BackOff));
                 let workload = &decided.workload.id;
-                if !is_tried_again && self.index.findings().has(workload, FindingSource::Failure) {
+                let is_tried = decision.action.is_tried();
+                if !is_tried && self.index.findings().has(workload, FindingSource::Failure) {
                     self.remove(workload, FindingSource::Failure);
                 }
             }

@@ -87,8 +87,6 @@ pub struct OpenIssues {
     pub taken_back: Box<[Arc<SecretId>]>,
     /// The secrets without a verdict.
     pub undecided: Box<[Arc<SecretId>]>,
-    /// The secrets that are missing.
-    pub gone: Box<[Arc<SecretId>]>,
     /// Whether a verdict waits for the workload's controller.
     pub is_waiting: bool,
     /// Whether a verdict waits for the settle time.
@@ -99,21 +97,16 @@ impl Standing {
     /// Returns the standing of a workload after a decision.
     #[must_use]
     pub fn of(poll: PollNumber, template_first_poll: PollNumber, decision: &Decision) -> Self {
-        let Decision { action, gone, reverted, changed, waiting, unsettled, undecided, .. } =
-            decision;
+        let Decision { action, reverted, changed, waiting, unsettled, undecided, .. } = decision;
         let hold = if let Action::Hold(hold) = action { Some(*hold) } else { None };
-        let is_open = !(gone.is_empty()
-            && reverted.is_empty()
-            && changed.is_empty()
-            && undecided.is_empty()
-            && hold.is_none());
+        let is_open =
+            !(reverted.is_empty() && changed.is_empty() && undecided.is_empty() && hold.is_none());
         let issues = || OpenIssues {
             hold,
             error: None,
             changed: changed.as_slice().into(),
             taken_back: reverted.as_slice().into(),
             undecided: undecided.as_slice().into(),
-            gone: gone.as_slice().into(),
             is_waiting: *waiting,
             is_settling: *unsettled,
         };
@@ -366,19 +359,6 @@ mod tests {
     const DEADLINE: Deadline =
         Deadline { now: Timestamp::UNIX_EPOCH, timeout: Duration::from_mins(10) };
 
-    fn decision(action: Action) -> Decision {
-        Decision {
-            action,
-            gone: Vec::new(),
-            reverted: Vec::new(),
-            changed: Vec::new(),
-            waiting: false,
-            unsettled: false,
-            open: Vec::new(),
-            undecided: Vec::new(),
-        }
-    }
-
     fn live(number: u64) -> KnownSecret {
         let version = version(number, 100);
         let observation = Observation::Live(version);
@@ -393,7 +373,7 @@ mod tests {
     #[test]
     fn only_a_decision_about_this_version_and_this_template_counts() {
         let web = workload("web", &["a"]);
-        let of = |poll, template| Standing::of(poll, template, &decision(Action::Leave));
+        let of = |poll, template| Standing::of(poll, template, &Decision::of(Action::Leave));
         assert_eq!(state(&web, &live(2), Some(&of(5, 3))), UserState::Complete);
         let next_poll = UserState::Pending(Pending::NextPoll);
         assert_eq!(state(&web, &live(2), Some(&of(4, 3))), next_poll);
@@ -414,11 +394,11 @@ mod tests {
         let web = workload("web", &["a", "b"]);
         let a = || vec![secret("a")];
         let standing = |decision: Decision| Standing::of(5, 3, &decision);
-        let changed = |action| Decision { changed: a(), ..decision(action) };
+        let changed = |action| Decision { changed: a(), ..Decision::of(action) };
         let due = changed(Action::Roll(crate::decide::plan::Cause::Witnessed));
-        let undecided = || Decision { undecided: a(), ..decision(Action::Leave) };
+        let undecided = || Decision { undecided: a(), ..Decision::of(Action::Leave) };
         let held_for_another =
-            Decision { undecided: a(), ..decision(Action::Hold(Hold::SecretGone)) };
+            Decision { undecided: a(), ..Decision::of(Action::Hold(Hold::SecretGone)) };
         let settling = UserState::Pending(Pending::Settling);
         for (decision, expected) in [
             (due, UserState::Pending(Pending::Due)),
@@ -430,10 +410,13 @@ mod tests {
                 Decision { waiting: true, ..undecided() },
                 UserState::Pending(Pending::WaitingForRevision),
             ),
-            (Decision { reverted: a(), ..decision(Action::Leave) }, UserState::TakenBack),
+            (Decision { reverted: a(), ..Decision::of(Action::Leave) }, UserState::TakenBack),
             // The other secret of the workload changed: this one has the version.
             (
-                Decision { changed: vec![secret("b")], ..decision(Action::Hold(Hold::SecretGone)) },
+                Decision {
+                    changed: vec![secret("b")],
+                    ..Decision::of(Action::Hold(Hold::SecretGone))
+                },
                 UserState::Complete,
             ),
         ] {

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
-use crate::decide::plan::{Action, Hold};
 use crate::events::event::Event;
 use crate::events::sink::Sink;
 use crate::index::Index;
@@ -111,11 +110,7 @@ impl Sink for Board {
                     Some(known) => {
                         // A PATCH that failed is tried again after a pause. Another hold, or none,
                         // ends that.
-                        let is_tried_again = matches!(
-                            decision.action,
-                            Action::Roll(_) | Action::Hold(Hold::BackOff)
-                        );
-                        if is_tried_again
+                        if decision.action.is_tried()
                             && let (Some(open), Some(before)) =
                                 (&mut standing.open, &mut known.open)
                             && open.changed == before.changed
@@ -149,7 +144,7 @@ mod tests {
 
     use super::*;
     use crate::decide::observation::Observation;
-    use crate::decide::plan::{Cause, Decision};
+    use crate::decide::plan::{Action, Cause, Decision, Hold};
     use crate::index::entries::IndexedWorkload;
     use crate::model::fixtures::{second, secret, version, workload};
     use crate::model::strategy::Rollout;
@@ -159,16 +154,7 @@ mod tests {
     }
 
     fn decision(action: Action) -> Decision {
-        Decision {
-            action,
-            gone: Vec::new(),
-            reverted: Vec::new(),
-            changed: vec![secret("a")],
-            waiting: false,
-            unsettled: false,
-            open: Vec::new(),
-            undecided: Vec::new(),
-        }
+        Decision { changed: vec![secret("a")], ..Decision::of(action) }
     }
 
     #[test]

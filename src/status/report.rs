@@ -77,24 +77,19 @@ impl Report {
     /// Returns the overview.
     #[must_use]
     pub fn overview(&self) -> api::Overview {
-        let mut rotations: BTreeMap<String, u64> =
-            RotationState::ALL.iter().map(|state| (state.name().to_owned(), 0)).collect();
-        let mut secrets: BTreeMap<&str, u64> =
-            self.sources.servers.iter().map(|server| (&**server, 0)).collect();
-        for (secret, users) in self.users_by_secret() {
-            let state = rotation_state(&self.known(secret), users.iter().map(|(_, state)| state));
-            *rotations.entry(state.name().to_owned()).or_default() += 1;
-            *secrets.entry(&secret.connection).or_default() += 1;
-        }
-        let mut workloads: BTreeMap<String, u64> =
-            Kind::ALL.iter().map(|kind| (kind.name().to_owned(), 0)).collect();
-        for stored in &self.workloads {
-            *workloads.entry(stored.workload.id.kind.name().to_owned()).or_default() += 1;
-        }
-        let server = |(name, secrets): (&str, u64)| {
-            let polls = self.polls.get(name).copied().unwrap_or_default();
+        let census = self.census();
+        // Each of these families has one label.
+        let counts = |family| -> BTreeMap<String, u64> {
+            let counted = census.get(family).into_iter().flatten();
+            let count = |(labels, count): (&Vec<(_, String)>, &u64)| {
+                labels.first().map(|(_, name)| (name.clone(), *count))
+            };
+            counted.filter_map(count).collect()
+        };
+        let server = |(name, secrets): (String, u64)| {
+            let polls = self.polls.get(&*name).copied().unwrap_or_default();
             api::Server {
-                name: name.to_owned(),
+                name,
                 secrets,
                 last_poll: polls.last,
                 last_successful_poll: polls.last_answered,
@@ -104,9 +99,9 @@ impl Report {
         api::Overview {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             leader: self.sources.replica.as_ref().to_owned(),
-            servers: secrets.into_iter().map(server).collect(),
-            rotations,
-            workloads_by_kind: workloads,
+            servers: counts("secrets_watched").into_iter().map(server).collect(),
+            rotations: counts("rotations"),
+            workloads_by_kind: counts("workloads_watched"),
             findings: findings.into_iter().map(|(code, n)| (code.to_owned(), n)).collect(),
         }
     }

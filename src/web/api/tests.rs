@@ -74,16 +74,7 @@ impl Bench {
     }
 
     fn decide(&self, decided: &IndexedWorkload, poll: u64, change: impl Fn(&mut Decision)) {
-        let mut decision = Decision {
-            action: Action::Leave,
-            gone: Vec::new(),
-            reverted: Vec::new(),
-            changed: Vec::new(),
-            waiting: false,
-            unsettled: false,
-            open: Vec::new(),
-            undecided: Vec::new(),
-        };
+        let mut decision = Decision::of(Action::Leave);
         change(&mut decision);
         self.api.sources.board.on(&Event::Decided { decided, poll, decision: &decision });
     }
