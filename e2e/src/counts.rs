@@ -52,6 +52,14 @@ pub struct ApiRequest {
     pub uri: String,
 }
 
+impl ApiRequest {
+    /// Whether the request patches a workload. An Event that is repeated is patched, too.
+    #[must_use]
+    pub fn patches_workload(&self) -> bool {
+        self.verb == "patch" && self.resource != "events"
+    }
+}
+
 /// A request that reached the core of the Vault server. Health checks do not reach the core, and
 /// neither do requests that are refused earlier (sealed, wrong namespace, over quota).
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -195,7 +195,7 @@ impl Bed {
 
     /// Returns the requests of controllers to the API server since a mark, without the requests of
     /// each start. The requests of a start are the LISTs and watches of the three kinds, the check
-    /// of their own permissions, and the Events about references that are not watched.
+    /// of their own permissions. The Events about workloads are left out, too.
     pub async fn requests_beyond_the_start(&self, mark: &Mark) -> Result<Vec<ApiRequest>> {
         let mut requests = self.api_requests_of(USER_AGENT, mark).await?;
         requests.retain(|request| {
@@ -205,6 +205,7 @@ impl Bed {
                 "create" => {
                     !["selfsubjectaccessreviews", "events"].contains(&request.resource.as_str())
                 }
+                "patch" => request.patches_workload(),
                 _ => true,
             }
         });

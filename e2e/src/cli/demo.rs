@@ -160,7 +160,7 @@ impl<'a> Stage<'a> {
         let logins = vault.iter().filter(|request| request.is_login()).count();
         let values = vault.iter().filter(|request| request.touches_a_value()).count();
         let api = self.bed.api_requests_of(USER_AGENT, &self.start).await?;
-        let patches = api.iter().filter(|request| request.verb == "patch").count();
+        let patches = api.iter().filter(|request| request.patches_workload()).count();
         let denied = api.iter().filter(|request| request.code == 403).count();
         let polls = self.controller.polls();
         self.say.line("");

@@ -79,7 +79,7 @@ pub(crate) async fn scale(
     let what = format!("after {rotated} rotations, {expected} reloads");
     row(&bed, &controller, &mark, &what, &mut table).await?;
     let patches = bed.api_requests_of(USER_AGENT, &mark).await?;
-    let patches = patches.iter().filter(|request| request.verb == "patch").count();
+    let patches = patches.iter().filter(|request| request.patches_workload()).count();
 
     say.line(&format!("{workloads} workloads that refer to {secrets} secrets\n{table}"));
     say.line(&format!(

@@ -413,7 +413,7 @@ impl Arena {
     /// Returns the PATCHes of our controllers since the last comparison of counts.
     pub(super) async fn patches(&self) -> Result<Vec<ApiRequest>> {
         let mut requests = self.bed.api_requests_of(USER_AGENT, &self.mark).await?;
-        requests.retain(|request| request.verb == "patch");
+        requests.retain(ApiRequest::patches_workload);
         Ok(requests)
     }
 

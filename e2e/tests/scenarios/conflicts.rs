@@ -26,7 +26,7 @@ fn using(namespace: &str, name: &str, path: &str) -> Workload {
 /// The controller's PATCHes of one workload since, in order.
 async fn patches(bed: &Bed, since: &Mark, name: &str) -> Result<Vec<ApiRequest>> {
     let mut requests = bed.api_requests_of("vault-secrets-reloader/", since).await?;
-    requests.retain(|request| request.verb == "patch" && request.name == name);
+    requests.retain(|request| request.patches_workload() && request.name == name);
     Ok(requests)
 }
 

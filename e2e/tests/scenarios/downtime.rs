@@ -186,9 +186,9 @@ async fn two_controllers_at_once_roll_each_workload_once() -> Result<()> {
     tokio::try_join!(by(&one), by(&other))?;
 
     let requests = bed.requests_beyond_the_start(&before).await?;
-    let written = requests.iter().filter(|r| r.verb == "patch" && r.code == 200).count();
+    let written = requests.iter().filter(|r| r.patches_workload() && r.code == 200).count();
     assert_eq!(written, 3 * workloads.len());
-    let refused = requests.iter().filter(|r| r.verb == "patch" && r.code != 200);
+    let refused = requests.iter().filter(|r| r.patches_workload() && r.code != 200);
     for request in refused {
         assert_eq!(request.code, 409, "{request:?}");
     }
@@ -222,7 +222,7 @@ async fn many_workloads_cost_few_requests() -> Result<()> {
     let requests = bed.requests_beyond_the_start(&before).await?;
     let looked: Vec<_> = requests.iter().filter(|request| request.verb == "list").collect();
     assert!(looked.is_empty(), "{looked:#?}");
-    let patches = requests.iter().filter(|r| r.verb == "patch" && r.code == 200).count();
+    let patches = requests.iter().filter(|r| r.patches_workload() && r.code == 200).count();
     assert_eq!(patches, workloads.len());
     let causes = controller.lines_with("Reloading workload: ");
     assert!(causes.iter().all(|line| line.text.contains("cause=witnessed")), "{causes:#?}");

@@ -69,7 +69,7 @@ fn is_write(request: &ApiRequest) -> bool {
 /// The PATCHes that were answered with success since.
 async fn reloads(bed: &Bed, since: &Mark) -> Result<usize> {
     let requests = bed.api_requests_of(USER_AGENT, since).await?;
-    let is_reload = |request: &&ApiRequest| request.verb == "patch" && request.code == 200;
+    let is_reload = |request: &&ApiRequest| request.patches_workload() && request.code == 200;
     Ok(requests.iter().filter(is_reload).count())
 }
 
@@ -323,7 +323,7 @@ async fn a_leader_that_was_frozen_past_its_lease_rolls_nothing_again() -> Result
     assert_eq!((rolled, reloads(&bed, &mark).await?), (60, 120));
     let name = format!("system:serviceaccount:frozen:{}", ["frozen-a", "frozen-b"][old]);
     let late = bed.api_requests_since(&resumed).await?;
-    let late: Vec<_> = late.iter().filter(|r| r.user == name && r.verb == "patch").collect();
+    let late: Vec<_> = late.iter().filter(|r| r.user == name && r.patches_workload()).collect();
     // What was under way when it was frozen is refused by the API server: with 409, or with 504 where
     // it had only a part of the request and gave up on the rest. Nothing else is begun.
     let is_refused = |request: &&ApiRequest| matches!(request.code, 409 | 504);
