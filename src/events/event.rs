@@ -1,5 +1,6 @@
 //! The events that happen while the controller runs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,12 @@ use crate::model::kind::Kind;
 use crate::model::poll::PollNumber;
 use crate::model::progress::RolloutFailure;
 use crate::model::record::RecordError;
+use crate::model::request_end::RequestEnd;
 use crate::model::secret::{SecretId, Version};
 use crate::model::strategy::Rollout;
 use crate::model::workload::WorkloadId;
 use crate::references::place::Note;
+use crate::rollouts::rotation::RotationState;
 
 /// Something that happened. Unless its description says otherwise, an event is emitted once, when its
 /// state begins.
@@ -224,6 +227,59 @@ pub enum Event<'a> {
         workload: &'a WorkloadId,
         /// Whether the workload has waited so long that somebody should look.
         is_long: bool,
+    },
+    /// A rotation changed its state. Only the leader sees this.
+    RotationChanged {
+        /// The secret.
+        secret: &'a SecretId,
+        /// The live version, or the last one of a secret that is missing. `None` if there was none.
+        version: Option<Version>,
+        /// The state before. `None` if this process sees the rotation for the first time.
+        from: Option<RotationState>,
+        /// The state now.
+        to: RotationState,
+        /// The time from the creation of the version to now, by Vault's clock. `None` unless the
+        /// rotation is complete, and was not complete for this version before.
+        took: Option<Duration>,
+        /// The number of workloads that refer to the secret, by the names of their states.
+        users: &'a BTreeMap<&'static str, u64>,
+    },
+    /// A request to Vault ended. Emitted for each request.
+    VaultRequest {
+        /// The name of the server.
+        server: &'a Arc<str>,
+        /// What was requested.
+        operation: &'static str,
+        /// How the request ended.
+        end: RequestEnd,
+    },
+    /// A login to Vault ended.
+    VaultLogin {
+        /// The name of the server.
+        server: &'a Arc<str>,
+        /// The auth method.
+        method: &'static str,
+        /// Whether Vault gave a token.
+        is_success: bool,
+    },
+    /// A request to the API server was answered, or failed. Emitted for each request. A watch is one
+    /// request.
+    ApiRequest {
+        /// The verb as in RBAC rules.
+        verb: &'static str,
+        /// The resource as in RBAC rules.
+        resource: &'static str,
+        /// How the request ended.
+        end: RequestEnd,
+    },
+    /// A Kubernetes Event was written on a workload, or could not be written.
+    EventWritten {
+        /// The reason of the Event.
+        reason: &'static str,
+        /// Whether the type of the Event is Warning.
+        is_warning: bool,
+        /// Whether the API server accepted the Event.
+        is_success: bool,
     },
 }
 

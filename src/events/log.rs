@@ -11,6 +11,7 @@ use crate::model::text::shorten;
 use crate::model::workload::WorkloadId;
 use crate::references::place::Note;
 use crate::references::reason::Reason;
+use crate::rollouts::rotation::RotationState;
 
 /// The worker of lines about the workloads that the cluster shows.
 const COLLECTOR: &str = "collector";
@@ -44,6 +45,12 @@ impl Sink for Log {
             | Event::Released { .. }
             | Event::TakenBack { .. }
             | Event::WaitingForRevision { .. } => log_not_reloaded(event),
+            Event::RotationChanged { .. } => log_rotation(event),
+            // The metrics count these.
+            Event::VaultRequest { .. }
+            | Event::VaultLogin { .. }
+            | Event::ApiRequest { .. }
+            | Event::EventWritten { .. } => {}
             Event::PollingBegan { .. }
             | Event::PollStarted { .. }
             | Event::PollEnded { .. }
@@ -182,6 +189,45 @@ fn log_not_reloaded(event: &Event<'_>) {
              its controller runs"
         ),
         _ => {}
+    }
+}
+
+/// Logs rotations that are complete, stopped or held.
+fn log_rotation(event: &Event<'_>) {
+    let Event::RotationChanged { secret, version, to, took, users, .. } = *event else { return };
+    let name = secret.to_string();
+    let version = version.map(|version| version.number);
+    let workloads: u64 = users.values().sum();
+    let path = &secret.path;
+    match to {
+        RotationState::Complete => {
+            let took = took.map(|took| format!("{}s", took.as_secs()));
+            info!(
+                worker = RELOADER,
+                secret = name,
+                version,
+                workloads,
+                took,
+                "Rotation complete"
+            );
+        }
+        RotationState::Stopped => warn!(
+            worker = RELOADER,
+            secret = name,
+            version,
+            workloads,
+            "Rotation stopped: a rollout failed, or a reload was taken back. Do not revoke the old \
+             credential. To see the workloads, run: vault-secrets-reloader status secret {path}"
+        ),
+        RotationState::Held => info!(
+            worker = RELOADER,
+            secret = name,
+            version,
+            workloads,
+            "Rotation held: reloads of workloads are held. To see the workloads, run: \
+             vault-secrets-reloader status secret {path}"
+        ),
+        RotationState::Running | RotationState::Missing | RotationState::Unknown => {}
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode, encode_registry};
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
@@ -18,6 +18,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::event::Event;
+use super::request_metrics::RequestMetrics;
 use crate::election::leadership::Leadership;
 use crate::events::sink::Sink;
 use crate::index::Index;
@@ -33,10 +34,19 @@ const PREFIX: &str = "vault_secrets_reloader";
 const POLL_BUCKETS: [f64; 8] = [0.05, 0.2, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0];
 const DELAY_BUCKETS: [f64; 9] = [5.0, 15.0, 60.0, 120.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0];
 
+/// The upper bounds of the buckets of rotations, in seconds. A rotation takes about a period and the
+/// time of the slowest rollout, or as long as nobody helps.
+const ROTATION_BUCKETS: [f64; 10] =
+    [10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0, 3_600.0, 14_400.0, 86_400.0];
+
 /// The metrics of this process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// The metrics whose names have no prefix.
+    unprefixed: Registry,
+    requests: RequestMetrics,
+    rotation_duration: Histogram,
     poll_duration: Family<ServerLabels, Histogram, fn() -> Histogram>,
     reload_delay: Histogram,
     rollouts_failed: Family<KindLabels, Counter>,
@@ -124,9 +134,14 @@ impl Metrics {
             "When the token of a Vault server ends, if the controller can neither renew nor replace it",
             token_expiry.clone(),
         );
+        let requests = RequestMetrics::register(&mut registry);
+        let rotation_duration = register_rotation_duration(&mut registry);
         registry.register_collector(Box::new(State { index, leadership }));
         Self {
             registry,
+            unprefixed: Registry::default(),
+            requests,
+            rotation_duration,
             poll_duration,
             reload_delay,
             rollouts_failed,
@@ -154,14 +169,33 @@ impl Metrics {
         self
     }
 
-    /// Returns all metrics in the format that Prometheus reads.
+    /// Returns the metrics with those of a collector whose names get no prefix.
+    #[must_use]
+    pub fn with_unprefixed(mut self, collector: impl Collector) -> Self {
+        self.unprefixed.register_collector(Box::new(collector));
+        self
+    }
+
+    /// Returns all metrics in the format that Prometheus reads. May block: a collector may read
+    /// files.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
+        let _ = encode_registry(&mut text, &self.unprefixed);
         let _ = encode(&mut text, &self.registry);
         text
     }
+}
+
+fn register_rotation_duration(registry: &mut Registry) -> Histogram {
+    let histogram = Histogram::new(ROTATION_BUCKETS);
+    registry.register(
+        "rotation_duration_seconds",
+        "The time from the creation of a version until all workloads that give a signal ran with it",
+        histogram.clone(),
+    );
+    histogram
 }
 
 impl Sink for Metrics {
@@ -204,6 +238,13 @@ impl Sink for Metrics {
                 let labels = ReloadLabels { kind, cause, result: "failure" };
                 self.reloads.get_or_create(&labels).inc();
             }
+            Event::RotationChanged { took: Some(took), .. } => {
+                self.rotation_duration.observe(took.as_secs_f64());
+            }
+            Event::VaultRequest { .. }
+            | Event::VaultLogin { .. }
+            | Event::ApiRequest { .. }
+            | Event::EventWritten { .. } => self.requests.on(event),
             _ => {}
         }
     }
@@ -251,13 +292,17 @@ impl Collector for State {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::decide::plan::Cause;
     use crate::election::leadership::{Claim, election_channel};
     use crate::index::findings::{Finding, FindingSource};
+    use crate::model::fixtures::secret;
     use crate::model::kind::Kind;
     use crate::model::strategy::Rollout;
     use crate::model::workload::WorkloadId;
+    use crate::rollouts::rotation::RotationState;
 
     fn workload() -> WorkloadId {
         WorkloadId { kind: Kind::DEPLOYMENT, namespace: "shop".into(), name: "web".into() }
@@ -281,8 +326,16 @@ mod tests {
         metrics.on(&Event::ReloadFailed { workload, cause, error: "refused", again: false });
         let (server, left) = ("default", Some(Duration::from_secs(9)));
         metrics.on(&Event::TokenUsed { server, left });
+        for took in [None, Some(Duration::from_secs(90))] {
+            let (from, to) = (Some(RotationState::Running), RotationState::Complete);
+            let (secret, version, users) = (&secret("a"), None, &BTreeMap::new());
+            metrics.on(&Event::RotationChanged { secret, version, from, to, took, users });
+        }
         let text = metrics.text();
         for line in [
+            "vault_secrets_reloader_rotation_duration_seconds_count 1",
+            "vault_secrets_reloader_rotation_duration_seconds_bucket{le=\"60.0\"} 0",
+            "vault_secrets_reloader_rotation_duration_seconds_bucket{le=\"120.0\"} 1",
             "vault_secrets_reloader_vault_token_expiry_timestamp_seconds{server=\"default\"} 10.5",
             "vault_secrets_reloader_polls_total{server=\"default\",result=\"success\"} 2",
             "vault_secrets_reloader_polls_total{server=\"default\",result=\"failure\"} 1",

@@ -9,5 +9,6 @@ pub mod event;
 pub mod log;
 pub mod metrics;
 pub mod owners;
+mod request_metrics;
 pub mod sink;
 mod text;

@@ -12,7 +12,9 @@ pub use kube::Client;
 
 use super::bounds::BoundsLayer;
 use super::clocked::ClockedLayer;
+use super::counted::CountedLayer;
 use crate::decide::clock::ServerClock;
+use crate::events::sink::Events;
 use crate::model::text::shorten;
 
 /// The time-out of a single request. A healthy API server answers in milliseconds. A page of a list
@@ -92,9 +94,9 @@ pub(super) async fn in_time_of<T>(
 }
 
 /// Makes a client from `KUBECONFIG`, `~/.kube/config` or the pod's service account. The `Date`
-/// header of each answer goes to `clock`.
-pub async fn connect(clock: Arc<ServerClock>) -> Result<Client, ConnectError> {
-    connect_by(None, clock).await
+/// header of each answer goes to `clock`. Each request is reported to `events`.
+pub async fn connect(clock: Arc<ServerClock>, events: Events) -> Result<Client, ConnectError> {
+    connect_by(None, clock, events).await
 }
 
 /// As [`connect`]. With `context`, only a kubeconfig counts, with this context in place of its
@@ -102,6 +104,7 @@ pub async fn connect(clock: Arc<ServerClock>) -> Result<Client, ConnectError> {
 pub(super) async fn connect_by(
     context: Option<&str>,
     clock: Arc<ServerClock>,
+    events: Events,
 ) -> Result<Client, ConnectError> {
     let mut config = match context {
         None => Config::infer().await.map_err(|error| ConnectError::Config(error.to_string()))?,
@@ -121,5 +124,6 @@ pub(super) async fn connect_by(
     config.headers.push((USER_AGENT, agent));
     let builder = ClientBuilder::try_from(config);
     let builder = builder.map_err(|error| ConnectError::Client(error.to_string()))?;
-    Ok(builder.with_layer(&ClockedLayer(clock)).with_layer(&BoundsLayer).build())
+    let builder = builder.with_layer(&ClockedLayer(clock)).with_layer(&CountedLayer(events));
+    Ok(builder.with_layer(&BoundsLayer).build())
 }

@@ -22,8 +22,11 @@ use tracing::{debug, warn};
 use super::client::{RequestError, in_time};
 use super::watching::retry_delay;
 use crate::election::leadership::Leadership;
+// `Event` is the object of the API here.
+use crate::events::event::Event as Happening;
+use crate::events::sink::Events;
 use crate::index::Index;
-use crate::index::findings::UnreportedFinding;
+use crate::index::findings::{Finding, UnreportedFinding};
 use crate::model::workload::WorkloadId;
 
 /// The name of the controller in Events.
@@ -64,6 +67,7 @@ pub struct EventWriter {
     leadership: Leadership,
     replica: String,
     now: fn() -> Timestamp,
+    events: Events,
     failures: u32,
     refusals: u32,
     /// The refused findings, and when to try each again.
@@ -106,6 +110,7 @@ impl EventWriter {
             leadership,
             replica,
             now,
+            events: Events::default(),
             failures: 0,
             refusals: 0,
             refused: VecDeque::new(),
@@ -115,6 +120,12 @@ impl EventWriter {
             was_renewal: false,
             is_final: false,
         }
+    }
+
+    /// Reports each Event that is written to `events`.
+    #[must_use]
+    pub fn with_events(self, events: Events) -> Self {
+        Self { events, ..self }
     }
 
     /// Writes Events until `shutdown`.
@@ -209,6 +220,7 @@ impl EventWriter {
             }
             _ => {}
         }
+        self.report(&finding.notice, answer.is_ok());
         let code = answer.as_ref().err().map_or(201, RequestError::code);
         match (code, answer) {
             (401 | 403, Err(error)) if before == 0 && times == 1 => self.refused(finding, &error),
@@ -242,6 +254,11 @@ impl EventWriter {
                 PACE
             }
         }
+    }
+
+    fn report(&self, notice: &Finding, is_success: bool) {
+        let Finding { reason, is_warning, .. } = *notice;
+        self.events.emit(&Happening::EventWritten { reason, is_warning, is_success });
     }
 
     async fn create(&self, api: &Api<Event>, event: &Event) -> Result<(), RequestError> {
@@ -353,7 +370,7 @@ mod tests {
     use super::super::scripted::{client_after, client_of, status};
     use super::*;
     use crate::election::leadership::{Claim, election_channel};
-    use crate::index::findings::{Finding, FindingSource};
+    use crate::index::findings::FindingSource;
     use crate::model::kind::Kind;
     use crate::model::workload::WorkloadId;
 

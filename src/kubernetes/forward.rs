@@ -18,6 +18,7 @@ use tokio::io::DuplexStream;
 
 use super::client::{ConnectError, RequestError, connect_by, in_time};
 use crate::decide::clock::ServerClock;
+use crate::events::sink::Events;
 use crate::model::text::shorten;
 
 /// The longest name of a pod, in bytes.
@@ -192,7 +193,7 @@ impl LeaderFinder {
     /// Makes a client from the kubeconfig. Sends no request.
     pub async fn connect(settings: LeaderSettings) -> Result<Self, ForwardError> {
         let clock = Arc::new(ServerClock::default());
-        match connect_by(settings.context.as_deref(), clock).await {
+        match connect_by(settings.context.as_deref(), clock, Events::default()).await {
             Ok(client) => Ok(Self { client, settings }),
             Err(ConnectError::Config(cause) | ConnectError::Client(cause)) => {
                 Err(ForwardError::Config(shorten(&cause)))

@@ -8,6 +8,7 @@ pub mod ca_secret;
 pub mod client;
 mod clocked;
 pub mod collector;
+mod counted;
 pub mod effects;
 pub mod events;
 pub mod forward;

@@ -11,6 +11,7 @@ pub mod kind;
 pub mod poll;
 pub mod progress;
 pub mod record;
+pub mod request_end;
 pub mod scheme;
 pub mod secret;
 pub mod strategy;

@@ -22,8 +22,10 @@ use super::answer::{Answer, failure_of, pause, retry_after};
 use super::failure::Failure;
 use super::files::Files;
 use super::lock::lock;
+use super::reporter::Reporter;
 use super::tls::{Material, Tls, TlsFileError};
 use crate::decide::clock::{ServerClock, contradicts};
+use crate::events::sink::Events;
 use crate::model::text::shorten;
 
 /// The value of the log key `worker`.
@@ -107,6 +109,7 @@ pub struct Server {
     resumes_at: Mutex<Option<Instant>>,
     /// Whether the `Date` of a proxy was found to contradict the server's own time.
     is_contradicted: AtomicBool,
+    reporter: Reporter,
 }
 
 /// The HTTP client, and the certificates that it was created with.
@@ -153,6 +156,7 @@ impl Server {
             long_answers: Arc::new(Semaphore::new(1)),
             resumes_at: Mutex::default(),
             is_contradicted: AtomicBool::new(false),
+            reporter: Reporter::default(),
         })
     }
 
@@ -164,6 +168,17 @@ impl Server {
     ) -> Result<Self, ClientSetupError> {
         let server = files.read(move || Self::new(settings, clock)).await??;
         Ok(Self { files: files.clone(), ..server })
+    }
+
+    /// Reports all requests and logins to `events`. `name` is the name of the connection.
+    #[must_use]
+    pub fn with_events(self, name: Arc<str>, events: Events) -> Self {
+        Self { reporter: Reporter::new(name, events), ..self }
+    }
+
+    /// The reporter of this server.
+    pub(super) fn reporter(&self) -> &Reporter {
+        &self.reporter
     }
 
     /// The file reader of this server.
@@ -332,7 +347,6 @@ impl Server {
     /// Sends a request of `vaultrs`, and returns the answer if its status is a success. `token`
     /// must satisfy [`super::login::is_token`], or be empty for a request without a token.
     ///
-    ///
     /// The client of `vaultrs` is not used, because it reads answers of any length.
     pub(super) async fn execute_now(
         &self,
@@ -377,14 +391,16 @@ impl Server {
         let retry = request.try_clone();
         self.name_server(&mut request);
         let sent = Timestamp::now();
-        let response = http.execute(request).await.map_err(|error| transport_failure(&error))?;
+        let response = self.reporter.send(&http, request).await;
+        let response = response.map_err(|error| transport_failure(&error))?;
         if let Some(mut retry) = retry
             && let Some(target) = self.redirect_target(retry.url(), &response)
         {
             *retry.url_mut() = target;
             self.name_server(&mut retry);
             let sent = Timestamp::now();
-            let response = http.execute(retry).await.map_err(|error| transport_failure(&error))?;
+            let response = self.reporter.send(&http, retry).await;
+            let response = response.map_err(|error| transport_failure(&error))?;
             return self.read(response, sent).await;
         }
         self.read(response, sent).await

@@ -79,8 +79,16 @@ pub(super) struct Login {
 }
 
 impl Method {
-    /// Logs in, or looks up a given token once to learn its lifetime.
+    /// Logs in, or looks up a given token once to learn its lifetime. Reports the login.
     pub(super) async fn login(&self, server: &Server) -> Result<Login, LoginError> {
+        let outcome = self.obtain_token(server).await;
+        if let Some(name) = self.login_name() {
+            server.reporter().login(name, outcome.is_ok());
+        }
+        outcome
+    }
+
+    async fn obtain_token(&self, server: &Server) -> Result<Login, LoginError> {
         let body = match self {
             Self::Jwt { mount, role, file } => login_with_jwt(server, mount, role, file).await?,
             Self::AppRole(role) => role.login(server).await?,
@@ -133,6 +141,18 @@ impl Method {
     /// Whether the token is given, so that no login can replace it.
     pub(super) fn is_given(&self) -> bool {
         matches!(self, Self::Token(_) | Self::TokenFile(_))
+    }
+
+    /// Returns the name of the auth method, for metrics; `None` if there is no login.
+    fn login_name(&self) -> Option<&'static str> {
+        match self {
+            // Vault's method `kubernetes` takes the same request.
+            Self::Jwt { .. } => Some("jwt"),
+            Self::AppRole(_) => Some("approle"),
+            Self::UserPass { .. } => Some("userpass"),
+            Self::Cert { .. } => Some("cert"),
+            Self::Token(_) | Self::TokenFile(_) | Self::None => None,
+        }
     }
 
     /// Whether a few logins with wrong credentials lock out the role or user.

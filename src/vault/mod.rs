@@ -23,6 +23,7 @@ pub mod pace;
 pub mod poller;
 mod read_error;
 mod reads;
+mod reporter;
 pub mod session;
 pub mod tls;
 pub mod token;
