@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use cluster::Cluster;
-use engines::Engines;
+use engines::{Connector, Engines};
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,8 +26,10 @@ use crate::events::sink::{Events, Sink};
 use crate::heartbeat::Heartbeats;
 use crate::index::Index;
 use crate::kubernetes::{client, leader};
+use crate::process::ProcessMetrics;
 use crate::rollouts::budget::Budget;
 use crate::status::board::Board;
+use crate::status::follower::RotationFollower;
 use crate::status::metrics::StatusMetrics;
 use crate::status::report::Sources;
 use crate::vault::client::Server;
@@ -115,9 +117,7 @@ async fn start(
         servers: connections.iter().map(|connection| Arc::clone(&connection.name)).collect(),
         replica: replica.as_str().into(),
     };
-    let metrics = Metrics::new(Arc::clone(&index), Arc::clone(&led), seconds_since_1970);
-    let status_metrics = StatusMetrics::new(sources.clone(), Arc::clone(&led));
-    let metrics = Arc::new(metrics.with_period(settings.period).with(status_metrics));
+    let metrics = Arc::new(metrics_of(&sources, &led, settings.period));
     let mut sinks: Vec<Box<dyn Sink>> =
         vec![Box::new(Log), Box::new(Arc::clone(&metrics)), Box::new(board)];
     if events {
@@ -127,16 +127,18 @@ async fn start(
     let health = Health::new(Arc::clone(&index), heartbeats.clone(), metrics);
     answer_probes(&listen, &health, tasks, shutdown.clone()).await?;
     if let Some(status) = status {
-        serve_status(status, sources, Arc::clone(&led), tasks, shutdown.clone()).await?;
+        let (sources, led) = (sources.clone(), Arc::clone(&led));
+        serve_status(status, sources, led, tasks, shutdown.clone()).await?;
     }
-    let client = client::connect(Arc::clone(&cluster_clock)).await?;
+    let client = client::connect(Arc::clone(&cluster_clock), events_of_process.clone()).await?;
     let election = leader_election.map(|LeaderElection { terms, name, namespace, replica }| {
         leader::Settings::new(&client, terms, name, namespace, &replica)
     });
-    let connections = engines::connect_default(&client, connections, &files).await?;
+    let connector = Connector::new(client.clone(), events_of_process.clone(), &connections);
+    let connections = connector.connect_default(connections, &files).await?;
     let synced = CancellationToken::new();
     let cluster = Cluster {
-        client: client.clone(),
+        client,
         index: Arc::clone(&index),
         events: events_of_process.clone(),
         synced: synced.clone(),
@@ -153,12 +155,14 @@ async fn start(
     if events {
         cluster.write_events(leadership.clone(), replica, tasks);
     }
+    let clocks = Arc::clone(&connector.clocks);
+    let follower = RotationFollower::new(sources, clocks, leadership.clone(), events_of_process);
+    follow_rotations(follower, tasks, shutdown.clone());
     let engines = Arc::new(Engines {
-        client,
+        connector,
         index,
         cluster_clock,
         settings,
-        events: events_of_process,
         pace,
         budget: Budget::new(found_burst, found_per_minute),
         leadership,
@@ -170,6 +174,27 @@ async fn start(
         tasks.spawn(engines.run(connection, connected, running, shutdown.clone()));
     }
     Ok(health)
+}
+
+/// Makes the metrics of this process.
+fn metrics_of(sources: &Sources, led: &Arc<OnceLock<Leadership>>, period: Duration) -> Metrics {
+    let metrics = Metrics::new(Arc::clone(&sources.index), Arc::clone(led), seconds_since_1970);
+    metrics
+        .with_period(period)
+        .with(StatusMetrics::new(sources.clone(), Arc::clone(led)))
+        .with_unprefixed(ProcessMetrics::new(seconds_since_1970()))
+}
+
+/// Spawns the follower of rotations.
+fn follow_rotations(
+    follower: RotationFollower,
+    tasks: &mut JoinSet<&'static str>,
+    shutdown: CancellationToken,
+) {
+    tasks.spawn(async move {
+        follower.run(shutdown).await;
+        "follower of rotations"
+    });
 }
 
 /// The present time, for metrics.

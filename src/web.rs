@@ -15,6 +15,8 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -36,6 +38,9 @@ const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 /// The longest time that a connection stays open, even if it is in use.
 const LONGEST_CONNECTION: Duration = Duration::from_mins(2);
 
+/// The longest time of a scrape, with the wait for its turn.
+const LONGEST_SCRAPE: Duration = Duration::from_secs(5);
+
 /// The pause after a connection could not be accepted.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -45,6 +50,8 @@ pub struct Health {
     index: Arc<Index>,
     heartbeats: Heartbeats,
     metrics: Arc<Metrics>,
+    /// The permit to compute the metrics.
+    scrape: Arc<Semaphore>,
     ending: Arc<AtomicBool>,
 }
 
@@ -52,7 +59,8 @@ impl Health {
     /// The state of a process that is alive until [`Health::ends`].
     #[must_use]
     pub fn new(index: Arc<Index>, heartbeats: Heartbeats, metrics: Arc<Metrics>) -> Self {
-        Self { index, heartbeats, metrics, ending: Arc::default() }
+        let scrape = Arc::new(Semaphore::new(1));
+        Self { index, heartbeats, metrics, scrape, ending: Arc::default() }
     }
 
     /// Marks the process as about to end.
@@ -148,8 +156,29 @@ async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
     }
 }
 
-async fn metrics(State(health): State<Health>) -> ([(HeaderName, &'static str); 1], String) {
-    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], health.metrics.text())
+/// Returns the metrics. They are computed on a thread that may block, since some are read from
+/// files. Scrapes take turns, so they hold one such thread at most.
+async fn metrics(
+    State(health): State<Health>,
+) -> (StatusCode, [(HeaderName, &'static str); 1], String) {
+    let Health { metrics: source, scrape, .. } = health;
+    let computed = async {
+        let turn = scrape.acquire_owned().await.ok()?;
+        let text = spawn_blocking(move || {
+            let text = source.text();
+            drop(turn);
+            text
+        });
+        text.await.ok()
+    };
+    match timeout(LONGEST_SCRAPE, computed).await {
+        Ok(Some(text)) => (StatusCode::OK, [(CONTENT_TYPE, metrics::CONTENT_TYPE)], text),
+        Ok(None) | Err(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            [(CONTENT_TYPE, "text/plain; charset=utf-8")],
+            "the metrics could not be computed in time".to_owned(),
+        ),
+    }
 }
 
 #[cfg(test)]

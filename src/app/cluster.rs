@@ -132,6 +132,7 @@ impl Cluster {
     ) {
         let (client, index) = (self.client.clone(), Arc::clone(&self.index));
         let writer = EventWriter::new(client, index, leadership, replica, Timestamp::now);
+        let writer = writer.with_events(self.events.clone());
         let shutdown = self.shutdown.clone();
         tasks.spawn(async move {
             writer.run(shutdown).await;

@@ -22,6 +22,7 @@ use crate::kubernetes::ca_secret::CaSecret;
 use crate::kubernetes::client::Client;
 use crate::kubernetes::patcher::Patcher;
 use crate::rollouts::budget::Budget;
+use crate::status::follower::VaultClocks;
 use crate::telemetry;
 use crate::vault::client::{Server, ServerSettings};
 use crate::vault::files::Files;
@@ -38,11 +39,10 @@ const REQUESTS_A_STEP: u32 = 10;
 
 /// What the engines of all servers share.
 pub(super) struct Engines {
-    pub(super) client: Client,
+    pub(super) connector: Connector,
     pub(super) index: Arc<Index>,
     pub(super) cluster_clock: Arc<ServerClock>,
     pub(super) settings: SharedSettings,
-    pub(super) events: Events,
     pub(super) pace: Pace,
     pub(super) budget: Budget,
     pub(super) leadership: Leadership,
@@ -58,44 +58,62 @@ pub(super) struct ConnectedServer {
     ca: Option<CaSecret>,
 }
 
-/// Connects to the default server. An error ends the process. The tasks of the other servers
-/// connect to them, and try again after an error.
-pub(super) async fn connect_default(
-    client: &Client,
-    connections: Vec<Connection>,
-    files: &Files,
-) -> anyhow::Result<Vec<(Connection, Option<ConnectedServer>)>> {
-    let mut all = Vec::new();
-    for connection in connections {
-        let connected = if connection.is_default() {
-            Some(connect(client, &connection, files).await?)
-        } else {
-            None
-        };
-        all.push((connection, connected));
-    }
-    Ok(all)
+/// Connects to the Vault servers.
+#[derive(Clone)]
+pub(super) struct Connector {
+    pub(super) client: Client,
+    pub(super) events: Events,
+    pub(super) clocks: Arc<VaultClocks>,
 }
 
-/// Makes the client of a server. Reads the CA from the cluster if it is there. `files` is the
-/// reader of this server's files.
-async fn connect(
-    client: &Client,
-    connection: &Connection,
-    files: &Files,
-) -> anyhow::Result<ConnectedServer> {
-    let mut server = connection.server.clone();
-    let ca = match connection.ca_secret.clone() {
-        Some(config::CaSecret { namespace, name }) => {
-            let secret = CaSecret::read(client.clone(), namespace, name).await?;
-            server.tls.authority = Authority::Followed(secret.ca());
-            Some(secret)
+impl Connector {
+    /// Returns a connector of these servers, each with a clock that is not known yet.
+    pub(super) fn new(client: Client, events: Events, connections: &[Connection]) -> Self {
+        let clock_of = |connection: &Connection| (Arc::clone(&connection.name), Arc::default());
+        let clocks = Arc::new(connections.iter().map(clock_of).collect());
+        Self { client, events, clocks }
+    }
+
+    /// Connects to the default server. An error ends the process. The tasks of the other servers
+    /// connect to them, and try again after an error.
+    pub(super) async fn connect_default(
+        &self,
+        connections: Vec<Connection>,
+        files: &Files,
+    ) -> anyhow::Result<Vec<(Connection, Option<ConnectedServer>)>> {
+        let mut all = Vec::new();
+        for connection in connections {
+            let connected = if connection.is_default() {
+                Some(self.connect(&connection, files).await?)
+            } else {
+                None
+            };
+            all.push((connection, connected));
         }
-        None => None,
-    };
-    let clock = Arc::default();
-    let server = Arc::new(Server::connect(server, Arc::clone(&clock), files).await?);
-    Ok(ConnectedServer { server, clock, ca })
+        Ok(all)
+    }
+
+    /// Makes the client of a server. Reads the CA from the cluster if it is there. `files` is the
+    /// reader of this server's files.
+    async fn connect(
+        &self,
+        connection: &Connection,
+        files: &Files,
+    ) -> anyhow::Result<ConnectedServer> {
+        let mut server = connection.server.clone();
+        let ca = match connection.ca_secret.clone() {
+            Some(config::CaSecret { namespace, name }) => {
+                let secret = CaSecret::read(self.client.clone(), namespace, name).await?;
+                server.tls.authority = Authority::Followed(secret.ca());
+                Some(secret)
+            }
+            None => None,
+        };
+        let clock = self.clocks.get(&connection.name).cloned().unwrap_or_default();
+        let server = Server::connect(server, Arc::clone(&clock), files).await?;
+        let server = server.with_events(Arc::clone(&connection.name), self.events.clone());
+        Ok(ConnectedServer { server: Arc::new(server), clock, ca })
+    }
 }
 
 impl Engines {
@@ -132,7 +150,7 @@ impl Engines {
         info!(vault = connection.server.address.as_str(), "Connecting to another Vault server");
         let (mut reported, files) = (None, Files::default());
         loop {
-            let error = match connect(&self.client, connection, &files).await {
+            let error = match self.connector.connect(connection, &files).await {
                 Ok(connected) => return connected,
                 Err(error) => error.to_string(),
             };
@@ -170,14 +188,15 @@ impl Engines {
             self.pace,
             *ignore_missing,
         );
+        let Connector { client, events, .. } = self.connector.clone();
         let keep_alive = poller.keep_alive();
         let clocks =
             Clocks { vault: clock, cluster: Arc::clone(&self.cluster_clock), ..Clocks::default() };
         let reloader = Reloader::new(
             Arc::clone(&self.index),
             poller,
-            Patcher::new(self.client.clone()),
-            self.events.clone(),
+            Patcher::new(client),
+            events,
             clocks,
             settings,
             self.budget.clone(),

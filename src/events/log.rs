@@ -202,14 +202,7 @@ fn log_rotation(event: &Event<'_>) {
     match to {
         RotationState::Complete => {
             let took = took.map(|took| format!("{}s", took.as_secs()));
-            info!(
-                worker = RELOADER,
-                secret = name,
-                version,
-                workloads,
-                took,
-                "Rotation complete"
-            );
+            info!(worker = RELOADER, secret = name, version, workloads, took, "Rotation complete");
         }
         RotationState::Stopped => warn!(
             worker = RELOADER,

@@ -91,6 +91,8 @@ struct Pending {
 #[derive(Debug, Default)]
 pub(super) struct Entries {
     polls: PollNumber,
+    /// The number of changes of stored workloads so far.
+    pub(super) changes: u64,
     pub(super) lists: Lists,
     pub(super) sources: Sources,
     /// In order, so that each poll processes workloads in the same order.
@@ -192,6 +194,7 @@ impl Entries {
         let entry = self.workloads.remove(id)?;
         self.sources.name(id, &entry.sources, &[]);
         let stored = entry.stored?;
+        self.changes += 1;
         self.release(&stored.workload);
         Some(Effect::Removed(id.clone()))
     }
@@ -389,6 +392,10 @@ impl Entries {
                 workload.progress,
                 Progress::Complete | Progress::Silent(Silence::NoReplicas)
             );
+        let is_same = old.as_ref().is_some_and(|old| {
+            old.template_first_poll == template_first_poll && *old.workload == workload
+        });
+        self.changes += u64::from(!is_same);
         if let Some(entry) = self.workloads.get_mut(&workload.id) {
             let workload = Arc::new(workload);
             entry.stored = Some(IndexedWorkload { workload, template_first_poll, has_rolled_out });
@@ -405,6 +412,7 @@ impl Entries {
         let Some(entry) = self.workloads.get_mut(id) else { return Change::Absent };
         entry.pending = None;
         let Some(stored) = entry.stored.take() else { return Change::Absent };
+        self.changes += 1;
         self.release(&stored.workload);
         Change::Removed
     }

@@ -224,6 +224,12 @@ impl Index {
         self.entries().stored().cloned().collect()
     }
 
+    /// The number of changes of these workloads so far. While it stays the same, so do they.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.entries().changes
+    }
+
     /// Returns the uid of a workload that refers to secrets.
     #[must_use]
     pub fn uid(&self, id: &WorkloadId) -> Option<Box<str>> {

@@ -123,7 +123,11 @@ mod tests {
     fn paths_have_a_verb_and_a_resource() {
         let shop = "/apis/apps/v1/namespaces/shop";
         for (method, path, expected) in [
-            (Method::GET, "/apis/apps/v1/deployments?limit=250".to_owned(), ("list", "deployments")),
+            (
+                Method::GET,
+                "/apis/apps/v1/deployments?limit=250".to_owned(),
+                ("list", "deployments"),
+            ),
             (
                 Method::GET,
                 "/apis/apps/v1/daemonsets?&watch=true&resourceVersion=1".to_owned(),

@@ -23,7 +23,7 @@ use super::client::{RequestError, in_time};
 use super::watching::retry_delay;
 use crate::election::leadership::Leadership;
 // `Event` is the object of the API here.
-use crate::events::event::Event as Happening;
+use crate::events::event::Event as ControllerEvent;
 use crate::events::sink::Events;
 use crate::index::Index;
 use crate::index::findings::{Finding, UnreportedFinding};
@@ -258,7 +258,7 @@ impl EventWriter {
 
     fn report(&self, notice: &Finding, is_success: bool) {
         let Finding { reason, is_warning, .. } = *notice;
-        self.events.emit(&Happening::EventWritten { reason, is_warning, is_success });
+        self.events.emit(&ControllerEvent::EventWritten { reason, is_warning, is_success });
     }
 
     async fn create(&self, api: &Api<Event>, event: &Event) -> Result<(), RequestError> {

@@ -2,13 +2,18 @@
 //! last polls of each server. It is a sink of events.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
+use crate::decide::observation::Observation;
+use crate::decide::plan::Decision;
 use crate::events::event::Event;
 use crate::events::sink::Sink;
 use crate::index::Index;
+use crate::index::entries::IndexedWorkload;
+use crate::model::poll::PollNumber;
 use crate::model::secret::SecretId;
 use crate::model::workload::WorkloadId;
 use crate::rollouts::rotation::{KnownSecret, Standing};
@@ -22,6 +27,8 @@ const MOST_UNUSED: usize = 1_000;
 pub struct Board {
     index: Arc<Index>,
     now: fn() -> Timestamp,
+    /// The number of changes so far that may change the state of a rotation.
+    changes: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -34,6 +41,8 @@ pub struct State {
     pub standings: HashMap<WorkloadId, Standing>,
     /// The last polls of each server.
     pub polls: BTreeMap<Box<str>, Polls>,
+    /// The last poll that saw a version, or the loss of one, first.
+    last_news: PollNumber,
 }
 
 /// The last polls of a server.
@@ -51,7 +60,62 @@ impl Board {
     /// Returns an empty board. `now` returns the present by the controller's clock.
     #[must_use]
     pub fn new(index: Arc<Index>, now: fn() -> Timestamp) -> Self {
-        Self { index, now, state: Mutex::default() }
+        Self { index, now, changes: AtomicU64::default(), state: Mutex::default() }
+    }
+
+    /// The number of changes so far that may change the state of a rotation. A poll that finds
+    /// nothing new makes none.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Counts a change. The caller holds the lock, so who reads the content later has the change.
+    fn has_changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Takes in what a poll saw of a secret.
+    fn observe(&self, secret: &Arc<SecretId>, observation: Observation, poll: PollNumber) {
+        let mut state = self.state();
+        let State { secrets, polls, last_news, .. } = &mut *state;
+        let began = polls.get(&*secret.connection).and_then(|polls| polls.began);
+        let known = secrets.entry(Arc::clone(secret)).or_insert(KnownSecret::UNREAD);
+        let before = (known.observation, known.first_poll);
+        known.observe(poll, began, observation);
+        if before != (known.observation, known.first_poll) {
+            if known.first_poll == poll {
+                *last_news = poll.max(*last_news);
+            }
+            self.has_changed();
+        }
+    }
+
+    /// Takes in a decision about a workload.
+    fn decide(&self, decided: &IndexedWorkload, poll: PollNumber, decision: &Decision) {
+        let id = &decided.workload.id;
+        let mut standing = Standing::of(poll, decided.template_first_poll, decision);
+        let mut state = self.state();
+        let State { standings, last_news, .. } = &mut *state;
+        let Some(known) = standings.get_mut(id) else {
+            standings.insert(id.clone(), standing);
+            self.has_changed();
+            return;
+        };
+        // A PATCH that failed is tried again after a pause. Another hold, or none, ends that.
+        if decision.action.is_tried()
+            && let (Some(open), Some(before)) = (&mut standing.open, &mut known.open)
+            && open.changed == before.changed
+        {
+            open.error = before.error.take();
+        }
+        let is_same = known.open == standing.open
+            && known.template_first_poll == standing.template_first_poll;
+        // The first decision after a new version counts, also if it is the same as before.
+        if !is_same || known.poll < *last_news {
+            self.has_changed();
+        }
+        *known = standing;
     }
 
     /// Returns the content of the board.
@@ -69,6 +133,7 @@ impl Sink for Board {
                 let mut state = self.state();
                 state.secrets.retain(|secret, _| *secret.connection != *server);
                 state.polls.remove(server);
+                self.has_changed();
             }
             Event::PollStarted { server } => {
                 let now = (self.now)();
@@ -91,47 +156,22 @@ impl Sink for Board {
                 }
             }
             Event::Observed { secret, observation, poll } => {
-                let mut state = self.state();
-                let polls = state.polls.get(&*secret.connection);
-                let began = polls.and_then(|polls| polls.began);
-                if let Some(known) = state.secrets.get_mut(secret) {
-                    known.observe(poll, began, observation);
-                } else {
-                    let mut known = KnownSecret::UNREAD;
-                    known.observe(poll, began, observation);
-                    state.secrets.insert(Arc::clone(secret), known);
-                }
+                self.observe(secret, observation, poll);
             }
-            Event::Decided { decided, poll, decision } => {
-                let id = &decided.workload.id;
-                let mut standing = Standing::of(poll, decided.template_first_poll, decision);
-                let mut state = self.state();
-                match state.standings.get_mut(id) {
-                    Some(known) => {
-                        // A PATCH that failed is tried again after a pause. Another hold, or none,
-                        // ends that.
-                        if decision.action.is_tried()
-                            && let (Some(open), Some(before)) =
-                                (&mut standing.open, &mut known.open)
-                            && open.changed == before.changed
-                        {
-                            open.error = before.error.take();
-                        }
-                        *known = standing;
-                    }
-                    None => drop(state.standings.insert(id.clone(), standing)),
-                }
-            }
+            Event::Decided { decided, poll, decision } => self.decide(decided, poll, decision),
             Event::ReloadFailed { workload, error, .. } => {
                 if let Some(standing) = self.state().standings.get_mut(workload)
                     && let Some(open) = &mut standing.open
                 {
                     open.error = Some(error.into());
+                    self.has_changed();
                 }
             }
             Event::Reloaded { workload, .. } | Event::Removed { workload } => {
                 // Until the next decision, the record of a reloaded workload tells.
-                self.state().standings.remove(workload);
+                let mut state = self.state();
+                state.standings.remove(workload);
+                self.has_changed();
             }
             _ => {}
         }
@@ -143,9 +183,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::decide::observation::Observation;
-    use crate::decide::plan::{Action, Cause, Decision, Hold};
-    use crate::index::entries::IndexedWorkload;
+    use crate::decide::plan::{Action, Cause, Hold};
     use crate::model::fixtures::{second, secret, version, workload};
     use crate::model::strategy::Rollout;
 
@@ -189,6 +227,39 @@ mod tests {
         decide(Action::Leave);
         board.on(&Event::Removed { workload: id });
         assert_eq!(board.state().standings.len(), 0);
+    }
+
+    #[test]
+    fn a_poll_that_finds_nothing_new_makes_no_change() {
+        let board = board();
+        let decided = IndexedWorkload {
+            workload: Arc::new(workload("web", &["a"])),
+            template_first_poll: 1,
+            has_rolled_out: true,
+        };
+        let (secret, server) = (&secret("a"), "default");
+        let poll = |poll, number, action| {
+            let before = board.changes();
+            let observation = Observation::Live(version(number, 1));
+            board.on(&Event::PollStarted { server });
+            board.on(&Event::Observed { secret, observation, poll });
+            let took = Duration::ZERO;
+            board.on(&Event::PollEnded { server, is_answered: true, took });
+            let after_reads = board.changes();
+            let decision = Decision::of(action);
+            board.on(&Event::Decided { decided: &decided, poll, decision: &decision });
+            (after_reads > before, board.changes() > after_reads)
+        };
+        assert_eq!(poll(1, 1, Action::Leave), (true, true));
+        assert_eq!(poll(2, 1, Action::Leave), (false, false));
+        assert_eq!(
+            poll(3, 2, Action::Leave),
+            (true, true),
+            "the same decision, about another version"
+        );
+        assert_eq!(poll(4, 2, Action::Leave), (false, false));
+        assert_eq!(poll(5, 2, Action::Hold(Hold::SecretGone)), (false, true));
+        assert_eq!(poll(6, 2, Action::Hold(Hold::SecretGone)), (false, false));
     }
 
     #[test]

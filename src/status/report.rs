@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::api;
 use super::board::{Board, Polls};
+use super::rotations::{SeenRotation, Tally};
 use super::words;
 use crate::decide::clock::ServerClock;
 use crate::index::Index;
@@ -16,8 +17,8 @@ use crate::model::kind::Kind;
 use crate::model::secret::SecretId;
 use crate::model::workload::WorkloadId;
 use crate::rollouts::rotation::{
-    Deadline, KnownSecret, RotationState, Severity, Standing, User, UserState, is_revocable,
-    rotation_of, rotation_state, severity, user_state,
+    Deadline, KnownSecret, RotationState, Standing, User, UserState, is_revocable, rotation_of,
+    rotation_state, user_state,
 };
 
 /// What reports are made from.
@@ -128,28 +129,45 @@ impl Report {
         for stored in &self.workloads {
             count("workloads_watched", &[("kind", stored.workload.id.kind.name())], 1);
         }
-        // A tenant can make millions of pairs, so nothing is kept of each pair.
-        let mut worst: HashMap<&Arc<SecretId>, Severity> = HashMap::new();
         let mut references: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        for stored in &self.workloads {
-            for secret in stored.workload.watched() {
-                let state = self.user_state(stored, secret);
-                let severity = severity(&state);
-                let known = worst.entry(secret).or_insert(severity);
-                *known = severity.max(*known);
-                let reason = words::code(&state).unwrap_or_default();
-                *references.entry((words::name(&state), reason)).or_default() += 1;
-            }
-        }
+        let tallies = self.tallies(|state| {
+            let reason = words::code(state).unwrap_or_default();
+            *references.entry((words::name(state), reason)).or_default() += 1;
+        });
         for ((state, reason), number) in references {
             count("references", &[("state", state), ("reason", reason)], number);
         }
-        for (secret, worst) in worst {
-            let state = rotation_of(&self.known(secret), Some(worst));
+        for (secret, tally) in tallies {
+            let state = rotation_of(&self.known(secret), tally.worst);
             count("secrets_watched", &[("server", &secret.connection)], 1);
             count("rotations", &[("state", state.name())], 1);
         }
         census
+    }
+
+    /// Returns the state of each rotation.
+    #[must_use]
+    pub fn seen_rotations(&self) -> Vec<SeenRotation> {
+        let seen = |(secret, tally): (&Arc<SecretId>, Tally)| {
+            let known = self.known(secret);
+            let (secret, version) = (Arc::clone(secret), known.version);
+            SeenRotation { secret, version, state: rotation_of(&known, tally.worst), tally }
+        };
+        self.tallies(|_| {}).into_iter().map(seen).collect()
+    }
+
+    /// Counts the workloads of each secret. Each pair of a workload and a secret goes to `pair`. A
+    /// tenant can make millions of pairs, so nothing is kept of each.
+    fn tallies(&self, mut pair: impl FnMut(&UserState)) -> HashMap<&Arc<SecretId>, Tally> {
+        let mut tallies: HashMap<_, Tally> = HashMap::new();
+        for stored in &self.workloads {
+            for secret in stored.workload.watched() {
+                let state = self.user_state(stored, secret);
+                tallies.entry(secret).or_default().add(&state, &stored.workload);
+                pair(&state);
+            }
+        }
+        tallies
     }
 
     /// Returns all rotations in some states, in order of their secrets. All states, if `states` is

@@ -12,22 +12,23 @@ use workspace::IMPORTS;
 
 /// The parts of the controller, each with the parts whose files it may import. What is in a folder, or
 /// in the file beside it, is one part.
-const ARROWS: [(&str, &[&str]); 18] = [
+const ARROWS: [(&str, &[&str]); 19] = [
     ("model", &[]),
     ("heartbeat", &[]),
     ("telemetry", &[]),
+    ("process", &[]),
     ("election", &[]),
     ("rollouts", &["decide", "model"]),
     ("references", &["model"]),
     ("decide", &["model"]),
     ("index", &["model", "references"]),
-    ("events", &["decide", "election", "index", "model", "references"]),
+    ("events", &["decide", "election", "index", "model", "references", "rollouts"]),
     (
         "engine",
         &["decide", "election", "events", "heartbeat", "index", "model", "references", "rollouts"],
     ),
     // Both adapters implement the ports of the engine, and neither knows the other.
-    ("vault", &["decide", "engine", "index", "model"]),
+    ("vault", &["decide", "engine", "events", "index", "model"]),
     (
         "kubernetes",
         &["decide", "election", "engine", "events", "heartbeat", "index", "model", "references"],
@@ -49,6 +50,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
             "index",
             "kubernetes",
             "model",
+            "process",
             "references",
             "rollouts",
             "status",
