@@ -22,7 +22,9 @@ use vault_secrets_reloader::events::owners;
 use vault_secrets_reloader::events::sink::Sink as _;
 use vault_secrets_reloader::model::kind::Kind;
 use vault_secrets_reloader::model::progress::RolloutFailure;
+use vault_secrets_reloader::model::request_end::RequestEnd;
 use vault_secrets_reloader::model::workload::WorkloadId;
+use vault_secrets_reloader::process::ProcessMetrics;
 use vault_secrets_reloader::references::reason::Reason;
 use vault_secrets_reloader::rollouts::rotation::RotationState;
 use vault_secrets_reloader::status::api::{REASONS, WORKLOAD_STATES};
@@ -408,6 +410,7 @@ fn every_metric_is_documented_once() {
     let metrics = Metrics::new(Arc::default(), Arc::default(), || 0.0);
     let metrics = metrics.with(StatusMetrics::new(sources(), Arc::default()));
     let metrics = metrics.with_period(Duration::ZERO);
+    let metrics = metrics.with_unprefixed(ProcessMetrics::new(0.0));
     // A metric with labels is shown once it has counted.
     let (kind, namespace, name) = (Kind::DEPLOYMENT, "shop".into(), "web".into());
     let workload = WorkloadId { kind, namespace, name };
@@ -418,6 +421,12 @@ fn every_metric_is_documented_once() {
     metrics.on(&Event::TokenUsed { server, left: Some(took) });
     let failure = Some(RolloutFailure::FailedCreate);
     metrics.on(&Event::RolloutEnded { workload: &workload, failure });
+    let (server, end) = (&Arc::from(server), RequestEnd::Answered(200));
+    metrics.on(&Event::VaultRequest { server, operation: "metadata", end });
+    metrics.on(&Event::VaultLogin { server, method: "jwt", is_success: true });
+    metrics.on(&Event::ApiRequest { verb: "patch", resource: "deployments", end });
+    let (is_warning, is_success) = (true, true);
+    metrics.on(&Event::EventWritten { reason: "NoKey", is_warning, is_success });
     let page = read("docs/operations.md");
     let text = metrics.text();
     let names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
@@ -438,7 +447,9 @@ fn every_metric_is_documented_once() {
 fn metrics_in(query: &str) -> BTreeSet<String> {
     // The name of a recording rule has colons.
     let names = query.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
-    let names = names.filter(|name| name.starts_with("vault_secrets_reloader_"));
+    let names = names.filter(|name| {
+        name.starts_with("vault_secrets_reloader_") || name.starts_with("process_")
+    });
     let without_suffix = |name: &str| {
         let suffixes = ["_bucket", "_sum", "_count"];
         let stem = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix));
