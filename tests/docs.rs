@@ -447,9 +447,8 @@ fn every_metric_is_documented_once() {
 fn metrics_in(query: &str) -> BTreeSet<String> {
     // The name of a recording rule has colons.
     let names = query.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
-    let names = names.filter(|name| {
-        name.starts_with("vault_secrets_reloader_") || name.starts_with("process_")
-    });
+    let names = names
+        .filter(|name| name.starts_with("vault_secrets_reloader_") || name.starts_with("process_"));
     let without_suffix = |name: &str| {
         let suffixes = ["_bucket", "_sum", "_count"];
         let stem = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix));

@@ -17,6 +17,7 @@ mod gone;
 mod isolation;
 mod leader;
 mod logins;
+mod metrics;
 mod neighbours;
 mod noisy;
 mod notices;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         isolation::scenarios(),
         leader::scenarios(),
         logins::scenarios(),
+        metrics::scenarios(),
         neighbours::scenarios(),
         noisy::scenarios(),
         notices::scenarios(),
