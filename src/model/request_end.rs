@@ -69,6 +69,7 @@ pub struct PendingRequest<F: Fn(RequestEnd)> {
 
 impl<F: Fn(RequestEnd)> PendingRequest<F> {
     /// Begins a request whose end goes to `report`.
+    #[must_use]
     pub fn new(report: F) -> Self {
         Self { report, has_ended: false }
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -67,9 +68,11 @@ impl RotationFollower {
     pub async fn run(self, shutdown: CancellationToken) {
         let terms = async {
             loop {
+                // The board still has what an earlier term saw, until its secrets are read again.
+                let began = (self.sources.now)();
                 self.leadership.gained().await;
                 tokio::select! {
-                    () = self.follow() => {}
+                    () = self.follow(began) => {}
                     () = self.leadership.lost() => {}
                 }
             }
@@ -80,20 +83,21 @@ impl RotationFollower {
         }
     }
 
-    async fn follow(&self) {
+    /// Follows rotations in one term, which began after a time.
+    async fn follow(&self, began: Timestamp) {
         let mut term = Term::default();
         loop {
             let changes = (self.sources.board.changes(), self.sources.index.changes());
             if term.is_due(changes, Instant::now()) {
-                self.look(&mut term, changes);
+                self.look(&mut term, began, changes);
             }
             sleep(TICK).await;
         }
     }
 
     /// Computes all rotations, and emits what changed. `changes` was read before.
-    fn look(&self, term: &mut Term, changes: (u64, u64)) {
-        let rotations = self.sources.report().seen_rotations();
+    fn look(&self, term: &mut Term, began: Timestamp, changes: (u64, u64)) {
+        let rotations = self.sources.report().seen_rotations(began);
         let is_running = |rotation: &SeenRotation| rotation.state == RotationState::Running;
         term.is_running = rotations.iter().any(is_running);
         term.last = Some((changes, Instant::now()));
@@ -208,6 +212,7 @@ mod tests {
         let board = Arc::new(Board::new(Arc::clone(&index), || second(100)));
         let poll = |number: PollNumber, version| {
             let (secret, observation) = (&secret, Observation::Live(version));
+            board.on(&Event::PollStarted { server: DEFAULT_CONNECTION });
             board.on(&Event::Observed { secret, observation, poll: number });
             for decided in index.begin_poll(DEFAULT_CONNECTION).workloads {
                 // Whether the pods were replaced does not matter here.

@@ -145,13 +145,18 @@ impl Report {
         census
     }
 
-    /// Returns the state of each rotation.
+    /// Returns the state of each rotation. A secret that no poll has read since a time, by the
+    /// controller's clock, is unknown.
     #[must_use]
-    pub fn seen_rotations(&self) -> Vec<SeenRotation> {
+    pub fn seen_rotations(&self, since: Timestamp) -> Vec<SeenRotation> {
         let seen = |(secret, tally): (&Arc<SecretId>, Tally)| {
             let known = self.known(secret);
-            let (secret, version) = (Arc::clone(secret), known.version);
-            SeenRotation { secret, version, state: rotation_of(&known, tally.worst), tally }
+            let state = if known.read_at.is_some_and(|time| time >= since) {
+                rotation_of(&known, tally.worst)
+            } else {
+                RotationState::Unknown
+            };
+            SeenRotation { secret: Arc::clone(secret), version: known.version, state, tally }
         };
         self.tallies(|_| {}).into_iter().map(seen).collect()
     }

@@ -1,8 +1,11 @@
 //! Redirects, names, certificates, and the offered versions of TLS.
 
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
+use crate::events::event::Event;
+use crate::events::sink::Sink;
+use crate::model::request_end::RequestEnd;
 use crate::vault::tls::Authority;
 
 fn settings(redirects: Option<&[&str]>) -> ServerSettings {
@@ -100,4 +103,40 @@ fn a_server_is_named_as_its_certificate_is() {
     name_server(&mut request, "vault.internal");
     assert_eq!(request.url().as_str(), "https://vault.internal:8200/v1/a?b=c");
     assert_eq!(request.headers()[HOST], "10.0.0.1:8200");
+}
+
+/// Keeps the ends of requests.
+#[derive(Default)]
+struct Ends(Mutex<Vec<(String, &'static str, RequestEnd)>>);
+
+impl Sink for Ends {
+    fn on(&self, event: &Event<'_>) {
+        if let Event::VaultRequest { server, operation, end } = *event {
+            lock(&self.0).push((server.to_string(), operation, end));
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_request_is_reported_with_its_end() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let settings = ServerSettings { address: address.parse().unwrap(), ..settings(None) };
+    let ends = Arc::new(Ends::default());
+    let sinks: Vec<Box<dyn Sink>> = vec![Box::new(Arc::clone(&ends))];
+    let server = Server::new(settings, Arc::default()).unwrap();
+    let server = server.with_events("other".into(), Events::new(sinks));
+    let answer = async {
+        let (mut client, _) = listener.accept().await.unwrap();
+        assert!(client.read(&mut [0; 1024]).await.unwrap() > 0);
+        let answer = b"HTTP/1.1 429 Standby\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+        client.write_all(answer).await.unwrap();
+    };
+    tokio::join!(answer, server.read_clock());
+    drop(listener);
+    assert!(server.is_sealed().await.is_err());
+    let other = |operation, end| ("other".to_owned(), operation, end);
+    let expected =
+        [other("health", RequestEnd::Answered(429)), other("seal_status", RequestEnd::Failed)];
+    assert_eq!(*lock(&ends.0), expected);
 }
