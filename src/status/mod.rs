@@ -1,10 +1,13 @@
 //! The status of rotations: what `vault-secrets-reloader status` and the API at `/v1` show.
 //!
 //! The [`board`] is a sink of events that keeps the last decision about each workload. A [`report`]
-//! joins the board with the index. The [`api`] has the JSON types, which the command reads, too.
+//! joins the board with the index. The [`api`] has the JSON types, which the command reads, too. By
+//! the [`ports`], the API asks the cluster.
 
 pub mod api;
 pub mod board;
+pub(crate) mod exchange;
 pub mod metrics;
+pub mod ports;
 pub mod report;
 mod words;

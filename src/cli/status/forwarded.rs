@@ -4,14 +4,8 @@
 //! Each request reads the Lease and has a connection of its own, so a new leader is found by the
 //! next request.
 
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
-
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderValue, USER_AGENT};
 use http::{Request, StatusCode, Uri};
-use http_body::Body as _;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use url::Url;
@@ -20,6 +14,7 @@ use super::error::{RequestError, StatusError};
 use super::request::{AGENT, Fetch, LONGEST, Query, TIMEOUT};
 use crate::kubernetes::forward::LeaderFinder;
 use crate::model::text::shorten;
+use crate::status::exchange::{self, ExchangeError};
 
 /// The address of the API in the pod. Without a token, the API accepts requests to `localhost`.
 const ADDRESS: &str = "http://localhost";
@@ -56,21 +51,6 @@ impl Fetch for ForwardedClient {
     }
 }
 
-/// An exchange without a complete answer.
-#[derive(Debug)]
-enum ExchangeError {
-    /// The connection failed or ended too early, or what came is not HTTP.
-    Http(hyper::Error),
-    /// The body of the answer is too long.
-    TooLong,
-}
-
-impl From<hyper::Error> for ExchangeError {
-    fn from(error: hyper::Error) -> Self {
-        Self::Http(error)
-    }
-}
-
 /// Returns the request for a URL. Only the path and the query of the URL are sent.
 fn request_of(
     url: &Url,
@@ -99,32 +79,8 @@ async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<String>,
 ) -> Result<(StatusCode, Vec<u8>), ExchangeError> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let answer = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let mut incoming = response.into_body();
-        let mut body = Vec::new();
-        while let Some(frame) = poll_fn(|context| Pin::new(&mut incoming).poll_frame(context)).await
-        {
-            let Ok(data) = frame?.into_data() else { continue };
-            if body.len() + data.len() > LONGEST {
-                return Err(ExchangeError::TooLong);
-            }
-            body.extend_from_slice(&data);
-        }
-        Ok((status, body))
-    };
-    let mut answer = pin!(answer);
-    let mut connection = pin!(connection);
-    // The answer is read while the connection is driven.
-    tokio::select! {
-        biased;
-        result = &mut answer => return result,
-        // The answer, or the error, is there when the connection has ended.
-        _ = &mut connection => {}
-    }
-    answer.await
+    let response = exchange::exchange(stream, request, LONGEST).await?;
+    Ok((response.status(), response.into_body()))
 }
 
 #[cfg(test)]
