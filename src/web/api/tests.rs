@@ -344,25 +344,21 @@ async fn the_cluster_lets_in_whom_it_allows() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_flood_of_tokens_is_refused_for_now() {
     let mut bench = Bench::with_workloads(1);
-    bench.api.access = Access::of_this_machine().with_cluster(Arc::new(Cluster), "ours".to_owned());
-    let mut last = None;
-    for number in 0..100 {
-        let request =
-            Request::get("/v1/overview").header(AUTHORIZATION, format!("Bearer {number}"));
+    let access = Access::of_this_machine().with_cluster(Arc::new(Cluster), "ours".to_owned());
+    bench.api.access = access;
+    let mut answers = Vec::new();
+    for number in 0..20 {
+        let request = Request::get("/v1/overview");
+        let request = request.header(AUTHORIZATION, format!("Bearer {number}"));
         let request = request.body(Body::empty()).unwrap();
-        let answer = router(bench.api.clone()).oneshot(request).await.unwrap();
-        if number == 0 {
-            assert_eq!(
-                (answer.status(), &answer.headers()[WWW_AUTHENTICATE] == "Bearer"),
-                (StatusCode::UNAUTHORIZED, true)
-            );
-        }
-        last = Some(answer);
+        answers.push(router(bench.api.clone()).oneshot(request).await.unwrap());
     }
-    let last = last.unwrap();
+    let (first, last) = (answers.first().unwrap(), answers.last().unwrap());
+    assert_eq!(first.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(first.headers()[WWW_AUTHENTICATE], "Bearer");
     assert_eq!(last.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(last.headers()[RETRY_AFTER], "1");
 }
@@ -427,10 +423,7 @@ async fn a_replica_that_does_not_lead_answers_as_the_leader_does() {
             let (status, body) = leader.send(with_token(path)).await;
             let (found, forwarded) = other.send(with_token(path)).await;
             assert_eq!(found, status, "{path}: {}", String::from_utf8_lossy(&forwarded));
-            if !path.starts_with("/v1/secret") {
-                // The answer about a secret has the time.
-                assert_eq!(forwarded, body, "{path}");
-            }
+            assert_eq!(forwarded, body, "{path}");
         }
         assert_eq!(pods.asked.load(Ordering::Relaxed), 1);
         // Callers are checked before anything is forwarded.
