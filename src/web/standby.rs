@@ -146,7 +146,8 @@ impl Standby {
         let Some(route) = &self.route else { return Err(not_leader(self.where_it_is(pod))) };
         let forwarded = timeout(WITHIN, route.forward(self, request, holder, pod)).await;
         forwarded.unwrap_or(Err(RouteError::Silent)).map_err(|error| {
-            let message = format!("{error}. {}", capitalised(&self.where_it_is(pod)));
+            let place = self.where_it_is(pod);
+            let message = format!("{place}. The request cannot be forwarded: {error}");
             refuse(StatusCode::SERVICE_UNAVAILABLE, "leaderUnreachable", message)
         })
     }
@@ -158,12 +159,6 @@ impl Standby {
              --namespace {namespace} port-forward pod/{pod} {port}:{port}"
         )
     }
-}
-
-/// Returns a sentence with a capital at its start.
-fn capitalised(sentence: &str) -> String {
-    let mut rest = sentence.chars();
-    rest.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(rest).collect()
 }
 
 fn not_leader(message: String) -> Refusal {

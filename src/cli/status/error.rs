@@ -103,8 +103,8 @@ impl RequestError {
 /// Returns what the command can add to a message of the API.
 fn remedy(code: &str) -> &'static str {
     match code {
-        "unauthorized" => ". Give the file of a token with --token-file",
-        "forbidden" => ". Or give the token of another user with --token-file",
+        "unauthorized" => ". Give a token with --token-file",
+        "forbidden" => ". Or give another token with --token-file",
         _ => "",
     }
 }
