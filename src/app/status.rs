@@ -51,8 +51,8 @@ impl StatusServer<'_> {
         };
         let address = listener.local_addr()?;
         info!("Serving the status at {address}");
-        // Without a token, only this machine may ask, and the leader is on another one.
-        let is_forwarding = status.needs_token() && self.election.is_some();
+        // At the default address, and without a token, only this machine may ask.
+        let is_forwarding = status.needs_token() && !status.is_default && self.election.is_some();
         let requests =
             StatusRequests { reviews: status.audience.is_some(), leader_pod: is_forwarding };
         let standby = self.standby(address.port(), is_forwarding.then_some(status.is_loopback));

@@ -22,6 +22,8 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("decide", &["model"]),
     ("index", &["model", "references"]),
     ("events", &["decide", "election", "index", "model", "references"]),
+    // The ports of the API are implemented by `kubernetes`.
+    ("status", &["decide", "election", "events", "index", "model", "rollouts"]),
     (
         "engine",
         &["decide", "election", "events", "heartbeat", "index", "model", "references", "rollouts"],
@@ -30,9 +32,18 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("vault", &["decide", "engine", "index", "model"]),
     (
         "kubernetes",
-        &["decide", "election", "engine", "events", "heartbeat", "index", "model", "references"],
+        &[
+            "decide",
+            "election",
+            "engine",
+            "events",
+            "heartbeat",
+            "index",
+            "model",
+            "references",
+            "status",
+        ],
     ),
-    ("status", &["decide", "election", "events", "index", "model", "rollouts"]),
     ("web", &["election", "events", "heartbeat", "index", "model", "rollouts", "status"]),
     ("config", &["election", "engine", "index", "model", "references", "telemetry", "vault"]),
     // What works offline decodes objects as the collector does.

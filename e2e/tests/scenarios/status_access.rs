@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 e2e::scenarios! {
     the_cluster_decides_who_reads_the_status: long,
+    without_its_permissions_it_lets_nobody_in_and_says_why,
     a_replica_that_does_not_lead_answers_as_the_leader_does,
 }
 
@@ -148,28 +149,12 @@ async fn the_cluster_decides_who_reads_the_status() -> Result<()> {
         assert!(token.is_empty() || !body.contains(token), "{body}");
     }
 
-    // The command says the same in one line.
-    let file = |name: &str, token: &str| -> Result<String> {
-        let path = bed.folder().join(name);
-        std::fs::write(&path, token)?;
-        Ok(path.display().to_string())
-    };
-    let (of_reader, of_nobody) = (file("reader", &reader)?, file("nobody", &nobody)?);
-    let (code, text) = controller.status(&["--token-file", &of_reader]).await?;
-    assert_eq!(code, 0, "{text}");
-    for (args, part) in [
-        (&["--token-file", of_nobody.as_str()][..], "Bind a ClusterRole"),
-        (&[], "Give a token with --token-file"),
-    ] {
-        let (code, text) = controller.status(args).await?;
-        let is_told = code == 2 && text.contains(part) && text.lines().count() == 1;
-        assert!(is_told, "{args:?}: {code} {text}");
-    }
+    expect_told_by_the_command(&bed, &controller, &reader, &nobody).await?;
 
     // Answers of the cluster are kept.
     let mark = bed.mark().await?;
     for _ in 0..20 {
-        assert_eq!(get(&controller, "/v1/rotations", &reader).await?.0, 200);
+        assert_eq!(get(&controller, "/v1/workloads", &reader).await?.0, 200);
     }
     let reviews = requests(&bed, &mark, "tokenreviews").await?;
     assert!((1..=2).contains(&reviews), "{reviews} TokenReviews");
@@ -180,9 +165,40 @@ async fn the_cluster_decides_who_reads_the_status() -> Result<()> {
     wait_for_code(&controller, &reader, 403, Duration::from_mins(2)).await?;
     prepare(&bed, NAMESPACE).await?;
     wait_for_code(&controller, &reader, 200, SOON).await?;
-    drop(controller);
+    Ok(())
+}
 
-    // Without the permissions, nobody is let in, and the log and the answer say why.
+/// The command shows the status to the reader, and says in one line what keeps the other from it.
+async fn expect_told_by_the_command(
+    bed: &Bed,
+    controller: &Controller,
+    reader: &str,
+    nobody: &str,
+) -> Result<()> {
+    let file = |name: &str, token: &str| -> Result<String> {
+        let path = bed.folder().join(name);
+        std::fs::write(&path, token)?;
+        Ok(path.display().to_string())
+    };
+    let (of_reader, of_nobody) = (file("reader", reader)?, file("nobody", nobody)?);
+    let (code, text) = controller.status(&["--token-file", &of_reader]).await?;
+    assert_eq!(code, 0, "{text}");
+    for (args, part) in [
+        (&["--token-file", of_nobody.as_str()][..], "Bind a ClusterRole"),
+        (&[], "Give a token with --token-file"),
+    ] {
+        let (code, text) = controller.status(args).await?;
+        let is_told = code == 2 && text.contains(part) && text.lines().count() == 1;
+        assert!(is_told, "{args:?}: {code} {text}");
+    }
+    Ok(())
+}
+
+async fn without_its_permissions_it_lets_nobody_in_and_says_why() -> Result<()> {
+    const NAMESPACE: &str = "status-missing";
+    let bed = Bed::shared().await?;
+    prepare(&bed, NAMESPACE).await?;
+    let reader = token_of(&bed, NAMESPACE, "reader").await?;
     let options = polling_faster().switch("--status-kubernetes-auth");
     let mut controller = Controller::start(&bed, &options).await?;
     controller.must_not_say(&reader);

@@ -350,7 +350,7 @@ async fn a_flood_of_tokens_is_refused_for_now() {
     let access = Access::of_this_machine().with_cluster(Arc::new(Cluster), "ours".to_owned());
     bench.api.access = access;
     let mut answers = Vec::new();
-    for number in 0..20 {
+    for number in 0..40 {
         let request = Request::get("/v1/overview");
         let request = request.header(AUTHORIZATION, format!("Bearer {number}"));
         let request = request.body(Body::empty()).unwrap();
