@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use e2e::controller::{LeaseTimes, STATUS_ADDRESS, is_leading};
+use e2e::deploy::{RELEASE, deploy};
 use e2e::ports::Port;
 use e2e::scenario::{SOON, USER_AGENT, polling_faster};
 use e2e::{Bed, Controller, ControllerOptions, Mark, Workload, eventually};
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 e2e::scenarios! {
     the_cluster_decides_who_reads_the_status: long,
     without_its_permissions_it_lets_nobody_in_and_says_why,
+    the_roles_of_the_chart_are_enough,
     a_replica_that_does_not_lead_answers_as_the_leader_does,
 }
 
@@ -208,6 +210,37 @@ async fn without_its_permissions_it_lets_nobody_in_and_says_why() -> Result<()> 
     let (code, body) = get(&controller, "/v1/overview", &reader).await?;
     assert!(code == 503 && body.contains("may not create tokenreviews"), "{code} {body}");
     Ok(())
+}
+
+async fn the_roles_of_the_chart_are_enough() -> Result<()> {
+    let bed = Bed::shared().await?;
+    let values = [
+        ("logLevel", "debug"),
+        ("reloaderRunPeriod", "1s"),
+        ("status.address", "127.0.0.1:0"),
+        ("status.kubernetesAuth", "true"),
+    ];
+    let mut pod = deploy(&bed, &values, &mut |_| {}).await?;
+    bed.cluster.create_service_account(RELEASE, "reader").await?;
+    let role = format!("{RELEASE}-status-reader");
+    let account = format!("--serviceaccount={RELEASE}:reader");
+    let role = format!("--clusterrole={role}");
+    bed.kubectl(&["create", "clusterrolebinding", "reader-of-the-chart", &role, &account]).await?;
+    let reader = token_of(&bed, RELEASE, "reader").await?;
+    pod.controller.must_not_say(&reader);
+    wait_for_code(&pod.controller, &reader, 200, SOON).await?;
+    let as_pod = format!("--as={}", pod.user);
+    for (verb, resource) in [
+        ("get", "pods"),
+        ("create", "tokenreviews.authentication.k8s.io"),
+        ("create", "subjectaccessreviews.authorization.k8s.io"),
+    ] {
+        let question = ["auth", "can-i", verb, resource, "--namespace", RELEASE, &as_pod];
+        bed.kubectl(&question).await.with_context(|| format!("may not {verb} {resource}"))?;
+    }
+    drop(pod);
+    bed.kubectl(&["delete", "clusterrolebinding", "reader-of-the-chart"]).await?;
+    bed.helm(&["uninstall", RELEASE, "--namespace", RELEASE, "--wait"]).await.map(drop)
 }
 
 /// Another replica leads two seconds after the leader was killed.

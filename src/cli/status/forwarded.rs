@@ -142,15 +142,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_of_the_api_is_told() {
-        let body = r#"{"code": "notLeader", "message": "this replica does not lead"}"#;
-        let answer = format!(
-            "HTTP/1.1 503 Service Unavailable\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        let (status, body) = ask(&answer).await.1.unwrap();
-        let error = RequestError::check(status, body, String::new).unwrap_err();
-        assert_eq!(error.to_string(), "this replica does not lead");
-        assert!(error.is_transient());
+        for (status, code, remedy, is_transient) in [
+            ("503 Service Unavailable", "notLeader", "", true),
+            ("429 Too Many Requests", "tooManyRequests", "", true),
+            ("401 Unauthorized", "unauthorized", ". Give a token with --token-file", false),
+            ("403 Forbidden", "forbidden", ". Or give another token with --token-file", false),
+        ] {
+            let body = format!(r#"{{"code": "{code}", "message": "this is why"}}"#);
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}");
+            let (status, body) = ask(&answer).await.1.unwrap();
+            let error = RequestError::check(status, body, String::new).unwrap_err();
+            assert_eq!(error.to_string(), format!("this is why{remedy}"));
+            assert_eq!(error.is_transient(), is_transient, "{code}");
+        }
     }
 
     #[tokio::test]
