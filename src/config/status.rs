@@ -48,36 +48,35 @@ impl StatusApi {
 pub(super) struct StatusFlags {
     /// Where the status of rotations is served. Anything but a loopback address needs
     /// --status-kubernetes-auth or --status-token-file. An empty address switches the status off
-    #[arg(long, value_name = "ADDRESS", default_value = DEFAULT_ADDRESS)]
-    pub(super) status_address: String,
+    #[arg(long = "status-address", value_name = "ADDRESS", default_value = DEFAULT_ADDRESS)]
+    pub(super) address: String,
     /// A file with a token that callers of the status must send
-    #[arg(long, value_name = "FILE")]
-    pub(super) status_token_file: Option<String>,
+    #[arg(long = "status-token-file", value_name = "FILE")]
+    pub(super) token_file: Option<String>,
     /// Let in callers of the status whose token the cluster knows, and who may get its paths:
     /// by TokenReview and SubjectAccessReview. Beside --status-token-file, either is enough
     #[arg(
-        long,
+        long = "status-kubernetes-auth",
         value_name = "BOOL",
         num_args = 0..=1,
         require_equals = true,
         default_value = "false",
         default_missing_value = "true"
     )]
-    pub(super) status_kubernetes_auth: String,
+    pub(super) kubernetes_auth: String,
     /// The audience that tokens for --status-kubernetes-auth must have
-    #[arg(long, value_name = "NAME", default_value = DEFAULT_AUDIENCE)]
-    pub(super) status_audience: String,
+    #[arg(long = "status-audience", value_name = "NAME", default_value = DEFAULT_AUDIENCE)]
+    pub(super) audience: String,
 }
 
 /// Returns the settings of the status API. `None` if the address is empty.
 pub(super) fn api(flags: StatusFlags) -> Result<Option<StatusApi>, ConfigError> {
-    let StatusFlags { status_address, status_token_file, status_kubernetes_auth, status_audience } =
-        flags;
-    let address = status_address.as_str();
-    let token_file = status_token_file
+    let StatusFlags { address, token_file, kubernetes_auth, audience } = flags;
+    let address = address.as_str();
+    let token_file = token_file
         .map(|file| value::secret_path("--status-token-file", &file).map(PathBuf::from))
         .transpose()?;
-    let audience = audience(&status_kubernetes_auth, status_audience)?;
+    let audience = audience_if(&kubernetes_auth, audience)?;
     if address.is_empty() {
         return Ok(None);
     }
@@ -97,7 +96,7 @@ pub(super) fn api(flags: StatusFlags) -> Result<Option<StatusApi>, ConfigError> 
 }
 
 /// Returns the audience of tokens of the cluster, if the cluster is asked about callers.
-fn audience(is_on: &str, audience: String) -> Result<Option<String>, ConfigError> {
+fn audience_if(is_on: &str, audience: String) -> Result<Option<String>, ConfigError> {
     let is_on = value::boolean("--status-kubernetes-auth", is_on)?;
     let is_plain = |c: char| c.is_ascii_graphic();
     let is_usable = (1..=LONGEST_AUDIENCE).contains(&audience.len());

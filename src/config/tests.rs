@@ -759,10 +759,10 @@ fn status_api(
     audience: &str,
 ) -> Result<Option<StatusApi>, ConfigError> {
     status::api(StatusFlags {
-        status_address: address.to_owned(),
-        status_token_file: file.map(str::to_owned),
-        status_kubernetes_auth: kubernetes_auth.to_owned(),
-        status_audience: audience.to_owned(),
+        address: address.to_owned(),
+        token_file: file.map(str::to_owned),
+        kubernetes_auth: kubernetes_auth.to_owned(),
+        audience: audience.to_owned(),
     })
 }
 

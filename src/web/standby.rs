@@ -87,8 +87,8 @@ enum RouteError {
     #[error("{0}")]
     Pod(LeaderPodError),
     #[error(
-        "the leader's pod has the address {0}, to which this replica forwards nothing. Give all \
-         replicas the same --status-address"
+        "the leader's pod has the address {0}, to which this replica forwards nothing. A replica \
+         that listens on a loopback address reaches others there, and no others"
     )]
     Address(IpAddr),
     #[error(

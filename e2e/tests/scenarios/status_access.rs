@@ -235,7 +235,7 @@ async fn the_roles_of_the_chart_are_enough() -> Result<()> {
         ("create", "tokenreviews.authentication.k8s.io"),
         ("create", "subjectaccessreviews.authorization.k8s.io"),
     ] {
-        let question = ["auth", "can-i", verb, resource, "--namespace", RELEASE, &as_pod];
+        let question = ["auth", "can-i", verb, resource, "--namespace", RELEASE, as_pod.as_str()];
         bed.kubectl(&question).await.with_context(|| format!("may not {verb} {resource}"))?;
     }
     drop(pod);
