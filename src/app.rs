@@ -3,22 +3,22 @@
 //! Architecture Invariant: only this module spawns tasks, into one set. A task that ends before the
 //! shutdown ends the process with an error, so the process never runs with a part of its tasks.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use cluster::Cluster;
 use engines::{Connector, Engines};
 use jiff::Timestamp;
-use tokio::net::TcpListener;
+use listen::bind;
+use status::StatusServer;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::{Config, Connection, LeaderElection, Listen, StatusApi};
-use crate::election::leadership::Leadership;
+use crate::config::{Config, Connection, LeaderElection, Listen};
 use crate::events::log::Log;
 use crate::events::metrics::Metrics;
 use crate::events::owners::OwnerEvents;
@@ -34,11 +34,12 @@ use crate::status::metrics::StatusMetrics;
 use crate::status::report::Sources;
 use crate::vault::client::Server;
 use crate::vault::files::Files;
-use crate::web::api::Api;
 use crate::web::{self, Health};
 
 mod cluster;
 mod engines;
+mod listen;
+mod status;
 
 /// The longest time from the signal to the end of the process. The reloader has one second for
 /// PATCHes in flight, and half a second to revoke the token. The lease is released meanwhile.
@@ -126,14 +127,14 @@ async fn start(
     let events_of_process = Events::new(sinks);
     let health = Health::new(Arc::clone(&index), heartbeats.clone(), metrics);
     answer_probes(&listen, &health, tasks, shutdown.clone()).await?;
-    if let Some(status) = status {
-        let (sources, led) = (sources.clone(), Arc::clone(&led));
-        serve_status(status, sources, led, tasks, shutdown.clone()).await?;
-    }
     let client = client::connect(Arc::clone(&cluster_clock), events_of_process.clone()).await?;
     let election = leader_election.map(|LeaderElection { terms, name, namespace, replica }| {
         leader::Settings::new(&client, terms, name, namespace, &replica)
     });
+    let (leadership, election_of) = (Arc::clone(&led), election.as_ref());
+    let server =
+        StatusServer { client: &client, sources: sources.clone(), leadership, election: election_of };
+    let of_status = server.spawn(status, tasks, shutdown.clone()).await?;
     let connector = Connector::new(client.clone(), events_of_process.clone(), &connections);
     let connections = connector.connect_default(connections, &files).await?;
     let synced = CancellationToken::new();
@@ -146,7 +147,7 @@ async fn start(
         shutdown: shutdown.clone(),
     };
     cluster.collect(collector_sync_period, tasks);
-    tasks.spawn(cluster.report_missing_permissions(readable, events, election.clone()));
+    tasks.spawn(cluster.report_missing_permissions(readable, events, election.clone(), of_status));
     // Each engine holds one end of this channel, so the channel closes once all engines have ended.
     let (running, ended) = mpsc::channel::<()>(1);
     let leadership = cluster.elect(election, ended, tasks);
@@ -231,46 +232,6 @@ async fn answer_probes(
         "server of the probes"
     });
     Ok(())
-}
-
-/// Spawns the server of the status. If another process has the default port, the controller goes on
-/// without the status.
-async fn serve_status(
-    status: StatusApi,
-    sources: Sources,
-    leadership: Arc<OnceLock<Leadership>>,
-    tasks: &mut JoinSet<&'static str>,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    let StatusApi { listen, is_default, token_file } = status;
-    let listener = match bind("--status-address", &listen).await {
-        Ok(listener) => listener,
-        Err(error) if is_default => {
-            warn!("The status is not served: {error:#}. Set --status-address to another address");
-            return Ok(());
-        }
-        Err(error) => return Err(error),
-    };
-    info!("Serving the status at {}", listener.local_addr()?);
-    let router = web::api::router(Api::new(sources, leadership, token_file));
-    tasks.spawn(async move {
-        web::serve(listener, router, shutdown).await;
-        "server of the status"
-    });
-    Ok(())
-}
-
-async fn bind(name: &str, listen: &Listen) -> anyhow::Result<TcpListener> {
-    let Listen { host, port } = listen;
-    let context = || format!("{name}: cannot listen at {host:?}, port {port}");
-    match host {
-        Some(host) => TcpListener::bind((host.as_str(), *port)).await.with_context(context),
-        None => match TcpListener::bind(("::", *port)).await {
-            Ok(listener) => Ok(listener),
-            // The machine may have no IPv6.
-            Err(_) => TcpListener::bind(("0.0.0.0", *port)).await.with_context(context),
-        },
-    }
 }
 
 /// The signals that end the process.

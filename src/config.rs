@@ -37,6 +37,7 @@ use error::error;
 pub use rules::PathRulesFile;
 pub use servers::ServersFile;
 pub use status::StatusApi;
+use status::StatusFlags;
 use value::boolean;
 pub use value::{Listen, duration};
 pub use vault::{CaSecret, Connection};
@@ -187,13 +188,8 @@ pub struct Flags {
         default_missing_value = "true"
     )]
     record_events: String,
-    /// Where the status of rotations is served. Anything but a loopback address needs
-    /// --status-token-file. An empty address switches the status off
-    #[arg(long, value_name = "ADDRESS", default_value = status::DEFAULT_ADDRESS)]
-    status_address: String,
-    /// A file with a token that callers of the status must send
-    #[arg(long, value_name = "FILE")]
-    status_token_file: Option<String>,
+    #[command(flatten)]
+    status: StatusFlags,
     /// How long the rollout of a reload may take before the status calls it failed
     #[arg(long, value_name = "DURATION", default_value = "10m")]
     rollout_timeout: String,
@@ -322,8 +318,7 @@ impl Config {
             read_config_maps,
             read_secrets,
             record_events,
-            status_address,
-            status_token_file,
+            status,
             rollout_timeout,
             leader_elect,
             leader_elect_lease_duration,
@@ -397,7 +392,7 @@ impl Config {
             pace: pace(&vault_concurrency, vault_rate.as_deref(), &vault_spread)?,
             readable: readable(&read_config_maps, &read_secrets)?,
             events: boolean("--record-events", &record_events)?,
-            status: status::api(&status_address, status_token_file)?,
+            status: status::api(status)?,
             rollout_timeout: duration("--rollout-timeout", &rollout_timeout)?,
             replica: leader_election.replica.clone(),
             leader_election: is_elected.then_some(leader_election),

@@ -1,4 +1,5 @@
-//! The probes, the metrics and the API. They send no requests and report the last known state.
+//! The probes, the metrics and the API. They report the last known state. Only [`standby`] sends
+//! requests, to the leader.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,7 +26,11 @@ use crate::events::metrics::{self, Metrics};
 use crate::heartbeat::Heartbeats;
 use crate::index::Index;
 
+pub mod access;
+mod answer;
 pub mod api;
+mod reviews;
+pub mod standby;
 
 /// The most open connections. Anybody in the cluster can open idle connections. At the limit, a new
 /// connection closes the oldest one, so that a probe is always answered. A process may have 1,024

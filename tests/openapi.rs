@@ -315,7 +315,7 @@ fn each_path_is_described_with_its_answer() {
         let answers = &paths[path]["get"]["responses"];
         let answer = &answers["200"]["content"]["application/json"]["schema"];
         assert_eq!(answer["$ref"], format!("#/components/schemas/{schema}"), "{path}");
-        for status in ["401", "503"] {
+        for status in ["401", "403", "429", "503"] {
             assert!(answers.get(status).is_some(), "{path}: {status}");
         }
     }
@@ -347,7 +347,7 @@ fn each_reference_leads_to_a_component_and_each_component_is_used() {
     for reference in &references {
         target(&document, reference);
     }
-    for section in ["parameters", "responses", "schemas"] {
+    for section in ["parameters", "headers", "responses", "schemas"] {
         for name in keys(&document["components"][section]) {
             let reference = format!("#/components/{section}/{name}");
             assert!(references.contains(reference.as_str()), "{reference} is not used");

@@ -324,11 +324,22 @@ impl Cluster {
         account: &str,
         life: Duration,
     ) -> Result<String> {
+        self.request_token_for(&[], namespace, account, life).await
+    }
+
+    /// As [`Self::request_token`], for these audiences. Without one, the token is for the API server.
+    pub async fn request_token_for(
+        &self,
+        audiences: &[&str],
+        namespace: &str,
+        account: &str,
+        life: Duration,
+    ) -> Result<String> {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
         let body = json!({
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",
-            "spec": {"expirationSeconds": life.as_secs()},
+            "spec": {"expirationSeconds": life.as_secs(), "audiences": audiences},
         });
         let request = Request::post(path)
             .header("content-type", "application/json")
@@ -352,6 +363,38 @@ impl Cluster {
             Ok((pod["status"]["phase"] == "Running").then_some(()))
         })
         .await
+    }
+
+    /// Creates a pod that no node runs, and that shows this address. A process of this machine that
+    /// listens there plays its container.
+    pub async fn show_pod_at(&self, namespace: &str, name: &str, address: &str) -> Result<()> {
+        let pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"namespace": namespace, "name": name},
+            "spec": {
+                "schedulerName": "none",
+                "containers": [{"name": "app", "image": "app"}],
+            },
+        });
+        self.apply_object(&pod, "pods").await?;
+        let status = json!({
+            "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]},
+        });
+        let request = Request::patch(format!("/api/v1/namespaces/{namespace}/pods/{name}/status"))
+            .header("content-type", "application/merge-patch+json")
+            .body(serde_json::to_vec(&status)?)?;
+        let _: Value =
+            self.client.request(request).await.context("cannot patch the pod's status")?;
+        Ok(())
+    }
+
+    /// Deletes what has this path, such as `/api/v1/namespaces/NAME`.
+    pub async fn delete_path(&self, path: &str) -> Result<()> {
+        let request = Request::delete(path).body(Vec::new())?;
+        let _: Value =
+            self.client.request(request).await.with_context(|| format!("DELETE {path}"))?;
+        Ok(())
     }
 
     /// Creates a `ServiceAccount`.

@@ -13,7 +13,7 @@ use crate::election::leadership::{Leadership, election_channel};
 use crate::events::sink::Events;
 use crate::heartbeat::{Heartbeats, LONGEST_STEP};
 use crate::index::Index;
-use crate::kubernetes::access;
+use crate::kubernetes::access::{self, StatusRequests};
 use crate::kubernetes::client::Client;
 use crate::kubernetes::collector::{self, Collector};
 use crate::kubernetes::effects::Effects;
@@ -84,12 +84,13 @@ impl Cluster {
         readable: ReadableSources,
         events: bool,
         election: Option<leader::Settings>,
+        status: StatusRequests,
     ) -> impl Future<Output = &'static str> + use<> {
         let (client, shutdown) = (self.client.clone(), self.shutdown.clone());
         async move {
             let check = async {
-                for permission in
-                    access::missing(&client, readable, events, election.as_ref()).await
+                let election = election.as_ref();
+                for permission in access::missing(&client, readable, events, election, status).await
                 {
                     error!("The service account lacks a permission: {permission}");
                 }

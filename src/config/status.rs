@@ -3,11 +3,19 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use clap::Args;
+
 use super::error::{ConfigError, error};
 use super::value::{self, Listen};
 
 /// The address of the status by default.
 pub(super) const DEFAULT_ADDRESS: &str = "127.0.0.1:9180";
+
+/// The audience of tokens by default.
+pub(super) const DEFAULT_AUDIENCE: &str = "vault-secrets-reloader";
+
+/// The longest audience, in bytes.
+const LONGEST_AUDIENCE: usize = 253;
 
 /// Where the status is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,18 +25,58 @@ pub struct StatusApi {
     /// Whether the address is the default one. The controller then goes on without the status if
     /// another process has the port.
     pub is_default: bool,
-    /// The file with the token that callers must send.
+    /// Whether only this machine reaches the address.
+    pub is_loopback: bool,
+    /// The file with the token that callers may send.
     pub token_file: Option<PathBuf>,
+    /// The audience of the tokens of the cluster that callers may send; `None` if the cluster is not
+    /// asked about callers.
+    pub audience: Option<String>,
+}
+
+impl StatusApi {
+    /// Whether callers must send a token.
+    #[must_use]
+    pub fn needs_token(&self) -> bool {
+        self.token_file.is_some() || self.audience.is_some()
+    }
+}
+
+// The flags of the status API. A doc comment would become the text of --help of the program.
+#[derive(Debug, Args)]
+#[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
+pub(super) struct StatusFlags {
+    /// Where the status of rotations is served. Anything but a loopback address needs
+    /// --status-kubernetes-auth or --status-token-file. An empty address switches the status off
+    #[arg(long = "status-address", value_name = "ADDRESS", default_value = DEFAULT_ADDRESS)]
+    pub(super) address: String,
+    /// A file with a token that callers of the status must send
+    #[arg(long = "status-token-file", value_name = "FILE")]
+    pub(super) token_file: Option<String>,
+    /// Let in callers of the status whose token the cluster knows, and who may get its paths:
+    /// by TokenReview and SubjectAccessReview. Beside --status-token-file, either is enough
+    #[arg(
+        long = "status-kubernetes-auth",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true"
+    )]
+    pub(super) kubernetes_auth: String,
+    /// The audience that tokens for --status-kubernetes-auth must have
+    #[arg(long = "status-audience", value_name = "NAME", default_value = DEFAULT_AUDIENCE)]
+    pub(super) audience: String,
 }
 
 /// Returns the settings of the status API. `None` if the address is empty.
-pub(super) fn api(
-    address: &str,
-    token_file: Option<String>,
-) -> Result<Option<StatusApi>, ConfigError> {
+pub(super) fn api(flags: StatusFlags) -> Result<Option<StatusApi>, ConfigError> {
+    let StatusFlags { address, token_file, kubernetes_auth, audience } = flags;
+    let address = address.as_str();
     let token_file = token_file
         .map(|file| value::secret_path("--status-token-file", &file).map(PathBuf::from))
         .transpose()?;
+    let audience = audience_if(&kubernetes_auth, audience)?;
     if address.is_empty() {
         return Ok(None);
     }
@@ -36,10 +84,25 @@ pub(super) fn api(
     let host = listen.host.as_deref().unwrap_or_default();
     let is_loopback =
         host == "localhost" || host.parse().is_ok_and(|host: IpAddr| host.is_loopback());
-    if !is_loopback && token_file.is_none() {
-        let problem = "not a loopback address; set --status-token-file as well, so that only \
-                       callers with its token see the status";
+    let is_default = address == DEFAULT_ADDRESS;
+    let api = StatusApi { listen, is_default, is_loopback, token_file, audience };
+    if !is_loopback && !api.needs_token() {
+        let problem = "not a loopback address; set --status-kubernetes-auth or \
+                       --status-token-file as well, so that only callers with a token see the \
+                       status";
         return Err(error("--status-address", address, problem));
     }
-    Ok(Some(StatusApi { listen, is_default: address == DEFAULT_ADDRESS, token_file }))
+    Ok(Some(api))
+}
+
+/// Returns the audience of tokens of the cluster, if the cluster is asked about callers.
+fn audience_if(is_on: &str, audience: String) -> Result<Option<String>, ConfigError> {
+    let is_on = value::boolean("--status-kubernetes-auth", is_on)?;
+    let is_plain = |c: char| c.is_ascii_graphic();
+    let is_usable = (1..=LONGEST_AUDIENCE).contains(&audience.len());
+    if !is_usable || !audience.chars().all(is_plain) {
+        let problem = "not an audience; write a name or a URL without spaces";
+        return Err(error("--status-audience", &audience, problem));
+    }
+    Ok(is_on.then_some(audience))
 }

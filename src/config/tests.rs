@@ -751,23 +751,50 @@ fn rules_that_cannot_be_used_are_refused_with_the_field_and_the_remedy() {
     assert!(error.contains("/none.yaml") && error.contains("cannot be read"), "{error}");
 }
 
+/// Parses the flags of the status API.
+fn status_api(
+    address: &str,
+    file: Option<&str>,
+    kubernetes_auth: &str,
+    audience: &str,
+) -> Result<Option<StatusApi>, ConfigError> {
+    status::api(StatusFlags {
+        address: address.to_owned(),
+        token_file: file.map(str::to_owned),
+        kubernetes_auth: kubernetes_auth.to_owned(),
+        audience: audience.to_owned(),
+    })
+}
+
 #[test]
 fn the_status_is_served_to_this_machine_or_by_token() {
-    let api = |address: &str, file: Option<&str>| status::api(address, file.map(str::to_owned));
+    let api = |address: &str, file: Option<&str>| status_api(address, file, "false", "a");
     let default = api(status::DEFAULT_ADDRESS, None).unwrap().unwrap();
-    assert!(default.is_default && default.token_file.is_none());
+    assert!(default.is_default && default.is_loopback && !default.needs_token());
     assert_eq!(default.listen, Listen { host: Some("127.0.0.1".to_owned()), port: 9180 });
     assert_eq!(api("", None), Ok(None));
     for loopback in ["localhost:0", "127.0.0.9:9180", "[::1]:9180"] {
-        assert!(api(loopback, None).unwrap().is_some(), "{loopback}");
+        assert!(api(loopback, None).unwrap().unwrap().is_loopback, "{loopback}");
     }
     for elsewhere in [":9180", "0.0.0.0:9180", "[::]:9180", "10.0.0.1:9180", "vault.example:9180"] {
         let error = api(elsewhere, None).unwrap_err().to_string();
-        assert!(error.contains("--status-token-file"), "{error}");
-        assert!(api(elsewhere, Some("/run/token")).unwrap().is_some(), "{elsewhere}");
+        for flag in ["--status-token-file", "--status-kubernetes-auth"] {
+            assert!(error.contains(flag), "{error}");
+        }
+        assert!(!api(elsewhere, Some("/run/token")).unwrap().unwrap().is_loopback, "{elsewhere}");
+        let by_cluster = status_api(elsewhere, None, "true", "ours").unwrap().unwrap();
+        assert_eq!(by_cluster.audience.as_deref(), Some("ours"), "{elsewhere}");
     }
     let error = api("9180", None).unwrap_err().to_string();
     assert!(error.contains("--status-address") && error.contains("HOST:PORT"), "{error}");
     let error = api("", Some("hvs.secret")).unwrap_err().to_string();
     assert!(error.contains("--status-token-file") && !error.contains("hvs.secret"), "{error}");
+    for (is_on, audience, expected) in [
+        ("yes", "ours", "--status-kubernetes-auth=\"yes\": write true or false"),
+        ("true", "", "--status-audience=\"\": not an audience"),
+        ("true", "a b", "--status-audience=\"a b\": not an audience"),
+    ] {
+        let error = status_api(":9180", None, is_on, audience).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
 }

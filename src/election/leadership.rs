@@ -4,6 +4,8 @@
 //! to the candidate. Leadership saves work, and nothing more. The PATCH itself makes sure that a
 //! change is not acted on twice.
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +35,8 @@ impl Claim {
 #[derive(Clone, Debug)]
 pub struct Leadership {
     claim: watch::Receiver<Claim>,
+    /// The identity of another replica that holds the lease.
+    holder: watch::Receiver<Option<Arc<str>>>,
     stands: CancellationToken,
 }
 
@@ -40,6 +44,7 @@ pub struct Leadership {
 #[derive(Debug)]
 pub struct Candidate {
     claim: watch::Sender<Claim>,
+    holder: watch::Sender<Option<Arc<str>>>,
     stands: CancellationToken,
 }
 
@@ -47,9 +52,10 @@ pub struct Candidate {
 #[must_use]
 pub fn election_channel() -> (Candidate, Leadership) {
     let (sender, receiver) = watch::channel(Claim::No);
+    let (name, holder) = watch::channel(None);
     let stands = CancellationToken::new();
-    let leadership = Leadership { claim: receiver, stands: stands.clone() };
-    (Candidate { claim: sender, stands }, leadership)
+    let leadership = Leadership { claim: receiver, holder, stands: stands.clone() };
+    (Candidate { claim: sender, holder: name, stands }, leadership)
 }
 
 impl Candidate {
@@ -62,6 +68,17 @@ impl Candidate {
     pub fn say(&self, claim: Claim) {
         self.claim.send_if_modified(|before| std::mem::replace(before, claim) != claim);
     }
+
+    /// Publishes the identity of another replica that holds the lease; `None` if there is none.
+    pub fn name_holder(&self, holder: Option<&str>) {
+        self.holder.send_if_modified(|before| {
+            let is_new = before.as_deref() != holder;
+            if is_new {
+                *before = holder.map(Arc::from);
+            }
+            is_new
+        });
+    }
 }
 
 impl Leadership {
@@ -69,13 +86,20 @@ impl Leadership {
     #[must_use]
     pub fn always() -> Self {
         let (_, claim) = watch::channel(Claim::Always);
-        Self { claim, stands: CancellationToken::new() }
+        let (_, holder) = watch::channel(None);
+        Self { claim, holder, stands: CancellationToken::new() }
     }
 
     /// Whether this process leads now.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.claim.borrow().holds()
+    }
+
+    /// Returns the identity of another replica that holds the lease, as far as is known.
+    #[must_use]
+    pub fn holder(&self) -> Option<Arc<str>> {
+        self.holder.borrow().clone()
     }
 
     /// Reports that this process is ready to lead.
@@ -146,6 +170,17 @@ mod tests {
         assert!(leadership.lost().now_or_never().is_none());
         candidacy.say(Claim::No);
         assert!(leadership.lost().now_or_never().is_some() && !leadership.holds());
+    }
+
+    #[tokio::test]
+    async fn another_holder_is_known() {
+        let (candidacy, leadership) = election_channel();
+        assert_eq!(leadership.holder(), None);
+        candidacy.name_holder(Some("b_1"));
+        assert_eq!(leadership.holder().as_deref(), Some("b_1"));
+        candidacy.name_holder(None);
+        assert_eq!(leadership.holder(), None);
+        assert_eq!(Leadership::always().holder(), None);
     }
 
     #[tokio::test]

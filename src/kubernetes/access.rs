@@ -24,10 +24,20 @@ struct Needed {
     name: Option<String>,
 }
 
+/// What the status API does with the API server.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StatusRequests {
+    /// It asks about callers.
+    pub reviews: bool,
+    /// It reads the pod that holds the Lease.
+    pub leader_pod: bool,
+}
+
 fn needed(
     readable: ReadableSources,
     events: bool,
     lease: Option<&leader::Settings>,
+    status: StatusRequests,
 ) -> impl Iterator<Item = Needed> {
     let of_kind = |kind: Kind| {
         ["get", "list", "watch", "patch"].map(|verb| (verb, kind.plural(), kind.group()))
@@ -65,7 +75,33 @@ fn needed(
         group: "events.k8s.io",
         ..Needed::default()
     });
-    everywhere.chain(of_sources).chain(of_events).chain(of_lease)
+    let of_status = of_status(status, lease);
+    everywhere.chain(of_sources).chain(of_events).chain(of_lease).chain(of_status)
+}
+
+/// Returns what the status API needs.
+fn of_status(
+    status: StatusRequests,
+    lease: Option<&leader::Settings>,
+) -> impl Iterator<Item = Needed> + use<> {
+    let of_pods = lease.filter(|_| status.leader_pod).map(|settings| Needed {
+        verb: "get",
+        resource: "pods",
+        namespace: Some(settings.namespace.clone()),
+        ..Needed::default()
+    });
+    let reviews = [
+        ("tokenreviews", "authentication.k8s.io"),
+        ("subjectaccessreviews", "authorization.k8s.io"),
+    ];
+    let reviews = status.reviews.then_some(reviews).into_iter().flatten();
+    let of_reviews = reviews.map(|(resource, group)| Needed {
+        verb: "create",
+        resource,
+        group,
+        ..Needed::default()
+    });
+    of_reviews.chain(of_pods)
 }
 
 /// Returns the missing permissions, each with the place to add it. The permissions on a Lease are
@@ -77,10 +113,12 @@ pub async fn missing(
     readable: ReadableSources,
     events: bool,
     lease: Option<&leader::Settings>,
+    status: StatusRequests,
 ) -> Vec<String> {
     let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
     let mut missing = Vec::new();
-    for Needed { verb, resource, group, namespace, name } in needed(readable, events, lease) {
+    for Needed { verb, resource, group, namespace, name } in needed(readable, events, lease, status)
+    {
         let place = namespace.as_ref().map_or_else(
             || ". Add it to its ClusterRole".to_owned(),
             |namespace| format!(" in namespace {namespace}. Add it to its Role there"),

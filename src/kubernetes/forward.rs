@@ -18,11 +18,9 @@ use tokio::io::DuplexStream;
 
 use super::client::{ConnectError, RequestError, connect_by, in_time};
 use crate::decide::clock::ServerClock;
+use crate::election::holder;
 use crate::events::sink::Events;
 use crate::model::text::shorten;
-
-/// The longest name of a pod, in bytes.
-const LONGEST_POD_NAME: usize = 253;
 
 /// Which leader to find, and by what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -323,27 +321,17 @@ fn choose(name: &str, leases: Vec<DynamicObject>) -> Result<(String, DynamicObje
     Err(ForwardError::SeveralLeases { name: name.to_owned(), namespaces })
 }
 
-/// Returns the name of the pod that holds a Lease. The identity of a holder is `NAME_UUID`.
+/// Returns the name of the pod that holds a Lease.
 fn pod_of_holder(namespace: &str, lease: &str, data: &Value) -> Result<String, ForwardError> {
     let lease = format!("{namespace}/{lease}");
     let holder = data.pointer("/spec/holderIdentity").and_then(Value::as_str).unwrap_or_default();
     if holder.is_empty() {
         return Err(ForwardError::NoHolder(lease));
     }
-    let name = holder.rsplit_once('_').map_or(holder, |(name, _)| name);
-    if is_pod_name(name) {
-        Ok(name.to_owned())
-    } else {
-        Err(ForwardError::NotAPod { lease, holder: shorten(holder) })
+    match holder::pod(holder) {
+        Some(name) => Ok(name.to_owned()),
+        None => Err(ForwardError::NotAPod { lease, holder: shorten(holder) }),
     }
-}
-
-/// Whether a text can be the name of a pod.
-fn is_pod_name(text: &str) -> bool {
-    let is_known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let is_label =
-        |label: &str| !label.is_empty() && label.bytes().all(|byte| is_known(byte) || byte == b'-');
-    text.len() <= LONGEST_POD_NAME && text.split('.').all(is_label)
 }
 
 fn refused_search(error: &RequestError) -> ForwardError {

@@ -221,6 +221,7 @@ impl Leader {
         let until = self.contender.leads_until(now.into_std());
         let rival = self.contender.other_holder().map(Box::from);
         self.candidacy.say(until.map_or(Claim::No, |end| Claim::Until(Instant::from_std(end))));
+        self.candidacy.name_holder(rival.as_deref());
         match (self.is_leading, until.is_some()) {
             (false, true) => info!(worker = WORKER, "Leading"),
             (true, false) => self.log_lost_leadership(rival.as_deref()),

@@ -5,6 +5,7 @@
 pub mod access;
 mod bounds;
 pub mod ca_secret;
+pub mod callers;
 pub mod client;
 mod clocked;
 pub mod collector;
@@ -13,6 +14,7 @@ pub mod effects;
 pub mod events;
 pub mod forward;
 pub mod leader;
+pub mod leader_pod;
 pub mod object;
 pub mod patcher;
 pub mod revisions;

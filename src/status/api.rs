@@ -37,8 +37,17 @@ pub const REASONS: [&str; 20] = [
 ];
 
 /// The codes of failures: see [`Failure::code`].
-pub const FAILURE_CODES: [&str; 5] =
-    ["badRequest", "unauthorized", "notFound", "notLeader", "notReady"];
+pub const FAILURE_CODES: [&str; 9] = [
+    "badRequest",
+    "unauthorized",
+    "forbidden",
+    "notFound",
+    "tooManyRequests",
+    "notChecked",
+    "notLeader",
+    "leaderUnreachable",
+    "notReady",
+];
 
 /// The answer of `/v1/overview`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

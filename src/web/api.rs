@@ -1,30 +1,27 @@
 //! The read-only API at `/v1`: rotations, secrets and workloads. See `docs/openapi.yaml`.
 //!
-//! Only the leader knows the last decisions, so only the leader answers.
+//! Only the leader knows the last decisions, so only the leader answers. Other replicas forward: see
+//! [`super::standby`].
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{RawQuery, Request, State};
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use serde::Serialize;
-use tokio::io::AsyncReadExt as _;
-use tokio::time::timeout;
 use url::form_urlencoded;
 
+use super::access::Access;
+use super::answer::{Refusal, answer, refuse};
+use super::standby::Standby;
 use crate::election::leadership::Leadership;
 use crate::model::kind::Kind;
 use crate::model::workload::WorkloadId;
 use crate::rollouts::rotation::RotationState;
-use crate::status::api::{Failure, Page, SecretStatus, User, WORKLOAD_STATES};
+use crate::status::api::{Page, SecretStatus, User, WORKLOAD_STATES};
 use crate::status::report::Sources;
 
 /// The paths of the API.
@@ -35,29 +32,29 @@ pub const PATHS: [&str; 5] =
 const USUAL_PAGE: usize = 100;
 const LONGEST_PAGE: usize = 1_000;
 
-/// The longest token that is read from the file, in bytes.
-const LONGEST_TOKEN: u64 = 4_096;
-
-/// The longest time to read the file of the token.
-const READ_WITHIN: Duration = Duration::from_secs(5);
+/// The path that callers must be allowed to read for the answer that a path does not exist.
+const OTHER_PATHS: &str = "/v1/";
 
 /// The state of the API.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Api {
     sources: Sources,
     leadership: Arc<OnceLock<Leadership>>,
-    token_file: Option<PathBuf>,
+    access: Access,
+    standby: Arc<Standby>,
 }
 
 impl Api {
-    /// Returns the API. With `token_file`, callers must send its content as a bearer token.
+    /// Returns the API for callers with `access`. While this replica does not lead, `standby`
+    /// answers.
     #[must_use]
     pub fn new(
         sources: Sources,
         leadership: Arc<OnceLock<Leadership>>,
-        token_file: Option<PathBuf>,
+        access: Access,
+        standby: Standby,
     ) -> Self {
-        Self { sources, leadership, token_file }
+        Self { sources, leadership, access, standby: Arc::new(standby) }
     }
 }
 
@@ -77,95 +74,35 @@ pub fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-/// An answer to a request that is refused. It is boxed, because it is large and rare.
-#[derive(Debug)]
-struct Refusal(Box<Response>);
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        *self.0
-    }
-}
-
-/// Refuses callers without the token, and all requests while this replica does not lead.
+/// Refuses callers who may not read the path. While this replica does not lead, the leader answers,
+/// or nobody.
 async fn check(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let refusal = match &api.token_file {
-        Some(file) => check_token(request.headers(), file).await,
-        None => check_host(request.headers()),
-    };
-    if let Err(refusal) = refusal {
+    let path = PATHS.into_iter().find(|path| *path == request.uri().path());
+    let access = api.access.check(request.headers(), path.unwrap_or(OTHER_PATHS)).await;
+    if let Err(refusal) = access {
         return refusal.into_response();
     }
-    if !api.leadership.get().is_some_and(Leadership::holds) {
-        let message = "this replica does not lead; ask the holder of the Lease".to_owned();
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "notLeader", message).into_response();
+    let is_read = path.is_some() && matches!(*request.method(), Method::GET | Method::HEAD);
+    if !is_read {
+        // The router refuses it, without a look at the state.
+        return next.run(request).await;
+    }
+    let leadership = api.leadership.get();
+    if !leadership.is_some_and(Leadership::holds) {
+        let holder = leadership.and_then(Leadership::holder);
+        let (head, _) = request.into_parts();
+        return api.standby.answer(&head, holder.as_deref()).await;
     }
     if !api.sources.index.is_settled() {
         let message = "the workloads are being read; try again in a moment".to_owned();
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "notReady", message).into_response();
+        let refusal = refuse(StatusCode::SERVICE_UNAVAILABLE, "notReady", message);
+        return refusal.for_now().into_response();
     }
     next.run(request).await
 }
 
-/// Checks that the caller sent the content of the file as a bearer token.
-async fn check_token(headers: &HeaderMap, file: &PathBuf) -> Result<(), Refusal> {
-    let unauthorized = |message: String| refuse(StatusCode::UNAUTHORIZED, "unauthorized", message);
-    let read = async {
-        let mut content = Vec::new();
-        let file = tokio::fs::File::open(file).await?;
-        file.take(LONGEST_TOKEN).read_to_end(&mut content).await?;
-        std::io::Result::Ok(content)
-    };
-    let Ok(Ok(content)) = timeout(READ_WITHIN, read).await else {
-        let message = "--status-token-file cannot be read by the controller".to_owned();
-        return Err(unauthorized(message));
-    };
-    let expected = content.trim_ascii();
-    let sent = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
-    let sent = sent.and_then(|value| value.strip_prefix(b"Bearer ")).unwrap_or_default();
-    if !expected.is_empty() && are_equal(expected, sent.trim_ascii()) {
-        Ok(())
-    } else {
-        let message = "send the token of --status-token-file as Authorization: Bearer".to_owned();
-        Err(unauthorized(message))
-    }
-}
-
-/// Compares two texts in a time that depends on their lengths only.
-fn are_equal(one: &[u8], other: &[u8]) -> bool {
-    let differences = one.iter().zip(other).fold(0, |found, (one, other)| found | (one ^ other));
-    one.len() == other.len() && std::hint::black_box(differences) == 0
-}
-
-/// Checks that the caller names an address of this machine. A page in a browser could otherwise
-/// reach the API by a name of its own that leads here.
-fn check_host(headers: &HeaderMap) -> Result<(), Refusal> {
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
-        if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host }
-    });
-    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    if name == "localhost" || address.is_ok() {
-        Ok(())
-    } else {
-        let message = "reach the API by localhost or an IP address".to_owned();
-        Err(refuse(StatusCode::BAD_REQUEST, "badRequest", message))
-    }
-}
-
-fn refuse(status: StatusCode, code: &str, message: String) -> Refusal {
-    Refusal(Box::new(answer(status, &Failure { code: code.to_owned(), message })))
-}
-
 fn bad_request(message: String) -> Refusal {
     refuse(StatusCode::BAD_REQUEST, "badRequest", message)
-}
-
-fn answer(status: StatusCode, body: &impl Serialize) -> Response {
-    // The types of the API always have a JSON form.
-    let body = serde_json::to_vec(body).unwrap_or_default();
-    let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
-    (status, headers, body).into_response()
 }
 
 /// The parameters of a request.

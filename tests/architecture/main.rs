@@ -23,6 +23,8 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("decide", &["model"]),
     ("index", &["model", "references"]),
     ("events", &["decide", "election", "index", "model", "references", "rollouts"]),
+    // The ports of the API are implemented by `kubernetes`.
+    ("status", &["decide", "election", "events", "index", "model", "rollouts"]),
     (
         "engine",
         &["decide", "election", "events", "heartbeat", "index", "model", "references", "rollouts"],
@@ -31,9 +33,18 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("vault", &["decide", "engine", "events", "index", "model"]),
     (
         "kubernetes",
-        &["decide", "election", "engine", "events", "heartbeat", "index", "model", "references"],
+        &[
+            "decide",
+            "election",
+            "engine",
+            "events",
+            "heartbeat",
+            "index",
+            "model",
+            "references",
+            "status",
+        ],
     ),
-    ("status", &["decide", "election", "events", "index", "model", "rollouts"]),
     ("web", &["election", "events", "heartbeat", "index", "model", "rollouts", "status"]),
     ("config", &["election", "engine", "index", "model", "references", "telemetry", "vault"]),
     // What works offline decodes objects as the collector does.

@@ -30,6 +30,7 @@ mod raft;
 mod servers;
 mod sources;
 mod status;
+mod status_access;
 mod taken_back;
 mod tenants;
 mod tls;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         servers::scenarios(),
         sources::scenarios(),
         status::scenarios(),
+        status_access::scenarios(),
         taken_back::scenarios(),
         tenants::scenarios(),
         tls::scenarios(),

@@ -71,8 +71,10 @@ impl RequestError {
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::TimedOut(_) => true,
-            // The replica does not lead, or is not ready.
-            Self::Refused { status, .. } | Self::OtherServer { status, .. } => *status >= 500,
+            // The replica does not lead, is not ready, or checks too many callers.
+            Self::Refused { status, .. } | Self::OtherServer { status, .. } => {
+                *status >= 500 || *status == 429
+            }
             Self::TooLong | Self::Malformed(_) | Self::Unsendable(_) => false,
             Self::Forward(error) => error.is_transient(),
         }
@@ -102,6 +104,7 @@ impl RequestError {
 fn remedy(code: &str) -> &'static str {
     match code {
         "unauthorized" => ". Give a token with --token-file",
+        "forbidden" => ". Or give another token with --token-file",
         _ => "",
     }
 }

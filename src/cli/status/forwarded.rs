@@ -4,14 +4,8 @@
 //! Each request reads the Lease and has a connection of its own, so a new leader is found by the
 //! next request.
 
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
-
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderValue, USER_AGENT};
 use http::{Request, StatusCode, Uri};
-use http_body::Body as _;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use url::Url;
@@ -20,6 +14,7 @@ use super::error::{RequestError, StatusError};
 use super::request::{AGENT, Fetch, LONGEST, Query, TIMEOUT};
 use crate::kubernetes::forward::LeaderFinder;
 use crate::model::text::shorten;
+use crate::status::exchange::{self, ExchangeError};
 
 /// The address of the API in the pod. Without a token, the API accepts requests to `localhost`.
 const ADDRESS: &str = "http://localhost";
@@ -56,21 +51,6 @@ impl Fetch for ForwardedClient {
     }
 }
 
-/// An exchange without a complete answer.
-#[derive(Debug)]
-enum ExchangeError {
-    /// The connection failed or ended too early, or what came is not HTTP.
-    Http(hyper::Error),
-    /// The body of the answer is too long.
-    TooLong,
-}
-
-impl From<hyper::Error> for ExchangeError {
-    fn from(error: hyper::Error) -> Self {
-        Self::Http(error)
-    }
-}
-
 /// Returns the request for a URL. Only the path and the query of the URL are sent.
 fn request_of(
     url: &Url,
@@ -99,32 +79,8 @@ async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<String>,
 ) -> Result<(StatusCode, Vec<u8>), ExchangeError> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let answer = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let mut incoming = response.into_body();
-        let mut body = Vec::new();
-        while let Some(frame) = poll_fn(|context| Pin::new(&mut incoming).poll_frame(context)).await
-        {
-            let Ok(data) = frame?.into_data() else { continue };
-            if body.len() + data.len() > LONGEST {
-                return Err(ExchangeError::TooLong);
-            }
-            body.extend_from_slice(&data);
-        }
-        Ok((status, body))
-    };
-    let mut answer = pin!(answer);
-    let mut connection = pin!(connection);
-    // The answer is read while the connection is driven.
-    tokio::select! {
-        biased;
-        result = &mut answer => return result,
-        // The answer, or the error, is there when the connection has ended.
-        _ = &mut connection => {}
-    }
-    answer.await
+    let response = exchange::exchange(stream, request, LONGEST).await?;
+    Ok((response.status(), response.into_body()))
 }
 
 #[cfg(test)]
@@ -186,15 +142,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_of_the_api_is_told() {
-        let body = r#"{"code": "notLeader", "message": "this replica does not lead"}"#;
-        let answer = format!(
-            "HTTP/1.1 503 Service Unavailable\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        let (status, body) = ask(&answer).await.1.unwrap();
-        let error = RequestError::check(status, body, String::new).unwrap_err();
-        assert_eq!(error.to_string(), "this replica does not lead");
-        assert!(error.is_transient());
+        for (status, code, remedy, is_transient) in [
+            ("503 Service Unavailable", "notLeader", "", true),
+            ("429 Too Many Requests", "tooManyRequests", "", true),
+            ("401 Unauthorized", "unauthorized", ". Give a token with --token-file", false),
+            ("403 Forbidden", "forbidden", ". Or give another token with --token-file", false),
+        ] {
+            let body = format!(r#"{{"code": "{code}", "message": "this is why"}}"#);
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}");
+            let (status, body) = ask(&answer).await.1.unwrap();
+            let error = RequestError::check(status, body, String::new).unwrap_err();
+            assert_eq!(error.to_string(), format!("this is why{remedy}"));
+            assert_eq!(error.is_transient(), is_transient, "{code}");
+        }
     }
 
     #[tokio::test]

@@ -1,8 +1,14 @@
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::body::Body;
+use axum::http::header::{AUTHORIZATION, HOST, RETRY_AFTER, WWW_AUTHENTICATE};
+use futures::future::{BoxFuture, FutureExt as _};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
+use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
 use super::*;
@@ -18,8 +24,9 @@ use crate::model::fixtures::version;
 use crate::model::progress::RolloutStatus;
 use crate::references::environment::{Container, EnvValue, EnvVar};
 use crate::references::manifest::Manifest;
-use crate::status::api::{Overview, Rotation, Workload, WorkloadStatus};
+use crate::status::api::{Failure, Overview, Rotation, Workload, WorkloadStatus};
 use crate::status::board::Board;
+use crate::status::ports::{Callers, LeaderPodError, LeaderPods, Review, ReviewError};
 
 /// An API with its index and board, whose replica leads.
 struct Bench {
@@ -28,7 +35,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(token_file: Option<PathBuf>) -> Self {
+    fn new() -> Self {
         let index = Arc::new(Index::default());
         let now = || Timestamp::UNIX_EPOCH;
         let board = Arc::new(Board::new(Arc::clone(&index), now));
@@ -45,13 +52,14 @@ impl Bench {
         candidate.say(Claim::Always);
         let led = Arc::new(OnceLock::new());
         assert!(led.set(leadership).is_ok());
-        Self { api: Api::new(sources, led, token_file), candidate }
+        let standby = Standby::new("a".to_owned(), "v".to_owned(), 9180);
+        Self { api: Api::new(sources, led, Access::of_this_machine(), standby), candidate }
     }
 
     /// Returns the API with Deployments `web-0`, `web-1` and so on, which all refer to the secret
     /// `secret/data/a`. Each was decided about, and has its version.
     fn with_workloads(count: usize) -> Self {
-        let bench = Self::new(None);
+        let bench = Self::new();
         let Sources { index, board, .. } = &bench.api.sources;
         for kind in Kind::ALL {
             index.begin_list(kind);
@@ -210,11 +218,23 @@ async fn what_is_wrong_with_a_request_is_said() {
 
 #[tokio::test]
 async fn only_the_leader_answers_once_the_workloads_are_read() {
-    let bench = Bench::new(None);
+    let bench = Bench::new();
     assert_eq!(bench.refused("/v1/overview").await.1, "notReady");
     let bench = Bench::with_workloads(1);
     bench.candidate.say(Claim::No);
-    assert_eq!(bench.refused("/v1/overview").await.1, "notLeader");
+    for (holder, expected) in [
+        (None, "knows no other one that does"),
+        (Some("b-1_x"), "kubectl --namespace v port-forward pod/b-1 9180:9180"),
+        (Some("Laptop_x"), "the leader \"Laptop_x\" is not a pod"),
+    ] {
+        bench.candidate.name_holder(holder);
+        let (status, code, message) = bench.refused("/v1/overview").await;
+        assert_eq!((status, code.as_str()), (503, "notLeader"), "{message}");
+        assert!(message.contains(expected), "{message}");
+    }
+    // What does not depend on the leader is answered.
+    assert_eq!(bench.refused("/v2/overview").await.0, 404);
+    assert_eq!(bench.send(Request::post("/v1/overview").header(HOST, "[::1]")).await.0, 405);
     bench.candidate.say(Claim::Always);
     assert_eq!(bench.get("/v1/overview").await.0, 200);
 }
@@ -242,7 +262,7 @@ async fn with_a_token_file_only_its_token_is_let_in() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
     let mut bench = Bench::with_workloads(1);
-    bench.api.token_file = Some(file.clone());
+    bench.api.access = Access::of_this_machine().with_token_file(Some(file.clone()));
     let get = |token: Option<&'static str>| {
         let request = Request::get("/v1/overview").header(HOST, "reloader.example");
         token.map_or_else(
@@ -266,5 +286,187 @@ async fn with_a_token_file_only_its_token_is_let_in() {
         let (status, body) = bench.send(get(sent)).await;
         assert_eq!(status, expected, "{content:?} {sent:?}");
         assert!(!String::from_utf8_lossy(&body).contains("s3cret"));
+    }
+}
+
+/// A cluster that knows some callers.
+struct Cluster;
+
+impl Callers for Cluster {
+    fn review<'a>(
+        &'a self,
+        token: &'a str,
+        path: &'a str,
+    ) -> BoxFuture<'a, Result<Review, ReviewError>> {
+        let answer = match token {
+            "all" => Ok(Review::Allowed),
+            "overview" if path == "/v1/overview" => Ok(Review::Allowed),
+            "none" | "overview" => Ok(Review::Denied { user: "ci".into() }),
+            "failed" => Err(ReviewError::TimedOut),
+            _ => Ok(Review::Unknown),
+        };
+        async move { answer }.boxed()
+    }
+}
+
+#[tokio::test]
+async fn the_cluster_lets_in_whom_it_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "s3cret").unwrap();
+    let mut bench = Bench::with_workloads(1);
+    let access = Access::of_this_machine().with_cluster(Arc::new(Cluster), "ours".to_owned());
+    bench.api.access = access.clone();
+    for (path, token, status, part) in [
+        ("/v1/overview", "all", 200, ""),
+        ("/v1/overview", "overview", 200, ""),
+        ("/v1/workloads", "overview", 403, "ci may not get /v1/workloads"),
+        ("/v1/overview", "none", 403, "-status-reader"),
+        ("/v1/overview", "other", 401, "kubectl create token SERVICEACCOUNT --audience ours"),
+        ("/v1/overview", "s3cret", 401, "for the audience ours"),
+        ("/v1/overview", "", 401, "for the audience ours"),
+        ("/v1/overview", "failed", 503, "did not answer in time"),
+        ("/v2", "all", 404, "/v1/overview"),
+        ("/v2", "none", 403, "ci may not get /v1/"),
+    ] {
+        let request = Request::get(path).header(AUTHORIZATION, format!("Bearer {token}"));
+        let (found, body) = bench.send(request).await;
+        let body = String::from_utf8(body).unwrap();
+        assert_eq!(found, status, "{path} {token}: {body}");
+        assert!(body.contains(part) && !body.contains("s3cret"), "{path} {token}: {body}");
+    }
+    assert_eq!(bench.send(Request::get("/v1/overview")).await.0, 401);
+    // With both, either is enough.
+    bench.api.access = access.with_token_file(Some(file));
+    for (token, status) in [("s3cret", 200), ("all", 200), ("other", 401)] {
+        let request = Request::get("/v1/overview").header(AUTHORIZATION, format!("Bearer {token}"));
+        assert_eq!(bench.send(request).await.0, status, "{token}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_tokens_is_refused_for_now() {
+    let mut bench = Bench::with_workloads(1);
+    let access = Access::of_this_machine().with_cluster(Arc::new(Cluster), "ours".to_owned());
+    bench.api.access = access;
+    let mut answers = Vec::new();
+    for number in 0..40 {
+        let request = Request::get("/v1/overview");
+        let request = request.header(AUTHORIZATION, format!("Bearer {number}"));
+        let request = request.body(Body::empty()).unwrap();
+        answers.push(router(bench.api.clone()).oneshot(request).await.unwrap());
+    }
+    let (first, last) = (answers.first().unwrap(), answers.last().unwrap());
+    assert_eq!(first.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(first.headers()[WWW_AUTHENTICATE], "Bearer");
+    assert_eq!(last.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(last.headers()[RETRY_AFTER], "1");
+}
+
+/// Pods of which each has the same address.
+struct Pods {
+    address: Result<IpAddr, LeaderPodError>,
+    asked: AtomicUsize,
+}
+
+impl Pods {
+    fn at(address: Result<IpAddr, LeaderPodError>) -> Arc<Self> {
+        Arc::new(Self { address, asked: AtomicUsize::new(0) })
+    }
+}
+
+impl LeaderPods for Pods {
+    fn address<'a>(&'a self, pod: &'a str) -> BoxFuture<'a, Result<IpAddr, LeaderPodError>> {
+        assert_eq!(pod, "b-1");
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let address = self.address.clone();
+        async move { address }.boxed()
+    }
+}
+
+/// Returns a replica that does not lead, and forwards requests to the leader's port.
+fn forwarding(pods: &Arc<Pods>, port: u16) -> Bench {
+    let mut bench = Bench::with_workloads(1);
+    bench.candidate.say(Claim::No);
+    bench.candidate.name_holder(Some("b-1_x"));
+    let standby = Standby::new("a".to_owned(), "v".to_owned(), port);
+    let pods: Arc<dyn LeaderPods> = Arc::<Pods>::clone(pods);
+    bench.api.standby = Arc::new(standby.with_route(pods, true));
+    bench
+}
+
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+#[tokio::test]
+async fn a_replica_that_does_not_lead_answers_as_the_leader_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "s3cret").unwrap();
+    let access = Access::of_this_machine().with_token_file(Some(file));
+    let listener = TcpListener::bind((LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut leader = Bench::with_workloads(3);
+    leader.api.access = access.clone();
+    let pods = Pods::at(Ok(LOCALHOST));
+    let mut other = forwarding(&pods, port);
+    other.api.access = access;
+    let with_token =
+        |path: &str| Request::get(path).header(AUTHORIZATION, "Bearer s3cret").header(HOST, "x");
+    let test = async {
+        for path in [
+            "/v1/workloads?limit=2",
+            "/v1/secret?path=secret%2Fdata%2Fa",
+            "/v1/workload?name=shop/Deployment/web-2",
+            "/v1/workload?name=shop/Deployment/other",
+            "/v1/rotations?limit=0",
+        ] {
+            let (status, body) = leader.send(with_token(path)).await;
+            let (found, forwarded) = other.send(with_token(path)).await;
+            assert_eq!(found, status, "{path}: {}", String::from_utf8_lossy(&forwarded));
+            assert_eq!(forwarded, body, "{path}");
+        }
+        assert_eq!(pods.asked.load(Ordering::Relaxed), 1);
+        // Callers are checked before anything is forwarded.
+        let request = Request::get("/v1/overview").header(HOST, "127.0.0.1");
+        assert_eq!(other.send(request).await.0, 401);
+        // A request is forwarded once.
+        let request = with_token("/v1/overview").header("x-forwarded-by-replica", "c");
+        let (status, body) = other.send(request).await;
+        let body = String::from_utf8(body).unwrap();
+        assert!(status == 503 && body.contains("does not lead any more"), "{status} {body}");
+        // The leader has lost the lease, and the other replica does not know yet.
+        leader.candidate.say(Claim::No);
+        let (status, body) = other.send(with_token("/v1/overview")).await;
+        let body = String::from_utf8(body).unwrap();
+        assert!(status == 503 && body.contains("notLeader"), "{status} {body}");
+    };
+    let server = axum::serve(listener, router(leader.api.clone()));
+    tokio::select! {
+        result = async { server.await } => panic!("{result:?}"),
+        () = test => {}
+    }
+}
+
+#[tokio::test]
+async fn why_the_leader_cannot_be_reached_is_said() {
+    // Nobody listens on a port that was just given back.
+    let listener = TcpListener::bind((LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    for (address, expected) in [
+        (Ok(LOCALHOST), "Is a NetworkPolicy in the way"),
+        (Ok("10.0.0.7".parse().unwrap()), "to which this replica forwards nothing"),
+        (Err(LeaderPodError::Missing("v/b-1".to_owned())), "the pod v/b-1 does not exist"),
+    ] {
+        let pods = Pods::at(address);
+        let bench = forwarding(&pods, port);
+        for _ in 0..10 {
+            let (status, code, message) = bench.refused("/v1/overview").await;
+            assert_eq!((status, code.as_str()), (503, "leaderUnreachable"));
+            assert!(message.contains(expected), "{message}");
+            assert!(message.contains("port-forward pod/b-1"), "{message}");
+        }
+        // The pod is not read for each request.
+        assert!(pods.asked.load(Ordering::Relaxed) < 5);
     }
 }

@@ -66,6 +66,42 @@ one as 1e+06.
 {{- end }}
 
 {{/*
+The address of the status; an older values file has none.
+*/}}
+{{- define "vault-secrets-reloader.statusAddress" -}}
+{{- $status := .Values.status | default dict }}
+{{- if hasKey $status "address" }}{{ $status.address }}{{ else }}127.0.0.1:9180{{ end }}
+{{- end }}
+
+{{/*
+"true" if the status is served at more than a loopback address.
+*/}}
+{{- define "vault-secrets-reloader.statusIsExposed" -}}
+{{- $address := include "vault-secrets-reloader.statusAddress" . }}
+{{- if and $address (not (regexMatch "^(127\\.|localhost:|\\[::1\\]:)" $address)) }}true{{ end }}
+{{- end }}
+
+{{- define "vault-secrets-reloader.statusAsksKubernetes" -}}
+{{- include "vault-secrets-reloader.isTrue" (.Values.status | default dict).kubernetesAuth }}
+{{- end }}
+
+{{/*
+"true" if replicas forward requests for the status to the leader: by the rule of the controller.
+*/}}
+{{- define "vault-secrets-reloader.statusIsForwarded" -}}
+{{- $hasToken := or (include "vault-secrets-reloader.statusAsksKubernetes" .) (.Values.status | default dict).tokenFile }}
+{{- $address := include "vault-secrets-reloader.statusAddress" . }}
+{{- if and $hasToken $address (ne $address "127.0.0.1:9180") (include "vault-secrets-reloader.isElected" .) }}true{{ end }}
+{{- end }}
+
+{{/*
+The name of the Service of the status, which has at most 63 characters.
+*/}}
+{{- define "vault-secrets-reloader.statusService" -}}
+{{- printf "%s-status" (include "vault-secrets-reloader.fullname" . | trunc 56 | trimSuffix "-") }}
+{{- end }}
+
+{{/*
 The file that declares more servers.
 */}}
 {{- define "vault-secrets-reloader.servers" -}}
