@@ -10,6 +10,7 @@ use anyhow::{Context, anyhow};
 use cluster::Cluster;
 use engines::Engines;
 use jiff::Timestamp;
+use notifications::Notifications;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -37,6 +38,7 @@ use crate::web::{self, Health};
 
 mod cluster;
 mod engines;
+mod notifications;
 
 /// The longest time from the signal to the end of the process. The reloader has one second for
 /// PATCHes in flight, and half a second to revoke the token. The lease is released meanwhile.
@@ -92,6 +94,7 @@ async fn start(
         events,
         status,
         rollout_timeout,
+        notifications,
         replica,
         leader_election,
         warnings,
@@ -104,6 +107,8 @@ async fn start(
     let index = Arc::new(Index::new(servers, readable).with_quota(quota));
     let heartbeats = Heartbeats::default();
     let led = Arc::default();
+    let notifications =
+        Notifications::start(notifications, Arc::clone(&led), tasks, shutdown.clone()).await?;
     let board = Arc::new(Board::new(Arc::clone(&index), Timestamp::now));
     let cluster_clock = Arc::default();
     let sources = Sources {
@@ -117,13 +122,10 @@ async fn start(
     };
     let metrics = Metrics::new(Arc::clone(&index), Arc::clone(&led), seconds_since_1970);
     let status_metrics = StatusMetrics::new(sources.clone(), Arc::clone(&led));
-    let metrics = Arc::new(metrics.with_period(settings.period).with(status_metrics));
-    let mut sinks: Vec<Box<dyn Sink>> =
-        vec![Box::new(Log), Box::new(Arc::clone(&metrics)), Box::new(board)];
-    if events {
-        sinks.push(Box::new(OwnerEvents::new(Arc::clone(&index), Arc::clone(&led))));
-    }
-    let events_of_process = Events::new(sinks);
+    let metrics = metrics.with_period(settings.period).with(status_metrics);
+    let metrics = Arc::new(Notifications::count(notifications.as_ref(), metrics));
+    let owners = events.then(|| OwnerEvents::new(Arc::clone(&index), Arc::clone(&led)));
+    let events_of_process = sinks(&metrics, board, owners, notifications.as_ref());
     let health = Health::new(Arc::clone(&index), heartbeats.clone(), metrics);
     answer_probes(&listen, &health, tasks, shutdown.clone()).await?;
     if let Some(status) = status {
@@ -170,6 +172,22 @@ async fn start(
         tasks.spawn(engines.run(connection, connected, running, shutdown.clone()));
     }
     Ok(health)
+}
+
+/// Makes the sinks of events.
+fn sinks(
+    metrics: &Arc<Metrics>,
+    board: Arc<Board>,
+    owners: Option<OwnerEvents>,
+    notifications: Option<&Notifications>,
+) -> Events {
+    let mut sinks: Vec<Box<dyn Sink>> =
+        vec![Box::new(Log), Box::new(Arc::clone(metrics)), Box::new(board)];
+    if let Some(owners) = owners {
+        sinks.push(Box::new(owners));
+    }
+    sinks.extend(notifications.map(Notifications::sink));
+    Events::new(sinks)
 }
 
 /// The present time, for metrics.

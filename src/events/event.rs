@@ -1,5 +1,6 @@
 //! The events that happen while the controller runs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::model::secret::{SecretId, Version};
 use crate::model::strategy::Rollout;
 use crate::model::workload::WorkloadId;
 use crate::references::place::Note;
+use crate::rollouts::rotation::RotationState;
 
 /// Something that happened. Unless its description says otherwise, an event is emitted once, when its
 /// state begins.
@@ -216,6 +218,21 @@ pub enum Event<'a> {
         again: bool,
         /// The controller that owns the workload.
         owner: Option<&'a str>,
+    },
+    /// The state of a rotation changed, or was computed for the first time since polls began.
+    RotationChanged {
+        /// The secret.
+        secret: &'a SecretId,
+        /// The version that was last seen live.
+        version: Option<Version>,
+        /// The state before; `None` if there was none since polls began.
+        from: Option<RotationState>,
+        /// The present state.
+        to: RotationState,
+        /// The time from the creation of the version to the end of the rotation, when it ended.
+        took: Option<Duration>,
+        /// The number of workloads that refer to the secret, by how far they are.
+        users: &'a BTreeMap<&'static str, u64>,
     },
     /// A secret may have changed, and the workload's controller has not yet made the revision that
     /// decides.

@@ -10,4 +10,4 @@ pub mod log;
 pub mod metrics;
 pub mod owners;
 pub mod sink;
-mod text;
+pub(crate) mod text;
