@@ -15,7 +15,7 @@ use crate::config;
 use crate::election::leadership::Leadership;
 use crate::events::metrics::Metrics;
 use crate::events::sink::Sink;
-use crate::notifications::client::{Client, ClientSettings, SendError};
+use crate::notifications::client::{Client, ClientSettings};
 use crate::notifications::metrics::{Counts, NotificationMetrics};
 use crate::notifications::notifier::{Notifier, Settings};
 use crate::notifications::sender::Sender;
@@ -29,8 +29,8 @@ pub(super) struct Notifications {
 }
 
 impl Notifications {
-    /// Checks the settings, and spawns the task that sends. A template or a URL that cannot be used is
-    /// an error. A file with a URL that cannot be read yet is not. `None` if no webhook is set.
+    /// Checks the settings, and spawns the task that sends. A template that cannot be used is an error.
+    /// A URL or a header that cannot be used is a warning. `None` if no webhook is set.
     pub(super) async fn start(
         settings: Option<config::Notifications>,
         leadership: Arc<OnceLock<Leadership>>,
@@ -54,10 +54,9 @@ impl Notifications {
             None => Template::built_in(),
         };
         let mut client = Client::new(ClientSettings { url_file, headers_file, ca_file });
-        match client.check().await {
-            Ok(()) => {}
-            Err(error @ SendError::Setting { .. }) => return Err(error.into()),
-            Err(error) => warn!("No notification can be sent yet: {error}"),
+        // A Secret that is edited must not keep the controller from its next start.
+        if let Err(error) = client.check().await {
+            warn!("No notification can be sent yet: {error}");
         }
         let counts = Arc::<Counts>::default();
         let names: Vec<_> = kinds.iter().map(|kind| kind.name()).collect();

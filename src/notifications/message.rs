@@ -374,6 +374,8 @@ fn example_data() -> Vec<Data> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -448,6 +450,43 @@ mod tests {
                 },
             })
         );
+    }
+
+    /// Adds the paths of all fields of a value. The keys of a map of counts are no fields.
+    fn fields(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(map) if !path.ends_with("users") && !path.ends_with("leftOut") => {
+                for (key, value) in map {
+                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    found.insert(path.clone());
+                    fields(value, &path, found);
+                }
+            }
+            Value::Array(items) => {
+                for item in items {
+                    fields(item, path, found);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_field_is_documented_once() {
+        let page = include_str!("../../docs/notifications.md");
+        let (_, page) = page.split_once("## Fields of a message").unwrap();
+        let (table, _) = page.split_once("\n## ").unwrap();
+        let rows = table.lines().filter_map(|line| line.strip_prefix("| `"));
+        let cells = rows.filter_map(|row| row.split('|').next());
+        let documented: Vec<_> = cells.flat_map(|cell| cell.trim_end().split("`, `")).collect();
+        let documented: Vec<_> = documented.iter().map(|name| name.trim_matches('`')).collect();
+        let mut found = BTreeSet::new();
+        for example in Message::examples() {
+            fields(&serde_json::to_value(example).unwrap(), "", &mut found);
+        }
+        found.remove("data");
+        let once: BTreeSet<String> = documented.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!((once, documented.len()), (found.clone(), found.len()));
     }
 
     #[test]

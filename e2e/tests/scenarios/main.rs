@@ -20,6 +20,7 @@ mod logins;
 mod neighbours;
 mod noisy;
 mod notices;
+mod notifications;
 mod odd;
 mod opting;
 mod outages;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         neighbours::scenarios(),
         noisy::scenarios(),
         notices::scenarios(),
+        notifications::scenarios(),
         odd::scenarios(),
         opting::scenarios(),
         outages::scenarios(),
