@@ -28,6 +28,9 @@ const TYPE_PREFIX: &str = "io.bank-vaults.secrets-reloader.";
 /// The longest sentence, in bytes. Slack shows 3,000 characters.
 const LONGEST_TEXT: usize = 2_000;
 
+/// What to do about a rotation. The command has no path of a tenant, because people copy commands.
+const ASK_STATUS: &str = "The command `vault-secrets-reloader status secret` shows each workload";
+
 /// The most secrets that a message lists. A workload may refer to thousands.
 const MOST_SECRETS: usize = 10;
 
@@ -248,7 +251,6 @@ impl Data {
     ) -> Option<(NotificationKind, Self)> {
         let version = version.and_then(number);
         let number = version.map_or_else(|| "its version".to_owned(), |it| format!("version {it}"));
-        let path = &secret.path;
         let (kind, text) = match state {
             RotationState::Complete => (
                 NotificationKind::RotationComplete,
@@ -258,14 +260,14 @@ impl Data {
                 NotificationKind::RotationStopped,
                 format!(
                     "The rotation of {secret} to {number} stopped: a rollout failed, or a reload was \
-                     taken back. Run `vault-secrets-reloader status secret {path}`"
+                     taken back. {ASK_STATUS}"
                 ),
             ),
             RotationState::Held => (
                 NotificationKind::RotationHeld,
                 format!(
-                    "The rotation of {secret} to {number} does not go on: reloads are held. Run \
-                     `vault-secrets-reloader status secret {path}`"
+                    "The rotation of {secret} to {number} does not go on: reloads are held. \
+                     {ASK_STATUS}"
                 ),
             ),
             _ => return None,
