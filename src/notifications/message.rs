@@ -78,7 +78,7 @@ struct WorkloadName {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct SecretVersions {
     server: Arc<str>,
-    namespace: Option<Arc<str>>,
+    namespace: Option<String>,
     path: String,
     from: Option<u64>,
     to: Option<u64>,
@@ -295,7 +295,7 @@ impl SecretVersions {
     fn of(secret: &SecretId) -> Self {
         Self {
             server: Arc::clone(&secret.connection),
-            namespace: secret.namespace.clone(),
+            namespace: secret.namespace.as_deref().map(shorten),
             path: shorten(&secret.path),
             from: None,
             to: None,
