@@ -11,6 +11,7 @@ use cluster::Cluster;
 use engines::{Connector, Engines};
 use jiff::Timestamp;
 use listen::bind;
+use notifications::Notifications;
 use status::StatusServer;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -39,6 +40,7 @@ use crate::web::{self, Health};
 mod cluster;
 mod engines;
 mod listen;
+mod notifications;
 mod status;
 
 /// The longest time from the signal to the end of the process. The reloader has one second for
@@ -95,6 +97,7 @@ async fn start(
         events,
         status,
         rollout_timeout,
+        notifications,
         replica,
         leader_election,
         warnings,
@@ -107,6 +110,8 @@ async fn start(
     let index = Arc::new(Index::new(servers, readable).with_quota(quota));
     let heartbeats = Heartbeats::default();
     let led = Arc::default();
+    let notifications =
+        Notifications::start(notifications, Arc::clone(&led), tasks, shutdown.clone()).await?;
     let board = Arc::new(Board::new(Arc::clone(&index), Timestamp::now));
     let cluster_clock = Arc::default();
     let sources = Sources {
@@ -118,13 +123,10 @@ async fn start(
         servers: connections.iter().map(|connection| Arc::clone(&connection.name)).collect(),
         replica: replica.as_str().into(),
     };
-    let metrics = Arc::new(metrics_of(&sources, &led, settings.period));
-    let mut sinks: Vec<Box<dyn Sink>> =
-        vec![Box::new(Log), Box::new(Arc::clone(&metrics)), Box::new(board)];
-    if events {
-        sinks.push(Box::new(OwnerEvents::new(Arc::clone(&index), Arc::clone(&led))));
-    }
-    let events_of_process = Events::new(sinks);
+    let metrics = metrics_of(&sources, &led, settings.period);
+    let metrics = Arc::new(Notifications::count(notifications.as_ref(), metrics));
+    let owners = events.then(|| OwnerEvents::new(Arc::clone(&index), Arc::clone(&led)));
+    let events_of_process = sinks(&metrics, board, owners, notifications.as_ref());
     let health = Health::new(Arc::clone(&index), heartbeats.clone(), metrics);
     answer_probes(&listen, &health, tasks, shutdown.clone()).await?;
     let client = client::connect(Arc::clone(&cluster_clock), events_of_process.clone()).await?;
@@ -196,6 +198,22 @@ fn follow_rotations(
         follower.run(shutdown).await;
         "follower of rotations"
     });
+}
+
+/// Makes the sinks of events.
+fn sinks(
+    metrics: &Arc<Metrics>,
+    board: Arc<Board>,
+    owners: Option<OwnerEvents>,
+    notifications: Option<&Notifications>,
+) -> Events {
+    let mut sinks: Vec<Box<dyn Sink>> =
+        vec![Box::new(Log), Box::new(Arc::clone(metrics)), Box::new(board)];
+    if let Some(owners) = owners {
+        sinks.push(Box::new(owners));
+    }
+    sinks.extend(notifications.map(Notifications::sink));
+    Events::new(sinks)
 }
 
 /// The present time, for metrics.

@@ -24,6 +24,7 @@ mod auth;
 mod election;
 mod environment;
 mod error;
+mod notifications;
 mod rules;
 mod servers;
 mod status;
@@ -34,6 +35,8 @@ pub use election::LeaderElection;
 use environment::Environment;
 pub use error::ConfigError;
 use error::error;
+use notifications::NotificationFlags;
+pub use notifications::Notifications;
 pub use rules::PathRulesFile;
 pub use servers::ServersFile;
 pub use status::StatusApi;
@@ -193,6 +196,8 @@ pub struct Flags {
     /// How long the rollout of a reload may take before the status calls it failed
     #[arg(long, value_name = "DURATION", default_value = "10m")]
     rollout_timeout: String,
+    #[command(flatten)]
+    notifications: NotificationFlags,
     /// Elect one replica as the leader, by a Lease; the other replicas wait. Without leader
     /// election, each replica does all the work
     #[arg(
@@ -254,6 +259,8 @@ pub struct Config {
     pub status: Option<StatusApi>,
     /// How long the rollout of a reload may take.
     pub rollout_timeout: Duration,
+    /// The webhook that is told of events; `None` if there is none.
+    pub notifications: Option<Notifications>,
     /// The name of this replica.
     pub replica: String,
     /// The settings of leader election; `None` if it is off.
@@ -320,6 +327,7 @@ impl Config {
             record_events,
             status,
             rollout_timeout,
+            notifications,
             leader_elect,
             leader_elect_lease_duration,
             leader_elect_renew_deadline,
@@ -335,12 +343,7 @@ impl Config {
             .map(|text| duration("--vault-token-renew-threshold", &text))
             .transpose()?;
         let usual_threshold = threshold.unwrap_or(period.saturating_mul(THRESHOLD_PERIODS));
-        let level = log_level.parse().unwrap_or_else(|()| {
-            warnings.push(format!(
-                "--log-level={log_level:?} is not debug, info, warn or error; using info"
-            ));
-            telemetry::Level::Info
-        });
+        let level = level(&log_level, &mut warnings);
         let json = boolean("--enable-json-log", &enable_json_log)?;
         let ignore_versions_before = ignore_versions_before
             .map(|text| time("--ignore-versions-before", &text))
@@ -394,11 +397,20 @@ impl Config {
             events: boolean("--record-events", &record_events)?,
             status: status::api(status)?,
             rollout_timeout: duration("--rollout-timeout", &rollout_timeout)?,
+            notifications: notifications::notifications(notifications)?,
             replica: leader_election.replica.clone(),
             leader_election: is_elected.then_some(leader_election),
             warnings,
         })
     }
+}
+
+fn level(text: &str, warnings: &mut Vec<String>) -> telemetry::Level {
+    text.parse().unwrap_or_else(|()| {
+        let problem = "is not debug, info, warn or error; using info";
+        warnings.push(format!("--log-level={text:?} {problem}"));
+        telemetry::Level::Info
+    })
 }
 
 /// Returns the servers with the path rules of the file, if a file is given.

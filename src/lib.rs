@@ -13,6 +13,7 @@ pub mod heartbeat;
 pub mod index;
 pub mod kubernetes;
 pub mod model;
+pub mod notifications;
 pub mod process;
 pub mod references;
 pub mod rollouts;

@@ -21,9 +21,11 @@ use vault_secrets_reloader::events::metrics::Metrics;
 use vault_secrets_reloader::events::owners;
 use vault_secrets_reloader::events::sink::Sink as _;
 use vault_secrets_reloader::model::kind::Kind;
+use vault_secrets_reloader::model::notification::NotificationKind;
 use vault_secrets_reloader::model::progress::RolloutFailure;
 use vault_secrets_reloader::model::request_end::RequestEnd;
 use vault_secrets_reloader::model::workload::WorkloadId;
+use vault_secrets_reloader::notifications::metrics::NotificationMetrics;
 use vault_secrets_reloader::process::ProcessMetrics;
 use vault_secrets_reloader::references::reason::Reason;
 use vault_secrets_reloader::rollouts::rotation::RotationState;
@@ -269,6 +271,21 @@ fn every_flag_is_documented_once_with_its_default() {
     }
 }
 
+#[test]
+fn every_kind_of_notification_is_documented_once_with_whether_it_is_sent() {
+    let flags = flags_of(&[]);
+    let defaults = flags["--notify-on"].clone().unwrap();
+    let page = read("docs/notifications.md");
+    let rows = rows_below(&page, "kind");
+    let documented: Vec<_> = rows.iter().map(|row| (row[0].trim_matches('`'), row[1])).collect();
+    let is_default = |name: &str| defaults.split(',').any(|default| default == name);
+    let yes_or_no = |name| (name, if is_default(name) { "yes" } else { "no" });
+    let names = NotificationKind::CHOICES.map(NotificationKind::name);
+    let mut expected: Vec<_> = names.into_iter().map(yes_or_no).collect();
+    expected.push((NotificationKind::LeftOut.name(), "always"));
+    assert_eq!(documented, expected);
+}
+
 /// The variables that the configuration looks up, whatever the login and the server.
 fn variables() -> BTreeSet<String> {
     let role = ("VAULT_ROLE", "r");
@@ -409,6 +426,7 @@ fn sources() -> Sources {
 fn every_metric_is_documented_once() {
     let metrics = Metrics::new(Arc::default(), Arc::default(), || 0.0);
     let metrics = metrics.with(StatusMetrics::new(sources(), Arc::default()));
+    let metrics = metrics.with(NotificationMetrics(Arc::default()));
     let metrics = metrics.with_period(Duration::ZERO);
     let metrics = metrics.with_unprefixed(ProcessMetrics::new(0.0));
     // A metric with labels is shown once it has counted.

@@ -11,4 +11,4 @@ pub mod metrics;
 pub mod owners;
 mod request_metrics;
 pub mod sink;
-mod text;
+pub(crate) mod text;

@@ -117,7 +117,7 @@ impl Sink for OwnerEvents {
 }
 
 /// Says for which secrets a workload was reloaded, from which version to which.
-fn reloaded(changes: &[Change]) -> String {
+pub(crate) fn reloaded(changes: &[Change]) -> String {
     let number = |version: Option<Version>| match version {
         None => "an unknown version".to_owned(),
         Some(version) if version == Version::MISSING => "no version".to_owned(),

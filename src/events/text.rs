@@ -12,12 +12,12 @@ use crate::model::workload::WorkloadId;
 const MOST_NAMES: usize = 10;
 
 /// Formats secrets.
-pub(super) fn list(secrets: &[Arc<SecretId>]) -> String {
+pub(crate) fn list(secrets: &[Arc<SecretId>]) -> String {
     join(secrets.iter().map(ToString::to_string))
 }
 
 /// Joins names with commas, and counts those over the limit.
-pub(super) fn join(mut names: impl ExactSizeIterator<Item = String>) -> String {
+pub(crate) fn join(mut names: impl ExactSizeIterator<Item = String>) -> String {
     let more = names.len().saturating_sub(MOST_NAMES);
     let first: Vec<_> = names.by_ref().take(MOST_NAMES).collect();
     let first = first.join(", ");
@@ -25,7 +25,7 @@ pub(super) fn join(mut names: impl ExactSizeIterator<Item = String>) -> String {
 }
 
 /// Says why a changed workload is not reloaded. `None` for holds that have other sentences.
-pub(super) fn held(
+pub(crate) fn held(
     workload: &WorkloadId,
     hold: Held<'_>,
     changed: &[Arc<SecretId>],
@@ -61,7 +61,7 @@ pub(super) fn held(
 }
 
 /// Says that a reload was taken back, and what to do.
-pub(super) fn taken_back(
+pub(crate) fn taken_back(
     workload: &WorkloadId,
     secrets: &[Arc<SecretId>],
     owner: Option<&str>,

@@ -8,6 +8,7 @@ pub mod fair_queue;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod kind;
+pub mod notification;
 pub mod poll;
 pub mod progress;
 pub mod record;

@@ -32,7 +32,7 @@ impl Default for Files {
 impl Files {
     /// Runs a read that blocks. Returns an error if the read takes too long; the next read then
     /// waits until this one has ended.
-    pub(super) async fn read<T: Send + 'static>(
+    pub(crate) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {

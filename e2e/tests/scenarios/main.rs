@@ -21,6 +21,7 @@ mod metrics;
 mod neighbours;
 mod noisy;
 mod notices;
+mod notifications;
 mod odd;
 mod opting;
 mod outages;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         neighbours::scenarios(),
         noisy::scenarios(),
         notices::scenarios(),
+        notifications::scenarios(),
         odd::scenarios(),
         opting::scenarios(),
         outages::scenarios(),
