@@ -217,7 +217,7 @@ async fn serve_status(
     tasks: &mut JoinSet<&'static str>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let StatusApi { listen, is_default, token_file } = status;
+    let StatusApi { listen, is_default, token_file, page } = status;
     let listener = match bind("--status-address", &listen).await {
         Ok(listener) => listener,
         Err(error) if is_default => {
@@ -227,7 +227,11 @@ async fn serve_status(
         Err(error) => return Err(error),
     };
     info!("Serving the status at {}", listener.local_addr()?);
-    let router = web::api::router(Api::new(sources, leadership, token_file));
+    let is_open = token_file.is_some();
+    let mut router = web::api::router(Api::new(sources, leadership, token_file));
+    if page {
+        router = router.merge(web::page::router(is_open));
+    }
     tasks.spawn(async move {
         web::serve(listener, router, shutdown).await;
         "server of the status"

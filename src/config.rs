@@ -194,6 +194,16 @@ pub struct Flags {
     /// A file with a token that callers of the status must send
     #[arg(long, value_name = "FILE")]
     status_token_file: Option<String>,
+    /// Serve a page for browsers at /ui of --status-address
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true"
+    )]
+    status_page: String,
     /// How long the rollout of a reload may take before the status calls it failed
     #[arg(long, value_name = "DURATION", default_value = "10m")]
     rollout_timeout: String,
@@ -324,6 +334,7 @@ impl Config {
             record_events,
             status_address,
             status_token_file,
+            status_page,
             rollout_timeout,
             leader_elect,
             leader_elect_lease_duration,
@@ -347,9 +358,6 @@ impl Config {
             telemetry::Level::Info
         });
         let json = boolean("--enable-json-log", &enable_json_log)?;
-        let ignore_versions_before = ignore_versions_before
-            .map(|text| time("--ignore-versions-before", &text))
-            .transpose()?;
         let without_effect = WITHOUT_EFFECT.iter().filter_map(|suffix| env.get(suffix));
         warnings.extend(
             without_effect.map(|(name, _)| format!("{name} is set and has no effect here")),
@@ -384,7 +392,7 @@ impl Config {
                 period,
                 start_within: period.min(START_WITHIN),
                 settle: settle("--settle-time", &settle_time)?,
-                ignore_versions_before,
+                ignore_versions_before: time("--ignore-versions-before", ignore_versions_before)?,
                 dry_run: boolean("--dry-run", &dry_run)?,
             },
             found_burst: count("--found-reload-burst", &found_reload_burst)?,
@@ -397,7 +405,7 @@ impl Config {
             pace: pace(&vault_concurrency, vault_rate.as_deref(), &vault_spread)?,
             readable: readable(&read_config_maps, &read_secrets)?,
             events: boolean("--record-events", &record_events)?,
-            status: status::api(&status_address, status_token_file)?,
+            status: status::api(&status_address, status_token_file, &status_page)?,
             rollout_timeout: duration("--rollout-timeout", &rollout_timeout)?,
             replica: leader_election.replica.clone(),
             leader_election: is_elected.then_some(leader_election),
@@ -444,8 +452,9 @@ fn settle(name: &str, text: &str) -> Result<SignedDuration, ConfigError> {
         .ok_or_else(|| error(name, text, "must be 10m or less"))
 }
 
-fn time(name: &str, text: &str) -> Result<Timestamp, ConfigError> {
-    text.parse().map_err(|_| error(name, text, "not a time; write 2026-01-31T12:00:00Z"))
+fn time(name: &str, text: Option<String>) -> Result<Option<Timestamp>, ConfigError> {
+    let problem = "not a time; write 2026-01-31T12:00:00Z";
+    text.map(|text| text.parse::<Timestamp>().map_err(|_| error(name, &text, problem))).transpose()
 }
 
 fn pace(concurrency: &str, rate: Option<&str>, spread: &str) -> Result<Pace, ConfigError> {

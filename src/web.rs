@@ -24,6 +24,8 @@ use crate::heartbeat::Heartbeats;
 use crate::index::Index;
 
 pub mod api;
+pub mod page;
+mod tables;
 
 /// The most open connections. Anybody in the cluster can open idle connections. At the limit, a new
 /// connection closes the oldest one, so that a probe is always answered. A process may have 1,024

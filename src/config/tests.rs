@@ -753,7 +753,9 @@ fn rules_that_cannot_be_used_are_refused_with_the_field_and_the_remedy() {
 
 #[test]
 fn the_status_is_served_to_this_machine_or_by_token() {
-    let api = |address: &str, file: Option<&str>| status::api(address, file.map(str::to_owned));
+    let api = |address: &str, file: Option<&str>| {
+        status::api(address, file.map(str::to_owned), "false")
+    };
     let default = api(status::DEFAULT_ADDRESS, None).unwrap().unwrap();
     assert!(default.is_default && default.token_file.is_none());
     assert_eq!(default.listen, Listen { host: Some("127.0.0.1".to_owned()), port: 9180 });
@@ -770,4 +772,20 @@ fn the_status_is_served_to_this_machine_or_by_token() {
     assert!(error.contains("--status-address") && error.contains("HOST:PORT"), "{error}");
     let error = api("", Some("hvs.secret")).unwrap_err().to_string();
     assert!(error.contains("--status-token-file") && !error.contains("hvs.secret"), "{error}");
+}
+
+#[test]
+fn the_page_is_served_if_it_is_switched_on() {
+    for (args, expected) in [
+        (&[][..], false),
+        (&["--status-page"], true),
+        (&["--status-page=true"], true),
+        (&["--status-page=false"], false),
+    ] {
+        let config = load(args, &[ROLE]).unwrap();
+        assert_eq!(config.status.map(|status| status.page), Some(expected), "{args:?}");
+    }
+    let error = load(&["--status-page", "--status-address="], &[ROLE]).unwrap_err();
+    assert!(error.contains("--status-page") && error.contains("is empty"), "{error}");
+    assert!(load(&["--status-page=maybe"], &[ROLE]).is_err());
 }

@@ -26,6 +26,8 @@ use crate::model::workload::WorkloadId;
 use crate::rollouts::rotation::RotationState;
 use crate::status::api::{Failure, Page, SecretStatus, User, WORKLOAD_STATES};
 use crate::status::report::Sources;
+use crate::status::table::{RotationRow, Search, WorkloadRow};
+use crate::web::tables::Tables;
 
 /// The paths of the API.
 pub const PATHS: [&str; 5] =
@@ -34,6 +36,9 @@ pub const PATHS: [&str; 5] =
 /// The number of items of a page: the default, and the most.
 const USUAL_PAGE: usize = 100;
 const LONGEST_PAGE: usize = 1_000;
+
+/// The longest search, in bytes.
+const LONGEST_SEARCH: usize = 200;
 
 /// The longest token that is read from the file, in bytes.
 const LONGEST_TOKEN: u64 = 4_096;
@@ -45,6 +50,7 @@ const READ_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Api {
     sources: Sources,
+    tables: Arc<Tables>,
     leadership: Arc<OnceLock<Leadership>>,
     token_file: Option<PathBuf>,
 }
@@ -57,7 +63,8 @@ impl Api {
         leadership: Arc<OnceLock<Leadership>>,
         token_file: Option<PathBuf>,
     ) -> Self {
-        Self { sources, leadership, token_file }
+        let tables = Arc::new(Tables::new(sources.clone()));
+        Self { sources, tables, leadership, token_file }
     }
 }
 
@@ -140,17 +147,22 @@ fn are_equal(one: &[u8], other: &[u8]) -> bool {
 /// Checks that the caller names an address of this machine. A page in a browser could otherwise
 /// reach the API by a name of its own that leads here.
 fn check_host(headers: &HeaderMap) -> Result<(), Refusal> {
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
-        if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host }
-    });
-    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    if name == "localhost" || address.is_ok() {
+    if is_of_this_machine(headers) {
         Ok(())
     } else {
         let message = "reach the API by localhost or an IP address".to_owned();
         Err(refuse(StatusCode::BAD_REQUEST, "badRequest", message))
     }
+}
+
+/// Whether a request names `localhost` or an IP address as its host.
+pub(crate) fn is_of_this_machine(headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
+        if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host }
+    });
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    name == "localhost" || address.is_ok()
 }
 
 fn refuse(status: StatusCode, code: &str, message: String) -> Refusal {
@@ -198,6 +210,15 @@ impl Parameters {
         self.get(name).ok_or_else(|| bad_request(format!("the parameter {name:?} is missing")))
     }
 
+    /// Returns the search that the parameter `search` means.
+    fn search(&self) -> Result<Search, Refusal> {
+        match self.get("search") {
+            None => Ok(Search::default()),
+            Some(text) if text.len() <= LONGEST_SEARCH => Ok(Search::new(text)),
+            Some(_) => Err(bad_request(format!("search is longer than {LONGEST_SEARCH} bytes"))),
+        }
+    }
+
     /// Returns the page of a list that the parameters `limit` and `continue` mean.
     ///
     /// `continue` is the key of the last item of the page before. So a list that changes meanwhile
@@ -226,18 +247,27 @@ impl Parameters {
 
 async fn overview(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
     Parameters::read(query.as_deref(), &[])?;
-    Ok(answer(StatusCode::OK, &api.sources.report().overview()))
+    Ok(answer(StatusCode::OK, &api.tables.present().await.overview))
 }
 
 async fn rotations(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
-    let parameters = Parameters::read(query.as_deref(), &["state", "limit", "continue"])?;
-    let states = match parameters.get("state") {
+    let known = ["search", "workloadNamespace", "state", "limit", "continue"];
+    let parameters = Parameters::read(query.as_deref(), &known)?;
+    let states: BTreeSet<RotationState> = match parameters.get("state") {
         None => BTreeSet::new(),
         Some(names) => names.split(',').map(rotation_state).collect::<Result<_, _>>()?,
     };
-    let rotations = api.sources.report().rotations(&states);
-    let page = parameters.page(rotations, |rotation| rotation.secret.key())?;
-    Ok(answer(StatusCode::OK, &page))
+    let search = parameters.search()?;
+    let table = api.tables.present().await;
+    let secrets = parameters.get("workloadNamespace").map(|name| api.sources.secrets_of(name));
+    let is_wanted = |row: &&RotationRow| {
+        (states.is_empty() || states.contains(&row.state()))
+            && secrets.as_ref().is_none_or(|secrets| secrets.contains(&row.secret))
+            && row.is_found_by(&search)
+    };
+    let rows: Vec<&RotationRow> = table.rotations.iter().filter(is_wanted).collect();
+    let page = parameters.page(rows, |row| row.key())?;
+    Ok(answer(StatusCode::OK, &page.map(RotationRow::rotation)))
 }
 
 fn rotation_state(name: &str) -> Result<RotationState, Refusal> {
@@ -276,19 +306,26 @@ async fn secret(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Res
 }
 
 async fn workloads(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
-    let known = ["namespace", "state", "limit", "continue"];
+    let known = ["search", "namespace", "state", "limit", "continue"];
     let parameters = Parameters::read(query.as_deref(), &known)?;
-    let mut workloads = api.sources.report().workloads(parameters.get("namespace"));
-    if let Some(states) = parameters.get("state") {
-        let states: BTreeSet<&str> = states.split(',').collect();
-        if let Some(name) = states.iter().find(|name| !WORKLOAD_STATES.contains(name)) {
-            let names = WORKLOAD_STATES.join(", ");
-            return Err(bad_request(format!("state={name:?} is none of {names}")));
-        }
-        workloads.retain(|workload| states.contains(workload.state.as_str()));
+    let states: Option<BTreeSet<&str>> =
+        parameters.get("state").map(|names| names.split(',').collect());
+    let unknown = states.iter().flatten().find(|name| !WORKLOAD_STATES.contains(name));
+    if let Some(name) = unknown {
+        let names = WORKLOAD_STATES.join(", ");
+        return Err(bad_request(format!("state={name:?} is none of {names}")));
     }
-    let page = parameters.page(workloads, |workload| workload.workload.clone())?;
-    Ok(answer(StatusCode::OK, &page))
+    let search = parameters.search()?;
+    let namespace = parameters.get("namespace");
+    let table = api.tables.present().await;
+    let is_wanted = |row: &&WorkloadRow| {
+        states.as_ref().is_none_or(|states| states.contains(row.state()))
+            && namespace.is_none_or(|namespace| row.is_in(namespace))
+            && search.finds(&[row.name()])
+    };
+    let rows: Vec<&WorkloadRow> = table.workloads.iter().filter(is_wanted).collect();
+    let page = parameters.page(rows, |row| row.name().to_owned())?;
+    Ok(answer(StatusCode::OK, &page.map(WorkloadRow::workload)))
 }
 
 async fn workload(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
