@@ -753,9 +753,8 @@ fn rules_that_cannot_be_used_are_refused_with_the_field_and_the_remedy() {
 
 #[test]
 fn the_status_is_served_to_this_machine_or_by_token() {
-    let api = |address: &str, file: Option<&str>| {
-        status::api(address, file.map(str::to_owned), "false")
-    };
+    let api =
+        |address: &str, file: Option<&str>| status::api(address, file.map(str::to_owned), "false");
     let default = api(status::DEFAULT_ADDRESS, None).unwrap().unwrap();
     assert!(default.is_default && default.token_file.is_none());
     assert_eq!(default.listen, Listen { host: Some("127.0.0.1".to_owned()), port: 9180 });

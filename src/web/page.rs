@@ -1,4 +1,4 @@
-//! The page at `/ui`: three files that are part of the program.
+//! The page at `/ui`: files that are part of the program.
 //!
 //! The page holds no data. Its script reads the API at `/v1`, with the token that the user enters.
 
@@ -19,14 +19,17 @@ use siphasher::sip::SipHasher13;
 use super::api::is_of_this_machine;
 
 /// The files: path, media type and content.
-const FILES: [(&str, &str, &str); 4] = [
+const FILES: [(&str, &str, &str); 6] = [
     ("/ui", HTML, PAGE),
     ("/ui/", HTML, PAGE),
     ("/ui/page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
-    ("/ui/page.js", "text/javascript; charset=utf-8", include_str!("page/page.js")),
+    ("/ui/page.js", SCRIPT, include_str!("page/page.js")),
+    ("/ui/parts.js", SCRIPT, include_str!("page/parts.js")),
+    ("/ui/page.svg", "image/svg+xml", include_str!("page/page.svg")),
 ];
 
 const HTML: &str = "text/html; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
 const PAGE: &str = include_str!("page/page.html");
 
 /// The headers of each answer. The browser loads nothing from elsewhere, runs no script of another
@@ -34,7 +37,7 @@ const PAGE: &str = include_str!("page/page.html");
 static HEADERS: [(HeaderName, &str); 4] = [
     (
         CONTENT_SECURITY_POLICY,
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
