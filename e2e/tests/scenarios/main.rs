@@ -24,6 +24,7 @@ mod odd;
 mod opting;
 mod outages;
 mod owners;
+mod page;
 mod process;
 mod raft;
 mod servers;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         opting::scenarios(),
         outages::scenarios(),
         owners::scenarios(),
+        page::scenarios(),
         process::scenarios(),
         raft::scenarios(),
         servers::scenarios(),

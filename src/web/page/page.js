@@ -3,8 +3,8 @@
 // Texts of the API are shown by the functions of parts.js alone, as text and never as markup.
 
 import {
-  ALL, OPEN, ROTATIONS, WORKLOADS, ago, chip, facts, hashOf, inWords, make, makePages, makeTable,
-  makeTiles, number, plural, renewAges, replace, secretHash, secretNote, setClock, setText, sum,
+  ALL, OPEN, ROTATIONS, WORKLOADS, ago, chip, facts, hashOf, inWords, lateness, make, makePages,
+  makeTable, makeTiles, number, plural, renewAges, replace, secretHash, secretNote, setClock, setText, sum,
   timeOf, workloadHash,
 } from "./parts.js";
 
@@ -89,6 +89,7 @@ function listView({ name, title, states, usual, columns, query, counts, row, cap
     return hashOf(name, { search: fields.search.value.trim(), state, in: fields.in.value.trim() });
   };
   let typing = 0;
+  let isApplied = false;
   const apply = (isTyped) => {
     clearTimeout(typing);
     // The user may have left the list since the last key.
@@ -96,7 +97,9 @@ function listView({ name, title, states, usual, columns, query, counts, row, cap
     if (read() === hashOf(name, Object.fromEntries(route().params))) return;
     if (isTyped) history.replaceState(null, "", read());
     else history.pushState(null, "", read());
+    isApplied = true;
     navigate();
+    isApplied = false;
   };
   return {
     title: () => title,
@@ -131,15 +134,14 @@ function listView({ name, title, states, usual, columns, query, counts, row, cap
       view.replaceChildren(heading(title), tiles.list, form, table.sheet, pages.pages);
     },
     enter(params) {
+      // The fields have what the user typed.
+      if (isApplied) return;
       const values = {
         search: params.get("search") ?? "",
         state: params.get("state") ?? usual,
         in: params.get("in") ?? "",
       };
-      for (const [id, field] of Object.entries(fields)) {
-        // What the user types at present stays.
-        if (document.activeElement !== field || id === "state") field.value = values[id];
-      }
+      for (const [id, field] of Object.entries(fields)) field.value = values[id];
     },
     path(params) {
       const state = params.get("state") ?? usual;
@@ -333,13 +335,6 @@ function serversView() {
   };
 }
 
-/** What is wrong with the polls of a server; empty if nothing is. */
-function lateness({ lastPoll, lastSuccessfulPoll }) {
-  if (!lastPoll) return "not polled yet";
-  if (!lastSuccessfulPoll) return "no poll was answered yet";
-  return Date.parse(lastSuccessfulPoll) < Date.parse(lastPoll) ? "the last poll failed" : "";
-}
-
 const VIEWS = {
   rotations: listView({
     name: "rotations",
@@ -401,6 +396,8 @@ function navigate() {
   present = { key, name, params, hash, isDetail, before: before?.hash };
   if (name === "rotations" || name === "workloads") listHash = hash;
   if (before?.key !== key) {
+    showProblem("");
+    view.hidden = !byId("login").hidden;
     current.build(params);
     // A list focuses the row of the detail that the user comes from, once the row is there.
     comingFrom = !isDetail && before?.isDetail ? before.key : "";

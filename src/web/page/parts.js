@@ -249,3 +249,10 @@ export function replace(target, data, children) {
   shown.set(target, text);
   target.replaceChildren(...children());
 }
+
+/** What is wrong with the polls of a server; empty if nothing is. */
+export function lateness({ lastPoll, lastSuccessfulPoll }) {
+  if (!lastPoll) return "not polled yet";
+  if (!lastSuccessfulPoll) return "no poll was answered yet";
+  return Date.parse(lastSuccessfulPoll) < Date.parse(lastPoll) ? "the last poll failed" : "";
+}
