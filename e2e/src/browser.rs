@@ -1,4 +1,4 @@
-//! A real headless Chromium, driven by ChromeDriver. The protocol is WebDriver: JSON over HTTP.
+//! A real headless Chromium, driven by `chromedriver`. The protocol is `WebDriver`: JSON over HTTP.
 //!
 //! Invariant: the browser ends with the bed. It reaches no host but this machine.
 
@@ -22,7 +22,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// The names of the browser's program.
 const BROWSERS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "chrome"];
 
-/// The keys of a keyboard, by their number in WebDriver.
+/// The keys of a keyboard, by their number in `WebDriver`.
 pub mod key {
     /// The tabulator.
     pub const TAB: &str = "\u{e004}";
