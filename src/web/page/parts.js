@@ -113,7 +113,11 @@ function share(counts) {
 }
 
 function link(hash, text, note) {
-  return make("div", {}, make("a", { class: "name", href: hash }, text),
+  // A long name breaks after a slash.
+  const parts = text.split("/").flatMap((part, index) => {
+    return index === 0 ? [part] : ["/", make("wbr"), part];
+  });
+  return make("div", {}, make("a", { class: "name", href: hash }, ...parts),
     note === undefined ? null : make("span", { class: "sub" }, note));
 }
 
