@@ -345,9 +345,6 @@ impl Config {
         let usual_threshold = threshold.unwrap_or(period.saturating_mul(THRESHOLD_PERIODS));
         let level = level(&log_level, &mut warnings);
         let json = boolean("--enable-json-log", &enable_json_log)?;
-        let ignore_versions_before = ignore_versions_before
-            .map(|text| time("--ignore-versions-before", &text))
-            .transpose()?;
         let without_effect = WITHOUT_EFFECT.iter().filter_map(|suffix| env.get(suffix));
         warnings.extend(
             without_effect.map(|(name, _)| format!("{name} is set and has no effect here")),
@@ -382,7 +379,7 @@ impl Config {
                 period,
                 start_within: period.min(START_WITHIN),
                 settle: settle("--settle-time", &settle_time)?,
-                ignore_versions_before,
+                ignore_versions_before: time("--ignore-versions-before", ignore_versions_before)?,
                 dry_run: boolean("--dry-run", &dry_run)?,
             },
             found_burst: count("--found-reload-burst", &found_reload_burst)?,
@@ -451,8 +448,9 @@ fn settle(name: &str, text: &str) -> Result<SignedDuration, ConfigError> {
         .ok_or_else(|| error(name, text, "must be 10m or less"))
 }
 
-fn time(name: &str, text: &str) -> Result<Timestamp, ConfigError> {
-    text.parse().map_err(|_| error(name, text, "not a time; write 2026-01-31T12:00:00Z"))
+fn time(name: &str, text: Option<String>) -> Result<Option<Timestamp>, ConfigError> {
+    let problem = "not a time; write 2026-01-31T12:00:00Z";
+    text.map(|text| text.parse::<Timestamp>().map_err(|_| error(name, &text, problem))).transpose()
 }
 
 fn pace(concurrency: &str, rate: Option<&str>, spread: &str) -> Result<Pace, ConfigError> {

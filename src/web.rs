@@ -29,8 +29,10 @@ use crate::index::Index;
 pub mod access;
 mod answer;
 pub mod api;
+pub mod page;
 mod reviews;
 pub mod standby;
+mod tables;
 
 /// The most open connections. Anybody in the cluster can open idle connections. At the limit, a new
 /// connection closes the oldest one, so that a probe is always answered. A process may have 1,024

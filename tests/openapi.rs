@@ -239,10 +239,12 @@ fn parts() -> Vec<Example> {
 /// The examples of all types.
 fn examples() -> Vec<Example> {
     let overview = api::Overview {
+        now: time(),
         version: "1.1.0".to_owned(),
         leader: "vault-secrets-reloader-0".to_owned(),
         servers: Vec::new(),
         rotations: counts(&RotationState::ALL.map(RotationState::name)),
+        workloads: counts(&WORKLOAD_STATES),
         workloads_by_kind: counts(&Kind::ALL.map(Kind::name)),
         findings: counts(&["NoKey"]),
     };

@@ -17,6 +17,7 @@
 //! - how are changes of some workloads refused? [`refusal`]
 //! - which steps do scenarios share? [`scenario`]
 //! - how do the alerts of `deploy/prometheus` fire within seconds? [`prometheus`]
+//! - how is the page used in a real browser? [`browser`]
 //! - what breaks on purpose, beside hundreds of workloads, and what must still hold? [`faults`]
 //! - what does a noisy tenant do? [`noisy`]
 //! - how is our binary run and its log read? [`controller`]; as the pod of the chart? [`deploy`],
@@ -32,6 +33,7 @@
 
 pub mod bed;
 pub mod binaries;
+pub mod browser;
 mod certificates;
 pub mod cluster;
 pub mod command_lines;
@@ -65,6 +67,7 @@ pub mod wait;
 pub mod workload;
 
 pub use bed::Bed;
+pub use browser::Browser;
 pub use cluster::Cluster;
 pub use controller::{Controller, ControllerOptions, LeaseTimes};
 pub use counts::{ApiRequest, Mark, VaultRequest};

@@ -17,7 +17,7 @@ use crate::kubernetes::leader_pod::LeaderPodReader;
 use crate::status::report::Sources;
 use crate::web::access::Access;
 use crate::web::api::{self, Api};
-use crate::web::serve;
+use crate::web::{page, serve};
 use crate::web::standby::Standby;
 
 /// The server of the status, before it listens.
@@ -56,8 +56,12 @@ impl StatusServer<'_> {
         let requests =
             StatusRequests { reviews: status.audience.is_some(), leader_pod: is_forwarding };
         let standby = self.standby(address.port(), is_forwarding.then_some(status.is_loopback));
+        let (has_page, is_open) = (status.page, status.needs_token());
         let access = self.access(status);
-        let router = api::router(Api::new(self.sources, self.leadership, access, standby));
+        let mut router = api::router(Api::new(self.sources, self.leadership, access, standby));
+        if has_page {
+            router = router.merge(page::router(is_open));
+        }
         tasks.spawn(async move {
             serve(listener, router, shutdown).await;
             "server of the status"

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::error::{ConfigError, error};
-use super::value::{self, Listen};
+use super::value::{self, Listen, boolean};
 
 /// The address of the status by default.
 pub(super) const DEFAULT_ADDRESS: &str = "127.0.0.1:9180";
@@ -32,6 +32,8 @@ pub struct StatusApi {
     /// The audience of the tokens of the cluster that callers may send; `None` if the cluster is not
     /// asked about callers.
     pub audience: Option<String>,
+    /// Whether the page at `/ui` is served, too.
+    pub page: bool,
 }
 
 impl StatusApi {
@@ -67,17 +69,32 @@ pub(super) struct StatusFlags {
     /// The audience that tokens for --status-kubernetes-auth must have
     #[arg(long = "status-audience", value_name = "NAME", default_value = DEFAULT_AUDIENCE)]
     pub(super) audience: String,
+    /// Serve a page for browsers at /ui of --status-address
+    #[arg(
+        long = "status-page",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true"
+    )]
+    pub(super) page: String,
 }
 
 /// Returns the settings of the status API. `None` if the address is empty.
 pub(super) fn api(flags: StatusFlags) -> Result<Option<StatusApi>, ConfigError> {
-    let StatusFlags { address, token_file, kubernetes_auth, audience } = flags;
+    let StatusFlags { address, token_file, kubernetes_auth, audience, page } = flags;
     let address = address.as_str();
     let token_file = token_file
         .map(|file| value::secret_path("--status-token-file", &file).map(PathBuf::from))
         .transpose()?;
     let audience = audience_if(&kubernetes_auth, audience)?;
+    let has_page = value::boolean("--status-page", &page)?;
     if address.is_empty() {
+        if has_page {
+            let problem = "the page is served at --status-address, which is empty";
+            return Err(error("--status-page", &page, problem));
+        }
         return Ok(None);
     }
     let listen = value::listen("--status-address", address)?;
@@ -85,7 +102,8 @@ pub(super) fn api(flags: StatusFlags) -> Result<Option<StatusApi>, ConfigError> 
     let is_loopback =
         host == "localhost" || host.parse().is_ok_and(|host: IpAddr| host.is_loopback());
     let is_default = address == DEFAULT_ADDRESS;
-    let api = StatusApi { listen, is_default, is_loopback, token_file, audience };
+    let api =
+        StatusApi { listen, is_default, is_loopback, token_file, audience, page: has_page };
     if !is_loopback && !api.needs_token() {
         let problem = "not a loopback address; set --status-kubernetes-auth or \
                        --status-token-file as well, so that only callers with a token see the \

@@ -763,6 +763,7 @@ fn status_api(
         token_file: file.map(str::to_owned),
         kubernetes_auth: kubernetes_auth.to_owned(),
         audience: audience.to_owned(),
+        page: "false".to_owned(),
     })
 }
 
@@ -797,4 +798,20 @@ fn the_status_is_served_to_this_machine_or_by_token() {
         let error = status_api(":9180", None, is_on, audience).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{error}");
     }
+}
+
+#[test]
+fn the_page_is_served_if_it_is_switched_on() {
+    for (args, expected) in [
+        (&[][..], false),
+        (&["--status-page"], true),
+        (&["--status-page=true"], true),
+        (&["--status-page=false"], false),
+    ] {
+        let config = load(args, &[ROLE]).unwrap();
+        assert_eq!(config.status.map(|status| status.page), Some(expected), "{args:?}");
+    }
+    let error = load(&["--status-page", "--status-address="], &[ROLE]).unwrap_err();
+    assert!(error.contains("--status-page") && error.contains("is empty"), "{error}");
+    assert!(load(&["--status-page=maybe"], &[ROLE]).is_err());
 }

@@ -53,6 +53,8 @@ pub const FAILURE_CODES: [&str; 9] = [
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Overview {
+    /// The time of this answer, by the controller's clock.
+    pub now: Timestamp,
     /// The version of the controller.
     pub version: String,
     /// The name of the replica that answers. It is the leader.
@@ -61,6 +63,8 @@ pub struct Overview {
     pub servers: Vec<Server>,
     /// The number of rotations by state. Each secret has one rotation: to its live version.
     pub rotations: BTreeMap<String, u64>,
+    /// The number of workloads by the worst state of their secrets: see [`Workload::state`].
+    pub workloads: BTreeMap<String, u64>,
     /// The number of workloads by kind.
     pub workloads_by_kind: BTreeMap<String, u64>,
     /// The number of workloads with findings, by reason code: references that are not watched or
@@ -128,6 +132,15 @@ pub struct Page<T> {
     /// The value of `continue` for the next page. Absent on the last page.
     #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// Returns the page with each item changed.
+    #[must_use]
+    pub fn map<U>(self, change: impl Fn(T) -> U) -> Page<U> {
+        let items = self.items.into_iter().map(change).collect();
+        Page { items, total: self.total, next: self.next }
+    }
 }
 
 /// A rotation: a secret, its live version, and how many workloads run with this version.

@@ -1,6 +1,6 @@
 //! The answers of the API, from the index and the board.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::api;
 use super::board::{Board, Polls};
 use super::rotations::{SeenRotation, Tally};
+use super::table::{RotationRow, Table, WorkloadRow, api_secret, api_version};
 use super::words;
 use crate::decide::clock::ServerClock;
 use crate::index::Index;
@@ -72,12 +73,48 @@ impl Sources {
         let deadline = Deadline { now: self.clock.at(now), timeout: self.rollout_timeout };
         Report { sources: self.clone(), workloads, secrets, standings, polls, deadline, now }
     }
+
+    /// Returns the secrets that workloads of a Kubernetes namespace refer to.
+    #[must_use]
+    pub fn secrets_of(&self, namespace: &str) -> HashSet<Arc<SecretId>> {
+        let workloads = self.index.workloads();
+        let of_namespace =
+            workloads.iter().filter(|stored| *stored.workload.id.namespace == *namespace);
+        of_namespace.flat_map(|stored| stored.workload.watched().cloned()).collect()
+    }
 }
 
 impl Report {
-    /// Returns the overview.
+    /// Returns the rows of all rotations and all workloads, with the overview.
     #[must_use]
-    pub fn overview(&self) -> api::Overview {
+    pub fn table(&self) -> Table {
+        let mut rotations: BTreeMap<&Arc<SecretId>, RotationRow> = BTreeMap::new();
+        let mut workloads = Vec::with_capacity(self.workloads.len());
+        // A tenant can make millions of pairs, so nothing is kept of each pair.
+        for stored in &self.workloads {
+            let mut row = WorkloadRow::new(&stored.workload.id);
+            for secret in stored.workload.watched() {
+                let state = self.user_state(stored, secret);
+                let name = words::name(&state);
+                row.add(name);
+                let rotation = rotations
+                    .entry(secret)
+                    .or_insert_with(|| RotationRow::new(secret, self.known(secret)));
+                rotation.add(&state, name);
+            }
+            workloads.push(row);
+        }
+        workloads.sort_unstable_by(|one, other| one.name().cmp(other.name()));
+        let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+        for row in &workloads {
+            *counts.entry(row.state().to_owned()).or_default() += 1;
+        }
+        let overview = self.overview(counts);
+        Table { overview, rotations: rotations.into_values().collect(), workloads }
+    }
+
+    /// Returns the overview. `workloads` is the number of workloads by state.
+    fn overview(&self, workloads: BTreeMap<String, u64>) -> api::Overview {
         let census = self.census();
         // Each of these families has one label.
         let counts = |family| -> BTreeMap<String, u64> {
@@ -98,10 +135,12 @@ impl Report {
         };
         let findings = self.sources.index.findings().counts();
         api::Overview {
+            now: self.now,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             leader: self.sources.replica.as_ref().to_owned(),
             servers: counts("secrets_watched").into_iter().map(server).collect(),
             rotations: counts("rotations"),
+            workloads,
             workloads_by_kind: counts("workloads_watched"),
             findings: findings.into_iter().map(|(code, n)| (code.to_owned(), n)).collect(),
         }
@@ -175,18 +214,6 @@ impl Report {
         tallies
     }
 
-    /// Returns all rotations in some states, in order of their secrets. All states, if `states` is
-    /// empty.
-    #[must_use]
-    pub fn rotations(&self, states: &BTreeSet<RotationState>) -> Vec<api::Rotation> {
-        let rotation = |(secret, users): (&Arc<SecretId>, Users<'_>)| {
-            let state = self.state_of(secret, &users);
-            let is_wanted = states.is_empty() || states.contains(&state);
-            is_wanted.then(|| self.rotation(secret, state, &users))
-        };
-        self.users_by_secret().into_iter().filter_map(rotation).collect()
-    }
-
     /// Returns the rotations whose secret has this path, each with all workloads that refer to the
     /// secret. With `server` and `namespace`, only of that server and Vault namespace; an empty
     /// namespace is the root namespace.
@@ -209,28 +236,6 @@ impl Report {
             }
         }
         found.into_iter().map(|(secret, users)| self.secret(secret, users)).collect()
-    }
-
-    /// Returns all workloads in order of their names, those of one namespace if `namespace` is
-    /// given.
-    #[must_use]
-    pub fn workloads(&self, namespace: Option<&str>) -> Vec<api::Workload> {
-        let is_wanted = |stored: &&IndexedWorkload| {
-            namespace.is_none_or(|namespace| *stored.workload.id.namespace == *namespace)
-        };
-        let row = |stored: &IndexedWorkload| {
-            let secrets = stored.workload.watched();
-            let names = secrets.map(|secret| words::name(&self.user_state(stored, secret)));
-            let worst = names.min_by_key(|name| api::rank(name)).unwrap_or("complete");
-            api::Workload {
-                workload: stored.workload.id.to_string(),
-                secrets: u64::try_from(stored.workload.watched().count()).unwrap_or(u64::MAX),
-                state: worst.to_owned(),
-            }
-        };
-        let mut rows: Vec<_> = self.workloads.iter().filter(is_wanted).map(row).collect();
-        rows.sort_by(|one, other| one.workload.cmp(&other.workload));
-        rows
     }
 
     /// Returns one workload. `None` if it is not watched and has no findings.
@@ -277,16 +282,6 @@ impl Report {
             secrets,
             findings,
         })
-    }
-
-    fn users_by_secret(&self) -> BTreeMap<&Arc<SecretId>, Users<'_>> {
-        let mut users: BTreeMap<_, Users<'_>> = BTreeMap::new();
-        for stored in &self.workloads {
-            for secret in stored.workload.watched() {
-                users.entry(secret).or_default().push((stored, self.user_state(stored, secret)));
-            }
-        }
-        users
     }
 
     fn known(&self, secret: &SecretId) -> KnownSecret {
@@ -337,16 +332,4 @@ impl Report {
         users.sort_by_cached_key(api::User::key);
         (rotation, users)
     }
-}
-
-fn api_secret(secret: &SecretId) -> api::Secret {
-    api::Secret {
-        server: secret.connection.as_ref().to_owned(),
-        namespace: secret.namespace.as_deref().map(str::to_owned),
-        path: secret.path.as_ref().to_owned(),
-    }
-}
-
-fn api_version(version: crate::model::secret::Version) -> api::Version {
-    api::Version { number: version.number, created: version.created }
 }

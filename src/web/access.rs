@@ -150,15 +150,20 @@ fn are_equal(one: &[u8], other: &[u8]) -> bool {
 /// Checks that the caller names an address of this machine. A page in a browser could otherwise
 /// reach the API by a name of its own that leads here.
 fn check_host(headers: &HeaderMap) -> Result<(), Refusal> {
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
-        if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host }
-    });
-    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    if name == "localhost" || address.is_ok() {
+    if is_of_this_machine(headers) {
         Ok(())
     } else {
         let message = "reach the API by localhost or an IP address".to_owned();
         Err(refuse(StatusCode::BAD_REQUEST, "badRequest", message))
     }
+}
+
+/// Whether a request names `localhost` or an IP address as its host.
+pub(super) fn is_of_this_machine(headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
+        if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host }
+    });
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    name == "localhost" || address.is_ok()
 }

@@ -23,6 +23,8 @@ use crate::model::workload::WorkloadId;
 use crate::rollouts::rotation::RotationState;
 use crate::status::api::{Page, SecretStatus, User, WORKLOAD_STATES};
 use crate::status::report::Sources;
+use crate::status::table::{RotationRow, Search, WorkloadRow};
+use crate::web::tables::Tables;
 
 /// The paths of the API.
 pub const PATHS: [&str; 5] =
@@ -35,10 +37,14 @@ const LONGEST_PAGE: usize = 1_000;
 /// The path that callers must be allowed to read for the answer that a path does not exist.
 const OTHER_PATHS: &str = "/v1/";
 
+/// The longest search, in bytes.
+const LONGEST_SEARCH: usize = 200;
+
 /// The state of the API.
 #[derive(Clone)]
 pub struct Api {
     sources: Sources,
+    tables: Arc<Tables>,
     leadership: Arc<OnceLock<Leadership>>,
     access: Access,
     standby: Arc<Standby>,
@@ -54,7 +60,8 @@ impl Api {
         access: Access,
         standby: Standby,
     ) -> Self {
-        Self { sources, leadership, access, standby: Arc::new(standby) }
+        let tables = Arc::new(Tables::new(sources.clone()));
+        Self { sources, tables, leadership, access, standby: Arc::new(standby) }
     }
 }
 
@@ -135,6 +142,15 @@ impl Parameters {
         self.get(name).ok_or_else(|| bad_request(format!("the parameter {name:?} is missing")))
     }
 
+    /// Returns the search that the parameter `search` means.
+    fn search(&self) -> Result<Search, Refusal> {
+        match self.get("search") {
+            None => Ok(Search::default()),
+            Some(text) if text.len() <= LONGEST_SEARCH => Ok(Search::new(text)),
+            Some(_) => Err(bad_request(format!("search is longer than {LONGEST_SEARCH} bytes"))),
+        }
+    }
+
     /// Returns the page of a list that the parameters `limit` and `continue` mean.
     ///
     /// `continue` is the key of the last item of the page before. So a list that changes meanwhile
@@ -163,18 +179,27 @@ impl Parameters {
 
 async fn overview(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
     Parameters::read(query.as_deref(), &[])?;
-    Ok(answer(StatusCode::OK, &api.sources.report().overview()))
+    Ok(answer(StatusCode::OK, &api.tables.present().await.overview))
 }
 
 async fn rotations(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
-    let parameters = Parameters::read(query.as_deref(), &["state", "limit", "continue"])?;
-    let states = match parameters.get("state") {
+    let known = ["search", "workloadNamespace", "state", "limit", "continue"];
+    let parameters = Parameters::read(query.as_deref(), &known)?;
+    let states: BTreeSet<RotationState> = match parameters.get("state") {
         None => BTreeSet::new(),
         Some(names) => names.split(',').map(rotation_state).collect::<Result<_, _>>()?,
     };
-    let rotations = api.sources.report().rotations(&states);
-    let page = parameters.page(rotations, |rotation| rotation.secret.key())?;
-    Ok(answer(StatusCode::OK, &page))
+    let search = parameters.search()?;
+    let table = api.tables.present().await;
+    let secrets = parameters.get("workloadNamespace").map(|name| api.sources.secrets_of(name));
+    let is_wanted = |row: &&RotationRow| {
+        (states.is_empty() || states.contains(&row.state()))
+            && secrets.as_ref().is_none_or(|secrets| secrets.contains(&row.secret))
+            && row.is_found_by(&search)
+    };
+    let rows: Vec<&RotationRow> = table.rotations.iter().filter(is_wanted).collect();
+    let page = parameters.page(rows, |row| row.key())?;
+    Ok(answer(StatusCode::OK, &page.map(RotationRow::rotation)))
 }
 
 fn rotation_state(name: &str) -> Result<RotationState, Refusal> {
@@ -213,19 +238,26 @@ async fn secret(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Res
 }
 
 async fn workloads(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
-    let known = ["namespace", "state", "limit", "continue"];
+    let known = ["search", "namespace", "state", "limit", "continue"];
     let parameters = Parameters::read(query.as_deref(), &known)?;
-    let mut workloads = api.sources.report().workloads(parameters.get("namespace"));
-    if let Some(states) = parameters.get("state") {
-        let states: BTreeSet<&str> = states.split(',').collect();
-        if let Some(name) = states.iter().find(|name| !WORKLOAD_STATES.contains(name)) {
-            let names = WORKLOAD_STATES.join(", ");
-            return Err(bad_request(format!("state={name:?} is none of {names}")));
-        }
-        workloads.retain(|workload| states.contains(workload.state.as_str()));
+    let states: Option<BTreeSet<&str>> =
+        parameters.get("state").map(|names| names.split(',').collect());
+    let unknown = states.iter().flatten().find(|name| !WORKLOAD_STATES.contains(name));
+    if let Some(name) = unknown {
+        let names = WORKLOAD_STATES.join(", ");
+        return Err(bad_request(format!("state={name:?} is none of {names}")));
     }
-    let page = parameters.page(workloads, |workload| workload.workload.clone())?;
-    Ok(answer(StatusCode::OK, &page))
+    let search = parameters.search()?;
+    let namespace = parameters.get("namespace");
+    let table = api.tables.present().await;
+    let is_wanted = |row: &&WorkloadRow| {
+        states.as_ref().is_none_or(|states| states.contains(row.state()))
+            && namespace.is_none_or(|namespace| row.is_in(namespace))
+            && search.finds(&[row.name()])
+    };
+    let rows: Vec<&WorkloadRow> = table.workloads.iter().filter(is_wanted).collect();
+    let page = parameters.page(rows, |row| row.name().to_owned())?;
+    Ok(answer(StatusCode::OK, &page.map(WorkloadRow::workload)))
 }
 
 async fn workload(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use e2e::{Bed, Controller, ControllerOptions, Options, Table, Workload, eventually};
+use futures::future::try_join;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::json;
 
@@ -20,6 +21,8 @@ const STARTS: usize = 5;
 const PAGE: usize = 250;
 /// The number of requests of each kind whose time is measured.
 const ANSWERS: usize = 9;
+/// The time after which the controller computes lists again that requests share, and a bit more.
+const SHARED_FOR: Duration = Duration::from_millis(1_100);
 const USER_AGENT: &str = "vault-secrets-reloader/";
 /// The longest wait. It is enough for one of two busy cores.
 const WITHIN: Duration = Duration::from_mins(10);
@@ -58,6 +61,7 @@ pub(crate) async fn scale(
 
     let mark = bed.mark().await?;
     let answers = answers(&controller).await?;
+    let first_data = first_data(&controller).await?;
     row(&bed, &controller, &mark, "after requests for the status", &mut table).await?;
 
     let mark = bed.mark().await?;
@@ -89,12 +93,14 @@ pub(crate) async fn scale(
         a_poll.as_secs_f32()
     ));
     say.line(&answers);
+    say.line(&first_data);
     let (_, ended) = controller.terminate().await?;
     say.line(&format!("SIGTERM to the end: {:.2} s.", ended.as_secs_f32()));
     starts(&bed, &options, say).await
 }
 
-/// Measures a scrape of the metrics and requests for the status. Returns the medians in a sentence.
+/// Measures a scrape of the metrics and requests for the status, which mostly share one list. Returns
+/// the medians in a sentence.
 async fn answers(controller: &Controller) -> Result<String> {
     let http = reqwest::Client::builder().no_proxy().build()?;
     let status = controller.status_address()?;
@@ -115,6 +121,30 @@ async fn answers(controller: &Controller) -> Result<String> {
         parts.push(format!("{what} {} ms", times[times.len() / 2].as_millis()));
     }
     Ok(format!("Medians of {ANSWERS}: {}.", parts.join(", ")))
+}
+
+/// Measures how long a browser waits for the first data of the page: two requests at once, when no
+/// other viewer has asked shortly before. Returns the longest time in a sentence.
+async fn first_data(controller: &Controller) -> Result<String> {
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let status = controller.status_address()?;
+    let get = async |path: &str| -> Result<()> {
+        let answer = http.get(format!("{status}{path}")).send().await?.error_for_status()?;
+        answer.bytes().await?;
+        Ok(())
+    };
+    let mut longest = Duration::ZERO;
+    for _ in 0..ANSWERS {
+        tokio::time::sleep(SHARED_FOR).await;
+        let began = Instant::now();
+        let open = "/v1/rotations?limit=50&state=stopped,missing,held,running,unknown";
+        try_join(get("/v1/overview"), get(open)).await?;
+        longest = longest.max(began.elapsed());
+    }
+    let milliseconds = longest.as_millis();
+    Ok(format!(
+        "The first data of the page: {milliseconds} ms at most in {ANSWERS} (goal: 200 ms)."
+    ))
 }
 
 /// Measures starts of the controller, from its first line until it knows all workloads. In turn

@@ -26,6 +26,7 @@ mod odd;
 mod opting;
 mod outages;
 mod owners;
+mod page;
 mod process;
 mod raft;
 mod servers;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         opting::scenarios(),
         outages::scenarios(),
         owners::scenarios(),
+        page::scenarios(),
         process::scenarios(),
         raft::scenarios(),
         servers::scenarios(),

@@ -41,7 +41,8 @@ For details:
 
 /// Returns the overview, with the rotations that are not complete.
 pub(super) fn overview(overview: &Overview, open: &Page<Rotation>, now: Timestamp) -> String {
-    let Overview { version, leader, servers, rotations, workloads_by_kind, findings } = overview;
+    let Overview { version, leader, servers, rotations, workloads_by_kind, findings, .. } =
+        overview;
     let mut text = String::new();
     let head = format!("vault-secrets-reloader {version}, leader {leader}");
     let _ = writeln!(text, "{}\n", one_line(&head));
@@ -478,10 +479,12 @@ mod tests {
         );
         let open = Page { items: vec![certificate, mysql], total: 2, next: None };
         let all = Overview {
+            now: now(),
             version: "1.1.0".to_owned(),
             leader: "reloader-0".to_owned(),
             servers: vec![server(Some(12), Some(12))],
             rotations: numbers(&[("complete", 40), ("held", 0), ("running", 1), ("stopped", 1)]),
+            workloads: numbers(&[("complete", 30), ("failed", 2)]),
             workloads_by_kind: numbers(&[("DaemonSet", 1), ("Deployment", 31), ("StatefulSet", 0)]),
             findings: numbers(&[("NoKey", 2)]),
         };
@@ -513,10 +516,12 @@ For details:
         let items = vec![rotation("a", "held", &[("held", 1)]); 25];
         let open = Page { items, total: 70, next: None };
         let all = Overview {
+            now: now(),
             version: String::new(),
             leader: String::new(),
             servers: Vec::new(),
             rotations: BTreeMap::new(),
+            workloads: BTreeMap::new(),
             workloads_by_kind: BTreeMap::new(),
             findings: BTreeMap::new(),
         };

@@ -171,6 +171,66 @@ async fn the_worst_comes_first_and_a_state_selects() {
 }
 
 #[tokio::test]
+async fn names_and_namespaces_select() {
+    let bench = Bench::with_workloads(3);
+    for (path, expected) in [
+        ("/v1/rotations?search=", 1),
+        ("/v1/rotations?search=DATA", 1),
+        ("/v1/rotations?search=default+secret/data/a", 1),
+        ("/v1/rotations?search=data+other", 0),
+        ("/v1/rotations?workloadNamespace=shop", 1),
+        ("/v1/rotations?workloadNamespace=sho", 0),
+        ("/v1/workloads?search=web-1", 1),
+        ("/v1/workloads?search=deployment%20WEB", 3),
+        ("/v1/workloads?search=web-1&state=failed", 0),
+        ("/v1/workloads?namespace=sho", 0),
+    ] {
+        let page: Page<serde_json::Value> = bench.read(path).await;
+        assert_eq!(
+            (page.total, page.items.len()),
+            (expected, usize::try_from(expected).unwrap()),
+            "{path}"
+        );
+    }
+    let overview: Overview = bench.read("/v1/overview").await;
+    assert_eq!(overview.workloads, BTreeMap::from([("complete".to_owned(), 3)]));
+    let long = format!("/v1/workloads?search={}", "a".repeat(LONGEST_SEARCH + 1));
+    let (status, code, message) = bench.refused(&long).await;
+    assert_eq!((status, code.as_str()), (400, "badRequest"), "{message}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lists_of_all_viewers_are_computed_once_a_second() {
+    let bench = Bench::with_workloads(2);
+    let state = async || {
+        let page: Page<Rotation> = bench.read("/v1/rotations").await;
+        page.items[0].state.clone()
+    };
+    assert_eq!(state().await, "complete");
+    let snapshot = bench.api.sources.index.begin_poll("default");
+    let changed = &snapshot.workloads[0];
+    bench.decide(changed, snapshot.poll, |decision| {
+        decision.reverted = changed.workload.secrets.to_vec();
+    });
+    assert_eq!(state().await, "complete");
+    // A single secret or workload is shown as it is.
+    let secret: SecretStatus = bench.read("/v1/secret?path=secret/data/a").await;
+    assert_eq!(secret.rotation.state, "stopped");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(state().await, "stopped");
+}
+
+#[tokio::test]
+async fn the_page_is_there_while_the_replica_does_not_lead() {
+    let bench = Bench::new(None);
+    for (path, expected) in [("/ui", 200), ("/ui/page.js", 200), ("/v1/overview", 503)] {
+        let router = router(bench.api.clone()).merge(crate::web::page::router(false));
+        let request = Request::get(path).header(HOST, "localhost").body(Body::empty()).unwrap();
+        assert_eq!(router.oneshot(request).await.unwrap().status(), expected, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn pages_show_each_item_once() {
     let bench = Bench::with_workloads(7);
     for list in ["/v1/workloads?", "/v1/secret?path=secret/data/a&"] {
@@ -209,6 +269,8 @@ async fn what_is_wrong_with_a_request_is_said() {
         ("/v1/workload?name=shop/Pod/web", 400, "badRequest", "Deployment, DaemonSet"),
         ("/v1/workload?name=shop/Deployment/other", 404, "notFound", "is not watched"),
         ("/v2/overview", 404, "notFound", "/v1/overview"),
+        // The page is off unless a flag switches it on.
+        ("/ui", 404, "notFound", "/v1/overview"),
     ] {
         let (found, found_code, message) = bench.refused(path).await;
         assert_eq!((found, found_code.as_str()), (status, code), "{path}: {message}");
