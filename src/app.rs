@@ -3,7 +3,7 @@
 //! Architecture Invariant: only this module spawns tasks, into one set. A task that ends before the
 //! shutdown ends the process with an error, so the process never runs with a part of its tasks.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::{Config, Connection, LeaderElection, Listen};
+use crate::election::leadership::Leadership;
 use crate::events::log::Log;
 use crate::events::metrics::Metrics;
 use crate::events::owners::OwnerEvents;
@@ -134,8 +135,12 @@ async fn start(
         leader::Settings::new(&client, terms, name, namespace, &replica)
     });
     let (leadership, election_of) = (Arc::clone(&led), election.as_ref());
-    let server =
-        StatusServer { client: &client, sources: sources.clone(), leadership, election: election_of };
+    let server = StatusServer {
+        client: &client,
+        sources: sources.clone(),
+        leadership,
+        election: election_of,
+    };
     let of_status = server.spawn(status, tasks, shutdown.clone()).await?;
     let connector = Connector::new(client.clone(), events_of_process.clone(), &connections);
     let connections = connector.connect_default(connections, &files).await?;

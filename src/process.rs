@@ -47,7 +47,7 @@ impl Usage {
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         // One of the descriptors is that of the folder.
-        let open = fs::read_dir("/proc/self/fd").ok().map(|folder| folder.count());
+        let open = fs::read_dir("/proc/self/fd").ok().map(Iterator::count);
         let open_fds = open.and_then(|open| u64::try_from(open.saturating_sub(1)).ok());
         Self {
             cpu_seconds: cpu_seconds(&stat),

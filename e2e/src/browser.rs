@@ -17,7 +17,7 @@ use crate::ports::Port;
 use crate::server::{CommandLine, Server};
 
 /// The longest time of a command. The start of the browser is the longest one.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+const ANSWER_WITHIN: Duration = Duration::from_mins(1);
 
 /// The names of the browser's program.
 const BROWSERS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "chrome"];

@@ -17,8 +17,8 @@ use crate::kubernetes::leader_pod::LeaderPodReader;
 use crate::status::report::Sources;
 use crate::web::access::Access;
 use crate::web::api::{self, Api};
-use crate::web::{page, serve};
 use crate::web::standby::Standby;
+use crate::web::{page, serve};
 
 /// The server of the status, before it listens.
 pub(super) struct StatusServer<'a> {

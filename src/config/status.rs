@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::error::{ConfigError, error};
-use super::value::{self, Listen, boolean};
+use super::value::{self, Listen};
 
 /// The address of the status by default.
 pub(super) const DEFAULT_ADDRESS: &str = "127.0.0.1:9180";
@@ -102,8 +102,7 @@ pub(super) fn api(flags: StatusFlags) -> Result<Option<StatusApi>, ConfigError> 
     let is_loopback =
         host == "localhost" || host.parse().is_ok_and(|host: IpAddr| host.is_loopback());
     let is_default = address == DEFAULT_ADDRESS;
-    let api =
-        StatusApi { listen, is_default, is_loopback, token_file, audience, page: has_page };
+    let api = StatusApi { listen, is_default, is_loopback, token_file, audience, page: has_page };
     if !is_loopback && !api.needs_token() {
         let problem = "not a loopback address; set --status-kubernetes-auth or \
                        --status-token-file as well, so that only callers with a token see the \

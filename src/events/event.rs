@@ -220,21 +220,6 @@ pub enum Event<'a> {
         /// The controller that owns the workload.
         owner: Option<&'a str>,
     },
-    /// The state of a rotation changed, or was computed for the first time since polls began.
-    RotationChanged {
-        /// The secret.
-        secret: &'a SecretId,
-        /// The version that was last seen live.
-        version: Option<Version>,
-        /// The state before; `None` if there was none since polls began.
-        from: Option<RotationState>,
-        /// The present state.
-        to: RotationState,
-        /// The time from the creation of the version to the end of the rotation, when it ended.
-        took: Option<Duration>,
-        /// The number of workloads that refer to the secret, by how far they are.
-        users: &'a BTreeMap<&'static str, u64>,
-    },
     /// A secret may have changed, and the workload's controller has not yet made the revision that
     /// decides.
     WaitingForRevision {

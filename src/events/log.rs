@@ -58,7 +58,6 @@ impl Sink for Log {
             | Event::Observed { .. }
             | Event::Decided { .. }
             | Event::NothingToReload
-            | Event::RotationChanged { .. }
             | Event::NamespaceOverQuota { .. }
             | Event::NamespaceWithinQuota { .. }
             | Event::BudgetSpent { .. }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use siphasher::sip::SipHasher13;
 
 use crate::decide::plan::Hold;
@@ -39,6 +39,7 @@ const MOST_SECRETS: usize = 10;
 pub struct Message {
     specversion: &'static str,
     id: String,
+    #[serde(serialize_with = "as_text")]
     source: Arc<str>,
     #[serde(rename = "type")]
     kind: String,
@@ -69,14 +70,17 @@ pub(super) struct Data {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct WorkloadName {
+    #[serde(serialize_with = "as_text")]
     namespace: Arc<str>,
     kind: &'static str,
+    #[serde(serialize_with = "as_text")]
     name: Arc<str>,
 }
 
 /// A secret, with the versions before and after a reload or rotation, as far as they are known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct SecretVersions {
+    #[serde(serialize_with = "as_text")]
     server: Arc<str>,
     namespace: Option<String>,
     path: String,
@@ -90,6 +94,11 @@ struct Rotation {
     to: &'static str,
     seconds: Option<u64>,
     users: BTreeMap<&'static str, u64>,
+}
+
+/// Writes a shared text.
+fn as_text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
 }
 
 impl Message {

@@ -12,7 +12,7 @@ use workspace::IMPORTS;
 
 /// The parts of the controller, each with the parts whose files it may import. What is in a folder, or
 /// in the file beside it, is one part.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("model", &[]),
     ("heartbeat", &[]),
     ("telemetry", &[]),

@@ -222,7 +222,7 @@ async fn the_lists_of_all_viewers_are_computed_once_a_second() {
 
 #[tokio::test]
 async fn the_page_is_there_while_the_replica_does_not_lead() {
-    let bench = Bench::new(None);
+    let bench = Bench::new();
     for (path, expected) in [("/ui", 200), ("/ui/page.js", 200), ("/v1/overview", 503)] {
         let router = router(bench.api.clone()).merge(crate::web::page::router(false));
         let request = Request::get(path).header(HOST, "localhost").body(Body::empty()).unwrap();
