@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Connection, LeaderElection, Listen, StatusApi};
 use crate::election::leadership::Leadership;
+use crate::engine::wake::Wake;
 use crate::events::log::Log;
 use crate::events::metrics::Metrics;
 use crate::events::owners::OwnerEvents;
@@ -91,7 +92,6 @@ async fn start(
         readable,
         events,
         status,
-        rollout_timeout,
         replica,
         leader_election,
         warnings,
@@ -111,15 +111,20 @@ async fn start(
         board: Arc::clone(&board),
         clock: Arc::clone(&cluster_clock),
         now: Timestamp::now,
-        rollout_timeout,
+        rollout_timeout: settings.rollouts.timeout,
         servers: connections.iter().map(|connection| Arc::clone(&connection.name)).collect(),
         replica: replica.as_str().into(),
     };
     let metrics = Metrics::new(Arc::clone(&index), Arc::clone(&led), seconds_since_1970);
     let status_metrics = StatusMetrics::new(sources.clone(), Arc::clone(&led));
     let metrics = Arc::new(metrics.with_period(settings.period).with(status_metrics));
-    let mut sinks: Vec<Box<dyn Sink>> =
-        vec![Box::new(Log), Box::new(Arc::clone(&metrics)), Box::new(board)];
+    let wake = Wake::default();
+    let mut sinks: Vec<Box<dyn Sink>> = vec![
+        Box::new(Log),
+        Box::new(Arc::clone(&metrics)),
+        Box::new(board),
+        Box::new(wake.clone()),
+    ];
     if events {
         sinks.push(Box::new(OwnerEvents::new(Arc::clone(&index), Arc::clone(&led))));
     }
@@ -161,6 +166,7 @@ async fn start(
         events: events_of_process,
         pace,
         budget: Budget::new(found_burst, found_per_minute),
+        wake,
         leadership,
         synced,
         heartbeats,

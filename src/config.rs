@@ -24,6 +24,7 @@ mod auth;
 mod election;
 mod environment;
 mod error;
+mod rollouts;
 mod rules;
 mod servers;
 mod status;
@@ -34,10 +35,11 @@ pub use election::LeaderElection;
 use environment::Environment;
 pub use error::ConfigError;
 use error::error;
+use rollouts::RolloutFlags;
 pub use rules::PathRulesFile;
 pub use servers::ServersFile;
 pub use status::StatusApi;
-use value::boolean;
+use value::{boolean, count};
 pub use value::{Listen, duration};
 pub use vault::{CaSecret, Connection};
 
@@ -194,9 +196,8 @@ pub struct Flags {
     /// A file with a token that callers of the status must send
     #[arg(long, value_name = "FILE")]
     status_token_file: Option<String>,
-    /// How long the rollout of a reload may take before the status calls it failed
-    #[arg(long, value_name = "DURATION", default_value = "10m")]
-    rollout_timeout: String,
+    #[command(flatten)]
+    rollouts: RolloutFlags,
     /// Elect one replica as the leader, by a Lease; the other replicas wait. Without leader
     /// election, each replica does all the work
     #[arg(
@@ -256,8 +257,6 @@ pub struct Config {
     pub events: bool,
     /// Where the status is served; `None` if it is off.
     pub status: Option<StatusApi>,
-    /// How long the rollout of a reload may take.
-    pub rollout_timeout: Duration,
     /// The name of this replica.
     pub replica: String,
     /// The settings of leader election; `None` if it is off.
@@ -324,7 +323,7 @@ impl Config {
             record_events,
             status_address,
             status_token_file,
-            rollout_timeout,
+            rollouts,
             leader_elect,
             leader_elect_lease_duration,
             leader_elect_renew_deadline,
@@ -378,6 +377,7 @@ impl Config {
         let (name, namespace) = (leader_elect_resource_name, leader_elect_resource_namespace);
         let leader_election = election::leader_election(terms, name, namespace, &environment)?;
         let is_elected = boolean("--leader-elect", &leader_elect)?;
+        let (rollouts, heeds_owners) = rollouts.rules()?;
         Ok(Self {
             collector_sync_period: duration("--collector-sync-period", &collector_sync_period)?,
             settings: SharedSettings {
@@ -386,6 +386,8 @@ impl Config {
                 settle: settle("--settle-time", &settle_time)?,
                 ignore_versions_before,
                 dry_run: boolean("--dry-run", &dry_run)?,
+                rollouts,
+                heeds_owners,
             },
             found_burst: count("--found-reload-burst", &found_reload_burst)?,
             found_per_minute: count("--found-reload-rate", &found_reload_rate)?,
@@ -398,7 +400,6 @@ impl Config {
             readable: readable(&read_config_maps, &read_secrets)?,
             events: boolean("--record-events", &record_events)?,
             status: status::api(&status_address, status_token_file)?,
-            rollout_timeout: duration("--rollout-timeout", &rollout_timeout)?,
             replica: leader_election.replica.clone(),
             leader_election: is_elected.then_some(leader_election),
             warnings,
@@ -470,13 +471,6 @@ fn readable(config_maps: &str, secrets: &str) -> Result<ReadableSources, ConfigE
         config_maps: boolean("--read-config-maps", config_maps)?,
         secrets: boolean("--read-secrets", secrets)?,
     })
-}
-
-fn count(name: &str, text: &str) -> Result<u32, ConfigError> {
-    match text.parse() {
-        Ok(count) if count > 0 => Ok(count),
-        _ => Err(error(name, text, "not a whole number above zero")),
-    }
 }
 
 fn quota(text: &str) -> Result<Quota, ConfigError> {

@@ -387,7 +387,7 @@ impl Entries {
         let has_rolled_out = kept.is_some_and(|old| old.has_rolled_out)
             || matches!(
                 workload.progress,
-                Progress::Complete | Progress::Silent(Silence::NoReplicas)
+                Progress::Complete | Progress::Degraded | Progress::Silent(Silence::NoReplicas)
             );
         if let Some(entry) = self.workloads.get_mut(&workload.id) {
             let workload = Arc::new(workload);

@@ -11,6 +11,7 @@ pub mod kind;
 pub mod poll;
 pub mod progress;
 pub mod record;
+pub mod reload_policy;
 pub mod scheme;
 pub mod secret;
 pub mod strategy;

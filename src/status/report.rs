@@ -15,8 +15,9 @@ use crate::index::entries::IndexedWorkload;
 use crate::model::kind::Kind;
 use crate::model::secret::SecretId;
 use crate::model::workload::WorkloadId;
+use crate::rollouts::rollout::Deadline;
 use crate::rollouts::rotation::{
-    Deadline, KnownSecret, RotationState, Severity, Standing, User, UserState, is_revocable,
+    KnownSecret, RotationState, Severity, Standing, User, UserState, is_revocable,
     rotation_of, rotation_state, severity, user_state,
 };
 

@@ -23,6 +23,7 @@ use super::session::Session;
 use crate::decide::observation::{Observation, PollResult, ReadRequest};
 use crate::engine::ports::Vault;
 use crate::index::findings::Finding;
+use crate::model::reload_policy::ReloadPolicy;
 use crate::model::secret::SecretId;
 
 /// The value of the log key `worker`.
@@ -71,6 +72,8 @@ pub struct Poller {
     late: HashSet<Arc<SecretId>>,
     /// The secrets whose own requests failed in the last poll.
     failed: HashSet<Arc<SecretId>>,
+    /// The secrets whose owners say something about reloads that cannot be read, with the key.
+    unreadable_policies: HashMap<Arc<SecretId>, &'static str>,
     /// Whether all requests of the last poll met a sealed server, so that the server as a whole is
     /// probably sealed.
     is_sealed: bool,
@@ -110,6 +113,7 @@ impl Poller {
             unreachable: HashSet::new(),
             late: HashSet::new(),
             failed: HashSet::new(),
+            unreadable_policies: HashMap::new(),
             is_sealed: false,
             is_full: true,
             failed_polls: 0,
@@ -228,7 +232,10 @@ impl Poller {
         self.lines_left = MOST_LINES;
         for (secret, outcome) in outcomes {
             let observation = match &outcome {
-                Ok(version) => Observation::Live(*version),
+                Ok((version, policy)) => {
+                    self.take_in_policy(&secret, *policy, &mut polled);
+                    Observation::Live(*version)
+                }
                 Err(ReadError::Missing | ReadError::Deleted | ReadError::Destroyed) => {
                     Observation::Gone
                 }
@@ -324,6 +331,32 @@ impl Poller {
             polled.retry_in = Some(self.back_off());
         }
         polled
+    }
+
+    /// Takes in what the owner of a secret says about reloads. A value that cannot be read is logged
+    /// once.
+    fn take_in_policy(
+        &mut self,
+        secret: &Arc<SecretId>,
+        policy: ReloadPolicy,
+        polled: &mut PollResult,
+    ) {
+        if !policy.is_empty() {
+            polled.policies.insert(Arc::clone(secret), policy);
+        }
+        let Some(key) = policy.unreadable else {
+            self.unreadable_policies.remove(secret);
+            return;
+        };
+        let is_new = self.unreadable_policies.insert(Arc::clone(secret), key) != Some(key);
+        if is_new && let Some(left) = self.lines_left.checked_sub(1) {
+            self.lines_left = left;
+            warn!(
+                worker = WORKER,
+                "{secret}: the custom_metadata key {key} is ignored: its value cannot be read. Write {}",
+                ReloadPolicy::remedy(key)
+            );
+        }
     }
 
     /// Logs an outage that affects all secrets.
@@ -465,6 +498,7 @@ impl Vault for Poller {
         self.unreported.retain(|secret| is_used(secret));
         self.witnesses.retain(&is_used);
         self.failed.retain(|secret| is_used(secret));
+        self.unreadable_policies.retain(|secret, _| is_used(secret));
         self.unreachable.retain(|secret| is_used(secret));
         self.late.retain(|secret| is_used(secret));
     }
