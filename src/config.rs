@@ -39,8 +39,8 @@ use rollouts::RolloutFlags;
 pub use rules::PathRulesFile;
 pub use servers::ServersFile;
 pub use status::StatusApi;
-use value::{boolean, count};
 pub use value::{Listen, duration};
+use value::{boolean, count};
 pub use vault::{CaSecret, Connection};
 
 /// The default renewal threshold of a Vault token, in reload periods.
@@ -363,12 +363,8 @@ impl Config {
         )?;
         let others = file.connections(usual_threshold, &mut warnings)?;
         let connections = std::iter::once(default).chain(others);
-        let default = VaultServer {
-            addresses: vault::addresses(&env),
-            namespace: vault::namespace(&env, "NAMESPACE")?,
-            ..VaultServer::default()
-        };
-        let servers = file.declared(default, undeclared(&refuse_undeclared_addresses)?)?;
+        let undeclared = undeclared(&refuse_undeclared_addresses)?;
+        let servers = file.declared(default_server(&env)?, undeclared)?;
         let terms = election::terms(
             &leader_elect_lease_duration,
             &leader_elect_renew_deadline,
@@ -405,6 +401,15 @@ impl Config {
             warnings,
         })
     }
+}
+
+/// Returns what workloads may name the default server by.
+fn default_server(env: &Environment<'_>) -> Result<VaultServer, ConfigError> {
+    Ok(VaultServer {
+        addresses: vault::addresses(env),
+        namespace: vault::namespace(env, "NAMESPACE")?,
+        ..VaultServer::default()
+    })
 }
 
 /// Returns the servers with the path rules of the file, if a file is given.

@@ -90,10 +90,7 @@ impl RolloutFlags {
             waves: boolean("--waves", &waves)?.then_some(wave_rules),
             limits: RolloutLimits {
                 in_all: limit("--max-rollouts", &max_rollouts)?,
-                per_namespace: limit(
-                    "--max-rollouts-per-namespace",
-                    &max_rollouts_per_namespace,
-                )?,
+                per_namespace: limit("--max-rollouts-per-namespace", &max_rollouts_per_namespace)?,
             },
             shortest_interval: interval("--reload-min-interval", &reload_min_interval)?,
             timeout: duration("--rollout-timeout", &rollout_timeout)?,

@@ -28,10 +28,10 @@ pub(super) struct Candidate<'a> {
 impl<C: Cluster> Workloads<C> {
     /// Returns the candidates that may start, and reports all decisions. `in_scope` are the workloads
     /// of this tick.
-    pub(super) fn admit(
+    pub(super) fn admit<'a>(
         &mut self,
-        candidates: Vec<Candidate<'_>>,
-        in_scope: &[IndexedWorkload],
+        candidates: Vec<Candidate<'a>>,
+        in_scope: &'a [IndexedWorkload],
         observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
         now: Timestamp,
         remaining: &mut Remaining,
@@ -82,7 +82,7 @@ impl<C: Cluster> Workloads<C> {
     fn in_order<'a>(
         &self,
         candidates: Vec<Candidate<'a>>,
-        in_scope: &[IndexedWorkload],
+        in_scope: &'a [IndexedWorkload],
         changed: &HashMap<Arc<SecretId>, ChangedSecret>,
         deadline: Deadline,
     ) -> Vec<Candidate<'a>> {
@@ -91,13 +91,12 @@ impl<C: Cluster> Workloads<C> {
         for stored in in_scope.iter().filter(|stored| failures(stored) > 0) {
             *failing.entry(&stored.workload.id.namespace).or_default() += 1;
         }
-        sort_by_turns(candidates, &failing, |Candidate { stored, decision }| {
+        sort_by_turns(candidates, failing, |Candidate { stored, decision }| {
             let workload = &stored.workload;
             let state = rollout_state(workload, stored.has_rolled_out, deadline);
             let first = decision.changed.first();
-            let first = first.map(|secret| {
-                (&**secret, changed.get(secret).and_then(|changed| changed.version))
-            });
+            let first = first
+                .map(|secret| (&**secret, changed.get(secret).and_then(|changed| changed.version)));
             Turn {
                 namespace: &workload.id.namespace,
                 failures: failures(stored),

@@ -40,20 +40,9 @@ impl Agenda {
         }
     }
 
-    /// Notes that a full poll begins.
-    pub(super) fn full_poll_begins(&mut self, period: Duration) {
-        self.next_poll = Instant::now() + period;
-    }
-
-    /// Takes in what remains after a tick. `is_look` tells that the tick looked only at the workloads
-    /// that wait.
-    pub(super) fn take_in(&mut self, remaining: Remaining, is_look: bool) {
+    /// Takes in what remains after a tick.
+    pub(super) fn take_in(&mut self, remaining: Remaining) {
         let now = Instant::now();
-        if !is_look {
-            self.workloads.clear();
-            self.secrets.clear();
-            self.retry = None;
-        }
         let retry = remaining.retry_in.map(|delay| now + delay);
         self.retry = self.retry.into_iter().chain(retry).min();
         self.workloads.extend(remaining.workloads);
@@ -80,17 +69,60 @@ impl Agenda {
         times.into_iter().flatten().min().map_or(self.next_poll, |time| time.min(self.next_poll))
     }
 
-    /// Returns the scope of a tick that begins now.
-    pub(super) fn scope(&self) -> PollScope {
+    /// Returns the scope of a tick that begins now. The scope takes its work off the agenda.
+    pub(super) fn next_scope(&mut self, period: Duration) -> PollScope {
         let now = Instant::now();
         if now >= self.next_poll {
+            *self = Self { next_poll: now + period, ..Self::new() };
             return PollScope::All;
         }
-        let waiting = self.waiting.clone();
-        if self.retry.is_some_and(|retry| retry <= now) {
-            let (workloads, secrets) = (self.workloads.clone(), self.secrets.clone());
+        let waiting = std::mem::take(&mut self.waiting);
+        if self.retry.take_if(|retry| *retry <= now).is_some() {
+            let workloads = std::mem::take(&mut self.workloads);
+            let secrets = std::mem::take(&mut self.secrets);
             return PollScope::Remaining { workloads, secrets, waiting };
         }
         PollScope::Remaining { workloads: HashSet::new(), secrets: HashSet::new(), waiting }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::fixtures::workload;
+
+    const PERIOD: Duration = Duration::from_mins(1);
+
+    fn ids(names: &[&str]) -> HashSet<WorkloadId> {
+        names.iter().map(|name| workload(name, &[]).id).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_leaves_what_is_tried_again_where_it_is() {
+        let mut agenda = Agenda::new();
+        assert!(matches!(agenda.next_scope(PERIOD), PollScope::All));
+        let remaining = Remaining {
+            workloads: ids(&["failed"]),
+            waiting: ids(&["waits"]),
+            retry_in: Some(Duration::from_secs(20)),
+            wait_left: Some(Duration::from_secs(3)),
+            ..Remaining::default()
+        };
+        agenda.take_in(remaining);
+        let begin = Instant::now();
+        assert!(agenda.is_waiting() && agenda.has_retry());
+        assert_eq!(agenda.next() - begin, Duration::from_secs(3));
+        let scope = agenda.next_scope(PERIOD);
+        assert!(scope.is_look() && scope.contains(&workload("waits", &[])));
+        assert!(!scope.contains(&workload("failed", &[])));
+        agenda.take_in(Remaining { waiting: ids(&["waits"]), ..Remaining::default() });
+        assert_eq!(agenda.next() - begin, LOOK_AGAIN);
+        tokio::time::advance(Duration::from_secs(20)).await;
+        let scope = agenda.next_scope(PERIOD);
+        assert!(scope.contains(&workload("waits", &[])));
+        assert!(scope.contains(&workload("failed", &[])));
+        agenda.take_in(Remaining::default());
+        assert_eq!(agenda.next() - begin, PERIOD);
+        assert!(!agenda.is_waiting() && !agenda.has_retry());
     }
 }

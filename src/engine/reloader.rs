@@ -26,9 +26,9 @@ use crate::model::secret::SecretId;
 use crate::references::place::{Note, Origin};
 use crate::references::reason::Reason;
 
+use super::agenda::Agenda;
 use super::api_server_outage::ApiServerOutage;
 use super::backoff::backoff;
-use super::agenda::Agenda;
 use super::poll_scope::{PollScope, Remaining};
 use super::ports::{Cluster, Vault};
 use super::secret_track::SecretTracks;
@@ -191,11 +191,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         self.workloads.events.emit(&Event::PollingBegan { server });
         let mut agenda = Agenda::new();
         while !shutdown.is_cancelled() {
-            let scope = agenda.scope();
-            let is_look = scope.is_look();
-            if let PollScope::All = scope {
-                agenda.full_poll_begins(self.workloads.settings.shared.period);
-            }
+            let scope = agenda.next_scope(self.workloads.settings.shared.period);
             let grace = async {
                 shutdown.cancelled().await;
                 sleep(GRACE).await;
@@ -204,7 +200,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 remaining = self.tick(scope, shutdown) => remaining,
                 () = grace => break,
             };
-            agenda.take_in(remaining, is_look);
+            agenda.take_in(remaining);
             if !agenda.has_retry() {
                 self.vault.rest().await;
             }

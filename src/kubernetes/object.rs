@@ -170,6 +170,8 @@ enum Place {
     Owner,
     Spec,
     UpdateStrategy,
+    /// `spec.strategy`, of a Deployment.
+    Strategy,
     RollingUpdate,
     Template,
     TemplateMetadata,
@@ -217,6 +219,7 @@ enum Field {
     OwnerIsController,
     Paused,
     StrategyType,
+    DeploymentStrategy,
     Partition,
     ObservedGeneration,
     UpdateRevision,
@@ -284,7 +287,9 @@ impl Place {
             (Self::Condition, "status") => Self::Field(Field::ConditionStatus),
             (Self::Condition, "reason") => Self::Field(Field::ConditionReason),
             (Self::Spec, "paused") => Self::Field(Field::Paused),
-            (Self::Spec, "updateStrategy" | "strategy") => Self::UpdateStrategy,
+            (Self::Spec, "updateStrategy") => Self::UpdateStrategy,
+            (Self::Spec, "strategy") => Self::Strategy,
+            (Self::Strategy, "type") => Self::Field(Field::DeploymentStrategy),
             (Self::UpdateStrategy, "type") => Self::Field(Field::StrategyType),
             (Self::UpdateStrategy, "rollingUpdate") => Self::RollingUpdate,
             (Self::RollingUpdate, "partition") => Self::Field(Field::Partition),
@@ -409,8 +414,8 @@ impl Draft {
     fn end_condition(&mut self) {
         let Condition { kind, status, reason } = std::mem::take(&mut self.condition);
         let status_of_rollout = &mut self.object.manifest.status;
-        status_of_rollout.has_ended |= (&*kind, &*status, &*reason)
-            == ("Progressing", "True", "NewReplicaSetAvailable");
+        status_of_rollout.has_ended |=
+            (&*kind, &*status, &*reason) == ("Progressing", "True", "NewReplicaSetAvailable");
         let failure = RolloutFailure::of_condition(&kind, &status, &reason);
         // A pod that cannot be created is the cause of a deadline that passed.
         status_of_rollout.failure = match (status_of_rollout.failure, failure) {
@@ -534,7 +539,7 @@ impl Walk<'_> {
             Field::OwnerKind => text.clone_into(&mut self.draft.owner.kind),
             Field::OwnerName => text.clone_into(&mut self.draft.owner.name),
             Field::StrategyType if text == "OnDelete" => manifest.rollout = Rollout::OnDelete,
-            Field::StrategyType if text == "Recreate" => manifest.recreates = true,
+            Field::DeploymentStrategy => manifest.recreates = text == "Recreate",
             Field::ConditionType => text.clone_into(&mut self.draft.condition.kind),
             Field::ConditionStatus => text.clone_into(&mut self.draft.condition.status),
             Field::ConditionReason => text.clone_into(&mut self.draft.condition.reason),

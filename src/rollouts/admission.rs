@@ -271,9 +271,6 @@ mod tests {
         assert_eq!(admit(1, false), None);
         assert_eq!(admit(2, false), Some(Hold::Wave));
         assert_eq!(admit(3, true), None);
-        assert!(matches!(
-            rollout_state(&all[0], false, deadline()),
-            RolloutState::Healthy
-        ));
+        assert!(matches!(rollout_state(&all[0], false, deadline()), RolloutState::Healthy));
     }
 }

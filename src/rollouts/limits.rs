@@ -32,8 +32,9 @@ impl RunningRollouts {
     pub fn has_room(&self, limits: &RolloutLimits, namespace: &str) -> bool {
         let per_namespace = limits.per_namespace.unwrap_or(usize::MAX);
         let here = self.by_namespace.get(namespace).copied().unwrap_or(0);
-        let in_all =
-            || self.by_namespace.values().map(|running| (*running).min(per_namespace)).sum::<usize>();
+        let in_all = || {
+            self.by_namespace.values().map(|running| (*running).min(per_namespace)).sum::<usize>()
+        };
         here < per_namespace && limits.in_all.is_none_or(|most| in_all() < most)
     }
 }

@@ -74,15 +74,15 @@ pub struct Turn<'a> {
 /// Sorts due reloads. Those that failed come last. The others take turns, one workload of each
 /// namespace at a time. `failing` is the number of workloads of a namespace whose reloads fail: each
 /// counts as a turn.
-pub fn sort_by_turns<T>(
+pub fn sort_by_turns<'a, T>(
     due: Vec<T>,
-    failing: &HashMap<&str, u32>,
-    turn: impl Fn(&T) -> Turn<'_>,
+    failing: impl IntoIterator<Item = (&'a str, u32)>,
+    turn: impl Fn(&T) -> Turn<'a>,
 ) -> Vec<T> {
     let mut order: Vec<usize> = (0..due.len()).collect();
-    let turns: Vec<Turn<'_>> = due.iter().map(&turn).collect();
+    let turns: Vec<Turn<'a>> = due.iter().map(&turn).collect();
     order.sort_by_key(|place| turns.get(*place).map(|turn| (turn.failures, turn.rank)));
-    let mut next: HashMap<&str, u32> = failing.clone();
+    let mut next: HashMap<&str, u32> = failing.into_iter().collect();
     let mut keyed: Vec<(u32, u32, Rank, usize)> = Vec::with_capacity(due.len());
     for place in order {
         let Some(Turn { namespace, failures, rank }) = turns.get(place).copied() else { continue };
@@ -158,8 +158,7 @@ mod tests {
             ("failed", ranked("new", -9, 1)),
             ("of failing", ranked("sick", -9, 0)),
         ];
-        let failing = HashMap::from([("sick", 5)]);
-        let sorted = sort_by_turns(due, &failing, |(_, (namespace, failures, rank))| Turn {
+        let sorted = sort_by_turns(due, [("sick", 5)], |(_, (namespace, failures, rank))| Turn {
             namespace,
             failures: *failures,
             rank: *rank,

@@ -61,9 +61,8 @@ pub fn rollout_state(
         (_, Some(Some(true))) if has_rolled_out => RolloutState::Degraded,
         (Progress::Failed(failure), _) => RolloutState::Failed(failure),
         // Records of releases before 1.1 tell no time.
-        (_, Some(None)) => RolloutState::Degraded,
+        (_, Some(None)) | (Progress::Degraded, Some(Some(true))) => RolloutState::Degraded,
         (Progress::Running, Some(Some(true))) => RolloutState::Failed(RolloutFailure::TimedOut),
-        (Progress::Degraded, Some(Some(true))) => RolloutState::Degraded,
         (Progress::Running | Progress::Degraded, Some(Some(false)) | None) => RolloutState::Running,
     }
 }

@@ -334,7 +334,9 @@ pub fn rotation_of(known: &KnownSecret, worst: Option<Severity>) -> RotationStat
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::fixtures::{recorded, second, secret, version, workload};
+    use std::time::Duration;
+
+    use crate::model::fixtures::{recorded, secret, version, workload};
 
     const DEADLINE: Deadline =
         Deadline { now: Timestamp::UNIX_EPOCH, timeout: Duration::from_mins(10) };

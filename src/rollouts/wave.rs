@@ -7,6 +7,8 @@
 //! The state is counted from the workloads each time. Nothing is stored, and a restart or another
 //! leader counts the same.
 
+use std::num::NonZeroU32;
+
 use crate::model::reload_policy::{Percent, ReloadPolicy};
 use crate::rollouts::rollout::RolloutState;
 
@@ -81,7 +83,7 @@ impl Wave {
         if self.users < number(rules.from) {
             return None;
         }
-        let first = number(policy.first.unwrap_or(rules.first)).max(1);
+        let first = number(policy.first.map_or(rules.first, NonZeroU32::get)).max(1);
         let step = policy.step.unwrap_or(rules.step);
         Some(if self.healthy == 0 { first } else { first.max(step.of(self.users)) })
     }
@@ -89,11 +91,13 @@ impl Wave {
     /// Whether one more workload may be rolled out for the version.
     #[must_use]
     pub fn room(&self, rules: &WaveRules, policy: &ReloadPolicy) -> Room {
-        match self.width(rules, policy) {
-            None => Room::Free,
-            Some(_) if self.failed > 0 => Room::Stopped,
-            Some(width) if self.running >= width => Room::Full,
-            Some(_) => Room::Free,
+        let Some(width) = self.width(rules, policy) else { return Room::Free };
+        if self.failed > 0 {
+            Room::Stopped
+        } else if self.running >= width {
+            Room::Full
+        } else {
+            Room::Free
         }
     }
 }
@@ -138,7 +142,11 @@ mod tests {
     #[test]
     fn the_owner_of_the_secret_sets_the_pace() {
         let rules = WaveRules::default();
-        let policy = ReloadPolicy { first: Some(3), step: Percent::new(10), ..Default::default() };
+        let policy = ReloadPolicy {
+            first: NonZeroU32::new(3),
+            step: Percent::new(10),
+            ..Default::default()
+        };
         assert_eq!(wave(120, &[]).width(&rules, &policy), Some(3));
         let healthy = (RolloutState::Healthy, false);
         assert_eq!(wave(120, &[healthy]).width(&rules, &policy), Some(12));

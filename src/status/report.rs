@@ -17,8 +17,8 @@ use crate::model::secret::SecretId;
 use crate::model::workload::WorkloadId;
 use crate::rollouts::rollout::Deadline;
 use crate::rollouts::rotation::{
-    KnownSecret, RotationState, Severity, Standing, User, UserState, is_revocable,
-    rotation_of, rotation_state, severity, user_state,
+    KnownSecret, RotationState, Severity, Standing, User, UserState, is_revocable, rotation_of,
+    rotation_state, severity, user_state,
 };
 
 /// What reports are made from.

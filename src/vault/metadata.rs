@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::answer::{Answer, failure_of};
 use super::failure::Failure;
 use super::read_error::ReadError;
-use crate::model::reload_policy::{MODE_KEY, ReloadPolicy};
+use crate::model::reload_policy::{PolicyKey, ReloadPolicy};
 use crate::model::secret::Version;
 use crate::model::text::shorten;
 
@@ -146,7 +146,7 @@ impl Data<'_> {
 /// must not keep the version from being known.
 fn policy(custom_metadata: &RawValue) -> ReloadPolicy {
     // Most secrets have other keys, or none.
-    if !custom_metadata.get().contains(MODE_KEY) {
+    if !custom_metadata.get().contains(PolicyKey::Mode.name()) {
         return ReloadPolicy::NONE;
     }
     let entries: Result<BTreeMap<Cow<'_, str>, Cow<'_, str>>, _> =
@@ -254,7 +254,10 @@ mod tests {
             }
         };
         assert_eq!(policy(r#"{"reload":"urgent"}"#).mode, ReloadMode::Urgent);
-        assert_eq!(policy(r#"{"team":"db","reload-first":"2"}"#).first, Some(2));
+        assert_eq!(
+            policy(r#"{"team":"db","reload-first":"2"}"#).first,
+            std::num::NonZeroU32::new(2)
+        );
         for nothing in ["null", "{}", "[]", "7", r#""reload""#, r#"{"reload":["urgent"]}"#] {
             assert_eq!(policy(nothing), ReloadPolicy::NONE, "{nothing}");
         }

@@ -23,7 +23,7 @@ use super::session::Session;
 use crate::decide::observation::{Observation, PollResult, ReadRequest};
 use crate::engine::ports::Vault;
 use crate::index::findings::Finding;
-use crate::model::reload_policy::ReloadPolicy;
+use crate::model::reload_policy::{PolicyKey, ReloadPolicy};
 use crate::model::secret::SecretId;
 
 /// The value of the log key `worker`.
@@ -73,7 +73,7 @@ pub struct Poller {
     /// The secrets whose own requests failed in the last poll.
     failed: HashSet<Arc<SecretId>>,
     /// The secrets whose owners say something about reloads that cannot be read, with the key.
-    unreadable_policies: HashMap<Arc<SecretId>, &'static str>,
+    unreadable_policies: HashMap<Arc<SecretId>, PolicyKey>,
     /// Whether all requests of the last poll met a sealed server, so that the server as a whole is
     /// probably sealed.
     is_sealed: bool,
@@ -260,17 +260,7 @@ impl Poller {
                 Err(ReadError::Late) => {}
                 _ => self.spread.served(&secret),
             }
-            let is_retryable = outcome.as_ref().is_err_and(is_retryable);
-            if is_retryable {
-                polled.failed.push(Arc::clone(&secret));
-            }
-            let is_own =
-                matches!(outcome, Err(ReadError::Failed(_) | ReadError::Out { is_own: true, .. }));
-            if is_retryable && is_own {
-                self.failed.insert(Arc::clone(&secret));
-            } else {
-                self.failed.remove(&secret);
-            }
+            self.take_in_failure(&secret, outcome.as_ref().err(), &mut polled);
             let missing_is_fine = may_be_missing.get(&*secret).copied().unwrap_or_default();
             self.report(&secret, outcome.err(), missing_is_fine);
             polled.observations.insert(secret, observation);
@@ -333,6 +323,26 @@ impl Poller {
         polled
     }
 
+    /// Notes whether a secret is read again soon, and whether its own request failed.
+    fn take_in_failure(
+        &mut self,
+        secret: &Arc<SecretId>,
+        error: Option<&ReadError>,
+        polled: &mut PollResult,
+    ) {
+        let is_retryable = error.is_some_and(is_retryable);
+        if is_retryable {
+            polled.failed.push(Arc::clone(secret));
+        }
+        let is_own =
+            matches!(error, Some(ReadError::Failed(_) | ReadError::Out { is_own: true, .. }));
+        if is_retryable && is_own {
+            self.failed.insert(Arc::clone(secret));
+        } else {
+            self.failed.remove(secret);
+        }
+    }
+
     /// Takes in what the owner of a secret says about reloads. A value that cannot be read is logged
     /// once.
     fn take_in_policy(
@@ -353,8 +363,9 @@ impl Poller {
             self.lines_left = left;
             warn!(
                 worker = WORKER,
-                "{secret}: the custom_metadata key {key} is ignored: its value cannot be read. Write {}",
-                ReloadPolicy::remedy(key)
+                "{secret}: the custom_metadata key {} is ignored: its value cannot be read. Write {}",
+                key.name(),
+                key.remedy()
             );
         }
     }

@@ -20,9 +20,7 @@ use vault_secrets_reloader::model::workload::WorkloadId;
 use vault_secrets_reloader::references::source::ReadableSources;
 use vault_secrets_reloader::rollouts::budget::Budget;
 use vault_secrets_reloader::rollouts::rollout::Deadline;
-use vault_secrets_reloader::rollouts::rotation::{
-    KnownSecret, User, UserState, user_state,
-};
+use vault_secrets_reloader::rollouts::rotation::{KnownSecret, User, UserState, user_state};
 use vault_secrets_reloader::status::board::Board;
 
 use crate::collector::Collector;
