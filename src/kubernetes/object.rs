@@ -379,6 +379,7 @@ impl Place {
             | Self::Owner
             | Self::Spec
             | Self::UpdateStrategy
+            | Self::Strategy
             | Self::RollingUpdate
             | Self::Status
             | Self::Conditions
