@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Connection, LeaderElection, Listen};
 use crate::election::leadership::Leadership;
+use crate::engine::wake::Wake;
 use crate::events::log::Log;
 use crate::events::metrics::Metrics;
 use crate::events::owners::OwnerEvents;
@@ -97,7 +98,6 @@ async fn start(
         readable,
         events,
         status,
-        rollout_timeout,
         notifications,
         replica,
         leader_election,
@@ -120,14 +120,15 @@ async fn start(
         board: Arc::clone(&board),
         clock: Arc::clone(&cluster_clock),
         now: Timestamp::now,
-        rollout_timeout,
+        rollout_timeout: settings.rollouts.timeout,
         servers: connections.iter().map(|connection| Arc::clone(&connection.name)).collect(),
         replica: replica.as_str().into(),
     };
     let metrics = metrics_of(&sources, &led, settings.period);
     let metrics = Arc::new(Notifications::count(notifications.as_ref(), metrics));
     let owners = events.then(|| OwnerEvents::new(Arc::clone(&index), Arc::clone(&led)));
-    let events_of_process = sinks(&metrics, board, owners, notifications.as_ref());
+    let wake = Wake::default();
+    let events_of_process = sinks(&metrics, board, owners, &wake, notifications.as_ref());
     let health = Health::new(Arc::clone(&index), heartbeats.clone(), metrics);
     answer_probes(&listen, &health, tasks, shutdown.clone()).await?;
     let client = client::connect(Arc::clone(&cluster_clock), events_of_process.clone()).await?;
@@ -173,6 +174,7 @@ async fn start(
         settings,
         pace,
         budget: Budget::new(found_burst, found_per_minute),
+        wake,
         leadership,
         synced,
         heartbeats,
@@ -210,10 +212,11 @@ fn sinks(
     metrics: &Arc<Metrics>,
     board: Arc<Board>,
     owners: Option<OwnerEvents>,
+    wake: &Wake,
     notifications: Option<&Notifications>,
 ) -> Events {
     let mut sinks: Vec<Box<dyn Sink>> =
-        vec![Box::new(Log), Box::new(Arc::clone(metrics)), Box::new(board)];
+        vec![Box::new(Log), Box::new(Arc::clone(metrics)), Box::new(board), Box::new(wake.clone())];
     if let Some(owners) = owners {
         sinks.push(Box::new(owners));
     }

@@ -25,6 +25,7 @@ mod election;
 mod environment;
 mod error;
 mod notifications;
+mod rollouts;
 mod rules;
 mod servers;
 mod status;
@@ -37,12 +38,13 @@ pub use error::ConfigError;
 use error::error;
 use notifications::NotificationFlags;
 pub use notifications::Notifications;
+use rollouts::RolloutFlags;
 pub use rules::PathRulesFile;
 pub use servers::ServersFile;
 pub use status::StatusApi;
 use status::StatusFlags;
-use value::boolean;
 pub use value::{Listen, duration};
+use value::{boolean, count};
 pub use vault::{CaSecret, Connection};
 
 /// The default renewal threshold of a Vault token, in reload periods.
@@ -193,9 +195,8 @@ pub struct Flags {
     record_events: String,
     #[command(flatten)]
     status: StatusFlags,
-    /// How long the rollout of a reload may take before the status calls it failed
-    #[arg(long, value_name = "DURATION", default_value = "10m")]
-    rollout_timeout: String,
+    #[command(flatten)]
+    rollouts: RolloutFlags,
     #[command(flatten)]
     notifications: NotificationFlags,
     /// Elect one replica as the leader, by a Lease; the other replicas wait. Without leader
@@ -257,8 +258,6 @@ pub struct Config {
     pub events: bool,
     /// Where the status is served; `None` if it is off.
     pub status: Option<StatusApi>,
-    /// How long the rollout of a reload may take.
-    pub rollout_timeout: Duration,
     /// The webhook that is told of events; `None` if there is none.
     pub notifications: Option<Notifications>,
     /// The name of this replica.
@@ -326,7 +325,7 @@ impl Config {
             read_secrets,
             record_events,
             status,
-            rollout_timeout,
+            rollouts,
             notifications,
             leader_elect,
             leader_elect_lease_duration,
@@ -359,12 +358,8 @@ impl Config {
         )?;
         let others = file.connections(usual_threshold, &mut warnings)?;
         let connections = std::iter::once(default).chain(others);
-        let default = VaultServer {
-            addresses: vault::addresses(&env),
-            namespace: vault::namespace(&env, "NAMESPACE")?,
-            ..VaultServer::default()
-        };
-        let servers = file.declared(default, undeclared(&refuse_undeclared_addresses)?)?;
+        let undeclared = undeclared(&refuse_undeclared_addresses)?;
+        let servers = file.declared(default_server(&env)?, undeclared)?;
         let terms = election::terms(
             &leader_elect_lease_duration,
             &leader_elect_renew_deadline,
@@ -373,6 +368,7 @@ impl Config {
         let (name, namespace) = (leader_elect_resource_name, leader_elect_resource_namespace);
         let leader_election = election::leader_election(terms, name, namespace, &environment)?;
         let is_elected = boolean("--leader-elect", &leader_elect)?;
+        let (rollouts, heeds_owners) = rollouts.rules()?;
         Ok(Self {
             collector_sync_period: duration("--collector-sync-period", &collector_sync_period)?,
             settings: SharedSettings {
@@ -381,6 +377,8 @@ impl Config {
                 settle: settle("--settle-time", &settle_time)?,
                 ignore_versions_before: time("--ignore-versions-before", ignore_versions_before)?,
                 dry_run: boolean("--dry-run", &dry_run)?,
+                rollouts,
+                heeds_owners,
             },
             found_burst: count("--found-reload-burst", &found_reload_burst)?,
             found_per_minute: count("--found-reload-rate", &found_reload_rate)?,
@@ -393,7 +391,6 @@ impl Config {
             readable: readable(&read_config_maps, &read_secrets)?,
             events: boolean("--record-events", &record_events)?,
             status: status::api(status)?,
-            rollout_timeout: duration("--rollout-timeout", &rollout_timeout)?,
             notifications: notifications::notifications(notifications)?,
             replica: leader_election.replica.clone(),
             leader_election: is_elected.then_some(leader_election),
@@ -407,6 +404,15 @@ fn level(text: &str, warnings: &mut Vec<String>) -> telemetry::Level {
         let problem = "is not debug, info, warn or error; using info";
         warnings.push(format!("--log-level={text:?} {problem}"));
         telemetry::Level::Info
+    })
+}
+
+/// Returns what workloads may name the default server by.
+fn default_server(env: &Environment<'_>) -> Result<VaultServer, ConfigError> {
+    Ok(VaultServer {
+        addresses: vault::addresses(env),
+        namespace: vault::namespace(env, "NAMESPACE")?,
+        ..VaultServer::default()
     })
 }
 
@@ -475,13 +481,6 @@ fn readable(config_maps: &str, secrets: &str) -> Result<ReadableSources, ConfigE
         config_maps: boolean("--read-config-maps", config_maps)?,
         secrets: boolean("--read-secrets", secrets)?,
     })
-}
-
-fn count(name: &str, text: &str) -> Result<u32, ConfigError> {
-    match text.parse() {
-        Ok(count) if count > 0 => Ok(count),
-        _ => Err(error(name, text, "not a whole number above zero")),
-    }
 }
 
 fn quota(text: &str) -> Result<Quota, ConfigError> {

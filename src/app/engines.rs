@@ -15,6 +15,7 @@ use crate::decide::clock::ServerClock;
 use crate::election::leadership::Leadership;
 use crate::engine::reloader::Reloader;
 use crate::engine::settings::{Clocks, Settings, SharedSettings};
+use crate::engine::wake::Wake;
 use crate::events::sink::Events;
 use crate::heartbeat::{Heartbeats, LONGEST_STEP};
 use crate::index::Index;
@@ -45,6 +46,8 @@ pub(super) struct Engines {
     pub(super) settings: SharedSettings,
     pub(super) pace: Pace,
     pub(super) budget: Budget,
+    /// Wakes the engines when rollouts end.
+    pub(super) wake: Wake,
     pub(super) leadership: Leadership,
     /// Cancelled when polls may begin.
     pub(super) synced: CancellationToken,
@@ -201,7 +204,7 @@ impl Engines {
             settings,
             self.budget.clone(),
         );
-        let reloader = reloader.with_heartbeat(heartbeat);
+        let reloader = reloader.with_heartbeat(heartbeat).with_wake(self.wake.receiver());
         let follow = async {
             if let Some(secret) = ca {
                 secret.follow(shutdown.clone()).await;

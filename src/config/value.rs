@@ -24,6 +24,14 @@ pub(super) fn boolean(name: &str, text: &str) -> Result<bool, ConfigError> {
     parse_bool(text).ok_or_else(|| error(name, text, "write true or false"))
 }
 
+/// Parses a whole number above zero.
+pub(super) fn count(name: &str, text: &str) -> Result<u32, ConfigError> {
+    match text.parse() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err(error(name, text, "not a whole number above zero")),
+    }
+}
+
 /// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {

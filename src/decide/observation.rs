@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::model::poll::PollNumber;
+use crate::model::reload_policy::ReloadPolicy;
 use crate::model::secret::{SecretId, Version};
 
 /// The result of one poll for one secret.
@@ -38,6 +39,8 @@ pub struct ObservedVersion {
     /// The last poll that found the secret gone. Pods of a workload that ignores missing secrets
     /// may have started without the secret then.
     pub last_poll_gone: PollNumber,
+    /// What the owner of the secret says about reloads. No verdict depends on it.
+    pub policy: ReloadPolicy,
 }
 
 impl ObservedVersion {
@@ -54,6 +57,7 @@ impl ObservedVersion {
             other_version_created: None,
             settled_since: 0,
             last_poll_gone: 0,
+            policy: ReloadPolicy::NONE,
         }
     }
 }
@@ -83,6 +87,8 @@ impl ReadRequest {
 pub struct PollResult {
     /// The observation of each secret that was requested.
     pub observations: HashMap<Arc<SecretId>, Observation>,
+    /// What the owners of live secrets say about reloads, as far as they say something.
+    pub policies: HashMap<Arc<SecretId>, ReloadPolicy>,
     /// The secrets that are unknown because of a failure that may pass, or because time ran out.
     pub failed: Vec<Arc<SecretId>>,
     /// The failed secrets for which time ran out.

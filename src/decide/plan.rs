@@ -318,7 +318,7 @@ pub enum Action {
 }
 
 /// The reason why a reload is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hold {
     /// The workload is being deleted, and its controller rolls out nothing any more.
     Deleting,
@@ -332,6 +332,17 @@ pub enum Hold {
     Budget,
     /// Reloads are only reported (`--dry-run`). The plan never says so.
     DryRun,
+    /// Other workloads get the new version first. This and the following reasons come from the
+    /// rules of `crate::rollouts`.
+    Wave,
+    /// A workload failed after its reload for the same version.
+    RotationStopped,
+    /// Too many rollouts of reloads are under way.
+    RolloutLimit,
+    /// The workload was reloaded a short while ago.
+    Interval,
+    /// The owner of a secret holds its reloads.
+    SecretOwner,
 }
 
 /// The decision about a workload, and the facts to report.
@@ -460,6 +471,24 @@ impl Action {
     }
 }
 
+impl Hold {
+    /// Whether the hold can end before the next poll: other rollouts end, or time passes. The secrets
+    /// of the workload need not be read for that.
+    #[must_use]
+    pub fn ends_by_itself(self) -> bool {
+        match self {
+            Self::Wave | Self::RotationStopped | Self::RolloutLimit | Self::Interval => true,
+            Self::Deleting
+            | Self::SecretGone
+            | Self::Stripped
+            | Self::BackOff
+            | Self::Budget
+            | Self::DryRun
+            | Self::SecretOwner => false,
+        }
+    }
+}
+
 impl Decision {
     /// Returns a decision with nothing to report.
     #[must_use]
@@ -532,17 +561,28 @@ pub struct Reload {
     pub record: Record,
 }
 
+/// When and on what a reload is done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Circumstances {
+    /// The present, by the API server's clock.
+    pub at: Timestamp,
+    /// See [`Record::streak`].
+    pub streak: u32,
+    /// See [`Record::was_unhealthy`].
+    pub was_unhealthy: bool,
+}
+
 /// Prepares a reload. The record takes every version that was seen live, and that the new pods surely
 /// read. Entries of other secrets stay: of unknown, gone and settling ones. Entries without a reference
 /// are dropped. A gone secret that may be missing is recorded as [`Version::MISSING`], since the new
-/// pods start without it. `at` is the present by the API server's clock.
+/// pods start without it.
 #[must_use]
 pub fn reload(
     workload: &Workload,
     observed: impl Fn(&Arc<SecretId>) -> ObservedVersion,
     rules: &Rules,
     mark: String,
-    at: Timestamp,
+    circumstances: Circumstances,
 ) -> Reload {
     let versions = workload
         .secrets
@@ -562,10 +602,10 @@ pub fn reload(
             version.map(|version| (hash, version))
         })
         .collect();
-    Reload {
-        count: workload.count.saturating_add(1),
-        record: Record { uid: workload.uid.to_string(), mark, at: Some(at), versions },
-    }
+    let Circumstances { at, streak, was_unhealthy } = circumstances;
+    let uid = workload.uid.to_string();
+    let record = Record { uid, mark, at: Some(at), streak, was_unhealthy, versions };
+    Reload { count: workload.count.saturating_add(1), record }
 }
 
 #[cfg(test)]

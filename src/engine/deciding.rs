@@ -13,6 +13,7 @@ use crate::decide::observation::ObservedVersion;
 use crate::decide::plan::{
     self, Action, Cause, Decision, DecisionInput, Hold, Lookup, ReloadHistory, Revision, Rules,
 };
+use crate::engine::admitting::Candidate;
 use crate::engine::poll_scope::{Remaining, Stripped};
 use crate::engine::ports::{Cluster, Vault};
 use crate::engine::secret_track::seen;
@@ -21,7 +22,6 @@ use crate::events::event::{Event, Held};
 use crate::events::log::RELOADER;
 use crate::index::entries::IndexedWorkload;
 use crate::model::secret::SecretId;
-use crate::model::workload::Workload;
 
 /// How often in a row a workload may wait for its controller. After that, the wait is reported as
 /// long, and the workload is left to full polls.
@@ -70,15 +70,18 @@ impl<C: Cluster> Workloads<C> {
         let now = (self.clocks.now)();
         let rules = self.rules();
         self.budget.refill(Instant::now().into_std());
-        let mut due = Vec::new();
-        let mut needing_revision = Vec::new();
-        for stored in self.in_fair_order(workloads) {
+        let (mut candidates, mut needing_revision) = (Vec::new(), Vec::new());
+        for stored in workloads {
             let decision = self.decide_one(stored, observed_versions, &rules, LookupState::No, now);
             match decision.action {
                 Action::AskRevision => needing_revision.push(stored),
-                _ => due.extend(self.conclude(stored, decision, now, remaining)),
+                Action::Roll(_) => candidates.push(Candidate { stored, decision }),
+                Action::Leave | Action::Hold(_) => {
+                    self.conclude(stored, decision, now, remaining);
+                }
             }
         }
+        let due = self.admit(candidates, workloads, observed_versions, now, remaining);
         (due, needing_revision)
     }
 
@@ -88,19 +91,24 @@ impl<C: Cluster> Workloads<C> {
         &mut self,
         vault: &mut impl Vault,
         needing_revision: Vec<&IndexedWorkload>,
+        in_scope: &[IndexedWorkload],
         observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
         remaining: &mut Remaining,
     ) -> Vec<Due> {
         self.read_revisions(vault, &needing_revision).await;
         let now = (self.clocks.now)();
         let rules = self.rules();
-        let mut due = Vec::new();
+        let mut candidates = Vec::new();
         for stored in needing_revision {
             let decision =
                 self.decide_one(stored, observed_versions, &rules, LookupState::Yes, now);
-            due.extend(self.conclude(stored, decision, now, remaining));
+            if let Action::Roll(_) = decision.action {
+                candidates.push(Candidate { stored, decision });
+            } else {
+                self.conclude(stored, decision, now, remaining);
+            }
         }
-        due
+        self.admit(candidates, in_scope, observed_versions, now, remaining)
     }
 
     /// Looks up the revisions of workloads, and keeps each revision until the template changes.
@@ -165,30 +173,6 @@ impl<C: Cluster> Workloads<C> {
         }
     }
 
-    /// Returns workloads in the order in which they take from the budget. Workloads whose last
-    /// reload failed come last. The others take turns, one workload of each namespace at a time.
-    /// Each failed workload counts as a turn of its namespace.
-    ///
-    /// A namespace with many workloads, or with reloads that are made to fail, keeps no other
-    /// namespace waiting.
-    fn in_fair_order<'a>(&self, workloads: &'a [IndexedWorkload]) -> Vec<&'a IndexedWorkload> {
-        let failures = |stored: &IndexedWorkload| self.tracks.failures(&stored.workload.uid);
-        let mut turns: HashMap<&str, u32> = HashMap::new();
-        for stored in workloads.iter().filter(|stored| failures(stored) > 0) {
-            *turns.entry(&stored.workload.id.namespace).or_default() += 1;
-        }
-        let mut in_order: Vec<_> = workloads
-            .iter()
-            .map(|stored| {
-                let turn = turns.entry(&stored.workload.id.namespace).or_default();
-                *turn += 1;
-                (failures(stored), *turn, stored)
-            })
-            .collect();
-        in_order.sort_by_key(|(failures, turn, _)| (*failures, *turn));
-        in_order.into_iter().map(|(_, _, stored)| stored).collect()
-    }
-
     fn decide_one(
         &self,
         stored: &IndexedWorkload,
@@ -208,27 +192,14 @@ impl<C: Cluster> Workloads<C> {
         plan::decide(&input, seen(observed_versions), rules, now)
     }
 
-    /// Lets a due reload start, or holds it. The budget limits the reloads that only the clock
-    /// speaks for.
-    fn admit(&self, workload: &Workload, action: Action) -> Action {
-        let is_dry_run = self.settings.shared.dry_run || workload.dry_run;
-        match action {
-            Action::Roll(_) if is_dry_run => Action::Hold(Hold::DryRun),
-            Action::Roll(Cause::Found) if !self.budget.try_take() => Action::Hold(Hold::Budget),
-            action => action,
-        }
-    }
-
     /// Reports a decision, and notes the remaining work. Returns the reload, if one may start.
-    fn conclude(
+    pub(super) fn conclude(
         &mut self,
         stored: &IndexedWorkload,
         decision: Decision,
         now: Timestamp,
         remaining: &mut Remaining,
     ) -> Option<Due> {
-        let action = self.admit(&stored.workload, decision.action);
-        let decision = Decision { action, ..decision };
         let (decided, poll) = (stored, self.poll);
         self.events.emit(&Event::Decided { decided, poll, decision: &decision });
         let Decision { action, gone, mut reverted, changed, waiting, unsettled, open, .. } =
@@ -282,7 +253,11 @@ impl<C: Cluster> Workloads<C> {
                 remaining.workloads.insert(id.clone());
                 remaining.over_budget += 1;
             }
-            Some(Hold::Deleting | Hold::SecretGone | Hold::Stripped | Hold::DryRun) | None => {}
+            Some(hold) if hold.ends_by_itself() => {
+                remaining.waiting.insert(id.clone());
+                *remaining.waiting_for.entry(hold).or_default() += 1;
+            }
+            Some(_) | None => {}
         }
         let is_new = hold != reload_state.reported.hold;
         reload_state.reported.hold = hold;

@@ -3,6 +3,8 @@
 //! Architecture Invariant: the engine knows Vault and the cluster only through the two traits of
 //! [`ports`], and the collector only through the index.
 
+mod admitting;
+mod agenda;
 mod api_server_outage;
 mod backoff;
 mod deciding;
@@ -12,5 +14,6 @@ pub mod reloader;
 mod reloading;
 mod secret_track;
 pub mod settings;
+pub mod wake;
 mod workload_track;
 mod workloads;

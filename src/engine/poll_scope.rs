@@ -1,9 +1,10 @@
 //! The scope of a poll, and the work that remains after it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::decide::plan::Hold;
 use crate::model::secret::SecretId;
 use crate::model::workload::{Workload, WorkloadId};
 
@@ -14,6 +15,9 @@ pub(super) enum PollScope {
     Remaining {
         workloads: HashSet<WorkloadId>,
         secrets: HashSet<Arc<SecretId>>,
+        /// The workloads that wait until others have made room. Their secrets need not be read again
+        /// for that.
+        waiting: HashSet<WorkloadId>,
     },
 }
 
@@ -28,6 +32,12 @@ pub(super) struct Remaining {
     pub(super) has_answer: bool,
     /// The number of these workloads that wait for the budget.
     pub(super) over_budget: usize,
+    /// The workloads that wait until others have made room, or until time has passed.
+    pub(super) waiting: HashSet<WorkloadId>,
+    /// What they wait for, with their number.
+    pub(super) waiting_for: BTreeMap<Hold, usize>,
+    /// The time until the first of them need not wait any more, if it is known.
+    pub(super) wait_left: Option<Duration>,
     /// The stripped workloads to report.
     pub(super) stripped: Vec<Stripped>,
     /// Whether work proceeds: some workloads were reloaded, or some did not have their turn.
@@ -40,9 +50,20 @@ impl PollScope {
     pub(super) fn contains(&self, workload: &Workload) -> bool {
         match self {
             Self::All => true,
-            Self::Remaining { workloads, secrets } => {
+            Self::Remaining { workloads, secrets, waiting } => {
                 workloads.contains(&workload.id)
+                    || waiting.contains(&workload.id)
                     || workload.watched().any(|secret| secrets.contains(secret))
+            }
+        }
+    }
+
+    /// Whether the tick only looks at the workloads that wait.
+    pub(super) fn is_look(&self) -> bool {
+        match self {
+            Self::All => false,
+            Self::Remaining { workloads, secrets, .. } => {
+                workloads.is_empty() && secrets.is_empty()
             }
         }
     }

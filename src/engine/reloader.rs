@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::decide::observation::{Observation, ObservedVersion, ReadRequest};
+use crate::decide::plan::Hold;
 use crate::heartbeat::Heartbeat;
 use crate::index::Index;
 use crate::index::entries::{IndexedWorkload, Snapshot};
@@ -25,12 +26,14 @@ use crate::model::secret::SecretId;
 use crate::references::place::{Note, Origin};
 use crate::references::reason::Reason;
 
+use super::agenda::Agenda;
 use super::api_server_outage::ApiServerOutage;
 use super::backoff::backoff;
 use super::poll_scope::{PollScope, Remaining};
 use super::ports::{Cluster, Vault};
 use super::secret_track::SecretTracks;
 use super::settings::{Clocks, Settings};
+use super::wake::WakeReceiver;
 use super::workload_track::WorkloadTracks;
 use super::workloads::Workloads;
 use crate::election::leadership::Leadership;
@@ -45,6 +48,9 @@ const GRACE: Duration = Duration::from_secs(1);
 /// The PATCHes of a tick may begin within the poll period, but at least within this time. If many
 /// PATCHes fail slowly, Vault is polled again before every workload had its turn.
 const SHORTEST_TURN: Duration = Duration::from_secs(30);
+
+/// Rollouts that end within this time wake the engine once.
+const GATHERING: Duration = Duration::from_millis(500);
 
 /// The longest pause between two attempts if all remaining workloads wait for the budget.
 const BUDGET_PAUSE: Duration = Duration::from_secs(10);
@@ -70,6 +76,9 @@ pub struct Reloader<V, C> {
     over_quota: BTreeSet<Arc<str>>,
     /// The number of workloads that waited for the budget after the last poll.
     over_budget: usize,
+    /// What workloads waited for after the last tick.
+    waited_for: BTreeSet<Hold>,
+    wake: WakeReceiver,
     /// Whether the line that nothing was to be reloaded is still due for this period.
     idle_report_due: bool,
     /// The number of polls so far with an incomplete index, up to [`MOST_INCOMPLETE`].
@@ -107,6 +116,8 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             unfinished: 0,
             over_quota: BTreeSet::new(),
             over_budget: 0,
+            waited_for: BTreeSet::new(),
+            wake: WakeReceiver::default(),
             idle_report_due: false,
             incomplete: 0,
         }
@@ -116,6 +127,13 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     #[must_use]
     pub fn with_heartbeat(mut self, heartbeat: Heartbeat) -> Self {
         self.workloads.heartbeat = heartbeat;
+        self
+    }
+
+    /// Returns the reloader with the receiver that wakes it when rollouts end.
+    #[must_use]
+    pub fn with_wake(mut self, wake: WakeReceiver) -> Self {
+        self.wake = wake;
         self
     }
 
@@ -171,12 +189,9 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         self.secrets.resume();
         let server = &*self.workloads.settings.server;
         self.workloads.events.emit(&Event::PollingBegan { server });
-        let mut next_poll = Instant::now();
-        let mut scope = PollScope::All;
+        let mut agenda = Agenda::new();
         while !shutdown.is_cancelled() {
-            if let PollScope::All = scope {
-                next_poll = Instant::now() + self.workloads.settings.shared.period;
-            }
+            let scope = agenda.next_scope(self.workloads.settings.shared.period);
             let grace = async {
                 shutdown.cancelled().await;
                 sleep(GRACE).await;
@@ -185,19 +200,23 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 remaining = self.tick(scope, shutdown) => remaining,
                 () = grace => break,
             };
-            let retry = remaining.retry_in.map(|delay| Instant::now() + delay);
-            let mut time = next_poll;
-            scope = PollScope::All;
-            if let Some(retry) = retry.filter(|retry| *retry < next_poll) {
-                let Remaining { workloads, secrets, .. } = remaining;
-                time = retry;
-                scope = PollScope::Remaining { workloads, secrets };
-            } else {
+            agenda.take_in(remaining);
+            if !agenda.has_retry() {
                 self.vault.rest().await;
             }
+            let time = agenda.next();
             self.workloads.heartbeat.waits_until(time);
+            let woken = async {
+                if agenda.is_waiting() {
+                    self.wake.wait().await;
+                    sleep(GATHERING).await;
+                } else {
+                    std::future::pending::<()>().await;
+                }
+            };
             tokio::select! {
                 () = sleep_until(time) => {}
+                () = woken => {}
                 () = shutdown.cancelled() => {}
             }
         }
@@ -206,8 +225,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     /// Runs one poll, and decides about and reloads the workloads in scope. Returns the remaining
     /// work.
     async fn tick(&mut self, mut scope: PollScope, shutdown: &CancellationToken) -> Remaining {
-        let server = &*self.workloads.settings.server;
-        self.workloads.events.emit(&Event::PollStarted { server });
+        let is_look = scope.is_look();
         let snapshot = self.workloads.index.begin_poll(&self.workloads.settings.server);
         self.secrets.begin(snapshot.poll, self.began.elapsed());
         self.workloads.poll = snapshot.poll;
@@ -235,16 +253,12 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         let mut requests = self.asks(&workloads);
         self.secrets.narrow(&mut requests, &scope, &workloads);
         let mut remaining = Remaining::default();
-        let poll_began = Instant::now();
-        tokio::select! {
-            () = self.read_secrets(snapshot.poll, &requests, &mut remaining) => {}
-            () = shutdown.cancelled() => return Remaining::default(),
+        if !(is_look && requests.is_empty()) {
+            tokio::select! {
+                () = self.poll(snapshot.poll, &requests, &mut remaining) => {}
+                () = shutdown.cancelled() => return Remaining::default(),
+            }
         }
-        self.workloads.events.emit(&Event::PollEnded {
-            server: &self.workloads.settings.server,
-            is_answered: remaining.has_answer,
-            took: poll_began.elapsed(),
-        });
         self.set_findings(&workloads, &over_quota, is_full);
         self.retain_complete(&mut workloads);
         let again = tokio::select! {
@@ -261,15 +275,37 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         let observed_versions = self.secrets.observed_versions(&workloads);
         let is_idle =
             self.decide_and_reload(&workloads, &observed_versions, &mut remaining, shutdown).await;
-        self.report_budget(remaining.over_budget);
+        if !is_look {
+            self.report_budget(remaining.over_budget);
+        }
+        self.report_waiting(&remaining.waiting_for);
+        let is_idle = is_idle && remaining.waiting.is_empty();
         self.report_idle(is_full, is_idle, remaining.has_answer);
-        self.set_retry(&mut remaining);
+        self.set_retry(&mut remaining, is_look);
         if snapshot.is_incomplete && self.incomplete < MOST_INCOMPLETE {
             let delay = backoff(self.incomplete);
             self.incomplete += 1;
             remaining.retry_in = Some(remaining.retry_in.map_or(delay, |retry| retry.min(delay)));
         }
         remaining
+    }
+
+    /// Reads secrets from Vault, and reports the poll.
+    async fn poll(
+        &mut self,
+        poll: PollNumber,
+        requests: &[ReadRequest],
+        remaining: &mut Remaining,
+    ) {
+        let began = Instant::now();
+        let server = &*self.workloads.settings.server;
+        self.workloads.events.emit(&Event::PollStarted { server });
+        self.read_secrets(poll, requests, remaining).await;
+        self.workloads.events.emit(&Event::PollEnded {
+            server: &self.workloads.settings.server,
+            is_answered: remaining.has_answer,
+            took: began.elapsed(),
+        });
     }
 
     /// Reads secrets from Vault, and takes in the observations.
@@ -295,7 +331,14 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             }
             match polled.observations.get(secret) {
                 None => self.secrets.forget(secret),
-                Some(observation) if self.secrets.take_in(poll, request, *observation) => {
+                Some(observation)
+                    if self.secrets.take_in(
+                        poll,
+                        request,
+                        *observation,
+                        polled.policies.get(secret).copied().unwrap_or_default(),
+                    ) =>
+                {
                     debug!(worker = RELOADER, "{secret}: the answer is older than what is known");
                     remaining.secrets.insert(Arc::clone(secret));
                     remaining.suspects = true;
@@ -345,7 +388,13 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         if !needing_revision.is_empty() {
             let due = self
                 .workloads
-                .decide_by_revision(&mut self.vault, needing_revision, observed_versions, remaining)
+                .decide_by_revision(
+                    &mut self.vault,
+                    needing_revision,
+                    workloads,
+                    observed_versions,
+                    remaining,
+                )
                 .await;
             is_idle &= due.is_empty();
             self.workloads.reload(due, observed_versions, remaining, end, shutdown).await;
@@ -463,10 +512,27 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         self.over_budget = over_budget;
     }
 
-    /// Sets when to poll again for the remaining work.
-    fn set_retry(&mut self, remaining: &mut Remaining) {
+    /// Reports when workloads begin to wait for others, and when none waits any more.
+    fn report_waiting(&mut self, waiting_for: &BTreeMap<Hold, usize>) {
+        let events = &self.workloads.events;
+        for (&hold, &workloads) in waiting_for {
+            if !self.waited_for.contains(&hold) {
+                events.emit(&Event::ReloadsWait { hold, workloads });
+            }
+        }
+        for &hold in self.waited_for.iter().filter(|hold| !waiting_for.contains_key(hold)) {
+            events.emit(&Event::NoReloadWaits { hold });
+        }
+        self.waited_for = waiting_for.keys().copied().collect();
+    }
+
+    /// Sets when to poll again for the remaining work. A look at the workloads that wait for others
+    /// tells nothing about the remaining work of the tick before it.
+    fn set_retry(&mut self, remaining: &mut Remaining, is_look: bool) {
         if remaining.workloads.is_empty() && !remaining.suspects {
-            self.unfinished = 0;
+            if !is_look {
+                self.unfinished = 0;
+            }
         } else {
             if remaining.is_moving {
                 self.unfinished = 0;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::decide::observation::{Observation, ObservedVersion};
-use crate::decide::plan::{self, Action, Cause, DecisionInput, Reload, Rules};
+use crate::decide::plan::{self, Action, Cause, Circumstances, DecisionInput, Reload, Rules};
 use crate::engine::backoff::backoff;
 use crate::engine::deciding::{Due, LookupState};
 use crate::engine::poll_scope::Remaining;
@@ -29,6 +29,9 @@ use crate::index::entries::IndexedWorkload;
 use crate::model::secret::SecretId;
 use crate::model::strategy::Rollout;
 use crate::model::workload::{Workload, WorkloadId};
+use crate::rollouts::admission::RolloutRules;
+use crate::rollouts::interval::next_streak;
+use crate::rollouts::rollout::{Deadline, is_unhealthy_by_itself};
 
 /// The number of PATCHes under way at once. Each starts a rollout, and the API server has other
 /// clients too.
@@ -89,6 +92,7 @@ impl<C: Cluster> Workloads<C> {
             clocks: &self.clocks,
             observed_versions,
             rules: self.rules(),
+            rollouts: self.settings.shared.rollouts,
         };
         let outage = &mut self.outage;
         if outage.is_known
@@ -169,6 +173,7 @@ struct Writer<'a, C> {
     clocks: &'a Clocks,
     observed_versions: &'a HashMap<Arc<SecretId>, ObservedVersion>,
     rules: Rules,
+    rollouts: RolloutRules,
 }
 
 impl<C: Cluster> Writer<'_, C> {
@@ -181,8 +186,9 @@ impl<C: Cluster> Writer<'_, C> {
         self.events.emit(&Event::Reloading { workload: &id, changed, cause: *cause });
         for _ in 0..CONFLICT_TRIES {
             let workload = Arc::clone(&stored.workload);
-            let at = self.clocks.cluster.at((self.clocks.now)());
-            let reload = plan::reload(&workload, seen(observed_versions), rules, new_mark(), at);
+            let circumstances = self.circumstances(&stored);
+            let reload =
+                plan::reload(&workload, seen(observed_versions), rules, new_mark(), circumstances);
             match self.cluster.patch(&workload, &reload).await {
                 Ok(manifest) => {
                     let rollout = manifest.rollout;
@@ -244,6 +250,19 @@ impl<C: Cluster> Writer<'_, C> {
         Outcome::Failed(WriteError::Conflict)
     }
 
+    /// Returns when and on what the reload of a workload is done.
+    fn circumstances(&self, stored: &IndexedWorkload) -> Circumstances {
+        let IndexedWorkload { workload, has_rolled_out, .. } = stored;
+        let RolloutRules { shortest_interval, timeout, .. } = self.rollouts;
+        let at = self.clocks.cluster.at((self.clocks.now)());
+        let deadline = Deadline { now: at, timeout };
+        Circumstances {
+            at,
+            streak: next_streak(workload.recorded.as_ref(), shortest_interval, at),
+            was_unhealthy: is_unhealthy_by_itself(workload, *has_rolled_out, deadline),
+        }
+    }
+
     /// Returns the time since the oldest live version of some secrets was created.
     fn delay(&self, changed: &[Arc<SecretId>]) -> Option<Duration> {
         let now = self.clocks.vault.at((self.clocks.now)());
@@ -290,7 +309,12 @@ impl<C: Cluster> Writer<'_, C> {
     async fn try_to_read(&self, id: &WorkloadId) -> Result<(), WriteError> {
         match self.cluster.get(id).await {
             Err(error @ WriteError::Failed(_)) => Err(error),
-            Ok(_) | Err(_) => Ok(()),
+            Ok(manifest) => {
+                // A PATCH may have been done whose answer was lost.
+                self.index.refresh(&manifest, id.kind);
+                Ok(())
+            }
+            Err(_) => Ok(()),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::decide::observation::{
 use crate::engine::poll_scope::PollScope;
 use crate::index::entries::IndexedWorkload;
 use crate::model::poll::PollNumber;
+use crate::model::reload_policy::ReloadPolicy;
 use crate::model::secret::{SecretId, Version};
 
 /// An observation older than this is repeated before it reloads a workload. The time is that of two
@@ -34,6 +35,8 @@ struct SecretTrack {
     gone_before: Option<Box<(ObservedVersion, Instant)>>,
     /// Whether this round had no time yet to read the secret.
     is_late: bool,
+    /// What the owner of the secret said when the secret was last seen live.
+    policy: ReloadPolicy,
 }
 
 impl SecretTrack {
@@ -108,7 +111,7 @@ impl SecretTracks {
         scope: &PollScope,
         workloads: &[IndexedWorkload],
     ) {
-        let PollScope::Remaining { workloads: retried, secrets } = scope else { return };
+        let PollScope::Remaining { workloads: retried, secrets, .. } = scope else { return };
         let retried = workloads.iter().filter(|stored| retried.contains(&stored.workload.id));
         let retried: HashSet<_> = retried.flat_map(|stored| stored.workload.watched()).collect();
         requests.retain(|request| {
@@ -125,9 +128,16 @@ impl SecretTracks {
         poll: PollNumber,
         request: &ReadRequest,
         observation: Observation,
+        policy: ReloadPolicy,
     ) -> bool {
         let track = self.tracks.entry(Arc::clone(&request.secret)).or_default();
-        let observed = track.history.observe(&self.times, poll, request, observation);
+        if let Observation::Live(_) = observation {
+            track.policy = policy;
+        }
+        let observed = ObservedVersion {
+            policy: track.policy,
+            ..track.history.observe(&self.times, poll, request, observation)
+        };
         track.is_late = false;
         if observed.observation == Observation::Unknown {
             track.forget();
@@ -199,7 +209,7 @@ mod tests {
     fn take_in(tracks: &mut SecretTracks, secret: &Arc<SecretId>, observation: Observation) {
         let secret = Arc::clone(secret);
         let request = ReadRequest { secret, not_before: None, may_be_missing: false };
-        tracks.take_in(1, &request, observation);
+        tracks.take_in(1, &request, observation, ReloadPolicy::NONE);
     }
 
     #[tokio::test]

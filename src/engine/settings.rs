@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::decide::clock::ServerClock;
+use crate::rollouts::admission::RolloutRules;
 
 /// The settings of one reloader.
 #[derive(Clone, Debug)]
@@ -28,6 +29,11 @@ pub struct SharedSettings {
     pub start_within: Duration,
     /// Whether nothing is reloaded, only reported (`--dry-run`).
     pub dry_run: bool,
+    /// The rules for reloads that are due.
+    pub rollouts: RolloutRules,
+    /// Whether the owners of secrets have a say in the reloads: see
+    /// [`crate::model::reload_policy::ReloadPolicy`].
+    pub heeds_owners: bool,
     /// See [`Rules::settle`](crate::decide::plan::Rules::settle).
     pub settle: SignedDuration,
     /// See [`Rules::ignore_versions_before`](crate::decide::plan::Rules::ignore_versions_before).

@@ -145,6 +145,18 @@ pub enum Event<'a> {
     },
     /// No workload waits for the rate limit any more.
     BudgetFree,
+    /// Workloads begin to wait until others have made room, or until time has passed.
+    ReloadsWait {
+        /// What they wait for.
+        hold: Hold,
+        /// The number of workloads that wait.
+        workloads: usize,
+    },
+    /// No workload waits for this any more.
+    NoReloadWaits {
+        /// What they waited for.
+        hold: Hold,
+    },
     /// The API server does not work: neither a PATCH nor a read after it got an answer.
     ApiServerFailed {
         /// The error.

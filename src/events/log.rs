@@ -62,6 +62,8 @@ impl Sink for Log {
             | Event::NamespaceWithinQuota { .. }
             | Event::BudgetSpent { .. }
             | Event::BudgetFree
+            | Event::ReloadsWait { .. }
+            | Event::NoReloadWaits { .. }
             | Event::ApiServerFailed { .. }
             | Event::ApiServerRecovered => log_state(event),
         }
@@ -170,10 +172,13 @@ fn log_not_reloaded(event: &Event<'_>) {
     match *event {
         Event::Held { workload, hold, changed, gone } => {
             let Some(text) = text::held(workload, hold, changed, gone) else { return };
-            if let Held::For(Hold::Deleting | Hold::DryRun) = hold {
-                info!(worker = RELOADER, "{text}");
-            } else {
-                warn!(worker = RELOADER, "{text}");
+            match hold {
+                Held::For(Hold::Deleting | Hold::DryRun | Hold::Interval) => {
+                    info!(worker = RELOADER, "{text}");
+                }
+                // One line is for all workloads of the rotation.
+                Held::For(Hold::RotationStopped) => debug!(worker = RELOADER, "{text}"),
+                _ => warn!(worker = RELOADER, "{text}"),
             }
         }
         Event::TakenBack { workload, secrets, again: false, owner } => {
@@ -247,12 +252,45 @@ fn log_state(event: &Event<'_>) {
         Event::BudgetFree => {
             info!(worker = RELOADER, "No workload waits for --found-reload-rate any more");
         }
+        Event::ReloadsWait { hold, workloads } => log_waiting(hold, workloads),
+        Event::NoReloadWaits { hold: Hold::Wave } => {
+            info!(worker = RELOADER, "No workload waits for its turn in a rotation any more");
+        }
+        Event::NoReloadWaits { hold: Hold::RotationStopped } => {
+            info!(worker = RELOADER, "No rotation is stopped by a failed workload any more");
+        }
+        Event::NoReloadWaits { hold: Hold::RolloutLimit } => {
+            info!(worker = RELOADER, "No workload waits for --max-rollouts any more");
+        }
         Event::ApiServerFailed { error } => warn!(
             worker = RELOADER,
             "The API server does not work at present: {error}. Workloads that are due are \
              reloaded once it does"
         ),
         Event::ApiServerRecovered => info!(worker = RELOADER, "The API server works again"),
+        _ => {}
+    }
+}
+
+/// Logs that workloads begin to wait.
+fn log_waiting(hold: Hold, workloads: usize) {
+    match hold {
+        Hold::Wave => info!(
+            worker = RELOADER,
+            "{workloads} workloads wait for their turn: a new version goes to a few workloads first, and \
+             to the others as these become healthy (--waves)"
+        ),
+        Hold::RotationStopped => warn!(
+            worker = RELOADER,
+            "Rotation stopped: {workloads} workloads keep the former version, because a workload failed \
+             after its reload. `vault-secrets-reloader status` names it. The rotation goes on when that \
+             workload is healthy, with a newer version, or with the annotation continue-after-failure"
+        ),
+        Hold::RolloutLimit => info!(
+            worker = RELOADER,
+            "{workloads} workloads wait until fewer rollouts are under way (--max-rollouts, \
+             --max-rollouts-per-namespace)"
+        ),
         _ => {}
     }
 }

@@ -79,7 +79,7 @@ impl Sink for OwnerEvents {
             Event::Held { workload, hold, changed, gone } => {
                 if let Some(message) = text::held(workload, hold, changed, gone) {
                     self.set(workload, FindingSource::Hold, "ReloadHeld", message);
-                } else if let Held::For(Hold::Budget) = hold {
+                } else if let Held::For(Hold::Budget | Hold::Wave | Hold::RolloutLimit) = hold {
                     self.remove(workload, FindingSource::Hold);
                 }
             }

@@ -55,8 +55,25 @@ pub(crate) fn held(
             "Would reload {workload} for {} (--dry-run, or its annotation dry-run)",
             list(changed)
         ),
-        // A failed PATCH has its own sentence. The budget has one for all workloads that wait.
-        Held::For(Hold::Stripped | Hold::BackOff | Hold::Budget) => return None,
+        Held::For(Hold::RotationStopped) => format!(
+            "Not reloading {workload}, though {} changed: another workload failed after its reload. \
+             This workload keeps running as it is. `status secret` names the one that failed",
+            list(changed)
+        ),
+        Held::For(Hold::Interval) => format!(
+            "Not reloading {workload} yet, though {} changed: it was reloaded a short while ago \
+             (--reload-min-interval)",
+            list(changed)
+        ),
+        Held::For(Hold::SecretOwner) => format!(
+            "Not reloading {workload}, though {} changed: the owner of the secret holds its reloads \
+             (custom_metadata reload=hold)",
+            list(changed)
+        ),
+        // A failed PATCH has its own sentence. The others have one for all workloads that wait.
+        Held::For(
+            Hold::Stripped | Hold::BackOff | Hold::Budget | Hold::Wave | Hold::RolloutLimit,
+        ) => return None,
     })
 }
 

@@ -390,7 +390,7 @@ impl Entries {
         let has_rolled_out = kept.is_some_and(|old| old.has_rolled_out)
             || matches!(
                 workload.progress,
-                Progress::Complete | Progress::Silent(Silence::NoReplicas)
+                Progress::Complete | Progress::Degraded | Progress::Silent(Silence::NoReplicas)
             );
         let is_same = old.as_ref().is_some_and(|old| {
             old.template_first_poll == template_first_poll && *old.workload == workload

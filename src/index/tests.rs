@@ -195,7 +195,14 @@ fn reloaded(resource_version: u32, updated: u32) -> Manifest {
     let mut manifest = with_values("web", &[("A", "vault:secret/data/a#k")]);
     manifest.resource_version = resource_version.to_string();
     let (uid, mark) = (manifest.uid.clone(), "m".to_owned());
-    let record = Record { uid, mark, at: None, versions: Versions::default() };
+    let record = Record {
+        uid,
+        mark,
+        at: None,
+        streak: 0,
+        was_unhealthy: false,
+        versions: Versions::default(),
+    };
     manifest.record = Some(record.encode());
     manifest.annotations.push(MARK.to_owned(), "m".to_owned());
     manifest.template = 7;

@@ -85,6 +85,9 @@ impl<'de> serde::Deserialize<'de> for Object {
         Walk { draft: &mut draft, place: Place::Object }.deserialize(deserializer)?;
         let mut object = draft.object;
         object.manifest.template = draft.digest.finish();
+        // A StatefulSet tells by its revisions, a Deployment by a condition.
+        object.manifest.status.has_ended |= draft.current_revision.is_some()
+            && draft.current_revision == object.manifest.update_revision;
         let annotations = &object.manifest.annotations;
         if draft.has_plain_container
             && Scheme::ALL.iter().any(|scheme| annotations.path_list(*scheme).is_some())
@@ -113,6 +116,8 @@ struct Draft {
     reference: Reference,
     owner: Owner,
     condition: Condition,
+    /// `status.currentRevision`, of a StatefulSet.
+    current_revision: Option<String>,
 }
 
 /// The fields of an element of `env` that were read so far.
@@ -165,6 +170,8 @@ enum Place {
     Owner,
     Spec,
     UpdateStrategy,
+    /// `spec.strategy`, of a Deployment.
+    Strategy,
     RollingUpdate,
     Template,
     TemplateMetadata,
@@ -205,14 +212,18 @@ enum Field {
     DeletionTimestamp,
     Record,
     DryRun,
+    ReloadOrder,
+    ContinueAfterFailure,
     OwnerKind,
     OwnerName,
     OwnerIsController,
     Paused,
     StrategyType,
+    DeploymentStrategy,
     Partition,
     ObservedGeneration,
     UpdateRevision,
+    CurrentRevision,
     SpecReplicas,
     Replicas,
     Updated,
@@ -254,8 +265,13 @@ impl Place {
             (Self::Metadata, "deletionTimestamp") => Self::Field(Field::DeletionTimestamp),
             (Self::Annotations, annotation::RECORD) => Self::Field(Field::Record),
             (Self::Annotations, annotation::DRY_RUN) => Self::Field(Field::DryRun),
+            (Self::Annotations, annotation::RELOAD_ORDER) => Self::Field(Field::ReloadOrder),
+            (Self::Annotations, annotation::CONTINUE_AFTER_FAILURE) => {
+                Self::Field(Field::ContinueAfterFailure)
+            }
             (Self::Status, "observedGeneration") => Self::Field(Field::ObservedGeneration),
             (Self::Status, "updateRevision") => Self::Field(Field::UpdateRevision),
+            (Self::Status, "currentRevision") => Self::Field(Field::CurrentRevision),
             (Self::Spec, "replicas") => Self::Field(Field::SpecReplicas),
             (Self::Status, "replicas" | "desiredNumberScheduled") => Self::Field(Field::Replicas),
             (Self::Status, "updatedReplicas" | "updatedNumberScheduled") => {
@@ -272,6 +288,8 @@ impl Place {
             (Self::Condition, "reason") => Self::Field(Field::ConditionReason),
             (Self::Spec, "paused") => Self::Field(Field::Paused),
             (Self::Spec, "updateStrategy") => Self::UpdateStrategy,
+            (Self::Spec, "strategy") => Self::Strategy,
+            (Self::Strategy, "type") => Self::Field(Field::DeploymentStrategy),
             (Self::UpdateStrategy, "type") => Self::Field(Field::StrategyType),
             (Self::UpdateStrategy, "rollingUpdate") => Self::RollingUpdate,
             (Self::RollingUpdate, "partition") => Self::Field(Field::Partition),
@@ -361,6 +379,7 @@ impl Place {
             | Self::Owner
             | Self::Spec
             | Self::UpdateStrategy
+            | Self::Strategy
             | Self::RollingUpdate
             | Self::Status
             | Self::Conditions
@@ -396,6 +415,8 @@ impl Draft {
     fn end_condition(&mut self) {
         let Condition { kind, status, reason } = std::mem::take(&mut self.condition);
         let status_of_rollout = &mut self.object.manifest.status;
+        status_of_rollout.has_ended |=
+            (&*kind, &*status, &*reason) == ("Progressing", "True", "NewReplicaSetAvailable");
         let failure = RolloutFailure::of_condition(&kind, &status, &reason);
         // A pod that cannot be created is the cause of a deadline that passed.
         status_of_rollout.failure = match (status_of_rollout.failure, failure) {
@@ -514,13 +535,17 @@ impl Walk<'_> {
             Field::DeletionTimestamp => manifest.deleting = true,
             Field::Record => manifest.record = Some(text.to_owned()),
             Field::DryRun => manifest.dry_run = text == "true",
+            Field::ReloadOrder => manifest.reload_order = text.trim().parse().unwrap_or(0),
+            Field::ContinueAfterFailure => manifest.continue_after = text.trim().parse().ok(),
             Field::OwnerKind => text.clone_into(&mut self.draft.owner.kind),
             Field::OwnerName => text.clone_into(&mut self.draft.owner.name),
             Field::StrategyType if text == "OnDelete" => manifest.rollout = Rollout::OnDelete,
+            Field::DeploymentStrategy => manifest.recreates = text == "Recreate",
             Field::ConditionType => text.clone_into(&mut self.draft.condition.kind),
             Field::ConditionStatus => text.clone_into(&mut self.draft.condition.status),
             Field::ConditionReason => text.clone_into(&mut self.draft.condition.reason),
             Field::UpdateRevision => manifest.update_revision = Some(text.to_owned()),
+            Field::CurrentRevision => self.draft.current_revision = Some(text.to_owned()),
             Field::ContainerName => text.clone_into(&mut self.draft.container.name),
             Field::CommandPart => {
                 let container = &mut self.draft.container;

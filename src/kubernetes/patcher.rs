@@ -124,8 +124,14 @@ mod tests {
     fn one_patch_holds_count_mark_record_and_precondition() {
         let web = workload("web", &["a"]);
         let seen = ObservedVersion::of(Observation::Live(version(2, 1)));
-        let reload =
-            plan::reload(&web, |_| seen, &plan::Rules::default(), "fresh".to_owned(), second(0));
+        let circumstances = plan::Circumstances { at: second(0), ..Default::default() };
+        let reload = plan::reload(
+            &web,
+            |_| seen,
+            &plan::Rules::default(),
+            "fresh".to_owned(),
+            circumstances,
+        );
         let patch = patch_of(&web, &reload);
         let template = "secrets-reloader.security.bank-vaults.io";
         assert_eq!(

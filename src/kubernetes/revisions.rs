@@ -510,7 +510,15 @@ mod tests {
             let versions =
                 [(secret("a").hash64(), version(1, 1)), (secret("z").hash64(), version(2, 2))];
             let versions = versions.into_iter().collect();
-            Record { uid: uid.to_owned(), mark: "m".to_owned(), at: None, versions }.encode()
+            Record {
+                uid: uid.to_owned(),
+                mark: "m".to_owned(),
+                at: None,
+                streak: 0,
+                was_unhealthy: false,
+                versions,
+            }
+            .encode()
         };
         let objects = [
             replica_set("1", EARLY, &record("uid-of-web")),
@@ -714,6 +722,8 @@ mod tests {
             .map(|number| {
                 let versions = [(secret("a").hash64(), version(number, 1))].into_iter().collect();
                 let record = Record {
+                    streak: 0,
+                    was_unhealthy: false,
                     uid: "uid-of-web".to_owned(),
                     mark: "m".to_owned(),
                     at: None,

@@ -26,6 +26,15 @@ pub const RECORD: &str = "secrets-reloader.security.bank-vaults.io/reload-record
 /// reloaded, and it is reported when it would be.
 pub const DRY_RUN: &str = "secrets-reloader.security.bank-vaults.io/dry-run";
 
+/// An annotation of the workload's own metadata: its place among the workloads of its namespace that
+/// are due. The lowest number starts first; without the annotation the number is 0.
+pub const RELOAD_ORDER: &str = "secrets-reloader.security.bank-vaults.io/reload-order";
+
+/// An annotation of the workload's own metadata. Its value is the reload count of a reload that
+/// failed. Rotations that this failure stopped go on.
+pub const CONTINUE_AFTER_FAILURE: &str =
+    "secrets-reloader.security.bank-vaults.io/continue-after-failure";
+
 /// The generation of annotations that a workload opted in with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OptIn {

@@ -36,6 +36,9 @@ pub(crate) fn workload(name: &str, paths: &[&str]) -> Workload {
         created: second(0),
         deleting: false,
         dry_run: false,
+        reload_order: 0,
+        continue_after: None,
+        rolls_gradually: false,
         owner: None,
         rollout: Rollout::Automatic,
         observed: true,
@@ -57,5 +60,5 @@ pub(crate) fn workload(name: &str, paths: &[&str]) -> Workload {
 pub(crate) fn recorded(of_this_template: bool, versions: &[(&str, Version)]) -> Recorded {
     let versions =
         versions.iter().map(|(path, version)| (secret(path).hash64(), *version)).collect();
-    Recorded { versions, of_this_template, at: None }
+    Recorded { versions, of_this_template, at: None, streak: 0, was_unhealthy: false }
 }

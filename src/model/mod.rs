@@ -12,6 +12,7 @@ pub mod notification;
 pub mod poll;
 pub mod progress;
 pub mod record;
+pub mod reload_policy;
 pub mod request_end;
 pub mod scheme;
 pub mod secret;

@@ -25,6 +25,9 @@ pub struct RolloutStatus {
     pub terminating: u32,
     /// What `status.conditions` says of a failure.
     pub failure: Option<RolloutFailure>,
+    /// Whether the status says that the rollout of the present template has ended before. DaemonSets
+    /// do not tell.
+    pub has_ended: bool,
 }
 
 /// Why a rollout failed.
@@ -59,6 +62,8 @@ pub enum Progress {
     /// Pods are being replaced.
     #[default]
     Running,
+    /// All pods run with the present template since its rollout ended, but some are not available.
+    Degraded,
     /// The rollout does not proceed.
     Failed(RolloutFailure),
     /// Some pods may keep the former template for ever, or there are none.
@@ -78,6 +83,10 @@ pub fn of_deployment(status: &RolloutStatus, rollout: Rollout) -> Progress {
     match (rollout, failure) {
         (Rollout::Paused, _) => Progress::Silent(Silence::Paused),
         (_, Some(failure)) => Progress::Failed(failure),
+        // All that are left are updated ones.
+        (_, None) if status.has_ended && replicas <= updated && terminating == 0 => {
+            Progress::Degraded
+        }
         (_, None) => Progress::Running,
     }
 }
@@ -97,6 +106,7 @@ pub fn of_stateful_set(status: &RolloutStatus, rollout: Rollout) -> Progress {
         {
             Progress::Silent(Silence::Partition)
         }
+        _ if status.has_ended && replicas <= updated => Progress::Degraded,
         _ => Progress::Running,
     }
 }
@@ -213,6 +223,12 @@ mod tests {
         // A pod could not be created for a moment, and then it was.
         let recovered = RolloutStatus { failure, ..status(3, 3, 3, 3) };
         assert_eq!(automatic(recovered), Progress::Complete);
+        // A pod crashes after the rollout. Right after a PATCH, the condition is of the template before.
+        let has_ended = true;
+        let crashing = RolloutStatus { has_ended, ..status(3, 3, 2, 2) };
+        assert_eq!(automatic(crashing), Progress::Degraded);
+        let just_patched = RolloutStatus { has_ended, ..status(4, 1, 3, 3) };
+        assert_eq!(automatic(just_patched), Progress::Running);
         let ending = RolloutStatus { terminating: 1, ..status(3, 3, 3, 3) };
         assert_eq!(automatic(ending), Progress::Running);
         let paused = |status| of_deployment(&status, Rollout::Paused);

@@ -27,6 +27,10 @@ pub struct Record {
     /// When the workload was reloaded, by the API server's clock, in whole seconds. Records of
     /// releases before 1.1 have no time.
     pub at: Option<Timestamp>,
+    /// The number of reloads before this one that followed each other as soon as they could.
+    pub streak: u32,
+    /// Whether the workload was not healthy before the reload, and not because of an earlier one.
+    pub was_unhealthy: bool,
     /// The versions by [`crate::model::secret::SecretId::hash64`], in order of the hash, each once.
     pub versions: Versions,
 }
@@ -81,6 +85,10 @@ pub struct Recorded {
     pub of_this_template: bool,
     /// See [`Record::at`].
     pub at: Option<Timestamp>,
+    /// See [`Record::streak`].
+    pub streak: u32,
+    /// See [`Record::was_unhealthy`].
+    pub was_unhealthy: bool,
 }
 
 /// Why a record cannot be read.
@@ -101,9 +109,14 @@ struct Wire {
     v: u32,
     uid: String,
     mark: String,
-    /// Seconds since 1970. Other releases ignore this field.
+    // Releases before 1.1 ignore these three fields.
+    /// Seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     at: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    streak: Option<u32>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unhealthy: bool,
     secrets: BTreeMap<String, String>,
 }
 
@@ -129,7 +142,14 @@ impl Record {
             .collect::<Option<Versions>>()
             .ok_or(RecordError::Malformed)?;
         let at = wire.at.and_then(|at| Timestamp::from_second(at).ok());
-        Ok(Self { uid: wire.uid, mark: wire.mark, at, versions })
+        Ok(Self {
+            uid: wire.uid,
+            mark: wire.mark,
+            at,
+            streak: wire.streak.unwrap_or(0),
+            was_unhealthy: wire.unhealthy,
+            versions,
+        })
     }
 
     /// Returns the text of the annotation.
@@ -140,6 +160,8 @@ impl Record {
             uid: self.uid.clone(),
             mark: self.mark.clone(),
             at: self.at.map(Timestamp::as_second),
+            streak: Some(self.streak).filter(|streak| *streak > 0),
+            unhealthy: self.was_unhealthy,
             secrets: self
                 .versions
                 .iter()
@@ -157,6 +179,8 @@ impl Record {
         (self.uid == uid).then(|| Recorded {
             of_this_template: mark == Some(&self.mark),
             at: self.at,
+            streak: self.streak,
+            was_unhealthy: self.was_unhealthy,
             versions: self.versions,
         })
     }
@@ -175,6 +199,8 @@ mod tests {
             uid: "6f0e".to_owned(),
             mark: "m1".to_owned(),
             at: Timestamp::from_second(1_795_000_000).ok(),
+            streak: 0,
+            was_unhealthy: false,
             versions: [(u64::MAX, version(2)), (1, version(1))].into_iter().collect(),
         }
     }
@@ -191,6 +217,8 @@ mod tests {
         let earlier = text.replace(r#""at":1795000000,"#, "");
         assert_eq!(Record::parse(&earlier), Ok(Record { at: None, ..record() }));
         assert!(!Record { at: None, ..record() }.encode().contains("at"));
+        let later = Record { streak: 3, was_unhealthy: true, ..record() };
+        assert_eq!(Record::parse(&later.encode()), Ok(later));
     }
 
     #[test]

@@ -49,6 +49,12 @@ pub struct Workload {
     pub deleting: bool,
     /// Whether the workload is never reloaded, only reported.
     pub dry_run: bool,
+    /// The place among the workloads of its namespace that are due: the lowest number starts first.
+    pub reload_order: i16,
+    /// The reload count of a failed reload after which rotations go on.
+    pub continue_after: Option<u64>,
+    /// Whether a rollout adds new pods before it takes old ones away.
+    pub rolls_gradually: bool,
     /// The controller that owns the workload, as `Kind/name`. Mostly a resource of an operator.
     pub owner: Option<Box<str>>,
     /// How the controller of the workload treats a new template.

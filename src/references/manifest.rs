@@ -48,6 +48,12 @@ pub struct Manifest {
     pub record: Option<String>,
     /// Whether the annotations of the workload forbid reloads: [`crate::model::annotation::DRY_RUN`].
     pub dry_run: bool,
+    /// [`crate::model::annotation::RELOAD_ORDER`] of the workload. Any text but a number counts as 0.
+    pub reload_order: i16,
+    /// [`crate::model::annotation::CONTINUE_AFTER_FAILURE`] of the workload.
+    pub continue_after: Option<u64>,
+    /// Whether `spec.strategy` of a Deployment replaces all pods at once.
+    pub recreates: bool,
     /// `status.observedGeneration`
     pub observed_generation: u64,
     /// The fields that tell how far the rollout of the template is.
@@ -245,6 +251,11 @@ impl Manifest {
             created: self.created,
             deleting: self.deleting,
             dry_run: self.dry_run,
+            reload_order: self.reload_order,
+            continue_after: self.continue_after,
+            rolls_gradually: id.kind == Kind::DEPLOYMENT
+                && !self.recreates
+                && self.status.replicas_in_spec.unwrap_or(1) > 1,
             owner: self.owner.as_deref().map(Into::into),
             rollout: self.rollout,
             observed,

@@ -1,4 +1,10 @@
-//! Rollouts: the limits that decide which due reloads may start, and how far each rotation is.
+//! Rollouts: the rules that decide which due reloads may start, and how far each rotation is.
 
+pub mod admission;
 pub mod budget;
+pub mod interval;
+pub mod limits;
+pub mod order;
+pub mod rollout;
 pub mod rotation;
+pub mod wave;

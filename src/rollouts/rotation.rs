@@ -5,9 +5,8 @@
 //! and from its record. Nothing is stored, so a restart or a new leader computes the same.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::decide::observation::Observation;
 use crate::decide::plan::{Action, Decision, Hold};
@@ -15,6 +14,7 @@ use crate::model::poll::PollNumber;
 use crate::model::progress::{Progress, RolloutFailure, Silence};
 use crate::model::secret::{SecretId, Version};
 use crate::model::workload::Workload;
+use crate::rollouts::rollout::{Deadline, RolloutState, rollout_state};
 
 /// What is known of a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,15 +163,6 @@ pub struct User<'a> {
     pub standing: Option<&'a Standing>,
 }
 
-/// The clock and the limit by which a rollout takes too long.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadline {
-    /// The present, by the API server's clock.
-    pub now: Timestamp,
-    /// How long the rollout of a reload may take (`--rollout-timeout`).
-    pub timeout: Duration,
-}
-
 /// Returns how far a workload is with the live version of a secret.
 #[must_use]
 pub fn user_state(
@@ -229,26 +220,13 @@ pub fn user_state(
 
 /// Returns the state of a workload whose template starts pods with the live version.
 fn progress(user: &User<'_>, deadline: Deadline) -> UserState {
-    match user.workload.progress {
-        Progress::Complete => UserState::Complete,
-        Progress::Running if is_overdue(user, deadline) => {
-            UserState::Failed(RolloutFailure::TimedOut)
-        }
-        Progress::Running => UserState::Running,
-        Progress::Failed(failure) => UserState::Failed(failure),
-        Progress::Silent(silence) => UserState::Silent(silence),
+    match (rollout_state(user.workload, user.has_rolled_out, deadline), user.workload.progress) {
+        (RolloutState::Healthy, _) => UserState::Complete,
+        (RolloutState::Silent(silence), _) => UserState::Silent(silence),
+        (RolloutState::Failed(failure), _)
+        | (RolloutState::Degraded, Progress::Failed(failure)) => UserState::Failed(failure),
+        (RolloutState::Running | RolloutState::Degraded, _) => UserState::Running,
     }
-}
-
-/// Whether the rollout of our last reload takes too long. Rollouts of others have no time-out, and
-/// neither has a workload that replaces a pod or is scaled after its rollout.
-fn is_overdue(user: &User<'_>, deadline: Deadline) -> bool {
-    let recorded = user.workload.recorded.as_ref();
-    let recorded = recorded.filter(|record| record.of_this_template && !user.has_rolled_out);
-    let timeout = SignedDuration::try_from(deadline.timeout).unwrap_or(SignedDuration::MAX);
-    recorded
-        .and_then(|record| record.at)
-        .is_some_and(|at| deadline.now.duration_since(at) > timeout)
 }
 
 /// The state of a rotation.
@@ -329,8 +307,10 @@ pub fn severity(user: &UserState) -> Severity {
     match user {
         UserState::Complete | UserState::Silent(_) => Severity::Done,
         UserState::Unknown => Severity::Unknown,
-        // The rate limit lets the reload start by itself.
-        UserState::Running | UserState::Pending(_) | UserState::Held(Hold::Budget) => {
+        // These reloads start by themselves when the others have made room.
+        UserState::Running
+        | UserState::Pending(_)
+        | UserState::Held(Hold::Budget | Hold::Wave | Hold::RolloutLimit | Hold::Interval) => {
             Severity::Running
         }
         UserState::Held(_) => Severity::Held,
@@ -354,7 +334,9 @@ pub fn rotation_of(known: &KnownSecret, worst: Option<Severity>) -> RotationStat
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::fixtures::{recorded, second, secret, version, workload};
+    use std::time::Duration;
+
+    use crate::model::fixtures::{recorded, secret, version, workload};
 
     const DEADLINE: Deadline =
         Deadline { now: Timestamp::UNIX_EPOCH, timeout: Duration::from_mins(10) };
@@ -428,37 +410,6 @@ mod tests {
         failed.open.as_mut().unwrap().error = Some("refused: quota".into());
         let retrying = UserState::Pending(Pending::Retrying("refused: quota".into()));
         assert_eq!(state(&web, &live(2), Some(&failed)), retrying);
-    }
-
-    #[test]
-    fn a_rollout_of_ours_fails_when_it_takes_too_long() {
-        fn user(workload: &Workload) -> User<'_> {
-            let (template_first_poll, has_rolled_out) = (3, false);
-            User { workload, template_first_poll, has_rolled_out, standing: None }
-        }
-        let mut web = workload("web", &["a"]);
-        web.progress = Progress::Running;
-        let mut record = recorded(true, &[("a", version(2, 100))]);
-        record.at = Some(second(1_000));
-        web.recorded = Some(record);
-        let at = |now| {
-            let deadline = Deadline { now: second(now), ..DEADLINE };
-            progress(&user(&web), deadline)
-        };
-        assert_eq!(at(0), UserState::Running, "its clock is behind");
-        assert_eq!(at(1_600), UserState::Running);
-        assert_eq!(at(1_601), UserState::Failed(RolloutFailure::TimedOut));
-        // Somebody else deployed since.
-        let mut other = web.clone();
-        other.recorded.as_mut().unwrap().of_this_template = false;
-        let late = Deadline { now: second(9_999), ..DEADLINE };
-        assert_eq!(progress(&user(&other), late), UserState::Running);
-        other.progress = Progress::Failed(RolloutFailure::FailedCreate);
-        let failed = UserState::Failed(RolloutFailure::FailedCreate);
-        assert_eq!(progress(&user(&other), late), failed);
-        // A pod of the workload is replaced, long after the rollout.
-        let rolled_out = User { has_rolled_out: true, ..user(&web) };
-        assert_eq!(progress(&rolled_out, late), UserState::Running);
     }
 
     #[test]

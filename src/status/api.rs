@@ -13,7 +13,7 @@ pub const WORKLOAD_STATES: [&str; 8] =
     ["failed", "takenBack", "held", "pending", "running", "unknown", "silent", "complete"];
 
 /// The reason codes of all states of a workload: see [`Progress::reason`].
-pub const REASONS: [&str; 20] = [
+pub const REASONS: [&str; 25] = [
     "FailedCreate",
     "ProgressDeadlineExceeded",
     "RolloutTimedOut",
@@ -21,6 +21,11 @@ pub const REASONS: [&str; 20] = [
     "SecretMissing",
     "AnnotationsRemoved",
     "RateLimited",
+    "WaitsForTurn",
+    "RotationStopped",
+    "TooManyRollouts",
+    "ReloadedRecently",
+    "HeldBySecretOwner",
     "DryRun",
     "ReloadFailed",
     "Deleting",

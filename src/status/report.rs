@@ -17,8 +17,9 @@ use crate::index::entries::IndexedWorkload;
 use crate::model::kind::Kind;
 use crate::model::secret::SecretId;
 use crate::model::workload::WorkloadId;
+use crate::rollouts::rollout::Deadline;
 use crate::rollouts::rotation::{
-    Deadline, KnownSecret, RotationState, Standing, User, UserState, is_revocable, rotation_of,
+    KnownSecret, RotationState, Standing, User, UserState, is_revocable, rotation_of,
     rotation_state, user_state,
 };
 

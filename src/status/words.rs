@@ -4,11 +4,12 @@ use jiff::Timestamp;
 
 use super::api;
 use crate::decide::plan::Hold;
-use crate::model::progress::Silence;
+use crate::model::annotation::CONTINUE_AFTER_FAILURE;
+use crate::model::progress::{RolloutFailure, Silence};
 use crate::model::secret::Version;
 use crate::model::strategy;
 use crate::model::text::shorten;
-use crate::model::workload::Workload;
+use crate::model::workload::{Workload, WorkloadId};
 use crate::rollouts::rotation::{Pending, UserState};
 
 /// Returns the name of a state.
@@ -42,6 +43,11 @@ pub(super) fn code(state: &UserState) -> Option<&'static str> {
         UserState::Held(Hold::Stripped) => "AnnotationsRemoved",
         UserState::Held(Hold::Budget) => "RateLimited",
         UserState::Held(Hold::DryRun) => "DryRun",
+        UserState::Held(Hold::Wave) => "WaitsForTurn",
+        UserState::Held(Hold::RotationStopped) => "RotationStopped",
+        UserState::Held(Hold::RolloutLimit) => "TooManyRollouts",
+        UserState::Held(Hold::Interval) => "ReloadedRecently",
+        UserState::Held(Hold::SecretOwner) => "HeldBySecretOwner",
         UserState::TakenBack => "TakenBack",
         UserState::Unknown => "NoAnswer",
     })
@@ -53,7 +59,7 @@ fn message(state: &UserState, workload: &Workload) -> String {
     match state {
         UserState::Complete => "All pods run with this version".to_owned(),
         UserState::Running => "The workload was reloaded, and its pods are being replaced".to_owned(),
-        UserState::Failed(failure) => format!("The workload was reloaded. {}", failure.advice()),
+        UserState::Failed(failure) => failed(*failure, workload),
         UserState::Silent(Silence::NoReplicas) => {
             "The workload has no pods. New pods read this version".to_owned()
         }
@@ -108,6 +114,29 @@ fn message(state: &UserState, workload: &Workload) -> String {
              watched (--found-reload-rate)"
                 .to_owned()
         }
+        UserState::Held(Hold::Wave) => {
+            "Other workloads get the version first. This one follows when they are healthy (--waves)"
+                .to_owned()
+        }
+        UserState::Held(Hold::RotationStopped) => {
+            "The rotation is stopped, because another workload failed after its reload. This workload \
+             keeps the version before"
+                .to_owned()
+        }
+        UserState::Held(Hold::RolloutLimit) => {
+            "The workload waits until fewer rollouts are under way (--max-rollouts, \
+             --max-rollouts-per-namespace)"
+                .to_owned()
+        }
+        UserState::Held(Hold::Interval) => {
+            "The workload was reloaded a short while ago. It is reloaded again when \
+             --reload-min-interval is over, which doubles for each reload in a row"
+                .to_owned()
+        }
+        UserState::Held(Hold::SecretOwner) => {
+            "The owner of a secret of the workload holds its reloads (custom_metadata reload=hold)"
+                .to_owned()
+        }
         UserState::TakenBack => {
             format!(
                 "The reload was taken back: an older revision was restored. To have this version, {}",
@@ -120,6 +149,19 @@ fn message(state: &UserState, workload: &Workload) -> String {
                 .to_owned()
         }
     }
+}
+
+/// Says that the rollout of a reload failed, and how the rotation goes on.
+fn failed(failure: RolloutFailure, workload: &Workload) -> String {
+    let WorkloadId { kind, namespace, name } = &workload.id;
+    format!(
+        "The workload was reloaded. {}. The rotation goes on when the workload is healthy, or with a \
+         newer version. To go on without it: kubectl annotate {} {name} --namespace {namespace} \
+         --overwrite {CONTINUE_AFTER_FAILURE}={}",
+        failure.advice(),
+        kind.name().to_ascii_lowercase(),
+        workload.count
+    )
 }
 
 /// Returns since when a workload is in a state.
@@ -156,7 +198,6 @@ mod tests {
     use std::iter;
 
     use super::*;
-    use crate::model::progress::RolloutFailure;
 
     /// Returns the state after this one in a list of all states. A new state does not compile
     /// before it has a place in the list.
@@ -189,7 +230,12 @@ mod tests {
             UserState::Held(Hold::SecretGone) => UserState::Held(Hold::Stripped),
             UserState::Held(Hold::Stripped) => UserState::Held(Hold::Budget),
             UserState::Held(Hold::Budget) => UserState::Held(Hold::DryRun),
-            UserState::Held(Hold::DryRun) => UserState::TakenBack,
+            UserState::Held(Hold::DryRun) => UserState::Held(Hold::Wave),
+            UserState::Held(Hold::Wave) => UserState::Held(Hold::RotationStopped),
+            UserState::Held(Hold::RotationStopped) => UserState::Held(Hold::RolloutLimit),
+            UserState::Held(Hold::RolloutLimit) => UserState::Held(Hold::Interval),
+            UserState::Held(Hold::Interval) => UserState::Held(Hold::SecretOwner),
+            UserState::Held(Hold::SecretOwner) => UserState::TakenBack,
             UserState::TakenBack => UserState::Unknown,
             UserState::Unknown => return None,
         })

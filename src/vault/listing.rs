@@ -91,7 +91,8 @@ mod tests {
             version(1, "2026-11-23T06:00:00Z"),
         );
         let created = "2026-11-22T06:00:00Z".parse().unwrap();
-        let live = Metadata::Live(crate::model::secret::Version { number: 2, created });
+        let version = crate::model::secret::Version { number: 2, created };
+        let live = Metadata::Live(version, crate::model::reload_policy::ReloadPolicy::NONE);
         let found: Vec<(Box<str>, Metadata)> = vec![
             ("a".into(), live),
             ("b".into(), Metadata::Deleted),

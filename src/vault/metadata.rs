@@ -1,23 +1,26 @@
 //! KV v2 metadata: reads the state of a secret from an answer of the server.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::answer::{Answer, failure_of};
 use super::failure::Failure;
 use super::read_error::ReadError;
+use crate::model::reload_policy::{PolicyKey, ReloadPolicy};
 use crate::model::secret::Version;
 use crate::model::text::shorten;
 
 /// The state of a secret according to its metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metadata {
-    /// The latest version can be read.
-    Live(Version),
+    /// The latest version can be read. The owner of the secret has a say in its reloads.
+    Live(Version, ReloadPolicy),
     /// The secret does not exist, or has no version.
     Missing,
     /// The latest version is deleted.
@@ -28,9 +31,9 @@ pub enum Metadata {
 
 impl Metadata {
     /// Returns the live version, or why there is none.
-    pub(super) fn live(self) -> Result<Version, ReadError> {
+    pub(super) fn live(self) -> Result<(Version, ReloadPolicy), ReadError> {
         match self {
-            Self::Live(version) => Ok(version),
+            Self::Live(version, policy) => Ok((version, policy)),
             Self::Missing => Err(ReadError::Missing),
             Self::Deleted => Err(ReadError::Deleted),
             Self::Destroyed => Err(ReadError::Destroyed),
@@ -90,6 +93,8 @@ struct Data<'a> {
     current_version: u64,
     #[serde(borrow)]
     versions: Latest<'a>,
+    #[serde(borrow, default)]
+    custom_metadata: Option<&'a RawValue>,
 }
 
 /// The entry with the highest number. Other entries are skipped while they are read.
@@ -132,8 +137,22 @@ impl Data<'_> {
             }
         }
         let created = entry.created_time.parse().map_err(|_| bad("created_time is not a time"))?;
-        Ok(Metadata::Live(Version { number, created }))
+        let policy = self.custom_metadata.map_or(ReloadPolicy::NONE, policy);
+        Ok(Metadata::Live(Version { number, created }, policy))
     }
+}
+
+/// Reads what the owner of the secret says about reloads. Metadata of another form say nothing: they
+/// must not keep the version from being known.
+fn policy(custom_metadata: &RawValue) -> ReloadPolicy {
+    // Most secrets have other keys, or none.
+    if !custom_metadata.get().contains(PolicyKey::Mode.name()) {
+        return ReloadPolicy::NONE;
+    }
+    let entries: Result<BTreeMap<Cow<'_, str>, Cow<'_, str>>, _> =
+        serde_json::from_str(custom_metadata.get());
+    let entries = entries.unwrap_or_default();
+    ReloadPolicy::of(entries.iter().map(|(key, value)| (&**key, &**value)))
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Latest<'a> {
@@ -173,6 +192,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Latest<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::reload_policy::ReloadMode;
 
     fn answer(status: u16, body: &str) -> Answer {
         Answer::new(status, body.into())
@@ -193,7 +213,7 @@ mod tests {
     fn the_latest_version_counts() {
         let live = |number| {
             let created = "2026-11-22T05:51:00.123456789Z".parse().unwrap();
-            Ok(Metadata::Live(Version { number, created }))
+            Ok(Metadata::Live(Version { number, created }, ReloadPolicy::NONE))
         };
         assert_eq!(observe(&versions(1, &format!(r#""1":{LIVE}"#))), live(1));
         let ten = r#"{"created_time":"2020-01-01T00:00:00Z"}"#;
@@ -221,6 +241,26 @@ mod tests {
         );
         let now = Timestamp::UNIX_EPOCH;
         assert_eq!(read(&answer(404, r#"{"errors":[]}"#), now), Ok(Metadata::Missing));
+    }
+
+    #[test]
+    fn the_owner_of_the_secret_has_a_say() {
+        let policy = |custom_metadata: &str| {
+            let body = versions(1, &format!(r#""1":{LIVE}"#));
+            let with = format!(r#"{{"data":{{"custom_metadata":{custom_metadata},"#);
+            match observe(&body.replace(r#"{"data":{"#, &with)) {
+                Ok(Metadata::Live(_, policy)) => policy,
+                other => panic!("{custom_metadata}: {other:?}"),
+            }
+        };
+        assert_eq!(policy(r#"{"reload":"urgent"}"#).mode, ReloadMode::Urgent);
+        assert_eq!(
+            policy(r#"{"team":"db","reload-first":"2"}"#).first,
+            std::num::NonZeroU32::new(2)
+        );
+        for nothing in ["null", "{}", "[]", "7", r#""reload""#, r#"{"reload":["urgent"]}"#] {
+            assert_eq!(policy(nothing), ReloadPolicy::NONE, "{nothing}");
+        }
     }
 
     #[test]
@@ -288,6 +328,6 @@ mod tests {
         let mut all: Vec<String> = (1..=10_000).map(|n| format!(r#""{n}":{LIVE}"#)).collect();
         all.reverse();
         let metadata = observe(&versions(10_000, &all.join(",")));
-        assert!(matches!(metadata, Ok(Metadata::Live(Version { number: 10_000, .. }))));
+        assert!(matches!(metadata, Ok(Metadata::Live(Version { number: 10_000, .. }, _))));
     }
 }

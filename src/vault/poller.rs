@@ -23,6 +23,7 @@ use super::session::Session;
 use crate::decide::observation::{Observation, PollResult, ReadRequest};
 use crate::engine::ports::Vault;
 use crate::index::findings::Finding;
+use crate::model::reload_policy::{PolicyKey, ReloadPolicy};
 use crate::model::secret::SecretId;
 
 /// The value of the log key `worker`.
@@ -71,6 +72,8 @@ pub struct Poller {
     late: HashSet<Arc<SecretId>>,
     /// The secrets whose own requests failed in the last poll.
     failed: HashSet<Arc<SecretId>>,
+    /// The secrets whose owners say something about reloads that cannot be read, with the key.
+    unreadable_policies: HashMap<Arc<SecretId>, PolicyKey>,
     /// Whether all requests of the last poll met a sealed server, so that the server as a whole is
     /// probably sealed.
     is_sealed: bool,
@@ -110,6 +113,7 @@ impl Poller {
             unreachable: HashSet::new(),
             late: HashSet::new(),
             failed: HashSet::new(),
+            unreadable_policies: HashMap::new(),
             is_sealed: false,
             is_full: true,
             failed_polls: 0,
@@ -228,7 +232,10 @@ impl Poller {
         self.lines_left = MOST_LINES;
         for (secret, outcome) in outcomes {
             let observation = match &outcome {
-                Ok(version) => Observation::Live(*version),
+                Ok((version, policy)) => {
+                    self.take_in_policy(&secret, *policy, &mut polled);
+                    Observation::Live(*version)
+                }
                 Err(ReadError::Missing | ReadError::Deleted | ReadError::Destroyed) => {
                     Observation::Gone
                 }
@@ -253,17 +260,7 @@ impl Poller {
                 Err(ReadError::Late) => {}
                 _ => self.spread.served(&secret),
             }
-            let is_retryable = outcome.as_ref().is_err_and(is_retryable);
-            if is_retryable {
-                polled.failed.push(Arc::clone(&secret));
-            }
-            let is_own =
-                matches!(outcome, Err(ReadError::Failed(_) | ReadError::Out { is_own: true, .. }));
-            if is_retryable && is_own {
-                self.failed.insert(Arc::clone(&secret));
-            } else {
-                self.failed.remove(&secret);
-            }
+            self.take_in_failure(&secret, outcome.as_ref().err(), &mut polled);
             let missing_is_fine = may_be_missing.get(&*secret).copied().unwrap_or_default();
             self.report(&secret, outcome.err(), missing_is_fine);
             polled.observations.insert(secret, observation);
@@ -324,6 +321,53 @@ impl Poller {
             polled.retry_in = Some(self.back_off());
         }
         polled
+    }
+
+    /// Notes whether a secret is read again soon, and whether its own request failed.
+    fn take_in_failure(
+        &mut self,
+        secret: &Arc<SecretId>,
+        error: Option<&ReadError>,
+        polled: &mut PollResult,
+    ) {
+        let is_retryable = error.is_some_and(is_retryable);
+        if is_retryable {
+            polled.failed.push(Arc::clone(secret));
+        }
+        let is_own =
+            matches!(error, Some(ReadError::Failed(_) | ReadError::Out { is_own: true, .. }));
+        if is_retryable && is_own {
+            self.failed.insert(Arc::clone(secret));
+        } else {
+            self.failed.remove(secret);
+        }
+    }
+
+    /// Takes in what the owner of a secret says about reloads. A value that cannot be read is logged
+    /// once.
+    fn take_in_policy(
+        &mut self,
+        secret: &Arc<SecretId>,
+        policy: ReloadPolicy,
+        polled: &mut PollResult,
+    ) {
+        if !policy.is_empty() {
+            polled.policies.insert(Arc::clone(secret), policy);
+        }
+        let Some(key) = policy.unreadable else {
+            self.unreadable_policies.remove(secret);
+            return;
+        };
+        let is_new = self.unreadable_policies.insert(Arc::clone(secret), key) != Some(key);
+        if is_new && let Some(left) = self.lines_left.checked_sub(1) {
+            self.lines_left = left;
+            warn!(
+                worker = WORKER,
+                "{secret}: the custom_metadata key {} is ignored: its value cannot be read. Write {}",
+                key.name(),
+                key.remedy()
+            );
+        }
     }
 
     /// Logs an outage that affects all secrets.
@@ -465,6 +509,7 @@ impl Vault for Poller {
         self.unreported.retain(|secret| is_used(secret));
         self.witnesses.retain(&is_used);
         self.failed.retain(|secret| is_used(secret));
+        self.unreadable_policies.retain(|secret, _| is_used(secret));
         self.unreachable.retain(|secret| is_used(secret));
         self.late.retain(|secret| is_used(secret));
     }

@@ -20,6 +20,7 @@ use super::pace::Pace;
 use super::read_error::ReadError;
 use super::session::{Session, TokenLease};
 use crate::decide::observation::ReadRequest;
+use crate::model::reload_policy::ReloadPolicy;
 use crate::model::secret::{SecretId, Version};
 
 mod asking;
@@ -151,7 +152,7 @@ impl<'a> PollRun<'a> {
         outcomes
     }
 
-    async fn read(&self, read: &Read<'_>) -> Result<Version, ReadError> {
+    async fn read(&self, read: &Read<'_>) -> Result<(Version, ReloadPolicy), ReadError> {
         let secret = &read.ask.secret;
         let path = read.place.metadata();
         for attempt in 0..=STALE_RETRIES {
@@ -168,9 +169,9 @@ impl<'a> PollRun<'a> {
             };
             let metadata = self.asker.ask(request, metadata::read).await?;
             self.asker.evidence.was_answered(read);
-            let version = metadata.live()?;
-            if !read.ask.may_be_stale(version) || attempt == STALE_RETRIES {
-                return Ok(version);
+            let live = metadata.live()?;
+            if !read.ask.may_be_stale(live.0) || attempt == STALE_RETRIES {
+                return Ok(live);
             }
             sleep(STALE_PAUSE).await;
         }

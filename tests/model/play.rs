@@ -19,9 +19,8 @@ use vault_secrets_reloader::model::secret::SecretId;
 use vault_secrets_reloader::model::workload::WorkloadId;
 use vault_secrets_reloader::references::source::ReadableSources;
 use vault_secrets_reloader::rollouts::budget::Budget;
-use vault_secrets_reloader::rollouts::rotation::{
-    Deadline, KnownSecret, User, UserState, user_state,
-};
+use vault_secrets_reloader::rollouts::rollout::Deadline;
+use vault_secrets_reloader::rollouts::rotation::{KnownSecret, User, UserState, user_state};
 use vault_secrets_reloader::status::board::Board;
 
 use crate::collector::Collector;

@@ -439,7 +439,8 @@ fn each_secret_without_a_verdict_is_named() {
 fn what_is_stripped_again_is_not_fought() {
     let web = workload("web", &["a", "b"]);
     let mut past = ReloadHistory::default();
-    let reloaded = reload(&web, |_| witnessed(2), &Rules::default(), "m".to_owned(), second(0));
+    let reloaded =
+        reload(&web, |_| witnessed(2), &Rules::default(), "m".to_owned(), Circumstances::default());
     past.patched(reloaded.record.clone(), None);
     let seen = [witnessed(2), witnessed(2)];
     let at = |past: &ReloadHistory, now: i64| {
@@ -473,11 +474,21 @@ fn what_is_stripped_again_is_not_fought() {
 fn what_was_reloaded_since_is_not_stripped() {
     let first = workload("web", &["a", "b"]);
     let mut past = ReloadHistory::default();
-    let older =
-        reload(&first, |_| witnessed(9), &Rules::default(), "our older".to_owned(), second(0));
+    let older = reload(
+        &first,
+        |_| witnessed(9),
+        &Rules::default(),
+        "our older".to_owned(),
+        Circumstances::default(),
+    );
     past.patched(older.record, None);
-    let reloaded =
-        reload(&first, |_| witnessed(2), &Rules::default(), "ours".to_owned(), second(0));
+    let reloaded = reload(
+        &first,
+        |_| witnessed(2),
+        &Rules::default(),
+        "ours".to_owned(),
+        Circumstances::default(),
+    );
     past.patched(reloaded.record, Some("before".into()));
     let seen = [witnessed(2), witnessed(2)];
     let with = |mark: &str, of_this_template, number| {
@@ -508,8 +519,13 @@ fn only_so_many_marks_are_kept() {
     let web = workload("web", &["a"]);
     let mut past = ReloadHistory::default();
     for number in 0..100 {
-        let reloaded =
-            reload(&web, |_| witnessed(2), &Rules::default(), format!("m{number}"), second(0));
+        let reloaded = reload(
+            &web,
+            |_| witnessed(2),
+            &Rules::default(),
+            format!("m{number}"),
+            Circumstances::default(),
+        );
         past.patched(reloaded.record, (number == 0).then(|| "first".into()));
     }
     let latest: Vec<&str> = past.earlier.iter().map(|mark| &**mark).collect();
@@ -550,7 +566,7 @@ fn a_record_takes_over_what_is_live_and_keeps_what_is_not_known() {
         "b" => saw(Observation::Gone),
         _ => ObservedVersion::UNKNOWN,
     };
-    let reload = reload(&web, of, &Rules::default(), "fresh".to_owned(), second(0));
+    let reload = reload(&web, of, &Rules::default(), "fresh".to_owned(), Circumstances::default());
     assert_eq!(reload.count, 7);
     assert_eq!(reload.record.mark, "fresh");
     assert_eq!(reload.record.uid, "uid-of-web");
@@ -586,7 +602,10 @@ fn decided_while_b_settles(age: i64) -> (Decision, Reload) {
         revision: Lookup::NotAsked,
         past: &past,
     };
-    (decide(&case, of, &rules, second(now)), reload(&web, of, &rules, "m".to_owned(), second(0)))
+    (
+        decide(&case, of, &rules, second(now)),
+        reload(&web, of, &rules, "m".to_owned(), Circumstances::default()),
+    )
 }
 
 #[test]
@@ -643,9 +662,15 @@ fn a_former_secret_reloads_and_need_not_be_there() {
         };
         let decision = decide(&case, observed, &Rules::default(), second(2_000_000));
         assert!(decision.gone.is_empty() && decision.open.is_empty());
-        let written = reload(&workload, observed, &Rules::default(), "m".to_owned(), second(0))
-            .record
-            .versions;
+        let written = reload(
+            &workload,
+            observed,
+            &Rules::default(),
+            "m".to_owned(),
+            Circumstances::default(),
+        )
+        .record
+        .versions;
         assert_eq!(written.get(secret("former").hash64()), None);
         (decision.action, decision.changed)
     };
@@ -674,7 +699,14 @@ fn a_former_secret_that_was_reloaded_for_and_taken_back_is_not_fought_for() {
     assert_eq!(decided(&past), Action::Roll(Cause::Found));
     // The reload recorded the secret while the ConfigMap still named it.
     let versions = [(secret("former").hash64(), new())].into_iter().collect();
-    let record = Record { uid: workload.uid.to_string(), mark: "m".to_owned(), at: None, versions };
+    let record = Record {
+        uid: workload.uid.to_string(),
+        mark: "m".to_owned(),
+        at: None,
+        streak: 0,
+        was_unhealthy: false,
+        versions,
+    };
     past.patched(record, None);
     assert_eq!(decided(&past), Action::Hold(Hold::Stripped));
 }

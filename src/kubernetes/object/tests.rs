@@ -16,11 +16,18 @@ fn deployment() -> Value {
             "resourceVersion": "12",
             "generation": 3,
             "creationTimestamp": "2026-11-22T05:51:00Z",
-            "annotations": { "a": "b", annotation::RECORD: "{}", annotation::DRY_RUN: "true" },
+            "annotations": {
+                "a": "b",
+                annotation::RECORD: "{}",
+                annotation::DRY_RUN: "true",
+                annotation::RELOAD_ORDER: "-3",
+                annotation::CONTINUE_AFTER_FAILURE: "7",
+            },
             "managedFields": [{ "fieldsV1": { "f:spec": {} } }],
         },
         "spec": {
             "replicas": 3,
+            "strategy": { "type": "Recreate" },
             "template": {
                 "metadata": { "annotations": { annotation::MARK: "m", "other": "x" } },
                 "spec": {
@@ -43,6 +50,7 @@ fn deployment() -> Value {
         "status": {
             "observedGeneration": 2,
             "updateRevision": "web-1",
+            "currentRevision": "web-1",
             "replicas": 4,
             "updatedReplicas": 2,
             "readyReplicas": 3,
@@ -86,6 +94,9 @@ fn what_is_needed_is_kept_in_any_order_of_the_fields() {
             rollout: Rollout::Automatic,
             record: Some("{}".to_owned()),
             dry_run: true,
+            reload_order: -3,
+            continue_after: Some(7),
+            recreates: true,
             observed_generation: 2,
             status: RolloutStatus {
                 replicas_in_spec: Some(3),
@@ -95,6 +106,7 @@ fn what_is_needed_is_kept_in_any_order_of_the_fields() {
                 available: 1,
                 terminating: 5,
                 failure: Some(RolloutFailure::FailedCreate),
+                has_ended: true,
             },
             update_revision: Some("web-1".to_owned()),
             template: 0,

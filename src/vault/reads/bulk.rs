@@ -102,7 +102,7 @@ impl Asker<'_> {
             for (key, metadata) in page.found {
                 let Some(read) = wanted.remove(&key) else { continue };
                 match metadata.live() {
-                    Ok(version) if read.ask.may_be_stale(version) => rest.push(read),
+                    Ok((version, _)) if read.ask.may_be_stale(version) => rest.push(read),
                     outcome => {
                         self.evidence.was_answered(&read);
                         outcomes.push((Arc::clone(&read.ask.secret), outcome));

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex};
 use tokio::time::Instant;
 
 use crate::decide::observation::ReadRequest;
+use crate::model::reload_policy::ReloadPolicy;
 use crate::model::secret::{SecretId, Version};
 use crate::vault::lock::lock;
 use crate::vault::mounts::KvLocation;
 use crate::vault::read_error::ReadError;
 
 /// The outcome of a read.
-pub(in crate::vault) type Outcome = (Arc<SecretId>, Result<Version, ReadError>);
+pub(in crate::vault) type Outcome = (Arc<SecretId>, Result<(Version, ReloadPolicy), ReadError>);
 
 /// The order in which secrets are read.
 #[derive(Clone, Copy)]

@@ -55,7 +55,11 @@ async fn after_an_outage_it_is_said_with_the_first_answer_and_once_a_period() {
     let remaining = bench.poll().await;
     bench.fake.world().is_out = false;
     let Remaining { workloads, secrets, .. } = remaining;
-    let again = || PollScope::Remaining { workloads: workloads.clone(), secrets: secrets.clone() };
+    let again = || PollScope::Remaining {
+        workloads: workloads.clone(),
+        secrets: secrets.clone(),
+        waiting: HashSet::new(),
+    };
     for _ in 0..2 {
         bench.reloader.tick(again(), &CancellationToken::new()).await;
         assert_eq!(bench.fake.world().idle, 1);

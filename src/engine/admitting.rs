@@ -1,0 +1,138 @@
+//! Lets due reloads start, or holds them, by the rules of [`crate::rollouts`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::decide::observation::{Observation, ObservedVersion};
+use crate::decide::plan::{Action, Cause, Decision, Hold};
+use crate::engine::deciding::Due;
+use crate::engine::poll_scope::Remaining;
+use crate::engine::ports::Cluster;
+use crate::engine::secret_track::seen;
+use crate::engine::workloads::Workloads;
+use crate::index::entries::IndexedWorkload;
+use crate::model::reload_policy::ReloadPolicy;
+use crate::model::secret::{SecretId, Version};
+use crate::rollouts::admission::{Admission, ChangedSecret};
+use crate::rollouts::order::{Turn, rank, sort_by_turns};
+use crate::rollouts::rollout::{Deadline, replaces_no_pods, rollout_state};
+
+/// A workload that is due, if the rules allow it.
+pub(super) struct Candidate<'a> {
+    pub(super) stored: &'a IndexedWorkload,
+    pub(super) decision: Decision,
+}
+
+impl<C: Cluster> Workloads<C> {
+    /// Returns the candidates that may start, and reports all decisions. `in_scope` are the workloads
+    /// of this tick.
+    pub(super) fn admit<'a>(
+        &mut self,
+        candidates: Vec<Candidate<'a>>,
+        in_scope: &'a [IndexedWorkload],
+        observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
+        now: Timestamp,
+        remaining: &mut Remaining,
+    ) -> Vec<Due> {
+        if candidates.is_empty() {
+            return Vec::new();
+        }
+        let rules = self.settings.shared.rollouts;
+        let deadline = self.deadline(now);
+        let known = |secret: &Arc<SecretId>| self.changed_secret(seen(observed_versions)(secret));
+        let changed = candidates.iter().flat_map(|candidate| &candidate.decision.changed);
+        let changed: HashMap<Arc<SecretId>, ChangedSecret> =
+            changed.map(|secret| (Arc::clone(secret), known(secret))).collect();
+        // The index has what was reloaded since the poll began, and what other engines reloaded.
+        let all = self.index.workloads();
+        let all = all.iter().map(|stored| (&*stored.workload, stored.has_rolled_out));
+        let known = changed.iter().map(|(secret, changed)| (&**secret, *changed));
+        let mut admission = Admission::new(&rules, deadline, known, all);
+        let mut due = Vec::new();
+        for Candidate { stored, decision } in
+            self.in_order(candidates, in_scope, &changed, deadline)
+        {
+            let action = self.may_start(&mut admission, stored, &decision, remaining);
+            let decision = Decision { action, ..decision };
+            due.extend(self.conclude(stored, decision, now, remaining));
+        }
+        due
+    }
+
+    /// Returns the clock and the limit by which a rollout takes too long.
+    pub(super) fn deadline(&self, now: Timestamp) -> Deadline {
+        let timeout = self.settings.shared.rollouts.timeout;
+        Deadline { now: self.clocks.cluster.at(now), timeout }
+    }
+
+    fn changed_secret(&self, observed: ObservedVersion) -> ChangedSecret {
+        let version = match observed.observation {
+            Observation::Live(version) => Some(version),
+            Observation::Gone => Some(Version::MISSING),
+            Observation::Unknown => None,
+        };
+        let heeds_owners = self.settings.shared.heeds_owners;
+        let policy = if heeds_owners { observed.policy } else { ReloadPolicy::NONE };
+        ChangedSecret { version, policy }
+    }
+
+    /// Returns candidates in the order in which they start.
+    fn in_order<'a>(
+        &self,
+        candidates: Vec<Candidate<'a>>,
+        in_scope: &'a [IndexedWorkload],
+        changed: &HashMap<Arc<SecretId>, ChangedSecret>,
+        deadline: Deadline,
+    ) -> Vec<Candidate<'a>> {
+        let failures = |stored: &IndexedWorkload| self.tracks.failures(&stored.workload.uid);
+        let mut failing: HashMap<&str, u32> = HashMap::new();
+        for stored in in_scope.iter().filter(|stored| failures(stored) > 0) {
+            *failing.entry(&stored.workload.id.namespace).or_default() += 1;
+        }
+        sort_by_turns(candidates, failing, |Candidate { stored, decision }| {
+            let workload = &stored.workload;
+            let state = rollout_state(workload, stored.has_rolled_out, deadline);
+            let first = decision.changed.first();
+            let first = first
+                .map(|secret| (&**secret, changed.get(secret).and_then(|changed| changed.version)));
+            Turn {
+                namespace: &workload.id.namespace,
+                failures: failures(stored),
+                rank: rank(workload, state, first),
+            }
+        })
+    }
+
+    /// Asks each rule whether a reload may start.
+    fn may_start(
+        &self,
+        admission: &mut Admission<'_>,
+        stored: &IndexedWorkload,
+        decision: &Decision,
+        remaining: &mut Remaining,
+    ) -> Action {
+        let workload = &stored.workload;
+        let Action::Roll(cause) = decision.action else { return decision.action.clone() };
+        if self.settings.shared.dry_run || workload.dry_run {
+            return Action::Hold(Hold::DryRun);
+        }
+        // Only the clock speaks for these.
+        let takes_budget = cause == Cause::Found;
+        if takes_budget && !self.budget.try_take() {
+            return Action::Hold(Hold::Budget);
+        }
+        match admission.admit(workload, &decision.changed, replaces_no_pods(workload)) {
+            Ok(()) => Action::Roll(cause),
+            Err(refusal) => {
+                if takes_budget {
+                    self.budget.give_back();
+                }
+                let left = refusal.left.and_then(|left| left.try_into().ok());
+                remaining.wait_left = remaining.wait_left.into_iter().chain(left).min();
+                Action::Hold(refusal.hold)
+            }
+        }
+    }
+}

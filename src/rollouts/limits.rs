@@ -1,0 +1,59 @@
+//! The limits on rollouts of reloads that are under way at a time, in all and in a namespace.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The operator's limits. `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RolloutLimits {
+    /// The most rollouts at a time.
+    pub in_all: Option<usize>,
+    /// The most rollouts at a time in one namespace.
+    pub per_namespace: Option<usize>,
+}
+
+/// The rollouts of reloads that are under way.
+#[derive(Clone, Debug, Default)]
+pub struct RunningRollouts {
+    by_namespace: HashMap<Arc<str>, usize>,
+}
+
+impl RunningRollouts {
+    /// Counts a rollout.
+    pub fn add(&mut self, namespace: &Arc<str>) {
+        *self.by_namespace.entry(Arc::clone(namespace)).or_default() += 1;
+    }
+
+    /// Whether one more rollout may begin in a namespace.
+    ///
+    /// Rollouts over the limit of a namespace do not count against the others. So no namespace can
+    /// take more than its share, whatever its tenants write into records.
+    #[must_use]
+    pub fn has_room(&self, limits: &RolloutLimits, namespace: &str) -> bool {
+        let per_namespace = limits.per_namespace.unwrap_or(usize::MAX);
+        let here = self.by_namespace.get(namespace).copied().unwrap_or(0);
+        let in_all = || {
+            self.by_namespace.values().map(|running| (*running).min(per_namespace)).sum::<usize>()
+        };
+        here < per_namespace && limits.in_all.is_none_or(|most| in_all() < most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_takes_no_more_than_its_share() {
+        let mut running = RunningRollouts::default();
+        let (shop, office) = (Arc::from("shop"), Arc::from("office"));
+        let limits = RolloutLimits { in_all: Some(3), per_namespace: Some(2) };
+        let has_room = |running: &RunningRollouts, namespace| running.has_room(&limits, namespace);
+        (0..9).for_each(|_| running.add(&shop));
+        assert!(!has_room(&running, "shop"));
+        assert!(has_room(&running, "office"), "two of shop count");
+        running.add(&office);
+        assert!(!has_room(&running, "office"), "three in all");
+        assert!(running.has_room(&RolloutLimits::default(), "shop"));
+    }
+}
