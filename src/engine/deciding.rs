@@ -210,13 +210,28 @@ impl<C: Cluster> Workloads<C> {
 
     /// Lets a due reload start, or holds it. The budget limits the reloads that only the clock
     /// speaks for.
-    fn admit(&self, workload: &Workload, action: Action) -> Action {
-        let is_dry_run = self.settings.shared.dry_run || workload.dry_run;
+    fn admit(&mut self, workload: &Workload, action: Action) -> Action {
+        if matches!(action, Action::Roll(_))
+            && let Some(hold) = self.hold_by_rules(workload)
+        {
+            return Action::Hold(hold);
+        }
         match action {
-            Action::Roll(_) if is_dry_run => Action::Hold(Hold::DryRun),
             Action::Roll(Cause::Found) if !self.budget.try_take() => Action::Hold(Hold::Budget),
             action => action,
         }
+    }
+
+    /// Returns why a due reload may not start: a dry run, a freeze or a window. Notes when to look
+    /// again.
+    fn hold_by_rules(&mut self, workload: &Workload) -> Option<Hold> {
+        let hold = self.holds().of(workload)?;
+        if let Some(end) = hold.end() {
+            let now = self.clocks.cluster.at((self.clocks.now)());
+            let period = self.settings.shared.period;
+            self.openings.note(&workload.id, end.duration_since(now), period);
+        }
+        Some(hold)
     }
 
     /// Reports a decision, and notes the remaining work. Returns the reload, if one may start.
@@ -282,7 +297,16 @@ impl<C: Cluster> Workloads<C> {
                 remaining.workloads.insert(id.clone());
                 remaining.over_budget += 1;
             }
-            Some(Hold::Deleting | Hold::SecretGone | Hold::Stripped | Hold::DryRun) | None => {}
+            Some(
+                Hold::Deleting
+                | Hold::SecretGone
+                | Hold::Stripped
+                | Hold::DryRun
+                | Hold::Frozen { .. }
+                | Hold::OutsideWindow { .. }
+                | Hold::InvalidTimeRule { .. },
+            )
+            | None => {}
         }
         let is_new = hold != reload_state.reported.hold;
         reload_state.reported.hold = hold;

@@ -6,6 +6,8 @@
 mod api_server_outage;
 mod backoff;
 mod deciding;
+mod holds;
+mod openings;
 mod poll_scope;
 pub mod ports;
 pub mod reloader;

@@ -27,6 +27,7 @@ use crate::references::reason::Reason;
 
 use super::api_server_outage::ApiServerOutage;
 use super::backoff::backoff;
+use super::openings::Openings;
 use super::poll_scope::{PollScope, Remaining};
 use super::ports::{Cluster, Vault};
 use super::secret_track::SecretTracks;
@@ -38,6 +39,7 @@ use crate::events::event::Event;
 use crate::events::log::RELOADER;
 use crate::events::sink::Events;
 use crate::rollouts::budget::Budget;
+use crate::rollouts::calendar::Calendar;
 
 /// How long PATCHes in flight may take after the process is told to end.
 const GRACE: Duration = Duration::from_secs(1);
@@ -99,6 +101,8 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 heartbeat: Heartbeat::default(),
                 tracks: WorkloadTracks::default(),
                 budget,
+                calendar: Calendar::default(),
+                openings: Openings::default(),
                 outage: ApiServerOutage::default(),
                 poll: 0,
             },
@@ -188,6 +192,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             let retry = remaining.retry_in.map(|delay| Instant::now() + delay);
             let mut time = next_poll;
             scope = PollScope::All;
+            let retry = retry.into_iter().chain(self.workloads.openings.first()).min();
             if let Some(retry) = retry.filter(|retry| *retry < next_poll) {
                 let Remaining { workloads, secrets, .. } = remaining;
                 time = retry;
@@ -213,9 +218,11 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         self.workloads.poll = snapshot.poll;
         if let PollScope::Remaining { workloads, .. } = &mut scope {
             workloads.extend(snapshot.late.iter().cloned());
+            workloads.extend(self.workloads.openings.take_due());
         }
         let is_full = matches!(scope, PollScope::All);
         if is_full {
+            self.workloads.openings.clear();
             self.forget(&snapshot);
             self.secrets.next_round();
             self.workloads.tracks.next_round();

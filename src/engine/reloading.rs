@@ -15,6 +15,7 @@ use crate::decide::observation::{Observation, ObservedVersion};
 use crate::decide::plan::{self, Action, Cause, DecisionInput, Reload, Rules};
 use crate::engine::backoff::backoff;
 use crate::engine::deciding::{Due, LookupState};
+use crate::engine::holds::Holds;
 use crate::engine::poll_scope::Remaining;
 use crate::engine::ports::{Cluster, WriteError};
 use crate::engine::secret_track::seen;
@@ -87,6 +88,12 @@ impl<C: Cluster> Workloads<C> {
             cluster: &self.cluster,
             events: &self.events,
             clocks: &self.clocks,
+            holds: Holds {
+                index: &self.index,
+                settings: &self.settings.shared,
+                calendar: &self.calendar,
+                clocks: &self.clocks,
+            },
             observed_versions,
             rules: self.rules(),
         };
@@ -167,6 +174,7 @@ struct Writer<'a, C> {
     cluster: &'a C,
     events: &'a Events,
     clocks: &'a Clocks,
+    holds: Holds<'a>,
     observed_versions: &'a HashMap<Arc<SecretId>, ObservedVersion>,
     rules: Rules,
 }
@@ -178,6 +186,11 @@ impl<C: Cluster> Writer<'_, C> {
         let mut stored = due.stored.clone();
         let mut revision = due.revision.clone();
         let id = stored.workload.id.clone();
+        if self.holds.of(&stored.workload).is_some() {
+            // A freeze of its namespace came while the workload waited for its turn. The next poll
+            // reports it.
+            return Outcome::NotNeeded;
+        }
         self.events.emit(&Event::Reloading { workload: &id, changed, cause: *cause });
         for _ in 0..CONFLICT_TRIES {
             let workload = Arc::clone(&stored.workload);
@@ -206,8 +219,8 @@ impl<C: Cluster> Writer<'_, C> {
             let is_reloaded = stored.workload.mark != workload.mark
                 || stored.workload.recorded != workload.recorded
                 || !kept_template && workload.has_template_of(&stored.workload);
-            if stored.workload.dry_run {
-                // The next poll says that the workload would be reloaded.
+            if self.holds.of(&stored.workload).is_some() {
+                // The next poll says why the workload is held.
                 return Outcome::NotNeeded;
             }
             if is_reloaded {

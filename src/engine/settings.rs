@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::decide::clock::ServerClock;
+use crate::model::time_rules::TimeRules;
 
 /// The settings of one reloader.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct SharedSettings {
     pub start_within: Duration,
     /// Whether nothing is reloaded, only reported (`--dry-run`).
     pub dry_run: bool,
+    /// The operator's freeze and windows (`--freeze-until`, `--reload-windows`).
+    pub time_rules: TimeRules,
     /// See [`Rules::settle`](crate::decide::plan::Rules::settle).
     pub settle: SignedDuration,
     /// See [`Rules::ignore_versions_before`](crate::decide::plan::Rules::ignore_versions_before).

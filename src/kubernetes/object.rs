@@ -21,6 +21,7 @@ use crate::model::kind::Kind;
 use crate::model::progress::RolloutFailure;
 use crate::model::scheme::Scheme;
 use crate::model::strategy::Rollout;
+use crate::model::time_rules::TimeRules;
 use crate::references::environment::{
     Container, EnvFrom, EnvValue, EnvVar, SourceKind, SourceName,
 };
@@ -205,6 +206,8 @@ enum Field {
     DeletionTimestamp,
     Record,
     DryRun,
+    FreezeUntil,
+    ReloadWindows,
     OwnerKind,
     OwnerName,
     OwnerIsController,
@@ -254,6 +257,8 @@ impl Place {
             (Self::Metadata, "deletionTimestamp") => Self::Field(Field::DeletionTimestamp),
             (Self::Annotations, annotation::RECORD) => Self::Field(Field::Record),
             (Self::Annotations, annotation::DRY_RUN) => Self::Field(Field::DryRun),
+            (Self::Annotations, annotation::FREEZE_UNTIL) => Self::Field(Field::FreezeUntil),
+            (Self::Annotations, annotation::RELOAD_WINDOWS) => Self::Field(Field::ReloadWindows),
             (Self::Status, "observedGeneration") => Self::Field(Field::ObservedGeneration),
             (Self::Status, "updateRevision") => Self::Field(Field::UpdateRevision),
             (Self::Spec, "replicas") => Self::Field(Field::SpecReplicas),
@@ -514,6 +519,14 @@ impl Walk<'_> {
             Field::DeletionTimestamp => manifest.deleting = true,
             Field::Record => manifest.record = Some(text.to_owned()),
             Field::DryRun => manifest.dry_run = text == "true",
+            Field::FreezeUntil => {
+                let windows = manifest.time_rules.take().and_then(|rules| rules.windows);
+                manifest.time_rules = TimeRules::new(Some(text), windows.as_deref()).boxed();
+            }
+            Field::ReloadWindows => {
+                let freeze = manifest.time_rules.take().and_then(|rules| rules.freeze_until);
+                manifest.time_rules = TimeRules::new(freeze.as_deref(), Some(text)).boxed();
+            }
             Field::OwnerKind => text.clone_into(&mut self.draft.owner.kind),
             Field::OwnerName => text.clone_into(&mut self.draft.owner.name),
             Field::StrategyType if text == "OnDelete" => manifest.rollout = Rollout::OnDelete,

@@ -36,6 +36,7 @@ pub(crate) fn workload(name: &str, paths: &[&str]) -> Workload {
         created: second(0),
         deleting: false,
         dry_run: false,
+        time_rules: None,
         owner: None,
         rollout: Rollout::Automatic,
         observed: true,

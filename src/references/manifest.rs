@@ -13,6 +13,7 @@ use crate::model::scheme::Scheme;
 use crate::model::secret::SecretId;
 use crate::model::strategy::Rollout;
 use crate::model::text::parse_bool;
+use crate::model::time_rules::TimeRules;
 use crate::model::workload::{MOST_SECRETS, Workload, WorkloadId};
 use crate::references::environment::{Container, EnvValue, SourceName};
 use crate::references::extraction;
@@ -22,6 +23,7 @@ use crate::references::reason::Reason;
 use crate::references::servers::{Servers, VaultServer};
 use crate::references::settings::{self, Destination, Setting};
 use crate::references::source::SourceState;
+use crate::references::time_rules;
 
 /// The decoded fields of a Deployment, DaemonSet or StatefulSet. All other fields are dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub struct Manifest {
     pub record: Option<String>,
     /// Whether the annotations of the workload forbid reloads: [`crate::model::annotation::DRY_RUN`].
     pub dry_run: bool,
+    /// The time rules among `metadata.annotations`.
+    pub time_rules: Option<Box<TimeRules>>,
     /// `status.observedGeneration`
     pub observed_generation: u64,
     /// The fields that tell how far the rollout of the template is.
@@ -121,8 +125,9 @@ impl Manifest {
     #[must_use]
     pub fn weight(&self) -> usize {
         let record = self.record.as_ref().map_or(0, String::len);
+        let time_rules = self.time_rules.as_deref().map_or(0, TimeRules::weight);
         let containers: usize = self.containers.iter().map(Container::weight).sum();
-        record + self.annotations.weight() + containers
+        record + time_rules + self.annotations.weight() + containers
     }
 
     /// Returns the sources that the workload names and that are read. Empty if the workload did not
@@ -154,6 +159,7 @@ impl Manifest {
             found.paths.iter().map(|(scheme, to, _)| (*scheme, *to)).collect();
         let Targets { known, notes } = self.targets(&in_use, servers);
         found.notes.extend(notes);
+        found.notes.extend(self.time_rules.as_deref().into_iter().flat_map(time_rules::notes));
         // Both schemes, and several containers, may refer to the same secret.
         let (mut secrets, mut refused) = (BTreeSet::new(), BTreeSet::new());
         for path in found.paths {
@@ -245,6 +251,7 @@ impl Manifest {
             created: self.created,
             deleting: self.deleting,
             dry_run: self.dry_run,
+            time_rules: self.time_rules.clone(),
             owner: self.owner.as_deref().map(Into::into),
             rollout: self.rollout,
             observed,

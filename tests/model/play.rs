@@ -16,6 +16,7 @@ use vault_secrets_reloader::events::sink::Events;
 use vault_secrets_reloader::index::Index;
 use vault_secrets_reloader::index::entries::IndexedWorkload;
 use vault_secrets_reloader::model::secret::SecretId;
+use vault_secrets_reloader::model::time_rules::TimeRules;
 use vault_secrets_reloader::model::workload::WorkloadId;
 use vault_secrets_reloader::references::source::ReadableSources;
 use vault_secrets_reloader::rollouts::budget::Budget;
@@ -197,6 +198,7 @@ impl Play {
                     settle: SETTLE,
                     ignore_versions_before: None,
                     dry_run: false,
+                    time_rules: TimeRules::default(),
                     start_within: Duration::ZERO,
                 },
             };

@@ -23,6 +23,7 @@ use crate::model::kind::Kind;
 use crate::model::record::{Record, Versions};
 use crate::model::secret::{DEFAULT_CONNECTION, Version};
 use crate::model::strategy::Rollout;
+use crate::model::time_rules::TimeRules;
 use crate::model::workload::{Workload, WorkloadId};
 use crate::references::environment::{Container, EnvFrom, EnvVar, SourceKind, SourceName};
 use crate::references::manifest::Manifest;
@@ -365,6 +366,7 @@ impl Bench {
                 settle: SignedDuration::ZERO,
                 ignore_versions_before: None,
                 dry_run: false,
+                time_rules: TimeRules::default(),
                 start_within: Duration::ZERO,
             },
         };

@@ -16,7 +16,13 @@ fn deployment() -> Value {
             "resourceVersion": "12",
             "generation": 3,
             "creationTimestamp": "2026-11-22T05:51:00Z",
-            "annotations": { "a": "b", annotation::RECORD: "{}", annotation::DRY_RUN: "true" },
+            "annotations": {
+                "a": "b",
+                annotation::RECORD: "{}",
+                annotation::DRY_RUN: "true",
+                annotation::RELOAD_WINDOWS: "allow 0 22 * * * 8h",
+                annotation::FREEZE_UNTIL: "2026-12-24",
+            },
             "managedFields": [{ "fieldsV1": { "f:spec": {} } }],
         },
         "spec": {
@@ -86,6 +92,7 @@ fn what_is_needed_is_kept_in_any_order_of_the_fields() {
             rollout: Rollout::Automatic,
             record: Some("{}".to_owned()),
             dry_run: true,
+            time_rules: TimeRules::new(Some("2026-12-24"), Some("allow 0 22 * * * 8h")).boxed(),
             observed_generation: 2,
             status: RolloutStatus {
                 replicas_in_spec: Some(3),
