@@ -163,7 +163,10 @@ fn log_not_reloaded(event: &Event<'_>) {
     match *event {
         Event::Held { workload, hold, changed, gone } => {
             let Some(text) = text::held(workload, hold, changed, gone) else { return };
-            if let Held::For(Hold::Deleting | Hold::DryRun) = hold {
+            if let Held::For(
+                Hold::Deleting | Hold::DryRun | Hold::Frozen { .. } | Hold::OutsideWindow { .. },
+            ) = hold
+            {
                 info!(worker = RELOADER, "{text}");
             } else {
                 warn!(worker = RELOADER, "{text}");

@@ -40,6 +40,8 @@ fn needed(
         group,
         ..Needed::default()
     });
+    let of_namespaces =
+        ["list", "watch"].map(|verb| Needed { verb, resource: "namespaces", ..Needed::default() });
     let of_lease = lease.into_iter().flat_map(|settings| {
         ["get", "create", "update", "watch"].map(|verb| Needed {
             verb,
@@ -65,7 +67,7 @@ fn needed(
         group: "events.k8s.io",
         ..Needed::default()
     });
-    everywhere.chain(of_sources).chain(of_events).chain(of_lease)
+    everywhere.chain(of_namespaces).chain(of_sources).chain(of_events).chain(of_lease)
 }
 
 /// Returns the missing permissions, each with the place to add it. The permissions on a Lease are

@@ -12,6 +12,7 @@ pub mod effects;
 pub mod events;
 pub mod forward;
 pub mod leader;
+pub mod namespaces;
 pub mod object;
 pub mod patcher;
 pub mod revisions;

@@ -8,8 +8,10 @@ use std::sync::Arc;
 /// The longest text of a freeze, in bytes.
 pub const LONGEST_FREEZE: usize = 64;
 
-/// The most windows of one text, and the longest of them, in bytes.
+/// The most windows of one text.
 pub const MOST_WINDOWS: usize = 16;
+
+/// The longest window, in bytes.
 pub const LONGEST_WINDOW: usize = 128;
 
 /// The longest text of windows, in bytes: the most windows, with their separators and line breaks.

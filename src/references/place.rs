@@ -57,7 +57,7 @@ impl fmt::Display for Origin {
             Self::FromPath(scheme) => write!(f, "annotation {}-from-path", scheme.name()),
             Self::Namespace(scheme) => write!(f, "annotation {}-namespace", scheme.name()),
             Self::Address(scheme) => write!(f, "annotation {}-addr", scheme.name()),
-            Self::Annotation(name) => write!(f, "annotation {name} of the workload"),
+            Self::Annotation(name) => write!(f, "annotation {name}"),
             Self::Workload => f.write_str("the references of the workload"),
         }
     }

@@ -329,12 +329,12 @@ impl Reason {
                  references into fewer of them"
             }
             Self::InvalidFreeze => {
-                "not a time, so that reloads of the workload are held: write it as \
-                 2026-12-24T00:00:00Z or 2026-12-24, or remove it"
+                "not a time, so that reloads are held: write it as 2026-12-24T00:00:00Z or 2026-12-24, or \
+                 remove it"
             }
             Self::InvalidWindow => {
-                "not windows, so that reloads of the workload are held: write each as \
-                 allow 0 22 * * 1-5 8h Europe/Berlin, or remove it"
+                "not windows, so that reloads are held: write each as allow 0 22 * * 1-5 8h Europe/Berlin, or \
+                 remove it"
             }
         }
     }

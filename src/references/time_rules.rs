@@ -5,6 +5,12 @@ use crate::references::place::{Note, Origin};
 use crate::references::reason::Reason;
 use crate::rollouts::calendar;
 
+/// Returns what is wrong with the first text that cannot be read.
+#[must_use]
+pub fn first_error(rules: &TimeRules) -> Option<TimeError> {
+    calendar::errors(rules).next()
+}
+
 /// Returns a note for each text that cannot be read. Whether a freeze ends too far ahead depends on
 /// the time, and is not noted.
 pub fn notes(rules: &TimeRules) -> impl Iterator<Item = Note> {

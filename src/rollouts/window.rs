@@ -29,11 +29,11 @@ const LAST_SECOND: i64 = 221_845_392_000;
 
 /// The times at which reloads may start, by all windows of one text.
 #[derive(Clone, Debug)]
-pub struct Windows(Vec<Window>);
+pub(super) struct Windows(Vec<Window>);
 
 impl Windows {
     /// Reads windows, separated by semicolons or line breaks.
-    pub fn parse(text: &str) -> Result<Self, TimeError> {
+    pub(super) fn parse(text: &str) -> Result<Self, TimeError> {
         if text.len() > LONGEST_WINDOWS {
             return Err(TimeError::TooLong);
         }
@@ -51,7 +51,7 @@ impl Windows {
     /// Whether reloads may start: no deny window is active, and if there are allow windows, one of
     /// them is.
     #[must_use]
-    pub fn is_open(&self, now: Timestamp) -> bool {
+    pub(super) fn is_open(&self, now: Timestamp) -> bool {
         let (mut has_allow, mut is_allowed) = (false, false);
         for window in &self.0 {
             let is_active = window.is_active(now);
@@ -68,7 +68,7 @@ impl Windows {
     /// Returns a time after `now` until which nothing changes. Mostly, something changes then.
     /// Returns `None` if nothing is known to change.
     #[must_use]
-    pub fn next_change(&self, now: Timestamp) -> Option<Timestamp> {
+    pub(super) fn next_change(&self, now: Timestamp) -> Option<Timestamp> {
         self.0.iter().filter_map(|window| window.next_change(now)).min()
     }
 }

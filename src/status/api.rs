@@ -13,7 +13,7 @@ pub const WORKLOAD_STATES: [&str; 8] =
     ["failed", "takenBack", "held", "pending", "running", "unknown", "silent", "complete"];
 
 /// The reason codes of all states of a workload: see [`Progress::reason`].
-pub const REASONS: [&str; 20] = [
+pub const REASONS: [&str; 23] = [
     "FailedCreate",
     "ProgressDeadlineExceeded",
     "RolloutTimedOut",
@@ -22,6 +22,9 @@ pub const REASONS: [&str; 20] = [
     "AnnotationsRemoved",
     "RateLimited",
     "DryRun",
+    "Frozen",
+    "OutsideWindow",
+    "InvalidTimeRule",
     "ReloadFailed",
     "Deleting",
     "NextPoll",

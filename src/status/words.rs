@@ -8,6 +8,7 @@ use crate::model::progress::Silence;
 use crate::model::secret::Version;
 use crate::model::strategy;
 use crate::model::text::shorten;
+use crate::model::time_rules::SetBy;
 use crate::model::workload::Workload;
 use crate::rollouts::rotation::{Pending, UserState};
 
@@ -42,6 +43,9 @@ pub(super) fn code(state: &UserState) -> Option<&'static str> {
         UserState::Held(Hold::Stripped) => "AnnotationsRemoved",
         UserState::Held(Hold::Budget) => "RateLimited",
         UserState::Held(Hold::DryRun) => "DryRun",
+        UserState::Held(Hold::Frozen { .. }) => "Frozen",
+        UserState::Held(Hold::OutsideWindow { .. }) => "OutsideWindow",
+        UserState::Held(Hold::InvalidTimeRule { .. }) => "InvalidTimeRule",
         UserState::TakenBack => "TakenBack",
         UserState::Unknown => "NoAnswer",
     })
@@ -101,7 +105,16 @@ fn message(state: &UserState, workload: &Workload) -> String {
             )
         }
         UserState::Held(Hold::DryRun) => {
-            "The workload would be reloaded. --dry-run, or its annotation dry-run, prevents that".to_owned()
+            "The workload would be reloaded. --dry-run, or the annotation dry-run of the workload or its \
+             namespace, prevents that"
+                .to_owned()
+        }
+        UserState::Held(Hold::Frozen { by, until }) => {
+            format!("A freeze holds the reload until {until}: {}", by.freeze())
+        }
+        UserState::Held(Hold::OutsideWindow { by, opens }) => outside_window(*by, *opens),
+        UserState::Held(Hold::InvalidTimeRule { by, error }) => {
+            format!("A text that cannot be used holds the reload: {} {error}", error.place(*by))
         }
         UserState::Held(Hold::Budget) => {
             "The workload waits for the rate limit of reloads for changes while no controller \
@@ -119,6 +132,17 @@ fn message(state: &UserState, workload: &Workload) -> String {
              this lasts for a period, look at the controller's log"
                 .to_owned()
         }
+    }
+}
+
+/// Returns the sentence of windows that let no reload begin.
+fn outside_window(by: SetBy, opens: Option<Timestamp>) -> String {
+    let place = by.windows();
+    match opens {
+        Some(opens) => format!("The windows let no reload begin before {opens}: {place}"),
+        None => format!(
+            "The windows let no reload begin, and no opening is near: {place}. Check the windows"
+        ),
     }
 }
 
@@ -157,10 +181,12 @@ mod tests {
 
     use super::*;
     use crate::model::progress::RolloutFailure;
+    use crate::model::time_rules::TimeError;
 
     /// Returns the state after this one in a list of all states. A new state does not compile
     /// before it has a place in the list.
     fn next(state: &UserState) -> Option<UserState> {
+        let (by, time) = (SetBy::Namespace, Timestamp::UNIX_EPOCH);
         Some(match state {
             UserState::Complete => UserState::Running,
             UserState::Running => UserState::Failed(RolloutFailure::FailedCreate),
@@ -189,7 +215,14 @@ mod tests {
             UserState::Held(Hold::SecretGone) => UserState::Held(Hold::Stripped),
             UserState::Held(Hold::Stripped) => UserState::Held(Hold::Budget),
             UserState::Held(Hold::Budget) => UserState::Held(Hold::DryRun),
-            UserState::Held(Hold::DryRun) => UserState::TakenBack,
+            UserState::Held(Hold::DryRun) => UserState::Held(Hold::Frozen { by, until: time }),
+            UserState::Held(Hold::Frozen { .. }) => {
+                UserState::Held(Hold::OutsideWindow { by, opens: Some(time) })
+            }
+            UserState::Held(Hold::OutsideWindow { .. }) => {
+                UserState::Held(Hold::InvalidTimeRule { by, error: TimeError::Cron })
+            }
+            UserState::Held(Hold::InvalidTimeRule { .. }) => UserState::TakenBack,
             UserState::TakenBack => UserState::Unknown,
             UserState::Unknown => return None,
         })

@@ -37,6 +37,7 @@ mod leading;
 mod rounds;
 mod settling;
 mod stuck;
+mod time_rules;
 mod told;
 
 /// The state that both fakes share with the test.
