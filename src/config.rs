@@ -352,12 +352,7 @@ impl Config {
             .map(|text| duration("--vault-token-renew-threshold", &text))
             .transpose()?;
         let usual_threshold = threshold.unwrap_or(period.saturating_mul(THRESHOLD_PERIODS));
-        let level = log_level.parse().unwrap_or_else(|()| {
-            warnings.push(format!(
-                "--log-level={log_level:?} is not debug, info, warn or error; using info"
-            ));
-            telemetry::Level::Info
-        });
+        let level = level(&log_level, &mut warnings);
         let json = boolean("--enable-json-log", &enable_json_log)?;
         let ignore_versions_before = ignore_versions_before
             .map(|text| time("--ignore-versions-before", &text))
@@ -417,6 +412,15 @@ impl Config {
             warnings,
         })
     }
+}
+
+/// Returns the level of the log. Any other text means `info`, with a warning.
+fn level(text: &str, warnings: &mut Vec<String>) -> telemetry::Level {
+    text.parse().unwrap_or_else(|()| {
+        warnings
+            .push(format!("--log-level={text:?} is not debug, info, warn or error; using info"));
+        telemetry::Level::Info
+    })
 }
 
 /// Returns the servers with the path rules of the file, if a file is given.
