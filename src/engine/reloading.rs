@@ -186,14 +186,16 @@ impl<C: Cluster> Writer<'_, C> {
         let mut stored = due.stored.clone();
         let mut revision = due.revision.clone();
         let id = stored.workload.id.clone();
-        if self.holds.of(&stored.workload).is_some() {
-            // A freeze of its namespace came while the workload waited for its turn. The next poll
-            // reports it.
-            return Outcome::NotNeeded;
-        }
-        self.events.emit(&Event::Reloading { workload: &id, changed, cause: *cause });
-        for _ in 0..CONFLICT_TRIES {
+        for attempt in 0..CONFLICT_TRIES {
             let workload = Arc::clone(&stored.workload);
+            if self.holds.of(&workload).is_some() {
+                // An annotation came meanwhile, on the workload or on its namespace. The next poll
+                // says why the workload is held.
+                return Outcome::NotNeeded;
+            }
+            if attempt == 0 {
+                self.events.emit(&Event::Reloading { workload: &id, changed, cause: *cause });
+            }
             let at = self.clocks.cluster.at((self.clocks.now)());
             let reload = plan::reload(&workload, seen(observed_versions), rules, new_mark(), at);
             match self.cluster.patch(&workload, &reload).await {
@@ -219,10 +221,6 @@ impl<C: Cluster> Writer<'_, C> {
             let is_reloaded = stored.workload.mark != workload.mark
                 || stored.workload.recorded != workload.recorded
                 || !kept_template && workload.has_template_of(&stored.workload);
-            if self.holds.of(&stored.workload).is_some() {
-                // The next poll says why the workload is held.
-                return Outcome::NotNeeded;
-            }
             if is_reloaded {
                 // Another controller reloaded the workload, and that reload may have been taken
                 // back or stripped since. The other controller may have seen newer versions, so the

@@ -384,6 +384,25 @@ mod tests {
         ("secrets-reloader.security.bank-vaults.io/reload-on-secret-change", "true");
 
     #[test]
+    fn time_rules_are_kept_and_what_cannot_be_read_is_noted() {
+        let read = |freeze: &str, windows: &str| {
+            let mut manifest = manifest(&[OPT_IN], &["vault:secret/data/a#k"]);
+            manifest.time_rules = TimeRules::new(Some(freeze), Some(windows)).boxed();
+            let rules = manifest.time_rules.clone();
+            let read = manifest.read(Kind::DEPLOYMENT, &Servers::default(), nothing_known);
+            assert_eq!(read.workload.unwrap().time_rules, rules);
+            let notes = read.notes.into_iter();
+            notes.map(|note| (note.origin.to_string(), note.reason)).collect::<Vec<_>>()
+        };
+        assert_eq!(read("", ""), []);
+        assert_eq!(read("2026-12-24", "allow 0 22 * * * 8h; deny 0 0 * * 0 1d"), []);
+        let freeze = ("annotation freeze-until".to_owned(), Reason::InvalidFreeze);
+        let windows = ("annotation reload-windows".to_owned(), Reason::InvalidWindow);
+        assert_eq!(read("soon", "allow"), [freeze.clone(), windows]);
+        assert_eq!(read("soon", "allow 0 22 * * * 8h"), [freeze]);
+    }
+
+    #[test]
     fn a_workload_opts_in_and_refers_to_a_secret_or_is_not_kept() {
         let value = "vault:secret/data/a#k";
         let kept = |annotations: &[_], values: &[_]| {

@@ -185,6 +185,7 @@ impl Play {
                 Clocks { now: time::own, cluster: Arc::clone(&cluster_clock), ..Clocks::default() };
             let ports = Ports {
                 world: Arc::clone(&self.world),
+                index: Arc::clone(&index),
                 life,
                 server,
                 vault_clock: Arc::clone(&clocks.vault),
