@@ -162,11 +162,12 @@ impl Window {
 /// Reads the five fields of cron. The extensions that few implementations share are refused.
 fn parse_cron(fields: &[&str]) -> Result<Crontab, TimeError> {
     let [_, _, day, _, weekday] = fields else { return Err(TimeError::Cron) };
-    let is_plain_day = day.bytes().all(|byte| byte.is_ascii_digit() || b"*/,-".contains(&byte));
-    let mut weekdays = weekday.split(',');
-    let is_extended =
-        weekday.contains('#') || weekdays.any(|weekday| weekday.ends_with(['l', 'L']));
-    if !is_plain_day || is_extended {
+    let is_sign = |byte: u8| b"*/,-".contains(&byte);
+    let is_plain_day = day.bytes().all(|byte| byte.is_ascii_digit() || is_sign(byte));
+    let is_last_weekday = weekday.split(',').any(|weekday| weekday.ends_with(['l', 'L']));
+    let mut bytes = fields.iter().flat_map(|field| field.bytes());
+    let is_plain = bytes.all(|byte| byte.is_ascii_alphanumeric() || is_sign(byte));
+    if !is_plain || !is_plain_day || is_last_weekday {
         return Err(TimeError::Cron);
     }
     let mut options = ParseOptions::default();
@@ -234,6 +235,7 @@ mod tests {
             ("allow 0 22 1W * * 8h", TimeError::Cron),
             ("allow 0 22 * * 5#1 8h", TimeError::Cron),
             ("allow 0 22 * * 5L 8h", TimeError::Cron),
+            ("allow 0 22 * * é 8h", TimeError::Cron),
             ("allow 0 0 30 2 * 8h", TimeError::Cron),
             ("allow 0 22 * * * 8", TimeError::Duration),
             ("allow 0 22 * * * h", TimeError::Duration),
