@@ -1,5 +1,7 @@
 //! Freezes and windows: reloads are held for a time, and found again when it is over.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use e2e::scenario::{SOON, polling_faster};
 use e2e::{Bed, Controller, Workload, eventually};
@@ -10,6 +12,7 @@ e2e::scenarios! {
     a_freeze_of_a_namespace_holds_its_workloads_until_it_ends,
     windows_of_a_workload_hold_it_while_they_are_closed,
     the_operator_freezes_all_and_a_namespace_asks_for_a_dry_run,
+    without_the_permission_only_the_annotations_of_namespaces_are_missing,
 }
 
 const PREFIX: &str = "secrets-reloader.security.bank-vaults.io/";
@@ -196,4 +199,66 @@ async fn the_operator_freezes_all_and_a_namespace_asks_for_a_dry_run() -> Result
     annotate_namespace(&bed, "windows-all", &[]).await?;
     bed.cluster.wait_for_count(&web, 1, SOON).await?;
     bed.expect_no_roll(&controller, &[(&web, Some(1))]).await
+}
+
+/// The namespace, and the `ServiceAccount` in it, of a controller with the permissions of an earlier
+/// release.
+const DENIED: &str = "windows-denied";
+
+async fn without_the_permission_only_the_annotations_of_namespaces_are_missing() -> Result<()> {
+    let bed = Bed::shared().await?;
+    bed.cluster.create_namespace(DENIED).await?;
+    bed.write_secrets(&["windows/d"]).await?;
+    let (web, frozen) = (deployment(DENIED, "web", "d"), deployment(DENIED, "frozen", "d"));
+    bed.deploy_all(&[&web, &frozen]).await?;
+    for workload in [&web, &frozen] {
+        bed.cluster.wait_rolled_out(workload).await?;
+    }
+    let until = after(3_600).to_string();
+    annotate_namespace(&bed, DENIED, &[("freeze-until", &until)]).await?;
+    annotate(&bed, &frozen, "freeze-until", Some(&until)).await?;
+    bed.cluster.create_service_account(DENIED, DENIED).await?;
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": { "name": DENIED },
+        "rules": [
+            {
+                "apiGroups": ["apps"],
+                "resources": ["deployments", "daemonsets", "statefulsets"],
+                "verbs": ["get", "list", "watch", "patch"],
+            },
+            {
+                "apiGroups": ["apps"],
+                "resources": ["replicasets", "controllerrevisions"],
+                "verbs": ["list"],
+            },
+        ],
+    });
+    bed.cluster.apply_object(&role, "clusterroles").await?;
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": { "name": DENIED },
+        "roleRef": {
+            "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": DENIED,
+        },
+        "subjects": [{ "kind": "ServiceAccount", "namespace": DENIED, "name": DENIED }],
+    });
+    bed.cluster.apply_object(&binding, "clusterrolebindings").await?;
+    let hour = Duration::from_hours(1);
+    let token = bed.cluster.request_token(DENIED, DENIED, hour).await?;
+    let kubeconfig = bed.cluster.kubeconfig_for(DENIED, &token)?;
+    let options = polling_faster().env("KUBECONFIG", kubeconfig);
+    let controller = Controller::start(&bed, &options).await?;
+    let line = "Going on without the annotations of namespaces";
+    controller.wait_for(line, SOON).await?;
+    controller.wait_for("lacks a permission: list namespaces.", SOON).await?;
+    wait_for_state(&controller, "d", &web, ("complete", None)).await?;
+    bed.rotate("windows/d").await?;
+    bed.cluster.wait_for_count(&web, 1, SOON).await?;
+    wait_for_state(&controller, "d", &frozen, ("held", Some("Frozen"))).await?;
+    bed.expect_no_roll(&controller, &[(&web, Some(1)), (&frozen, None)]).await?;
+    assert_eq!(controller.lines_with(line).len(), 1, "it is said once");
+    Ok(())
 }
