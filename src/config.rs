@@ -15,8 +15,10 @@ use crate::engine::settings::SharedSettings;
 use crate::index::quota::Quota;
 use crate::model::scheme::Scheme;
 use crate::model::secret::DEFAULT_CONNECTION;
+use crate::model::time_rules::{SetBy, TimeRules};
 use crate::references::servers::{Servers, UndeclaredAddress, VaultServer};
 use crate::references::source::ReadableSources;
+use crate::references::time_rules::first_error;
 use crate::telemetry;
 use crate::vault::pace::Pace;
 
@@ -118,6 +120,14 @@ pub struct Flags {
         default_missing_value = "true"
     )]
     dry_run: String,
+    /// Begin no reload before this time, at most 90 days ahead. RFC 3339 or a date, as in
+    /// 2026-12-24T00:00:00Z or 2026-12-24
+    #[arg(long, value_name = "TIME")]
+    freeze_until: Option<String>,
+    /// Begin reloads only while these windows let them, each `allow|deny CRON DURATION [ZONE]`,
+    /// separated by semicolons, as in `allow 0 22 * * 1-5 8h Europe/Berlin`
+    #[arg(long, value_name = "WINDOWS")]
+    reload_windows: Option<String>,
     /// How many workloads may be reloaded at once whose secret changed while no controller watched
     #[arg(long, value_name = "COUNT", default_value = "20")]
     found_reload_burst: String,
@@ -312,6 +322,8 @@ impl Config {
             settle_time,
             ignore_versions_before,
             dry_run,
+            freeze_until,
+            reload_windows,
             found_reload_burst,
             found_reload_rate,
             vault_servers_file,
@@ -379,6 +391,7 @@ impl Config {
                 dry_run: boolean("--dry-run", &dry_run)?,
                 rollouts,
                 heeds_owners,
+                time_rules: time_rules(freeze_until.as_deref(), reload_windows.as_deref())?,
             },
             found_burst: count("--found-reload-burst", &found_reload_burst)?,
             found_per_minute: count("--found-reload-rate", &found_reload_rate)?,
@@ -452,6 +465,16 @@ fn settle(name: &str, text: &str) -> Result<SignedDuration, ConfigError> {
         .ok()
         .filter(|settle| *settle <= LONGEST_SETTLE)
         .ok_or_else(|| error(name, text, "must be 10m or less"))
+}
+
+/// Returns the operator's freeze and windows. Whether the freeze ends too far ahead is checked when
+/// it matters.
+fn time_rules(freeze: Option<&str>, windows: Option<&str>) -> Result<TimeRules, ConfigError> {
+    let rules = TimeRules::new(freeze, windows);
+    let Some(problem) = first_error(&rules) else { return Ok(rules) };
+    let flag = problem.place(SetBy::Operator);
+    let text = if flag == SetBy::Operator.freeze() { freeze } else { windows };
+    Err(error(flag, text.unwrap_or_default(), &problem.to_string()))
 }
 
 fn time(name: &str, text: Option<String>) -> Result<Option<Timestamp>, ConfigError> {

@@ -470,6 +470,11 @@ impl Cluster {
                 },
                 {
                     "apiGroups": [""],
+                    "resources": ["namespaces"],
+                    "verbs": ["list", "watch"],
+                },
+                {
+                    "apiGroups": [""],
                     "resources": ["configmaps"],
                     "verbs": ["get", "list", "watch"],
                 },

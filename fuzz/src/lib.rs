@@ -28,13 +28,14 @@ pub mod reference;
 pub mod revisions;
 pub mod rules;
 pub mod token;
+pub mod windows;
 pub mod words;
 
 /// A target: its name and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     ("api", api::check),
     ("headers", headers::check),
     ("listing", listing::check),
@@ -47,5 +48,6 @@ pub const TARGETS: [Target; 13] = [
     ("revisions", revisions::check),
     ("rules", rules::check),
     ("token", token::check),
+    ("windows", windows::check),
     ("words", words::check),
 ];

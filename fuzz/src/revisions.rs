@@ -56,6 +56,7 @@ fn workload(kind: Kind, uid: &str, update_revision: Option<&str>) -> Workload {
         created: Timestamp::UNIX_EPOCH,
         deleting: false,
         dry_run: false,
+        time_rules: None,
         owner: None,
         rollout: Rollout::Automatic,
         observed: true,

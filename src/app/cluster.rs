@@ -19,6 +19,7 @@ use crate::kubernetes::collector::{self, Collector};
 use crate::kubernetes::effects::Effects;
 use crate::kubernetes::events::EventWriter;
 use crate::kubernetes::leader::{self, Leader};
+use crate::kubernetes::namespaces::NamespaceWatch;
 use crate::kubernetes::sources::{ConfigMap, Secret, SourceObject, SourceReader};
 use crate::model::kind::Kind;
 use crate::references::source::ReadableSources;
@@ -35,9 +36,17 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Spawns a collector for each kind of workload, and a reader for each kind of source that may
-    /// be read.
+    /// Spawns a collector for each kind of workload, a reader for each kind of source that may be
+    /// read, and the watch of namespaces.
     pub(super) fn collect(&self, sync_period: Duration, tasks: &mut JoinSet<&'static str>) {
+        // Polls wait for the namespaces from here on.
+        let (client, index) = (self.client.clone(), Arc::clone(&self.index));
+        let namespaces = NamespaceWatch::new(client, index, self.synced.clone(), sync_period);
+        let shutdown = self.shutdown.clone();
+        tasks.spawn(async move {
+            namespaces.run(shutdown).await;
+            "watch of namespaces"
+        });
         let effects = Effects::new(self.events.clone());
         for kind in Kind::ALL {
             let settings = collector::Settings {

@@ -26,6 +26,7 @@ use crate::references::reason::Reason;
 use crate::references::servers::Servers;
 use crate::references::settings::{Destination, Destinations};
 use crate::references::source::ReadableSources;
+use crate::references::time_rules;
 
 /// The lists of containers in a pod template.
 const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
@@ -427,6 +428,8 @@ impl<'a> Template<'a> {
         if leave_too_many(&mut references) {
             remarks.push(remark_on(Reason::TooManySecrets));
         }
+        let of_time = manifest.time_rules.as_deref().filter(|_| reloaded).into_iter();
+        remarks.extend(of_time.flat_map(time_rules::notes).map(|note| remark_on(note.reason)));
         let name = full_name(&manifest.namespace, self.kind, &manifest.name);
         Some(Checked { workload: name, at: self.at(self.object), reloaded, remarks, references })
     }

@@ -329,6 +329,12 @@ fn what_cannot_be_used_is_refused_with_its_name_and_the_remedy() {
         (&["-leader-elect-resource-name="], &[ROLE], "--leader-elect-resource-name=\"\""),
         (&[], &[ROLE, ("POD_NAMESPACE", "a b")], "POD_NAMESPACE=\"a b\": not a name"),
         (&["-ignore-versions-before=monday"], &[ROLE], "--ignore-versions-before=\"monday\""),
+        (&["--freeze-until=soon"], &[ROLE], "--freeze-until=\"soon\": is not a time; write 2026-"),
+        (
+            &["--freeze-until=2026-12-24", "--reload-windows=allow 0 22 * * * 8h; never"],
+            &[ROLE],
+            "--reload-windows=\"allow 0 22 * * * 8h; never\": has a window that begins with neither",
+        ),
         (&["-no-such-flag"], &[ROLE], "--no-such-flag"),
         (
             &[],

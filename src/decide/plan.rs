@@ -18,6 +18,7 @@ use crate::decide::observation::{Observation, ObservedVersion};
 use crate::model::poll::PollNumber;
 use crate::model::record::{Record, Versions};
 use crate::model::secret::{SecretId, Version};
+use crate::model::time_rules::{SetBy, TimeError};
 use crate::model::workload::Workload;
 
 /// How long a workload is held when its record was stripped. The hold doubles each time, up to
@@ -318,7 +319,7 @@ pub enum Action {
 }
 
 /// The reason why a reload is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hold {
     /// The workload is being deleted, and its controller rolls out nothing any more.
     Deleting,
@@ -343,6 +344,28 @@ pub enum Hold {
     Interval,
     /// The owner of a secret holds its reloads.
     SecretOwner,
+    /// A freeze lasts. The plan never says so; [`crate::rollouts::calendar`] does, as for the next
+    /// two.
+    Frozen {
+        /// Who set the freeze that ends last.
+        by: SetBy,
+        /// When this freeze ends.
+        until: Timestamp,
+    },
+    /// The windows of somebody allow no reload at present.
+    OutsideWindow {
+        /// The first whose windows allow none.
+        by: SetBy,
+        /// When all windows allow reloads. `None` if that is far ahead.
+        opens: Option<Timestamp>,
+    },
+    /// A freeze or windows cannot be read, so nothing is known of their end.
+    InvalidTimeRule {
+        /// Who wrote the text.
+        by: SetBy,
+        /// What is wrong with it.
+        error: TimeError,
+    },
 }
 
 /// The decision about a workload, and the facts to report.
@@ -463,6 +486,24 @@ pub fn decide(
     decision
 }
 
+impl Hold {
+    /// Returns when the hold ends by itself, if that time is known.
+    #[must_use]
+    pub fn end(self) -> Option<Timestamp> {
+        match self {
+            Self::Frozen { until, .. } => Some(until),
+            Self::OutsideWindow { opens, .. } => opens,
+            Self::Deleting
+            | Self::SecretGone
+            | Self::Stripped
+            | Self::BackOff
+            | Self::Budget
+            | Self::DryRun
+            | Self::InvalidTimeRule { .. } => None,
+        }
+    }
+}
+
 impl Action {
     /// Whether a PATCH is sent, now or after the back-off from a PATCH that failed.
     #[must_use]
@@ -484,7 +525,10 @@ impl Hold {
             | Self::BackOff
             | Self::Budget
             | Self::DryRun
-            | Self::SecretOwner => false,
+            | Self::SecretOwner
+            | Self::Frozen { .. }
+            | Self::OutsideWindow { .. }
+            | Self::InvalidTimeRule { .. } => false,
         }
     }
 }

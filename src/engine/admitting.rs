@@ -13,8 +13,9 @@ use crate::engine::ports::Cluster;
 use crate::engine::secret_track::seen;
 use crate::engine::workloads::Workloads;
 use crate::index::entries::IndexedWorkload;
-use crate::model::reload_policy::ReloadPolicy;
+use crate::model::reload_policy::{ReloadMode, ReloadPolicy};
 use crate::model::secret::{SecretId, Version};
+use crate::model::workload::Workload;
 use crate::rollouts::admission::{Admission, ChangedSecret};
 use crate::rollouts::order::{Turn, rank, sort_by_turns};
 use crate::rollouts::rollout::{Deadline, replaces_no_pods, rollout_state};
@@ -54,7 +55,11 @@ impl<C: Cluster> Workloads<C> {
         for Candidate { stored, decision } in
             self.in_order(candidates, in_scope, &changed, deadline)
         {
-            let action = self.may_start(&mut admission, stored, &decision, remaining);
+                let is_urgent = decision.changed.iter().any(|secret| {
+                changed.get(secret).is_some_and(|changed| changed.policy.mode == ReloadMode::Urgent)
+            });
+            let action =
+                self.may_start(&mut admission, stored, &decision, is_urgent, remaining);
             let decision = Decision { action, ..decision };
             due.extend(self.conclude(stored, decision, now, remaining));
         }
@@ -105,18 +110,31 @@ impl<C: Cluster> Workloads<C> {
         })
     }
 
+    /// Returns why a due reload may not start: a dry run, a freeze or a window. Notes when to look
+    /// again.
+    fn hold_by_rules(&mut self, workload: &Workload, is_urgent: bool) -> Option<Hold> {
+        let hold = self.holds().of(workload, is_urgent)?;
+        if let Some(end) = hold.end() {
+            let now = self.clocks.cluster.at((self.clocks.now)());
+            let period = self.settings.shared.period;
+            self.openings.note(&workload.id, end.duration_since(now), period);
+        }
+        Some(hold)
+    }
+
     /// Asks each rule whether a reload may start.
     fn may_start(
-        &self,
+        &mut self,
         admission: &mut Admission<'_>,
         stored: &IndexedWorkload,
         decision: &Decision,
+        is_urgent: bool,
         remaining: &mut Remaining,
     ) -> Action {
         let workload = &stored.workload;
         let Action::Roll(cause) = decision.action else { return decision.action.clone() };
-        if self.settings.shared.dry_run || workload.dry_run {
-            return Action::Hold(Hold::DryRun);
+        if let Some(hold) = self.hold_by_rules(workload, is_urgent) {
+            return Action::Hold(hold);
         }
         // Only the clock speaks for these.
         let takes_budget = cause == Cause::Found;

@@ -8,6 +8,8 @@ mod agenda;
 mod api_server_outage;
 mod backoff;
 mod deciding;
+mod holds;
+mod openings;
 mod poll_scope;
 pub mod ports;
 pub mod reloader;

@@ -29,6 +29,7 @@ use crate::references::reason::Reason;
 use super::agenda::Agenda;
 use super::api_server_outage::ApiServerOutage;
 use super::backoff::backoff;
+use super::openings::Openings;
 use super::poll_scope::{PollScope, Remaining};
 use super::ports::{Cluster, Vault};
 use super::secret_track::SecretTracks;
@@ -41,6 +42,7 @@ use crate::events::event::Event;
 use crate::events::log::RELOADER;
 use crate::events::sink::Events;
 use crate::rollouts::budget::Budget;
+use crate::rollouts::calendar::Calendar;
 
 /// How long PATCHes in flight may take after the process is told to end.
 const GRACE: Duration = Duration::from_secs(1);
@@ -108,6 +110,8 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 heartbeat: Heartbeat::default(),
                 tracks: WorkloadTracks::default(),
                 budget,
+                calendar: Calendar::default(),
+                openings: Openings::default(),
                 outage: ApiServerOutage::default(),
                 poll: 0,
             },
@@ -201,10 +205,11 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 () = grace => break,
             };
             agenda.take_in(remaining);
-            if !agenda.has_retry() {
+            let opening = self.workloads.openings.first();
+            if !agenda.has_retry() && opening.is_none() {
                 self.vault.rest().await;
             }
-            let time = agenda.next();
+            let time = opening.map_or(agenda.next(), |opening| opening.min(agenda.next()));
             self.workloads.heartbeat.waits_until(time);
             let woken = async {
                 if agenda.is_waiting() {
@@ -225,15 +230,17 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     /// Runs one poll, and decides about and reloads the workloads in scope. Returns the remaining
     /// work.
     async fn tick(&mut self, mut scope: PollScope, shutdown: &CancellationToken) -> Remaining {
-        let is_look = scope.is_look();
         let snapshot = self.workloads.index.begin_poll(&self.workloads.settings.server);
         self.secrets.begin(snapshot.poll, self.began.elapsed());
         self.workloads.poll = snapshot.poll;
         if let PollScope::Remaining { workloads, .. } = &mut scope {
             workloads.extend(snapshot.late.iter().cloned());
+            workloads.extend(self.workloads.openings.take_due());
         }
+        let is_look = scope.is_look();
         let is_full = matches!(scope, PollScope::All);
         if is_full {
+            self.workloads.openings.clear();
             self.forget(&snapshot);
             self.secrets.next_round();
             self.workloads.tracks.next_round();

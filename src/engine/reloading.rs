@@ -15,6 +15,7 @@ use crate::decide::observation::{Observation, ObservedVersion};
 use crate::decide::plan::{self, Action, Cause, Circumstances, DecisionInput, Reload, Rules};
 use crate::engine::backoff::backoff;
 use crate::engine::deciding::{Due, LookupState};
+use crate::engine::holds::Holds;
 use crate::engine::poll_scope::Remaining;
 use crate::engine::ports::{Cluster, WriteError};
 use crate::engine::secret_track::seen;
@@ -26,6 +27,7 @@ use crate::events::log::RELOADER;
 use crate::events::sink::Events;
 use crate::index::Index;
 use crate::index::entries::IndexedWorkload;
+use crate::model::reload_policy::ReloadMode;
 use crate::model::secret::SecretId;
 use crate::model::strategy::Rollout;
 use crate::model::workload::{Workload, WorkloadId};
@@ -90,6 +92,12 @@ impl<C: Cluster> Workloads<C> {
             cluster: &self.cluster,
             events: &self.events,
             clocks: &self.clocks,
+            holds: Holds {
+                index: &self.index,
+                settings: &self.settings.shared,
+                calendar: &self.calendar,
+                clocks: &self.clocks,
+            },
             observed_versions,
             rules: self.rules(),
             rollouts: self.settings.shared.rollouts,
@@ -171,6 +179,7 @@ struct Writer<'a, C> {
     cluster: &'a C,
     events: &'a Events,
     clocks: &'a Clocks,
+    holds: Holds<'a>,
     observed_versions: &'a HashMap<Arc<SecretId>, ObservedVersion>,
     rules: Rules,
     rollouts: RolloutRules,
@@ -183,9 +192,16 @@ impl<C: Cluster> Writer<'_, C> {
         let mut stored = due.stored.clone();
         let mut revision = due.revision.clone();
         let id = stored.workload.id.clone();
-        self.events.emit(&Event::Reloading { workload: &id, changed, cause: *cause });
-        for _ in 0..CONFLICT_TRIES {
+        for attempt in 0..CONFLICT_TRIES {
             let workload = Arc::clone(&stored.workload);
+            if self.holds.of(&workload, self.is_urgent(changed)).is_some() {
+                // An annotation came meanwhile, on the workload or on its namespace. The next poll
+                // says why the workload is held.
+                return Outcome::NotNeeded;
+            }
+            if attempt == 0 {
+                self.events.emit(&Event::Reloading { workload: &id, changed, cause: *cause });
+            }
             let circumstances = self.circumstances(&stored);
             let reload =
                 plan::reload(&workload, seen(observed_versions), rules, new_mark(), circumstances);
@@ -212,10 +228,6 @@ impl<C: Cluster> Writer<'_, C> {
             let is_reloaded = stored.workload.mark != workload.mark
                 || stored.workload.recorded != workload.recorded
                 || !kept_template && workload.has_template_of(&stored.workload);
-            if stored.workload.dry_run {
-                // The next poll says that the workload would be reloaded.
-                return Outcome::NotNeeded;
-            }
             if is_reloaded {
                 // Another controller reloaded the workload, and that reload may have been taken
                 // back or stripped since. The other controller may have seen newer versions, so the
@@ -248,6 +260,13 @@ impl<C: Cluster> Writer<'_, C> {
             }
         }
         Outcome::Failed(WriteError::Conflict)
+    }
+
+    /// Whether the owner of a changed secret says that its reloads are urgent.
+    fn is_urgent(&self, changed: &[Arc<SecretId>]) -> bool {
+        let mode = |secret: &Arc<SecretId>| seen(self.observed_versions)(secret).policy.mode;
+        self.holds.settings.heeds_owners
+            && changed.iter().any(|secret| mode(secret) == ReloadMode::Urgent)
     }
 
     /// Returns when and on what the reload of a workload is done.

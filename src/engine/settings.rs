@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::decide::clock::ServerClock;
+use crate::model::time_rules::TimeRules;
 use crate::rollouts::admission::RolloutRules;
 
 /// The settings of one reloader.
@@ -34,6 +35,8 @@ pub struct SharedSettings {
     /// Whether the owners of secrets have a say in the reloads: see
     /// [`crate::model::reload_policy::ReloadPolicy`].
     pub heeds_owners: bool,
+    /// The operator's freeze and windows (`--freeze-until`, `--reload-windows`).
+    pub time_rules: TimeRules,
     /// See [`Rules::settle`](crate::decide::plan::Rules::settle).
     pub settle: SignedDuration,
     /// See [`Rules::ignore_versions_before`](crate::decide::plan::Rules::ignore_versions_before).

@@ -7,6 +7,8 @@ use crate::decide::clock::skew;
 use crate::decide::plan::Rules;
 use crate::election::leadership::Leadership;
 use crate::engine::api_server_outage::ApiServerOutage;
+use crate::engine::holds::Holds;
+use crate::engine::openings::Openings;
 use crate::engine::settings::{Clocks, Settings};
 use crate::engine::workload_track::WorkloadTracks;
 use crate::events::sink::Events;
@@ -14,6 +16,7 @@ use crate::heartbeat::Heartbeat;
 use crate::index::Index;
 use crate::model::poll::PollNumber;
 use crate::rollouts::budget::Budget;
+use crate::rollouts::calendar::Calendar;
 
 /// The parts that decide about workloads and reload them.
 pub(super) struct Workloads<C> {
@@ -26,12 +29,24 @@ pub(super) struct Workloads<C> {
     pub(super) heartbeat: Heartbeat,
     pub(super) tracks: WorkloadTracks,
     pub(super) budget: Budget,
+    pub(super) calendar: Calendar,
+    pub(super) openings: Openings,
     pub(super) outage: ApiServerOutage,
     /// The number of the present poll.
     pub(super) poll: PollNumber,
 }
 
 impl<C> Workloads<C> {
+    /// Returns the holds that need no look at secrets.
+    pub(super) fn holds(&self) -> Holds<'_> {
+        Holds {
+            index: &self.index,
+            settings: &self.settings.shared,
+            calendar: &self.calendar,
+            clocks: &self.clocks,
+        }
+    }
+
     /// Returns the rules of the next decision.
     pub(super) fn rules(&self) -> Rules {
         let Clocks { vault, cluster, now } = &self.clocks;

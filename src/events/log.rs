@@ -173,7 +173,13 @@ fn log_not_reloaded(event: &Event<'_>) {
         Event::Held { workload, hold, changed, gone } => {
             let Some(text) = text::held(workload, hold, changed, gone) else { return };
             match hold {
-                Held::For(Hold::Deleting | Hold::DryRun | Hold::Interval) => {
+                Held::For(
+                    Hold::Deleting
+                    | Hold::DryRun
+                    | Hold::Interval
+                    | Hold::Frozen { .. }
+                    | Hold::OutsideWindow { .. },
+                ) => {
                     info!(worker = RELOADER, "{text}");
                 }
                 // One line is for all workloads of the rotation.

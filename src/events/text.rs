@@ -52,8 +52,30 @@ pub(crate) fn held(
             )
         }
         Held::For(Hold::DryRun) => format!(
-            "Would reload {workload} for {} (--dry-run, or its annotation dry-run)",
+            "Would reload {workload} for {} (--dry-run, or the annotation dry-run of the workload or its \
+             namespace)",
             list(changed)
+        ),
+        Held::For(Hold::Frozen { by, until }) => format!(
+            "Not reloading {workload} for {} before {until}: {} freezes reloads",
+            list(changed),
+            by.freeze()
+        ),
+        Held::For(Hold::OutsideWindow { by, opens: Some(opens) }) => format!(
+            "Not reloading {workload} for {} before {opens}: {} lets no reload begin at present",
+            list(changed),
+            by.windows()
+        ),
+        Held::For(Hold::OutsideWindow { by, opens: None }) => format!(
+            "Not reloading {workload} for {}: {} lets no reload begin, and no opening is near. Check \
+             the windows",
+            list(changed),
+            by.windows()
+        ),
+        Held::For(Hold::InvalidTimeRule { by, error }) => format!(
+            "Not reloading {workload}, though {} changed: {} {error}",
+            list(changed),
+            error.place(by)
         ),
         Held::For(Hold::RotationStopped) => format!(
             "Not reloading {workload}, though {} changed: another workload failed after its reload. \

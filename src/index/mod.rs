@@ -5,8 +5,8 @@
 //! nothing but the index. The index also numbers the polls, because a witnessed change rests on
 //! their order: what counts is whether a template entered the index before a poll began.
 //!
-//! Architecture Invariant: the entries have one lock and the findings another. No function takes both
-//! at once, neither is held across an await, and nothing in this module waits.
+//! Architecture Invariant: the entries have a lock, and so have the findings and the namespaces. No
+//! function takes two at once, none is held across an await, and nothing in this module waits.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,6 +22,7 @@ pub mod effect;
 pub mod entries;
 pub mod findings;
 mod lists;
+pub mod namespaces;
 pub mod quota;
 pub mod sources;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use std::sync::Arc;
 use effect::Effect;
 use entries::{Entries, Snapshot};
 use findings::{Finding, FindingSource, Findings};
+use namespaces::Namespaces;
 use quota::Quota;
 use sources::SourceRead;
 
@@ -47,6 +49,7 @@ pub struct Index {
     servers: Servers,
     readable: ReadableSources,
     findings: Findings,
+    namespaces: Namespaces,
     quota: Quota,
     entries: Mutex<Entries>,
 }
@@ -89,6 +92,12 @@ impl Index {
     #[must_use]
     pub fn findings(&self) -> &Findings {
         &self.findings
+    }
+
+    /// What the annotations of namespaces say about reloads.
+    #[must_use]
+    pub fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
     }
 
     /// Applies an object from a list or a watch.
@@ -189,10 +198,10 @@ impl Index {
     }
 
     /// Whether polls may begin: at least one kind was listed in full, and each other kind was
-    /// listed in full or is overdue.
+    /// listed in full or is overdue, as are the namespaces.
     #[must_use]
     pub fn may_be_polled(&self) -> bool {
-        self.entries().lists.may_be_polled()
+        self.namespaces.may_be_polled() && self.entries().lists.may_be_polled()
     }
 
     /// Begins a poll of a server: numbers the poll and returns the present workloads of the server.

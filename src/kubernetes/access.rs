@@ -50,6 +50,8 @@ fn needed(
         group,
         ..Needed::default()
     });
+    let of_namespaces =
+        ["list", "watch"].map(|verb| Needed { verb, resource: "namespaces", ..Needed::default() });
     let of_lease = lease.into_iter().flat_map(|settings| {
         ["get", "create", "update", "watch"].map(|verb| Needed {
             verb,
@@ -76,7 +78,7 @@ fn needed(
         ..Needed::default()
     });
     let of_status = of_status(status, lease);
-    everywhere.chain(of_sources).chain(of_events).chain(of_lease).chain(of_status)
+    everywhere.chain(of_namespaces).chain(of_sources).chain(of_events).chain(of_lease).chain(of_status)
 }
 
 /// Returns what the status API needs.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, watch_object};
+use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::client::in_time;
+use super::watching::is_denied;
 
 /// The pause between two attempts to watch the Secret, after an error.
 const RETRY: Duration = Duration::from_secs(30);
@@ -123,17 +124,6 @@ impl CaSecret {
                 }
             }
         }
-    }
-}
-
-fn is_denied(error: &watcher::Error) -> bool {
-    use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed};
-    match error {
-        InitialListFailed(error) | watcher::Error::WatchStartFailed(error) | WatchFailed(error) => {
-            matches!(error, kube::Error::Api(status) if status.code == 403)
-        }
-        WatchError(status) => status.code == 403,
-        NoResourceVersion => false,
     }
 }
 

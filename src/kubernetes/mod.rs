@@ -15,6 +15,7 @@ pub mod events;
 pub mod forward;
 pub mod leader;
 pub mod leader_pod;
+pub mod namespaces;
 pub mod object;
 pub mod patcher;
 pub mod revisions;

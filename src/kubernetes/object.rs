@@ -21,6 +21,7 @@ use crate::model::kind::Kind;
 use crate::model::progress::RolloutFailure;
 use crate::model::scheme::Scheme;
 use crate::model::strategy::Rollout;
+use crate::model::time_rules::TimeRules;
 use crate::references::environment::{
     Container, EnvFrom, EnvValue, EnvVar, SourceKind, SourceName,
 };
@@ -214,6 +215,8 @@ enum Field {
     DryRun,
     ReloadOrder,
     ContinueAfterFailure,
+    FreezeUntil,
+    ReloadWindows,
     OwnerKind,
     OwnerName,
     OwnerIsController,
@@ -269,6 +272,8 @@ impl Place {
             (Self::Annotations, annotation::CONTINUE_AFTER_FAILURE) => {
                 Self::Field(Field::ContinueAfterFailure)
             }
+            (Self::Annotations, annotation::FREEZE_UNTIL) => Self::Field(Field::FreezeUntil),
+            (Self::Annotations, annotation::RELOAD_WINDOWS) => Self::Field(Field::ReloadWindows),
             (Self::Status, "observedGeneration") => Self::Field(Field::ObservedGeneration),
             (Self::Status, "updateRevision") => Self::Field(Field::UpdateRevision),
             (Self::Status, "currentRevision") => Self::Field(Field::CurrentRevision),
@@ -537,6 +542,14 @@ impl Walk<'_> {
             Field::DryRun => manifest.dry_run = text == "true",
             Field::ReloadOrder => manifest.reload_order = text.trim().parse().unwrap_or(0),
             Field::ContinueAfterFailure => manifest.continue_after = text.trim().parse().ok(),
+            Field::FreezeUntil => {
+                let windows = manifest.time_rules.take().and_then(|rules| rules.windows);
+                manifest.time_rules = TimeRules::new(Some(text), windows.as_deref()).boxed();
+            }
+            Field::ReloadWindows => {
+                let freeze = manifest.time_rules.take().and_then(|rules| rules.freeze_until);
+                manifest.time_rules = TimeRules::new(freeze.as_deref(), Some(text)).boxed();
+            }
             Field::OwnerKind => text.clone_into(&mut self.draft.owner.kind),
             Field::OwnerName => text.clone_into(&mut self.draft.owner.name),
             Field::StrategyType if text == "OnDelete" => manifest.rollout = Rollout::OnDelete,

@@ -51,6 +51,7 @@ pub(super) struct Watching<K> {
     events: Option<Open<K>>,
     page: u32,
     is_failing: bool,
+    is_denied: bool,
     failures: u32,
     last_failure: Option<Instant>,
     pause: Option<Instant>,
@@ -83,6 +84,7 @@ where
             events: None,
             page: PAGE,
             is_failing: false,
+            is_denied: false,
             failures: 0,
             last_failure: None,
             pause: None,
@@ -107,6 +109,11 @@ where
     /// Whether the watch shows nothing at present, since the API server refuses or fails.
     pub(super) fn is_failing(&self) -> bool {
         self.is_failing
+    }
+
+    /// Whether it shows nothing since the service account lacks the permission.
+    pub(super) fn is_denied(&self) -> bool {
+        self.is_failing && self.is_denied
     }
 
     /// Returns the next event. Cancelling the call loses no event.
@@ -155,6 +162,7 @@ where
                         debug!(worker = WORKER, "Listing {}, {} a page", self.resource, self.page);
                         continue;
                     }
+                    self.is_denied = is_denied(&error);
                     self.failed(&error.to_string());
                 }
                 Err(_) if open.list.is_some() => {
@@ -215,6 +223,18 @@ pub(super) fn retry_delay(failures: u32) -> Duration {
     let (first, last) = RETRY;
     let delay = first.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(last);
     delay.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+/// Whether the API server refuses a list or a watch for lack of a permission.
+pub(super) fn is_denied(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed};
+    match error {
+        InitialListFailed(error) | watcher::Error::WatchStartFailed(error) | WatchFailed(error) => {
+            matches!(error, kube::Error::Api(status) if status.code == 403)
+        }
+        WatchError(status) => status.code == 403,
+        NoResourceVersion => false,
+    }
 }
 
 /// A list in progress.

@@ -22,8 +22,8 @@ pub const MUTATE_LABEL: &str = "security.banzaicloud.io/mutate";
 /// An annotation of the workload's own metadata: the record, see [`crate::model::record`].
 pub const RECORD: &str = "secrets-reloader.security.bank-vaults.io/reload-record";
 
-/// An annotation of the workload's own metadata: with the value `"true"`, the workload is never
-/// reloaded, and it is reported when it would be.
+/// An annotation of a workload's own metadata, or of its namespace: with the value `"true"`, the
+/// workload is never reloaded, and it is reported when it would be.
 pub const DRY_RUN: &str = "secrets-reloader.security.bank-vaults.io/dry-run";
 
 /// An annotation of the workload's own metadata: its place among the workloads of its namespace that
@@ -34,6 +34,14 @@ pub const RELOAD_ORDER: &str = "secrets-reloader.security.bank-vaults.io/reload-
 /// failed. Rotations that this failure stopped go on.
 pub const CONTINUE_AFTER_FAILURE: &str =
     "secrets-reloader.security.bank-vaults.io/continue-after-failure";
+
+/// An annotation of a workload's own metadata, or of its namespace: no reload begins before this
+/// time. See [`crate::rollouts::calendar`].
+pub const FREEZE_UNTIL: &str = "secrets-reloader.security.bank-vaults.io/freeze-until";
+
+/// An annotation of a workload's own metadata, or of its namespace: reloads begin only while these
+/// windows let them.
+pub const RELOAD_WINDOWS: &str = "secrets-reloader.security.bank-vaults.io/reload-windows";
 
 /// The generation of annotations that a workload opted in with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

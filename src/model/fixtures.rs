@@ -39,6 +39,7 @@ pub(crate) fn workload(name: &str, paths: &[&str]) -> Workload {
         reload_order: 0,
         continue_after: None,
         rolls_gradually: false,
+        time_rules: None,
         owner: None,
         rollout: Rollout::Automatic,
         observed: true,

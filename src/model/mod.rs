@@ -18,4 +18,5 @@ pub mod scheme;
 pub mod secret;
 pub mod strategy;
 pub mod text;
+pub mod time_rules;
 pub mod workload;

@@ -11,6 +11,7 @@ use crate::model::progress::Progress;
 use crate::model::record::Recorded;
 use crate::model::secret::SecretId;
 use crate::model::strategy::Rollout;
+use crate::model::time_rules::TimeRules;
 
 /// The name of a workload within the cluster. Its display form is `namespace/Kind/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,6 +56,8 @@ pub struct Workload {
     pub continue_after: Option<u64>,
     /// Whether a rollout adds new pods before it takes old ones away.
     pub rolls_gradually: bool,
+    /// The time rules of its own annotations. Few workloads have any, so they are boxed.
+    pub time_rules: Option<Box<TimeRules>>,
     /// The controller that owns the workload, as `Kind/name`. Mostly a resource of an operator.
     pub owner: Option<Box<str>>,
     /// How the controller of the workload treats a new template.

@@ -13,6 +13,7 @@ use crate::model::scheme::Scheme;
 use crate::model::secret::SecretId;
 use crate::model::strategy::Rollout;
 use crate::model::text::parse_bool;
+use crate::model::time_rules::TimeRules;
 use crate::model::workload::{MOST_SECRETS, Workload, WorkloadId};
 use crate::references::environment::{Container, EnvValue, SourceName};
 use crate::references::extraction;
@@ -22,6 +23,7 @@ use crate::references::reason::Reason;
 use crate::references::servers::{Servers, VaultServer};
 use crate::references::settings::{self, Destination, Setting};
 use crate::references::source::SourceState;
+use crate::references::time_rules;
 
 /// The decoded fields of a Deployment, DaemonSet or StatefulSet. All other fields are dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +56,8 @@ pub struct Manifest {
     pub continue_after: Option<u64>,
     /// Whether `spec.strategy` of a Deployment replaces all pods at once.
     pub recreates: bool,
+    /// The time rules among `metadata.annotations`.
+    pub time_rules: Option<Box<TimeRules>>,
     /// `status.observedGeneration`
     pub observed_generation: u64,
     /// The fields that tell how far the rollout of the template is.
@@ -127,8 +131,9 @@ impl Manifest {
     #[must_use]
     pub fn weight(&self) -> usize {
         let record = self.record.as_ref().map_or(0, String::len);
+        let time_rules = self.time_rules.as_deref().map_or(0, TimeRules::weight);
         let containers: usize = self.containers.iter().map(Container::weight).sum();
-        record + self.annotations.weight() + containers
+        record + time_rules + self.annotations.weight() + containers
     }
 
     /// Returns the sources that the workload names and that are read. Empty if the workload did not
@@ -160,6 +165,7 @@ impl Manifest {
             found.paths.iter().map(|(scheme, to, _)| (*scheme, *to)).collect();
         let Targets { known, notes } = self.targets(&in_use, servers);
         found.notes.extend(notes);
+        found.notes.extend(self.time_rules.as_deref().into_iter().flat_map(time_rules::notes));
         // Both schemes, and several containers, may refer to the same secret.
         let (mut secrets, mut refused) = (BTreeSet::new(), BTreeSet::new());
         for path in found.paths {
@@ -256,6 +262,7 @@ impl Manifest {
             rolls_gradually: id.kind == Kind::DEPLOYMENT
                 && !self.recreates
                 && self.status.replicas_in_spec.unwrap_or(1) > 1,
+            time_rules: self.time_rules.clone(),
             owner: self.owner.as_deref().map(Into::into),
             rollout: self.rollout,
             observed,
@@ -386,6 +393,25 @@ mod tests {
 
     const OPT_IN: (&str, &str) =
         ("secrets-reloader.security.bank-vaults.io/reload-on-secret-change", "true");
+
+    #[test]
+    fn time_rules_are_kept_and_what_cannot_be_read_is_noted() {
+        let read = |freeze: &str, windows: &str| {
+            let mut manifest = manifest(&[OPT_IN], &["vault:secret/data/a#k"]);
+            manifest.time_rules = TimeRules::new(Some(freeze), Some(windows)).boxed();
+            let rules = manifest.time_rules.clone();
+            let read = manifest.read(Kind::DEPLOYMENT, &Servers::default(), nothing_known);
+            assert_eq!(read.workload.unwrap().time_rules, rules);
+            let notes = read.notes.into_iter();
+            notes.map(|note| (note.origin.to_string(), note.reason)).collect::<Vec<_>>()
+        };
+        assert!(read("", "").is_empty());
+        assert!(read("2026-12-24", "allow 0 22 * * * 8h; deny 0 0 * * 0 1d").is_empty());
+        let freeze = ("annotation freeze-until".to_owned(), Reason::InvalidFreeze);
+        let windows = ("annotation reload-windows".to_owned(), Reason::InvalidWindow);
+        assert_eq!(read("soon", "allow"), [freeze.clone(), windows]);
+        assert_eq!(read("soon", "allow 0 22 * * * 8h"), [freeze]);
+    }
 
     #[test]
     fn a_workload_opts_in_and_refers_to_a_secret_or_is_not_kept() {

@@ -15,3 +15,4 @@ pub mod servers;
 pub mod settings;
 pub mod source;
 pub mod stored_reference;
+pub mod time_rules;

@@ -40,6 +40,8 @@ pub enum Origin {
     Namespace(Scheme),
     /// The annotation that names the server address of a scheme.
     Address(Scheme),
+    /// An annotation of the workload's own metadata.
+    Annotation(&'static str),
     /// The workload as a whole.
     Workload,
 }
@@ -55,6 +57,7 @@ impl fmt::Display for Origin {
             Self::FromPath(scheme) => write!(f, "annotation {}-from-path", scheme.name()),
             Self::Namespace(scheme) => write!(f, "annotation {}-namespace", scheme.name()),
             Self::Address(scheme) => write!(f, "annotation {}-addr", scheme.name()),
+            Self::Annotation(name) => write!(f, "annotation {name}"),
             Self::Workload => f.write_str("the references of the workload"),
         }
     }

@@ -78,11 +78,15 @@ pub enum Reason {
     TooManySecretsInNamespace,
     /// The workload names so many sources that this one is not read.
     TooManySources,
+    /// The freeze of the workload cannot be read, and holds its reloads.
+    InvalidFreeze,
+    /// The windows of the workload cannot be read, and hold its reloads.
+    InvalidWindow,
 }
 
 impl Reason {
     /// All reasons, in the order of the documentation.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 37] = [
         Self::Pinned,
         Self::Write,
         Self::Transit,
@@ -118,6 +122,8 @@ impl Reason {
         Self::TooManySecrets,
         Self::TooManySecretsInNamespace,
         Self::TooManySources,
+        Self::InvalidFreeze,
+        Self::InvalidWindow,
     ];
 
     /// Returns the stable name, in the style of Kubernetes reasons.
@@ -159,6 +165,8 @@ impl Reason {
             Self::TooManySecrets => "TooManySecrets",
             Self::TooManySecretsInNamespace => "TooManySecretsInNamespace",
             Self::TooManySources => "TooManySources",
+            Self::InvalidFreeze => "InvalidFreeze",
+            Self::InvalidWindow => "InvalidWindow",
         }
     }
 
@@ -201,7 +209,9 @@ impl Reason {
             | Self::TooManyVariables
             | Self::TooManySecrets
             | Self::TooManySecretsInNamespace
-            | Self::TooManySources => true,
+            | Self::TooManySources
+            | Self::InvalidFreeze
+            | Self::InvalidWindow => true,
         }
     }
 
@@ -317,6 +327,14 @@ impl Reason {
             Self::TooManySources => {
                 "not read, since the workload names over 500 ConfigMaps and Secrets: put their \
                  references into fewer of them"
+            }
+            Self::InvalidFreeze => {
+                "not a time, so that reloads are held: write it as 2026-12-24T00:00:00Z or 2026-12-24, or \
+                 remove it"
+            }
+            Self::InvalidWindow => {
+                "not windows, so that reloads are held: write each as allow 0 22 * * 1-5 8h Europe/Berlin, or \
+                 remove it"
             }
         }
     }

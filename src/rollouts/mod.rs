@@ -2,9 +2,11 @@
 
 pub mod admission;
 pub mod budget;
+pub mod calendar;
 pub mod interval;
 pub mod limits;
 pub mod order;
 pub mod rollout;
 pub mod rotation;
 pub mod wave;
+mod window;

@@ -13,7 +13,7 @@ pub const WORKLOAD_STATES: [&str; 8] =
     ["failed", "takenBack", "held", "pending", "running", "unknown", "silent", "complete"];
 
 /// The reason codes of all states of a workload: see [`Progress::reason`].
-pub const REASONS: [&str; 25] = [
+pub const REASONS: [&str; 28] = [
     "FailedCreate",
     "ProgressDeadlineExceeded",
     "RolloutTimedOut",
@@ -27,6 +27,9 @@ pub const REASONS: [&str; 25] = [
     "ReloadedRecently",
     "HeldBySecretOwner",
     "DryRun",
+    "Frozen",
+    "OutsideWindow",
+    "InvalidTimeRule",
     "ReloadFailed",
     "Deleting",
     "NextPoll",

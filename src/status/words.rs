@@ -9,6 +9,7 @@ use crate::model::progress::{RolloutFailure, Silence};
 use crate::model::secret::Version;
 use crate::model::strategy;
 use crate::model::text::shorten;
+use crate::model::time_rules::SetBy;
 use crate::model::workload::{Workload, WorkloadId};
 use crate::rollouts::rotation::{Pending, UserState};
 
@@ -48,6 +49,9 @@ pub(super) fn code(state: &UserState) -> Option<&'static str> {
         UserState::Held(Hold::RolloutLimit) => "TooManyRollouts",
         UserState::Held(Hold::Interval) => "ReloadedRecently",
         UserState::Held(Hold::SecretOwner) => "HeldBySecretOwner",
+        UserState::Held(Hold::Frozen { .. }) => "Frozen",
+        UserState::Held(Hold::OutsideWindow { .. }) => "OutsideWindow",
+        UserState::Held(Hold::InvalidTimeRule { .. }) => "InvalidTimeRule",
         UserState::TakenBack => "TakenBack",
         UserState::Unknown => "NoAnswer",
     })
@@ -107,7 +111,16 @@ fn message(state: &UserState, workload: &Workload) -> String {
             )
         }
         UserState::Held(Hold::DryRun) => {
-            "The workload would be reloaded. --dry-run, or its annotation dry-run, prevents that".to_owned()
+            "The workload would be reloaded. --dry-run, or the annotation dry-run of the workload or its \
+             namespace, prevents that"
+                .to_owned()
+        }
+        UserState::Held(Hold::Frozen { by, until }) => {
+            format!("A freeze holds the reload until {until}: {}", by.freeze())
+        }
+        UserState::Held(Hold::OutsideWindow { by, opens }) => outside_window(*by, *opens),
+        UserState::Held(Hold::InvalidTimeRule { by, error }) => {
+            format!("A text that cannot be used holds the reload: {} {error}", error.place(*by))
         }
         UserState::Held(Hold::Budget) => {
             "The workload waits for the rate limit of reloads for changes while no controller \
@@ -164,6 +177,17 @@ fn failed(failure: RolloutFailure, workload: &Workload) -> String {
     )
 }
 
+/// Returns the sentence of windows that let no reload begin.
+fn outside_window(by: SetBy, opens: Option<Timestamp>) -> String {
+    let place = by.windows();
+    match opens {
+        Some(opens) => format!("The windows let no reload begin before {opens}: {place}"),
+        None => format!(
+            "The windows let no reload begin, and no opening is near: {place}. Check the windows"
+        ),
+    }
+}
+
 /// Returns since when a workload is in a state.
 fn since(state: &UserState, version: Option<Version>, workload: &Workload) -> Option<Timestamp> {
     let recorded = workload.recorded.as_ref().filter(|record| record.of_this_template);
@@ -198,10 +222,12 @@ mod tests {
     use std::iter;
 
     use super::*;
+    use crate::model::time_rules::TimeError;
 
     /// Returns the state after this one in a list of all states. A new state does not compile
     /// before it has a place in the list.
     fn next(state: &UserState) -> Option<UserState> {
+        let (by, time) = (SetBy::Namespace, Timestamp::UNIX_EPOCH);
         Some(match state {
             UserState::Complete => UserState::Running,
             UserState::Running => UserState::Failed(RolloutFailure::FailedCreate),
@@ -230,7 +256,14 @@ mod tests {
             UserState::Held(Hold::SecretGone) => UserState::Held(Hold::Stripped),
             UserState::Held(Hold::Stripped) => UserState::Held(Hold::Budget),
             UserState::Held(Hold::Budget) => UserState::Held(Hold::DryRun),
-            UserState::Held(Hold::DryRun) => UserState::Held(Hold::Wave),
+            UserState::Held(Hold::DryRun) => UserState::Held(Hold::Frozen { by, until: time }),
+            UserState::Held(Hold::Frozen { .. }) => {
+                UserState::Held(Hold::OutsideWindow { by, opens: Some(time) })
+            }
+            UserState::Held(Hold::OutsideWindow { .. }) => {
+                UserState::Held(Hold::InvalidTimeRule { by, error: TimeError::Cron })
+            }
+            UserState::Held(Hold::InvalidTimeRule { .. }) => UserState::Held(Hold::Wave),
             UserState::Held(Hold::Wave) => UserState::Held(Hold::RotationStopped),
             UserState::Held(Hold::RotationStopped) => UserState::Held(Hold::RolloutLimit),
             UserState::Held(Hold::RolloutLimit) => UserState::Held(Hold::Interval),

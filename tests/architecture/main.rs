@@ -19,7 +19,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("process", &[]),
     ("election", &[]),
     ("rollouts", &["decide", "model"]),
-    ("references", &["model"]),
+    ("references", &["model", "rollouts"]),
     ("decide", &["model"]),
     ("index", &["model", "references"]),
     ("events", &["decide", "election", "index", "model", "references", "rollouts"]),
@@ -80,10 +80,13 @@ const ARROWS: [(&str, &[&str]); 20] = [
 const PURE_PARTS: [&str; 5] = ["model", "references", "index", "decide", "rollouts"];
 
 /// What the pure parts may use of other crates: each of these, and what is in it.
-const PURE: [&str; 19] = [
+const PURE: [&str; 22] = [
+    "cronexpr",
     "jiff::SignedDuration",
     "jiff::Timestamp",
+    "jiff::civil",
     "jiff::fmt",
+    "jiff::tz",
     "regex",
     "serde",
     "serde_json",
@@ -102,9 +105,14 @@ const PURE: [&str; 19] = [
     "url",
 ];
 
-/// What may be used nowhere in them, though it is in something that may: the clocks.
-const CLOCKS: [&str; 4] = [
+/// What may be used nowhere in them, though it is in something that may: the clocks, and what reads
+/// time zones of the machine.
+const CLOCKS: [&str; 8] = [
     "jiff::Timestamp::now",
+    "jiff::tz::TimeZone::get",
+    "jiff::tz::TimeZone::system",
+    "jiff::tz::TimeZoneDatabase::from_env",
+    "jiff::tz::db",
     "std::time::Instant::now",
     "std::time::SystemTime",
     "std::time::UNIX_EPOCH",

@@ -77,6 +77,8 @@ impl Collector {
             }
             self.index.end_list(kind);
         }
+        let namespace = lock(&self.world).namespace.clone();
+        self.handle(Seen::Namespace(namespace));
         lock(&self.world).synced.insert(self.life, Instant::now());
     }
 
@@ -90,6 +92,9 @@ impl Collector {
             }
             Seen::Deleted(id) => {
                 self.index.delete(&id);
+            }
+            Seen::Namespace(rules) => {
+                self.index.namespaces().apply("shop", rules);
             }
             Seen::Source(source) => {
                 let id = source_id(&"shop".into(), source);

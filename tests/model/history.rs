@@ -120,6 +120,9 @@ pub(crate) enum Event {
     /// The pods are replaced, as when a node is drained.
     RenewPods(usize),
     StartDeletion(usize),
+    /// The owner of a workload, or of the namespace, freezes reloads for this time in milliseconds.
+    Freeze(usize, u64),
+    FreezeNamespace(u64),
     /// The workload is deleted and created again, fresh or with all annotations of the old object.
     Recreate(usize),
     Clone(usize),
@@ -332,7 +335,7 @@ fn events(kinds: u32) -> impl Strategy<Value = Event> {
     let w = || 0..WORKLOADS;
     let p = || 0..PROCESSES;
     let time = || 0..180_000_u64;
-    let all: [(u32, BoxedStrategy<Event>); 23] = [
+    let all: [(u32, BoxedStrategy<Event>); 24] = [
         (5, endings_of_versions(s()).boxed()),
         (6, storage_events(s()).boxed()),
         (6, w().prop_map(Event::Redeploy).boxed()),
@@ -371,6 +374,14 @@ fn events(kinds: u32) -> impl Strategy<Value = Event> {
         (2, (p(), 0..150_000_u64).prop_map(|(p, ms)| Event::Demote(p, ms)).boxed()),
         (5, (0..SOURCES, any::<u8>()).prop_map(|(s, bits)| Event::EditSource(s, bits)).boxed()),
         (1, w().prop_map(Event::MoveServer).boxed()),
+        (
+            3,
+            prop_oneof![
+                (w(), time()).prop_map(|(w, ms)| Event::Freeze(w, ms)),
+                time().prop_map(Event::FreezeNamespace)
+            ]
+            .boxed(),
+        ),
     ];
     let rotations = prop_oneof![
         5 => s().prop_map(Event::Rotate),

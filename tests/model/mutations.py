@@ -30,6 +30,24 @@ MUTATIONS = [
         "version.created.checked_add(self.skew)",
     ),
     (
+        "a freeze holds nothing",
+        "src/engine/holds.rs",
+        "self.calendar.hold(levels, self.clocks.cluster.at((self.clocks.now)()))",
+        "None",
+    ),
+    (
+        "a freeze has no end",
+        "src/rollouts/calendar.rs",
+        "Ok(end) if end <= now => {}",
+        "Ok(end) if false && end <= now => {}",
+    ),
+    (
+        "a freeze does not count right before the PATCH",
+        "src/engine/reloading.rs",
+        "if self.holds.of(&workload).is_some() {",
+        "if false && self.holds.of(&workload).is_some() {",
+    ),
+    (
         "Vault's clock counts as the API server's",
         PLAN,
         "version.created.checked_add(self.skew.saturating_add(self.settle))",

@@ -16,6 +16,7 @@ use vault_secrets_reloader::events::sink::Events;
 use vault_secrets_reloader::index::Index;
 use vault_secrets_reloader::index::entries::IndexedWorkload;
 use vault_secrets_reloader::model::secret::SecretId;
+use vault_secrets_reloader::model::time_rules::TimeRules;
 use vault_secrets_reloader::model::workload::WorkloadId;
 use vault_secrets_reloader::references::source::ReadableSources;
 use vault_secrets_reloader::rollouts::budget::Budget;
@@ -183,6 +184,7 @@ impl Play {
                 Clocks { now: time::own, cluster: Arc::clone(&cluster_clock), ..Clocks::default() };
             let ports = Ports {
                 world: Arc::clone(&self.world),
+                index: Arc::clone(&index),
                 life,
                 server,
                 vault_clock: Arc::clone(&clocks.vault),
@@ -196,6 +198,7 @@ impl Play {
                     settle: SETTLE,
                     ignore_versions_before: None,
                     dry_run: false,
+                    time_rules: TimeRules::default(),
                     start_within: Duration::ZERO,
                 },
             };
@@ -294,9 +297,16 @@ impl Play {
                 let is_held = match hold {
                     Some(Hold::SecretGone) => !gone.is_empty(),
                     Some(Hold::Stripped) => tampered,
-                    Some(Hold::Deleting | Hold::BackOff | Hold::Budget | Hold::DryRun) | None => {
-                        false
-                    }
+                    Some(
+                        Hold::Deleting
+                        | Hold::BackOff
+                        | Hold::Budget
+                        | Hold::DryRun
+                        | Hold::Frozen { .. }
+                        | Hold::OutsideWindow { .. }
+                        | Hold::InvalidTimeRule { .. },
+                    )
+                    | None => false,
                 };
                 let of_former = world.lacking_of_former(slot, recorder.life);
                 let missed: Vec<_> = lacking

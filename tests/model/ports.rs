@@ -14,6 +14,7 @@ use vault_secrets_reloader::decide::plan::{Hold, Reload, Revision};
 use vault_secrets_reloader::engine::ports::{Cluster, Vault, WriteError};
 use vault_secrets_reloader::events::event::{Event, Held};
 use vault_secrets_reloader::events::sink::Sink;
+use vault_secrets_reloader::index::Index;
 use vault_secrets_reloader::model::secret::SecretId;
 use vault_secrets_reloader::model::workload::{Workload, WorkloadId};
 use vault_secrets_reloader::references::manifest::Manifest;
@@ -32,6 +33,7 @@ pub(crate) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Clone)]
 pub(crate) struct Ports {
     pub(crate) world: Shared,
+    pub(crate) index: Arc<Index>,
     /// The number of the life. Its remainder by the number of processes is the process.
     pub(crate) life: u64,
     /// The server that is polled.
@@ -173,6 +175,8 @@ impl Cluster for Ports {
     async fn patch(&self, workload: &Workload, reload: &Reload) -> Result<Manifest, WriteError> {
         let lost = || WriteError::Failed("no answer".to_owned());
         let life = self.life;
+        let known = self.index.namespaces().of(&workload.id.namespace);
+        lock(&self.world).sends(&workload.id, life, known.as_deref());
         let was_right = lock(&self.world).is_right_now(&workload.id, life);
         let mut sent = Sent { life, was_right, is_answered: true };
         let slow = lock(&self.world).faults.take_slow();

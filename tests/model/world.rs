@@ -12,11 +12,13 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use vault_secrets_reloader::decide::plan::{Copied, Reload, Revision};
 use vault_secrets_reloader::engine::ports::WriteError;
+use vault_secrets_reloader::index::namespaces::NamespaceRules;
 use vault_secrets_reloader::model::annotation::{MARK, OptIn};
 use vault_secrets_reloader::model::kind::Kind;
 use vault_secrets_reloader::model::progress::RolloutStatus;
 use vault_secrets_reloader::model::record::{Record, Versions};
 use vault_secrets_reloader::model::secret::{DEFAULT_CONNECTION, SecretId, Version};
+use vault_secrets_reloader::model::time_rules::TimeRules;
 use vault_secrets_reloader::model::workload::{Workload, WorkloadId};
 use vault_secrets_reloader::references::environment::{
     Container, EnvFrom, EnvVar, SourceKind, SourceName,
@@ -126,6 +128,8 @@ pub(crate) struct Object {
     deleting: bool,
     record: Option<String>,
     pub(crate) template: Template,
+    /// The end of a freeze, which may be over.
+    freeze: Option<Timestamp>,
     /// The time of the present template: in the precision of objects, and exactly.
     deployed: Timestamp,
     deployed_at: Instant,
@@ -176,6 +180,8 @@ pub(crate) enum Seen {
     Deleted(WorkloadId),
     /// A ConfigMap changed.
     Source(usize),
+    /// The namespace has these rules.
+    Namespace(NamespaceRules),
 }
 
 /// The present faults, and when each ends.
@@ -226,6 +232,8 @@ pub(crate) struct World {
     pub(crate) secrets: Vec<Secret>,
     sources: [Source; SOURCES],
     pub(crate) objects: Vec<Option<Object>>,
+    /// The rules of the namespace of all workloads.
+    pub(crate) namespace: NamespaceRules,
     pub(crate) faults: Faults,
     /// The violations: events that must never happen.
     pub(crate) wrong: Vec<String>,
@@ -267,6 +275,7 @@ impl World {
             secrets: Vec::new(),
             sources: setup.sources.map(Source::new),
             objects: Vec::new(),
+            namespace: NamespaceRules::default(),
             faults: Faults::default(),
             wrong: Vec::new(),
             journal: is_told.then(Vec::new),
@@ -470,6 +479,7 @@ impl World {
             template,
             pods,
             reaction: Reaction::None,
+            freeze: of.and_then(|original| original.freeze),
             was_tampered_with: false,
             covered: HashSet::new(),
             is_stayer: true,
@@ -647,6 +657,7 @@ impl Object {
             created: self.created,
             deleting: self.deleting,
             record: self.record.clone(),
+            time_rules: frozen_until(self.freeze).boxed(),
             observed_generation: self.observed,
             status,
             template: hasher.finish(),
@@ -699,6 +710,11 @@ impl Setup {
         };
         number(&id.connection, '-') * self.secrets + number(&id.path, '/')
     }
+}
+
+/// Returns the time rules of a freeze.
+fn frozen_until(end: Option<Timestamp>) -> TimeRules {
+    TimeRules::new(end.map(|end| end.to_string()).as_deref(), None)
 }
 
 /// Returns the process of a life.

@@ -104,6 +104,7 @@ async fn the_pod_of_the_chart_does_its_work_and_is_denied_nothing() -> Result<()
         ("patch", "daemonsets"),
         ("list", "replicasets"),
         ("list", "controllerrevisions"),
+        ("list", "namespaces"),
         ("get", "configmaps"),
         ("watch", "configmaps"),
         ("create", "leases"),

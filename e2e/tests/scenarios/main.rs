@@ -38,6 +38,7 @@ mod tenants;
 mod tls;
 mod tokens;
 mod tryout;
+mod windows;
 
 use std::process::ExitCode;
 
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         tls::scenarios(),
         tokens::scenarios(),
         tryout::scenarios(),
+        windows::scenarios(),
     ];
     e2e::suite::main(files.into_iter().flatten().collect())
 }

@@ -24,6 +24,7 @@ use crate::model::record::{Record, Versions};
 use crate::model::reload_policy::ReloadPolicy;
 use crate::model::secret::{DEFAULT_CONNECTION, Version};
 use crate::model::strategy::Rollout;
+use crate::model::time_rules::TimeRules;
 use crate::model::workload::{Workload, WorkloadId};
 use crate::references::environment::{Container, EnvFrom, EnvVar, SourceKind, SourceName};
 use crate::references::manifest::Manifest;
@@ -38,6 +39,7 @@ mod leading;
 mod rounds;
 mod settling;
 mod stuck;
+mod time_rules;
 mod told;
 mod waves;
 
@@ -377,6 +379,7 @@ impl Bench {
                 dry_run: false,
                 rollouts: RolloutRules::default(),
                 heeds_owners: true,
+                time_rules: TimeRules::default(),
                 start_within: Duration::ZERO,
             },
         };

@@ -22,6 +22,8 @@ fn deployment() -> Value {
                 annotation::DRY_RUN: "true",
                 annotation::RELOAD_ORDER: "-3",
                 annotation::CONTINUE_AFTER_FAILURE: "7",
+                annotation::RELOAD_WINDOWS: "allow 0 22 * * * 8h",
+                annotation::FREEZE_UNTIL: "2026-12-24",
             },
             "managedFields": [{ "fieldsV1": { "f:spec": {} } }],
         },
@@ -97,6 +99,7 @@ fn what_is_needed_is_kept_in_any_order_of_the_fields() {
             reload_order: -3,
             continue_after: Some(7),
             recreates: true,
+            time_rules: TimeRules::new(Some("2026-12-24"), Some("allow 0 22 * * * 8h")).boxed(),
             observed_generation: 2,
             status: RolloutStatus {
                 replicas_in_spec: Some(3),

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use tokio::time::Instant;
+use vault_secrets_reloader::index::namespaces::NamespaceRules;
 use vault_secrets_reloader::model::secret::Version;
 
-use super::{Reaction, State, World};
+use super::{Reaction, Seen, State, World, frozen_until};
 use crate::history::Event;
+use crate::time;
 
 impl World {
     /// Applies an event. Events of processes are handled elsewhere.
@@ -66,6 +69,14 @@ impl World {
                 self.say(|| format!("w{slot}: its deletion begins"));
                 self.written(slot);
             }
+            Event::Freeze(w, ms) => self.freeze(self.slot(w), ms),
+            Event::FreezeNamespace(ms) => {
+                let end = time::now() + SignedDuration::from_millis(ms.try_into().unwrap());
+                self.say(|| format!("the namespace is frozen until {end}"));
+                let time_rules = frozen_until(Some(end));
+                self.namespace = NamespaceRules { dry_run: false, time_rules };
+                self.tell(&Seen::Namespace(self.namespace.clone()));
+            }
             Event::Recreate(w) => self.recreate(self.slot(w), false),
             Event::Clone(w) => self.recreate(self.slot(w), true),
             Event::Adopt(w) => self.adopt(self.slot(w)),
@@ -96,6 +107,16 @@ impl World {
         for secret in now {
             self.happen(&Event::Rotate(secret));
         }
+    }
+
+    /// Freezes a workload for a time.
+    fn freeze(&mut self, slot: usize, ms: u64) {
+        let end = time::now() + SignedDuration::from_millis(ms.try_into().unwrap());
+        if let Some(object) = &mut self.objects[slot] {
+            object.freeze = Some(end);
+        }
+        self.say(|| format!("w{slot}: frozen until {end}"));
+        self.written(slot);
     }
 
     fn change_secret(

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
+use vault_secrets_reloader::index::namespaces::NamespaceRules;
 use vault_secrets_reloader::model::secret::Version;
 use vault_secrets_reloader::model::workload::WorkloadId;
 
@@ -17,7 +18,20 @@ const CLOCK_ERROR: SignedDuration = SignedDuration::from_millis(2_500);
 /// The longest time from an answer to the PATCH that rests on it.
 const MOMENT: Duration = Duration::from_secs(5);
 
+/// Whether a freeze surely lasts, by any clock.
+fn lasts(end: Timestamp) -> bool {
+    time::now() + CLOCK_ERROR < end
+}
+
 impl World {
+    /// Judges that a PATCH is sent by a process that knows these rules of the namespace.
+    pub(crate) fn sends(&mut self, id: &WorkloadId, life: u64, known: Option<&NamespaceRules>) {
+        let text = known.and_then(|rules| rules.time_rules.freeze_until.as_deref());
+        if text.and_then(|text| text.parse::<Timestamp>().ok()).is_some_and(lasts) {
+            self.is_wrong(format!("process {life} reloads {id} within a freeze of its namespace"));
+        }
+    }
+
     /// Whether a PATCH that is sent at this moment is right.
     pub(crate) fn is_right_now(&self, id: &WorkloadId, life: u64) -> bool {
         self.find(id).is_some_and(|slot| self.complaints(slot, life).is_empty())
@@ -29,6 +43,9 @@ impl World {
         let mut complaints = Vec::new();
         if object.deleting {
             complaints.push("it is being deleted".to_owned());
+        }
+        if object.freeze.is_some_and(lasts) {
+            complaints.push("it is frozen".to_owned());
         }
         if !object.template.opted_in {
             complaints.push("it has not opted in".to_owned());
