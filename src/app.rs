@@ -27,6 +27,7 @@ use crate::heartbeat::Heartbeats;
 use crate::index::Index;
 use crate::kubernetes::{client, leader};
 use crate::rollouts::budget::Budget;
+use crate::rollouts::injector::Injector;
 use crate::status::board::Board;
 use crate::status::metrics::StatusMetrics;
 use crate::status::report::Sources;
@@ -90,6 +91,7 @@ async fn start(
         pace,
         readable,
         events,
+        injector,
         status,
         rollout_timeout,
         replica,
@@ -106,11 +108,13 @@ async fn start(
     let led = Arc::default();
     let board = Arc::new(Board::new(Arc::clone(&index), Timestamp::now));
     let cluster_clock = Arc::default();
+    let injector = Arc::new(Injector::new(injector));
     let sources = Sources {
         index: Arc::clone(&index),
         board: Arc::clone(&board),
         clock: Arc::clone(&cluster_clock),
         now: Timestamp::now,
+        injector: Arc::clone(&injector),
         rollout_timeout,
         servers: connections.iter().map(|connection| Arc::clone(&connection.name)).collect(),
         replica: replica.as_str().into(),
@@ -144,7 +148,9 @@ async fn start(
         shutdown: shutdown.clone(),
     };
     cluster.collect(collector_sync_period, tasks);
-    tasks.spawn(cluster.report_missing_permissions(readable, events, election.clone()));
+    let injector_changes = cluster.watch_injector(&injector, collector_sync_period, tasks);
+    let is_checked = !injector.is_off();
+    tasks.spawn(cluster.report_missing_permissions(readable, events, is_checked, election.clone()));
     // Each engine holds one end of this channel, so the channel closes once all engines have ended.
     let (running, ended) = mpsc::channel::<()>(1);
     let leadership = cluster.elect(election, ended, tasks);
@@ -161,6 +167,8 @@ async fn start(
         events: events_of_process,
         pace,
         budget: Budget::new(found_burst, found_per_minute),
+        injector,
+        injector_changes,
         leadership,
         synced,
         heartbeats,

@@ -17,6 +17,7 @@ use crate::model::scheme::Scheme;
 use crate::model::secret::DEFAULT_CONNECTION;
 use crate::references::servers::{Servers, UndeclaredAddress, VaultServer};
 use crate::references::source::ReadableSources;
+use crate::rollouts::injector::InjectorSettings;
 use crate::telemetry;
 use crate::vault::pace::Pace;
 
@@ -24,6 +25,7 @@ mod auth;
 mod election;
 mod environment;
 mod error;
+mod injector;
 mod rules;
 mod servers;
 mod status;
@@ -34,6 +36,7 @@ pub use election::LeaderElection;
 use environment::Environment;
 pub use error::ConfigError;
 use error::error;
+use injector::InjectorFlags;
 pub use rules::PathRulesFile;
 pub use servers::ServersFile;
 pub use status::StatusApi;
@@ -187,6 +190,8 @@ pub struct Flags {
         default_missing_value = "true"
     )]
     record_events: String,
+    #[command(flatten)]
+    injector: InjectorFlags,
     /// Where the status of rotations is served. Anything but a loopback address needs
     /// --status-token-file. An empty address switches the status off
     #[arg(long, value_name = "ADDRESS", default_value = status::DEFAULT_ADDRESS)]
@@ -254,6 +259,8 @@ pub struct Config {
     pub readable: ReadableSources,
     /// Whether Events are written.
     pub events: bool,
+    /// When reloads wait for the webhook that injects secrets.
+    pub injector: InjectorSettings,
     /// Where the status is served; `None` if it is off.
     pub status: Option<StatusApi>,
     /// How long the rollout of a reload may take.
@@ -322,6 +329,7 @@ impl Config {
             read_config_maps,
             read_secrets,
             record_events,
+            injector,
             status_address,
             status_token_file,
             rollout_timeout,
@@ -350,10 +358,7 @@ impl Config {
         let ignore_versions_before = ignore_versions_before
             .map(|text| time("--ignore-versions-before", &text))
             .transpose()?;
-        let without_effect = WITHOUT_EFFECT.iter().filter_map(|suffix| env.get(suffix));
-        warnings.extend(
-            without_effect.map(|(name, _)| format!("{name} is set and has no effect here")),
-        );
+        warnings.extend(without_effect(&env));
         let mut default =
             vault::connection(DEFAULT_CONNECTION, &env, usual_threshold, &mut warnings)?;
         // For the default server, the flag takes precedence over the variable.
@@ -397,6 +402,7 @@ impl Config {
             pace: pace(&vault_concurrency, vault_rate.as_deref(), &vault_spread)?,
             readable: readable(&read_config_maps, &read_secrets)?,
             events: boolean("--record-events", &record_events)?,
+            injector: injector.settings()?,
             status: status::api(&status_address, status_token_file)?,
             rollout_timeout: duration("--rollout-timeout", &rollout_timeout)?,
             replica: leader_election.replica.clone(),
@@ -404,6 +410,12 @@ impl Config {
             warnings,
         })
     }
+}
+
+/// Returns a warning for each variable that is set and has no effect.
+fn without_effect(env: &Environment<'_>) -> impl Iterator<Item = String> {
+    let are_set = WITHOUT_EFFECT.iter().filter_map(|suffix| env.get(suffix));
+    are_set.map(|(name, _)| format!("{name} is set and has no effect here"))
 }
 
 /// Returns the servers with the path rules of the file, if a file is given.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, error, info};
@@ -22,6 +22,7 @@ use crate::kubernetes::ca_secret::CaSecret;
 use crate::kubernetes::client::Client;
 use crate::kubernetes::patcher::Patcher;
 use crate::rollouts::budget::Budget;
+use crate::rollouts::injector::Injector;
 use crate::telemetry;
 use crate::vault::client::{Server, ServerSettings};
 use crate::vault::files::Files;
@@ -45,6 +46,9 @@ pub(super) struct Engines {
     pub(super) events: Events,
     pub(super) pace: Pace,
     pub(super) budget: Budget,
+    pub(super) injector: Arc<Injector>,
+    /// Shows when the state of the injector changed.
+    pub(super) injector_changes: watch::Receiver<()>,
     pub(super) leadership: Leadership,
     /// Cancelled when polls may begin.
     pub(super) synced: CancellationToken,
@@ -182,7 +186,8 @@ impl Engines {
             settings,
             self.budget.clone(),
         );
-        let reloader = reloader.with_heartbeat(heartbeat);
+        let (injector, changes) = (Arc::clone(&self.injector), self.injector_changes.clone());
+        let reloader = reloader.with_heartbeat(heartbeat).with_injector(injector, changes);
         let follow = async {
             if let Some(secret) = ca {
                 secret.follow(shutdown.clone()).await;

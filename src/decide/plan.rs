@@ -332,6 +332,11 @@ pub enum Hold {
     Budget,
     /// Reloads are only reported (`--dry-run`). The plan never says so.
     DryRun,
+    /// The webhook that injects secrets into new pods is away. The plan never says so; the check of
+    /// the injector does.
+    InjectorAway,
+    /// An injector is required, and none is known to cover the namespace. The plan never says so.
+    InjectorMissing,
 }
 
 /// The decision about a workload, and the facts to report.

@@ -208,12 +208,15 @@ impl<C: Cluster> Workloads<C> {
         plan::decide(&input, seen(observed_versions), rules, now)
     }
 
-    /// Lets a due reload start, or holds it. The budget limits the reloads that only the clock
-    /// speaks for.
+    /// Lets a due reload start, or holds it. New pods need the injector. The budget limits the
+    /// reloads that only the clock speaks for.
     fn admit(&self, workload: &Workload, action: Action) -> Action {
         let is_dry_run = self.settings.shared.dry_run || workload.dry_run;
-        match action {
+        let action = match action {
             Action::Roll(_) if is_dry_run => Action::Hold(Hold::DryRun),
+            action => self.injector.admit(workload, action),
+        };
+        match action {
             Action::Roll(Cause::Found) if !self.budget.try_take() => Action::Hold(Hold::Budget),
             action => action,
         }
@@ -282,6 +285,7 @@ impl<C: Cluster> Workloads<C> {
                 remaining.workloads.insert(id.clone());
                 remaining.over_budget += 1;
             }
+            Some(Hold::InjectorAway | Hold::InjectorMissing) => self.injector.await_it(id),
             Some(Hold::Deleting | Hold::SecretGone | Hold::Stripped | Hold::DryRun) | None => {}
         }
         let is_new = hold != reload_state.reported.hold;
@@ -298,7 +302,8 @@ impl<C: Cluster> Workloads<C> {
                 });
             }
             Some(hold) if is_new && hold != Hold::Stripped => {
-                let hold = Held::For(hold);
+                let advice = self.injector.advice(hold, &id.namespace);
+                let hold = advice.as_deref().map_or(Held::For(hold), Held::Injector);
                 let (changed, gone) = (&*changed, &*gone);
                 self.events.emit(&Event::Held { workload: id, hold, changed, gone });
             }

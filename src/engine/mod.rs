@@ -6,6 +6,7 @@
 mod api_server_outage;
 mod backoff;
 mod deciding;
+mod injector_hold;
 mod poll_scope;
 pub mod ports;
 pub mod reloader;

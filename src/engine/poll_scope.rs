@@ -36,6 +36,17 @@ pub(super) struct Remaining {
 }
 
 impl PollScope {
+    /// Returns the scope of a tick that comes early, for more workloads.
+    pub(super) fn with(self, more: HashSet<WorkloadId>) -> Self {
+        let (mut workloads, secrets) = match self {
+            // The full poll follows at its time.
+            Self::All => (HashSet::new(), HashSet::new()),
+            Self::Remaining { workloads, secrets } => (workloads, secrets),
+        };
+        workloads.extend(more);
+        Self::Remaining { workloads, secrets }
+    }
+
     /// Whether a workload is in scope.
     pub(super) fn contains(&self, workload: &Workload) -> bool {
         match self {

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -27,6 +28,7 @@ use crate::references::reason::Reason;
 
 use super::api_server_outage::ApiServerOutage;
 use super::backoff::backoff;
+use super::injector_hold::InjectorHold;
 use super::poll_scope::{PollScope, Remaining};
 use super::ports::{Cluster, Vault};
 use super::secret_track::SecretTracks;
@@ -38,6 +40,7 @@ use crate::events::event::Event;
 use crate::events::log::RELOADER;
 use crate::events::sink::Events;
 use crate::rollouts::budget::Budget;
+use crate::rollouts::injector::Injector;
 
 /// How long PATCHes in flight may take after the process is told to end.
 const GRACE: Duration = Duration::from_secs(1);
@@ -99,6 +102,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 heartbeat: Heartbeat::default(),
                 tracks: WorkloadTracks::default(),
                 budget,
+                injector: InjectorHold::default(),
                 outage: ApiServerOutage::default(),
                 poll: 0,
             },
@@ -119,6 +123,14 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         self
     }
 
+    /// Returns the reloader with a check of the injector. `changes` shows when the state of the
+    /// injector changed.
+    #[must_use]
+    pub fn with_injector(mut self, injector: Arc<Injector>, changes: watch::Receiver<()>) -> Self {
+        self.workloads.injector = InjectorHold::new(injector, changes);
+        self
+    }
+
     /// Polls until `shutdown`, whenever this process leads. Polling begins when the index is
     /// complete, which cancels `synced`.
     pub async fn run(
@@ -129,6 +141,10 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     ) {
         tokio::select! {
             () = synced.cancelled() => {}
+            () = shutdown.cancelled() => return,
+        }
+        tokio::select! {
+            () = self.workloads.injector.settled() => {}
             () = shutdown.cancelled() => return,
         }
         leadership.stand();
@@ -198,6 +214,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             self.workloads.heartbeat.waits_until(time);
             tokio::select! {
                 () = sleep_until(time) => {}
+                workloads = self.workloads.injector.is_back() => scope = scope.with(workloads),
                 () = shutdown.cancelled() => {}
             }
         }
@@ -414,6 +431,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     fn forget(&mut self, snapshot: &Snapshot) {
         let uids: HashSet<&str> = snapshot.workloads.iter().map(|s| &*s.workload.uid).collect();
         self.workloads.tracks.retain(|uid| uids.contains(uid));
+        self.workloads.injector.forget();
         let index = &self.workloads.index;
         self.secrets.retain(|secret| index.refers_to(secret));
         self.vault.forget(|secret| index.refers_to(secret));

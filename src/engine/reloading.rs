@@ -15,6 +15,7 @@ use crate::decide::observation::{Observation, ObservedVersion};
 use crate::decide::plan::{self, Action, Cause, DecisionInput, Reload, Rules};
 use crate::engine::backoff::backoff;
 use crate::engine::deciding::{Due, LookupState};
+use crate::engine::injector_hold::InjectorHold;
 use crate::engine::poll_scope::Remaining;
 use crate::engine::ports::{Cluster, WriteError};
 use crate::engine::secret_track::seen;
@@ -85,6 +86,7 @@ impl<C: Cluster> Workloads<C> {
         let writer = Writer {
             index: &self.index,
             cluster: &self.cluster,
+            injector: &self.injector,
             events: &self.events,
             clocks: &self.clocks,
             observed_versions,
@@ -165,6 +167,7 @@ impl<C: Cluster> Workloads<C> {
 struct Writer<'a, C> {
     index: &'a Index,
     cluster: &'a C,
+    injector: &'a InjectorHold,
     events: &'a Events,
     clocks: &'a Clocks,
     observed_versions: &'a HashMap<Arc<SecretId>, ObservedVersion>,
@@ -178,6 +181,10 @@ impl<C: Cluster> Writer<'_, C> {
         let mut stored = due.stored.clone();
         let mut revision = due.revision.clone();
         let id = stored.workload.id.clone();
+        if self.injector.hold(&stored.workload).is_some() {
+            // The injector went away after the decision. The next poll reports the hold.
+            return Outcome::NotNeeded;
+        }
         self.events.emit(&Event::Reloading { workload: &id, changed, cause: *cause });
         for _ in 0..CONFLICT_TRIES {
             let workload = Arc::clone(&stored.workload);

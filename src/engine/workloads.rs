@@ -7,6 +7,7 @@ use crate::decide::clock::skew;
 use crate::decide::plan::Rules;
 use crate::election::leadership::Leadership;
 use crate::engine::api_server_outage::ApiServerOutage;
+use crate::engine::injector_hold::InjectorHold;
 use crate::engine::settings::{Clocks, Settings};
 use crate::engine::workload_track::WorkloadTracks;
 use crate::events::sink::Events;
@@ -26,6 +27,7 @@ pub(super) struct Workloads<C> {
     pub(super) heartbeat: Heartbeat,
     pub(super) tracks: WorkloadTracks,
     pub(super) budget: Budget,
+    pub(super) injector: InjectorHold,
     pub(super) outage: ApiServerOutage,
     /// The number of the present poll.
     pub(super) poll: PollNumber,

@@ -51,12 +51,23 @@ pub(super) fn held(
                 strategy::how_to_keep(owner)
             )
         }
+        Held::Injector(advice) => format!(
+            "Not reloading {workload}, though {} changed: {advice}. It is reloaded by itself once new \
+             pods get their secrets",
+            list(changed)
+        ),
         Held::For(Hold::DryRun) => format!(
             "Would reload {workload} for {} (--dry-run, or its annotation dry-run)",
             list(changed)
         ),
         // A failed PATCH has its own sentence. The budget has one for all workloads that wait.
-        Held::For(Hold::Stripped | Hold::BackOff | Hold::Budget) => return None,
+        Held::For(
+            Hold::Stripped
+            | Hold::BackOff
+            | Hold::Budget
+            | Hold::InjectorAway
+            | Hold::InjectorMissing,
+        ) => return None,
     })
 }
 

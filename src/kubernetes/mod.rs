@@ -11,6 +11,7 @@ pub mod collector;
 pub mod effects;
 pub mod events;
 pub mod forward;
+pub mod injector;
 pub mod leader;
 pub mod object;
 pub mod patcher;

@@ -42,6 +42,8 @@ pub(super) fn code(state: &UserState) -> Option<&'static str> {
         UserState::Held(Hold::Stripped) => "AnnotationsRemoved",
         UserState::Held(Hold::Budget) => "RateLimited",
         UserState::Held(Hold::DryRun) => "DryRun",
+        UserState::Held(Hold::InjectorAway) => "InjectorAway",
+        UserState::Held(Hold::InjectorMissing) => "InjectorMissing",
         UserState::TakenBack => "TakenBack",
         UserState::Unknown => "NoAnswer",
     })
@@ -103,6 +105,12 @@ fn message(state: &UserState, workload: &Workload) -> String {
         UserState::Held(Hold::DryRun) => {
             "The workload would be reloaded. --dry-run, or its annotation dry-run, prevents that".to_owned()
         }
+        UserState::Held(Hold::InjectorAway) => held_by_injector(
+            "new pods would not get their secrets, since the webhook that injects them is away",
+        ),
+        UserState::Held(Hold::InjectorMissing) => {
+            held_by_injector("no webhook that injects secrets is known to cover the namespace")
+        }
         UserState::Held(Hold::Budget) => {
             "The workload waits for the rate limit of reloads for changes while no controller \
              watched (--found-reload-rate)"
@@ -120,6 +128,14 @@ fn message(state: &UserState, workload: &Workload) -> String {
                 .to_owned()
         }
     }
+}
+
+/// Returns the sentence of a hold for the injector, which says what new pods lack.
+pub(super) fn held_by_injector(lack: &str) -> String {
+    format!(
+        "The reload waits for the webhook that injects secrets: {lack}. The workload is reloaded by \
+         itself once new pods get their secrets"
+    )
 }
 
 /// Returns since when a workload is in a state.
@@ -189,7 +205,9 @@ mod tests {
             UserState::Held(Hold::SecretGone) => UserState::Held(Hold::Stripped),
             UserState::Held(Hold::Stripped) => UserState::Held(Hold::Budget),
             UserState::Held(Hold::Budget) => UserState::Held(Hold::DryRun),
-            UserState::Held(Hold::DryRun) => UserState::TakenBack,
+            UserState::Held(Hold::DryRun) => UserState::Held(Hold::InjectorAway),
+            UserState::Held(Hold::InjectorAway) => UserState::Held(Hold::InjectorMissing),
+            UserState::Held(Hold::InjectorMissing) => UserState::TakenBack,
             UserState::TakenBack => UserState::Unknown,
             UserState::Unknown => return None,
         })

@@ -30,11 +30,24 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("vault", &["decide", "engine", "index", "model"]),
     (
         "kubernetes",
-        &["decide", "election", "engine", "events", "heartbeat", "index", "model", "references"],
+        &[
+            "decide",
+            "election",
+            "engine",
+            "events",
+            "heartbeat",
+            "index",
+            "model",
+            "references",
+            "rollouts",
+        ],
     ),
     ("status", &["decide", "election", "events", "index", "model", "rollouts"]),
     ("web", &["election", "events", "heartbeat", "index", "model", "rollouts", "status"]),
-    ("config", &["election", "engine", "index", "model", "references", "telemetry", "vault"]),
+    (
+        "config",
+        &["election", "engine", "index", "model", "references", "rollouts", "telemetry", "vault"],
+    ),
     // What works offline decodes objects as the collector does.
     ("cli", &["config", "kubernetes", "model", "references", "status"]),
     (

@@ -295,9 +295,15 @@ impl Play {
                 let is_held = match hold {
                     Some(Hold::SecretGone) => !gone.is_empty(),
                     Some(Hold::Stripped) => tampered,
-                    Some(Hold::Deleting | Hold::BackOff | Hold::Budget | Hold::DryRun) | None => {
-                        false
-                    }
+                    Some(
+                        Hold::Deleting
+                        | Hold::BackOff
+                        | Hold::Budget
+                        | Hold::DryRun
+                        | Hold::InjectorAway
+                        | Hold::InjectorMissing,
+                    )
+                    | None => false,
                 };
                 let of_former = world.lacking_of_former(slot, recorder.life);
                 let missed: Vec<_> = lacking
