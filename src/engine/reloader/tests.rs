@@ -32,6 +32,7 @@ use crate::references::source::ReadableSources;
 
 mod api_server_outage;
 mod dry_run;
+mod injector;
 mod leading;
 mod rounds;
 mod settling;
