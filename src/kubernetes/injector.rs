@@ -198,8 +198,12 @@ impl InjectorWatch {
         }
         let webhooks = self.webhooks.present.values().flatten().take(MOST_WEBHOOKS).cloned();
         let webhooks: Vec<Webhook> = webhooks.collect();
+        let before = self.injector.state().webhooks.as_ref().map(Vec::len);
         if self.injector.state().webhooks.as_ref() == Some(&webhooks) {
             return false;
+        }
+        if before.is_some_and(|count| count > 0) && webhooks.is_empty() {
+            info!(worker = WORKER, "There is no webhook that injects secrets any more");
         }
         for Webhook { configuration, name, .. } in &webhooks {
             info!(worker = WORKER, "Reloads wait while {name} of {configuration} is away");
