@@ -31,6 +31,7 @@ use crate::index::Index;
 use crate::kubernetes::{client, leader};
 use crate::process::ProcessMetrics;
 use crate::rollouts::budget::Budget;
+use crate::rollouts::injector::Injector;
 use crate::status::board::Board;
 use crate::status::follower::RotationFollower;
 use crate::status::metrics::StatusMetrics;
@@ -97,6 +98,7 @@ async fn start(
         pace,
         readable,
         events,
+        injector,
         status,
         notifications,
         replica,
@@ -115,11 +117,13 @@ async fn start(
         Notifications::start(notifications, Arc::clone(&led), tasks, shutdown.clone()).await?;
     let board = Arc::new(Board::new(Arc::clone(&index), Timestamp::now));
     let cluster_clock = Arc::default();
+    let injector = Arc::new(Injector::new(injector));
     let sources = Sources {
         index: Arc::clone(&index),
         board: Arc::clone(&board),
         clock: Arc::clone(&cluster_clock),
         now: Timestamp::now,
+        injector: Arc::clone(&injector),
         rollout_timeout: settings.rollouts.timeout,
         servers: connections.iter().map(|connection| Arc::clone(&connection.name)).collect(),
         replica: replica.as_str().into(),
@@ -155,7 +159,9 @@ async fn start(
         shutdown: shutdown.clone(),
     };
     cluster.collect(collector_sync_period, tasks);
-    tasks.spawn(cluster.report_missing_permissions(readable, events, election.clone(), of_status));
+    let injector_changes = cluster.watch_injector(&injector, collector_sync_period, tasks);
+    let checks = (readable, events, !injector.is_off());
+    tasks.spawn(cluster.report_missing_permissions(checks, election.clone(), of_status));
     // Each engine holds one end of this channel, so the channel closes once all engines have ended.
     let (running, ended) = mpsc::channel::<()>(1);
     let leadership = cluster.elect(election, ended, tasks);
@@ -175,6 +181,8 @@ async fn start(
         pace,
         budget: Budget::new(found_burst, found_per_minute),
         wake,
+        injector,
+        injector_changes,
         leadership,
         synced,
         heartbeats,

@@ -19,6 +19,7 @@ use crate::model::time_rules::{SetBy, TimeRules};
 use crate::references::servers::{Servers, UndeclaredAddress, VaultServer};
 use crate::references::source::ReadableSources;
 use crate::references::time_rules::first_error;
+use crate::rollouts::injector::InjectorSettings;
 use crate::telemetry;
 use crate::vault::pace::Pace;
 
@@ -26,6 +27,7 @@ mod auth;
 mod election;
 mod environment;
 mod error;
+mod injector;
 mod notifications;
 mod rollouts;
 mod rules;
@@ -38,6 +40,7 @@ pub use election::LeaderElection;
 use environment::Environment;
 pub use error::ConfigError;
 use error::error;
+use injector::InjectorFlags;
 use notifications::NotificationFlags;
 pub use notifications::Notifications;
 use rollouts::RolloutFlags;
@@ -204,6 +207,8 @@ pub struct Flags {
     )]
     record_events: String,
     #[command(flatten)]
+    injector: InjectorFlags,
+    #[command(flatten)]
     status: StatusFlags,
     #[command(flatten)]
     rollouts: RolloutFlags,
@@ -266,6 +271,8 @@ pub struct Config {
     pub readable: ReadableSources,
     /// Whether Events are written.
     pub events: bool,
+    /// When reloads wait for the webhook that injects secrets.
+    pub injector: InjectorSettings,
     /// Where the status is served; `None` if it is off.
     pub status: Option<StatusApi>,
     /// The webhook that is told of events; `None` if there is none.
@@ -336,6 +343,7 @@ impl Config {
             read_config_maps,
             read_secrets,
             record_events,
+            injector,
             status,
             rollouts,
             notifications,
@@ -356,10 +364,7 @@ impl Config {
         let usual_threshold = threshold.unwrap_or(period.saturating_mul(THRESHOLD_PERIODS));
         let level = level(&log_level, &mut warnings);
         let json = boolean("--enable-json-log", &enable_json_log)?;
-        let without_effect = WITHOUT_EFFECT.iter().filter_map(|suffix| env.get(suffix));
-        warnings.extend(
-            without_effect.map(|(name, _)| format!("{name} is set and has no effect here")),
-        );
+        warnings.extend(without_effect(&env));
         let mut default =
             vault::connection(DEFAULT_CONNECTION, &env, usual_threshold, &mut warnings)?;
         // For the default server, the flag takes precedence over the variable.
@@ -403,6 +408,7 @@ impl Config {
             pace: pace(&vault_concurrency, vault_rate.as_deref(), &vault_spread)?,
             readable: readable(&read_config_maps, &read_secrets)?,
             events: boolean("--record-events", &record_events)?,
+            injector: injector.settings()?,
             status: status::api(status)?,
             notifications: notifications::notifications(notifications)?,
             replica: leader_election.replica.clone(),
@@ -427,6 +433,12 @@ fn default_server(env: &Environment<'_>) -> Result<VaultServer, ConfigError> {
         namespace: vault::namespace(env, "NAMESPACE")?,
         ..VaultServer::default()
     })
+}
+
+/// Returns a warning for each variable that is set and has no effect.
+fn without_effect(env: &Environment<'_>) -> impl Iterator<Item = String> {
+    let are_set = WITHOUT_EFFECT.iter().filter_map(|suffix| env.get(suffix));
+    are_set.map(|(name, _)| format!("{name} is set and has no effect here"))
 }
 
 /// Returns the servers with the path rules of the file, if a file is given.

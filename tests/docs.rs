@@ -417,6 +417,7 @@ fn sources() -> Sources {
         index,
         clock: Arc::default(),
         now: || Timestamp::UNIX_EPOCH,
+        injector: Arc::default(),
         rollout_timeout: Duration::ZERO,
         servers: Arc::default(),
         replica: "a".into(),

@@ -483,6 +483,21 @@ impl Cluster {
                     "resources": ["events"],
                     "verbs": ["create", "patch"],
                 },
+                {
+                    "apiGroups": ["admissionregistration.k8s.io"],
+                    "resources": ["mutatingwebhookconfigurations"],
+                    "verbs": ["list", "watch"],
+                },
+                {
+                    "apiGroups": ["discovery.k8s.io"],
+                    "resources": ["endpointslices"],
+                    "verbs": ["list", "watch"],
+                },
+                {
+                    "apiGroups": [""],
+                    "resources": ["namespaces"],
+                    "verbs": ["list", "watch"],
+                },
                 // Leases in any namespace, so that each test can have a lease of its own.
                 {
                     "apiGroups": ["coordination.k8s.io"],

@@ -194,12 +194,19 @@ impl Bed {
     }
 
     /// Returns the requests of controllers to the API server since a mark, without the requests of
-    /// each start. The requests of a start are the LISTs and watches of the three kinds and of
-    /// namespaces, and the check of their own permissions. The Events about workloads are left out, too.
+    /// each start. The requests of a start are the LISTs and watches of the three kinds, of namespaces,
+    /// and of the webhooks that may inject secrets, and the check of their own permissions. The Events
+    /// about workloads are left out, too.
     pub async fn requests_beyond_the_start(&self, mark: &Mark) -> Result<Vec<ApiRequest>> {
         let mut requests = self.api_requests_of(USER_AGENT, mark).await?;
         requests.retain(|request| {
-            let kinds = ["deployments", "daemonsets", "statefulsets", "namespaces"];
+            let kinds = [
+                "deployments",
+                "daemonsets",
+                "statefulsets",
+                "namespaces",
+                "mutatingwebhookconfigurations",
+            ];
             match request.verb.as_str() {
                 "list" | "watch" => !kinds.contains(&request.resource.as_str()),
                 "create" => {

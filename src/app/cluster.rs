@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -18,11 +18,13 @@ use crate::kubernetes::client::Client;
 use crate::kubernetes::collector::{self, Collector};
 use crate::kubernetes::effects::Effects;
 use crate::kubernetes::events::EventWriter;
+use crate::kubernetes::injector::InjectorWatch;
 use crate::kubernetes::leader::{self, Leader};
 use crate::kubernetes::namespaces::NamespaceWatch;
 use crate::kubernetes::sources::{ConfigMap, Secret, SourceObject, SourceReader};
 use crate::model::kind::Kind;
 use crate::references::source::ReadableSources;
+use crate::rollouts::injector::Injector;
 
 /// The parts that these tasks share.
 pub(super) struct Cluster {
@@ -86,12 +88,31 @@ impl Cluster {
         }
     }
 
+    /// Spawns the watch of the injector, unless the check is off. Returns a receiver of its changes.
+    pub(super) fn watch_injector(
+        &self,
+        injector: &Arc<Injector>,
+        sync_period: Duration,
+        tasks: &mut JoinSet<&'static str>,
+    ) -> watch::Receiver<()> {
+        let (changed, changes) = watch::channel(());
+        if !injector.is_off() {
+            let (client, injector) = (self.client.clone(), Arc::clone(injector));
+            let watch = InjectorWatch::new(client, injector, changed, sync_period);
+            let shutdown = self.shutdown.clone();
+            tasks.spawn(async move {
+                watch.run(shutdown).await;
+                "watch of the injector"
+            });
+        }
+        changes
+    }
+
     /// Reports once which permissions the service account lacks. The task then waits for the
     /// shutdown, since a task that ends early ends the process.
     pub(super) fn report_missing_permissions(
         &self,
-        readable: ReadableSources,
-        events: bool,
+        (readable, events, injector): (ReadableSources, bool, bool),
         election: Option<leader::Settings>,
         status: StatusRequests,
     ) -> impl Future<Output = &'static str> + use<> {
@@ -99,7 +120,8 @@ impl Cluster {
         async move {
             let check = async {
                 let election = election.as_ref();
-                for permission in access::missing(&client, readable, events, election, status).await
+                for permission in
+                    access::missing(&client, readable, events, injector, election, status).await
                 {
                     error!("The service account lacks a permission: {permission}");
                 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, error, info};
@@ -23,6 +23,7 @@ use crate::kubernetes::ca_secret::CaSecret;
 use crate::kubernetes::client::Client;
 use crate::kubernetes::patcher::Patcher;
 use crate::rollouts::budget::Budget;
+use crate::rollouts::injector::Injector;
 use crate::status::follower::VaultClocks;
 use crate::telemetry;
 use crate::vault::client::{Server, ServerSettings};
@@ -48,6 +49,9 @@ pub(super) struct Engines {
     pub(super) budget: Budget,
     /// Wakes the engines when rollouts end.
     pub(super) wake: Wake,
+    pub(super) injector: Arc<Injector>,
+    /// Shows when the state of the injector changed.
+    pub(super) injector_changes: watch::Receiver<()>,
     pub(super) leadership: Leadership,
     /// Cancelled when polls may begin.
     pub(super) synced: CancellationToken,
@@ -204,7 +208,11 @@ impl Engines {
             settings,
             self.budget.clone(),
         );
-        let reloader = reloader.with_heartbeat(heartbeat).with_wake(self.wake.receiver());
+        let (injector, changes) = (Arc::clone(&self.injector), self.injector_changes.clone());
+        let reloader = reloader
+            .with_heartbeat(heartbeat)
+            .with_wake(self.wake.receiver())
+            .with_injector(injector, changes);
         let follow = async {
             if let Some(secret) = ca {
                 secret.follow(shutdown.clone()).await;

@@ -49,6 +49,7 @@ fn defaults() {
     assert_eq!((mount.as_str(), role.as_str()), ("kubernetes", "reloader"));
     assert_eq!(file, &PathBuf::from(POD_TOKEN));
     assert!(config.events);
+    assert_eq!(config.injector.check, crate::rollouts::injector::InjectorCheck::Auto);
     assert_eq!(config.readable, ReadableSources { config_maps: true, secrets: false });
     assert!(config.warnings.is_empty());
 }

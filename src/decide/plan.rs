@@ -366,6 +366,11 @@ pub enum Hold {
         /// What is wrong with it.
         error: TimeError,
     },
+    /// The webhook that injects secrets into new pods is away. The plan never says so; the check of
+    /// the injector does.
+    InjectorAway,
+    /// An injector is required, and none is known to cover the namespace. The plan never says so.
+    InjectorMissing,
 }
 
 /// The decision about a workload, and the facts to report.
@@ -528,7 +533,9 @@ impl Hold {
             | Self::SecretOwner
             | Self::Frozen { .. }
             | Self::OutsideWindow { .. }
-            | Self::InvalidTimeRule { .. } => false,
+            | Self::InvalidTimeRule { .. }
+            | Self::InjectorAway
+            | Self::InjectorMissing => false,
         }
     }
 }

@@ -55,11 +55,10 @@ impl<C: Cluster> Workloads<C> {
         for Candidate { stored, decision } in
             self.in_order(candidates, in_scope, &changed, deadline)
         {
-                let is_urgent = decision.changed.iter().any(|secret| {
+            let is_urgent = decision.changed.iter().any(|secret| {
                 changed.get(secret).is_some_and(|changed| changed.policy.mode == ReloadMode::Urgent)
             });
-            let action =
-                self.may_start(&mut admission, stored, &decision, is_urgent, remaining);
+            let action = self.may_start(&mut admission, stored, &decision, is_urgent, remaining);
             let decision = Decision { action, ..decision };
             due.extend(self.conclude(stored, decision, now, remaining));
         }
@@ -134,6 +133,9 @@ impl<C: Cluster> Workloads<C> {
         let workload = &stored.workload;
         let Action::Roll(cause) = decision.action else { return decision.action.clone() };
         if let Some(hold) = self.hold_by_rules(workload, is_urgent) {
+            return Action::Hold(hold);
+        }
+        if let Some(hold) = self.injector.hold(workload) {
             return Action::Hold(hold);
         }
         // Only the clock speaks for these.

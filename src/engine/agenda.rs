@@ -53,6 +53,12 @@ impl Agenda {
         self.look = is_waiting.then(|| now + look_in);
     }
 
+    /// Adds workloads that are tried now.
+    pub(super) fn add_now(&mut self, workloads: HashSet<WorkloadId>) {
+        self.workloads.extend(workloads);
+        self.retry = Some(Instant::now());
+    }
+
     /// Whether workloads wait until others have made room.
     pub(super) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()

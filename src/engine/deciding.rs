@@ -253,6 +253,7 @@ impl<C: Cluster> Workloads<C> {
                 remaining.workloads.insert(id.clone());
                 remaining.over_budget += 1;
             }
+            Some(Hold::InjectorAway | Hold::InjectorMissing) => self.injector.await_it(id),
             Some(hold) if hold.ends_by_itself() => {
                 remaining.waiting.insert(id.clone());
                 *remaining.waiting_for.entry(hold).or_default() += 1;
@@ -273,7 +274,8 @@ impl<C: Cluster> Workloads<C> {
                 });
             }
             Some(hold) if is_new && hold != Hold::Stripped => {
-                let hold = Held::For(hold);
+                let advice = self.injector.advice(hold, &id.namespace);
+                let hold = advice.as_deref().map_or(Held::For(hold), Held::Injector);
                 let (changed, gone) = (&*changed, &*gone);
                 self.events.emit(&Event::Held { workload: id, hold, changed, gone });
             }

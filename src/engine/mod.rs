@@ -9,6 +9,7 @@ mod api_server_outage;
 mod backoff;
 mod deciding;
 mod holds;
+mod injector_hold;
 mod openings;
 mod poll_scope;
 pub mod ports;

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -29,6 +30,7 @@ use crate::references::reason::Reason;
 use super::agenda::Agenda;
 use super::api_server_outage::ApiServerOutage;
 use super::backoff::backoff;
+use super::injector_hold::InjectorHold;
 use super::openings::Openings;
 use super::poll_scope::{PollScope, Remaining};
 use super::ports::{Cluster, Vault};
@@ -43,6 +45,7 @@ use crate::events::log::RELOADER;
 use crate::events::sink::Events;
 use crate::rollouts::budget::Budget;
 use crate::rollouts::calendar::Calendar;
+use crate::rollouts::injector::Injector;
 
 /// How long PATCHes in flight may take after the process is told to end.
 const GRACE: Duration = Duration::from_secs(1);
@@ -112,6 +115,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 budget,
                 calendar: Calendar::default(),
                 openings: Openings::default(),
+                injector: InjectorHold::default(),
                 outage: ApiServerOutage::default(),
                 poll: 0,
             },
@@ -141,6 +145,14 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         self
     }
 
+    /// Returns the reloader with a check of the injector. `changes` shows when the state of the
+    /// injector changed.
+    #[must_use]
+    pub fn with_injector(mut self, injector: Arc<Injector>, changes: watch::Receiver<()>) -> Self {
+        self.workloads.injector = InjectorHold::new(injector, changes);
+        self
+    }
+
     /// Polls until `shutdown`, whenever this process leads. Polling begins when the index is
     /// complete, which cancels `synced`.
     pub async fn run(
@@ -151,6 +163,10 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     ) {
         tokio::select! {
             () = synced.cancelled() => {}
+            () = shutdown.cancelled() => return,
+        }
+        tokio::select! {
+            () = self.workloads.injector.settled() => {}
             () = shutdown.cancelled() => return,
         }
         leadership.stand();
@@ -222,6 +238,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             tokio::select! {
                 () = sleep_until(time) => {}
                 () = woken => {}
+                workloads = self.workloads.injector.is_back() => agenda.add_now(workloads),
                 () = shutdown.cancelled() => {}
             }
         }
@@ -470,6 +487,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     fn forget(&mut self, snapshot: &Snapshot) {
         let uids: HashSet<&str> = snapshot.workloads.iter().map(|s| &*s.workload.uid).collect();
         self.workloads.tracks.retain(|uid| uids.contains(uid));
+        self.workloads.injector.forget();
         let index = &self.workloads.index;
         self.secrets.retain(|secret| index.refers_to(secret));
         self.vault.forget(|secret| index.refers_to(secret));

@@ -16,6 +16,7 @@ use crate::decide::plan::{self, Action, Cause, Circumstances, DecisionInput, Rel
 use crate::engine::backoff::backoff;
 use crate::engine::deciding::{Due, LookupState};
 use crate::engine::holds::Holds;
+use crate::engine::injector_hold::InjectorHold;
 use crate::engine::poll_scope::Remaining;
 use crate::engine::ports::{Cluster, WriteError};
 use crate::engine::secret_track::seen;
@@ -90,6 +91,7 @@ impl<C: Cluster> Workloads<C> {
         let writer = Writer {
             index: &self.index,
             cluster: &self.cluster,
+            injector: &self.injector,
             events: &self.events,
             clocks: &self.clocks,
             holds: Holds {
@@ -177,6 +179,7 @@ impl<C: Cluster> Workloads<C> {
 struct Writer<'a, C> {
     index: &'a Index,
     cluster: &'a C,
+    injector: &'a InjectorHold,
     events: &'a Events,
     clocks: &'a Clocks,
     holds: Holds<'a>,
@@ -192,6 +195,10 @@ impl<C: Cluster> Writer<'_, C> {
         let mut stored = due.stored.clone();
         let mut revision = due.revision.clone();
         let id = stored.workload.id.clone();
+        if self.injector.hold(&stored.workload).is_some() {
+            // The injector went away after the decision. The next poll reports the hold.
+            return Outcome::NotNeeded;
+        }
         for attempt in 0..CONFLICT_TRIES {
             let workload = Arc::clone(&stored.workload);
             if self.holds.of(&workload, self.is_urgent(changed)).is_some() {

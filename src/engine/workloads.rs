@@ -8,6 +8,7 @@ use crate::decide::plan::Rules;
 use crate::election::leadership::Leadership;
 use crate::engine::api_server_outage::ApiServerOutage;
 use crate::engine::holds::Holds;
+use crate::engine::injector_hold::InjectorHold;
 use crate::engine::openings::Openings;
 use crate::engine::settings::{Clocks, Settings};
 use crate::engine::workload_track::WorkloadTracks;
@@ -31,6 +32,7 @@ pub(super) struct Workloads<C> {
     pub(super) budget: Budget,
     pub(super) calendar: Calendar,
     pub(super) openings: Openings,
+    pub(super) injector: InjectorHold,
     pub(super) outage: ApiServerOutage,
     /// The number of the present poll.
     pub(super) poll: PollNumber,

@@ -318,6 +318,8 @@ pub enum Held<'a> {
         /// The controller that owns the workload.
         owner: Option<&'a str>,
     },
+    /// New pods lack the webhook that injects secrets. The text says what they lack, and what to do.
+    Injector(&'a str),
     /// Another hold.
     For(Hold),
 }

@@ -51,6 +51,11 @@ pub(crate) fn held(
                 strategy::how_to_keep(owner)
             )
         }
+        Held::Injector(advice) => format!(
+            "Not reloading {workload}, though {} changed: {advice}. It is reloaded by itself once new \
+             pods get their secrets",
+            list(changed)
+        ),
         Held::For(Hold::DryRun) => format!(
             "Would reload {workload} for {} (--dry-run, or the annotation dry-run of the workload or its \
              namespace)",
@@ -94,7 +99,13 @@ pub(crate) fn held(
         ),
         // A failed PATCH has its own sentence. The others have one for all workloads that wait.
         Held::For(
-            Hold::Stripped | Hold::BackOff | Hold::Budget | Hold::Wave | Hold::RolloutLimit,
+            Hold::Stripped
+            | Hold::BackOff
+            | Hold::Budget
+            | Hold::Wave
+            | Hold::RolloutLimit
+            | Hold::InjectorAway
+            | Hold::InjectorMissing,
         ) => return None,
     })
 }

@@ -7,6 +7,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 
 use super::client::in_time;
+use super::injector::WATCHED_RESOURCES;
 use super::leader;
 use crate::model::kind::Kind;
 use crate::references::environment::SourceKind;
@@ -36,6 +37,7 @@ pub struct StatusRequests {
 fn needed(
     readable: ReadableSources,
     events: bool,
+    injector: bool,
     lease: Option<&leader::Settings>,
     status: StatusRequests,
 ) -> impl Iterator<Item = Needed> {
@@ -77,8 +79,13 @@ fn needed(
         group: "events.k8s.io",
         ..Needed::default()
     });
+    let of_injector = injector.then_some(WATCHED_RESOURCES).into_iter().flatten();
+    let of_injector = of_injector.flat_map(|(resource, group)| {
+        ["list", "watch"].map(|verb| Needed { verb, resource, group, ..Needed::default() })
+    });
     let of_status = of_status(status, lease);
-    everywhere.chain(of_namespaces).chain(of_sources).chain(of_events).chain(of_lease).chain(of_status)
+    let everywhere = everywhere.chain(of_namespaces).chain(of_sources).chain(of_events);
+    everywhere.chain(of_injector).chain(of_lease).chain(of_status)
 }
 
 /// Returns what the status API needs.
@@ -107,19 +114,21 @@ fn of_status(
 }
 
 /// Returns the missing permissions, each with the place to add it. The permissions on a Lease are
-/// checked only if there is a `lease`.
+/// checked only if there is a `lease`, and those for the `injector` only if it is checked.
 ///
 /// Nothing is reported if the API server cannot tell: the requests themselves will then fail.
 pub async fn missing(
     client: &Client,
     readable: ReadableSources,
     events: bool,
+    injector: bool,
     lease: Option<&leader::Settings>,
     status: StatusRequests,
 ) -> Vec<String> {
     let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
     let mut missing = Vec::new();
-    for Needed { verb, resource, group, namespace, name } in needed(readable, events, lease, status)
+    for Needed { verb, resource, group, namespace, name } in
+        needed(readable, events, injector, lease, status)
     {
         let place = namespace.as_ref().map_or_else(
             || ". Add it to its ClusterRole".to_owned(),

@@ -13,6 +13,7 @@ mod counted;
 pub mod effects;
 pub mod events;
 pub mod forward;
+pub mod injector;
 pub mod leader;
 pub mod leader_pod;
 pub mod namespaces;

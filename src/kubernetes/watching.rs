@@ -47,6 +47,8 @@ pub(super) struct Watching<K> {
     /// All objects are listed again after this time.
     sync_period: Duration,
     api: Api<K>,
+    /// Only the objects that this label selector selects are watched.
+    labels: Option<String>,
     heartbeat: Heartbeat,
     events: Option<Open<K>>,
     page: u32,
@@ -80,6 +82,7 @@ where
             resource,
             sync_period,
             api,
+            labels: None,
             heartbeat: Heartbeat::default(),
             events: None,
             page: PAGE,
@@ -95,6 +98,11 @@ where
     /// Returns the same watch, which reports its progress to `heartbeat`.
     pub(super) fn with_heartbeat(self, heartbeat: Heartbeat) -> Self {
         Self { heartbeat, ..self }
+    }
+
+    /// Returns the same watch, of the objects that a label selector selects.
+    pub(super) fn with_labels(self, selector: String) -> Self {
+        Self { labels: Some(selector), ..self }
     }
 
     /// Lists all objects again: at once, unless a list was requested within the last minute.
@@ -126,8 +134,14 @@ where
             }
             let page = self.page;
             let open = self.events.get_or_insert_with(|| Open {
-                events: watcher(self.api.clone(), watcher::Config::default().page_size(page))
-                    .boxed(),
+                events: watcher(
+                    self.api.clone(),
+                    watcher::Config {
+                        label_selector: self.labels.clone(),
+                        ..watcher::Config::default().page_size(page)
+                    },
+                )
+                .boxed(),
                 list: Some(ListSoFar::begin()),
                 heard: Instant::now(),
                 // The period is up to a tenth longer, so that the lists of several kinds do not

@@ -13,13 +13,15 @@ pub const WORKLOAD_STATES: [&str; 8] =
     ["failed", "takenBack", "held", "pending", "running", "unknown", "silent", "complete"];
 
 /// The reason codes of all states of a workload: see [`Progress::reason`].
-pub const REASONS: [&str; 28] = [
+pub const REASONS: [&str; 30] = [
     "FailedCreate",
     "ProgressDeadlineExceeded",
     "RolloutTimedOut",
     "TakenBack",
     "SecretMissing",
     "AnnotationsRemoved",
+    "InjectorAway",
+    "InjectorMissing",
     "RateLimited",
     "WaitsForTurn",
     "RotationStopped",

@@ -12,11 +12,13 @@ use super::rotations::{SeenRotation, Tally};
 use super::table::{RotationRow, Table, WorkloadRow, api_secret, api_version};
 use super::words;
 use crate::decide::clock::ServerClock;
+use crate::decide::plan::Hold;
 use crate::index::Index;
 use crate::index::entries::IndexedWorkload;
 use crate::model::kind::Kind;
 use crate::model::secret::SecretId;
-use crate::model::workload::WorkloadId;
+use crate::model::workload::{Workload, WorkloadId};
+use crate::rollouts::injector::Injector;
 use crate::rollouts::rollout::Deadline;
 use crate::rollouts::rotation::{
     KnownSecret, RotationState, Standing, User, UserState, is_revocable, rotation_of,
@@ -34,6 +36,8 @@ pub struct Sources {
     pub clock: Arc<ServerClock>,
     /// Returns the present by the controller's clock.
     pub now: fn() -> Timestamp,
+    /// The injector, which knows why reloads wait for it.
+    pub injector: Arc<Injector>,
     /// How long the rollout of a reload may take.
     pub rollout_timeout: Duration,
     /// The names of all Vault servers.
@@ -263,7 +267,7 @@ impl Report {
             api::UsedSecret {
                 secret: api_secret(secret),
                 version: version.map(api_version),
-                progress: words::progress(&state, version, &stored.workload),
+                progress: self.progress(&state, version, &stored.workload),
             }
         };
         let mut secrets: Vec<_> = stored
@@ -297,6 +301,22 @@ impl Report {
         user_state(&user, secret, &self.known(secret), self.deadline)
     }
 
+    /// Returns a state as the API shows it. The injector says what new pods lack at present.
+    fn progress(
+        &self,
+        state: &UserState,
+        version: Option<Version>,
+        workload: &Workload,
+    ) -> api::Progress {
+        let mut progress = words::progress(state, version, workload);
+        if let UserState::Held(Hold::InjectorAway | Hold::InjectorMissing) = state
+            && let Some(lack) = self.sources.injector.advice(&workload.id.namespace)
+        {
+            progress.message = words::held_by_injector(&lack);
+        }
+        progress
+    }
+
     fn state_of(&self, secret: &SecretId, users: &Users<'_>) -> RotationState {
         rotation_state(&self.known(secret), users.iter().map(|(_, state)| state))
     }
@@ -327,7 +347,7 @@ impl Report {
         let version = self.known(secret).version;
         let user = |(stored, state): (&IndexedWorkload, UserState)| api::User {
             workload: stored.workload.id.to_string(),
-            progress: words::progress(&state, version, &stored.workload),
+            progress: self.progress(&state, version, &stored.workload),
         };
         let mut users: Vec<_> = users.into_iter().map(user).collect();
         users.sort_by_cached_key(api::User::key);

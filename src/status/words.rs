@@ -52,6 +52,8 @@ pub(super) fn code(state: &UserState) -> Option<&'static str> {
         UserState::Held(Hold::Frozen { .. }) => "Frozen",
         UserState::Held(Hold::OutsideWindow { .. }) => "OutsideWindow",
         UserState::Held(Hold::InvalidTimeRule { .. }) => "InvalidTimeRule",
+        UserState::Held(Hold::InjectorAway) => "InjectorAway",
+        UserState::Held(Hold::InjectorMissing) => "InjectorMissing",
         UserState::TakenBack => "TakenBack",
         UserState::Unknown => "NoAnswer",
     })
@@ -122,6 +124,12 @@ fn message(state: &UserState, workload: &Workload) -> String {
         UserState::Held(Hold::InvalidTimeRule { by, error }) => {
             format!("A text that cannot be used holds the reload: {} {error}", error.place(*by))
         }
+        UserState::Held(Hold::InjectorAway) => held_by_injector(
+            "new pods would not get their secrets, since the webhook that injects them is away",
+        ),
+        UserState::Held(Hold::InjectorMissing) => {
+            held_by_injector("no webhook that injects secrets is known to cover the namespace")
+        }
         UserState::Held(Hold::Budget) => {
             "The workload waits for the rate limit of reloads for changes while no controller \
              watched (--found-reload-rate)"
@@ -186,6 +194,14 @@ fn outside_window(by: SetBy, opens: Option<Timestamp>) -> String {
             "The windows let no reload begin, and no opening is near: {place}. Check the windows"
         ),
     }
+}
+
+/// Returns the sentence of a hold for the injector, which says what new pods lack.
+pub(super) fn held_by_injector(lack: &str) -> String {
+    format!(
+        "The reload waits for the webhook that injects secrets: {lack}. The workload is reloaded by \
+         itself once new pods get their secrets"
+    )
 }
 
 /// Returns since when a workload is in a state.
@@ -256,7 +272,11 @@ mod tests {
             UserState::Held(Hold::SecretGone) => UserState::Held(Hold::Stripped),
             UserState::Held(Hold::Stripped) => UserState::Held(Hold::Budget),
             UserState::Held(Hold::Budget) => UserState::Held(Hold::DryRun),
-            UserState::Held(Hold::DryRun) => UserState::Held(Hold::Frozen { by, until: time }),
+            UserState::Held(Hold::DryRun) => UserState::Held(Hold::InjectorAway),
+            UserState::Held(Hold::InjectorAway) => UserState::Held(Hold::InjectorMissing),
+            UserState::Held(Hold::InjectorMissing) => {
+                UserState::Held(Hold::Frozen { by, until: time })
+            }
             UserState::Held(Hold::Frozen { .. }) => {
                 UserState::Held(Hold::OutsideWindow { by, opens: Some(time) })
             }

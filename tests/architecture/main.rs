@@ -42,13 +42,17 @@ const ARROWS: [(&str, &[&str]); 20] = [
             "index",
             "model",
             "references",
+            "rollouts",
             "status",
         ],
     ),
     // It reads its files as the client of Vault does, so that a mount that hangs holds one thread.
     ("notifications", &["decide", "election", "events", "model", "rollouts", "vault"]),
     ("web", &["election", "events", "heartbeat", "index", "model", "rollouts", "status"]),
-    ("config", &["election", "engine", "index", "model", "references", "telemetry", "vault"]),
+    (
+        "config",
+        &["election", "engine", "index", "model", "references", "rollouts", "telemetry", "vault"],
+    ),
     // What works offline decodes objects as the collector does.
     ("cli", &["config", "kubernetes", "model", "references", "status"]),
     (

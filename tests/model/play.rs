@@ -304,7 +304,9 @@ impl Play {
                         | Hold::DryRun
                         | Hold::Frozen { .. }
                         | Hold::OutsideWindow { .. }
-                        | Hold::InvalidTimeRule { .. },
+                        | Hold::InvalidTimeRule { .. }
+                        | Hold::InjectorAway
+                        | Hold::InjectorMissing,
                     )
                     | None => false,
                 };

@@ -107,6 +107,7 @@ async fn the_pod_of_the_chart_does_its_work_and_is_denied_nothing() -> Result<()
         ("list", "namespaces"),
         ("get", "configmaps"),
         ("watch", "configmaps"),
+        ("watch", "mutatingwebhookconfigurations"),
         ("create", "leases"),
         ("update", "leases"),
         ("watch", "leases"),

@@ -14,6 +14,7 @@ mod downtime;
 mod faults;
 mod folders;
 mod gone;
+mod injector;
 mod isolation;
 mod leader;
 mod logins;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         downtime::scenarios(),
         folders::scenarios(),
         gone::scenarios(),
+        injector::scenarios(),
         isolation::scenarios(),
         leader::scenarios(),
         logins::scenarios(),

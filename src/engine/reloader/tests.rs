@@ -35,6 +35,7 @@ use crate::rollouts::admission::RolloutRules;
 
 mod api_server_outage;
 mod dry_run;
+mod injector;
 mod leading;
 mod rounds;
 mod settling;

@@ -44,6 +44,7 @@ impl Bench {
             board,
             clock: Arc::default(),
             now,
+            injector: Arc::default(),
             rollout_timeout: Duration::from_mins(10),
             servers: ["default".into()].into(),
             replica: "a".into(),

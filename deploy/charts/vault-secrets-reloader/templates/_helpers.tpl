@@ -58,6 +58,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 
 {{/*
+When reloads wait for the webhook that injects secrets. YAML reads off as false.
+*/}}
+{{- define "vault-secrets-reloader.injectorCheck" -}}
+{{- if kindIs "invalid" .Values.injectorCheck }}auto
+{{- else if eq (toString .Values.injectorCheck) "false" }}off
+{{- else }}{{ .Values.injectorCheck }}
+{{- end }}
+{{- end }}
+
+{{/*
 A value of the environment as text. Helm reads a number of YAML as a float, and would print a large
 one as 1e+06.
 */}}
