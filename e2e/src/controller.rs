@@ -48,10 +48,17 @@ const SERVING_STATUS: &str = "Serving the status at ";
 /// The flag that switches leader election off.
 const ALONE: &str = "--leader-elect=false";
 
+/// The flag that reloads all workloads of a secret at once.
+const WITHOUT_WAVES: &str = "--waves=false";
+
+/// The flag of the shortest time between two reloads of a workload.
+pub const MIN_INTERVAL: &str = "--reload-min-interval";
+
 /// Flags and variables for a controller. The default: debug level, a poll each second, the bed's
 /// servers, a Kubernetes user with the chart's permissions, and a Vault token with the controller's
 /// policy. Leader election is off, since a test that kills a controller and starts another would
-/// wait for the lease to end.
+/// wait for the lease to end. Waves and the shortest interval are off, too: most scenarios are about
+/// which workloads are reloaded, and reload one several times within seconds.
 #[derive(Debug, Clone)]
 pub struct ControllerOptions {
     flags: BTreeMap<String, Option<String>>,
@@ -84,6 +91,8 @@ impl Default for ControllerOptions {
             .flag("--found-reload-burst", "500")
             // Each controller has a port of its own.
             .flag(STATUS_ADDRESS, "127.0.0.1:0")
+            .flag(MIN_INTERVAL, "0s")
+            .switch(WITHOUT_WAVES)
             .switch(ALONE)
     }
 }
@@ -116,6 +125,18 @@ impl ControllerOptions {
         self
     }
 
+    /// Switches waves on, with the program's defaults.
+    #[must_use]
+    pub fn in_waves(self) -> Self {
+        self.without_flag(WITHOUT_WAVES)
+    }
+
+    /// Uses the program's defaults of the rules for rollouts: waves, and the shortest interval.
+    #[must_use]
+    pub fn usual_rollouts(self) -> Self {
+        self.in_waves().without_flag(MIN_INTERVAL)
+    }
+
     /// Switches leader election on, with the lease `vault-secrets-reloader` of a namespace, the
     /// name of the replica, and these times.
     #[must_use]
@@ -135,6 +156,8 @@ impl ControllerOptions {
         self.flags.remove(SETTLE_TIME);
         self.flags.remove(STATUS_ADDRESS);
         self.flags.remove("--found-reload-burst");
+        self.flags.remove(MIN_INTERVAL);
+        self.flags.remove(WITHOUT_WAVES);
         self.program = Some(binary.to_owned());
         self
     }
