@@ -34,6 +34,7 @@ mod tenants;
 mod tls;
 mod tokens;
 mod tryout;
+mod waves;
 
 use std::process::ExitCode;
 
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         tls::scenarios(),
         tokens::scenarios(),
         tryout::scenarios(),
+        waves::scenarios(),
     ];
     e2e::suite::main(files.into_iter().flatten().collect())
 }
