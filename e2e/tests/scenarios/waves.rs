@@ -68,7 +68,7 @@ fn progress(states: &[State], times: i64) -> (usize, usize) {
 /// When more rollouts are under way than one before the first workload is healthy, or than `width`
 /// after that.
 async fn follow(bed: &Bed, controller: &Controller, times: i64, width: usize) -> Result<usize> {
-    let most = Cell::new(0);
+    let most = Cell::new(0_usize);
     let most = &most;
     let outcome = eventually("the end of the rotation", WITHIN, || async move {
         let states = bed.deployments().await?;
@@ -473,7 +473,7 @@ async fn rollouts_are_limited_in_all_and_in_a_namespace() -> Result<()> {
     for secret in &secrets {
         bed.rotate(secret).await?;
     }
-    let most = Cell::new(0);
+    let most = Cell::new(0_usize);
     let most = &most;
     let outcome = eventually("all reloads", WITHIN, || async {
         let states = bed.deployments().await?;
