@@ -117,9 +117,10 @@ lint: need-cargo need-python3 ## Formatting, clippy, the chart, the alerts, the 
 	    else echo "skipped: cargo-deny is not installed (cargo install cargo-deny --locked)"; fi
 
 .PHONY: bench
-bench: need-cargo need-python3 say-servers say-build bed ## Measure the reading of values, polls beside bare requests, and the controller beside 10,000 workloads; OTHER= a reloader beside ours, ARGS= for the last
+bench: need-cargo need-python3 say-servers say-build bed ## Measure the reading of values, polls beside bare requests, a rotation of 500 workloads, and the controller beside 10,000; OTHER= a reloader beside ours, ARGS= for the last
 	@$(CARGO) bench -q -p e2e --bench references
 	@VSR_OTHER=$(OTHER) $(CARGO) bench -q -p e2e --bench polls
+	@$(BED) waves
 	@$(BED) scale $(ARGS)
 
 .PHONY: fuzz

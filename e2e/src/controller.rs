@@ -15,6 +15,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::bed::Bed;
 use crate::binaries;
 use crate::controller_log::{Line, Log, Stream};
+pub use crate::controller_options::{
+    ControllerOptions, LeaseTimes, MIN_INTERVAL, SETTLE_TIME, STATUS_ADDRESS,
+};
 use crate::group::ProcessGroup;
 use crate::leaks;
 use crate::ports::Port;
@@ -27,146 +30,8 @@ const READY_WITHIN: Duration = Duration::from_mins(1);
 /// The debug line that the controller writes at the start of each poll.
 const POLL_BEGINS: &str = "Reloader started";
 
-/// How the controller logs in to Vault.
-#[derive(Debug, Clone)]
-enum Login {
-    /// With a token that the bed makes with the controller's policy.
-    Token,
-    /// By the variables of the test; the bed sets none.
-    Own,
-}
-
-/// The flag of the settle time.
-pub const SETTLE_TIME: &str = "--settle-time";
-
-/// The flag of the address of the status.
-pub const STATUS_ADDRESS: &str = "--status-address";
-
 /// The start of the line that names the address of the status.
 const SERVING_STATUS: &str = "Serving the status at ";
-
-/// The flag that switches leader election off.
-const ALONE: &str = "--leader-elect=false";
-
-/// Flags and variables for a controller. The default: debug level, a poll each second, the bed's
-/// servers, a Kubernetes user with the chart's permissions, and a Vault token with the controller's
-/// policy. Leader election is off, since a test that kills a controller and starts another would
-/// wait for the lease to end.
-#[derive(Debug, Clone)]
-pub struct ControllerOptions {
-    flags: BTreeMap<String, Option<String>>,
-    env: BTreeMap<String, OsString>,
-    login: Login,
-    program: Option<PathBuf>,
-}
-
-/// The durations of leader election.
-#[derive(Debug, Clone, Copy)]
-pub struct LeaseTimes {
-    /// `--leader-elect-lease-duration`
-    pub duration: Duration,
-    /// `--leader-elect-renew-deadline`
-    pub renew_deadline: Duration,
-    /// `--leader-elect-retry-period`
-    pub retry_period: Duration,
-}
-
-impl Default for ControllerOptions {
-    fn default() -> Self {
-        let (flags, env) = Default::default();
-        let options = Self { flags, env, login: Login::Token, program: None };
-        options
-            .flag("--log-level", "debug")
-            .flag("--reloader-run-period", "1s")
-            // Pods of the bed never read an older version, and its servers share one clock.
-            .flag(SETTLE_TIME, "0s")
-            // Scenarios with hundreds of workloads are not about the first start.
-            .flag("--found-reload-burst", "500")
-            // Each controller has a port of its own.
-            .flag(STATUS_ADDRESS, "127.0.0.1:0")
-            .switch(ALONE)
-    }
-}
-
-impl ControllerOptions {
-    /// Returns the defaults.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Sets a flag with a value, such as `--reloader-run-period`, `2s`. Replaces an earlier value.
-    #[must_use]
-    pub fn flag(mut self, name: &str, value: &str) -> Self {
-        self.flags.insert(name.to_owned(), Some(value.to_owned()));
-        self
-    }
-
-    /// Sets a flag without a value, such as `--enable-json-log`.
-    #[must_use]
-    pub fn switch(mut self, name: &str) -> Self {
-        self.flags.insert(name.to_owned(), None);
-        self
-    }
-
-    /// Removes a flag.
-    #[must_use]
-    pub fn without_flag(mut self, name: &str) -> Self {
-        self.flags.remove(name);
-        self
-    }
-
-    /// Switches leader election on, with the lease `vault-secrets-reloader` of a namespace, the
-    /// name of the replica, and these times.
-    #[must_use]
-    pub fn leader_elect(self, namespace: &str, replica: &str, times: LeaseTimes) -> Self {
-        let milliseconds = |time: Duration| format!("{}ms", time.as_millis());
-        self.without_flag(ALONE)
-            .flag("--leader-elect-lease-duration", &milliseconds(times.duration))
-            .flag("--leader-elect-renew-deadline", &milliseconds(times.renew_deadline))
-            .flag("--leader-elect-retry-period", &milliseconds(times.retry_period))
-            .env("POD_NAMESPACE", namespace)
-            .env("POD_NAME", replica)
-    }
-
-    /// Runs another binary.
-    #[must_use]
-    pub fn program(mut self, binary: &Path) -> Self {
-        self.flags.remove(SETTLE_TIME);
-        self.flags.remove(STATUS_ADDRESS);
-        self.flags.remove("--found-reload-burst");
-        self.program = Some(binary.to_owned());
-        self
-    }
-
-    /// Sets a variable. It takes precedence over the value that the bed would set.
-    #[must_use]
-    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
-        self.env.insert(name.to_owned(), value.into());
-        self
-    }
-
-    /// Uses this Vault token instead of a token that the bed makes.
-    #[must_use]
-    pub fn vault_token(mut self, token: &str) -> Self {
-        self.login = Login::Own;
-        self.env("VAULT_TOKEN", token)
-    }
-
-    /// Logs in by `auth/kubernetes` with a role and the file of the `ServiceAccount`'s token.
-    #[must_use]
-    pub fn kubernetes_login(mut self, role: &str, token_file: impl Into<PathBuf>) -> Self {
-        self.login = Login::Own;
-        self.env("VAULT_ROLE", role).env("KUBERNETES_SERVICE_ACCOUNT_TOKEN", token_file.into())
-    }
-
-    /// Sets no Vault token, for a test whose variables configure the login.
-    #[must_use]
-    pub fn without_vault_token(mut self) -> Self {
-        self.login = Login::Own;
-        self
-    }
-}
 
 /// The data needed to run the same process again.
 #[derive(Debug, Clone)]
@@ -230,18 +95,14 @@ impl Controller {
             ("HOME".to_owned(), bed.folder().into()),
             ("LISTEN_ADDRESS".to_owned(), format!("127.0.0.1:{}", port.number()).into()),
         ]);
-        if matches!(options.login, Login::Token) && !options.env.contains_key("VAULT_TOKEN") {
+        if options.wants_token() {
             let token = bed.vault.create_token(&TokenRequest::default()).await?;
             env.insert("VAULT_TOKEN".to_owned(), token.token.into());
         }
-        env.extend(options.env.clone());
-        let mut args = Vec::new();
-        for (name, value) in &options.flags {
-            args.push(name.into());
-            args.extend(value.iter().map(OsString::from));
-        }
+        env.extend(options.variables().clone());
+        let args = options.arguments();
         let log = log_file(bed, &port);
-        let program = options.program.clone().map_or_else(binaries::controller, Ok)?;
+        let program = options.binary().map_or_else(binaries::controller, Ok)?;
         let launch = Launch { program, args, env, log };
         Self::launch(launch, bed.group(), port)
     }

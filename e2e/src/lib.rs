@@ -39,6 +39,7 @@ pub mod cluster;
 pub mod command_lines;
 pub mod controller;
 pub mod controller_log;
+mod controller_options;
 pub mod counts;
 pub mod deploy;
 pub mod faults;

@@ -47,6 +47,12 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         polls: usize,
     },
+    /// Measures a rotation in waves: how long it takes, beside the sum of its rollouts
+    Waves {
+        /// How many Deployments refer to the secret
+        #[arg(long, default_value_t = 500)]
+        workloads: usize,
+    },
     /// Breaks everything beside hundreds of workloads, and counts what was missed or doubled
     Faults {
         /// Repeats the choices of an earlier run; also `FAULTS_SEED`
@@ -87,6 +93,7 @@ async fn main() -> ExitCode {
         Command::Scale { workloads, secrets, polls } => {
             cli::scale::scale(workloads, secrets, polls, &mut say).await
         }
+        Command::Waves { workloads } => cli::waves::waves(workloads, &mut say).await,
         Command::Faults { seed, only, workloads, secrets, kills, times } => {
             let seed = seed.unwrap_or_else(faults::seed);
             let plan = Plan { seed, workloads, secrets, kills, times, only };

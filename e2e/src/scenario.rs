@@ -119,6 +119,13 @@ impl Bed {
         self.cluster.get_all(&names).await
     }
 
+    /// Returns all Deployments at one moment: one LIST is one state of the cluster.
+    pub async fn deployments(&self) -> Result<Vec<State>> {
+        let mut list = self.cluster.get_path("/apis/apps/v1/deployments").await?;
+        let items = list["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
+        Ok(items.into_iter().map(|object| State { object }).collect())
+    }
+
     /// Lets two polls pass, and checks that each workload still has its expected count.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 //! seconds.
 
 use jiff::{SignedDuration, Timestamp};
-use vault_secrets_reloader::decide::plan::Hold;
+use vault_secrets_reloader::decide::hold::Hold;
 use vault_secrets_reloader::model::time_rules::TimeRules;
 use vault_secrets_reloader::rollouts::calendar::{Calendar, Levels};
 

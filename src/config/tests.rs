@@ -14,6 +14,7 @@ use crate::model::annotation::Annotations;
 use crate::model::scheme::Scheme;
 use crate::model::secret::SecretId;
 use crate::references::reason::Reason;
+use crate::rollouts::wave::WaveRules;
 use crate::vault::credential::Credential;
 use crate::vault::login::Method;
 use crate::vault::tls::Authority;
@@ -373,6 +374,36 @@ fn what_cannot_be_used_is_refused_with_its_name_and_the_remedy() {
         (&[], &[ROLE, ("LISTEN_ADDRESS", "8080")], "LISTEN_ADDRESS=\"8080\""),
     ];
     expect_refusals(table);
+}
+
+#[test]
+fn the_rules_for_rollouts_can_be_switched_off_one_by_one() {
+    let settings = load(&[], &[ROLE]).unwrap().settings;
+    let rules = settings.rollouts;
+    assert_eq!(rules.waves, Some(WaveRules::default()));
+    assert_eq!((rules.limits.in_all, rules.limits.per_namespace), (Some(200), Some(50)));
+    assert_eq!(rules.shortest_interval, Duration::from_mins(1));
+    assert_eq!(rules.timeout, Duration::from_mins(10));
+    assert!(settings.heeds_owners);
+    let off = [
+        "-waves=false",
+        "-max-rollouts=0",
+        "-max-rollouts-per-namespace=0",
+        "-reload-min-interval=0s",
+        "-secret-reload-policies=false",
+    ];
+    let settings = load(&off, &[ROLE]).unwrap().settings;
+    let rules = settings.rollouts;
+    assert_eq!((rules.waves, rules.shortest_interval), (None, Duration::ZERO));
+    assert_eq!((rules.limits.in_all, rules.limits.per_namespace), (None, None));
+    assert!(!settings.heeds_owners);
+    expect_refusals(&[
+        (&["-wave-step=0%"], &[ROLE], "--wave-step=\"0%\": not a percentage"),
+        (&["-wave-first=0"], &[ROLE], "--wave-first=\"0\": not a whole number above zero"),
+        (&["-max-rollouts=many"], &[ROLE], "--max-rollouts=\"many\": not a whole number"),
+        (&["-reload-min-interval=2h"], &[ROLE], "must be 1h or less"),
+        (&["-waves=off"], &[ROLE], "--waves=\"off\": write true or false"),
+    ]);
 }
 
 #[test]

@@ -4,5 +4,6 @@
 //! arguments, so a test can check each rule by a call.
 
 pub mod clock;
+pub mod hold;
 pub mod observation;
 pub mod plan;

@@ -14,11 +14,11 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::decide::hold::Hold;
 use crate::decide::observation::{Observation, ObservedVersion};
 use crate::model::poll::PollNumber;
 use crate::model::record::{Record, Versions};
 use crate::model::secret::{SecretId, Version};
-use crate::model::time_rules::{SetBy, TimeError};
 use crate::model::workload::Workload;
 
 /// How long a workload is held when its record was stripped. The hold doubles each time, up to
@@ -318,61 +318,6 @@ pub enum Action {
     AskRevision,
 }
 
-/// The reason why a reload is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Hold {
-    /// The workload is being deleted, and its controller rolls out nothing any more.
-    Deleting,
-    /// A secret of the workload is gone, and new pods would fail.
-    SecretGone,
-    /// The same versions were already PATCHed, and the record was stripped.
-    Stripped,
-    /// The last PATCH failed a short while ago.
-    BackOff,
-    /// Too many workloads were found changed at once. The plan never says so; the budget does.
-    Budget,
-    /// Reloads are only reported (`--dry-run`). The plan never says so.
-    DryRun,
-    /// Other workloads get the new version first. This and the following reasons come from the
-    /// rules of `crate::rollouts`.
-    Wave,
-    /// A workload failed after its reload for the same version.
-    RotationStopped,
-    /// Too many rollouts of reloads are under way.
-    RolloutLimit,
-    /// The workload was reloaded a short while ago.
-    Interval,
-    /// The owner of a secret holds its reloads.
-    SecretOwner,
-    /// A freeze lasts. The plan never says so; [`crate::rollouts::calendar`] does, as for the next
-    /// two.
-    Frozen {
-        /// Who set the freeze that ends last.
-        by: SetBy,
-        /// When this freeze ends.
-        until: Timestamp,
-    },
-    /// The windows of somebody allow no reload at present.
-    OutsideWindow {
-        /// The first whose windows allow none.
-        by: SetBy,
-        /// When all windows allow reloads. `None` if that is far ahead.
-        opens: Option<Timestamp>,
-    },
-    /// A freeze or windows cannot be read, so nothing is known of their end.
-    InvalidTimeRule {
-        /// Who wrote the text.
-        by: SetBy,
-        /// What is wrong with it.
-        error: TimeError,
-    },
-    /// The webhook that injects secrets into new pods is away. The plan never says so; the check of
-    /// the injector does.
-    InjectorAway,
-    /// An injector is required, and none is known to cover the namespace. The plan never says so.
-    InjectorMissing,
-}
-
 /// The decision about a workload, and the facts to report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
@@ -491,52 +436,11 @@ pub fn decide(
     decision
 }
 
-impl Hold {
-    /// Returns when the hold ends by itself, if that time is known.
-    #[must_use]
-    pub fn end(self) -> Option<Timestamp> {
-        match self {
-            Self::Frozen { until, .. } => Some(until),
-            Self::OutsideWindow { opens, .. } => opens,
-            Self::Deleting
-            | Self::SecretGone
-            | Self::Stripped
-            | Self::BackOff
-            | Self::Budget
-            | Self::DryRun
-            | Self::InvalidTimeRule { .. } => None,
-        }
-    }
-}
-
 impl Action {
     /// Whether a PATCH is sent, now or after the back-off from a PATCH that failed.
     #[must_use]
     pub fn is_tried(&self) -> bool {
         matches!(self, Self::Roll(_) | Self::Hold(Hold::BackOff))
-    }
-}
-
-impl Hold {
-    /// Whether the hold can end before the next poll: other rollouts end, or time passes. The secrets
-    /// of the workload need not be read for that.
-    #[must_use]
-    pub fn ends_by_itself(self) -> bool {
-        match self {
-            Self::Wave | Self::RotationStopped | Self::RolloutLimit | Self::Interval => true,
-            Self::Deleting
-            | Self::SecretGone
-            | Self::Stripped
-            | Self::BackOff
-            | Self::Budget
-            | Self::DryRun
-            | Self::SecretOwner
-            | Self::Frozen { .. }
-            | Self::OutsideWindow { .. }
-            | Self::InvalidTimeRule { .. }
-            | Self::InjectorAway
-            | Self::InjectorMissing => false,
-        }
     }
 }
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::decide::hold::Hold;
 use crate::decide::observation::{Observation, ObservedVersion};
-use crate::decide::plan::{Action, Cause, Decision, Hold};
-use crate::engine::deciding::Due;
+use crate::decide::plan::{Action, Cause, Decision};
+use crate::engine::deciding::{Candidate, Due};
 use crate::engine::poll_scope::Remaining;
 use crate::engine::ports::Cluster;
 use crate::engine::secret_track::seen;
@@ -19,12 +20,6 @@ use crate::model::workload::Workload;
 use crate::rollouts::admission::{Admission, ChangedSecret};
 use crate::rollouts::order::{Turn, rank, sort_by_turns};
 use crate::rollouts::rollout::{Deadline, replaces_no_pods, rollout_state};
-
-/// A workload that is due, if the rules allow it.
-pub(super) struct Candidate<'a> {
-    pub(super) stored: &'a IndexedWorkload,
-    pub(super) decision: Decision,
-}
 
 impl<C: Cluster> Workloads<C> {
     /// Returns the candidates that may start, and reports all decisions. `in_scope` are the workloads

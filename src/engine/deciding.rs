@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+use crate::decide::hold::Hold;
 use crate::decide::observation::ObservedVersion;
 use crate::decide::plan::{
-    self, Action, Cause, Decision, DecisionInput, Hold, Lookup, ReloadHistory, Revision, Rules,
+    self, Action, Cause, Decision, DecisionInput, Lookup, ReloadHistory, Revision, Rules,
 };
-use crate::engine::admitting::Candidate;
 use crate::engine::poll_scope::{Remaining, Stripped};
 use crate::engine::ports::{Cluster, Vault};
 use crate::engine::secret_track::seen;
@@ -26,6 +26,12 @@ use crate::model::secret::SecretId;
 /// How often in a row a workload may wait for its controller. After that, the wait is reported as
 /// long, and the workload is left to full polls.
 const MOST_WAITS: u32 = 6;
+
+/// A workload that is due, if the rules allow it.
+pub(super) struct Candidate<'a> {
+    pub(super) stored: &'a IndexedWorkload,
+    pub(super) decision: Decision,
+}
 
 /// A workload that is about to be reloaded.
 pub(super) struct Due {

@@ -1,7 +1,7 @@
 //! The holds that need no look at secrets: dry runs, freezes and windows, of the operator, of the
 //! workload's namespace, and of the workload.
 
-use crate::decide::plan::Hold;
+use crate::decide::hold::Hold;
 use crate::engine::settings::{Clocks, SharedSettings};
 use crate::index::Index;
 use crate::model::time_rules::TimeRules;

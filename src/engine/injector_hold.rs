@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::decide::plan::Hold;
+use crate::decide::hold::Hold;
 use crate::model::workload::{Workload, WorkloadId};
 use crate::rollouts::injector::Injector;
 

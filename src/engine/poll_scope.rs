@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::decide::plan::Hold;
+use crate::decide::hold::Hold;
 use crate::model::secret::SecretId;
 use crate::model::workload::{Workload, WorkloadId};
 

@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::decide::hold::Hold;
 use crate::decide::observation::{Observation, ObservedVersion, ReadRequest};
-use crate::decide::plan::Hold;
 use crate::heartbeat::Heartbeat;
 use crate::index::Index;
 use crate::index::entries::{IndexedWorkload, Snapshot};

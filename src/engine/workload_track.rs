@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::decide::plan::{Hold, ReloadHistory, Revision};
+use crate::decide::hold::Hold;
+use crate::decide::plan::{ReloadHistory, Revision};
 use crate::engine::ports::WriteError;
 use crate::index::entries::IndexedWorkload;
 use crate::model::poll::PollNumber;

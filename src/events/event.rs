@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::decide::hold::Hold;
 use crate::decide::observation::Observation;
-use crate::decide::plan::{Cause, Decision, Hold};
+use crate::decide::plan::{Cause, Decision};
 use crate::index::entries::IndexedWorkload;
 use crate::model::kind::Kind;
 use crate::model::poll::PollNumber;

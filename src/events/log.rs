@@ -4,7 +4,7 @@ use tracing::{debug, error, info, warn};
 
 use super::event::{Event, Held};
 use super::text;
-use crate::decide::plan::Hold;
+use crate::decide::hold::Hold;
 use crate::events::sink::Sink;
 use crate::model::record::RecordError;
 use crate::model::text::shorten;

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::event::{Change, Event, Held};
 use super::text;
-use crate::decide::plan::Hold;
+use crate::decide::hold::Hold;
 use crate::election::leadership::Leadership;
 use crate::events::sink::Sink;
 use crate::index::Index;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::event::Held;
-use crate::decide::plan::Hold;
+use crate::decide::hold::Hold;
 use crate::model::secret::SecretId;
 use crate::model::strategy;
 use crate::model::workload::WorkloadId;

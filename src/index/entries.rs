@@ -387,6 +387,9 @@ impl Entries {
             _ => Change::Collected,
         };
         let kept = old.as_ref().filter(|old| old.workload.has_template_of(&workload));
+        if let Some(old) = kept {
+            keep_failure(&old.workload, &mut workload);
+        }
         let has_rolled_out = kept.is_some_and(|old| old.has_rolled_out)
             || matches!(
                 workload.progress,
@@ -460,6 +463,14 @@ impl Entries {
                 }
             }
         }
+    }
+}
+
+/// Keeps the failure of a rollout until the rollout is complete. Any change of the object, such as a
+/// scaled Deployment, looks like progress for a moment, and must not let a stopped rotation go on.
+fn keep_failure(before: &Workload, after: &mut Workload) {
+    if matches!(before.progress, Progress::Failed(_)) && after.progress == Progress::Running {
+        after.progress = before.progress;
     }
 }
 

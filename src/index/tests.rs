@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::annotation::{Annotations, MARK, OptIn};
-use crate::model::progress::{RolloutFailure, RolloutStatus};
+use crate::model::progress::{Progress, RolloutFailure, RolloutStatus};
 use crate::model::record::{Record, Versions};
 use crate::model::secret::DEFAULT_CONNECTION;
 use crate::references::environment::{Container, EnvFrom, EnvVar, SourceName};
@@ -246,6 +246,26 @@ fn the_end_of_a_rollout_is_told_once() {
     next.template = 8;
     index.apply(next, Kind::DEPLOYMENT);
     assert!(!index.get(&id("web")).unwrap().has_rolled_out);
+}
+
+#[test]
+fn a_failure_lasts_until_the_rollout_is_complete() {
+    let index = Index::default();
+    let mut number = 0;
+    let mut see = |updated, template| {
+        number += 1;
+        let mut manifest = reloaded(number, updated);
+        manifest.template = template;
+        index.apply(manifest, Kind::DEPLOYMENT);
+        index.get(&id("web")).unwrap().workload.progress
+    };
+    let failed = Progress::Failed(RolloutFailure::FailedCreate);
+    assert_eq!(see(1, 7), Progress::Running);
+    assert_eq!(see(0, 7), failed);
+    assert_eq!(see(1, 7), failed, "somebody scaled it");
+    assert_eq!(see(2, 7), Progress::Complete);
+    assert_eq!(see(0, 7), failed);
+    assert_eq!(see(1, 8), Progress::Running, "another template");
 }
 
 #[test]

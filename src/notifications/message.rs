@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use siphasher::sip::SipHasher13;
 
-use crate::decide::plan::Hold;
+use crate::decide::hold::Hold;
 use crate::events::event::{Change, Event, Held};
 use crate::events::{owners, text};
 use crate::model::notification::NotificationKind;
@@ -325,11 +325,10 @@ fn number(version: Version) -> Option<u64> {
 /// Returns the reason code of a hold, as in the status.
 fn reason(hold: Held<'_>) -> &'static str {
     match hold {
-        Held::Stripped { .. } => "AnnotationsRemoved",
-        Held::For(Hold::Deleting) => "Deleting",
-        Held::For(Hold::SecretGone) => "SecretMissing",
-        Held::For(Hold::DryRun) => "DryRun",
-        Held::For(_) => "Held",
+        Held::Stripped { .. } => Hold::Stripped.code(),
+        // The code of the other hold for the injector is rarer, and the message says which it is.
+        Held::Injector(_) => Hold::InjectorAway.code(),
+        Held::For(hold) => hold.code(),
     }
 }
 

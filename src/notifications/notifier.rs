@@ -153,7 +153,8 @@ impl Sink for Notifier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::plan::{Cause, Hold};
+    use crate::decide::hold::Hold;
+    use crate::decide::plan::Cause;
     use crate::election::leadership::{Claim, election_channel};
     use crate::events::event::Held;
     use crate::model::fixtures::workload;

@@ -80,7 +80,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::decide::plan::Hold;
+    use crate::decide::hold::Hold;
     use crate::events::event::Held;
     use crate::model::fixtures::{secret, version, workload};
 

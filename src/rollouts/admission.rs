@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use crate::decide::plan::Hold;
+use crate::decide::hold::Hold;
 use crate::model::reload_policy::{ReloadMode, ReloadPolicy};
 use crate::model::secret::{SecretId, Version};
 use crate::model::workload::Workload;

@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::window::Windows;
-use crate::decide::plan::Hold;
+use crate::decide::hold::Hold;
 use crate::model::time_rules::{LONGEST_FREEZE, SetBy, TimeError, TimeRules};
 
 /// A freeze ends within this time. A freeze with a later end would be a missed rotation that nobody

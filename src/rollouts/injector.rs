@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-use crate::decide::plan::Hold;
+use crate::decide::hold::Hold;
 use crate::rollouts::selector::{Labels, Selector};
 
 /// The names of the webhooks of Bank-Vaults, before and after its move to another domain. The name of

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::decide::hold::Hold;
 use crate::decide::observation::Observation;
-use crate::decide::plan::{Action, Decision, Hold};
+use crate::decide::plan::{Action, Decision};
 use crate::model::poll::PollNumber;
 use crate::model::progress::{Progress, RolloutFailure, Silence};
 use crate::model::secret::{SecretId, Version};

@@ -183,7 +183,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::decide::plan::{Action, Cause, Hold};
+    use crate::decide::hold::Hold;
+    use crate::decide::plan::{Action, Cause};
     use crate::model::fixtures::{second, secret, version, workload};
     use crate::model::strategy::Rollout;
 

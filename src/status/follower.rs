@@ -225,6 +225,7 @@ mod tests {
             board: Arc::clone(&board),
             clock: Arc::default(),
             now: || second(100),
+            injector: Arc::default(),
             rollout_timeout: Duration::from_mins(10),
             servers: Arc::default(),
             replica: "one".into(),

@@ -168,7 +168,7 @@ fn known_after(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::plan::Hold;
+    use crate::decide::hold::Hold;
     use crate::model::fixtures::{recorded, secret, version, workload};
     use crate::model::progress::RolloutFailure;
 

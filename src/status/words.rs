@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::api;
-use crate::decide::plan::Hold;
+use crate::decide::hold::Hold;
 use crate::model::annotation::CONTINUE_AFTER_FAILURE;
 use crate::model::progress::{RolloutFailure, Silence};
 use crate::model::secret::Version;
@@ -38,22 +38,8 @@ pub(super) fn code(state: &UserState) -> Option<&'static str> {
         UserState::Pending(Pending::Settling) => "Settling",
         UserState::Pending(Pending::WaitingForRevision) => "WaitingForRevision",
         UserState::Pending(Pending::Due) => "Due",
-        UserState::Pending(Pending::Retrying(_)) | UserState::Held(Hold::BackOff) => "ReloadFailed",
-        UserState::Held(Hold::Deleting) => "Deleting",
-        UserState::Held(Hold::SecretGone) => "SecretMissing",
-        UserState::Held(Hold::Stripped) => "AnnotationsRemoved",
-        UserState::Held(Hold::Budget) => "RateLimited",
-        UserState::Held(Hold::DryRun) => "DryRun",
-        UserState::Held(Hold::Wave) => "WaitsForTurn",
-        UserState::Held(Hold::RotationStopped) => "RotationStopped",
-        UserState::Held(Hold::RolloutLimit) => "TooManyRollouts",
-        UserState::Held(Hold::Interval) => "ReloadedRecently",
-        UserState::Held(Hold::SecretOwner) => "HeldBySecretOwner",
-        UserState::Held(Hold::Frozen { .. }) => "Frozen",
-        UserState::Held(Hold::OutsideWindow { .. }) => "OutsideWindow",
-        UserState::Held(Hold::InvalidTimeRule { .. }) => "InvalidTimeRule",
-        UserState::Held(Hold::InjectorAway) => "InjectorAway",
-        UserState::Held(Hold::InjectorMissing) => "InjectorMissing",
+        UserState::Pending(Pending::Retrying(_)) => Hold::BackOff.code(),
+        UserState::Held(hold) => hold.code(),
         UserState::TakenBack => "TakenBack",
         UserState::Unknown => "NoAnswer",
     })

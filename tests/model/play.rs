@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use vault_secrets_reloader::decide::plan::Hold;
+use vault_secrets_reloader::decide::hold::Hold;
 use vault_secrets_reloader::election::leadership::{Candidate, Claim, election_channel};
 use vault_secrets_reloader::engine::reloader::Reloader;
 use vault_secrets_reloader::engine::settings::{Clocks, Settings, SharedSettings};

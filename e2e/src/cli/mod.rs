@@ -8,3 +8,4 @@ pub(crate) mod say;
 pub(crate) mod scale;
 pub(crate) mod supervisor;
 pub(crate) mod up;
+pub(crate) mod waves;

@@ -15,7 +15,9 @@ e2e::scenarios! {
     servers_of_the_values_are_asked_each_with_its_own_login_for_the_paths_that_its_rules_allow,
 }
 
-const VALUES: [(&str, &str); 2] = [("logLevel", "debug"), ("reloaderRunPeriod", "1s")];
+/// Workloads are reloaded again within seconds.
+const VALUES: [(&str, &str); 3] =
+    [("logLevel", "debug"), ("reloaderRunPeriod", "1s"), ("reloadMinInterval", "0s")];
 
 /// What the pod asked of the API server since.
 async fn requests(bed: &Bed, since: &Mark, pod: &Pod) -> Result<Vec<ApiRequest>> {

@@ -39,6 +39,7 @@ mod tenants;
 mod tls;
 mod tokens;
 mod tryout;
+mod waves;
 mod windows;
 
 use std::process::ExitCode;
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
         tls::scenarios(),
         tokens::scenarios(),
         tryout::scenarios(),
+        waves::scenarios(),
         windows::scenarios(),
     ];
     e2e::suite::main(files.into_iter().flatten().collect())

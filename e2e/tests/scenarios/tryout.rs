@@ -57,7 +57,8 @@ impl Stage {
             bed.cluster.wait_rolled_out(name_of(workload)).await?;
         }
         let start = bed.mark().await?;
-        let controller = Controller::start(&bed, &polling_fast()).await?;
+        // As the README shows it, with the program's own rules for rollouts.
+        let controller = Controller::start(&bed, &polling_fast().usual_rollouts()).await?;
         just_after_a_poll(&controller).await?;
         Ok(Self { bed, controller, start })
     }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::super::scripted::{client_of, list, status};
 use super::*;
-use crate::decide::plan::Hold;
+use crate::decide::hold::Hold;
 use crate::rollouts::injector::{DEFAULT_WEBHOOKS, InjectorSettings, NamePattern};
 
 const NAME: &str = "pods.vault-secrets-webhook.admission.banzaicloud.com";

@@ -68,6 +68,34 @@ When reloads wait for the webhook that injects secrets. YAML reads off as false.
 {{- end }}
 
 {{/*
+The flags of the rules for rollouts, those that are not the program's defaults: extraArgs may hold the
+others.
+*/}}
+{{- define "vault-secrets-reloader.rolloutArgs" -}}
+{{- $waves := .Values.waves | default dict }}
+{{- if eq (toString $waves.enabled) "false" }}
+- "--waves=false"
+{{- end }}
+{{- $flags := list
+  (list "waves-from" $waves.from "5")
+  (list "wave-first" $waves.first "1")
+  (list "wave-step" $waves.step "25%")
+  (list "max-rollouts" .Values.maxRollouts "200")
+  (list "max-rollouts-per-namespace" .Values.maxRolloutsPerNamespace "50")
+  (list "reload-min-interval" .Values.reloadMinInterval "1m")
+  (list "rollout-timeout" .Values.rolloutTimeout "10m") }}
+{{- range $flag := $flags }}
+{{- $text := include "vault-secrets-reloader.text" (index $flag 1) }}
+{{- if and $text (ne $text (index $flag 2)) }}
+- {{ printf "--%s=%s" (index $flag 0) $text | quote }}
+{{- end }}
+{{- end }}
+{{- if eq (toString .Values.secretReloadPolicies) "false" }}
+- "--secret-reload-policies=false"
+{{- end }}
+{{- end }}
+
+{{/*
 A value of the environment as text. Helm reads a number of YAML as a float, and would print a large
 one as 1e+06.
 */}}

@@ -3,7 +3,7 @@
 use tokio::time::timeout;
 
 use super::*;
-use crate::decide::plan::Hold;
+use crate::decide::hold::Hold;
 use crate::engine::injector_hold::InjectorHold;
 use crate::rollouts::injector::{
     FailurePolicy, Injector, InjectorCheck, InjectorSettings, InjectorState, Service, Webhook,
@@ -87,7 +87,17 @@ async fn a_reload_waits_for_the_injector_and_for_nothing_else() {
     let waiting = timeout(away, bench.reloader.workloads.injector.is_back()).await.unwrap();
     assert_eq!(waiting.len(), 1);
     bench.fake.rotate("b", 2);
-    bench.reloader.tick(PollScope::All.with(waiting), &bench.shutdown).await;
+    bench
+        .reloader
+        .tick(
+            PollScope::Remaining {
+                workloads: waiting,
+                secrets: HashSet::new(),
+                waiting: HashSet::new(),
+            },
+            &bench.shutdown,
+        )
+        .await;
     assert_eq!(["web", "api"].map(|name| bench.fake.count(name)), [1, 0]);
     assert_eq!(hold(&bench), None);
 }

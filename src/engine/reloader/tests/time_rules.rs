@@ -98,7 +98,11 @@ async fn a_hold_that_ends_before_the_next_full_poll_is_looked_at_then() {
     // The controller's own clock does not follow the paused one.
     bench.set_rules_of_namespace(frozen(-1));
     tokio::time::advance(Duration::from_secs(1_801)).await;
-    let scope = PollScope::Remaining { workloads: HashSet::new(), secrets: HashSet::new() };
+    let scope = PollScope::Remaining {
+        workloads: HashSet::new(),
+        secrets: HashSet::new(),
+        waiting: HashSet::new(),
+    };
     bench.reloader.tick(scope, &bench.shutdown).await;
     assert_eq!(bench.fake.count("web"), 1);
     assert_eq!(bench.fake.world().asked, ["a"], "nothing else is read");
