@@ -139,13 +139,7 @@ async fn start(
     let election = leader_election.map(|LeaderElection { terms, name, namespace, replica }| {
         leader::Settings::new(&client, terms, name, namespace, &replica)
     });
-    let (leadership, election_of) = (Arc::clone(&led), election.as_ref());
-    let server = StatusServer {
-        client: &client,
-        sources: sources.clone(),
-        leadership,
-        election: election_of,
-    };
+    let server = StatusServer::new(&client, sources.clone(), Arc::clone(&led), election.as_ref());
     let of_status = server.spawn(status, tasks, shutdown.clone()).await?;
     let connector = Connector::new(client.clone(), events_of_process.clone(), &connections);
     let connections = connector.connect_default(connections, &files).await?;
@@ -173,7 +167,7 @@ async fn start(
     let clocks = Arc::clone(&connector.clocks);
     let follower = RotationFollower::new(sources, clocks, leadership.clone(), events_of_process);
     follow_rotations(follower, tasks, shutdown.clone());
-    let engines = Arc::new(Engines {
+    let engines = Engines {
         connector,
         index,
         cluster_clock,
@@ -186,11 +180,8 @@ async fn start(
         leadership,
         synced,
         heartbeats,
-    });
-    for (connection, connected) in connections {
-        let (engines, running) = (Arc::clone(&engines), running.clone());
-        tasks.spawn(engines.run(connection, connected, running, shutdown.clone()));
-    }
+    };
+    Arc::new(engines).spawn(connections, &running, tasks, &shutdown);
     Ok(health)
 }
 

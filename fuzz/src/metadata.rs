@@ -2,6 +2,7 @@
 
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
+use vault_secrets_reloader::model::reload_policy::ReloadPolicy;
 use vault_secrets_reloader::model::secret::Version;
 use vault_secrets_reloader::vault::answer::Answer;
 use vault_secrets_reloader::vault::metadata::{Metadata, read};
@@ -69,7 +70,12 @@ fn read_slowly(status: u16, body: &Value) -> Option<Metadata> {
         return Some(Metadata::Deleted);
     }
     let created = entry.created_time.parse().ok()?;
-    Some(Metadata::Live(Version { number, created }))
+    // Metadata of another form than texts by name say nothing.
+    let custom = data.get("custom_metadata").and_then(Value::as_object);
+    let custom = custom.filter(|custom| custom.values().all(Value::is_string));
+    let entries = custom.into_iter().flatten();
+    let entries = entries.filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)));
+    Some(Metadata::Live(Version { number, created }, ReloadPolicy::of(entries)))
 }
 
 struct Entry<'a> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::future::join;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, error, info};
@@ -124,9 +125,23 @@ impl Connector {
 }
 
 impl Engines {
+    /// Spawns the engine of each server.
+    pub(super) fn spawn(
+        self: Arc<Self>,
+        connections: Vec<(Connection, Option<ConnectedServer>)>,
+        running: &mpsc::Sender<()>,
+        tasks: &mut JoinSet<&'static str>,
+        shutdown: &CancellationToken,
+    ) {
+        for (connection, connected) in connections {
+            let engine = Arc::clone(&self);
+            tasks.spawn(engine.run(connection, connected, running.clone(), shutdown.clone()));
+        }
+    }
+
     /// Runs the engine of a server until `shutdown`. Without a connection, the engine first
     /// connects, and tries until it succeeds. `running` is held until the end.
-    pub(super) async fn run(
+    async fn run(
         self: Arc<Self>,
         connection: Connection,
         connected: Option<ConnectedServer>,

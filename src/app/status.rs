@@ -22,14 +22,23 @@ use crate::web::{page, serve};
 
 /// The server of the status, before it listens.
 pub(super) struct StatusServer<'a> {
-    pub(super) client: &'a Client,
-    pub(super) sources: Sources,
-    pub(super) leadership: Arc<OnceLock<Leadership>>,
+    client: &'a Client,
+    sources: Sources,
+    leadership: Arc<OnceLock<Leadership>>,
     /// The settings of leader election; `None` if it is off.
-    pub(super) election: Option<&'a leader::Settings>,
+    election: Option<&'a leader::Settings>,
 }
 
-impl StatusServer<'_> {
+impl<'a> StatusServer<'a> {
+    pub(super) fn new(
+        client: &'a Client,
+        sources: Sources,
+        leadership: Arc<OnceLock<Leadership>>,
+        election: Option<&'a leader::Settings>,
+    ) -> Self {
+        Self { client, sources, leadership, election }
+    }
+
     /// Spawns the server, and returns what it asks the API server. If another process has the default
     /// port, the controller goes on without the status.
     pub(super) async fn spawn(

@@ -18,6 +18,7 @@ use tracing::debug;
 
 use crate::decide::hold::Hold;
 use crate::decide::observation::{Observation, ObservedVersion, ReadRequest};
+use crate::decide::plan::Cause;
 use crate::heartbeat::Heartbeat;
 use crate::index::Index;
 use crate::index::entries::{IndexedWorkload, Snapshot};
@@ -30,6 +31,7 @@ use crate::references::reason::Reason;
 use super::agenda::Agenda;
 use super::api_server_outage::ApiServerOutage;
 use super::backoff::backoff;
+use super::deciding::Due;
 use super::injector_hold::InjectorHold;
 use super::openings::Openings;
 use super::poll_scope::{PollScope, Remaining};
@@ -302,8 +304,12 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         if !is_look {
             self.report_budget(remaining.over_budget);
         }
-        self.report_waiting(&remaining.waiting_for);
-        let is_idle = is_idle && remaining.waiting.is_empty();
+        // Without an answer of Vault, nothing is known of the reloads that waited before.
+        if is_look || remaining.has_answer {
+            self.report_waiting(&remaining.waiting_for);
+        }
+        let are_moving = |hold: &Hold| matches!(hold, Hold::Wave | Hold::RolloutLimit);
+        let is_idle = is_idle && !remaining.waiting_for.keys().any(are_moving);
         self.report_idle(is_full, is_idle, remaining.has_answer);
         self.set_retry(&mut remaining, is_look);
         if snapshot.is_incomplete && self.incomplete < MOST_INCOMPLETE {
@@ -383,8 +389,11 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     /// Returns the requests to repeat: those for secrets of workloads that may be due, if the
     /// secret was observed long ago.
     async fn requests_to_repeat(&mut self, workloads: &[IndexedWorkload]) -> Vec<ReadRequest> {
-        let is_old =
-            |stored: &&IndexedWorkload| self.secrets.seen_long_ago(stored).next().is_some();
+        // The secrets of workloads that wait for room are read again once there is room.
+        let is_old = |stored: &&IndexedWorkload| {
+            self.secrets.seen_long_ago(stored).next().is_some()
+                && !self.workloads.tracks.waits_for_room(&stored.workload.uid)
+        };
         let old: Vec<IndexedWorkload> = workloads.iter().filter(is_old).cloned().collect();
         let observed_versions = self.secrets.observed_versions(&old);
         let due = self.workloads.may_be_due(&mut self.vault, old, &observed_versions).await;
@@ -407,6 +416,7 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         let end = Instant::now() + self.workloads.settings.shared.period.max(SHORTEST_TURN);
         let (due, needing_revision) =
             self.workloads.decide(workloads, observed_versions, remaining);
+        let due = self.only_fresh(due, remaining);
         let mut is_idle = due.is_empty();
         self.workloads.reload(due, observed_versions, remaining, end, shutdown).await;
         if !needing_revision.is_empty() {
@@ -420,11 +430,27 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                     remaining,
                 )
                 .await;
+            let due = self.only_fresh(due, remaining);
             is_idle &= due.is_empty();
             self.workloads.reload(due, observed_versions, remaining, end, shutdown).await;
         }
         self.workloads.report_stripped(std::mem::take(&mut remaining.stripped)).await;
         is_idle
+    }
+
+    /// Keeps the due reloads whose secrets were observed lately. The others have waited for room: the
+    /// next tick reads their secrets again.
+    fn only_fresh(&self, due: Vec<Due>, remaining: &mut Remaining) -> Vec<Due> {
+        let is_old = |due: &Due| self.secrets.seen_long_ago(&due.stored).next().is_some();
+        let (old, fresh): (Vec<_>, Vec<_>) = due.into_iter().partition(is_old);
+        for Due { stored, cause, .. } in old {
+            if cause == Cause::Found {
+                self.workloads.budget.give_back();
+            }
+            remaining.workloads.insert(stored.workload.id.clone());
+            remaining.is_moving = true;
+        }
+        fresh
     }
 
     /// Sets the findings for the owners of workloads: what Vault's answers mean for their secrets,

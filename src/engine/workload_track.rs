@@ -64,6 +64,12 @@ impl WorkloadTracks {
         self.state(uid).map_or(0, |state| state.failures)
     }
 
+    /// Whether the reload of a workload was held until others have made room.
+    pub(super) fn waits_for_room(&self, uid: &str) -> bool {
+        let hold = self.state(uid).and_then(|state| state.reported.hold);
+        hold.is_some_and(Hold::ends_by_itself)
+    }
+
     /// Returns the revision of a workload's present template, if it was looked up.
     pub(super) fn revision(&self, stored: &IndexedWorkload) -> Option<&Revision> {
         let (first_poll, revision) = self.0.get(&stored.workload.uid)?.revision.as_ref()?;

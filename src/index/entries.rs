@@ -484,8 +484,8 @@ fn rollout_ended(before: &IndexedWorkload, after: &Workload) -> Option<Effect> {
         return None;
     }
     let failure = match (before.workload.progress, after.progress) {
-        (Progress::Running | Progress::Failed(_), Progress::Complete) => None,
-        (Progress::Running, Progress::Failed(failure)) => Some(failure),
+        (Progress::Running | Progress::Updated | Progress::Failed(_), Progress::Complete) => None,
+        (Progress::Running | Progress::Updated, Progress::Failed(failure)) => Some(failure),
         _ => return None,
     };
     Some(Effect::RolloutEnded { id: after.id.clone(), failure })

@@ -62,6 +62,9 @@ pub enum Progress {
     /// Pods are being replaced.
     #[default]
     Running,
+    /// All pods were made from the present template, and some are not available. DaemonSets do not
+    /// tell whether they ever were.
+    Updated,
     /// All pods run with the present template since its rollout ended, but some are not available.
     Degraded,
     /// The rollout does not proceed.
@@ -119,6 +122,7 @@ pub fn of_daemon_set(status: &RolloutStatus, rollout: Rollout) -> Progress {
         return complete(replicas);
     }
     match rollout {
+        _ if updated >= replicas => Progress::Updated,
         Rollout::OnDelete => Progress::Silent(Silence::OnDelete),
         _ => Progress::Running,
     }
@@ -261,7 +265,7 @@ mod tests {
         let of = |status, rollout| of_daemon_set(&status, rollout);
         assert_eq!(of(status(5, 5, 5, 5), Rollout::Automatic), Progress::Complete);
         assert_eq!(of(status(5, 4, 5, 5), Rollout::Automatic), Progress::Running);
-        assert_eq!(of(status(5, 5, 4, 4), Rollout::Automatic), Progress::Running);
+        assert_eq!(of(status(5, 5, 4, 4), Rollout::Automatic), Progress::Updated);
         assert_eq!(of(status(5, 4, 5, 5), Rollout::OnDelete), Progress::Silent(Silence::OnDelete));
         let no_node = RolloutStatus::default();
         assert_eq!(of(no_node, Rollout::Automatic), Progress::Silent(Silence::NoReplicas));

@@ -114,7 +114,7 @@ impl<'a> Admission<'a> {
         }
         let is_urgent = modes().any(|mode| mode == ReloadMode::Urgent);
         let recorded = workload.recorded.as_ref();
-        let left = time_left(recorded, self.rules.shortest_interval, self.deadline.now);
+        let left = time_left(recorded, self.rules.shortest_interval, is_urgent, self.deadline.now);
         if left.is_some() {
             return Err(Refusal { hold: Hold::Interval, left });
         }

@@ -20,17 +20,18 @@ fn rest(shortest: Duration, streak: u32) -> SignedDuration {
     shortest.saturating_mul(factor).min(LONGEST.max(shortest))
 }
 
-/// Returns the time left until a workload may be reloaded again; `None` if it may. `now` is the
-/// present by the API server's clock.
+/// Returns the time left until a workload may be reloaded again; `None` if it may. For urgent reloads
+/// the time does not double. `now` is the present by the API server's clock.
 #[must_use]
 pub fn time_left(
     recorded: Option<&Recorded>,
     shortest: Duration,
+    is_urgent: bool,
     now: Timestamp,
 ) -> Option<SignedDuration> {
     let recorded = recorded?;
     let at = recorded.at?;
-    let rest = rest(shortest, recorded.streak);
+    let rest = rest(shortest, if is_urgent { 0 } else { recorded.streak });
     let since = now.duration_since(at);
     // A time in the future was written by somebody else, or the clock was set back.
     (since < rest && since >= -LONGEST).then(|| (rest - since).min(rest))
@@ -63,7 +64,7 @@ mod tests {
         let mut reloads = vec![0];
         let mut last = record(0, 0);
         for now in 1..3 * 3_600 {
-            if time_left(Some(&last), MINUTE, second(now)).is_none() {
+            if time_left(Some(&last), MINUTE, false, second(now)).is_none() {
                 last = record(now, next_streak(Some(&last), MINUTE, second(now)));
                 reloads.push(now / 60);
             }
@@ -81,14 +82,19 @@ mod tests {
 
     #[test]
     fn no_record_holds_a_workload_for_ever() {
-        let left = |at, streak| time_left(Some(&record(at, streak)), MINUTE, second(10_000));
+        let left = |at, streak| time_left(Some(&record(at, streak)), MINUTE, false, second(10_000));
         assert_eq!(left(9_990, 0), Some(SignedDuration::from_secs(50)));
         assert_eq!(left(9_990, u32::MAX), Some(LONGEST - SignedDuration::from_secs(10)));
         // The clock was set back, or a tenant wrote this.
         assert_eq!(left(10_030, 0), Some(SignedDuration::from_secs(60)));
         assert_eq!(left(90_000, u32::MAX), None);
-        assert_eq!(time_left(None, MINUTE, second(0)), None);
+        assert_eq!(time_left(None, MINUTE, false, second(0)), None);
+        let urgent = time_left(Some(&record(9_900, 9)), MINUTE, true, second(10_000));
+        assert_eq!(urgent, None, "it waits a minute at most");
         // Without an interval there is none.
-        assert_eq!(time_left(Some(&record(10_000, 9)), Duration::ZERO, second(10_000)), None);
+        assert_eq!(
+            time_left(Some(&record(10_000, 9)), Duration::ZERO, false, second(10_000)),
+            None
+        );
     }
 }

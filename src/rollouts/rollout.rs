@@ -61,9 +61,13 @@ pub fn rollout_state(
         (_, Some(Some(true))) if has_rolled_out => RolloutState::Degraded,
         (Progress::Failed(failure), _) => RolloutState::Failed(failure),
         // Records of releases before 1.1 tell no time.
-        (_, Some(None)) | (Progress::Degraded, Some(Some(true))) => RolloutState::Degraded,
+        (_, Some(None)) | (Progress::Updated | Progress::Degraded, Some(Some(true))) => {
+            RolloutState::Degraded
+        }
         (Progress::Running, Some(Some(true))) => RolloutState::Failed(RolloutFailure::TimedOut),
-        (Progress::Running | Progress::Degraded, Some(Some(false)) | None) => RolloutState::Running,
+        (Progress::Running | Progress::Updated | Progress::Degraded, Some(Some(false)) | None) => {
+            RolloutState::Running
+        }
     }
 }
 
@@ -135,6 +139,11 @@ mod tests {
         // A pod of the workload is replaced after the rollout.
         assert_eq!(state(&web, true, 1_600), RolloutState::Running);
         assert_eq!(state(&web, true, 1_601), RolloutState::Degraded);
+        // A node of a DaemonSet is away, and nobody knows whether the rollout ended before.
+        web.progress = Progress::Updated;
+        assert_eq!(state(&web, false, 1_600), RolloutState::Running);
+        assert_eq!(state(&web, false, 1_601), RolloutState::Degraded);
+        web.progress = Progress::Running;
         // Somebody else deployed since.
         let mut other = web.clone();
         other.recorded.as_mut().unwrap().of_this_template = false;

@@ -3,7 +3,7 @@
 //! Architecture Invariant: nothing is computed while neither a poll found something new nor a
 //! workload changed, unless a rotation is running: its rollouts fail by time alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::decide::clock::ServerClock;
 use crate::election::leadership::Leadership;
 use crate::events::event::Event;
 use crate::events::sink::Events;
+use crate::model::progress::RolloutFailure;
 use crate::rollouts::rotation::RotationState;
 
 /// The pause between two looks at the counters of changes, which cost nothing.
@@ -47,6 +48,8 @@ struct Term {
     tracker: Tracker,
     /// The numbers of changes of board and index at the last computation, and its time.
     last: Option<((u64, u64), Instant)>,
+    /// The marks of the reloads whose rollouts took too long. Their controllers do not tell.
+    overdue: HashSet<Box<str>>,
     /// Whether a rotation was running then.
     is_running: bool,
 }
@@ -97,7 +100,16 @@ impl RotationFollower {
 
     /// Computes all rotations, and emits what changed. `changes` was read before.
     fn look(&self, term: &mut Term, began: Timestamp, changes: (u64, u64)) {
-        let rotations = self.sources.report().seen_rotations(began);
+        let report = self.sources.report();
+        let overdue = report.overdue();
+        for (mark, workload) in &overdue {
+            if !term.overdue.contains(mark) {
+                let failure = Some(RolloutFailure::TimedOut);
+                self.events.emit(&Event::RolloutEnded { workload, failure });
+            }
+        }
+        term.overdue = overdue.into_iter().map(|(mark, _)| mark).collect();
+        let rotations = report.seen_rotations(began);
         let is_running = |rotation: &SeenRotation| rotation.state == RotationState::Running;
         term.is_running = rotations.iter().any(is_running);
         term.last = Some((changes, Instant::now()));

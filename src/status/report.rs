@@ -16,10 +16,11 @@ use crate::decide::hold::Hold;
 use crate::index::Index;
 use crate::index::entries::IndexedWorkload;
 use crate::model::kind::Kind;
+use crate::model::progress::RolloutFailure;
 use crate::model::secret::{SecretId, Version};
 use crate::model::workload::{Workload, WorkloadId};
 use crate::rollouts::injector::Injector;
-use crate::rollouts::rollout::Deadline;
+use crate::rollouts::rollout::{Deadline, RolloutState, rollout_state};
 use crate::rollouts::rotation::{
     KnownSecret, RotationState, Standing, User, UserState, is_revocable, rotation_of,
     rotation_state, user_state,
@@ -187,6 +188,19 @@ impl Report {
             count("rotations", &[("state", state.name())], 1);
         }
         census
+    }
+
+    /// Returns the workloads whose rollout takes too long, each with the mark of its reload.
+    #[must_use]
+    pub fn overdue(&self) -> Vec<(Box<str>, WorkloadId)> {
+        let timed_out = RolloutState::Failed(RolloutFailure::TimedOut);
+        let is_overdue = |stored: &&IndexedWorkload| {
+            rollout_state(&stored.workload, stored.has_rolled_out, self.deadline) == timed_out
+        };
+        let named = |stored: &IndexedWorkload| {
+            Some((stored.workload.mark.clone()?, stored.workload.id.clone()))
+        };
+        self.workloads.iter().filter(is_overdue).filter_map(named).collect()
     }
 
     /// Returns the state of each rotation. A secret that no poll has read since a time, by the

@@ -85,65 +85,7 @@ fn message(state: &UserState, workload: &Workload) -> String {
         UserState::Pending(Pending::Retrying(error)) => {
             format!("The reload failed, and is tried again: {}", shorten(error))
         }
-        UserState::Held(Hold::BackOff) => "The reload failed, and is tried again".to_owned(),
-        UserState::Held(Hold::Deleting) => "The workload is being deleted".to_owned(),
-        UserState::Held(Hold::SecretGone) => {
-            "Another secret of the workload is missing, and new pods would fail. The workload is \
-             reloaded when that secret is back or no longer referred to"
-                .to_owned()
-        }
-        UserState::Held(Hold::Stripped) => {
-            format!(
-                "The workload was reloaded, and what was written was removed; {}",
-                strategy::how_to_keep(owner)
-            )
-        }
-        UserState::Held(Hold::DryRun) => {
-            "The workload would be reloaded. --dry-run, or the annotation dry-run of the workload or its \
-             namespace, prevents that"
-                .to_owned()
-        }
-        UserState::Held(Hold::Frozen { by, until }) => {
-            format!("A freeze holds the reload until {until}: {}", by.freeze())
-        }
-        UserState::Held(Hold::OutsideWindow { by, opens }) => outside_window(*by, *opens),
-        UserState::Held(Hold::InvalidTimeRule { by, error }) => {
-            format!("A text that cannot be used holds the reload: {} {error}", error.place(*by))
-        }
-        UserState::Held(Hold::InjectorAway) => held_by_injector(
-            "new pods would not get their secrets, since the webhook that injects them is away",
-        ),
-        UserState::Held(Hold::InjectorMissing) => {
-            held_by_injector("no webhook that injects secrets is known to cover the namespace")
-        }
-        UserState::Held(Hold::Budget) => {
-            "The workload waits for the rate limit of reloads for changes while no controller \
-             watched (--found-reload-rate)"
-                .to_owned()
-        }
-        UserState::Held(Hold::Wave) => {
-            "Other workloads get the version first. This one follows when they are healthy (--waves)"
-                .to_owned()
-        }
-        UserState::Held(Hold::RotationStopped) => {
-            "The rotation is stopped, because another workload failed after its reload. This workload \
-             keeps the version before"
-                .to_owned()
-        }
-        UserState::Held(Hold::RolloutLimit) => {
-            "The workload waits until fewer rollouts are under way (--max-rollouts, \
-             --max-rollouts-per-namespace)"
-                .to_owned()
-        }
-        UserState::Held(Hold::Interval) => {
-            "The workload was reloaded a short while ago. It is reloaded again when \
-             --reload-min-interval is over, which doubles for each reload in a row"
-                .to_owned()
-        }
-        UserState::Held(Hold::SecretOwner) => {
-            "The owner of a secret of the workload holds its reloads (custom_metadata reload=hold)"
-                .to_owned()
-        }
+        UserState::Held(hold) => held(*hold, owner),
         UserState::TakenBack => {
             format!(
                 "The reload was taken back: an older revision was restored. To have this version, {}",
@@ -158,12 +100,77 @@ fn message(state: &UserState, workload: &Workload) -> String {
     }
 }
 
+/// Returns the sentence of a hold. `owner` is the controller that owns the workload.
+fn held(hold: Hold, owner: Option<&str>) -> String {
+    match hold {
+        Hold::BackOff => "The reload failed, and is tried again".to_owned(),
+        Hold::Deleting => "The workload is being deleted".to_owned(),
+        Hold::SecretGone => {
+            "Another secret of the workload is missing, and new pods would fail. The workload is \
+             reloaded when that secret is back or no longer referred to"
+                .to_owned()
+        }
+        Hold::Stripped => {
+            format!(
+                "The workload was reloaded, and what was written was removed; {}",
+                strategy::how_to_keep(owner)
+            )
+        }
+        Hold::DryRun => {
+            "The workload would be reloaded. --dry-run, or the annotation dry-run of the workload or its \
+             namespace, prevents that"
+                .to_owned()
+        }
+        Hold::Frozen { by, until } => {
+            format!("A freeze holds the reload until {until}: {}", by.freeze())
+        }
+        Hold::OutsideWindow { by, opens } => outside_window(by, opens),
+        Hold::InvalidTimeRule { by, error } => {
+            format!("A text that cannot be used holds the reload: {} {error}", error.place(by))
+        }
+        Hold::InjectorAway => held_by_injector(
+            "new pods would not get their secrets, since the webhook that injects them is away",
+        ),
+        Hold::InjectorMissing => {
+            held_by_injector("no webhook that injects secrets is known to cover the namespace")
+        }
+        Hold::Budget => {
+            "The workload waits for the rate limit of reloads for changes while no controller \
+             watched (--found-reload-rate)"
+                .to_owned()
+        }
+        Hold::Wave => {
+            "Other workloads get the version first. This one follows when they are healthy (--waves)"
+                .to_owned()
+        }
+        Hold::RotationStopped => {
+            "The rotation is stopped, because another workload failed after its reload. This workload \
+             keeps the version before"
+                .to_owned()
+        }
+        Hold::RolloutLimit => {
+            "The workload waits until fewer rollouts are under way (--max-rollouts, \
+             --max-rollouts-per-namespace)"
+                .to_owned()
+        }
+        Hold::Interval => {
+            "The workload was reloaded a short while ago. It is reloaded again when \
+             --reload-min-interval is over, which doubles for each reload in a row"
+                .to_owned()
+        }
+        Hold::SecretOwner => {
+            "The owner of a secret of the workload holds its reloads (custom_metadata reload=hold)"
+                .to_owned()
+        }
+    }
+}
+
 /// Says that the rollout of a reload failed, and how the rotation goes on.
 fn failed(failure: RolloutFailure, workload: &Workload) -> String {
     let WorkloadId { kind, namespace, name } = &workload.id;
     format!(
-        "The workload was reloaded. {}. The rotation goes on when the workload is healthy, or with a \
-         newer version. To go on without it: kubectl annotate {} {name} --namespace {namespace} \
+        "The workload was reloaded. {}. If this stopped the rotation, the rotation goes on when the \
+         workload is healthy, or with a newer version. To go on without it: kubectl annotate {} {name} --namespace {namespace} \
          --overwrite {CONTINUE_AFTER_FAILURE}={}",
         failure.advice(),
         kind.name().to_ascii_lowercase(),
