@@ -52,7 +52,15 @@ fn forged(uid: &str) -> Result<String> {
         (secret.hash64(), Version { number: 99, created })
     });
     let (uid, mark) = (uid.to_owned(), "forged".to_owned());
-    Ok(Record { uid, mark, at: None, versions: versions.collect() }.encode())
+    Ok(Record {
+        uid,
+        mark,
+        at: None,
+        streak: 0,
+        was_unhealthy: false,
+        versions: versions.collect(),
+    }
+    .encode())
 }
 
 async fn a_noisy_tenant_keeps_nobody_waiting() -> Result<()> {
