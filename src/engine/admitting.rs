@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::decide::hold::Hold;
 use crate::decide::observation::{Observation, ObservedVersion};
 use crate::decide::plan::{Action, Cause, Decision};
+use crate::engine::deciding::LookupState;
 use crate::engine::deciding::{Candidate, Due};
 use crate::engine::poll_scope::Remaining;
 use crate::engine::ports::Cluster;
@@ -17,28 +18,32 @@ use crate::index::entries::IndexedWorkload;
 use crate::model::reload_policy::{ReloadMode, ReloadPolicy};
 use crate::model::secret::{SecretId, Version};
 use crate::model::workload::Workload;
-use crate::rollouts::admission::{Admission, ChangedSecret};
+use crate::rollouts::admission::{Admission, Candidate as DueReload, ChangedSecret};
 use crate::rollouts::order::{Turn, rank, sort_by_turns};
 use crate::rollouts::rollout::{Deadline, replaces_no_pods, rollout_state};
 
 impl<C: Cluster> Workloads<C> {
     /// Returns the candidates that may start, and reports all decisions. `in_scope` are the workloads
-    /// of this tick.
+    /// of this tick. Without a look-up of revisions, also returns the workloads that need one: their
+    /// reload would bring a version that other rules hold.
     pub(super) fn admit<'a>(
         &mut self,
         candidates: Vec<Candidate<'a>>,
         in_scope: &'a [IndexedWorkload],
         observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
         now: Timestamp,
+        lookup_state: LookupState,
         remaining: &mut Remaining,
-    ) -> Vec<Due> {
+    ) -> (Vec<Due>, Vec<&'a IndexedWorkload>) {
         if candidates.is_empty() {
-            return Vec::new();
+            return (Vec::new(), Vec::new());
         }
         let rules = self.settings.shared.rollouts;
         let deadline = self.deadline(now);
         let known = |secret: &Arc<SecretId>| self.changed_secret(seen(observed_versions)(secret));
-        let changed = candidates.iter().flat_map(|candidate| &candidate.decision.changed);
+        let changed = candidates.iter().flat_map(|Candidate { decision, .. }| {
+            decision.changed.iter().chain(&decision.undecided)
+        });
         let changed: HashMap<Arc<SecretId>, ChangedSecret> =
             changed.map(|secret| (Arc::clone(secret), known(secret))).collect();
         // The index has what was reloaded since the poll began, and what other engines reloaded.
@@ -46,10 +51,17 @@ impl<C: Cluster> Workloads<C> {
         let all = all.iter().map(|stored| (&*stored.workload, stored.has_rolled_out));
         let known = changed.iter().map(|(secret, changed)| (&**secret, *changed));
         let mut admission = Admission::new(&rules, deadline, known, all);
-        let mut due = Vec::new();
+        let (mut due, mut unclear) = (Vec::new(), Vec::new());
         for Candidate { stored, decision } in
             self.in_order(candidates, in_scope, &changed, deadline)
         {
+            let is_unclear = !decision.undecided.is_empty()
+                && admission.is_blocked(&due_of(stored, &decision), &decision.undecided);
+            if is_unclear && matches!(lookup_state, LookupState::No) {
+                // The workload may have these versions: its revision tells.
+                unclear.push(stored);
+                continue;
+            }
             let is_urgent = decision.changed.iter().any(|secret| {
                 changed.get(secret).is_some_and(|changed| changed.policy.mode == ReloadMode::Urgent)
             });
@@ -57,7 +69,7 @@ impl<C: Cluster> Workloads<C> {
             let decision = Decision { action, ..decision };
             due.extend(self.conclude(stored, decision, now, remaining));
         }
-        due
+        (due, unclear)
     }
 
     /// Returns the clock and the limit by which a rollout takes too long.
@@ -138,7 +150,7 @@ impl<C: Cluster> Workloads<C> {
         if takes_budget && !self.budget.try_take() {
             return Action::Hold(Hold::Budget);
         }
-        match admission.admit(workload, &decision.changed, replaces_no_pods(workload)) {
+        match admission.admit(&due_of(stored, decision)) {
             Ok(()) => Action::Roll(cause),
             Err(refusal) => {
                 if takes_budget {
@@ -149,5 +161,16 @@ impl<C: Cluster> Workloads<C> {
                 Action::Hold(refusal.hold)
             }
         }
+    }
+}
+
+/// Returns a due workload as the rules see it.
+fn due_of<'a>(stored: &'a IndexedWorkload, decision: &'a Decision) -> DueReload<'a> {
+    DueReload {
+        workload: &stored.workload,
+        has_rolled_out: stored.has_rolled_out,
+        changed: &decision.changed,
+        undecided: &decision.undecided,
+        is_silent: replaces_no_pods(&stored.workload),
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct Due {
     pub(super) revision: Option<Revision>,
     pub(super) cause: Cause,
     pub(super) changed: Vec<Arc<SecretId>>,
+    /// Whether the reload waited until others had made room.
+    pub(super) has_waited: bool,
 }
 
 /// The number of workloads in one tick whose last writer the API server is asked for, and the time
@@ -87,17 +89,20 @@ impl<C: Cluster> Workloads<C> {
                 }
             }
         }
-        let due = self.admit(candidates, workloads, observed_versions, now, remaining);
+        let lookup_state = LookupState::No;
+        let (due, unclear) =
+            self.admit(candidates, workloads, observed_versions, now, lookup_state, remaining);
+        needing_revision.extend(unclear);
         (due, needing_revision)
     }
 
     /// Looks up the revisions of workloads, and decides about each workload. Returns those that are
     /// due.
-    pub(super) async fn decide_by_revision(
+    pub(super) async fn decide_by_revision<'a>(
         &mut self,
         vault: &mut impl Vault,
-        needing_revision: Vec<&IndexedWorkload>,
-        in_scope: &[IndexedWorkload],
+        needing_revision: Vec<&'a IndexedWorkload>,
+        in_scope: &'a [IndexedWorkload],
         observed_versions: &HashMap<Arc<SecretId>, ObservedVersion>,
         remaining: &mut Remaining,
     ) -> Vec<Due> {
@@ -114,7 +119,7 @@ impl<C: Cluster> Workloads<C> {
                 self.conclude(stored, decision, now, remaining);
             }
         }
-        self.admit(candidates, in_scope, observed_versions, now, remaining)
+        self.admit(candidates, in_scope, observed_versions, now, LookupState::Yes, remaining).0
     }
 
     /// Looks up the revisions of workloads, and keeps each revision until the template changes.
@@ -267,6 +272,7 @@ impl<C: Cluster> Workloads<C> {
             Some(_) | None => {}
         }
         let is_new = hold != reload_state.reported.hold;
+        let has_waited = reload_state.reported.hold.is_some_and(Hold::ends_by_itself);
         reload_state.reported.hold = hold;
         match hold {
             Some(Hold::Stripped) if reload_state.past.answered => {
@@ -291,6 +297,6 @@ impl<C: Cluster> Workloads<C> {
         let Action::Roll(cause) = action else { return None };
         let past = reload_state.past.clone();
         let revision = self.tracks.revision(stored).cloned();
-        Some(Due { stored: stored.clone(), past, revision, cause, changed })
+        Some(Due { stored: stored.clone(), past, revision, cause, changed, has_waited })
     }
 }

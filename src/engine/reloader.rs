@@ -56,6 +56,10 @@ const GRACE: Duration = Duration::from_secs(1);
 /// PATCHes fail slowly, Vault is polled again before every workload had its turn.
 const SHORTEST_TURN: Duration = Duration::from_secs(30);
 
+/// A reload that waited begins only if its secrets were observed within this time. Each step of a wave
+/// costs Vault a read of the secret.
+const LATELY: Duration = Duration::from_secs(10);
+
 /// Rollouts that end within this time wake the engine once.
 const GATHERING: Duration = Duration::from_millis(500);
 
@@ -441,7 +445,9 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
     /// Keeps the due reloads whose secrets were observed lately. The others have waited for room: the
     /// next tick reads their secrets again.
     fn only_fresh(&self, due: Vec<Due>, remaining: &mut Remaining) -> Vec<Due> {
-        let is_old = |due: &Due| self.secrets.seen_long_ago(&due.stored).next().is_some();
+        let is_old = |due: &Due| {
+            due.has_waited && self.secrets.seen_before(&due.stored, LATELY).next().is_some()
+        };
         let (old, fresh): (Vec<_>, Vec<_>) = due.into_iter().partition(is_old);
         for Due { stored, cause, .. } in old {
             if cause == Cause::Found {

@@ -131,8 +131,10 @@ impl SecretTracks {
         policy: ReloadPolicy,
     ) -> bool {
         let track = self.tracks.entry(Arc::clone(&request.secret)).or_default();
-        if let Observation::Live(_) = observation {
-            track.policy = policy;
+        match observation {
+            Observation::Live(_) => track.policy = policy,
+            Observation::Gone => track.policy = ReloadPolicy::NONE,
+            Observation::Unknown => {}
         }
         let observed = ObservedVersion {
             policy: track.policy,
@@ -173,8 +175,17 @@ impl SecretTracks {
         &'s self,
         stored: &'s IndexedWorkload,
     ) -> impl Iterator<Item = &'s Arc<SecretId>> {
+        self.seen_before(stored, FRESH)
+    }
+
+    /// Returns the secrets of a workload that were observed longer ago than this.
+    pub(super) fn seen_before<'s>(
+        &'s self,
+        stored: &'s IndexedWorkload,
+        age: Duration,
+    ) -> impl Iterator<Item = &'s Arc<SecretId>> {
         let now = Instant::now();
-        let is_old = move |at| now.saturating_duration_since(at) > FRESH;
+        let is_old = move |at| now.saturating_duration_since(at) > age;
         let secrets = stored.workload.watched();
         secrets.filter(move |secret| self.known(secret).is_some_and(|(_, at)| is_old(at)))
     }

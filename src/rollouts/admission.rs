@@ -14,7 +14,7 @@ use crate::model::workload::Workload;
 use crate::rollouts::interval::time_left;
 use crate::rollouts::limits::{RolloutLimits, RunningRollouts};
 use crate::rollouts::rollout::{Deadline, RolloutState, rollout_state};
-use crate::rollouts::wave::{Member, Room, Wave, WaveRules};
+use crate::rollouts::wave::{Member, Room, Use, Wave, WaveRules};
 
 /// The operator's rules for reloads.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,6 +38,21 @@ pub struct ChangedSecret {
     pub policy: ReloadPolicy,
 }
 
+/// A workload that is due.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    /// The workload.
+    pub workload: &'a Workload,
+    /// Whether the rollout of its present template has ended before.
+    pub has_rolled_out: bool,
+    /// The secrets that changed.
+    pub changed: &'a [Arc<SecretId>],
+    /// The secrets of which nobody knows whether they changed. The reload brings their versions, too.
+    pub undecided: &'a [Arc<SecretId>],
+    /// Whether the reload replaces no pods now.
+    pub is_silent: bool,
+}
+
 /// Why a reload may not start now, and how long that lasts if it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -58,7 +73,7 @@ pub struct Admission<'a> {
 
 impl<'a> Admission<'a> {
     /// Counts the rollouts under way. `workloads` are all workloads of the cluster, each with whether
-    /// its rollout has ended before. `changed` are the changed secrets of all due reloads.
+    /// its rollout has ended before. `changed` are the changed and undecided secrets of all due reloads.
     #[must_use]
     pub fn new<'w>(
         rules: &'a RolloutRules,
@@ -78,54 +93,59 @@ impl<'a> Admission<'a> {
 
     fn count(&mut self, workload: &Workload, has_rolled_out: bool) {
         let state = rollout_state(workload, has_rolled_out, self.deadline);
-        let recorded = workload.recorded.as_ref().filter(|record| record.of_this_template);
-        if recorded.is_some() && state == RolloutState::Running {
+        let recorded = workload.recorded.as_ref();
+        let is_ours = recorded.is_some_and(|record| record.of_this_template);
+        if is_ours && state == RolloutState::Running {
             self.running.add(&workload.id.namespace);
         }
-        let is_excused = recorded.is_some_and(|record| record.was_unhealthy)
-            || workload.continue_after == Some(workload.count);
         for secret in workload.watched() {
             if let Some((changed, wave)) = self.secrets.get_mut(&**secret) {
-                let entry = recorded.and_then(|record| record.versions.get(secret.hash64()));
-                let is_member = entry.is_some() && entry == changed.version;
-                wave.add(is_member.then_some(Member { state, is_excused }));
+                wave.add(use_of(workload, state, secret, changed.version));
             }
         }
     }
 
+    /// Whether the waves or the owners of some secrets keep a workload from being reloaded.
+    #[must_use]
+    pub fn is_blocked(&self, candidate: &Candidate<'_>, secrets: &[Arc<SecretId>]) -> bool {
+        let is_held = |secret: &Arc<SecretId>| {
+            let known = self.secrets.get(&**secret);
+            known.is_some_and(|(known, _)| known.policy.mode == ReloadMode::Hold)
+        };
+        secrets.iter().any(is_held) || self.room(candidate, secrets) != Room::Free
+    }
+
     /// Lets a reload start, or says why it may not. A reload that starts is counted.
-    ///
-    /// `changed` are the secrets of the workload that changed. `is_silent` says that the reload
-    /// replaces no pods now.
-    pub fn admit(
-        &mut self,
-        workload: &Workload,
-        changed: &[Arc<SecretId>],
-        is_silent: bool,
-    ) -> Result<(), Refusal> {
+    pub fn admit(&mut self, candidate: &Candidate<'_>) -> Result<(), Refusal> {
+        let Candidate { workload, changed, undecided, .. } = *candidate;
         let for_ever = |hold| Err(Refusal { hold, left: None });
-        let modes = || {
+        let has_mode = |mode| {
             let known = changed.iter().filter_map(|secret| self.secrets.get(&**secret));
-            known.map(|(changed, _)| changed.policy.mode)
+            known.into_iter().any(|(known, _)| known.policy.mode == mode)
         };
         // A reload for one secret brings the new versions of all secrets.
-        if modes().any(|mode| mode == ReloadMode::Hold) {
+        let is_urgent = has_mode(ReloadMode::Urgent);
+        if has_mode(ReloadMode::Hold) {
             return for_ever(Hold::SecretOwner);
         }
-        let is_urgent = modes().any(|mode| mode == ReloadMode::Urgent);
         let recorded = workload.recorded.as_ref();
         let left = time_left(recorded, self.rules.shortest_interval, is_urgent, self.deadline.now);
         if left.is_some() {
+            self.keep_the_turn(candidate);
             return Err(Refusal { hold: Hold::Interval, left });
         }
-        if is_silent {
+        if candidate.is_silent {
             return Ok(());
         }
-        match self.room(changed) {
-            _ if is_urgent => {}
-            Room::Free => {}
-            Room::Full => return for_ever(Hold::Wave),
-            Room::Stopped => return for_ever(Hold::RotationStopped),
+        if !is_urgent {
+            match self.room(candidate, changed).max(self.room(candidate, undecided)) {
+                Room::Free if self.is_blocked(candidate, undecided) => {
+                    return for_ever(Hold::SecretOwner);
+                }
+                Room::Free => {}
+                Room::Full => return for_ever(Hold::Wave),
+                Room::Stopped => return for_ever(Hold::RotationStopped),
+            }
         }
         if !self.running.has_room(&self.rules.limits, &workload.id.namespace) {
             return for_ever(Hold::RolloutLimit);
@@ -139,12 +159,61 @@ impl<'a> Admission<'a> {
         Ok(())
     }
 
-    /// Returns the least room that any changed secret has.
-    fn room(&self, changed: &[Arc<SecretId>]) -> Room {
+    /// Returns the least room that any of some secrets has for a workload. A workload whose rollout
+    /// for an earlier version is under way, or failed, loses nothing by the next version.
+    fn room(&self, candidate: &Candidate<'_>, secrets: &[Arc<SecretId>]) -> Room {
         let Some(rules) = &self.rules.waves else { return Room::Free };
-        let known = changed.iter().filter_map(|secret| self.secrets.get(&**secret));
-        let rooms = known.map(|(changed, wave)| wave.room(rules, &changed.policy));
+        let known =
+            secrets.iter().filter_map(|secret| Some((secret, self.secrets.get(&**secret)?)));
+        let rooms = known.map(|(secret, (changed, wave))| {
+            let room = wave.room(rules, &changed.policy);
+            let state = self.state(candidate);
+            let user = use_of(candidate.workload, state, secret, changed.version);
+            if room == Room::Full && matches!(user, Use::Earlier(_)) { Room::Free } else { room }
+        });
         rooms.max().unwrap_or(Room::Free)
+    }
+
+    /// Keeps the turn of a workload that failed for an earlier version, until its interval is over. No
+    /// other workload is risked meanwhile.
+    fn keep_the_turn(&mut self, candidate: &Candidate<'_>) {
+        let state = self.state(candidate);
+        if !matches!(state, RolloutState::Failed(_)) {
+            return;
+        }
+        for secret in candidate.changed {
+            if let Some((changed, wave)) = self.secrets.get_mut(&**secret)
+                && let Use::Earlier(Member { is_excused: false, .. }) =
+                    use_of(candidate.workload, state, secret, changed.version)
+            {
+                wave.earlier += 1;
+            }
+        }
+    }
+
+    fn state(&self, candidate: &Candidate<'_>) -> RolloutState {
+        rollout_state(candidate.workload, candidate.has_rolled_out, self.deadline)
+    }
+}
+
+/// Returns how a workload stands to the live version of a secret.
+fn use_of(
+    workload: &Workload,
+    state: RolloutState,
+    secret: &SecretId,
+    live: Option<Version>,
+) -> Use {
+    let recorded = workload.recorded.as_ref().filter(|record| record.of_this_template);
+    let Some(recorded) = recorded else { return Use::Other };
+    let is_excused = recorded.was_unhealthy || workload.continue_after == Some(workload.count);
+    let member = Member { state, is_excused };
+    match recorded.versions.get(secret.hash64()) {
+        None => Use::Other,
+        Some(version) if Some(version) == live => Use::Reloaded(member),
+        Some(_) => match state {
+            RolloutState::Running | RolloutState::Failed(_) => Use::Earlier(member),
+            RolloutState::Healthy | RolloutState::Silent(_) | RolloutState::Degraded => Use::Other,
+        },
     }
 }
 
@@ -186,6 +255,14 @@ mod tests {
         ChangedSecret { version: Some(version(2, 9_000)), policy }
     }
 
+    fn candidate<'a>(
+        workload: &'a Workload,
+        changed: &'a [Arc<SecretId>],
+        undecided: &'a [Arc<SecretId>],
+    ) -> Candidate<'a> {
+        Candidate { workload, has_rolled_out: false, changed, undecided, is_silent: false }
+    }
+
     /// Admits the first of the workloads that was not reloaded.
     fn admit(rules: &RolloutRules, all: &[Workload], of: &[(&str, ReloadMode)]) -> Option<Hold> {
         let secrets: Vec<_> = of.iter().map(|(path, mode)| (secret(path), *mode)).collect();
@@ -194,7 +271,7 @@ mod tests {
             Admission::new(rules, deadline(), known, all.iter().map(|workload| (workload, false)));
         let due = all.iter().find(|workload| workload.recorded.is_none()).unwrap();
         let changed: Vec<_> = secrets.iter().map(|(secret, _)| Arc::clone(secret)).collect();
-        admission.admit(due, &changed, false).err().map(|refusal| refusal.hold)
+        admission.admit(&candidate(due, &changed, &[])).err().map(|refusal| refusal.hold)
     }
 
     #[test]
@@ -257,6 +334,54 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_that_changes_all_the_time_reaches_no_other_workload_each_time() {
+        let a = [secret("a")];
+        let earlier = |name, progress| {
+            let mut workload = member(name, &["a"], progress);
+            workload.recorded.as_mut().unwrap().versions =
+                [(a[0].hash64(), version(1, 1))].into_iter().collect();
+            workload
+        };
+        let hold = |first: &Workload, due: &Workload, rules: &RolloutRules| {
+            let all: Vec<_> = [first.clone()].into_iter().chain(others(9, &["a"])).collect();
+            let known = [(&*a[0], changed(ReloadMode::Normal))];
+            let all = all.iter().map(|workload| (workload, false));
+            let mut admission = Admission::new(rules, deadline(), known, all);
+            let first = admission.admit(&candidate(first, &a, &[])).err().map(|no| no.hold);
+            (first, admission.admit(&candidate(due, &a, &[])).err().map(|no| no.hold))
+        };
+        let other = workload("other-0", &["a"]);
+        let running = earlier("first", Progress::Running);
+        assert_eq!(hold(&running, &other, &rules()), (None, Some(Hold::Wave)));
+        let failed = earlier("first", Progress::Failed(RolloutFailure::FailedCreate));
+        assert_eq!(hold(&failed, &other, &rules()), (None, Some(Hold::Wave)), "it goes first");
+        let resting = RolloutRules { shortest_interval: Duration::from_mins(5), ..rules() };
+        let (first, second) = hold(&failed, &other, &resting);
+        assert_eq!((first, second), (Some(Hold::Interval), Some(Hold::Wave)));
+    }
+
+    #[test]
+    fn an_undecided_secret_is_not_carried_along() {
+        let failure = Progress::Failed(RolloutFailure::FailedCreate);
+        let (a, b) = ([secret("a")], [secret("b")]);
+        let hold = |first: Workload, mode| {
+            let all: Vec<_> = [first].into_iter().chain(others(9, &["a", "b"])).collect();
+            let known = [(&*a[0], changed(ReloadMode::Normal)), (&*b[0], changed(mode))];
+            let workloads = all.iter().map(|workload| (workload, false));
+            let rules = rules();
+            let mut admission = Admission::new(&rules, deadline(), known, workloads);
+            let due = candidate(&all[1], &a, &b);
+            let is_blocked = admission.is_blocked(&due, &b);
+            (is_blocked, admission.admit(&due).err().map(|refusal| refusal.hold))
+        };
+        let failed = member("first", &["b"], failure);
+        assert_eq!(hold(failed, ReloadMode::Normal), (true, Some(Hold::RotationStopped)));
+        let healthy = || member("first", &["b"], Progress::Complete);
+        assert_eq!(hold(healthy(), ReloadMode::Hold), (true, Some(Hold::SecretOwner)));
+        assert_eq!(hold(healthy(), ReloadMode::Normal), (false, None));
+    }
+
+    #[test]
     fn what_starts_takes_room() {
         let all = others(9, &["a"]);
         let (rules, a) = (rules(), secret("a"));
@@ -264,8 +389,9 @@ mod tests {
         let mut admission =
             Admission::new(&rules, deadline(), known, all.iter().map(|workload| (workload, false)));
         let mut admit = |place: usize, is_silent| {
-            let result = admission.admit(&all[place], &[Arc::clone(&a)], is_silent);
-            result.err().map(|refusal| refusal.hold)
+            let changed = [Arc::clone(&a)];
+            let due = Candidate { is_silent, ..candidate(&all[place], &changed, &[]) };
+            admission.admit(&due).err().map(|refusal| refusal.hold)
         };
         assert_eq!(admit(0, true), None, "no pod is replaced");
         assert_eq!(admit(1, false), None);

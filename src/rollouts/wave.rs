@@ -39,6 +39,17 @@ pub struct Member {
     pub is_excused: bool,
 }
 
+/// How a workload that uses a secret stands to the live version of the secret.
+#[derive(Clone, Copy, Debug)]
+pub enum Use {
+    /// It was not reloaded for the version, and nothing is under way.
+    Other,
+    /// It was reloaded for the version.
+    Reloaded(Member),
+    /// It was reloaded for an earlier version, and its rollout is under way or failed.
+    Earlier(Member),
+}
+
 /// The workloads that use one secret, counted by how they do with its live version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wave {
@@ -48,6 +59,9 @@ pub struct Wave {
     pub healthy: usize,
     /// The number of those whose rollout is under way.
     pub running: usize,
+    /// The number of workloads whose rollout for an earlier version is under way. A secret that changes
+    /// all the time must not reach another workload each time.
+    pub earlier: usize,
     /// The number of those whose rollout failed.
     pub failed: usize,
 }
@@ -64,10 +78,17 @@ pub enum Room {
 }
 
 impl Wave {
-    /// Counts a workload that uses the secret. `member` is set if it was reloaded for the version.
-    pub fn add(&mut self, member: Option<Member>) {
+    /// Counts a workload that uses the secret.
+    pub fn add(&mut self, user: Use) {
         self.users += 1;
-        let Some(Member { state, is_excused }) = member else { return };
+        let Member { state, is_excused } = match user {
+            Use::Other => return,
+            Use::Reloaded(member) => member,
+            Use::Earlier(Member { state, .. }) => {
+                self.earlier += usize::from(state == RolloutState::Running);
+                return;
+            }
+        };
         match state {
             RolloutState::Healthy => self.healthy += 1,
             RolloutState::Running => self.running += 1,
@@ -94,7 +115,7 @@ impl Wave {
         let Some(width) = self.width(rules, policy) else { return Room::Free };
         if self.failed > 0 {
             Room::Stopped
-        } else if self.running >= width {
+        } else if self.running + self.earlier >= width {
             Room::Full
         } else {
             Room::Free
@@ -110,9 +131,9 @@ mod tests {
     fn wave(users: usize, members: &[(RolloutState, bool)]) -> Wave {
         let mut wave = Wave::default();
         for (state, is_excused) in members.iter().copied() {
-            wave.add(Some(Member { state, is_excused }));
+            wave.add(Use::Reloaded(Member { state, is_excused }));
         }
-        (members.len()..users).for_each(|_| wave.add(None));
+        (members.len()..users).for_each(|_| wave.add(Use::Other));
         wave
     }
 
@@ -132,6 +153,11 @@ mod tests {
         assert_eq!(room(wave(5, &[healthy, healthy, healthy, running])), Room::Free);
         assert_eq!(room(wave(5, &[healthy, (failed, false)])), Room::Stopped);
         assert_eq!(room(wave(5, &[healthy, (failed, true)])), Room::Free);
+        // A rollout for the version before is under way.
+        let mut before = wave(5, &[]);
+        let (state, is_excused) = (RolloutState::Running, false);
+        before.add(Use::Earlier(Member { state, is_excused }));
+        assert_eq!(room(before), Room::Full);
         // Neither a paused workload nor one that broke long after is evidence.
         let silent = (RolloutState::Silent(Silence::Paused), false);
         let degraded = (RolloutState::Degraded, false);
