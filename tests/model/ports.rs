@@ -10,7 +10,7 @@ use jiff::fmt::rfc2822::DateTimePrinter;
 use tokio::time::{Instant, sleep};
 use vault_secrets_reloader::decide::clock::ServerClock;
 use vault_secrets_reloader::decide::observation::{Observation, PollResult, ReadRequest};
-use vault_secrets_reloader::decide::plan::{Hold, Reload, Revision};
+use vault_secrets_reloader::decide::plan::{Action, Hold, Reload, Revision};
 use vault_secrets_reloader::engine::ports::{Cluster, Vault, WriteError};
 use vault_secrets_reloader::events::event::{Event, Held};
 use vault_secrets_reloader::events::sink::Sink;
@@ -125,6 +125,12 @@ impl Vault for Ports {
                     polled.late.insert(Arc::clone(secret));
                 }
             }
+            if let Observation::Live(_) = observation {
+                let policy = lock(&self.world).read_policy(self.life, number);
+                if !policy.is_empty() {
+                    polled.policies.insert(Arc::clone(secret), policy);
+                }
+            }
             polled.observations.insert(Arc::clone(secret), observation);
         }
         polled
@@ -173,8 +179,11 @@ impl Cluster for Ports {
     async fn patch(&self, workload: &Workload, reload: &Reload) -> Result<Manifest, WriteError> {
         let lost = || WriteError::Failed("no answer".to_owned());
         let life = self.life;
-        let was_right = lock(&self.world).is_right_now(&workload.id, life);
-        let mut sent = Sent { life, was_right, is_answered: true };
+        let (was_right, basis) = {
+            let world = lock(&self.world);
+            (world.is_right_now(&workload.id, life), world.basis(life, &workload.id))
+        };
+        let mut sent = Sent { life, was_right, is_answered: true, is_late: false, basis };
         let slow = lock(&self.world).faults.take_slow();
         sleep(Duration::from_millis(slow)).await;
         let mut is_killed = false;
@@ -196,7 +205,7 @@ impl Cluster for Ports {
                     Some(PatchFault::Lost) => return Err(lost()),
                     Some(PatchFault::AnswerLost) => sent.is_answered = false,
                     Some(PatchFault::Late(ms)) => {
-                        sent.is_answered = false;
+                        (sent.is_answered, sent.is_late) = (false, true);
                         world.write_late(workload.clone(), reload.clone(), sent, ms);
                         return Err(lost());
                     }
@@ -253,6 +262,11 @@ pub(crate) struct Recorder {
 
 impl Sink for Recorder {
     fn on(&self, event: &Event<'_>) {
+        if let Event::Decided { decided, decision, .. } = *event
+            && let Action::Roll(_) = decision.action
+        {
+            lock(&self.world).note_decision(self.life, &decided.workload.id);
+        }
         let id = match *event {
             Event::Held { workload, .. }
             | Event::Released { workload }
