@@ -155,21 +155,28 @@ impl Play {
         }
     }
 
-    /// Lets time pass while reloads wait for others, or rest. All of them end.
+    /// Lets time pass while reloads wait for others, or rest, and until those that began are done.
     async fn wait_for_rollouts(&mut self) {
+        if !lock(&self.world).setup.rollouts.is_on {
+            return;
+        }
         for _ in 0..MOST_PAUSES {
-            if !self.is_waiting() {
+            let was_waiting = self.is_waiting();
+            let rest = lock(&self.world).longest_rest();
+            self.wait(if was_waiting { PAUSE.max(rest) } else { PAUSE }).await;
+            if !was_waiting && !self.is_waiting() {
                 return;
             }
-            let rest = lock(&self.world).longest_rest();
-            self.wait(PAUSE.max(rest)).await;
         }
     }
 
-    /// Whether a process says that a reload waits for others, or rests.
+    /// Whether a process says that a reload waits, but for people.
     fn is_waiting(&self) -> bool {
         let world = lock(&self.world);
-        let waits = |hold| matches!(hold, Some(Hold::Wave | Hold::RolloutLimit | Hold::Interval));
+        let waits = |hold| {
+            use Hold::{BackOff, Budget, Interval, RolloutLimit, Wave};
+            matches!(hold, Some(Wave | RolloutLimit | Interval | Budget | BackOff))
+        };
         self.processes.values().any(|process| {
             let standings = lock(&process.recorder.standings);
             standings.iter().any(|(id, standing)| waits(standing.hold) && world.may_be_reloaded(id))

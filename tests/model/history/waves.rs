@@ -148,6 +148,7 @@ fn rollout_events() -> impl Strategy<Value = Event> {
         2 => w().prop_map(Event::Heal),
         2 => w().prop_map(Event::Continue),
         2 => (s(), policies()).prop_map(|(s, policy)| Event::SetPolicy(s, policy)),
+        1 => w().prop_map(Event::Redeploy),
     ]
 }
 
