@@ -9,7 +9,11 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use vault_secrets_reloader::decide::clock::ServerClock;
+use vault_secrets_reloader::engine::wake::Wake;
+use vault_secrets_reloader::events::event::Event;
+use vault_secrets_reloader::events::sink::Sink;
 use vault_secrets_reloader::index::Index;
+use vault_secrets_reloader::index::effect::Effect;
 use vault_secrets_reloader::model::kind::Kind;
 use vault_secrets_reloader::references::environment::SourceKind;
 use vault_secrets_reloader::references::source::SourceId;
@@ -27,6 +31,8 @@ pub(crate) struct Collector {
     pub(crate) life: u64,
     pub(crate) index: Arc<Index>,
     pub(crate) cluster_clock: Arc<ServerClock>,
+    /// Wakes the engines when a rollout ends, in some processes.
+    pub(crate) wake: Option<Wake>,
     /// The reads under way, with the time of their answers.
     pub(crate) reads: BTreeMap<(Instant, usize), SourceId>,
 }
@@ -85,7 +91,8 @@ impl Collector {
     fn handle(&mut self, event: Seen) {
         match event {
             Seen::Applied(manifest, kind) => {
-                self.index.apply(*manifest, kind);
+                let effects = self.index.apply(*manifest, kind);
+                self.wake_engines(&effects);
                 for source in self.index.take_unread_sources(SourceKind::ConfigMap) {
                     self.begin_read(source);
                 }
@@ -101,6 +108,15 @@ impl Collector {
                 if self.index.names_source(&id) {
                     self.begin_read(id);
                 }
+            }
+        }
+    }
+
+    fn wake_engines(&self, effects: &[Effect]) {
+        let Some(wake) = &self.wake else { return };
+        for effect in effects {
+            if let Effect::RolloutEnded { id, failure } = effect {
+                wake.on(&Event::RolloutEnded { workload: id, failure: *failure });
             }
         }
     }

@@ -5,11 +5,18 @@ use std::ops::Range;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::Union;
+use vault_secrets_reloader::model::reload_policy::ReloadPolicy;
 
-/// The most secrets of one server, and the most workloads of a history. These are enough for each
-/// rule to meet each other rule.
+pub(crate) use waves::RolloutSetup;
+
+mod waves;
+
+/// The most secrets of one server, and the most workloads of a history without waves. These are
+/// enough for each rule of a decision to meet each other rule.
 pub(crate) const SECRETS: usize = 3;
-pub(crate) const WORKLOADS: usize = 3;
+const FEW_WORKLOADS: usize = 3;
+/// The most workloads of a history.
+const WORKLOADS: usize = 12;
 /// The most Vault servers of a history. Each has secrets of its own, at the same paths.
 pub(crate) const SERVERS: usize = 2;
 /// The ConfigMaps of a history.
@@ -68,6 +75,8 @@ pub(crate) struct Setup {
     /// last of these steps.
     pub(crate) unseen_steps: usize,
     pub(crate) unseen_pause_ms: u64,
+    /// How rollouts go, and the rules for reloads.
+    pub(crate) rollouts: RolloutSetup,
 }
 
 /// An event, and the time after the event before it.
@@ -119,6 +128,19 @@ pub(crate) enum Event {
     Touch(usize),
     /// The pods are replaced, as when a node is drained.
     RenewPods(usize),
+    // Events of rollouts.
+    /// The secret is rotated, and with the new version the rollouts of some workloads fail. The bits
+    /// name the workloads.
+    RotateBadly(usize, u16),
+    /// The pods of a workload are not available any more, whatever their versions.
+    Break(usize),
+    /// Somebody makes the pods of a workload available: of one whose rollout does not end, if there
+    /// is one.
+    Heal(usize),
+    /// Somebody says to go on after the failure of a workload.
+    Continue(usize),
+    /// The owner of a secret says how to reload.
+    SetPolicy(usize, ReloadPolicy),
     StartDeletion(usize),
     /// The owner of a workload, or of the namespace, freezes reloads for this time in milliseconds.
     Freeze(usize, u64),
@@ -236,9 +258,14 @@ const THEMES: [Theme; 4] = [
     Theme { begins_unseen: true, ..Theme::of(RECREATIONS) },
 ];
 
-/// Returns any history. Most histories hold only some kinds of events. In a history of all kinds, a
-/// sequence of several steps of few kinds is rare.
+/// Returns any history: one in ten with rollouts that take time and fail, and with rules for them.
 pub(crate) fn histories() -> impl Strategy<Value = ObservationHistory> {
+    prop_oneof![9 => histories_of_decisions(), 1 => waves::histories()]
+}
+
+/// Returns a history without rules for rollouts. Most of these histories hold only some kinds of
+/// events. In a history of all kinds, a sequence of several steps of few kinds is rare.
+fn histories_of_decisions() -> impl Strategy<Value = ObservationHistory> {
     let themes = prop_oneof![
         2 => Just(Theme::of(u32::MAX)),
         2 => any::<u32>().prop_map(Theme::of),
@@ -266,7 +293,7 @@ fn setups() -> impl Strategy<Value = Setup> {
         ]
     };
     (
-        (any::<u64>(), things(), vec(any::<u8>(), 1..=WORKLOADS), prop::bool::weighted(0.25)),
+        (any::<u64>(), things(), vec(any::<u8>(), 1..=FEW_WORKLOADS), prop::bool::weighted(0.25)),
         (1..=PROCESSES, skew(), skew(), clocks_of_proxies()),
         (
             prop_oneof![1 => 0..50_u64, 2 => 0..2_000_u64],
@@ -299,6 +326,7 @@ fn setups() -> impl Strategy<Value = Setup> {
                 start_ms,
                 unseen_steps,
                 unseen_pause_ms: DAY_AND_HOUR,
+                rollouts: RolloutSetup::default(),
             }
         })
 }
@@ -319,14 +347,17 @@ fn clocks_of_proxies() -> impl Strategy<Value = (bool, i64)> {
 }
 
 fn steps(kinds: u32) -> impl Strategy<Value = Step> {
-    // From the same instant to some polls later.
-    let after = prop_oneof![
+    (pauses(), events(kinds)).prop_map(|(after_ms, event)| Step { after_ms, event })
+}
+
+/// Returns the time between two events: from none to some polls.
+fn pauses() -> impl Strategy<Value = u64> {
+    prop_oneof![
         2 => 0..60_u64,
         3 => 0..2_500_u64,
         4 => 0..40_000_u64,
         2 => 30_000..200_000_u64,
-    ];
-    (after, events(kinds)).prop_map(|(after_ms, event)| Step { after_ms, event })
+    ]
 }
 
 /// Returns an event of the kinds whose bits are set, or a rotation.

@@ -6,6 +6,9 @@
 //! knows the versions that pods really run with. [`world::World::write`] judges each PATCH, and
 //! [`play::play`] judges the end.
 //!
+//! In one history of ten, many workloads use one secret, rollouts take time, fail or hang, and the
+//! rules for rollouts are on. Each PATCH is then judged by these rules, too: see `world/rules.rs`.
+//!
 //! `MODEL_HISTORIES` sets the number of histories, `MODEL_SEED` the seed of the first one. A
 //! history that fails is reduced until no step can be left out, and printed with all its events.
 

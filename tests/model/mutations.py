@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Breaks each rule of the decisions in turn, and shows that the model fails.
+"""Breaks each rule of the decisions and of rollouts in turn, and shows that the model fails.
 
     tests/model/mutations.py [WORD ...]     only the mutations whose names contain one of the words
 
@@ -17,11 +17,23 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PLAN = "src/decide/plan.rs"
 OBSERVATION = "src/decide/observation.rs"
+ADMISSION = "src/rollouts/admission.rs"
+WAVE = "src/rollouts/wave.rs"
+INTERVAL = "src/rollouts/interval.rs"
+LIMITS = "src/rollouts/limits.rs"
+ROLLOUT = "src/rollouts/rollout.rs"
 
-# The name of each mutation, its file, the code that is replaced, and the new code. One rule is not
-# here: an observation from before a record of "missing" counts for nothing. A reload that breaks it is
-# needless only while another process knows more, which the judge excuses. src/decide/plan/tests.rs has
-# the rule.
+# The name of each mutation, its file, the code that is replaced, and the new code. Some rules are not
+# here:
+#
+# - An observation from before a record of "missing" counts for nothing. A reload that breaks this rule
+#   is needless only while another process knows more, which the judge excuses.
+#   src/decide/plan/tests.rs has the rule.
+# - The order of reloads, and that a look keeps the retry of the tick before it. Without them nothing
+#   is missed or doubled, and no rollout is too many: the next full poll finds what a look dropped.
+#   src/rollouts/order.rs and src/engine/agenda.rs have these rules.
+# - An urgent secret waits for no others. A reload that waits needlessly is still done at the end.
+#   src/rollouts/admission.rs has the rule.
 MUTATIONS = [
     (
         "the settle time is not added to a version",
@@ -161,6 +173,121 @@ MUTATIONS = [
         "src/model/record.rs",
         "(self.uid == uid).then(",
         "(self.uid == uid || true).then(",
+    ),
+    # Waves. The judge counts the rollouts under way at each PATCH.
+    (
+        "rollouts under way take no room",
+        WAVE,
+        "} else if self.running >= width {",
+        "} else if false && self.running >= width {",
+    ),
+    (
+        "a reload that starts takes no room",
+        ADMISSION,
+        "wave.running += 1;",
+        "wave.running += 0;",
+    ),
+    (
+        "a version that was healthy nowhere goes to a share of the workloads",
+        WAVE,
+        "Some(if self.healthy == 0 { first } else { first.max(step.of(self.users)) })",
+        "Some(first.max(step.of(self.users)))",
+    ),
+    (
+        "only the workloads of the tick count",
+        "src/engine/admitting.rs",
+        "let all = self.index.workloads();",
+        "let all = in_scope.to_vec();",
+    ),
+    # The rollout of a workload that gives no signal never ends, so the others would wait for ever. The
+    # judge finds that their hold is not true.
+    (
+        "a silent workload takes room",
+        WAVE,
+        "            RolloutState::Failed(_) | RolloutState::Silent(_) | RolloutState::Degraded => {}",
+        "            RolloutState::Silent(_) => self.running += 1,\n"
+        "            RolloutState::Failed(_) | RolloutState::Degraded => {}",
+    ),
+    # The judge knows when a member failed, and which failures tell nothing about the version.
+    (
+        "a failed rollout stops nothing",
+        WAVE,
+        "if self.failed > 0 {",
+        "if false && self.failed > 0 {",
+    ),
+    (
+        "each failure is excused",
+        ADMISSION,
+        "let is_excused = recorded.is_some_and(|record| record.was_unhealthy)",
+        "let is_excused = recorded.is_some()",
+    ),
+    (
+        "each reload is one of a workload that was not healthy",
+        ROLLOUT,
+        "        RolloutState::Healthy | RolloutState::Silent(_) => false,",
+        "        RolloutState::Healthy | RolloutState::Silent(_) => true,",
+    ),
+    (
+        "who said once to go on says it for ever",
+        ADMISSION,
+        "workload.continue_after == Some(workload.count)",
+        "workload.continue_after.is_some()",
+    ),
+    # Histories that keep their failures to the end show a hold that is not true.
+    (
+        "who says to go on is not heard",
+        ADMISSION,
+        "workload.continue_after == Some(workload.count)",
+        "workload.continue_after == Some(u64::MAX)",
+    ),
+    (
+        "a failure with an earlier version stops the later one",
+        ADMISSION,
+        "let is_member = entry.is_some() && entry == changed.version;",
+        "let is_member = entry.is_some() && changed.version.is_some();",
+    ),
+    (
+        "a workload that others deployed since its reload is a member",
+        ADMISSION,
+        "workload.recorded.as_ref().filter(|record| record.of_this_template);",
+        "workload.recorded.as_ref();",
+    ),
+    (
+        "a rollout that hangs is under way for ever",
+        ROLLOUT,
+        "(Progress::Running, Some(Some(true))) => RolloutState::Failed(RolloutFailure::TimedOut),",
+        "(Progress::Running, Some(Some(true))) => RolloutState::Running,",
+    ),
+    # The other rules for rollouts.
+    (
+        "the owner of a secret is not heard",
+        ADMISSION,
+        "if modes().any(|mode| mode == ReloadMode::Hold) {",
+        "if false && modes().any(|mode| mode == ReloadMode::Hold) {",
+    ),
+    (
+        "there is no shortest interval",
+        ADMISSION,
+        "        if left.is_some() {",
+        "        if false && left.is_some() {",
+    ),
+    (
+        "the interval never grows",
+        INTERVAL,
+        "if is_in_row { recorded.streak.saturating_add(1) } else { 0 }",
+        "if false && is_in_row { recorded.streak.saturating_add(1) } else { 0 }",
+    ),
+    (
+        "there is no limit in a namespace",
+        LIMITS,
+        "here < per_namespace && limits",
+        "(true || here < per_namespace) && limits",
+    ),
+    (
+        "there is no limit in all",
+        LIMITS,
+        "limits.in_all.is_none_or(|most| in_all() < most)",
+        "limits.in_all.is_none_or(|most| true || in_all() < most)",
     ),
 ]
 

@@ -12,6 +12,7 @@ use vault_secrets_reloader::decide::hold::Hold;
 use vault_secrets_reloader::election::leadership::{Candidate, Claim, election_channel};
 use vault_secrets_reloader::engine::reloader::Reloader;
 use vault_secrets_reloader::engine::settings::{Clocks, Settings, SharedSettings};
+use vault_secrets_reloader::engine::wake::Wake;
 use vault_secrets_reloader::events::sink::Events;
 use vault_secrets_reloader::index::Index;
 use vault_secrets_reloader::index::entries::IndexedWorkload;
@@ -35,6 +36,11 @@ const PERIOD: Duration = Duration::from_mins(1);
 
 /// The time after the last step and the end of all faults: some polls, and the longest back-off.
 const QUIET: Duration = Duration::from_mins(12);
+
+/// How often the model gives reloads more time that wait for others or rest, and for how long at
+/// least.
+const MOST_PAUSES: u32 = 30;
+const PAUSE: Duration = Duration::from_mins(1);
 
 /// The time after which a killed process starts again.
 const RESTART: Duration = Duration::from_secs(3);
@@ -98,6 +104,7 @@ pub(crate) async fn play(
     lock(&world).mend();
     play.begin(processes);
     play.wait(QUIET).await;
+    play.wait_for_rollouts().await;
     play.judge();
     play.tasks.shutdown().await;
     let mut world = lock(&world);
@@ -149,6 +156,34 @@ impl Play {
         }
     }
 
+    /// Lets time pass while reloads wait for others, or rest, and until those that began are done.
+    async fn wait_for_rollouts(&mut self) {
+        if !lock(&self.world).setup.rollouts.is_on {
+            return;
+        }
+        for _ in 0..MOST_PAUSES {
+            let was_waiting = self.is_waiting();
+            let rest = lock(&self.world).longest_rest();
+            self.wait(if was_waiting { PAUSE.max(rest) } else { PAUSE }).await;
+            if !was_waiting && !self.is_waiting() {
+                return;
+            }
+        }
+    }
+
+    /// Whether a process says that a reload waits, but for people.
+    fn is_waiting(&self) -> bool {
+        let world = lock(&self.world);
+        let waits = |hold| {
+            use Hold::{BackOff, Budget, Interval, RolloutLimit, Wave};
+            matches!(hold, Some(Wave | RolloutLimit | Interval | Budget | BackOff))
+        };
+        self.processes.values().any(|process| {
+            let standings = lock(&process.recorder.standings);
+            standings.iter().any(|(id, standing)| waits(standing.hold) && world.may_be_reloaded(id))
+        })
+    }
+
     /// Starts each process that does not run.
     fn begin(&mut self, processes: usize) {
         self.has_begun = true;
@@ -161,10 +196,12 @@ impl Play {
         }
         self.lives += 1;
         let life = self.lives * PROCESSES as u64 + process as u64;
-        let (count, may_be_missing, budget) = {
+        let (count, may_be_missing, budget, rollouts) = {
             let setup = &lock(&self.world).setup;
-            (setup.servers, setup.may_be_missing, Budget::new(setup.burst, setup.burst * 4))
+            let budget = Budget::new(setup.burst, setup.burst * 4);
+            (setup.servers, setup.may_be_missing, budget, setup.rollouts)
         };
+        let wake = (rollouts.woken >> process & 1 == 1).then(Wake::default);
         let index = Arc::new(Index::new(servers(count), ReadableSources::default()));
         let board = Arc::new(Board::new(Arc::clone(&index), time::own));
         let synced = CancellationToken::new();
@@ -199,6 +236,8 @@ impl Play {
                     ignore_versions_before: None,
                     dry_run: false,
                     time_rules: TimeRules::default(),
+                    rollouts: rollouts.rules,
+                    heeds_owners: true,
                     start_within: Duration::ZERO,
                 },
             };
@@ -212,6 +251,10 @@ impl Play {
                 settings,
                 budget,
             );
+            let reloader = match &wake {
+                Some(wake) => reloader.with_wake(wake.receiver()),
+                None => reloader,
+            };
             reloader.run(synced.clone(), leadership.clone(), shutdown.clone())
         });
         let reloaders = reloaders.collect::<Vec<_>>();
@@ -221,6 +264,7 @@ impl Play {
             life,
             index: Arc::clone(&index),
             cluster_clock,
+            wake: wake.clone(),
             reads: BTreeMap::new(),
         };
         let watch = self.tasks.spawn(collector.run(synced, receiver));
@@ -258,9 +302,14 @@ impl Play {
 
     /// Takes the leadership from a process for a while.
     fn demote(&mut self, process: usize, ms: u64) {
-        let Some(Process { candidacy, .. }) = self.processes.get(&process) else { return };
+        let Some(Process { candidacy, recorder, .. }) = self.processes.get(&process) else {
+            return;
+        };
         candidacy.say(Claim::No);
-        lock(&self.world).say(|| format!("process {process} does not lead for {ms} ms"));
+        let mut world = lock(&self.world);
+        world.say(|| format!("process {process} does not lead for {ms} ms"));
+        world.demoted.insert(recorder.life);
+        drop(world);
         let candidacy = Arc::clone(candidacy);
         self.tasks.spawn(async move {
             sleep(Duration::from_millis(ms)).await;
@@ -297,11 +346,18 @@ impl Play {
                 let is_held = match hold {
                     Some(Hold::SecretGone) => !gone.is_empty(),
                     Some(Hold::Stripped) => tampered,
+                    Some(Hold::RotationStopped) => world.is_stopped(slot),
+                    Some(Hold::SecretOwner) => world.is_held_by_owner(slot),
+                    // All other rollouts have ended by now, each workload has rested, and no freeze
+                    // is left.
                     Some(
                         Hold::Deleting
                         | Hold::BackOff
                         | Hold::Budget
                         | Hold::DryRun
+                        | Hold::Wave
+                        | Hold::RolloutLimit
+                        | Hold::Interval
                         | Hold::Frozen { .. }
                         | Hold::OutsideWindow { .. }
                         | Hold::InvalidTimeRule { .. }

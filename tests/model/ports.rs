@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use vault_secrets_reloader::decide::clock::ServerClock;
 use vault_secrets_reloader::decide::hold::Hold;
 use vault_secrets_reloader::decide::observation::{Observation, PollResult, ReadRequest};
-use vault_secrets_reloader::decide::plan::{Reload, Revision};
+use vault_secrets_reloader::decide::plan::{Action, Reload, Revision};
 use vault_secrets_reloader::engine::ports::{Cluster, Vault, WriteError};
 use vault_secrets_reloader::events::event::{Event, Held};
 use vault_secrets_reloader::events::sink::Sink;
@@ -128,6 +128,12 @@ impl Vault for Ports {
                     polled.late.insert(Arc::clone(secret));
                 }
             }
+            if let Observation::Live(_) = observation {
+                let policy = lock(&self.world).read_policy(self.life, number);
+                if !policy.is_empty() {
+                    polled.policies.insert(Arc::clone(secret), policy);
+                }
+            }
             polled.observations.insert(Arc::clone(secret), observation);
         }
         polled
@@ -178,8 +184,11 @@ impl Cluster for Ports {
         let life = self.life;
         let known = self.index.namespaces().of(&workload.id.namespace);
         lock(&self.world).sends(&workload.id, life, known.as_deref());
-        let was_right = lock(&self.world).is_right_now(&workload.id, life);
-        let mut sent = Sent { life, was_right, is_answered: true };
+        let (was_right, basis) = {
+            let world = lock(&self.world);
+            (world.is_right_now(&workload.id, life), world.basis(life, &workload.id))
+        };
+        let mut sent = Sent { life, was_right, is_answered: true, is_late: false, basis };
         let slow = lock(&self.world).faults.take_slow();
         sleep(Duration::from_millis(slow)).await;
         let mut is_killed = false;
@@ -201,7 +210,7 @@ impl Cluster for Ports {
                     Some(PatchFault::Lost) => return Err(lost()),
                     Some(PatchFault::AnswerLost) => sent.is_answered = false,
                     Some(PatchFault::Late(ms)) => {
-                        sent.is_answered = false;
+                        (sent.is_answered, sent.is_late) = (false, true);
                         world.write_late(workload.clone(), reload.clone(), sent, ms);
                         return Err(lost());
                     }
@@ -258,16 +267,21 @@ pub(crate) struct Recorder {
 
 impl Sink for Recorder {
     fn on(&self, event: &Event<'_>) {
-        let id = match *event {
-            Event::Held { workload, .. }
-            | Event::Released { workload }
-            | Event::TakenBack { workload, .. }
-            | Event::Reloading { workload, .. }
-            | Event::Reloaded { workload, .. }
-            | Event::NotNeeded { workload }
-            | Event::ReloadFailed { workload, .. }
-            | Event::WaitingForRevision { workload, .. } => workload,
-            _ => return,
+        if let Event::Decided { decided, decision, .. } = *event
+            && let Action::Roll(_) = decision.action
+        {
+            lock(&self.world).note_decision(self.life, &decided.workload.id);
+        }
+        let (Event::Held { workload: id, .. }
+        | Event::Released { workload: id }
+        | Event::TakenBack { workload: id, .. }
+        | Event::Reloading { workload: id, .. }
+        | Event::Reloaded { workload: id, .. }
+        | Event::NotNeeded { workload: id }
+        | Event::ReloadFailed { workload: id, .. }
+        | Event::WaitingForRevision { workload: id, .. }) = *event
+        else {
+            return;
         };
         let mut standings = lock(&self.standings);
         let mut world = lock(&self.world);

@@ -17,7 +17,9 @@ use vault_secrets_reloader::model::annotation::{MARK, OptIn};
 use vault_secrets_reloader::model::kind::Kind;
 use vault_secrets_reloader::model::progress::RolloutStatus;
 use vault_secrets_reloader::model::record::{Record, Versions};
+use vault_secrets_reloader::model::reload_policy::ReloadPolicy;
 use vault_secrets_reloader::model::secret::{DEFAULT_CONNECTION, SecretId, Version};
+use vault_secrets_reloader::model::strategy::Rollout;
 use vault_secrets_reloader::model::time_rules::TimeRules;
 use vault_secrets_reloader::model::workload::{Workload, WorkloadId};
 use vault_secrets_reloader::references::environment::{
@@ -30,6 +32,8 @@ use vault_secrets_reloader::references::servers::{
 
 use crate::history::{PROCESSES, PatchFault, SOURCES, Setup};
 use crate::time;
+use rollouts::{LastReload, PodsState};
+use rules::Basis;
 pub(crate) use sources::source_id;
 use sources::{Former, Source, source_name};
 
@@ -37,6 +41,8 @@ mod controllers;
 mod events;
 mod judge;
 mod requests;
+mod rollouts;
+mod rules;
 mod sources;
 
 /// The settle time of all processes.
@@ -96,7 +102,14 @@ struct Rev {
     created: Timestamp,
     number: u64,
     /// The copy of the workload's record.
-    record: Option<String>,
+    record: Option<Arc<StoredRecord>>,
+}
+
+/// The annotation of a record: its text, and its content.
+#[derive(Debug)]
+struct StoredRecord {
+    text: String,
+    content: Record,
 }
 
 #[derive(Clone, Debug)]
@@ -119,6 +132,7 @@ enum Reaction {
 #[derive(Clone, Debug)]
 pub(crate) struct Object {
     kind: Kind,
+    namespace: Arc<str>,
     name: String,
     uid: String,
     resource_version: u64,
@@ -126,7 +140,7 @@ pub(crate) struct Object {
     observed: u64,
     created: Timestamp,
     deleting: bool,
-    record: Option<String>,
+    record: Option<Arc<StoredRecord>>,
     pub(crate) template: Template,
     /// The end of a freeze, which may be over.
     freeze: Option<Timestamp>,
@@ -151,6 +165,13 @@ pub(crate) struct Object {
     predecessor: Option<String>,
     /// The last answered reload: its time, the life of the process that sent it, and its versions.
     reloaded: Option<(Instant, u64, Versions)>,
+    /// How the controller of the workload treats a new template.
+    rollout: Rollout,
+    /// The reload count after which rotations go on.
+    continue_after: Option<u64>,
+    pods_state: PodsState,
+    /// The reload that made the present template.
+    last_reload: Option<LastReload>,
 }
 
 /// A job that the cluster does by itself.
@@ -159,6 +180,10 @@ enum Job {
     MakeRevision(usize, String),
     StartPods(usize, String),
     React(usize, String, Reaction),
+    /// The pods of a workload become available, or they never will. The last number is the
+    /// generation.
+    EndRollout(usize, String, u64),
+    Heal(usize, String),
     Late(Box<(Workload, Reload, Sent)>),
 }
 
@@ -171,6 +196,10 @@ pub(crate) struct Sent {
     pub(crate) was_right: bool,
     /// Whether the sender gets the answer.
     pub(crate) is_answered: bool,
+    /// Whether the PATCH arrives after its sender gave up.
+    pub(crate) is_late: bool,
+    /// The decision that the PATCH rests on. `None` if the rules for rollouts are not judged.
+    pub(crate) basis: Option<Basis>,
 }
 
 /// An event of a watch.
@@ -261,6 +290,29 @@ pub(crate) struct World {
     pub(crate) synced: BTreeMap<u64, Instant>,
     /// The longest delay of a standby so far, in milliseconds.
     standby_ms: u64,
+    /// [`SecretId::hash64`] of each secret.
+    hashes: Vec<u64>,
+    /// What the owner of each secret says at present, and what each life of a process read last.
+    policies: Vec<ReloadPolicy>,
+    policies_read: BTreeMap<(u64, usize), ReloadPolicy>,
+    /// The secrets whose reloads were ever held by their owners.
+    ever_on_hold: BTreeSet<usize>,
+    /// The versions with which the pods of some workloads never become available. The bits name the
+    /// workloads.
+    bad: Vec<(usize, Version, u16)>,
+    /// Whether rollouts may fail without a cause.
+    fails_by_chance: bool,
+    /// The last decision of each life of a process to reload a workload.
+    decisions: BTreeMap<(u64, WorkloadId), Basis>,
+    /// The lives that did not lead for a while.
+    pub(crate) demoted: BTreeSet<u64>,
+    /// When somebody else than the controller last changed what counts for a rotation: a template, a
+    /// record, a ConfigMap, or which workloads exist.
+    churned: Option<Instant>,
+    /// The longest delay of a watch so far.
+    slowest_watch: Duration,
+    /// The versions that a workload was healthy with after a reload.
+    proven: BTreeSet<(usize, Version)>,
     snapshot: Option<Vec<State>>,
     was_restored: bool,
     chance: u64,
@@ -291,6 +343,17 @@ impl World {
             living: BTreeSet::new(),
             synced: BTreeMap::new(),
             standby_ms: 0,
+            hashes: Vec::new(),
+            policies: Vec::new(),
+            policies_read: BTreeMap::new(),
+            ever_on_hold: BTreeSet::new(),
+            bad: Vec::new(),
+            fails_by_chance: true,
+            decisions: BTreeMap::new(),
+            demoted: BTreeSet::new(),
+            churned: None,
+            slowest_watch: Duration::from_millis(setup.watch_ms),
+            proven: BTreeSet::new(),
             snapshot: None,
             was_restored: false,
             chance: setup.chance,
@@ -304,6 +367,8 @@ impl World {
                 world.vault_time(world.server_of(secret)) - SignedDuration::from_hours(ago);
             let state = State::Live(Version { number: 1, created });
             world.secrets.push(Secret { state, before: state, since: Instant::now() });
+            world.policies.push(ReloadPolicy::NONE);
+            world.hashes.push(setup.secret_id(secret).hash64());
         }
         for slot in 0..setup.workloads.len() {
             let object = world.fresh(slot, None);
@@ -427,8 +492,10 @@ impl World {
     fn fresh(&mut self, slot: usize, of: Option<&Object>) -> Object {
         let bits = self.setup.workloads[slot];
         let refs = (0..self.setup.secrets).filter(|s| bits >> s & 1 == 1).collect();
-        // One in four.
-        let source = (bits >> 3 & 3 == 3).then_some(usize::from(bits >> 5 & 1) % SOURCES);
+        let namespace = self.setup.namespace(slot);
+        // One in four. The ConfigMaps are in the first namespace.
+        let has_source = bits >> 3 & 3 == 3 && namespace == self.setup.namespace(0);
+        let source = has_source.then_some(usize::from(bits >> 5 & 1) % SOURCES);
         let server = usize::from(bits >> 6 & 1) % self.setup.servers;
         let number = self.next();
         let now = time::floor(time::now());
@@ -450,7 +517,8 @@ impl World {
         let have = self.live_of(&uses);
         let mut pods = Pods { template: template.clone(), uses, have };
         let uid = format!("uid-{number}");
-        if pods.have.len() < pods.uses.len() && !self.setup.may_be_missing {
+        let is_made = pods.have.len() == pods.uses.len() || self.setup.may_be_missing;
+        if !is_made {
             // The pods fail to start, and are started again later. Until then the template has
             // none.
             pods.template.content = self.next();
@@ -458,8 +526,11 @@ impl World {
         }
         // A process can see the object before it has read the latest content of its ConfigMap.
         let may_seem_former = self.may_seem_to_use(&template);
+        let is_on_delete = self.setup.rollouts.on_delete >> slot & 1 == 1;
+        let is_stateful = slot % 3 == 1 || is_on_delete;
         Object {
-            kind: if slot == 1 { Kind::STATEFUL_SET } else { Kind::DEPLOYMENT },
+            kind: if is_stateful { Kind::STATEFUL_SET } else { Kind::DEPLOYMENT },
+            namespace,
             name: format!("w{slot}"),
             uid,
             resource_version: number,
@@ -487,6 +558,10 @@ impl World {
             may_seem_former,
             predecessor: None,
             reloaded: None,
+            rollout: if is_on_delete { Rollout::OnDelete } else { Rollout::Automatic },
+            continue_after: None,
+            pods_state: PodsState::new(is_made),
+            last_reload: None,
         }
     }
 
@@ -521,6 +596,7 @@ impl World {
         object.resource_version = number;
         let seen = Seen::Applied(Box::new(object.manifest()), object.kind);
         self.tell(&seen);
+        self.note_proven(slot);
     }
 
     fn tell(&mut self, seen: &Seen) {
@@ -539,7 +615,10 @@ impl World {
             return;
         }
         object.former.clear();
+        object.last_reload = None;
+        object.pods_state.begin();
         object.generation += 1;
+        self.churned = Some(Instant::now());
         object.deployed = time::floor(time::now());
         object.deployed_at = Instant::now();
         let (uid, after) = (object.uid.clone(), object.template.clone());
@@ -584,30 +663,39 @@ impl World {
         self.objects[slot].as_ref().map(Object::id)
     }
 
-    /// Ends all faults.
+    /// Ends all faults. In some histories, rollouts that failed stay as they are.
     pub(crate) fn mend(&mut self) {
         self.faults = Faults::default();
         self.say(|| "all faults end".to_owned());
+        self.mend_rollouts();
+    }
+}
+
+impl StoredRecord {
+    fn new(record: &Record) -> Arc<Self> {
+        let text = record.encode();
+        let content = Record::parse(&text).unwrap();
+        Arc::new(Self { text, content })
     }
 }
 
 impl Rev {
     fn versions(&self, uid: &str) -> Option<Versions> {
-        let record = Record::parse(self.record.as_deref()?).ok()?;
-        (record.uid == uid).then_some(record.versions)
+        let record = &self.record.as_ref()?.content;
+        (record.uid == uid).then(|| record.versions.clone())
     }
 }
 
 impl Object {
     fn id(&self) -> WorkloadId {
-        WorkloadId { kind: self.kind, namespace: "shop".into(), name: self.name.as_str().into() }
+        let namespace = Arc::clone(&self.namespace);
+        WorkloadId { kind: self.kind, namespace, name: self.name.as_str().into() }
     }
 
-    /// Returns the version of a secret in the object's own record.
-    fn entry(&self, secret: &SecretId) -> Option<Version> {
-        let record = Record::parse(self.record.as_deref()?).ok()?;
-        let versions = (record.uid == self.uid).then_some(record.versions)?;
-        versions.get(secret.hash64())
+    /// Returns the object's record, if it was written for this object.
+    fn own_record(&self) -> Option<&Record> {
+        let record = &self.record.as_ref()?.content;
+        (record.uid == self.uid).then_some(record)
     }
 
     fn manifest(&self) -> Manifest {
@@ -640,24 +728,30 @@ impl Object {
             ..Container::default()
         };
         let is_rolled_out = self.pods.template == self.template;
+        // Until a new pod is made, the old one is available.
+        let available = u32::from(!is_rolled_out || self.pods_state.is_healthy());
         let status = RolloutStatus {
             replicas_in_spec: Some(1),
             replicas: 1,
             updated: u32::from(is_rolled_out),
-            ready: 1,
-            available: 1,
+            ready: available,
+            available,
+            failure: self.pods_state.failure(),
+            has_ended: self.pods_state.has_ended,
             ..RolloutStatus::default()
         };
         Manifest {
-            namespace: "shop".to_owned(),
+            namespace: self.namespace.to_string(),
             name: self.name.clone(),
             uid: self.uid.clone(),
             resource_version: self.resource_version.to_string(),
             generation: self.generation,
             created: self.created,
             deleting: self.deleting,
-            record: self.record.clone(),
+            record: self.record.as_ref().map(|record| record.text.clone()),
             time_rules: frozen_until(self.freeze).boxed(),
+            rollout: self.rollout,
+            continue_after: self.continue_after,
             observed_generation: self.observed,
             status,
             template: hasher.finish(),
@@ -696,6 +790,11 @@ fn path(secret: usize) -> String {
 }
 
 impl Setup {
+    /// Returns the namespace of a workload.
+    fn namespace(&self, slot: usize) -> Arc<str> {
+        if slot.is_multiple_of(self.rollouts.namespaces) { "shop".into() } else { "office".into() }
+    }
+
     /// Returns the id of a secret in the controller.
     pub(crate) fn secret_id(&self, secret: usize) -> SecretId {
         let (server, local) = (secret / self.secrets, secret % self.secrets);

@@ -34,6 +34,16 @@ impl World {
                         self.take_back(slot, reaction);
                     }
                 }
+                Job::EndRollout(slot, uid, generation) => {
+                    if self.is(slot, &uid) {
+                        self.end_rollout(slot, generation);
+                    }
+                }
+                Job::Heal(slot, uid) => {
+                    if self.is(slot, &uid) {
+                        self.heal(slot);
+                    }
+                }
                 Job::Late(write) => {
                     let (workload, reload, sent) = *write;
                     self.say(|| format!("a PATCH of {} arrives late", workload.id));
@@ -92,6 +102,13 @@ impl World {
         let present = object.revisions.iter().max_by_key(|rev| rev.number);
         let Some(template) = present.map(|rev| rev.template.clone()) else { return };
         if object.pods.template == template && !is_forced {
+            // Its pods were never replaced, or they were replaced early.
+            if self.await_pods(slot) {
+                self.written(slot);
+            }
+            return;
+        }
+        if object.rollout == Rollout::OnDelete && !is_forced {
             return;
         }
         let uid = object.uid.clone();
@@ -101,9 +118,13 @@ impl World {
             // The pods fail to start, and are started again later.
             return self.later(7_000, Job::StartPods(slot, uid));
         }
+        if self.cannot_make_pods(slot, &template) {
+            return;
+        }
         let Some(object) = &mut self.objects[slot] else { return };
         object.pods = Pods { template, uses, have };
         self.say(|| format!("w{slot}: its pods are made"));
+        self.await_pods(slot);
         // Its status tells that.
         self.written(slot);
     }
@@ -120,6 +141,7 @@ impl World {
         if reaction == Reaction::Strip {
             object.record = None;
         }
+        self.churned = Some(Instant::now());
         self.say(|| format!("w{slot}: {reaction:?}"));
         if self.objects[slot].as_ref().is_some_and(|object| object.template.mark.is_none()) {
             return self.written(slot);
@@ -156,6 +178,9 @@ impl World {
         // No process knows what a ConfigMap said under the former object.
         old.deployed_at = Instant::now();
         (old.deleting, old.record, old.reloaded) = (false, None, None);
+        (old.last_reload, old.continue_after) = (None, None);
+        old.pods_state.forget_help();
+        self.churned = Some(Instant::now());
         (old.generation, old.observed) = (1, 0);
         // Observations of the former object do not count for the new one.
         old.is_stayer = false;
@@ -175,6 +200,7 @@ impl World {
 
     pub(super) fn recreate(&mut self, slot: usize, is_clone: bool) {
         let old = self.objects[slot].take();
+        self.churned = Some(Instant::now());
         if let Some(old) = &old {
             self.tell(&Seen::Deleted(old.id()));
         }

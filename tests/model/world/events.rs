@@ -61,6 +61,11 @@ impl World {
             Event::EditSource(source, bits) => self.edit_source(source, bits),
             Event::Touch(w) => self.written(self.slot(w)),
             Event::RenewPods(w) => self.make_pods(self.slot(w), true),
+            Event::RotateBadly(..)
+            | Event::Break(_)
+            | Event::Heal(_)
+            | Event::Continue(_)
+            | Event::SetPolicy(..) => self.affect_rollouts(event),
             Event::StartDeletion(w) => {
                 let slot = self.slot(w);
                 if let Some(object) = &mut self.objects[slot] {
@@ -180,6 +185,7 @@ impl World {
             Event::RemoveRecord(_) => {
                 object.record = None;
                 object.was_tampered_with = true;
+                self.churned = Some(Instant::now());
                 self.say(|| format!("w{slot}: its record is removed"));
                 self.written(slot);
             }
@@ -224,6 +230,7 @@ impl World {
             Event::SlowWatch(p, ms) => {
                 let process = p % self.setup.processes;
                 let slow = (until(60_000), Duration::from_millis(ms));
+                self.slowest_watch = self.slowest_watch.max(slow.1);
                 self.faults.watches.insert(process, slow);
             }
             _ => {}

@@ -136,7 +136,7 @@ impl World {
 
     /// Returns the version of a secret in the workload's own record.
     fn entry(&self, object: &Object, secret: usize) -> Option<Version> {
-        object.entry(&self.setup.secret_id(secret))
+        object.own_record()?.versions.get(self.hashes[secret])
     }
 
     /// Returns the version of a secret that the pods will have after all pending pods are made.
@@ -173,6 +173,11 @@ impl World {
             }
         }
         Some((lacking, gone))
+    }
+
+    /// Whether a workload may be reloaded at all.
+    pub(crate) fn may_be_reloaded(&self, id: &WorkloadId) -> bool {
+        self.find(id).is_some_and(|slot| self.lacking(slot).is_some())
     }
 
     /// Returns the former secrets whose live version has not reached the pods that still use them.
@@ -253,7 +258,7 @@ impl World {
         if !object.covered.contains(&(secret, live.number, live.created)) {
             return false;
         }
-        let hash = self.setup.secret_id(secret).hash64();
+        let hash = self.hashes[secret];
         let entry = self.entry(object, secret);
         // If the present record shows that the storage was restored since, only a copy of the
         // record that is younger than the present revision proves that such a reload was taken

@@ -49,7 +49,7 @@ impl World {
         reload: &Reload,
         sent: Sent,
     ) -> Result<Manifest, WriteError> {
-        let Sent { life, was_right, is_answered } = sent;
+        let Sent { life, was_right, is_answered, .. } = sent;
         let slot = self.find(&workload.id).ok_or(WriteError::NotFound)?;
         let object = self.objects[slot].as_ref().ok_or(WriteError::NotFound)?;
         if object.resource_version.to_string() != *workload.resource_version {
@@ -60,11 +60,14 @@ impl World {
                 self.is_wrong(format!("reload {} of w{slot} by {life}: {complaint}", reload.count));
             }
         }
+        for complaint in self.broken_rules(slot, reload, &sent) {
+            self.is_wrong(format!("reload {} of w{slot} by {life}: {complaint}", reload.count));
+        }
+        let last_reload = self.last_reload(slot, reload, &sent);
         let Some(object) = &mut self.objects[slot] else { return Err(WriteError::NotFound) };
-        object.record = Some(reload.record.encode());
+        object.record = Some(StoredRecord::new(&reload.record));
         for (hash, version) in reload.record.versions.iter() {
-            let secrets =
-                (0..self.secrets.len()).filter(|s| self.setup.secret_id(*s).hash64() == hash);
+            let secrets = (0..self.hashes.len()).filter(|s| self.hashes[*s] == hash);
             object.covered.extend(secrets.map(|s| (s, version.number, version.created)));
         }
         object.reloaded =
@@ -72,10 +75,15 @@ impl World {
         let (reaction, uid) = (object.reaction, object.uid.clone());
         object.reaction = Reaction::None;
         self.say(|| format!("w{slot}: reloaded by process {life}, {:?}", reload.record.versions));
+        let churned = self.churned;
         self.deploy(slot, |template| {
             template.count = reload.count;
             template.mark = Some(reload.record.mark.clone());
         });
+        self.churned = churned;
+        if let Some(object) = &mut self.objects[slot] {
+            object.last_reload = Some(last_reload);
+        }
         if reaction != Reaction::None {
             let delay = self.below(50);
             self.later(delay, Job::React(slot, uid, reaction));

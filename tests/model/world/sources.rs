@@ -90,6 +90,7 @@ impl World {
             return;
         }
         self.sources[source] = new;
+        self.churned = Some(Instant::now());
         self.say(|| format!("ConfigMap {source}: {:#b} -> {:#b}", old.bits, new.bits));
         for slot in 0..self.objects.len() {
             let Some(object) = &self.objects[slot] else { continue };
