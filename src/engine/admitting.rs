@@ -62,9 +62,7 @@ impl<C: Cluster> Workloads<C> {
                 unclear.push(stored);
                 continue;
             }
-            let is_urgent = decision.changed.iter().any(|secret| {
-                changed.get(secret).is_some_and(|changed| changed.policy.mode == ReloadMode::Urgent)
-            });
+            let is_urgent = is_urgent(&decision, &changed);
             let action = self.may_start(&mut admission, stored, &decision, is_urgent, remaining);
             let decision = Decision { action, ..decision };
             due.extend(self.conclude(stored, decision, now, remaining));
@@ -111,7 +109,7 @@ impl<C: Cluster> Workloads<C> {
             Turn {
                 namespace: &workload.id.namespace,
                 failures: failures(stored),
-                rank: rank(workload, state, first),
+                rank: rank(workload, state, first, is_urgent(decision, changed)),
             }
         })
     }
@@ -162,6 +160,12 @@ impl<C: Cluster> Workloads<C> {
             }
         }
     }
+}
+
+/// Whether the owner of a changed secret says that its reloads are urgent.
+fn is_urgent(decision: &Decision, known: &HashMap<Arc<SecretId>, ChangedSecret>) -> bool {
+    let mode = |secret| known.get(secret).map(|known| known.policy.mode);
+    decision.changed.iter().any(|secret| mode(secret) == Some(ReloadMode::Urgent))
 }
 
 /// Returns a due workload as the rules see it.

@@ -335,12 +335,7 @@ impl<C: Cluster> Writer<'_, C> {
     async fn try_to_read(&self, id: &WorkloadId) -> Result<(), WriteError> {
         match self.cluster.get(id).await {
             Err(error @ WriteError::Failed(_)) => Err(error),
-            Ok(manifest) => {
-                // A PATCH may have been done whose answer was lost.
-                self.index.refresh(&manifest, id.kind);
-                Ok(())
-            }
-            Err(_) => Ok(()),
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 }

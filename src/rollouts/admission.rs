@@ -159,17 +159,15 @@ impl<'a> Admission<'a> {
         Ok(())
     }
 
-    /// Returns the least room that any of some secrets has for a workload. A workload whose rollout
-    /// for an earlier version is under way, or failed, loses nothing by the next version.
+    /// Returns the least room that any of some secrets has for a workload.
     fn room(&self, candidate: &Candidate<'_>, secrets: &[Arc<SecretId>]) -> Room {
         let Some(rules) = &self.rules.waves else { return Room::Free };
         let known =
             secrets.iter().filter_map(|secret| Some((secret, self.secrets.get(&**secret)?)));
         let rooms = known.map(|(secret, (changed, wave))| {
-            let room = wave.room(rules, &changed.policy);
             let state = self.state(candidate);
             let user = use_of(candidate.workload, state, secret, changed.version);
-            if room == Room::Full && matches!(user, Use::Earlier(_)) { Room::Free } else { room }
+            wave.room(rules, &changed.policy, matches!(user, Use::Earlier(_)))
         });
         rooms.max().unwrap_or(Room::Free)
     }

@@ -26,6 +26,9 @@ pub struct Rank {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Class {
+    /// The owner of a secret says that its reloads are urgent. They wait for no others, so the others
+    /// must wait for them.
+    Urgent,
     /// No pod is replaced.
     Silent,
     /// A reload for an earlier version failed, so the workload is broken already.
@@ -34,14 +37,17 @@ enum Class {
 }
 
 /// Returns the rank of a workload. `changed` is the first secret that changed, and its version.
+/// `is_urgent` tells whether the owner of a changed secret says so.
 #[must_use]
 pub fn rank(
     workload: &Workload,
     state: RolloutState,
     changed: Option<(&SecretId, Option<Version>)>,
+    is_urgent: bool,
 ) -> Rank {
     let is_ours = workload.recorded.as_ref().is_some_and(|record| record.of_this_template);
     let class = match state {
+        _ if is_urgent => Class::Urgent,
         _ if replaces_no_pods(workload) => Class::Silent,
         RolloutState::Failed(_) if is_ours => Class::Broken,
         _ => Class::Other,
@@ -113,6 +119,7 @@ mod tests {
         let failed = RolloutState::Failed(RolloutFailure::TimedOut);
         let ours = named("ours", &|w| w.recorded = Some(recorded(true, &[])));
         let in_order = [
+            (workload("urgent", &["a"]), RolloutState::Healthy),
             (named("paused", &|w| w.rollout = Rollout::Paused), RolloutState::Healthy),
             (ours, failed),
             (named("early", &|w| w.reload_order = -5), RolloutState::Healthy),
@@ -122,7 +129,8 @@ mod tests {
         ];
         let a = secret("a");
         let of = |(workload, state): &(Workload, RolloutState)| {
-            rank(workload, *state, Some((&a, Some(version(2, 9)))))
+            let is_urgent = &*workload.id.name == "urgent";
+            rank(workload, *state, Some((&a, Some(version(2, 9)))), is_urgent)
         };
         let mut sorted = in_order.clone();
         sorted.reverse();
@@ -136,7 +144,7 @@ mod tests {
             let mut names: Vec<_> = (0..9).map(|n| workload(&format!("w{n}"), &["a"])).collect();
             names.sort_by_key(|workload| {
                 let changed = Some((&*a, Some(version(number, i64::try_from(number).unwrap()))));
-                rank(workload, RolloutState::Healthy, changed)
+                rank(workload, RolloutState::Healthy, changed, false)
             });
             names.into_iter().map(|workload| workload.id.name).collect::<Vec<_>>()
         };
@@ -148,7 +156,7 @@ mod tests {
     fn namespaces_take_turns() {
         let ranked = |namespace, order, failures| {
             let workload = Workload { reload_order: order, ..workload("w", &["a"]) };
-            (namespace, failures, rank(&workload, RolloutState::Healthy, None))
+            (namespace, failures, rank(&workload, RolloutState::Healthy, None, false))
         };
         let due = vec![
             ("big", ranked("big", -9, 0)),

@@ -109,13 +109,15 @@ impl Wave {
         Some(if self.healthy == 0 { first } else { first.max(step.of(self.users)) })
     }
 
-    /// Whether one more workload may be rolled out for the version.
+    /// Whether one more workload may be rolled out for the version. A workload whose rollout for an
+    /// earlier version is under way, or failed (`is_earlier`), loses nothing by the next version. So it
+    /// waits for no other one like it.
     #[must_use]
-    pub fn room(&self, rules: &WaveRules, policy: &ReloadPolicy) -> Room {
+    pub fn room(&self, rules: &WaveRules, policy: &ReloadPolicy, is_earlier: bool) -> Room {
         let Some(width) = self.width(rules, policy) else { return Room::Free };
         if self.failed > 0 {
             Room::Stopped
-        } else if self.running + self.earlier >= width {
+        } else if self.running + if is_earlier { 0 } else { self.earlier } >= width {
             Room::Full
         } else {
             Room::Free
@@ -141,7 +143,7 @@ mod tests {
     fn one_first_then_a_share_and_none_after_a_failure() {
         let rules = WaveRules::default();
         let none = ReloadPolicy::default();
-        let room = |wave: Wave| wave.room(&rules, &none);
+        let room = |wave: Wave| wave.room(&rules, &none, false);
         let (healthy, running) = ((RolloutState::Healthy, false), (RolloutState::Running, false));
         let failed = RolloutState::Failed(RolloutFailure::TimedOut);
         assert_eq!(room(wave(4, &[(failed, false)])), Room::Free, "too few for waves");
@@ -158,6 +160,9 @@ mod tests {
         let (state, is_excused) = (RolloutState::Running, false);
         before.add(Use::Earlier(Member { state, is_excused }));
         assert_eq!(room(before), Room::Full);
+        assert_eq!(before.room(&rules, &none, true), Room::Free);
+        before.running = 1;
+        assert_eq!(before.room(&rules, &none, true), Room::Full);
         // Neither a paused workload nor one that broke long after is evidence.
         let silent = (RolloutState::Silent(Silence::Paused), false);
         let degraded = (RolloutState::Degraded, false);

@@ -13,6 +13,7 @@ use vault_secrets_reloader::model::secret::Version;
 
 use super::{Job, Object, Pods, Template, World};
 use crate::history::Event;
+use crate::time;
 
 /// The most by which the age of a reload may seem different to a process: the whole seconds of the
 /// record, its clock, and the way of the PATCH.
@@ -110,6 +111,13 @@ impl Object {
                 .last_reload
                 .as_ref()
                 .is_some_and(|last| last.at.elapsed() + CLOCK_ERROR < timeout)
+            && self.age_of_record().is_none_or(|age| age + CLOCK_ERROR < timeout)
+    }
+
+    /// Returns how long ago the last reload was sent, by its record. A PATCH may arrive late.
+    fn age_of_record(&self) -> Option<Duration> {
+        let at = self.own_record()?.at?;
+        Some(Duration::try_from(time::now().duration_since(at)).unwrap_or_default())
     }
 
     /// Returns the time since which the rollout of the last reload has certainly failed.

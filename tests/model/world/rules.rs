@@ -98,8 +98,11 @@ impl World {
     /// Returns what is kept of a reload that is applied at this moment.
     pub(super) fn last_reload(&self, slot: usize, reload: &Reload, sent: &Sent) -> LastReload {
         let Sent { life, is_answered, .. } = *sent;
-        let is_on = self.setup.rollouts.is_on;
-        let reasons = if is_on { self.reasons(slot, &reload.record, life) } else { Vec::new() };
+        // Urgent reloads take no room: they may begin at the same time as one that has room.
+        let is_urgent = self.objects[slot].as_ref().zip(sent.basis);
+        let is_urgent = is_urgent.is_some_and(|(object, basis)| self.is_urgent(object, &basis));
+        let is_judged = self.setup.rollouts.is_on && !is_urgent;
+        let reasons = if is_judged { self.reasons(slot, &reload.record, life) } else { Vec::new() };
         LastReload { at: Instant::now(), life, is_answered, reasons }
     }
 
@@ -162,9 +165,10 @@ impl World {
         if !self.setup.rollouts.is_on {
             return Vec::new();
         }
-        let mut broken = self.broken_in_record(object, &reload.record);
-        let reasons = self.reasons(slot, &reload.record, sent.life);
         let policy = |secret: usize| basis.policies[secret];
+        let is_urgent = self.is_urgent(object, &basis);
+        let mut broken = self.broken_in_record(object, &reload.record, is_urgent);
+        let reasons = self.reasons(slot, &reload.record, sent.life);
         if let Some((secret, _)) =
             reasons.iter().find(|(secret, _)| policy(*secret).mode == ReloadMode::Hold)
         {
@@ -178,9 +182,7 @@ impl World {
         if !sent.is_late {
             broken.extend(self.broken_limits(object, &sender));
         }
-        let mut uses =
-            self.may_seem_to_use(&object.template).into_iter().chain(object.former.keys().copied());
-        if uses.any(|secret| policy(secret).mode == ReloadMode::Urgent) {
+        if is_urgent {
             return broken;
         }
         let Some(waves) = self.setup.rollouts.rules.waves else { return broken };
@@ -197,7 +199,7 @@ impl World {
             }
             let running = 1 + self.running_for(secret, version, &sender);
             let is_proven = self.proven.contains(&(secret, version));
-            let width = width(&waves, &policy(secret), most, is_proven);
+            let width = width(&waves, policy(secret), most, is_proven);
             if running > width && !sent.is_late {
                 broken.push(format!(
                     "{running} rollouts at a time for {version:?} of secret {secret}, and its width \
@@ -208,8 +210,15 @@ impl World {
         broken
     }
 
+    /// Whether the owner of a secret of a workload may say that its reloads are urgent.
+    fn is_urgent(&self, object: &Object, basis: &Basis) -> bool {
+        let seemingly = self.may_seem_to_use(&object.template);
+        let mut uses = seemingly.into_iter().chain(object.former.keys().copied());
+        uses.any(|secret| basis.policies[secret].mode == ReloadMode::Urgent)
+    }
+
     /// Returns what is wrong in a record, or with its time.
-    fn broken_in_record(&self, object: &Object, record: &Record) -> Vec<String> {
+    fn broken_in_record(&self, object: &Object, record: &Record, is_urgent: bool) -> Vec<String> {
         let mut broken = Vec::new();
         if record.was_unhealthy && object.is_complete() {
             broken.push("its record says that it was not healthy".to_owned());
@@ -218,12 +227,15 @@ impl World {
         let Some((own, at)) = object.own_record().and_then(|own| Some((own, own.at?))) else {
             return broken;
         };
-        let (since, rest) = (time::now().duration_since(at), rest(shortest, own.streak));
+        let since = time::now().duration_since(at);
+        let rested = rest(shortest, own.streak);
         if shortest > Duration::ZERO {
-            if since < rest - RECORD_ERROR {
-                broken.push(format!("it was reloaded {since:?} ago, and rests for {rest:?}"));
+            // The time does not double for urgent reloads.
+            let least = if is_urgent { rest(shortest, 0) } else { rested };
+            if since < least - RECORD_ERROR {
+                broken.push(format!("it was reloaded {since:?} ago, and rests for {least:?}"));
             }
-            let is_in_row = since < rest.saturating_mul(2) - RECORD_ERROR;
+            let is_in_row = since < rested.saturating_mul(2) - RECORD_ERROR;
             if is_in_row && record.streak <= own.streak {
                 broken.push("its reload counts as the first of a row".to_owned());
             }
@@ -403,7 +415,7 @@ fn number(number: u32) -> usize {
 }
 
 /// Returns how many workloads may be rolled out at a time.
-fn width(waves: &WaveRules, policy: &ReloadPolicy, users: usize, is_proven: bool) -> usize {
+fn width(waves: &WaveRules, policy: ReloadPolicy, users: usize, is_proven: bool) -> usize {
     let first = number(policy.first.map_or(waves.first, NonZeroU32::get)).max(1);
     let step = usize::from(policy.step.unwrap_or(waves.step).get());
     if is_proven { first.max((users * step).div_ceil(100)) } else { first }
