@@ -111,12 +111,22 @@ async fn answer(
 
 /// Writes a secret, and deploys a workload that refers to it.
 async fn deploy(bed: &Bed, namespace: &str) -> Result<(String, Workload)> {
+    deploy_slow(bed, namespace, Duration::ZERO).await
+}
+
+/// Deploys a workload whose pods become ready after a while.
+async fn deploy_slow(
+    bed: &Bed,
+    namespace: &str,
+    ready_after: Duration,
+) -> Result<(String, Workload)> {
     bed.cluster.create_namespace(namespace).await?;
     let path = format!("{namespace}/a");
     bed.write_secrets(&[&path]).await?;
     let web = Workload::deployment(namespace, "web")
         .opted_in()
         .env("A", &format!("vault:secret/data/{path}#k"));
+    let web = if ready_after.is_zero() { web } else { web.ready_after(ready_after) };
     bed.deploy_all(&[&web]).await?;
     Ok((path, web))
 }
@@ -226,7 +236,8 @@ async fn only_the_leader_sends() -> Result<()> {
 
 async fn the_end_of_a_rotation_is_told_once_also_after_a_restart() -> Result<()> {
     let bed = Bed::shared().await?;
-    let (path, web) = deploy(&bed, "rotated").await?;
+    // Rotations are looked at each five seconds. One that ends between two looks is not announced.
+    let (path, web) = deploy_slow(&bed, "rotated", Duration::from_secs(8)).await?;
     let webhook = Webhook::start(&bed, "rotated", &[]).await?;
     let options = webhook.options("rotation-complete,rotation-stopped,rotation-held")?;
     let options = options.flag("--notification-source", "cluster-a");
