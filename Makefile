@@ -16,6 +16,8 @@ ALERTS := deploy/prometheus
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 CONTROLLER := $(TARGET_DIR)/release/vault-secrets-reloader
 BED := $(TARGET_DIR)/debug/bed
+# Where what a release consists of is put.
+ARTIFACTS ?= target/artifacts
 # Which scenarios run: those whose names contain one of these words. All, where it is empty.
 export ONLY ?=
 # How many scenarios run at once, if not as many as the program of the scenarios takes for best.
@@ -106,15 +108,28 @@ faults: need-cargo need-python3 say-servers say-build bed ## Break everything be
 	@$(BED) faults $(ARGS)
 
 .PHONY: lint
-lint: need-cargo need-python3 ## Formatting, clippy, the chart, the alerts, the licences of dependencies
+lint: need-cargo need-go need-python3 ## Formatting, clippy, the chart, the alerts, the workflows, the licences of dependencies
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	@$(FIND_SERVERS) && deploy/charts/check.sh "$$servers/helm"
 	@if command -v promtool >/dev/null; then promtool check rules $(ALERTS)/alerts.yaml && promtool test rules $(ALERTS)/alerts_test.yaml; \
 	    else echo "skipped: promtool is not installed (it is in the package prometheus)"; fi
-	@# Without advisories: their database is not in a package registry.
+	@$(MAKE) --no-print-directory lint-workflows
+	@# Without advisories: `make advisories` reads them, because their database is in no package registry.
 	@if command -v cargo-deny >/dev/null; then cargo-deny --locked check bans licenses sources; \
 	    else echo "skipped: cargo-deny is not installed (cargo install cargo-deny --locked)"; fi
+
+.PHONY: lint-workflows
+lint-workflows: need-go ## The workflows of GitHub Actions, with actionlint
+	@actionlint=$$(.ci/tool actionlint) && "$$actionlint" .github/workflows/*.yaml && echo "workflows: actionlint finds nothing"
+
+.PHONY: advisories
+advisories: need-cargo ## Look for dependencies with a published vulnerability; downloads the advisory database
+	@deny=$$(.ci/tool cargo-deny) && "$$deny" --locked check advisories
+
+.PHONY: image-check
+image-check: ## Build in a Debian 13 root and run in a root of what the image holds, as root; BINARY= checks that one
+	deploy/image/check.sh $(BINARY)
 
 .PHONY: bench
 bench: need-cargo need-python3 say-servers say-build bed ## Measure the reading of values, polls beside bare requests, a rotation of 500 workloads, and the controller beside 10,000; OTHER= a reloader beside ours, ARGS= for the last
@@ -130,6 +145,40 @@ fuzz: need-cargo ## Fuzz what is decoded of others: FUZZ_TIME= seconds a target,
 .PHONY: fmt
 fmt: need-cargo ## Format the sources
 	$(CARGO) fmt --all
+
+##@ Release it (docs/releases.md)
+
+.PHONY: release-check
+release-check: ## See that TAG= names the version of the program, the chart and the changelog
+	@deploy/release/release.sh check "$(TAG)"
+
+.PHONY: release-notes
+release-notes: ## Print what the changelog says about the version
+	@deploy/release/release.sh notes
+
+.PHONY: release-image
+release-image: ## Build IMAGE_NAME for amd64 and arm64 with docker buildx; PUSH=1 pushes it
+	@deploy/release/release.sh image "$(IMAGE_NAME)" $(if $(filter-out 0,$(PUSH)),--push)
+
+.PHONY: release-binary
+release-binary: build ## The command for this machine's system, packed
+	@deploy/release/release.sh binary "$(CONTROLLER)" "$(ARTIFACTS)"
+
+.PHONY: release-chart
+release-chart: need-go ## The chart, packed, with IMAGE_NAME as its image
+	@deploy/release/release.sh chart "$(IMAGE_NAME)" "$(ARTIFACTS)"
+
+.PHONY: release-sbom
+release-sbom: need-cargo ## The bill of materials of the program: its crates, as CycloneDX
+	@deploy/release/release.sh sbom "$(ARTIFACTS)"
+
+.PHONY: release-sums
+release-sums: ## SHA256SUMS of everything in ARTIFACTS
+	@deploy/release/release.sh sums "$(ARTIFACTS)"
+
+.PHONY: site
+site: need-cargo need-python3 ## The documentation as a site, in target/site
+	@$(PYTHON) .ci/site.py target/site-source && mdbook=$$(.ci/tool mdbook) && "$$mdbook" build target/site-source --dest-dir "$(CURDIR)/target/site"
 
 # What others build first, with a word about how long it takes where it takes long.
 

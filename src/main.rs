@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use vault_secrets_reloader::config::{Config, Flags, process_environment};
 use vault_secrets_reloader::{app, cli, telemetry};
 
@@ -33,8 +33,12 @@ fn main() -> ExitCode {
 /// fails.
 fn forbid_core_dumps() {
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
-    // A kernel that pipes core dumps to a program does not heed the limit.
-    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    // A kernel of Linux that pipes core dumps to a program does not heed the limit.
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
 }
 
 fn start(flags: Flags) -> anyhow::Result<()> {
