@@ -496,6 +496,13 @@ impl ReloadHistory {
         self.retry_at = None;
     }
 
+    /// Returns the time until the next attempt after the record was stripped.
+    #[must_use]
+    pub fn stripped_left(&self, now: Timestamp) -> SignedDuration {
+        let left = self.stripped_until.map(|until| until.duration_since(now));
+        left.unwrap_or_default().max(SignedDuration::ZERO)
+    }
+
     /// Notes that the record was stripped. Returns how long to hold the workload.
     pub fn stripped(&mut self, now: Timestamp) -> SignedDuration {
         let doublings = self.stripped.min(5);

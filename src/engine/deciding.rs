@@ -275,8 +275,11 @@ impl<C: Cluster> Workloads<C> {
         let has_waited = reload_state.reported.hold.is_some_and(Hold::ends_by_itself);
         reload_state.reported.hold = hold;
         match hold {
-            Some(Hold::Stripped) if reload_state.past.answered => {
-                let hours = reload_state.past.stripped(now).as_hours();
+            // Another hold may have come between, and its report counts no more.
+            Some(Hold::Stripped) if reload_state.past.answered || is_new => {
+                let past = &mut reload_state.past;
+                let left = if past.answered { past.stripped(now) } else { past.stripped_left(now) };
+                let hours = left.as_hours();
                 let workload = Arc::clone(workload);
                 remaining.stripped.push(Stripped {
                     workload,
