@@ -754,4 +754,11 @@ async fn what_was_written_and_stripped_is_left_alone() {
     }
     assert_eq!(bench.fake.world().patches, 1);
     assert_eq!(bench.fake.count("web"), 0, "it is as its owner wants it");
+    // Another hold comes between. When it ends, it is not what is reported.
+    bench.told().await;
+    bench.write("web", |object| object.deleting = true);
+    assert_eq!(bench.told().await, ["web is held: Deleting"]);
+    bench.write("web", |object| object.deleting = false);
+    assert_eq!(bench.told().await, ["web is stripped by somebody"]);
+    assert_eq!(bench.told().await, [""; 0], "once");
 }
