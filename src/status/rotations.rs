@@ -61,7 +61,7 @@ fn is_under_way(state: &UserState, workload: &Workload) -> bool {
         | UserState::Silent(_)
         | UserState::Unknown
         | UserState::Pending(Pending::NextPoll | Pending::WaitingForRevision) => false,
-        UserState::Running => {
+        UserState::Running | UserState::FailedAlone(_) => {
             workload.recorded.as_ref().is_some_and(|record| record.of_this_template)
         }
         UserState::Pending(Pending::Settling | Pending::Due | Pending::Retrying(_))
@@ -85,11 +85,12 @@ pub struct SeenRotation {
 }
 
 impl SeenRotation {
-    /// Returns the state, if it is certain.
+    /// Returns the state, if it is certain. A rotation in which only rollouts of others run, or failed,
+    /// is not.
     fn certain_state(&self) -> Option<RotationState> {
         match self.state {
             RotationState::Unknown => None,
-            RotationState::Running if !self.tally.is_under_way => None,
+            RotationState::Running | RotationState::Stopped if !self.tally.is_under_way => None,
             state => Some(state),
         }
     }
@@ -235,6 +236,12 @@ mod tests {
         seen(number, RotationState::Running, &UserState::Running, &workload("web", &["a"]))
     }
 
+    /// The owner of the workload deployed, and that failed.
+    fn deployment_failed(number: u64) -> SeenRotation {
+        let failed = UserState::FailedAlone(RolloutFailure::DeadlineExceeded);
+        seen(number, RotationState::Stopped, &failed, &workload("web", &["a"]))
+    }
+
     /// Returns the transitions of one rotation as text; `!` marks the first completion.
     fn transitions(states: &[SeenRotation]) -> Vec<String> {
         let mut tracker = Tracker::default();
@@ -251,7 +258,7 @@ mod tests {
 
     #[test]
     fn each_change_is_told_once() {
-        let cases: [(&str, &[SeenRotation], &[&str]); 15] = [
+        let cases: [(&str, &[SeenRotation], &[&str]); 17] = [
             ("a start after the end", &[unknown(1), complete(1), complete(1)], &[]),
             ("a start before workloads are decided about", &[undecided(1), complete(1)], &[]),
             (
@@ -302,8 +309,18 @@ mod tests {
             ),
             (
                 "an owner deploys after the end, and that fails",
-                &[complete(1), deploying(1), stopped(1), deploying(1), complete(1)],
+                &[complete(1), deploying(1), deployment_failed(1), deploying(1), complete(1)],
                 &[],
+            ),
+            (
+                "a start after a deployment of the owner that failed",
+                &[deployment_failed(1), deploying(1), complete(1)],
+                &[],
+            ),
+            (
+                "new pods of the reload cannot be created long after the end",
+                &[complete(1), running(2), complete(2), stopped(2), complete(2)],
+                &["complete>running 2", "running>complete! 2"],
             ),
             (
                 "the secret is missing for a while",
