@@ -209,7 +209,7 @@ fn log_rotation(event: &Event<'_>) {
     let name = secret.to_string();
     let version = version.map(|version| version.number);
     let workloads: u64 = users.values().sum();
-    let path = &secret.path;
+    // People copy commands, so they have no path of a tenant.
     match to {
         RotationState::Complete => {
             let took = took.map(|took| format!("{}s", took.as_secs()));
@@ -221,7 +221,7 @@ fn log_rotation(event: &Event<'_>) {
             version,
             workloads,
             "Rotation stopped: a rollout failed, or a reload was taken back. Do not revoke the old \
-             credential. To see the workloads, run: vault-secrets-reloader status secret {path}"
+             credential. To see the workloads, run: vault-secrets-reloader status secret PATH"
         ),
         RotationState::Held => info!(
             worker = RELOADER,
@@ -229,7 +229,7 @@ fn log_rotation(event: &Event<'_>) {
             version,
             workloads,
             "Rotation held: reloads of workloads are held. To see the workloads, run: \
-             vault-secrets-reloader status secret {path}"
+             vault-secrets-reloader status secret PATH"
         ),
         RotationState::Running | RotationState::Missing | RotationState::Unknown => {}
     }

@@ -125,7 +125,7 @@ impl Metrics {
         let rollouts_failed = Family::default();
         registry.register(
             "rollouts_failed",
-            "Rollouts of reloads that failed, as the workload's controller reports it",
+            "Rollouts of reloads that failed: the workload's controller reports it, or they took too long",
             rollouts_failed.clone(),
         );
         let token_expiry = Family::default();

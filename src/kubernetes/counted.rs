@@ -15,15 +15,20 @@ use crate::model::kind::Kind;
 use crate::model::request_end::{PendingRequest, RequestEnd};
 
 /// The resources that the controller requests beside the kinds of workloads.
-const RESOURCES: [&str; 8] = [
+const RESOURCES: [&str; 13] = [
     "configmaps",
     "controllerrevisions",
+    "endpointslices",
     "events",
     "leases",
+    "mutatingwebhookconfigurations",
+    "namespaces",
     "pods",
     "replicasets",
     "secrets",
     "selfsubjectaccessreviews",
+    "subjectaccessreviews",
+    "tokenreviews",
 ];
 
 /// The label of everything else.
@@ -153,7 +158,19 @@ mod tests {
             ),
             (Method::GET, "/api/v1/configmaps".to_owned(), ("list", "configmaps")),
             (Method::GET, "/api/v1/namespaces/a/secrets/b".to_owned(), ("get", "secrets")),
-            (Method::GET, "/api/v1/namespaces/a".to_owned(), ("get", OTHER)),
+            (Method::GET, "/api/v1/namespaces/a".to_owned(), ("get", "namespaces")),
+            (Method::GET, "/api/v1/namespaces?&watch=true".to_owned(), ("watch", "namespaces")),
+            (
+                Method::GET,
+                "/apis/discovery.k8s.io/v1/namespaces/a/endpointslices?".to_owned(),
+                ("list", "endpointslices"),
+            ),
+            (
+                Method::POST,
+                "/apis/authentication.k8s.io/v1/tokenreviews".to_owned(),
+                ("create", "tokenreviews"),
+            ),
+            (Method::GET, "/api/v1/nodes/a".to_owned(), ("get", OTHER)),
             // An object may have the name of a resource.
             (Method::GET, format!("{shop}/deployments/secrets"), ("get", "deployments")),
             // The API server may be behind a gateway.

@@ -26,8 +26,9 @@ impl Told {
     /// Whether an event with a message is news. Takes the event in.
     pub(super) fn is_news(&mut self, event: &Event<'_>) -> bool {
         match *event {
-            Event::RotationChanged { secret, version, from, to, .. } => {
-                version.is_some_and(|version| self.is_news_of(secret, version, from, to))
+            Event::RotationChanged { secret, version, from, to, took, .. } => {
+                let is_first = took.is_some();
+                version.is_some_and(|version| self.is_news_of(secret, version, from, to, is_first))
             }
             Event::Held { workload, .. } => {
                 if self.held.len() < MOST_HELD {
@@ -47,13 +48,15 @@ impl Told {
 
     /// Whether a state of a rotation is news. After a restart, all rotations of the past are
     /// complete at first, which is no news. Once a version was complete, later rollouts of its
-    /// workloads are rollouts of others, such as a deployment of the tenant.
+    /// workloads are rollouts of others, such as a deployment of the tenant. `is_first` tells whether
+    /// the rotation was not complete for this version before, also before the last restart.
     fn is_news_of(
         &mut self,
         secret: &SecretId,
         version: Version,
         from: Option<RotationState>,
         to: RotationState,
+        is_first: bool,
     ) -> bool {
         let key = secret.hash64();
         let was_complete = self.complete.get(&key) == Some(&version);
@@ -67,7 +70,7 @@ impl Told {
                     from,
                     Some(RotationState::Running | RotationState::Stopped | RotationState::Held)
                 );
-                was_open && !was_complete
+                was_open && is_first && !was_complete
             }
             RotationState::Stopped | RotationState::Held => !was_complete,
             _ => false,
@@ -78,6 +81,7 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::time::Duration;
 
     use super::*;
     use crate::decide::hold::Hold;
@@ -89,12 +93,13 @@ mod tests {
         use RotationState::{Complete, Held, Missing, Running, Stopped, Unknown};
         let users = BTreeMap::new();
         let mut told = Told::default();
-        let mut is_news = |number: u64, from: Option<RotationState>, to| {
+        let mut is_news = |number: u64, from: Option<RotationState>, to, took| {
             let (version, secret) = (Some(version(number, 1)), secret("a"));
             let secret = &*secret;
             let users = &users;
-            told.is_news(&Event::RotationChanged { secret, version, from, to, took: None, users })
+            told.is_news(&Event::RotationChanged { secret, version, from, to, took, users })
         };
+        let took = Some(Duration::from_secs(90));
         let table = [
             (1, None, Complete, false),
             (1, Some(Complete), Running, false),
@@ -115,8 +120,10 @@ mod tests {
             (4, None, Held, true),
         ];
         for (number, from, to, expected) in table {
-            assert_eq!(is_news(number, from, to), expected, "{number} {from:?} {to:?}");
+            assert_eq!(is_news(number, from, to, took), expected, "{number} {from:?} {to:?}");
         }
+        // The version was complete before the restart, and a reload was taken back since.
+        assert!(!is_news(5, Some(Stopped), Complete, None));
     }
 
     #[test]

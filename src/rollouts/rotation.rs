@@ -139,6 +139,9 @@ pub enum UserState {
     Running,
     /// The workload was reloaded, and its rollout failed.
     Failed(RolloutFailure),
+    /// Its rollout failed, and that keeps no other workload from the version: an operator went on
+    /// without it, it was not healthy before, or the rollout is not the one of a reload.
+    FailedAlone(RolloutFailure),
     /// The workload was reloaded, and it gives no signal that all its pods were replaced.
     Silent(Silence),
     /// The workload is not reloaded yet.
@@ -224,10 +227,20 @@ fn progress(user: &User<'_>, deadline: Deadline) -> UserState {
     match (rollout_state(user.workload, user.has_rolled_out, deadline), user.workload.progress) {
         (RolloutState::Healthy, _) => UserState::Complete,
         (RolloutState::Silent(silence), _) => UserState::Silent(silence),
+        (RolloutState::Failed(failure), _) if stops_rotations(user.workload) => {
+            UserState::Failed(failure)
+        }
         (RolloutState::Failed(failure), _)
-        | (RolloutState::Degraded, Progress::Failed(failure)) => UserState::Failed(failure),
+        | (RolloutState::Degraded, Progress::Failed(failure)) => UserState::FailedAlone(failure),
         (RolloutState::Running | RolloutState::Degraded, _) => UserState::Running,
     }
+}
+
+/// Whether a rollout of the workload that fails stops rotations.
+fn stops_rotations(workload: &Workload) -> bool {
+    let recorded = workload.recorded.as_ref().filter(|record| record.of_this_template);
+    recorded.is_some_and(|record| !record.was_unhealthy)
+        && workload.continue_after != Some(workload.count)
 }
 
 /// The state of a rotation.
@@ -294,6 +307,8 @@ pub enum Severity {
     Done,
     /// Nothing is known.
     Unknown,
+    /// Until somebody helps, while the others go on.
+    FailedAlone,
     /// Until the hold ends.
     Held,
     /// Until the reload and its rollout end.
@@ -308,6 +323,7 @@ pub fn severity(user: &UserState) -> Severity {
     match user {
         UserState::Complete | UserState::Silent(_) => Severity::Done,
         UserState::Unknown => Severity::Unknown,
+        UserState::FailedAlone(_) => Severity::FailedAlone,
         // These reloads start by themselves when the others have made room.
         UserState::Running
         | UserState::Pending(_)
@@ -328,7 +344,7 @@ pub fn rotation_of(known: &KnownSecret, worst: Option<Severity>) -> RotationStat
         (.., None | Some(Severity::Done)) => RotationState::Complete,
         (.., Some(Severity::Held)) => RotationState::Held,
         (.., Some(Severity::Running)) => RotationState::Running,
-        (.., Some(Severity::Stopped)) => RotationState::Stopped,
+        (.., Some(Severity::FailedAlone | Severity::Stopped)) => RotationState::Stopped,
     }
 }
 
@@ -437,6 +453,32 @@ mod tests {
         let gone = KnownSecret { observation: Observation::Gone, ..live(2) };
         assert_eq!(rotation_state(&gone, [&due]), RotationState::Missing);
         assert_eq!(rotation_state(&KnownSecret::UNREAD, []), RotationState::Unknown);
+    }
+
+    #[test]
+    fn a_failure_that_stops_no_rotation_lets_the_others_go_on() {
+        let failure = RolloutFailure::FailedCreate;
+        let standing = Standing::of(5, 3, &Decision::of(Action::Leave));
+        let of = |web: &Workload| state(web, &live(2), Some(&standing));
+        let mut web = workload("web", &["a"]);
+        web.progress = Progress::Failed(failure);
+        assert_eq!(of(&web), UserState::FailedAlone(failure), "its owner deployed");
+        web.recorded = Some(recorded(true, &[("a", version(2, 100))]));
+        web.count = 3;
+        assert_eq!(of(&web), UserState::Failed(failure));
+        web.continue_after = Some(3);
+        assert_eq!(of(&web), UserState::FailedAlone(failure), "an operator went on");
+        web.continue_after = Some(2);
+        assert_eq!(of(&web), UserState::Failed(failure), "that was about another reload");
+        web.recorded.as_mut().unwrap().was_unhealthy = true;
+        assert_eq!(of(&web), UserState::FailedAlone(failure), "it failed before");
+        let alone = UserState::FailedAlone(failure);
+        let rotation = |other: &UserState| rotation_state(&live(2), [&alone, other]);
+        assert_eq!(rotation(&UserState::Running), RotationState::Running);
+        assert_eq!(rotation(&UserState::Held(Hold::Wave)), RotationState::Running);
+        assert_eq!(rotation(&UserState::Held(Hold::SecretGone)), RotationState::Held);
+        assert_eq!(rotation(&UserState::Complete), RotationState::Stopped);
+        assert!(!is_revocable(RotationState::Complete, [&alone]));
     }
 
     #[test]

@@ -50,7 +50,7 @@ struct Term {
     last: Option<((u64, u64), Instant)>,
     /// The marks of the reloads whose rollouts took too long. Their controllers do not tell.
     overdue: HashSet<Box<str>>,
-    /// Whether a rotation was running then.
+    /// Whether a rotation was running then, or a rollout in a rotation that has stopped.
     is_running: bool,
 }
 
@@ -110,7 +110,9 @@ impl RotationFollower {
         }
         term.overdue = overdue.into_iter().map(|(mark, _)| mark).collect();
         let rotations = report.seen_rotations(began);
-        let is_running = |rotation: &SeenRotation| rotation.state == RotationState::Running;
+        let is_running = |rotation: &SeenRotation| {
+            rotation.state == RotationState::Running || rotation.tally.has_rollout()
+        };
         term.is_running = rotations.iter().any(is_running);
         term.last = Some((changes, Instant::now()));
         for transition in term.tracker.take_in(rotations) {
@@ -122,9 +124,10 @@ impl RotationFollower {
         let Transition { now: SeenRotation { secret, version, state, tally }, from, completes } =
             transition;
         let clock = self.clocks.get(&secret.connection).filter(|_| *completes);
-        let took = clock.zip(*version).and_then(|(clock, version)| {
+        let took = clock.zip(*version).map(|(clock, version)| {
             let now = clock.at((self.sources.now)());
-            Duration::try_from(now.duration_since(version.created)).ok()
+            // The clocks differ by a little.
+            Duration::try_from(now.duration_since(version.created)).unwrap_or_default()
         });
         self.events.emit(&Event::RotationChanged {
             secret,

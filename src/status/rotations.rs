@@ -25,6 +25,8 @@ pub struct Tally {
     pub(super) worst: Option<Severity>,
     /// Whether the controller certainly acts, or has acted, for a workload.
     is_under_way: bool,
+    /// Whether the reload of a workload was taken back.
+    is_taken_back: bool,
 }
 
 impl Tally {
@@ -35,6 +37,13 @@ impl Tally {
         }
         self.worst = self.worst.max(Some(severity(state)));
         self.is_under_way |= is_under_way(state, workload);
+        self.is_taken_back |= *state == UserState::TakenBack;
+    }
+
+    /// Whether the pods of a workload are being replaced.
+    pub(super) fn has_rollout(&self) -> bool {
+        let running = api::rank(words::name(&UserState::Running));
+        self.users.get(running).is_some_and(|count| *count > 0)
     }
 
     /// Returns the number of workloads by the names of their states.
@@ -52,7 +61,7 @@ fn is_under_way(state: &UserState, workload: &Workload) -> bool {
         | UserState::Silent(_)
         | UserState::Unknown
         | UserState::Pending(Pending::NextPoll | Pending::WaitingForRevision) => false,
-        UserState::Running => {
+        UserState::Running | UserState::FailedAlone(_) => {
             workload.recorded.as_ref().is_some_and(|record| record.of_this_template)
         }
         UserState::Pending(Pending::Settling | Pending::Due | Pending::Retrying(_))
@@ -76,11 +85,12 @@ pub struct SeenRotation {
 }
 
 impl SeenRotation {
-    /// Returns the state, if it is certain.
+    /// Returns the state, if it is certain. A rotation in which only rollouts of others run, or failed,
+    /// is not.
     fn certain_state(&self) -> Option<RotationState> {
         match self.state {
             RotationState::Unknown => None,
-            RotationState::Running if !self.tally.is_under_way => None,
+            RotationState::Running | RotationState::Stopped if !self.tally.is_under_way => None,
             state => Some(state),
         }
     }
@@ -125,7 +135,7 @@ impl Tracker {
                 }
                 continue;
             };
-            let (after, is_news) = known_after(known, state, now.version);
+            let (after, is_news) = known_after(known, state, &now);
             self.known.insert(Arc::clone(&now.secret), after);
             if is_news {
                 let completed = known.and_then(|known| known.completed);
@@ -142,22 +152,22 @@ impl Tracker {
 }
 
 /// Returns what is known of a rotation after its state was seen, and whether the state is news.
-fn known_after(
-    known: Option<Known>,
-    state: RotationState,
-    version: Option<Version>,
-) -> (Known, bool) {
+fn known_after(known: Option<Known>, state: RotationState, now: &SeenRotation) -> (Known, bool) {
+    let version = now.version;
     let is_complete = state == RotationState::Complete;
     let Some(known) = known else {
         let completed = version.filter(|_| is_complete);
         let is_news = matches!(state, RotationState::Stopped | RotationState::Held);
         return (Known { state, version, completed }, is_news);
     };
-    // Pods are replaced and workloads are scaled long after the rotation.
-    let is_replaced = state == RotationState::Running
-        && known.state == RotationState::Complete
-        && known.completed == version;
-    if is_replaced {
+    // Pods are replaced, workloads are scaled, and owners deploy long after the rotation. If that
+    // fails, the rotation does not stop: all workloads had the version.
+    let is_later_rollout = match state {
+        RotationState::Running => true,
+        RotationState::Stopped => !now.tally.is_taken_back,
+        _ => false,
+    };
+    if is_later_rollout && known.state == RotationState::Complete && known.completed == version {
         return (known, false);
     }
     let completed = if is_complete { version } else { known.completed };
@@ -198,6 +208,10 @@ mod tests {
         seen(number, RotationState::Stopped, &failed, &reloaded())
     }
 
+    fn taken_back(number: u64) -> SeenRotation {
+        seen(number, RotationState::Stopped, &UserState::TakenBack, &reloaded())
+    }
+
     fn held(number: u64) -> SeenRotation {
         let held = UserState::Held(Hold::SecretGone);
         seen(number, RotationState::Held, &held, &reloaded())
@@ -222,6 +236,12 @@ mod tests {
         seen(number, RotationState::Running, &UserState::Running, &workload("web", &["a"]))
     }
 
+    /// The owner of the workload deployed, and that failed.
+    fn deployment_failed(number: u64) -> SeenRotation {
+        let failed = UserState::FailedAlone(RolloutFailure::DeadlineExceeded);
+        seen(number, RotationState::Stopped, &failed, &workload("web", &["a"]))
+    }
+
     /// Returns the transitions of one rotation as text; `!` marks the first completion.
     fn transitions(states: &[SeenRotation]) -> Vec<String> {
         let mut tracker = Tracker::default();
@@ -238,7 +258,7 @@ mod tests {
 
     #[test]
     fn each_change_is_told_once() {
-        let cases: [(&str, &[SeenRotation], &[&str]); 14] = [
+        let cases: [(&str, &[SeenRotation], &[&str]); 17] = [
             ("a start after the end", &[unknown(1), complete(1), complete(1)], &[]),
             ("a start before workloads are decided about", &[undecided(1), complete(1)], &[]),
             (
@@ -284,8 +304,23 @@ mod tests {
             ),
             (
                 "a reload is taken back after the end",
-                &[complete(1), complete(2), stopped(2), complete(2)],
+                &[complete(1), complete(2), taken_back(2), complete(2)],
                 &["complete>complete! 2", "complete>stopped 2", "stopped>complete 2"],
+            ),
+            (
+                "an owner deploys after the end, and that fails",
+                &[complete(1), deploying(1), deployment_failed(1), deploying(1), complete(1)],
+                &[],
+            ),
+            (
+                "a start after a deployment of the owner that failed",
+                &[deployment_failed(1), deploying(1), complete(1)],
+                &[],
+            ),
+            (
+                "new pods of the reload cannot be created long after the end",
+                &[complete(1), running(2), complete(2), stopped(2), complete(2)],
+                &["complete>running 2", "running>complete! 2"],
             ),
             (
                 "the secret is missing for a while",

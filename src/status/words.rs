@@ -18,7 +18,7 @@ pub(super) fn name(state: &UserState) -> &'static str {
     match state {
         UserState::Complete => "complete",
         UserState::Running => "running",
-        UserState::Failed(_) => "failed",
+        UserState::Failed(_) | UserState::FailedAlone(_) => "failed",
         UserState::Silent(_) => "silent",
         UserState::Pending(_) => "pending",
         UserState::Held(_) => "held",
@@ -32,7 +32,7 @@ pub(super) fn code(state: &UserState) -> Option<&'static str> {
     Some(match state {
         UserState::Complete => return None,
         UserState::Running => "RolloutRunning",
-        UserState::Failed(failure) => failure.code(),
+        UserState::Failed(failure) | UserState::FailedAlone(failure) => failure.code(),
         UserState::Silent(silence) => silence.code(),
         UserState::Pending(Pending::NextPoll) => "NextPoll",
         UserState::Pending(Pending::Settling) => "Settling",
@@ -52,6 +52,9 @@ fn message(state: &UserState, workload: &Workload) -> String {
         UserState::Complete => "All pods run with this version".to_owned(),
         UserState::Running => "The workload was reloaded, and its pods are being replaced".to_owned(),
         UserState::Failed(failure) => failed(*failure, workload),
+        UserState::FailedAlone(failure) => {
+            format!("{}. Other workloads do not wait for this one", failure.advice())
+        }
         UserState::Silent(Silence::NoReplicas) => {
             "The workload has no pods. New pods read this version".to_owned()
         }
@@ -201,9 +204,10 @@ pub(super) fn held_by_injector(lack: &str) -> String {
 fn since(state: &UserState, version: Option<Version>, workload: &Workload) -> Option<Timestamp> {
     let recorded = workload.recorded.as_ref().filter(|record| record.of_this_template);
     match state {
-        UserState::Running | UserState::Failed(_) | UserState::Silent(_) => {
-            recorded.and_then(|record| record.at)
-        }
+        UserState::Running
+        | UserState::Failed(_)
+        | UserState::FailedAlone(_)
+        | UserState::Silent(_) => recorded.and_then(|record| record.at),
         UserState::Pending(_) | UserState::Held(_) | UserState::TakenBack => {
             version.map(|version| version.created)
         }
@@ -246,7 +250,10 @@ mod tests {
             UserState::Failed(RolloutFailure::DeadlineExceeded) => {
                 UserState::Failed(RolloutFailure::TimedOut)
             }
-            UserState::Failed(RolloutFailure::TimedOut) => UserState::Silent(Silence::NoReplicas),
+            UserState::Failed(RolloutFailure::TimedOut) => {
+                UserState::FailedAlone(RolloutFailure::TimedOut)
+            }
+            UserState::FailedAlone(_) => UserState::Silent(Silence::NoReplicas),
             UserState::Silent(Silence::NoReplicas) => UserState::Silent(Silence::Paused),
             UserState::Silent(Silence::Paused) => UserState::Silent(Silence::OnDelete),
             UserState::Silent(Silence::OnDelete) => UserState::Silent(Silence::Partition),

@@ -476,7 +476,7 @@ function showLogin(message) {
   setConnection("waiting", "A token is needed");
   const text = message.includes("cannot be read")
     ? `The controller answers: ${message}.`
-    : "The controller does not accept this token.";
+    : `The controller does not accept this token. It answers: ${message}.`;
   refused.hidden = !token();
   setText(refused, token() ? text : "");
   keepToken("");
@@ -490,9 +490,10 @@ function failed(reason) {
   const isAnswer = reason instanceof Refusal;
   const unreachable = "The controller cannot be reached";
   const text = {
-    notLeader: "This replica does not lead. Reach the leader: the holder of the Lease",
     notReady: "The controller is starting: it reads all workloads",
   }[reason.code] ?? (isAnswer ? `The controller answers: ${reason.message}` : unreachable);
+  // A token that may not read must not stay until the tab is closed.
+  byId("forget").hidden = !token();
   if (failures === 1) say(text);
   failure = text;
 }
