@@ -18,7 +18,11 @@ fn failed() -> RolloutStatus {
 
 /// A bench of workloads that all refer to one path, with waves, after its first poll.
 async fn bench(count: usize) -> Bench {
-    let mut bench = Bench::of(count);
+    begin(Bench::of(count)).await
+}
+
+/// Returns a bench of healthy workloads with waves, after its first poll.
+async fn begin(mut bench: Bench) -> Bench {
     let rollouts = &mut bench.reloader.workloads.settings.shared.rollouts;
     rollouts.waves = Some(WaveRules::default());
     rollouts.timeout = Duration::from_mins(10);
@@ -67,6 +71,20 @@ async fn one_workload_first_and_a_share_at_a_time_after_it() {
     }
     let names: BTreeSet<_> = patched(&bench).into_iter().collect();
     assert_eq!(names.len(), 20, "each of them once");
+}
+
+#[tokio::test]
+async fn a_look_asks_for_nothing_that_could_not_be_read() {
+    let names: Vec<String> = (0..6).map(|number| format!("web-{number}")).collect();
+    let workloads = names.iter().map(|name| (name.as_str(), &["a", "b"][..]));
+    let mut bench = begin(Bench::new(&workloads.collect::<Vec<_>>())).await;
+    bench.fake.world().live.remove("b");
+    bench.fake.rotate("a", 2);
+    bench.poll().await;
+    assert_eq!(patched(&bench).len(), 1);
+    bench.fake.world().asked.clear();
+    assert_eq!(look(&mut bench).await.waiting.len(), 5);
+    assert_eq!(bench.fake.world().asked, [""; 0]);
 }
 
 #[tokio::test]
