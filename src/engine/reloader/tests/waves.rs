@@ -88,6 +88,34 @@ async fn a_look_asks_for_nothing_that_could_not_be_read() {
 }
 
 #[tokio::test]
+async fn a_look_asks_for_no_revision_that_is_known() {
+    let names: Vec<String> = (0..6).map(|number| format!("web-{number}")).collect();
+    let workloads = names.iter().map(|name| (name.as_str(), &["a", "b"][..]));
+    let mut bench = begin(Bench::new(&workloads.collect::<Vec<_>>())).await;
+    bench.reloader.workloads.settings.shared.rollouts.waves = None;
+    bench.fake.rotate("b", 2);
+    bench.poll().await;
+    end_rollouts(&bench, healthy());
+    assert_eq!(patched(&bench).len(), 6, "each has a record of both secrets");
+    bench.reloader.workloads.settings.shared.rollouts.waves = Some(WaveRules::default());
+    // Nobody knows whether this secret changed, and the first reload brings its live version, too.
+    bench.fake.world().live.remove("b");
+    bench.fake.rotate("a", 2);
+    bench.poll().await;
+    assert_eq!(patched(&bench).len(), 7);
+    let asked = |bench: &Bench| {
+        let world = bench.fake.world();
+        (world.lookups, world.clock_reads)
+    };
+    let before = asked(&bench);
+    assert_eq!(look(&mut bench).await.waiting.len(), 5);
+    let once = asked(&bench);
+    assert!(once.0 > before.0, "the revisions may tell");
+    assert_eq!(look(&mut bench).await.waiting.len(), 5);
+    assert_eq!(asked(&bench), once);
+}
+
+#[tokio::test]
 async fn a_failure_stops_the_others_until_somebody_says_to_go_on() {
     let mut bench = bench(20).await;
     bench.fake.rotate("a", 2);
