@@ -199,13 +199,18 @@ impl SecretTracks {
         secrets.filter(move |secret| self.known(secret).is_some_and(|(_, at)| is_old(at)))
     }
 
-    /// Returns what is known of the secrets of workloads, however old the observations are.
+    /// Returns what is known of the secrets of workloads, however old the observations are. What the
+    /// owner of a secret said counts on while the secret cannot be read.
     pub(super) fn observed_versions(
         &self,
         workloads: &[IndexedWorkload],
     ) -> HashMap<Arc<SecretId>, ObservedVersion> {
         let secrets = workloads.iter().flat_map(|stored| stored.workload.watched());
-        let known = |secret: &Arc<SecretId>| Some((Arc::clone(secret), self.known(secret)?.0));
+        let known = |secret: &Arc<SecretId>| {
+            let track = self.tracks.get(secret)?;
+            let unknown = ObservedVersion { policy: track.policy, ..ObservedVersion::UNKNOWN };
+            Some((Arc::clone(secret), track.known().map_or(unknown, |(observed, _)| observed)))
+        };
         secrets.filter_map(known).collect()
     }
 

@@ -179,6 +179,24 @@ async fn the_owner_of_the_secret_has_a_word() {
 }
 
 #[tokio::test]
+async fn what_an_owner_holds_stays_held_while_it_cannot_be_read() {
+    let mut bench = begin(Bench::new(&[("web", &["a", "b"])])).await;
+    let policy = ReloadPolicy { mode: ReloadMode::Hold, ..ReloadPolicy::NONE };
+    bench.fake.world().policies.insert("b".to_owned(), policy);
+    bench.fake.rotate("b", 2);
+    bench.poll().await;
+    // New pods would read the new version of b.
+    bench.fake.world().live.remove("b");
+    bench.fake.rotate("a", 2);
+    bench.poll().await;
+    assert_eq!(patched(&bench), [""; 0]);
+    bench.fake.world().policies.clear();
+    bench.fake.rotate("b", 2);
+    bench.poll().await;
+    assert_eq!(patched(&bench), ["web"]);
+}
+
+#[tokio::test]
 async fn a_secret_that_changes_all_the_time_is_slowed_down() {
     let mut bench = Bench::new(&[("web", &["a"])]);
     bench.reloader.workloads.settings.shared.rollouts.shortest_interval = Duration::from_mins(1);
