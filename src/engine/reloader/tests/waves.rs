@@ -95,8 +95,9 @@ async fn a_look_asks_for_no_revision_that_is_known() {
     bench.reloader.workloads.settings.shared.rollouts.waves = None;
     bench.fake.rotate("b", 2);
     bench.poll().await;
-    end_rollouts(&bench, healthy());
     assert_eq!(patched(&bench).len(), 6, "each has a record of both secrets");
+    end_rollouts(&bench, healthy());
+    bench.poll().await;
     bench.reloader.workloads.settings.shared.rollouts.waves = Some(WaveRules::default());
     // Nobody knows whether this secret changed, and the first reload brings its live version, too.
     bench.fake.world().live.remove("b");
