@@ -55,9 +55,12 @@ impl<C: Cluster> Workloads<C> {
         for Candidate { stored, decision } in
             self.in_order(candidates, in_scope, &changed, deadline)
         {
-            let is_unclear = !decision.undecided.is_empty()
+            // A revision that is known was considered, and tells no more if it is read again.
+            let is_unclear = matches!(lookup_state, LookupState::No)
+                && self.tracks.revision(stored).is_none()
+                && !decision.undecided.is_empty()
                 && admission.is_blocked(&due_of(stored, &decision), &decision.undecided);
-            if is_unclear && matches!(lookup_state, LookupState::No) {
+            if is_unclear {
                 // The workload may have these versions: its revision tells.
                 unclear.push(stored);
                 continue;

@@ -27,6 +27,8 @@ pub(super) struct InjectorHold {
     changes: watch::Receiver<()>,
     /// The workloads whose reload waits, since the last full poll.
     waiting: HashSet<WorkloadId>,
+    /// When the workloads are polled for, if the injector stays until then.
+    back_at: Option<Instant>,
 }
 
 impl Default for InjectorHold {
@@ -37,7 +39,7 @@ impl Default for InjectorHold {
 
 impl InjectorHold {
     pub(super) fn new(injector: Arc<Injector>, changes: watch::Receiver<()>) -> Self {
-        Self { injector, changes, waiting: HashSet::new() }
+        Self { injector, changes, waiting: HashSet::new(), back_at: None }
     }
 
     /// Waits until polls may begin: the state of the injector is known, or is not known in time.
@@ -73,18 +75,22 @@ impl InjectorHold {
     /// Forgets the workloads that wait, before a full poll decides about all.
     pub(super) fn forget(&mut self) {
         self.waiting.clear();
+        self.back_at = None;
     }
 
     /// Waits until reloads may start that waited, and returns all workloads that wait. Cancelling
-    /// the call loses nothing.
+    /// the call loses nothing, and the next call goes on with the wait.
     pub(super) async fn is_back(&mut self) -> HashSet<WorkloadId> {
         loop {
             if self.may_any_start() {
-                sleep_until(Instant::now() + BACK_FOR).await;
+                let back_at = *self.back_at.get_or_insert_with(|| Instant::now() + BACK_FOR);
+                sleep_until(back_at).await;
                 if self.may_any_start() {
+                    self.back_at = None;
                     return std::mem::take(&mut self.waiting);
                 }
             }
+            self.back_at = None;
             if self.changes.changed().await.is_err() {
                 pending::<()>().await;
             }

@@ -112,12 +112,21 @@ impl SecretTracks {
         workloads: &[IndexedWorkload],
     ) {
         let PollScope::Remaining { workloads: retried, secrets, .. } = scope else { return };
-        let retried = workloads.iter().filter(|stored| retried.contains(&stored.workload.id));
-        let retried: HashSet<_> = retried.flat_map(|stored| stored.workload.watched()).collect();
+        // The other workloads wait for room, and need no answer before there is some.
+        let (mut all, mut unobserved) = (HashSet::new(), HashSet::new());
+        for IndexedWorkload { workload, .. } in workloads {
+            if retried.contains(&workload.id) {
+                all.extend(workload.watched());
+            } else if workload.watched().any(|secret| secrets.contains(secret)) {
+                unobserved.extend(workload.watched());
+            }
+        }
         requests.retain(|request| {
             let secret = &request.secret;
             let is_observed = self.tracks.get(secret).is_some_and(|track| track.observed.is_some());
-            !is_observed || secrets.contains(secret) || retried.contains(secret)
+            secrets.contains(secret)
+                || all.contains(secret)
+                || (!is_observed && unobserved.contains(secret))
         });
     }
 
@@ -190,13 +199,18 @@ impl SecretTracks {
         secrets.filter(move |secret| self.known(secret).is_some_and(|(_, at)| is_old(at)))
     }
 
-    /// Returns what is known of the secrets of workloads, however old the observations are.
+    /// Returns what is known of the secrets of workloads, however old the observations are. What the
+    /// owner of a secret said counts on while the secret cannot be read.
     pub(super) fn observed_versions(
         &self,
         workloads: &[IndexedWorkload],
     ) -> HashMap<Arc<SecretId>, ObservedVersion> {
         let secrets = workloads.iter().flat_map(|stored| stored.workload.watched());
-        let known = |secret: &Arc<SecretId>| Some((Arc::clone(secret), self.known(secret)?.0));
+        let known = |secret: &Arc<SecretId>| {
+            let track = self.tracks.get(secret)?;
+            let unknown = ObservedVersion { policy: track.policy, ..ObservedVersion::UNKNOWN };
+            Some((Arc::clone(secret), track.known().map_or(unknown, |(observed, _)| observed)))
+        };
         secrets.filter_map(known).collect()
     }
 

@@ -388,7 +388,7 @@ impl Entries {
         };
         let kept = old.as_ref().filter(|old| old.workload.has_template_of(&workload));
         if let Some(old) = kept {
-            keep_failure(&old.workload, &mut workload);
+            keep_progress(old, &mut workload);
         }
         let has_rolled_out = kept.is_some_and(|old| old.has_rolled_out)
             || matches!(
@@ -466,11 +466,20 @@ impl Entries {
     }
 }
 
-/// Keeps the failure of a rollout until the rollout is complete. Any change of the object, such as a
-/// scaled Deployment, looks like progress for a moment, and must not let a stopped rotation go on.
-fn keep_failure(before: &Workload, after: &mut Workload) {
-    if matches!(before.progress, Progress::Failed(_)) && after.progress == Progress::Running {
-        after.progress = before.progress;
+/// Keeps what is known of a rollout until the rollout is complete.
+///
+/// Any change of the object, such as a scaled Deployment, looks like progress for a moment, and must not
+/// let a stopped rotation go on. A rollout that was seen under way has not ended because all pods were
+/// replaced: some may never become available.
+fn keep_progress(before: &IndexedWorkload, after: &mut Workload) {
+    let IndexedWorkload { workload, has_rolled_out, .. } = before;
+    let is_kept = match (workload.progress, after.progress) {
+        (Progress::Failed(_), Progress::Running) => true,
+        (Progress::Running, Progress::Updated) => workload.observed && !has_rolled_out,
+        _ => false,
+    };
+    if is_kept {
+        after.progress = workload.progress;
     }
 }
 

@@ -269,6 +269,25 @@ fn a_failure_lasts_until_the_rollout_is_complete() {
 }
 
 #[test]
+fn a_daemon_set_whose_new_pods_never_were_available_is_still_on_its_way() {
+    let see = |index: &Index, updated, available| {
+        let mut manifest = reloaded(1, updated);
+        manifest.status.failure = None;
+        manifest.status.available = available;
+        let id = manifest.id(Kind::DAEMON_SET);
+        index.apply(manifest, Kind::DAEMON_SET);
+        index.get(&id).unwrap().workload.progress
+    };
+    let index = Index::default();
+    assert_eq!(see(&index, 0, 2), Progress::Running);
+    assert_eq!(see(&index, 2, 1), Progress::Running, "its beginning was seen");
+    assert_eq!(see(&index, 2, 2), Progress::Complete);
+    assert_eq!(see(&index, 1, 2), Progress::Running);
+    assert_eq!(see(&index, 2, 1), Progress::Updated, "its end was seen");
+    assert_eq!(see(&Index::default(), 2, 1), Progress::Updated, "nobody knows");
+}
+
+#[test]
 fn findings_of_a_former_workload_of_the_same_name_are_forgotten() {
     let index = Index::default();
     index.apply(reloaded(1, 2), Kind::DEPLOYMENT);

@@ -11,7 +11,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use super::window::Windows;
+use super::window::{Windows, next_opening};
 use crate::decide::hold::Hold;
 use crate::model::time_rules::{LONGEST_FREEZE, SetBy, TimeError, TimeRules};
 
@@ -153,7 +153,8 @@ fn look_at(texts: &Texts, now: Timestamp) -> Kept {
     let (hold, change) = match closed {
         None => (None, next_change(&windows, now)),
         Some((by, _)) => {
-            let opens = next_opening(&windows, now);
+            let all = windows.iter().map(|(_, windows)| windows);
+            let opens = next_opening(all, now, MOST_CHANGES);
             (Some(Hold::OutsideWindow { by: *by, opens }), opens)
         }
     };
@@ -162,18 +163,6 @@ fn look_at(texts: &Texts, now: Timestamp) -> Kept {
 
 fn next_change(windows: &[(SetBy, Windows)], now: Timestamp) -> Option<Timestamp> {
     windows.iter().filter_map(|(_, windows)| windows.next_change(now)).min()
-}
-
-/// Returns when the windows of all levels are open next. Returns `None` if that is far ahead.
-fn next_opening(windows: &[(SetBy, Windows)], now: Timestamp) -> Option<Timestamp> {
-    let mut time = now;
-    for _ in 0..MOST_CHANGES {
-        time = next_change(windows, time)?;
-        if windows.iter().all(|(_, windows)| windows.is_open(time)) {
-            return Some(time);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -52,17 +52,7 @@ impl Windows {
     /// them is.
     #[must_use]
     pub(super) fn is_open(&self, now: Timestamp) -> bool {
-        let (mut has_allow, mut is_allowed) = (false, false);
-        for window in &self.0 {
-            let is_active = window.is_active(now);
-            if window.is_allow {
-                has_allow = true;
-                is_allowed |= is_active;
-            } else if is_active {
-                return false;
-            }
-        }
-        is_allowed || !has_allow
+        is_open(self.0.iter().map(|window| (window.is_allow, window.is_active(now))))
     }
 
     /// Returns a time after `now` until which nothing changes. Mostly, something changes then.
@@ -71,6 +61,58 @@ impl Windows {
     pub(super) fn next_change(&self, now: Timestamp) -> Option<Timestamp> {
         self.0.iter().filter_map(|window| window.next_change(now)).min()
     }
+}
+
+/// Whether reloads may start, by windows: whether each allows them, and whether it is active.
+fn is_open(windows: impl IntoIterator<Item = (bool, bool)>) -> bool {
+    let (mut has_allow, mut is_allowed) = (false, false);
+    for (is_allow, is_active) in windows {
+        if is_allow {
+            has_allow = true;
+            is_allowed |= is_active;
+        } else if is_active {
+            return false;
+        }
+    }
+    is_allowed || !has_allow
+}
+
+/// Returns when the windows of all texts let reloads start next, after `now`. Looks at `most_changes`
+/// changes at most. `None` if that is farther ahead.
+///
+/// A window is looked at again only when it may have changed: to find the next beginning of a rare
+/// window takes long, and a tenant may write one beside another that changes each minute.
+pub(super) fn next_opening<'a>(
+    texts: impl IntoIterator<Item = &'a Windows>,
+    now: Timestamp,
+    most_changes: u32,
+) -> Option<Timestamp> {
+    struct State<'a> {
+        window: &'a Window,
+        is_active: bool,
+        change: Option<Timestamp>,
+    }
+    let state = |window: &'a Window| State {
+        window,
+        is_active: window.is_active(now),
+        change: window.next_change(now),
+    };
+    let of_text = |text: &'a Windows| text.0.iter().map(state).collect::<Vec<_>>();
+    let mut texts: Vec<Vec<State<'_>>> = texts.into_iter().map(of_text).collect();
+    for _ in 0..most_changes {
+        let time = texts.iter().flatten().filter_map(|state| state.change).min()?;
+        for state in texts.iter_mut().flatten().filter(|state| state.change == Some(time)) {
+            state.is_active = state.window.is_active(time);
+            state.change = state.window.next_change(time);
+        }
+        let is_open_text = |text: &Vec<State<'_>>| {
+            is_open(text.iter().map(|state| (state.window.is_allow, state.is_active)))
+        };
+        if texts.iter().all(is_open_text) {
+            return Some(time);
+        }
+    }
+    None
 }
 
 /// One window.

@@ -171,6 +171,13 @@ fn held(hold: Hold, owner: Option<&str>) -> String {
 /// Says that the rollout of a reload failed, and how the rotation goes on.
 fn failed(failure: RolloutFailure, workload: &Workload) -> String {
     let WorkloadId { kind, namespace, name } = &workload.id;
+    if workload.continue_after == Some(workload.count) {
+        return format!(
+            "The workload was reloaded. {}. Rotations go on without it, since its annotation \
+             {CONTINUE_AFTER_FAILURE} says so",
+            failure.advice()
+        );
+    }
     format!(
         "The workload was reloaded. {}. If this stopped the rotation, the rotation goes on when the \
          workload is healthy, or with a newer version. To go on without it: kubectl annotate {} {name} --namespace {namespace} \
@@ -235,6 +242,7 @@ mod tests {
     use std::iter;
 
     use super::*;
+    use crate::model::fixtures::workload;
     use crate::model::time_rules::TimeError;
 
     /// Returns the state after this one in a list of all states. A new state does not compile
@@ -303,5 +311,19 @@ mod tests {
         let codes: BTreeSet<_> = states.iter().filter_map(code).collect();
         assert_eq!(codes, BTreeSet::from(api::REASONS));
         assert_eq!(codes.len(), api::REASONS.len());
+    }
+
+    #[test]
+    fn the_command_to_go_on_is_shown_until_somebody_ran_it() {
+        let mut web = workload("web", &["a"]);
+        web.count = 3;
+        let state = UserState::Failed(RolloutFailure::TimedOut);
+        let command = format!("{CONTINUE_AFTER_FAILURE}=3");
+        assert!(message(&state, &web).contains(&command));
+        web.continue_after = Some(2);
+        assert!(message(&state, &web).contains(&command), "after an earlier reload");
+        web.continue_after = Some(3);
+        let text = message(&state, &web);
+        assert!(!text.contains(&command) && text.contains("go on without it"), "{text}");
     }
 }

@@ -44,8 +44,8 @@ MUTATIONS = [
     (
         "a freeze holds nothing",
         "src/engine/holds.rs",
-        "self.calendar.hold(levels, self.clocks.cluster.at((self.clocks.now)()))",
-        "None",
+        "return self.calendar.hold(levels, now);",
+        "return None;",
     ),
     (
         "a freeze has no end",
@@ -56,8 +56,8 @@ MUTATIONS = [
     (
         "a freeze does not count right before the PATCH",
         "src/engine/reloading.rs",
-        "if self.holds.of(&workload).is_some() {",
-        "if false && self.holds.of(&workload).is_some() {",
+        "if self.holds.of(&workload, self.is_urgent(changed)).is_some() {",
+        "if false && self.holds.of(&workload, self.is_urgent(changed)).is_some() {",
     ),
     (
         "Vault's clock counts as the API server's",
@@ -178,8 +178,8 @@ MUTATIONS = [
     (
         "rollouts under way take no room",
         WAVE,
-        "} else if self.running >= width {",
-        "} else if false && self.running >= width {",
+        "} else if self.running + if is_earlier { 0 } else { self.earlier } >= width {",
+        "} else if false && self.running + if is_earlier { 0 } else { self.earlier } >= width {",
     ),
     (
         "a reload that starts takes no room",
@@ -218,8 +218,8 @@ MUTATIONS = [
     (
         "each failure is excused",
         ADMISSION,
-        "let is_excused = recorded.is_some_and(|record| record.was_unhealthy)",
-        "let is_excused = recorded.is_some()",
+        "let is_excused = recorded.was_unhealthy || workload.continue_after == Some(workload.count);",
+        "let is_excused = true;",
     ),
     (
         "each reload is one of a workload that was not healthy",
@@ -243,8 +243,8 @@ MUTATIONS = [
     (
         "a failure with an earlier version stops the later one",
         ADMISSION,
-        "let is_member = entry.is_some() && entry == changed.version;",
-        "let is_member = entry.is_some() && changed.version.is_some();",
+        "Some(version) if Some(version) == live => Use::Reloaded(member),",
+        "Some(_) if live.is_some() => Use::Reloaded(member),",
     ),
     (
         "a workload that others deployed since its reload is a member",
@@ -262,8 +262,8 @@ MUTATIONS = [
     (
         "the owner of a secret is not heard",
         ADMISSION,
-        "if modes().any(|mode| mode == ReloadMode::Hold) {",
-        "if false && modes().any(|mode| mode == ReloadMode::Hold) {",
+        "if has_mode(ReloadMode::Hold) {",
+        "if false && has_mode(ReloadMode::Hold) {",
     ),
     (
         "there is no shortest interval",

@@ -18,7 +18,11 @@ fn failed() -> RolloutStatus {
 
 /// A bench of workloads that all refer to one path, with waves, after its first poll.
 async fn bench(count: usize) -> Bench {
-    let mut bench = Bench::of(count);
+    begin(Bench::of(count)).await
+}
+
+/// Returns a bench of healthy workloads with waves, after its first poll.
+async fn begin(mut bench: Bench) -> Bench {
     let rollouts = &mut bench.reloader.workloads.settings.shared.rollouts;
     rollouts.waves = Some(WaveRules::default());
     rollouts.timeout = Duration::from_mins(10);
@@ -67,6 +71,49 @@ async fn one_workload_first_and_a_share_at_a_time_after_it() {
     }
     let names: BTreeSet<_> = patched(&bench).into_iter().collect();
     assert_eq!(names.len(), 20, "each of them once");
+}
+
+#[tokio::test]
+async fn a_look_asks_for_nothing_that_could_not_be_read() {
+    let names: Vec<String> = (0..6).map(|number| format!("web-{number}")).collect();
+    let workloads = names.iter().map(|name| (name.as_str(), &["a", "b"][..]));
+    let mut bench = begin(Bench::new(&workloads.collect::<Vec<_>>())).await;
+    bench.fake.world().live.remove("b");
+    bench.fake.rotate("a", 2);
+    bench.poll().await;
+    assert_eq!(patched(&bench).len(), 1);
+    bench.fake.world().asked.clear();
+    assert_eq!(look(&mut bench).await.waiting.len(), 5);
+    assert_eq!(bench.fake.world().asked, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_look_asks_for_no_revision_that_is_known() {
+    let names: Vec<String> = (0..6).map(|number| format!("web-{number}")).collect();
+    let workloads = names.iter().map(|name| (name.as_str(), &["a", "b"][..]));
+    let mut bench = begin(Bench::new(&workloads.collect::<Vec<_>>())).await;
+    bench.reloader.workloads.settings.shared.rollouts.waves = None;
+    bench.fake.rotate("b", 2);
+    bench.poll().await;
+    assert_eq!(patched(&bench).len(), 6, "each has a record of both secrets");
+    end_rollouts(&bench, healthy());
+    bench.poll().await;
+    bench.reloader.workloads.settings.shared.rollouts.waves = Some(WaveRules::default());
+    // Nobody knows whether this secret changed, and the first reload brings its live version, too.
+    bench.fake.world().live.remove("b");
+    bench.fake.rotate("a", 2);
+    bench.poll().await;
+    assert_eq!(patched(&bench).len(), 7);
+    let asked = |bench: &Bench| {
+        let world = bench.fake.world();
+        (world.lookups, world.clock_reads)
+    };
+    let before = asked(&bench);
+    assert_eq!(look(&mut bench).await.waiting.len(), 5);
+    let once = asked(&bench);
+    assert!(once.0 > before.0, "the revisions may tell");
+    assert_eq!(look(&mut bench).await.waiting.len(), 5);
+    assert_eq!(asked(&bench), once);
 }
 
 #[tokio::test]
@@ -130,6 +177,24 @@ async fn the_owner_of_the_secret_has_a_word() {
     bench.fake.rotate("a", 2);
     bench.poll().await;
     assert_eq!(patched(&bench).len(), 1, "the operator does not heed owners");
+}
+
+#[tokio::test]
+async fn what_an_owner_holds_stays_held_while_it_cannot_be_read() {
+    let mut bench = begin(Bench::new(&[("web", &["a", "b"])])).await;
+    let policy = ReloadPolicy { mode: ReloadMode::Hold, ..ReloadPolicy::NONE };
+    bench.fake.world().policies.insert("b".to_owned(), policy);
+    bench.fake.rotate("b", 2);
+    bench.poll().await;
+    // New pods would read the new version of b.
+    bench.fake.world().live.remove("b");
+    bench.fake.rotate("a", 2);
+    bench.poll().await;
+    assert_eq!(patched(&bench), [""; 0]);
+    bench.fake.world().policies.clear();
+    bench.fake.rotate("b", 2);
+    bench.poll().await;
+    assert_eq!(patched(&bench), ["web"]);
 }
 
 #[tokio::test]
