@@ -374,7 +374,7 @@ theirs may be below a request of the default.
 The audience and the file of the token for Vault. No audience: the pod's own token is used.
 */}}
 {{- define "vault-secrets-reloader.tokenAudience" -}}
-{{- (.Values.serviceAccountToken | default dict).audience }}
+{{- (.Values.serviceAccountToken | default dict).audience | default "" }}
 {{- end }}
 
 {{- define "vault-secrets-reloader.tokenFile" -}}
