@@ -555,6 +555,27 @@ fn every_chart_value_is_documented_once() {
 }
 
 #[test]
+fn the_table_of_chart_values_says_their_defaults() {
+    let page = read(format!("{CHART}/README.md"));
+    let (_, table) = page.split_once("## Values").unwrap();
+    let values: Value = serde_saphyr::from_str(&read(format!("{CHART}/values.yaml"))).unwrap();
+    let mut checked = 0;
+    for row in rows(table) {
+        // A row for several values, or with words for a default, is for people to check.
+        let (names, defaults) = (code(row[0]), code(row[1]));
+        let ([name], [default]) = (names.as_slice(), defaults.as_slice()) else { continue };
+        if row[1] != format!("`{default}`") {
+            continue;
+        }
+        let default: Value = serde_saphyr::from_str(default).unwrap();
+        let pointer = format!("/{}", name.replace('.', "/"));
+        assert_eq!(values.pointer(&pointer), Some(&default), "{name}");
+        checked += 1;
+    }
+    assert!(checked > 80, "{checked}");
+}
+
+#[test]
 fn as_many_scenarios_as_are_said_need_openbao() {
     let scenarios: String = files("e2e/tests/scenarios", "rs").into_iter().map(read).collect();
     let page = read("docs/compatibility.md");

@@ -8,8 +8,8 @@
 //!
 //! Differences from a pod: the process has no network of its own, so `LISTEN_ADDRESS` is moved to a
 //! free port of 127.0.0.1, and probes of the declared port are sent there. A volume of a ConfigMap
-//! is a folder of the bed, and arguments with its mount path name that folder instead. Other
-//! volumes are refused.
+//! is a folder of the bed, and so is one of projected tokens. Arguments and variables with its mount
+//! path name that folder instead. Other volumes are refused.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -131,7 +131,8 @@ pub async fn play_kubelet(bed: &Bed, namespace: &str, deployment: &str) -> Resul
     let fields = PodFields { namespace, pod_name: &pod_name, account: &account };
     let declared = declared_environment(bed, container, &fields).await?;
     let listens_on = listening_port(&declared)?;
-    let mounts = mounts(bed, namespace, spec, container).await?;
+    let mounts = mounts(bed, &fields, spec, container).await?;
+    let declared = in_folders(&declared, &mounts);
     let (program, args) = command(container, &declared, &mounts)?;
     let token_place = token_place();
     let port = Port::any()?;
@@ -172,7 +173,9 @@ fn launch(
         let kubeconfig = bed.cluster.kubeconfig_for_file("played-pod", &token)?;
         env.insert("KUBECONFIG".to_owned(), kubeconfig.into());
         let jwt = "KUBERNETES_SERVICE_ACCOUNT_TOKEN".to_owned();
-        env.entry(jwt).or_insert_with(|| token.into());
+        if !env.contains_key("VAULT_JWT_FILE") {
+            env.entry(jwt).or_insert_with(|| token.into());
+        }
         return Ok(Launch { program, args, env, log });
     }
     let mut all: Vec<OsString> = NAMESPACE.map(OsString::from).to_vec();
@@ -212,7 +215,7 @@ async fn write_token(bed: &Bed, namespace: &str, account: &str, secrets: &Path) 
 /// Returns the mount paths of the container, each with the folder that replaces it.
 async fn mounts(
     bed: &Bed,
-    namespace: &str,
+    pod: &PodFields<'_>,
     spec: &Value,
     container: &Value,
 ) -> Result<BTreeMap<String, PathBuf>> {
@@ -221,18 +224,53 @@ async fn mounts(
         let name = text(mount, "/name")?;
         let mut volumes = spec["volumes"].as_array().into_iter().flatten();
         let volume = volumes.find(|volume| volume["name"] == *name);
-        let config_map = volume.and_then(|volume| volume["configMap"]["name"].as_str());
-        let config_map = config_map.with_context(|| {
-            format!("the volume {name} is of no ConfigMap, and cannot be played")
-        })?;
-        let folder = bed.folder().join(format!("volume-{namespace}-{name}"));
+        let volume = volume.with_context(|| format!("the pod has no volume {name}"))?;
+        let folder = bed.folder().join(format!("volume-{}-{name}", pod.namespace));
         fs::create_dir_all(&folder)?;
-        for (key, value) in stored(bed, namespace, "configmaps", config_map).await? {
-            fs::write(folder.join(key), value)?;
+        for (file, content) in files_of(bed, pod, volume).await? {
+            fs::write(folder.join(file), content)?;
         }
         mounts.insert(text(mount, "/mountPath")?, folder);
     }
     Ok(mounts)
+}
+
+/// Returns the files of a volume: the keys of a ConfigMap, or tokens for audiences.
+async fn files_of(
+    bed: &Bed,
+    pod: &PodFields<'_>,
+    volume: &Value,
+) -> Result<BTreeMap<String, String>> {
+    if let Some(config_map) = volume["configMap"]["name"].as_str() {
+        return stored(bed, pod.namespace, "configmaps", config_map).await;
+    }
+    let sources = volume["projected"]["sources"].as_array();
+    let sources = sources.with_context(|| format!("a volume that cannot be played: {volume}"))?;
+    let mut files = BTreeMap::new();
+    for source in sources {
+        let wanted = &source["serviceAccountToken"];
+        let audience = text(wanted, "/audience")?;
+        let seconds = wanted["expirationSeconds"].as_u64().unwrap_or(3600);
+        let life = Duration::from_secs(seconds);
+        let audiences = [audience.as_str()];
+        let token =
+            bed.cluster.request_token_for(&audiences, pod.namespace, pod.account, life).await?;
+        files.insert(text(wanted, "/path")?, token);
+    }
+    Ok(files)
+}
+
+/// Returns the variables, with the folders that replace mount paths.
+fn in_folders(
+    env: &BTreeMap<String, String>,
+    mounts: &BTreeMap<String, PathBuf>,
+) -> BTreeMap<String, String> {
+    let moved = |value: &str| {
+        let file_in = |path: &str| value.strip_prefix(path)?.strip_prefix('/');
+        let found = mounts.iter().find_map(|(path, folder)| Some(folder.join(file_in(path)?)));
+        found.map_or_else(|| value.to_owned(), |file| file.display().to_string())
+    };
+    env.iter().map(|(name, value)| (name.clone(), moved(value))).collect()
 }
 
 fn command(

@@ -93,6 +93,8 @@ pub struct KubernetesRole {
     pub token_ttl: String,
     /// The longest lifetime of its tokens with renewals; `0` for the server's limit.
     pub token_max_ttl: String,
+    /// The audience that the `ServiceAccount`'s token must have; empty for that of the API server.
+    pub audience: String,
 }
 
 impl KubernetesRole {
@@ -106,6 +108,7 @@ impl KubernetesRole {
             policies: vec![RELOADER_POLICY.to_owned()],
             token_ttl: "1h".to_owned(),
             token_max_ttl: "0".to_owned(),
+            audience: String::new(),
         }
     }
 }
@@ -249,6 +252,7 @@ impl Vault {
             "token_policies": role.policies,
             "token_ttl": role.token_ttl,
             "token_max_ttl": role.token_max_ttl,
+            "audience": role.audience,
         });
         let path = format!("auth/{mount}/role/{}", role.name);
         self.ask(Method::POST, &path, Some(body)).await.map(drop)

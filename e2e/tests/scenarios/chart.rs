@@ -1,11 +1,13 @@
 //! The chart, installed by real Helm, and its pod run as it says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
+use e2e::binaries::workspace;
 use e2e::deploy::{RELEASE, ROLE, allow_login, allow_login_to, deploy, install_chart};
 use e2e::kubelet::{Pod, play_kubelet};
 use e2e::scenario::{SOON, next_second};
+use e2e::vault_access::KubernetesRole;
 use e2e::{ApiRequest, Bed, Mark, Workload, eventually};
 use serde_json::{Value, json};
 
@@ -13,6 +15,9 @@ e2e::scenarios! {
     the_pod_of_the_chart_does_its_work_and_is_denied_nothing,
     of_all_secrets_only_the_named_ca_is_read,
     servers_of_the_values_are_asked_each_with_its_own_login_for_the_paths_that_its_rules_allow,
+    two_replicas_run_on_two_nodes_and_are_denied_nothing,
+    every_object_of_the_chart_is_accepted_and_a_token_for_vault_alone_logs_in,
+    the_plain_manifests_are_accepted,
 }
 
 /// Workloads are reloaded again within seconds.
@@ -241,4 +246,117 @@ async fn servers_of_the_values_are_asked_each_with_its_own_login_for_the_paths_t
     assert_eq!(logins, 1);
     drop(pod);
     bed.helm(&["uninstall", RELEASE, "--namespace", "with-servers", "--wait"]).await.map(drop)
+}
+
+/// Deploys a workload that refers to `secret/charted/a`.
+async fn deploy_web(bed: &Bed) -> Result<Workload> {
+    bed.cluster.create_namespace("charted").await?;
+    bed.write_secrets(&["charted/a"]).await?;
+    let web = Workload::deployment("charted", "web").opted_in().replicas(0);
+    let web = web.env("A", "vault:secret/data/charted/a#k");
+    bed.deploy_all(&[&web]).await?;
+    Ok(web)
+}
+
+/// Sees that the pod reloads the workload once its secret changes, and is denied nothing. Ends the
+/// pod.
+async fn expect_work(bed: &Bed, since: &Mark, pod: &mut Pod, web: &Workload) -> Result<()> {
+    assert!(pod.all_probes_succeed().await, "{:?}", pod.probes);
+    bed.expect_no_roll(&pod.controller, &[(web, None)]).await?;
+    bed.rotate("charted/a").await?;
+    bed.cluster.wait_for_count(web, 1, SOON).await?;
+    pod.controller.terminate().await?;
+    assert_all_allowed(&requests(bed, since, pod).await?);
+    Ok(())
+}
+
+async fn two_replicas_run_on_two_nodes_and_are_denied_nothing() -> Result<()> {
+    let bed = Bed::shared().await?;
+    let web = deploy_web(&bed).await?;
+    let mark = bed.mark().await?;
+    let mut values = VALUES.to_vec();
+    values.extend([("replicaCount", "2"), ("podDisruptionBudget.enabled", "true")]);
+    let mut pod = deploy(&bed, &values, &mut |_| {}).await?;
+    let path = format!("/apis/policy/v1/namespaces/{RELEASE}/poddisruptionbudgets/{RELEASE}");
+    let budget = bed.cluster.get_path(&path).await?;
+    assert_eq!(budget["spec"]["maxUnavailable"], json!(1), "{budget:#}");
+    // The scheduler is real.
+    let selector = "app.kubernetes.io/name=vault-secrets-reloader";
+    let field = "jsonpath={.items[*].spec.nodeName}";
+    let args = ["get", "pods", "--namespace", RELEASE, "--selector", selector, "--output", field];
+    eventually("two replicas on two nodes", SOON, || async {
+        let names = bed.kubectl(&args).await?;
+        let nodes: BTreeSet<&str> = names.split_whitespace().collect();
+        Ok((nodes.len() == 2).then_some(()))
+    })
+    .await?;
+    expect_work(&bed, &mark, &mut pod, &web).await?;
+    bed.helm(&["uninstall", RELEASE, "--namespace", RELEASE, "--wait"]).await.map(drop)
+}
+
+async fn every_object_of_the_chart_is_accepted_and_a_token_for_vault_alone_logs_in() -> Result<()> {
+    const NAMESPACE: &str = "with-all";
+    const AUDIENCE: &str = "https://vault.example.com";
+    let bed = Bed::shared().await?;
+    let web = deploy_web(&bed).await?;
+    let mark = bed.mark().await?;
+    let mut values = VALUES.to_vec();
+    values.extend([
+        ("env.VAULT_ADDR", bed.vault.address()),
+        ("env.VAULT_ROLE", ROLE),
+        ("serviceAccountToken.audience", AUDIENCE),
+        ("podDisruptionBudget.enabled", "true"),
+        ("podDisruptionBudget.minAvailable", "50%"),
+        ("networkPolicy.enabled", "true"),
+        ("networkPolicy.ingress.from[0].namespaceSelector.matchLabels.team", "monitoring"),
+        ("networkPolicy.egress.enabled", "true"),
+        ("networkPolicy.egress.apiServer.to[0].ipBlock.cidr", "127.0.0.1/32"),
+        ("dashboard.enabled", "true"),
+        ("commonLabels.team", "platform"),
+        ("podLabels.mesh", "off"),
+        ("deploymentAnnotations.wave", "two"),
+        ("startupProbe.httpGet.path", "/healthz"),
+        ("hostAliases[0].ip", "10.0.0.8"),
+        ("hostAliases[0].hostnames[0]", "vault.example.com"),
+        ("dnsPolicy", "ClusterFirst"),
+        ("extraObjects[0].apiVersion", "v1"),
+        ("extraObjects[0].kind", "ConfigMap"),
+        ("extraObjects[0].metadata.name", "extra-{{ .Release.Name }}"),
+        ("extraObjects[0].data.VAULT_CLIENT_TIMEOUT", "5s"),
+        ("envFrom[0].configMapRef.name", "extra-vault-secrets-reloader"),
+    ]);
+    let installed = install_chart(&bed, NAMESPACE, &values).await?;
+    allow_login(&bed, NAMESPACE, &installed.service_account).await?;
+    // From here on, the pod's own token does not log in.
+    let role = KubernetesRole {
+        audience: AUDIENCE.to_owned(),
+        ..KubernetesRole::new(ROLE, NAMESPACE, &installed.service_account)
+    };
+    bed.vault.put_kubernetes_role("kubernetes", &role).await?;
+    let mut pod = play_kubelet(&bed, NAMESPACE, &installed.deployment).await?;
+    let probed: Vec<&str> = pod.probes.iter().map(|probe| probe.kind.as_str()).collect();
+    assert_eq!(probed, ["startupProbe", "livenessProbe", "readinessProbe"]);
+    for path in [
+        "apis/policy/v1/namespaces/with-all/poddisruptionbudgets/vault-secrets-reloader",
+        "apis/networking.k8s.io/v1/namespaces/with-all/networkpolicies/vault-secrets-reloader",
+        "api/v1/namespaces/with-all/configmaps/vault-secrets-reloader-dashboard",
+        "api/v1/namespaces/with-all/configmaps/extra-vault-secrets-reloader",
+    ] {
+        bed.cluster.get_path(&format!("/{path}")).await?;
+    }
+    expect_work(&bed, &mark, &mut pod, &web).await?;
+    bed.helm(&["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"]).await.map(drop)
+}
+
+async fn the_plain_manifests_are_accepted() -> Result<()> {
+    let bed = Bed::shared().await?;
+    bed.cluster.create_namespace("vault-system").await?;
+    for name in ["default", "two-replicas", "example"] {
+        let folder = workspace().join("deploy/manifests").join(name);
+        let folder = folder.to_str().context("the path of the manifests is not text")?;
+        // By the API server, which keeps nothing.
+        let answer = bed.kubectl(&["apply", "--dry-run=server", "--kustomize", folder]).await?;
+        assert!(answer.contains("deployment.apps/vault-secrets-reloader created"), "{answer}");
+    }
+    Ok(())
 }

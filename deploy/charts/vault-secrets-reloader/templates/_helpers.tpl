@@ -22,6 +22,24 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- with include "vault-secrets-reloader.commonLabels" (dict "context" . "labels" dict) }}
+{{ . }}
+{{- end }}
+{{- end }}
+
+{{/*
+The labels that all objects share, and more labels, without those that the chart itself sets. Values are
+text. Takes the context and the labels.
+*/}}
+{{- define "vault-secrets-reloader.commonLabels" -}}
+{{- $own := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart" }}
+{{- $lines := list }}
+{{- range $name, $value := merge dict (.labels | default dict) (.context.Values.commonLabels | default dict) }}
+{{- if not (has $name $own) }}
+{{- $lines = append $lines (printf "%s: %s" $name (include "vault-secrets-reloader.text" $value | quote)) }}
+{{- end }}
+{{- end }}
+{{- join "\n" $lines }}
 {{- end }}
 
 {{- define "vault-secrets-reloader.serviceAccountName" -}}
@@ -37,6 +55,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 */}}
 {{- define "vault-secrets-reloader.isTrue" -}}
 {{- if eq (toString .) "true" }}true{{ end }}
+{{- end }}
+
+{{/*
+"true" unless it is false or "false": values of an older release, which `--reuse-values` keeps, lack the key.
+*/}}
+{{- define "vault-secrets-reloader.isNotFalse" -}}
+{{- if ne (toString .) "false" }}true{{ end }}
 {{- end }}
 
 {{/*
@@ -68,28 +93,64 @@ When reloads wait for the webhook that injects secrets. YAML reads off as false.
 {{- end }}
 
 {{/*
-The flags of the rules for rollouts, those that are not the program's defaults: extraArgs may hold the
-others.
+The flags with values of their own that are not the program's defaults: extraArgs may hold the others.
+*/}}
+{{- define "vault-secrets-reloader.pollArgs" -}}
+{{- $requests := .Values.vaultRequests | default dict }}
+{{- $flags := list
+  (list "settle-time" .Values.settleTime "3s")
+  (list "ignore-versions-before" .Values.ignoreVersionsBefore "")
+  (list "found-reload-burst" .Values.foundReloadBurst "20")
+  (list "found-reload-rate" .Values.foundReloadRate "120")
+  (list "vault-concurrency" $requests.concurrency "8")
+  (list "vault-rate" $requests.rate "")
+  (list "vault-token-renew-threshold" .Values.vaultTokenRenewThreshold "")
+  (list "max-secrets-per-namespace" .Values.maxSecretsPerNamespace "10000") }}
+{{- if include "vault-secrets-reloader.isTrue" .Values.dryRun }}
+- "--dry-run"
+{{- end }}
+{{- include "vault-secrets-reloader.flags" $flags }}
+{{- if include "vault-secrets-reloader.isTrue" $requests.spread }}
+- "--vault-spread"
+{{- end }}
+{{- end }}
+
+{{- define "vault-secrets-reloader.electionArgs" -}}
+{{- $election := .Values.leaderElection | default dict }}
+{{- include "vault-secrets-reloader.flags" (list
+  (list "leader-elect-lease-duration" $election.leaseDuration "15s")
+  (list "leader-elect-renew-deadline" $election.renewDeadline "10s")
+  (list "leader-elect-retry-period" $election.retryPeriod "2s")) }}
+{{- end }}
+
+{{/*
+Flags, each as a list of its name, value and default.
+*/}}
+{{- define "vault-secrets-reloader.flags" -}}
+{{- range $flag := . }}
+{{- $text := include "vault-secrets-reloader.text" (index $flag 1) }}
+{{- if and $text (ne $text (index $flag 2)) }}
+- {{ printf "--%s=%s" (index $flag 0) $text | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
+The flags of the rules for rollouts, as above.
 */}}
 {{- define "vault-secrets-reloader.rolloutArgs" -}}
 {{- $waves := .Values.waves | default dict }}
 {{- if eq (toString $waves.enabled) "false" }}
 - "--waves=false"
 {{- end }}
-{{- $flags := list
+{{- include "vault-secrets-reloader.flags" (list
   (list "waves-from" $waves.from "5")
   (list "wave-first" $waves.first "1")
   (list "wave-step" $waves.step "25%")
   (list "max-rollouts" .Values.maxRollouts "200")
   (list "max-rollouts-per-namespace" .Values.maxRolloutsPerNamespace "50")
   (list "reload-min-interval" .Values.reloadMinInterval "1m")
-  (list "rollout-timeout" .Values.rolloutTimeout "10m") }}
-{{- range $flag := $flags }}
-{{- $text := include "vault-secrets-reloader.text" (index $flag 1) }}
-{{- if and $text (ne $text (index $flag 2)) }}
-- {{ printf "--%s=%s" (index $flag 0) $text | quote }}
-{{- end }}
-{{- end }}
+  (list "rollout-timeout" .Values.rolloutTimeout "10m")) }}
 {{- if eq (toString .Values.secretReloadPolicies) "false" }}
 - "--secret-reload-policies=false"
 {{- end }}
@@ -232,4 +293,161 @@ and Service follow it, else service.internalPort.
 {{- $listen := (.Values.env | default dict).LISTEN_ADDRESS }}
 {{- $own := regexFind ":[0-9]+$" (include "vault-secrets-reloader.text" $listen) | trimPrefix ":" }}
 {{- $own | default (include "vault-secrets-reloader.text" .Values.service.internalPort) }}
+{{- end }}
+
+{{/*
+The image: by its digest if there is one, else by its tag.
+*/}}
+{{- define "vault-secrets-reloader.image" -}}
+{{- if .Values.image.digest }}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
+{{- else }}
+{{- printf "%s:%s" .Values.image.repository (include "vault-secrets-reloader.text" .Values.image.tag | default .Chart.AppVersion) }}
+{{- end }}
+{{- end }}
+
+{{/*
+"true" if there may be two replicas or more.
+*/}}
+{{- define "vault-secrets-reloader.hasReplicas" -}}
+{{- $count := .Values.replicaCount }}
+{{- if include "vault-secrets-reloader.isTrue" .Values.autoscaling.enabled }}
+{{- $count = .Values.autoscaling.maxReplicas }}
+{{- end }}
+{{- if gt (int (include "vault-secrets-reloader.text" $count | default "1")) 1 }}true{{ end }}
+{{- end }}
+
+{{/*
+The affinity of the values. Replicas also prefer places without another one, unless the values say
+something about that.
+*/}}
+{{- define "vault-secrets-reloader.affinity" -}}
+{{- $affinity := deepCopy (.Values.affinity | default dict) }}
+{{- $apart := .Values.podAntiAffinity | default dict }}
+{{- $isWanted := and (include "vault-secrets-reloader.isNotFalse" $apart.enabled) (include "vault-secrets-reloader.hasReplicas" .) }}
+{{- if and $isWanted (not (hasKey $affinity "podAntiAffinity")) }}
+{{- $selector := dict "matchLabels" (include "vault-secrets-reloader.selectorLabels" . | fromYaml) }}
+{{- $term := dict "topologyKey" ($apart.topologyKey | default "kubernetes.io/hostname") "labelSelector" $selector }}
+{{- $preferred := list (dict "weight" 100 "podAffinityTerm" $term) }}
+{{- $_ := set $affinity "podAntiAffinity" (dict "preferredDuringSchedulingIgnoredDuringExecution" $preferred) }}
+{{- end }}
+{{- with $affinity }}
+{{- toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "vault-secrets-reloader.topologySpread" -}}
+{{- $constraints := list }}
+{{- $selector := dict "matchLabels" (include "vault-secrets-reloader.selectorLabels" . | fromYaml) }}
+{{- range .Values.topologySpreadConstraints }}
+{{- $constraints = append $constraints (ternary . (merge (dict "labelSelector" $selector) .) (hasKey . "labelSelector")) }}
+{{- end }}
+{{- with $constraints }}
+{{- toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/*
+A probe: the settings of the values, with a GET of the path unless they name another handler. Takes the
+settings and the path.
+*/}}
+{{- define "vault-secrets-reloader.probe" -}}
+{{- $probe := deepCopy (.settings | default dict) }}
+{{- if not (or $probe.exec $probe.grpc $probe.tcpSocket) }}
+{{- $get := merge ($probe.httpGet | default dict) (dict "path" .path "port" "http") }}
+{{- $_ := set $probe "httpGet" $get }}
+{{- end }}
+{{- toYaml $probe }}
+{{- end }}
+
+{{/*
+The requests and limits of the container. Those of the values replace the default as a whole: a limit of
+theirs may be below a request of the default.
+*/}}
+{{- define "vault-secrets-reloader.resources" -}}
+{{- with .Values.resources | default .Values.defaultResources }}
+{{- toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/*
+The audience and the file of the token for Vault. No audience: the pod's own token is used.
+*/}}
+{{- define "vault-secrets-reloader.tokenAudience" -}}
+{{- (.Values.serviceAccountToken | default dict).audience | default "" }}
+{{- end }}
+
+{{- define "vault-secrets-reloader.tokenFile" -}}
+{{- (.Values.serviceAccountToken | default dict).path | default "/var/run/secrets/vault-secrets-reloader/token" }}
+{{- end }}
+
+{{/*
+The keys of the values that this chart does not know, one a line. Values below env, labels and such are
+free; the schema looks into objects that the replaced chart did not have.
+*/}}
+{{- define "vault-secrets-reloader.unknownKeys" -}}
+{{- $known := .Files.Get "files/values.yaml" | fromYaml }}
+{{- $unset := list "autoscaling.targetCPUUtilizationPercentage" "autoscaling.targetMemoryUtilizationPercentage" }}
+{{- $found := list }}
+{{- range $key, $value := omit .Values "global" }}
+{{- if not (hasKey $known $key) }}
+{{- $found = append $found $key }}
+{{- else if has $key (list "image" "serviceAccount" "service" "ingress" "leaderElection" "autoscaling" "status") }}
+{{- range $name, $_ := $value }}
+{{- $path := printf "%s.%s" $key $name }}
+{{- if not (or (hasKey (index $known $key) $name) (has $path $unset)) }}
+{{- $found = append $found $path }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- join "\n" $found }}
+{{- end }}
+
+{{/*
+The labels of an object that has more of its own. Takes the context and the labels.
+*/}}
+{{- define "vault-secrets-reloader.labelsWith" -}}
+{{- $labels := include "vault-secrets-reloader.labels" .context | fromYaml }}
+{{- range $name, $value := .labels }}
+{{- if not (hasPrefix "app.kubernetes.io/" $name) }}
+{{- $_ := set $labels $name (include "vault-secrets-reloader.text" $value) }}
+{{- end }}
+{{- end }}
+{{- toYaml $labels }}
+{{- end }}
+
+{{/*
+The groups of files/alerts.yaml, with the labels and links of the values.
+*/}}
+{{- define "vault-secrets-reloader.alertGroups" -}}
+{{- $values := .Values.prometheusRule }}
+{{- $groups := list }}
+{{- range (.Files.Get "files/alerts.yaml" | fromYaml).groups }}
+{{- $rules := list }}
+{{- range .rules }}
+{{- if not (and .alert (has .alert ($values.disabledAlerts | default list))) }}
+{{- $rule := . }}
+{{- if .alert }}
+{{- range $name, $value := $values.alertLabels }}
+{{- $_ := set $rule.labels $name (include "vault-secrets-reloader.text" $value) }}
+{{- end }}
+{{- with $values.runbookUrl }}
+{{- $_ := set $rule.annotations "runbook_url" (replace "docs/runbook.md" . $rule.annotations.runbook_url) }}
+{{- end }}
+{{- end }}
+{{- $rules = append $rules . }}
+{{- end }}
+{{- end }}
+{{- $groups = append $groups (set . "rules" $rules) }}
+{{- end }}
+{{- toYaml $groups }}
+{{- end }}
+
+{{/*
+The labels of the objects of `helm test`. The name differs from that of the controller, whose Service, budget
+and NetworkPolicy must not select the pod.
+*/}}
+{{- define "vault-secrets-reloader.testLabels" -}}
+{{- include "vault-secrets-reloader.labels" . | replace (printf "app.kubernetes.io/name: %s\n" (include "vault-secrets-reloader.name" .)) (printf "app.kubernetes.io/name: %s-test\n" (include "vault-secrets-reloader.name" . | trunc 58 | trimSuffix "-")) }}
 {{- end }}
