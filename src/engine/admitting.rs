@@ -1,6 +1,6 @@
 //! Lets due reloads start, or holds them, by the rules of [`crate::rollouts`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -51,6 +51,9 @@ impl<C: Cluster> Workloads<C> {
         let all = all.iter().map(|stored| (&*stored.workload, stored.has_rolled_out));
         let known = changed.iter().map(|(secret, changed)| (&**secret, *changed));
         let mut admission = Admission::new(&rules, deadline, known, all);
+        let namespaces: HashSet<&str> =
+            candidates.iter().map(|candidate| &*candidate.stored.workload.id.namespace).collect();
+        admission.set_due_namespaces(namespaces.len());
         let (mut due, mut unclear) = (Vec::new(), Vec::new());
         for Candidate { stored, decision } in
             self.in_order(candidates, in_scope, &changed, deadline)

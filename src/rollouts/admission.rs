@@ -105,6 +105,11 @@ impl<'a> Admission<'a> {
         }
     }
 
+    /// Sets the number of namespaces that have due workloads. They share the limit of rollouts in all.
+    pub fn set_due_namespaces(&mut self, namespaces: usize) {
+        self.running.want(namespaces);
+    }
+
     /// Whether the waves or the owners of some secrets keep a workload from being reloaded.
     #[must_use]
     pub fn is_blocked(&self, candidate: &Candidate<'_>, secrets: &[Arc<SecretId>]) -> bool {
@@ -165,6 +170,10 @@ impl<'a> Admission<'a> {
         let known =
             secrets.iter().filter_map(|secret| Some((secret, self.secrets.get(&**secret)?)));
         let rooms = known.map(|(secret, (changed, wave))| {
+            if changed.version.is_none() {
+                // Nobody knows which workloads were reloaded for its live version.
+                return Room::Free;
+            }
             let state = self.state(candidate);
             let user = use_of(candidate.workload, state, secret, changed.version);
             wave.room(rules, &changed.policy, matches!(user, Use::Earlier(_)))

@@ -57,8 +57,10 @@ pub fn rollout_state(
     match (workload.progress, is_past) {
         (Progress::Complete, _) => RolloutState::Healthy,
         (Progress::Silent(silence), _) => RolloutState::Silent(silence),
-        // Long after the rollout, the reload need not be the cause.
-        (_, Some(Some(true))) if has_rolled_out => RolloutState::Degraded,
+        // Pods fail after the rollout, or long after the reload. The reload need not be the cause.
+        (Progress::Failed(_), Some(_)) | (_, Some(Some(true))) if has_rolled_out => {
+            RolloutState::Degraded
+        }
         (Progress::Failed(failure), _) => RolloutState::Failed(failure),
         // Records of releases before 1.1 tell no time.
         (_, Some(None)) | (Progress::Updated | Progress::Degraded, Some(Some(true))) => {
@@ -153,7 +155,8 @@ mod tests {
         assert_eq!(state(&web, false, 1_000), RolloutState::Degraded);
         web.progress = Progress::Failed(RolloutFailure::FailedCreate);
         let failed = RolloutState::Failed(RolloutFailure::FailedCreate);
-        assert_eq!(state(&web, true, 1_000), failed);
+        assert_eq!(state(&web, false, 1_000), failed);
+        assert_eq!(state(&web, true, 1_000), RolloutState::Degraded, "after its rollout");
         web.recorded.as_mut().unwrap().at = Some(second(1_000));
         assert_eq!(state(&web, false, 9_999), failed);
         assert_eq!(state(&web, true, 9_999), RolloutState::Degraded, "long after its rollout");
