@@ -340,7 +340,11 @@ something about that.
 {{- $constraints := list }}
 {{- $selector := dict "matchLabels" (include "vault-secrets-reloader.selectorLabels" . | fromYaml) }}
 {{- range .Values.topologySpreadConstraints }}
-{{- $constraints = append $constraints (ternary . (merge (dict "labelSelector" $selector) .) (hasKey . "labelSelector")) }}
+{{- if hasKey . "labelSelector" }}
+{{- $constraints = append $constraints . }}
+{{- else }}
+{{- $constraints = append $constraints (merge (dict "labelSelector" $selector) .) }}
+{{- end }}
 {{- end }}
 {{- with $constraints }}
 {{- toYaml . }}
