@@ -88,6 +88,12 @@ impl SecretTracks {
         }
     }
 
+    /// Lets the owner of a secret say something.
+    #[cfg(test)]
+    pub(super) fn set_policy(&mut self, secret: &Arc<SecretId>, policy: ReloadPolicy) {
+        self.tracks.entry(Arc::clone(secret)).or_default().policy = policy;
+    }
+
     /// Forgets the secrets without a reference.
     pub(super) fn retain(&mut self, is_used: impl Fn(&SecretId) -> bool) {
         self.tracks.retain(|secret, _| is_used(secret));
