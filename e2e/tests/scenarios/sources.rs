@@ -242,7 +242,12 @@ async fn secrets_are_read_only_where_the_operator_allows_it() -> Result<()> {
 
     // With it, by the permissions of the chart.
     let mark = bed.mark().await?;
-    let values = [("logLevel", "debug"), ("reloaderRunPeriod", "1s"), ("readSecrets", "true")];
+    let values = [
+        ("logLevel", "debug"),
+        ("reloaderRunPeriod", "1s"),
+        ("readSecrets", "true"),
+        ("reloadMinInterval", "0s"),
+    ];
     let mut pod = deploy(&bed, &values, &mut |_| {}).await?;
     // Both were rotated since they were deployed.
     for workload in [&all, &key] {

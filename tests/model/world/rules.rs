@@ -254,7 +254,11 @@ impl World {
         }
         let per_namespace = per_namespace.unwrap_or(usize::MAX);
         let here = running.get(&*object.namespace).copied().unwrap_or(0);
-        let all: usize = running.values().map(|running| (*running).min(per_namespace)).sum();
+        // The namespaces that want rollouts share the limit in all.
+        let namespaces = self.setup.rollouts.namespaces.max(1);
+        let share = in_all.map_or(usize::MAX, |most| (most / namespaces).max(1));
+        let counted = |running: &usize| (*running).min(per_namespace).min(share);
+        let all: usize = running.values().map(counted).sum();
         let is_broken = here >= per_namespace || in_all.is_some_and(|most| all >= most);
         is_broken.then(|| format!("too many rollouts at a time: {running:?}"))
     }
