@@ -119,6 +119,20 @@ impl Prometheus {
         Ok(answer["data"]["result"].as_array().is_some_and(|found| !found.is_empty()))
     }
 
+    /// Returns how many series a query of a dashboard finds. The variables of Grafana are replaced.
+    ///
+    /// # Errors
+    /// When the server does not answer, or refuses the query.
+    pub async fn series(&self, query: &str) -> Result<usize> {
+        let query =
+            query.replace("$job", ".*").replace("$__rate_interval", "1m").replace("$__range", "1m");
+        let mut url = reqwest::Url::parse("http://localhost/query")?;
+        url.query_pairs_mut().append_pair("query", &query);
+        let path = format!("query?{}", url.query().unwrap_or_default());
+        let answer = self.get(&path).await.with_context(|| query.clone())?;
+        answer["data"]["result"].as_array().map(Vec::len).context(query)
+    }
+
     async fn get(&self, path: &str) -> Result<Value> {
         let url = format!("http://127.0.0.1:{}/api/v1/{path}", self.port.number());
         let answer = self.http.get(url).send().await?.error_for_status()?;
