@@ -34,6 +34,7 @@ mod servers;
 mod sources;
 mod status;
 mod status_access;
+mod stopped;
 mod taken_back;
 mod tenants;
 mod tls;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         sources::scenarios(),
         status::scenarios(),
         status_access::scenarios(),
+        stopped::scenarios(),
         taken_back::scenarios(),
         tenants::scenarios(),
         tls::scenarios(),

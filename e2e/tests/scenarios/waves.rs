@@ -30,7 +30,7 @@ const WITHIN: Duration = Duration::from_mins(2);
 const READY_AFTER: Duration = Duration::from_secs(1);
 
 /// Sorts a workload among those of its namespace.
-const RELOAD_ORDER: &str = "secrets-reloader.security.bank-vaults.io/reload-order";
+pub(crate) const RELOAD_ORDER: &str = "secrets-reloader.security.bank-vaults.io/reload-order";
 
 /// A Deployment that refers to secrets.
 fn using(namespace: &str, name: &str, paths: &[&str]) -> Workload {
@@ -41,17 +41,17 @@ fn using(namespace: &str, name: &str, paths: &[&str]) -> Workload {
 }
 
 /// Deployments that refer to the same secrets.
-fn many(count: usize, namespace: &str, paths: &[&str]) -> Vec<Workload> {
+pub(crate) fn many(count: usize, namespace: &str, paths: &[&str]) -> Vec<Workload> {
     (0..count).map(|number| using(namespace, &format!("web-{number}"), paths)).collect()
 }
 
-fn refs(workloads: &[Workload]) -> Vec<&Workload> {
+pub(crate) fn refs(workloads: &[Workload]) -> Vec<&Workload> {
     workloads.iter().collect()
 }
 
 /// Returns how many of the workloads were reloaded this often, and how many of these are not rolled
 /// out.
-fn progress(states: &[State], times: i64) -> (usize, usize) {
+pub(crate) fn progress(states: &[State], times: i64) -> (usize, usize) {
     let is_reloaded = |state: &&State| state.count() == Some(times);
     let reloaded: Vec<_> = states.iter().filter(is_reloaded).collect();
     let running = reloaded.iter().filter(|state| !state.is_rolled_out()).count();
@@ -67,7 +67,12 @@ fn progress(states: &[State], times: i64) -> (usize, usize) {
 /// # Errors
 /// When more rollouts are under way than one before the first workload is healthy, or than `width`
 /// after that.
-async fn follow(bed: &Bed, controller: &Controller, times: i64, width: usize) -> Result<usize> {
+pub(crate) async fn follow(
+    bed: &Bed,
+    controller: &Controller,
+    times: i64,
+    width: usize,
+) -> Result<usize> {
     let most = Cell::new(0_usize);
     let most = &most;
     let outcome = eventually("the end of the rotation", WITHIN, || async move {
@@ -87,7 +92,7 @@ async fn follow(bed: &Bed, controller: &Controller, times: i64, width: usize) ->
 }
 
 /// The answer of `status secret`, once it is as expected.
-async fn status_when(
+pub(crate) async fn status_when(
     controller: &Controller,
     path: &str,
     what: &str,
@@ -115,7 +120,7 @@ fn users<'a>(secret: &'a Value, state: &str, reason: &str) -> Vec<&'a Value> {
 }
 
 /// Waits until the rotation of a version is stopped: one workload failed, and the others wait.
-async fn wait_until_stopped(
+pub(crate) async fn wait_until_stopped(
     controller: &Controller,
     path: &str,
     version: u64,
@@ -132,7 +137,7 @@ async fn wait_until_stopped(
 }
 
 /// Waits with `status secret --wait` until the rotation is complete.
-async fn wait_until_complete(controller: &Controller, path: &str) -> Result<()> {
+pub(crate) async fn wait_until_complete(controller: &Controller, path: &str) -> Result<()> {
     let (code, text) = controller.status(&["secret", path, "--wait=2m"]).await?;
     ensure!(code == 0, "{code}: {text}\n{}", controller.last_lines());
     Ok(())
@@ -407,7 +412,7 @@ async fn the_owner_of_the_secret_has_a_say() -> Result<()> {
 }
 
 /// Another replica leads two seconds after the leader was killed.
-const TIMES: LeaseTimes = LeaseTimes {
+pub(crate) const TIMES: LeaseTimes = LeaseTimes {
     duration: Duration::from_secs(2),
     renew_deadline: Duration::from_secs(1),
     retry_period: Duration::from_millis(200),
