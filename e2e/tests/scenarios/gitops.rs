@@ -53,7 +53,7 @@ impl Tool {
             Self::Helm => return upgrade(bed, namespace, manifests).await,
         };
         let file = write_list(bed, &format!("{namespace}-{self:?}"), manifests)?;
-        let args = [&["apply", "--filename", file.as_str()], flags].concat();
+        let args = [&["apply", "--filename", file.as_str()][..], flags].concat();
         bed.kubectl(&args).await.map(drop)
     }
 }
@@ -195,9 +195,10 @@ async fn wait_for_reports(
 ) -> Result<()> {
     for workload in workloads {
         let what = format!("a report about {}", workload.name());
-        let is_there =
-            async || Ok((!reports(controller, seen, workload.name()).is_empty()).then_some(()));
-        let reported = eventually(&what, SOON, is_there).await;
+        let reported = eventually(&what, SOON, || async {
+            Ok((!reports(controller, seen, workload.name()).is_empty()).then_some(()))
+        })
+        .await;
         reported.with_context(|| controller.last_lines())?;
     }
     Ok(())
@@ -275,7 +276,7 @@ async fn a_reload_in_the_repository_is_a_conflict_and_by_force_taken_back() -> R
     let workloads = one_of_each_kind("exported");
     bed.deploy_all(&workloads.each_ref()).await?;
     let mut controller = Controller::start(&bed, &polling_faster()).await?;
-    let expect = |count| workloads.each_ref().map(|workload| (workload, count));
+    let expect = |count: Option<i64>| workloads.each_ref().map(|workload| (workload, count));
     bed.expect_no_roll(&controller, &expect(None)).await?;
     bed.rotate("exported/a").await?;
     bed.expect_rolls(&controller, &workloads.each_ref(), 1).await?;
