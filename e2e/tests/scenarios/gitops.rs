@@ -35,12 +35,15 @@ enum Tool {
     ServerSide,
     /// The same with `--force-conflicts`, as Flux does, and Argo CD with `ServerSideApply=true`.
     ServerSideForced,
-    /// `helm upgrade`.
+    /// `helm upgrade`, which applies on the server.
     Helm,
+    /// `helm upgrade --server-side=false`: a three-way merge, as Helm 3 does.
+    HelmClientSide,
 }
 
 impl Tool {
-    const ALL: [Self; 4] = [Self::Apply, Self::ServerSide, Self::ServerSideForced, Self::Helm];
+    const ALL: [Self; 5] =
+        [Self::Apply, Self::ServerSide, Self::ServerSideForced, Self::Helm, Self::HelmClientSide];
 
     /// Applies manifests of a namespace.
     async fn apply(self, bed: &Bed, namespace: &str, manifests: &[Value]) -> Result<()> {
@@ -50,7 +53,8 @@ impl Tool {
             Self::ServerSideForced => {
                 &["--server-side", "--field-manager=flux", "--force-conflicts"]
             }
-            Self::Helm => return upgrade(bed, namespace, manifests).await,
+            Self::Helm => return upgrade(bed, namespace, "server-side", manifests).await,
+            Self::HelmClientSide => return upgrade(bed, namespace, "client-side", manifests).await,
         };
         let file = write_list(bed, &format!("{namespace}-{self:?}"), manifests)?;
         let args = [&["apply", "--filename", file.as_str()][..], flags].concat();
@@ -67,15 +71,20 @@ fn write_list(bed: &Bed, name: &str, manifests: &[Value]) -> Result<String> {
     Ok(path.to_owned())
 }
 
-/// Makes a chart of manifests, and installs or upgrades it.
-async fn upgrade(bed: &Bed, namespace: &str, manifests: &[Value]) -> Result<()> {
-    let chart = bed.folder().join(format!("{namespace}-chart"));
+/// Makes a chart of manifests, and installs or upgrades it as the release `server-side` or
+/// `client-side`.
+async fn upgrade(bed: &Bed, namespace: &str, release: &str, manifests: &[Value]) -> Result<()> {
+    let chart = bed.folder().join(format!("{namespace}-{release}"));
     fs::create_dir_all(chart.join("templates"))?;
     fs::write(chart.join("Chart.yaml"), "apiVersion: v2\nname: apps\nversion: 1.0.0\n")?;
     let documents: Vec<String> = manifests.iter().map(ToString::to_string).collect();
     fs::write(chart.join("templates/apps.yaml"), documents.join("\n---\n"))?;
     let chart = chart.to_str().context("the path of the bed is not text")?;
-    bed.helm(&["upgrade", "--install", "apps", chart, "--namespace", namespace]).await.map(drop)
+    let mut args = vec!["upgrade", "--install", release, chart, "--namespace", namespace];
+    if release == "client-side" {
+        args.push("--server-side=false");
+    }
+    bed.helm(&args).await.map(drop)
 }
 
 fn using(kind: Kind, namespace: &str, name: &str) -> Workload {
