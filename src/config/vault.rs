@@ -13,7 +13,7 @@ use super::error::{ConfigError, error, error_without_value};
 use super::value::{duration, file_path};
 use crate::model::secret::DEFAULT_CONNECTION;
 use crate::references::servers::Address;
-use crate::vault::client::ServerSettings;
+use crate::vault::connection::ServerSettings;
 use crate::vault::login::Method;
 use crate::vault::tls::{Authority, Identity, Tls};
 

@@ -8,6 +8,7 @@ pub mod answer;
 pub mod approle;
 mod backoff;
 pub mod client;
+pub mod connection;
 pub mod credential;
 mod denials;
 mod endpoint;

@@ -1,12 +1,13 @@
 //! Redirects, names, certificates, and the offered versions of TLS.
 
+use http::header::HOST;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 use crate::events::event::Event;
 use crate::events::sink::Sink;
 use crate::model::request_end::RequestEnd;
-use crate::vault::tls::Authority;
+use crate::vault::tls::{Authority, Tls};
 
 fn settings(redirects: Option<&[&str]>) -> ServerSettings {
     let url = |address: &&str| Url::parse(address).unwrap();
