@@ -170,7 +170,8 @@ impl Engines {
     }
 
     async fn connect_at_last(&self, connection: &Connection) -> ConnectedServer {
-        info!(vault = connection.server.address.as_str(), "Connecting to another Vault server");
+        let vault = connection.server.shown_address();
+        info!(vault = &*vault, "Connecting to another Vault server");
         let (mut reported, files) = (None, Files::default());
         loop {
             let error = match self.connector.connect(connection, &files).await {

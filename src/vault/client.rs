@@ -1,5 +1,6 @@
 //! The HTTP client for a Vault server. Requests have time-outs, answers have a size limit,
-//! redirects are followed only to configured addresses, and errors never contain a token.
+//! redirects are followed only to configured addresses, and errors never contain a token or the
+//! value of a header.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,8 +21,9 @@ use super::answer::{Answer, failure_of, pause, retry_after};
 use super::connection::{ClientSetupError, Connection, ServerSettings, cause_of, name_server};
 use super::failure::Failure;
 use super::files::Files;
+use super::limiter::Limiter;
 use super::lock::lock;
-use super::reporter::Reporter;
+use super::reporter::{Reporter, operation_of};
 use crate::decide::clock::{ServerClock, contradicts};
 use crate::events::sink::Events;
 use crate::model::text::shorten;
@@ -62,18 +64,21 @@ pub struct Server {
     /// Whether the `Date` of a proxy was found to contradict the server's own time.
     is_contradicted: AtomicBool,
     reporter: Reporter,
+    /// The turns of the requests, if the operator limits their rate.
+    limiter: Limiter,
 }
 
 impl Server {
     /// Creates the client without sending a request. The `Date` of each answer goes to `clock`.
-    /// Blocks while it reads the certificate files; [`Self::connect`] does not block.
+    /// Blocks while it reads the files of the settings; [`Self::connect`] does not block.
     pub fn new(
         settings: ServerSettings,
         clock: Arc<ServerClock>,
     ) -> Result<Self, ClientSetupError> {
-        let connection = Connection::new(&settings, settings.tls.read()?)?;
+        let connection = Connection::new(&settings)?;
         Ok(Self {
             connection: Mutex::new(connection),
+            limiter: Limiter::new(settings.rate),
             settings: Arc::new(settings),
             files: Files::default(),
             clock,
@@ -110,25 +115,32 @@ impl Server {
         &self.files
     }
 
-    /// Reads the certificates again, and uses them from now on if they changed. If the new
-    /// certificates cannot be used, the client keeps the previous ones.
+    /// Reads the files of the settings again, and uses them from now on if they changed. If the new
+    /// content cannot be used, the client keeps the previous content.
     pub async fn refresh(&self) {
         let settings = Arc::clone(&self.settings);
-        let before = Arc::clone(&lock(&self.connection).material);
+        let before = Arc::clone(&lock(&self.connection).content);
         let read = self.files.read(move || Connection::changed(&settings, &before)).await;
         let mut connection = lock(&self.connection);
         match read.map_err(ClientSetupError::from).flatten() {
             Ok(None) => connection.problem = None,
             Ok(Some(changed)) => {
-                info!(worker = WORKER, "The certificates for Vault have changed, and are used");
+                if changed.content.material != connection.content.material {
+                    info!(worker = WORKER, "The certificates for Vault have changed, and are used");
+                }
+                if changed.content.headers != connection.content.headers {
+                    info!(worker = WORKER, "The headers for Vault have changed, and are used");
+                }
                 *connection = changed;
             }
             Err(error) => {
+                let is_headers = matches!(error, ClientSetupError::Headers(_));
+                let what = if is_headers { "headers" } else { "certificates" };
                 let problem = error.to_string();
                 if connection.problem.as_ref() != Some(&problem) {
                     warn!(
                         worker = WORKER,
-                        "The certificates for Vault cannot be read anew: {problem}. Those from before \
+                        "The {what} for Vault cannot be read anew: {problem}. Those from before \
                          are used"
                     );
                     connection.problem = Some(problem);
@@ -139,8 +151,20 @@ impl Server {
 
     /// The address of the server, for log lines.
     #[must_use]
-    pub fn address(&self) -> &str {
-        self.settings.address.as_str().trim_end_matches('/')
+    pub fn address(&self) -> String {
+        self.settings.shown_address().trim_end_matches('/').to_owned()
+    }
+
+    /// How often a request of a poll is sent again after an error.
+    pub(super) fn retries(&self) -> u32 {
+        self.settings.retries
+    }
+
+    /// Takes a turn for a request of a poll, and returns when the request may be sent; `None` if the
+    /// rate is not limited. A turn after the deadline is not taken. All other requests count, but do
+    /// not wait: a poll waits for them.
+    pub(super) fn turn(&self, deadline: Instant) -> Option<Instant> {
+        self.limiter.turn(Instant::now(), deadline)
     }
 
     /// The Vault namespace of the login.
@@ -161,7 +185,7 @@ impl Server {
     }
 
     /// Reads an API path, given without `v1/`. With `index`, the answer is no older than that
-    /// state.
+    /// state. The caller has taken a [`Self::turn`].
     pub async fn get(
         &self,
         path: &str,
@@ -170,10 +194,7 @@ impl Server {
         token: &SecretString,
         index: Option<&HeaderValue>,
     ) -> Result<Answer, Failure> {
-        let mut url = self.settings.address.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.clear().push("v1").extend(path.split('/'));
-        }
+        let mut url = self.settings.url(path);
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
@@ -228,8 +249,8 @@ impl Server {
         if self.resumes_at().is_some() {
             return;
         }
-        let mut url = self.settings.address.clone();
-        url.set_path("/v1/sys/health");
+        let url = self.settings.url("sys/health");
+        self.limiter.count(Instant::now());
         let sent = Timestamp::now();
         let answer = self.send(reqwest::Request::new(reqwest::Method::GET, url));
         // A standby answers 429, which is not a rate limit here. A sealed server answers 503.
@@ -257,8 +278,8 @@ impl Server {
         struct Status {
             sealed: bool,
         }
-        let mut url = self.settings.address.clone();
-        url.set_path("/v1/sys/seal-status");
+        let url = self.settings.url("sys/seal-status");
+        self.limiter.count(Instant::now());
         let answer = self.send(reqwest::Request::new(reqwest::Method::GET, url)).await?;
         self.record_pause(&answer);
         if let Some(failure) = failure_of(answer.status, &answer.body) {
@@ -297,14 +318,23 @@ impl Server {
             wrap: None,
             namespace: self.settings.namespace.as_deref().map(str::to_owned),
         };
-        let request = endpoint.with_middleware(&middleware).request(self.settings.address.as_str());
+        // The middleware puts the version before the whole path, so the prefix is added afterwards.
+        let mut base = self.settings.address.clone();
+        base.set_path("");
+        let request = endpoint.with_middleware(&middleware).request(base.as_str());
         let request =
             request.map_err(|_| Failure::Unaskable("the request cannot be created".to_owned()))?;
         let mut request =
             reqwest::Request::try_from(request).map_err(|error| transport_failure(&error))?;
+        let prefix = self.settings.prefix();
+        if !prefix.is_empty() {
+            let path = format!("{prefix}{}", request.url().path());
+            request.url_mut().set_path(&path);
+        }
         if let Some(token) = request.headers_mut().get_mut("x-vault-token") {
             token.set_sensitive(true);
         }
+        self.limiter.count(Instant::now());
         let answer = self.send(request).await?;
         self.record_pause(&answer);
         match failure_of(answer.status, &answer.body) {
@@ -326,10 +356,11 @@ impl Server {
     /// Sends a request, and sends it once more if the server redirects to a configured address.
     async fn send(&self, mut request: reqwest::Request) -> Result<Answer, Failure> {
         let http = lock(&self.connection).http.clone();
+        let operation = operation_of(request.url(), self.settings.prefix());
         let retry = request.try_clone();
         self.name_server(&mut request);
         let sent = Timestamp::now();
-        let response = self.reporter.send(&http, request).await;
+        let response = self.reporter.send(&http, operation, request).await;
         let response = response.map_err(|error| transport_failure(&error))?;
         if let Some(mut retry) = retry
             && let Some(target) = self.redirect_target(retry.url(), &response)
@@ -337,7 +368,7 @@ impl Server {
             *retry.url_mut() = target;
             self.name_server(&mut retry);
             let sent = Timestamp::now();
-            let response = self.reporter.send(&http, retry).await;
+            let response = self.reporter.send(&http, operation, retry).await;
             let response = response.map_err(|error| transport_failure(&error))?;
             return self.read(response, sent).await;
         }
@@ -397,9 +428,13 @@ impl Server {
     }
 }
 
-/// Returns whether a URL belongs to a configured server.
+/// Returns whether a URL belongs to a configured server. Behind a path, another path of the same
+/// host may be another service.
 fn is_configured(settings: &ServerSettings, url: &Url) -> bool {
-    let is_of = |address: &Url| address.origin() == url.origin();
+    let is_of = |address: &Url| {
+        let below = url.path().strip_prefix(address.path().trim_end_matches('/'));
+        address.origin() == url.origin() && below.is_some_and(|rest| rest.starts_with('/'))
+    };
     let others = settings.redirects.as_ref();
     others.is_some_and(|others| is_of(&settings.address) || others.iter().any(is_of))
 }

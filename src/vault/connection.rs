@@ -1,23 +1,34 @@
 //! The connection to a Vault server: its settings, and the HTTP client that is created from them.
 
+use std::borrow::Cow;
 use std::error::Error as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HOST, HeaderValue};
+use http::header::{HOST, HeaderMap, HeaderValue};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, Identity, Proxy, Url, redirect, tls};
 
+use super::headers::{Headers, HeadersError};
+use super::limiter::RateLimit;
 use super::tls::{Material, Tls, TlsFileError};
 
 /// The longest time to set up a connection, unless the time-out of a request is shorter.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The address of a server, and how its certificate is checked.
+/// How often a request is sent again after an error, unless a variable says otherwise. The official
+/// client has the same default.
+const DEFAULT_RETRIES: u32 = 2;
+
+/// How a server is reached, and how its certificate is checked.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
-    /// Scheme (`http` or `https`), host and port, without a path.
+    /// Scheme (`http` or `https`), host and port. The path, if there is one, precedes `/v1/` in all
+    /// requests.
     pub address: Url,
+    /// The Unix socket that requests are sent through. The address then is only the `Host` header.
+    pub socket: Option<PathBuf>,
     /// The Vault namespace of the login; `None` is the root namespace.
     pub namespace: Option<Arc<str>>,
     /// Other addresses that the server may redirect to, for example the nodes of a cluster. With
@@ -30,6 +41,54 @@ pub struct ServerSettings {
     pub proxy: Option<Url>,
     /// The TLS settings.
     pub tls: Tls,
+    /// Headers that are added to all requests.
+    pub headers: Headers,
+    /// The limit on the rate of requests.
+    pub rate: Option<RateLimit>,
+    /// How often a request of a poll is sent again after an error.
+    pub retries: u32,
+}
+
+impl ServerSettings {
+    /// Returns the settings of a server at an address, with a default for everything else.
+    #[must_use]
+    pub fn at(address: Url) -> Self {
+        Self {
+            address,
+            socket: None,
+            namespace: None,
+            redirects: Some(Vec::new()),
+            timeout: Duration::from_secs(10),
+            proxy: None,
+            tls: Tls::default(),
+            headers: Headers::None,
+            rate: None,
+            retries: DEFAULT_RETRIES,
+        }
+    }
+
+    /// Returns the address as the operator wrote it, for log lines.
+    #[must_use]
+    pub fn shown_address(&self) -> Cow<'_, str> {
+        match &self.socket {
+            Some(socket) => format!("unix://{}", socket.display()).into(),
+            None => self.address.as_str().into(),
+        }
+    }
+
+    /// The path that precedes `/v1/`, without a trailing slash; empty for most servers.
+    pub(super) fn prefix(&self) -> &str {
+        self.address.path().trim_end_matches('/')
+    }
+
+    /// Returns the URL of an API path, given without `v1/`.
+    pub(super) fn url(&self, path: &str) -> Url {
+        let mut url = self.address.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push("v1").extend(path.split('/'));
+        }
+        url
+    }
 }
 
 /// The client cannot be created from its settings.
@@ -47,6 +106,9 @@ pub enum ClientSetupError {
     /// A file with a certificate or a key cannot be read.
     #[error("{0}")]
     File(#[from] TlsFileError),
+    /// The headers cannot be read.
+    #[error("{0}")]
+    Headers(#[from] HeadersError),
     /// The files with certificates and keys cannot be read in time.
     #[error("the files with certificates cannot be read: {0}")]
     Files(#[from] std::io::Error),
@@ -60,42 +122,59 @@ pub enum ClientSetupError {
     },
 }
 
-/// The HTTP client, and the certificates that it was created with.
+/// The present content of the files that the settings name.
+#[derive(PartialEq, Eq)]
+pub(super) struct Content {
+    pub(super) material: Material,
+    pub(super) headers: HeaderMap,
+}
+
+impl Content {
+    /// Reads the files, and blocks while it reads.
+    fn read(settings: &ServerSettings) -> Result<Self, ClientSetupError> {
+        Ok(Self { material: settings.tls.read()?, headers: settings.headers.read()? })
+    }
+}
+
+/// The HTTP client, and the files that it was created with.
 pub(super) struct Connection {
     pub(super) http: reqwest::Client,
-    pub(super) material: Arc<Material>,
-    /// Why the present certificates cannot be used. A problem is logged only when it changes.
+    pub(super) content: Arc<Content>,
+    /// Why the present files cannot be used. A problem is logged only when it changes.
     pub(super) problem: Option<String>,
 }
 
 impl Connection {
-    pub(super) fn new(
-        settings: &ServerSettings,
-        material: Material,
-    ) -> Result<Self, ClientSetupError> {
-        let http = client(settings, &material)?;
-        Ok(Self { http, material: Arc::new(material), problem: None })
+    /// Creates a connection. Blocks while it reads the files.
+    pub(super) fn new(settings: &ServerSettings) -> Result<Self, ClientSetupError> {
+        Self::of(settings, Content::read(settings)?)
     }
 
-    /// Reads the certificates, and returns a new connection if they differ from `before`. Blocks
-    /// while it reads the files.
+    /// Reads the files, and returns a new connection if they differ from `before`. Blocks while it
+    /// reads.
     pub(super) fn changed(
         settings: &ServerSettings,
-        before: &Material,
+        before: &Content,
     ) -> Result<Option<Self>, ClientSetupError> {
-        let material = settings.tls.read()?;
-        if material == *before {
+        let content = Content::read(settings)?;
+        if content == *before {
             return Ok(None);
         }
-        Self::new(settings, material).map(Some)
+        Self::of(settings, content).map(Some)
+    }
+
+    fn of(settings: &ServerSettings, content: Content) -> Result<Self, ClientSetupError> {
+        let http = client(settings, &content)?;
+        Ok(Self { http, content: Arc::new(content), problem: None })
     }
 }
 
 /// Creates the HTTP client of a server.
 fn client(
     settings: &ServerSettings,
-    material: &Material,
+    content: &Content,
 ) -> Result<reqwest::Client, ClientSetupError> {
+    let material = &content.material;
     let mut http = reqwest::Client::builder()
         .timeout(settings.timeout)
         .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout))
@@ -103,6 +182,7 @@ fn client(
         // A proxy of the environment may be meant for other traffic, and would see the token.
         .no_proxy()
         .user_agent(concat!("vault-secrets-reloader/", env!("CARGO_PKG_VERSION")))
+        .default_headers(content.headers.clone())
         .tls_version_min(tls::Version::TLS_1_2)
         .tls_danger_accept_invalid_certs(settings.tls.skip_verify);
     if settings.address.scheme() == "http" {
@@ -123,6 +203,9 @@ fn client(
     if let Some(proxy) = &settings.proxy {
         let proxy = Proxy::all(proxy.clone()).map_err(|e| ClientSetupError::Proxy(cause_of(&e)))?;
         http = http.proxy(proxy);
+    }
+    if let Some(socket) = &settings.socket {
+        http = http.unix_socket(socket.clone());
     }
     if settings.tls.server_name.is_some()
         && let Some(host) = settings.address.host_str()

@@ -15,6 +15,8 @@ mod endpoint;
 pub mod failure;
 pub mod files;
 pub mod folders;
+pub mod headers;
+pub mod limiter;
 pub mod listing;
 mod lock;
 pub mod login;
