@@ -233,8 +233,8 @@ fn seconds_since_1970() -> f64 {
 /// here, because its CA has to be read first.
 async fn check_default_server(connections: &[Connection], files: &Files) -> anyhow::Result<()> {
     for connection in connections.iter().filter(|connection| connection.is_default()) {
-        let vault = connection.server.address.as_str();
-        info!(version = env!("CARGO_PKG_VERSION"), vault, "Starting");
+        let vault = connection.server.shown_address();
+        info!(version = env!("CARGO_PKG_VERSION"), vault = &*vault, "Starting");
         if connection.ca_secret.is_none() {
             Server::connect(connection.server.clone(), Arc::default(), files).await?;
         }

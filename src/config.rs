@@ -23,12 +23,14 @@ use crate::rollouts::injector::InjectorSettings;
 use crate::telemetry;
 use crate::vault::pace::Pace;
 
+mod address;
 mod auth;
 mod election;
 mod environment;
 mod error;
 mod injector;
 mod notifications;
+mod requests;
 mod rollouts;
 mod rules;
 mod servers;
@@ -61,9 +63,6 @@ const START_WITHIN: Duration = Duration::from_secs(10);
 
 /// The most concurrent requests to Vault. More do not make a poll faster.
 const MOST_AT_ONCE: u32 = 256;
-
-/// Variables of the official client that have no effect here. A warning names each that is set.
-const WITHOUT_EFFECT: [&str; 4] = ["HEADERS", "MAX_RETRIES", "RATE_LIMIT", "SRV_LOOKUP"];
 
 /// Rolls out Kubernetes workloads when a secret they use changes in HashiCorp Vault or OpenBao.
 ///
@@ -364,7 +363,6 @@ impl Config {
         let usual_threshold = threshold.unwrap_or(period.saturating_mul(THRESHOLD_PERIODS));
         let level = level(&log_level, &mut warnings);
         let json = boolean("--enable-json-log", &enable_json_log)?;
-        warnings.extend(without_effect(&env));
         let mut default =
             vault::connection(DEFAULT_CONNECTION, &env, usual_threshold, &mut warnings)?;
         // For the default server, the flag takes precedence over the variable.
@@ -433,12 +431,6 @@ fn default_server(env: &Environment<'_>) -> Result<VaultServer, ConfigError> {
         namespace: vault::namespace(env, "NAMESPACE")?,
         ..VaultServer::default()
     })
-}
-
-/// Returns a warning for each variable that is set and has no effect.
-fn without_effect(env: &Environment<'_>) -> impl Iterator<Item = String> {
-    let are_set = WITHOUT_EFFECT.iter().filter_map(|suffix| env.get(suffix));
-    are_set.map(|(name, _)| format!("{name} is set and has no effect here"))
 }
 
 /// Returns the servers with the path rules of the file, if a file is given.

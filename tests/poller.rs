@@ -23,11 +23,12 @@ use vault_secrets_reloader::decide::clock::ServerClock;
 use vault_secrets_reloader::decide::observation::{Observation, PollResult, ReadRequest};
 use vault_secrets_reloader::engine::ports::Vault as _;
 use vault_secrets_reloader::model::secret::{SecretId, Version};
-use vault_secrets_reloader::vault::client::{Server, ServerSettings};
+use vault_secrets_reloader::vault::client::Server;
+use vault_secrets_reloader::vault::connection::ServerSettings;
+use vault_secrets_reloader::vault::limiter::RateLimit;
 use vault_secrets_reloader::vault::login::Method;
 use vault_secrets_reloader::vault::pace::Pace;
 use vault_secrets_reloader::vault::poller::Poller;
-use vault_secrets_reloader::vault::tls::Tls;
 
 /// Answers the request with this number (from 1) for this API path; `None` as a good server would.
 type Script = fn(usize, &str) -> Option<Response<Body>>;
@@ -143,14 +144,8 @@ fn poller_at(
 }
 
 fn at(address: &str) -> ServerSettings {
-    ServerSettings {
-        address: address.parse().unwrap(),
-        namespace: None,
-        redirects: None,
-        timeout: Duration::from_secs(5),
-        proxy: None,
-        tls: Tls::default(),
-    }
+    let defaults = ServerSettings::at(address.parse().unwrap());
+    ServerSettings { redirects: None, timeout: Duration::from_secs(5), ..defaults }
 }
 
 fn poller_with(settings: ServerSettings, method: Method, pace: Pace) -> Poller {
@@ -998,6 +993,51 @@ async fn a_rate_that_is_set_is_not_exceeded() {
     // Of 22 requests, all but the first waited for their turn.
     assert!(began.elapsed() >= pace.interval * 21, "{:?}", began.elapsed());
     bench.poller.close().await;
+}
+
+/// Polls three secrets of a server that answers so, and returns how often the second one was asked for.
+async fn attempts(script: Script, retries: u32) -> usize {
+    let fake = Fake::new(script);
+    let (address, _tasks) = serve(Router::new().fallback(answer).with_state(fake.clone())).await;
+    let settings = ServerSettings { retries, ..at(&address) };
+    let mut poller =
+        poller_with(settings, Method::Token(SecretString::from("token")), Pace::default());
+    let asks = asks_for((0..3).map(|number| format!("secret/data/{number}")), None);
+    let polled = poller.poll(&asks).await;
+    assert_eq!(count(&polled), HashMap::from([("live", 2), ("unknown", 1)]));
+    poller.close().await;
+    let asked = fake.asked.lock().unwrap();
+    asked.iter().filter(|path| path.ends_with("/metadata/1")).count()
+}
+
+#[tokio::test]
+async fn a_request_that_fails_is_sent_again_as_often_as_is_set() {
+    let boom: Script = |_, path| {
+        path.ends_with("/metadata/1").then(|| json_of(500, &json!({ "errors": ["boom"] })))
+    };
+    for retries in [0, 1, 2, 4] {
+        assert_eq!(attempts(boom, retries).await, retries as usize + 1, "{retries} retries");
+    }
+    let limited: Script = |_, path| {
+        path.ends_with("/metadata/1").then(|| json_of(429, &json!({ "errors": ["slowly"] })))
+    };
+    assert_eq!(attempts(limited, 0).await, 1);
+}
+
+#[tokio::test]
+async fn a_rate_limit_of_the_server_holds_after_a_burst() {
+    let fake = Fake::new(|_, _| None);
+    let (address, _tasks) = serve(Router::new().fallback(answer).with_state(fake.clone())).await;
+    let limit = RateLimit { interval: Duration::from_millis(20), burst: 5 };
+    let settings = ServerSettings { rate: Some(limit), ..at(&address) };
+    let mut poller =
+        poller_with(settings, Method::Token(SecretString::from("token")), Pace::default());
+    let asks = asks_for((0..20).map(|number| format!("secret/data/{number}")), None);
+    let began = Instant::now();
+    assert_eq!(count(&poller.poll(&asks).await), HashMap::from([("live", 20)]));
+    // Of 22 requests of the poll, all but the burst waited for their turn.
+    assert!(began.elapsed() >= limit.interval * 17, "{:?}", began.elapsed());
+    poller.close().await;
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
-//! A gateway before a server. It forwards requests, answers some itself without an end, and leaves
-//! others without an answer. Before several servers, it is a load balancer.
+//! A gateway before a server. It forwards requests, answers some itself without an end or with an
+//! error, and leaves others without an answer. It may serve the server behind a path, and ask for a
+//! header. Before several servers, it is a load balancer.
 //!
 //! Invariant: each request has a connection of its own, so that a streamed answer delays no other
 //! request.
@@ -51,6 +52,20 @@ struct Rules {
     endless: Vec<(String, Endless)>,
     /// The treatment of PATCHes, if not all are forwarded.
     patches: Option<Patches>,
+    /// The path that the server is behind.
+    path: String,
+    /// The header that each request must have.
+    required: Option<(HeaderName, HeaderValue)>,
+    /// The requests that get an error.
+    failing: Option<Failing>,
+}
+
+/// The requests that get an error: the next ones whose target contains a text.
+#[derive(Debug)]
+struct Failing {
+    target: String,
+    status: u16,
+    left: usize,
 }
 
 /// The number of PATCHes that are still treated in each way. All later PATCHes are held.
@@ -74,6 +89,23 @@ enum Treatment {
 }
 
 impl Rules {
+    /// Removes the path of the server from a target. Returns the status of the answer to a request that
+    /// is not forwarded.
+    fn admit(&mut self, target: &mut String, headers: &HeaderMap) -> Option<u16> {
+        if let Some((name, value)) = &self.required
+            && headers.get(name) != Some(value)
+        {
+            return Some(401);
+        }
+        match target.strip_prefix(&self.path) {
+            Some(rest) if rest.starts_with('/') => *target = rest.to_owned(),
+            _ => return Some(404),
+        }
+        let failing = self.failing.as_mut().filter(|failing| target.contains(&failing.target))?;
+        failing.left = failing.left.checked_sub(1)?;
+        Some(failing.status)
+    }
+
     fn treat(&mut self, method: &Method, target: &str) -> Treatment {
         if let Some((_, endless)) = self.endless.iter().find(|(part, _)| target.contains(part)) {
             return Treatment::Stream(endless.clone());
@@ -100,6 +132,7 @@ impl Rules {
 struct Counters {
     streamed: AtomicUsize,
     held: AtomicUsize,
+    refused: AtomicUsize,
 }
 
 /// A request that a server has answered.
@@ -249,6 +282,27 @@ impl Gateway {
         locked(&self.rules).endless.push((target.to_owned(), answer));
     }
 
+    /// From now on, the server is behind a path, such as `/vault`. All other paths are not found.
+    pub fn serve_behind(&self, path: &str) {
+        path.clone_into(&mut locked(&self.rules).path);
+    }
+
+    /// From now on, requests without this header are not forwarded.
+    ///
+    /// # Errors
+    /// When no header can have this name or value.
+    pub fn require(&self, name: &str, value: &str) -> Result<()> {
+        let required = (HeaderName::from_str(name)?, HeaderValue::from_str(value)?);
+        locked(&self.rules).required = Some(required);
+        Ok(())
+    }
+
+    /// The next `times` requests whose target contains a text get an error, and are not forwarded.
+    pub fn fail(&self, target: &str, status: u16, times: usize) {
+        let failing = Failing { target: target.to_owned(), status, left: times };
+        locked(&self.rules).failing = Some(failing);
+    }
+
     /// From now on, `answered` PATCHes are forwarded and answered. The next `unanswered` PATCHes
     /// are forwarded and never answered. All later PATCHes are neither forwarded nor answered. So a
     /// test that kills the client knows each of its applied PATCHes.
@@ -279,6 +333,12 @@ impl Gateway {
         self.counters.streamed.load(Ordering::Relaxed)
     }
 
+    /// The number of requests that got an error from the gateway so far.
+    #[must_use]
+    pub fn refused(&self) -> usize {
+        self.counters.refused.load(Ordering::Relaxed)
+    }
+
     /// The number of requests that were neither forwarded nor answered so far.
     #[must_use]
     pub fn held(&self) -> usize {
@@ -304,7 +364,7 @@ async fn serve(
     stream.read_line(&mut line).await?;
     let mut words = line.split_whitespace();
     let (Some(method), Some(target)) = (words.next(), words.next()) else { bail!("no request") };
-    let (method, target) = (Method::from_bytes(method.as_bytes())?, target.to_owned());
+    let (method, mut target) = (Method::from_bytes(method.as_bytes())?, target.to_owned());
     let mut headers = HeaderMap::new();
     let mut length = 0;
     loop {
@@ -321,6 +381,14 @@ async fn serve(
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await?;
+    let refusal = locked(rules).admit(&mut target, &headers);
+    if let Some(status) = refusal {
+        counters.refused.fetch_add(1, Ordering::Relaxed);
+        let answer =
+            format!("HTTP/1.1 {status} No\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}");
+        stream.write_all(answer.as_bytes()).await?;
+        return Ok(stream.shutdown().await?);
+    }
     let treatment = locked(rules).treat(&method, &target);
     let request = Request { method, target, headers, body };
     let mut answer = match treatment {

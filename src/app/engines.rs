@@ -27,7 +27,8 @@ use crate::rollouts::budget::Budget;
 use crate::rollouts::injector::Injector;
 use crate::status::follower::VaultClocks;
 use crate::telemetry;
-use crate::vault::client::{Server, ServerSettings};
+use crate::vault::client::Server;
+use crate::vault::connection::ServerSettings;
 use crate::vault::files::Files;
 use crate::vault::pace::Pace;
 use crate::vault::poller::Poller;
@@ -169,7 +170,8 @@ impl Engines {
     }
 
     async fn connect_at_last(&self, connection: &Connection) -> ConnectedServer {
-        info!(vault = connection.server.address.as_str(), "Connecting to another Vault server");
+        let vault = connection.server.shown_address();
+        info!(vault = &*vault, "Connecting to another Vault server");
         let (mut reported, files) = (None, Files::default());
         loop {
             let error = match self.connector.connect(connection, &files).await {

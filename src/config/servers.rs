@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::address;
 use super::environment::Environment;
 use super::error::{ConfigError, error, error_without_value};
 use super::vault::{self, Connection};
@@ -21,8 +22,12 @@ const FLAG: &str = "--vault-servers-file";
 
 /// Variables that hold a secret, and the variables to use instead. The file may be in a
 /// `ConfigMap`, where no secret belongs.
-const SECRET: [(&str, &str); 3] =
-    [("TOKEN", "TOKEN_PATH"), ("SECRET_ID", "SECRET_ID_FILE"), ("PASSWORD", "PASSWORD_FILE")];
+const SECRET: [(&str, &str); 4] = [
+    ("TOKEN", "TOKEN_PATH"),
+    ("SECRET_ID", "SECRET_ID_FILE"),
+    ("PASSWORD", "PASSWORD_FILE"),
+    ("HEADERS", "HEADERS_FILE"),
+];
 
 /// The content of the file. The files that it names were not read.
 #[derive(Debug, Default)]
@@ -171,7 +176,7 @@ impl Entry {
             return Err(error_without_value("VAULT_ADDR", "not set; write https://HOST:PORT"));
         }
         for (name, address) in addresses.into_iter().flatten() {
-            vault::url(&name, &address)?;
+            address::server(&name, &address)?;
         }
         Ok(())
     }
@@ -186,6 +191,12 @@ impl Entry {
             addresses.push(Address::parse(alias).ok_or_else(|| {
                 error("aliases", alias, "not an address of HTTP; write https://HOST:PORT")
             })?);
+        }
+        if addresses.is_empty() && !of_default {
+            return Err(error_without_value(
+                "aliases",
+                "not set, and workloads cannot name a Unix socket; write the address that they name",
+            ));
         }
         let namespace = vault::namespace(&env, "NAMESPACE")?;
         Ok(VaultServer { name: self.name.as_str().into(), addresses, namespace })

@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use reqwest::Url;
 
+use super::address::{self, ServerAddress};
 use super::auth;
 use super::environment::Environment;
 use super::error::{ConfigError, error, error_without_value};
+use super::requests;
 use super::value::{duration, file_path};
 use crate::model::secret::DEFAULT_CONNECTION;
 use crate::references::servers::Address;
-use crate::vault::client::ServerSettings;
+use crate::vault::connection::ServerSettings;
 use crate::vault::login::Method;
 use crate::vault::tls::{Authority, Identity, Tls};
 
@@ -86,7 +88,8 @@ pub(super) fn connection(
 }
 
 /// Returns the addresses that workloads may name for the server. With an agent, these are the
-/// address of the agent and, if it is set, the address of the server behind the agent.
+/// address of the agent and, if it is set, the address of the server behind the agent. Workloads
+/// cannot name a Unix socket.
 pub(super) fn addresses(env: &Environment<'_>) -> Vec<Address> {
     let agent = env.text("AGENT_ADDR");
     let address = env.text("ADDR").or_else(|| agent.is_none().then(|| DEFAULT_ADDRESS.to_owned()));
@@ -102,17 +105,19 @@ fn server(
         .get("AGENT_ADDR")
         .or_else(|| env.get("ADDR"))
         .unwrap_or_else(|| ("VAULT_ADDR".to_owned(), DEFAULT_ADDRESS.to_owned()));
-    let address = url(&name, &address)?;
-    let proxy = env.get("PROXY_ADDR").or_else(|| env.get("HTTP_PROXY"));
-    let proxy = proxy.map(|(name, text)| url(&name, &text)).transpose()?;
-    let of_all = if address.scheme() == "https" { "HTTPS_PROXY" } else { "HTTP_PROXY" };
-    if proxy.is_none() && [of_all, &of_all.to_lowercase()].iter().any(|it| env.other(it).is_some())
-    {
+    let ServerAddress { url, socket } = address::server(&name, &address)?;
+    if socket.is_some() {
+        address::refuse_with_socket(env, &name)?;
+    } else {
+        requests::refuse_srv_lookup(env, &address)?;
+    }
+    if url.path().ends_with("/v1") {
         warnings.push(format!(
-            "{of_all} is set, but requests to Vault do not use it; to send them through a proxy, \
-             set VAULT_PROXY_ADDR"
+            "{name} ends with /v1: requests go to {url}/v1/; remove it, unless Vault is behind such a \
+             path"
         ));
     }
+    let proxy = proxy(env, url.scheme(), socket.is_some(), warnings)?;
     let timeout = match env.get("CLIENT_TIMEOUT") {
         // The official client takes a bare number as seconds.
         Some((name, text)) => match text.parse() {
@@ -121,18 +126,46 @@ fn server(
         },
         None => Duration::from_secs(10),
     };
-    let tls = tls(env, address.scheme() == "https", proxy.is_some())?;
+    let tls = tls(env, url.scheme() == "https", proxy.is_some())?;
     if tls.skip_verify {
         warnings.push(NOT_VERIFIED.to_owned());
     }
+    // What a socket leads to cannot be reached in another way.
+    let redirects = redirects(env, url.scheme())?.filter(|_| socket.is_none());
+    let defaults = ServerSettings::at(url);
     Ok(ServerSettings {
+        socket,
         namespace: namespace(env, "NAMESPACE")?,
-        redirects: redirects(env, address.scheme())?,
-        address,
+        redirects,
         timeout,
         proxy,
         tls,
+        headers: requests::headers(env)?,
+        rate: requests::rate(env)?,
+        retries: requests::retries(env, warnings)?.unwrap_or(defaults.retries),
+        ..defaults
     })
+}
+
+/// Returns the proxy, and warns of a proxy for other traffic.
+fn proxy(
+    env: &Environment<'_>,
+    scheme: &str,
+    is_socket: bool,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Url>, ConfigError> {
+    let proxy = env.get("PROXY_ADDR").or_else(|| env.get("HTTP_PROXY"));
+    if let Some((name, text)) = proxy {
+        return address::without_path(&name, &text).map(Some);
+    }
+    let of_all = if scheme == "https" { "HTTPS_PROXY" } else { "HTTP_PROXY" };
+    if !is_socket && [of_all, &of_all.to_lowercase()].iter().any(|it| env.other(it).is_some()) {
+        warnings.push(format!(
+            "{of_all} is set, but requests to Vault do not use it; to send them through a proxy, \
+             set VAULT_PROXY_ADDR"
+        ));
+    }
+    Ok(None)
 }
 
 /// Reads a Vault namespace. `None` means the root namespace.
@@ -164,7 +197,7 @@ fn redirects(env: &Environment<'_>, scheme: &str) -> Result<Option<Vec<Url>>, Co
         }
     }
     let addresses = list.split(',').map(str::trim).filter(|text| !text.is_empty());
-    let address = |text| match url(&name, text)? {
+    let address = |text| match address::with_path(&name, text)? {
         url if url.scheme() == scheme => Ok(url),
         _ => Err(error(&name, text, &format!("must use {scheme}, as VAULT_ADDR does"))),
     };
@@ -212,23 +245,4 @@ fn identity(env: &Environment<'_>) -> Result<Option<Identity>, ConfigError> {
         (Some((name, _)), None) => Err(error_without_value(&name, "VAULT_CLIENT_KEY is missing")),
         (None, Some((name, _))) => Err(error_without_value(&name, "VAULT_CLIENT_CERT is missing")),
     }
-}
-
-pub(super) fn url(name: &str, text: &str) -> Result<Url, ConfigError> {
-    if text.contains('@') {
-        return Err(error_without_value(name, "holds a user or a password; remove them"));
-    }
-    let url = Url::parse(text)
-        .map_err(|_| error(name, text, "not an address; write https://HOST:PORT"))?;
-    if !["http", "https"].contains(&url.scheme()) || !url.has_host() {
-        return Err(error(name, text, "not an address of HTTP; write https://HOST:PORT"));
-    }
-    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return Err(error(
-            name,
-            text,
-            "holds a path, which is not supported; write https://HOST:PORT",
-        ));
-    }
-    Ok(url)
 }

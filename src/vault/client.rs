@@ -1,15 +1,14 @@
 //! The HTTP client for a Vault server. Requests have time-outs, answers have a size limit,
-//! redirects are followed only to configured addresses, and errors never contain a token.
+//! redirects are followed only to configured addresses, and errors never contain a token or the
+//! value of a header.
 
-use std::error::Error as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::header::{DATE, HOST, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use http::header::{DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use jiff::Timestamp;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Certificate, Identity, Proxy, Url, redirect, tls};
+use reqwest::Url;
 use rustify::endpoint::Endpoint;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -19,11 +18,12 @@ use tracing::{info, warn};
 use vaultrs::api::EndpointMiddleware;
 
 use super::answer::{Answer, failure_of, pause, retry_after};
+use super::connection::{ClientSetupError, Connection, ServerSettings, cause_of, name_server};
 use super::failure::Failure;
 use super::files::Files;
+use super::limiter::Limiter;
 use super::lock::lock;
-use super::reporter::Reporter;
-use super::tls::{Material, Tls, TlsFileError};
+use super::reporter::{Reporter, operation_of};
 use crate::decide::clock::{ServerClock, contradicts};
 use crate::events::sink::Events;
 use crate::model::text::shorten;
@@ -40,9 +40,6 @@ const LONGEST_ANSWER: usize = 8 << 20;
 /// answers.
 const LONG_ANSWER: usize = 2 << 20;
 
-/// The longest time to set up a connection, unless the time-out of a request is shorter.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// The time-out of a request for the server's clock. Nothing waits longer for the clock.
 const CLOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -53,53 +50,6 @@ const QUICK_CLOCK: Duration = Duration::from_millis(500);
 /// The header that names the state of the storage that an HA server answered from. A request with
 /// this header makes a standby return no older state.
 const INDEX: &str = "x-vault-index";
-
-/// The address of a server, and how its certificate is checked.
-#[derive(Clone, Debug)]
-pub struct ServerSettings {
-    /// Scheme (`http` or `https`), host and port, without a path.
-    pub address: Url,
-    /// The Vault namespace of the login; `None` is the root namespace.
-    pub namespace: Option<Arc<str>>,
-    /// Other addresses that the server may redirect to, for example the nodes of a cluster. With
-    /// `None`, no redirect is followed. The token is sent along with a redirected request, so a
-    /// redirect to any other address is refused.
-    pub redirects: Option<Vec<Url>>,
-    /// The time-out of a request.
-    pub timeout: Duration,
-    /// The proxy for all requests.
-    pub proxy: Option<Url>,
-    /// The TLS settings.
-    pub tls: Tls,
-}
-
-/// The client cannot be created from its settings.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientSetupError {
-    /// The CA is not valid PEM. The field is the variable that names the CA.
-    #[error("{0} contains no PEM certificate")]
-    Ca(&'static str),
-    /// The client certificate or its key is not valid PEM.
-    #[error("VAULT_CLIENT_CERT and VAULT_CLIENT_KEY contain no PEM certificate and key")]
-    Identity,
-    /// The proxy cannot be used.
-    #[error("the proxy for Vault cannot be used: {0}")]
-    Proxy(String),
-    /// A file with a certificate or a key cannot be read.
-    #[error("{0}")]
-    File(#[from] TlsFileError),
-    /// The files with certificates and keys cannot be read in time.
-    #[error("the files with certificates cannot be read: {0}")]
-    Files(#[from] std::io::Error),
-    /// The certificates are PEM but not valid, or the client certificate does not match its key.
-    #[error("{variables} cannot be used: {message}")]
-    Certificates {
-        /// The variables that the certificates come from.
-        variables: String,
-        /// The error.
-        message: String,
-    },
-}
 
 /// A client for one Vault server.
 pub struct Server {
@@ -114,46 +64,21 @@ pub struct Server {
     /// Whether the `Date` of a proxy was found to contradict the server's own time.
     is_contradicted: AtomicBool,
     reporter: Reporter,
-}
-
-/// The HTTP client, and the certificates that it was created with.
-struct Connection {
-    http: reqwest::Client,
-    material: Arc<Material>,
-    /// Why the present certificates cannot be used. A problem is logged only when it changes.
-    problem: Option<String>,
-}
-
-impl Connection {
-    fn new(settings: &ServerSettings, material: Material) -> Result<Self, ClientSetupError> {
-        let http = client(settings, &material)?;
-        Ok(Self { http, material: Arc::new(material), problem: None })
-    }
-
-    /// Reads the certificates, and returns a new connection if they differ from `before`. Blocks
-    /// while it reads the files.
-    fn changed(
-        settings: &ServerSettings,
-        before: &Material,
-    ) -> Result<Option<Self>, ClientSetupError> {
-        let material = settings.tls.read()?;
-        if material == *before {
-            return Ok(None);
-        }
-        Self::new(settings, material).map(Some)
-    }
+    /// The turns of the requests, if the operator limits their rate.
+    limiter: Limiter,
 }
 
 impl Server {
     /// Creates the client without sending a request. The `Date` of each answer goes to `clock`.
-    /// Blocks while it reads the certificate files; [`Self::connect`] does not block.
+    /// Blocks while it reads the files of the settings; [`Self::connect`] does not block.
     pub fn new(
         settings: ServerSettings,
         clock: Arc<ServerClock>,
     ) -> Result<Self, ClientSetupError> {
-        let connection = Connection::new(&settings, settings.tls.read()?)?;
+        let connection = Connection::new(&settings)?;
         Ok(Self {
             connection: Mutex::new(connection),
+            limiter: Limiter::new(settings.rate),
             settings: Arc::new(settings),
             files: Files::default(),
             clock,
@@ -190,25 +115,32 @@ impl Server {
         &self.files
     }
 
-    /// Reads the certificates again, and uses them from now on if they changed. If the new
-    /// certificates cannot be used, the client keeps the previous ones.
+    /// Reads the files of the settings again, and uses them from now on if they changed. If the new
+    /// content cannot be used, the client keeps the previous content.
     pub async fn refresh(&self) {
         let settings = Arc::clone(&self.settings);
-        let before = Arc::clone(&lock(&self.connection).material);
+        let before = Arc::clone(&lock(&self.connection).content);
         let read = self.files.read(move || Connection::changed(&settings, &before)).await;
         let mut connection = lock(&self.connection);
         match read.map_err(ClientSetupError::from).flatten() {
             Ok(None) => connection.problem = None,
             Ok(Some(changed)) => {
-                info!(worker = WORKER, "The certificates for Vault have changed, and are used");
+                if changed.content.material != connection.content.material {
+                    info!(worker = WORKER, "The certificates for Vault have changed, and are used");
+                }
+                if changed.content.headers != connection.content.headers {
+                    info!(worker = WORKER, "The headers for Vault have changed, and are used");
+                }
                 *connection = changed;
             }
             Err(error) => {
+                let is_headers = matches!(error, ClientSetupError::Headers(_));
+                let what = if is_headers { "headers" } else { "certificates" };
                 let problem = error.to_string();
                 if connection.problem.as_ref() != Some(&problem) {
                     warn!(
                         worker = WORKER,
-                        "The certificates for Vault cannot be read anew: {problem}. Those from before \
+                        "The {what} for Vault cannot be read anew: {problem}. Those from before \
                          are used"
                     );
                     connection.problem = Some(problem);
@@ -219,8 +151,20 @@ impl Server {
 
     /// The address of the server, for log lines.
     #[must_use]
-    pub fn address(&self) -> &str {
-        self.settings.address.as_str().trim_end_matches('/')
+    pub fn address(&self) -> String {
+        self.settings.shown_address().trim_end_matches('/').to_owned()
+    }
+
+    /// How often a request of a poll is sent again after an error.
+    pub(super) fn retries(&self) -> u32 {
+        self.settings.retries
+    }
+
+    /// Takes a turn for a request of a poll, and returns when the request may be sent; `None` if the
+    /// rate is not limited. A turn after the deadline is not taken. All other requests count, but do
+    /// not wait: a poll waits for them.
+    pub(super) fn turn(&self, deadline: Instant) -> Option<Instant> {
+        self.limiter.turn(Instant::now(), deadline)
     }
 
     /// The Vault namespace of the login.
@@ -241,7 +185,7 @@ impl Server {
     }
 
     /// Reads an API path, given without `v1/`. With `index`, the answer is no older than that
-    /// state.
+    /// state. The caller has taken a [`Self::turn`].
     pub async fn get(
         &self,
         path: &str,
@@ -250,10 +194,7 @@ impl Server {
         token: &SecretString,
         index: Option<&HeaderValue>,
     ) -> Result<Answer, Failure> {
-        let mut url = self.settings.address.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.clear().push("v1").extend(path.split('/'));
-        }
+        let mut url = self.settings.url(path);
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
@@ -308,8 +249,8 @@ impl Server {
         if self.resumes_at().is_some() {
             return;
         }
-        let mut url = self.settings.address.clone();
-        url.set_path("/v1/sys/health");
+        let url = self.settings.url("sys/health");
+        self.limiter.count(Instant::now());
         let sent = Timestamp::now();
         let answer = self.send(reqwest::Request::new(reqwest::Method::GET, url));
         // A standby answers 429, which is not a rate limit here. A sealed server answers 503.
@@ -337,8 +278,8 @@ impl Server {
         struct Status {
             sealed: bool,
         }
-        let mut url = self.settings.address.clone();
-        url.set_path("/v1/sys/seal-status");
+        let url = self.settings.url("sys/seal-status");
+        self.limiter.count(Instant::now());
         let answer = self.send(reqwest::Request::new(reqwest::Method::GET, url)).await?;
         self.record_pause(&answer);
         if let Some(failure) = failure_of(answer.status, &answer.body) {
@@ -377,14 +318,23 @@ impl Server {
             wrap: None,
             namespace: self.settings.namespace.as_deref().map(str::to_owned),
         };
-        let request = endpoint.with_middleware(&middleware).request(self.settings.address.as_str());
+        // The middleware puts the version before the whole path, so the prefix is added afterwards.
+        let mut base = self.settings.address.clone();
+        base.set_path("");
+        let request = endpoint.with_middleware(&middleware).request(base.as_str());
         let request =
             request.map_err(|_| Failure::Unaskable("the request cannot be created".to_owned()))?;
         let mut request =
             reqwest::Request::try_from(request).map_err(|error| transport_failure(&error))?;
+        let prefix = self.settings.prefix();
+        if !prefix.is_empty() {
+            let path = format!("{prefix}{}", request.url().path());
+            request.url_mut().set_path(&path);
+        }
         if let Some(token) = request.headers_mut().get_mut("x-vault-token") {
             token.set_sensitive(true);
         }
+        self.limiter.count(Instant::now());
         let answer = self.send(request).await?;
         self.record_pause(&answer);
         match failure_of(answer.status, &answer.body) {
@@ -406,10 +356,11 @@ impl Server {
     /// Sends a request, and sends it once more if the server redirects to a configured address.
     async fn send(&self, mut request: reqwest::Request) -> Result<Answer, Failure> {
         let http = lock(&self.connection).http.clone();
+        let operation = operation_of(request.url(), self.settings.prefix());
         let retry = request.try_clone();
         self.name_server(&mut request);
         let sent = Timestamp::now();
-        let response = self.reporter.send(&http, request).await;
+        let response = self.reporter.send(&http, operation, request).await;
         let response = response.map_err(|error| transport_failure(&error))?;
         if let Some(mut retry) = retry
             && let Some(target) = self.redirect_target(retry.url(), &response)
@@ -417,7 +368,7 @@ impl Server {
             *retry.url_mut() = target;
             self.name_server(&mut retry);
             let sent = Timestamp::now();
-            let response = self.reporter.send(&http, retry).await;
+            let response = self.reporter.send(&http, operation, retry).await;
             let response = response.map_err(|error| transport_failure(&error))?;
             return self.read(response, sent).await;
         }
@@ -477,89 +428,15 @@ impl Server {
     }
 }
 
-/// Creates the HTTP client of a server.
-fn client(
-    settings: &ServerSettings,
-    material: &Material,
-) -> Result<reqwest::Client, ClientSetupError> {
-    let mut http = reqwest::Client::builder()
-        .timeout(settings.timeout)
-        .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout))
-        .redirect(redirect::Policy::none())
-        // A proxy of the environment may be meant for other traffic, and would see the token.
-        .no_proxy()
-        .user_agent(concat!("vault-secrets-reloader/", env!("CARGO_PKG_VERSION")))
-        .tls_version_min(tls::Version::TLS_1_2)
-        .tls_danger_accept_invalid_certs(settings.tls.skip_verify);
-    if settings.address.scheme() == "http" {
-        // Without this, a client for plain HTTP fails on systems without CA files.
-        http = http.tls_certs_only([]);
-    } else if let Some(ca) = &material.ca {
-        let no_ca = || ClientSetupError::Ca(settings.tls.authority.variable());
-        let certificates = Certificate::from_pem_bundle(ca).map_err(|_| no_ca())?;
-        if certificates.is_empty() {
-            return Err(no_ca());
-        }
-        http = http.tls_certs_only(certificates);
-    }
-    if let Some(identity) = &material.identity {
-        let identity = Identity::from_pem(identity).map_err(|_| ClientSetupError::Identity)?;
-        http = http.identity(identity);
-    }
-    if let Some(proxy) = &settings.proxy {
-        let proxy = Proxy::all(proxy.clone()).map_err(|e| ClientSetupError::Proxy(cause_of(&e)))?;
-        http = http.proxy(proxy);
-    }
-    if settings.tls.server_name.is_some()
-        && let Some(host) = settings.address.host_str()
-    {
-        let host = host.trim_matches(['[', ']']).to_owned();
-        http = http.dns_resolver(Arc::new(AddressesOf(host)));
-    }
-    http.build().map_err(|error| {
-        let ca = material.ca.as_ref().map(|_| settings.tls.authority.variable());
-        let identity = material.identity.as_ref().map(|_| "VAULT_CLIENT_CERT, VAULT_CLIENT_KEY");
-        let variables: Vec<&str> = [ca, identity].into_iter().flatten().collect();
-        let variables = if variables.is_empty() {
-            "The certificates of the system".to_owned()
-        } else {
-            variables.join(", ")
-        };
-        ClientSetupError::Certificates { variables, message: cause_of(&error) }
-    })
-}
-
-/// Returns whether a URL belongs to a configured server.
+/// Returns whether a URL belongs to a configured server. Behind a path, another path of the same
+/// host may be another service.
 fn is_configured(settings: &ServerSettings, url: &Url) -> bool {
-    let is_of = |address: &Url| address.origin() == url.origin();
+    let is_of = |address: &Url| {
+        let below = url.path().strip_prefix(address.path().trim_end_matches('/'));
+        address.origin() == url.origin() && below.is_some_and(|rest| rest.starts_with('/'))
+    };
     let others = settings.redirects.as_ref();
     others.is_some_and(|others| is_of(&settings.address) || others.iter().any(is_of))
-}
-
-/// Puts the name that the certificate must have into the URL of a request, because TLS takes the
-/// expected name from the URL. The address of the connection and the `Host` header stay the same.
-fn name_server(request: &mut reqwest::Request, name: &str) {
-    let url = request.url();
-    let host = url.host_str().unwrap_or_default();
-    let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-    if let Ok(host) = HeaderValue::from_str(&host) {
-        request.headers_mut().insert(HOST, host);
-    }
-    // The configuration refuses names that no URL can have.
-    let _ = request.url_mut().set_host(Some(name));
-}
-
-/// A resolver that returns the addresses of one host for every name.
-struct AddressesOf(String);
-
-impl Resolve for AddressesOf {
-    fn resolve(&self, _: Name) -> Resolving {
-        let host = self.0.clone();
-        Box::pin(async move {
-            let found: Vec<_> = tokio::net::lookup_host((host, 0)).await?.collect();
-            Ok(Box::new(found.into_iter()) as Addrs)
-        })
-    }
 }
 
 fn header(name: &'static str) -> http::HeaderName {
@@ -586,15 +463,6 @@ fn read_failure(error: &reqwest::Error) -> Failure {
     } else {
         Failure::BadAnswer(format!("it was cut short: {}", cause_of(error)))
     }
-}
-
-/// The innermost cause: "connection refused" rather than "error sending request".
-fn cause_of(error: &reqwest::Error) -> String {
-    let mut cause = error.source();
-    while let Some(inner) = cause.and_then(std::error::Error::source) {
-        cause = Some(inner);
-    }
-    cause.map_or_else(|| "the connection failed".to_owned(), ToString::to_string)
 }
 
 #[cfg(test)]

@@ -24,13 +24,14 @@ impl Reporter {
         Self { server, events }
     }
 
-    /// Sends a request, and reports how it ended.
+    /// Sends a request, and reports how its operation ended.
     pub(super) async fn send(
         &self,
         http: &reqwest::Client,
+        operation: &'static str,
         request: reqwest::Request,
     ) -> reqwest::Result<reqwest::Response> {
-        let (server, operation) = (&self.server, operation_of(request.url()));
+        let server = &self.server;
         let pending = PendingRequest::new(|end| {
             self.events.emit(&Event::VaultRequest { server, operation, end });
         });
@@ -49,9 +50,11 @@ impl Reporter {
     }
 }
 
-/// Returns the name of the operation of a request, for metrics.
-fn operation_of(url: &Url) -> &'static str {
-    match url.path().strip_prefix("/v1/").unwrap_or_default() {
+/// Returns the name of the operation of a request, for metrics. `prefix` is the path of the server's
+/// address.
+pub(super) fn operation_of(url: &Url, prefix: &str) -> &'static str {
+    let path = url.path().strip_prefix(prefix).and_then(|path| path.strip_prefix("/v1/"));
+    match path.unwrap_or_default() {
         "sys/health" => "health",
         "sys/seal-status" => "seal_status",
         "sys/wrapping/lookup" => "wrapping_lookup",
@@ -88,8 +91,10 @@ mod tests {
             ("secret/metadata/a%3Flist=true", "metadata"),
             ("secret/detailed-metadata/a?list=true&limit=1000", "list"),
         ] {
-            let url = Url::parse(&format!("https://vault:8200/v1/{path}")).unwrap();
-            assert_eq!(operation_of(&url), expected, "{path}");
+            for prefix in ["", "/vault", "/a/b"] {
+                let url = Url::parse(&format!("https://vault:8200{prefix}/v1/{path}")).unwrap();
+                assert_eq!(operation_of(&url, prefix), expected, "{prefix} {path}");
+            }
         }
     }
 }

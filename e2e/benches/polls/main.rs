@@ -22,12 +22,12 @@ use vault_secrets_reloader::decide::observation::{Observation, ReadRequest};
 use vault_secrets_reloader::engine::ports::Vault as _;
 use vault_secrets_reloader::model::secret::{DEFAULT_CONNECTION, SecretId};
 use vault_secrets_reloader::vault::approle::{self, AppRole};
-use vault_secrets_reloader::vault::client::{Server, ServerSettings};
+use vault_secrets_reloader::vault::client::Server;
+use vault_secrets_reloader::vault::connection::ServerSettings;
 use vault_secrets_reloader::vault::credential::Credential;
 use vault_secrets_reloader::vault::login::Method as Login;
 use vault_secrets_reloader::vault::pace::Pace;
 use vault_secrets_reloader::vault::poller::Poller;
-use vault_secrets_reloader::vault::tls::Tls;
 
 mod cost;
 mod processes;
@@ -264,14 +264,9 @@ impl Scene {
     }
 
     fn poller(&self) -> Result<Poller> {
-        let settings = ServerSettings {
-            address: self.bed.vault.address().parse()?,
-            namespace: None,
-            redirects: None,
-            timeout: Duration::from_mins(1),
-            proxy: None,
-            tls: Tls::default(),
-        };
+        let defaults = ServerSettings::at(self.bed.vault.address().parse()?);
+        let settings =
+            ServerSettings { redirects: None, timeout: Duration::from_mins(1), ..defaults };
         let given = |text: &str| Credential::Text(SecretString::from(text));
         let login = Login::AppRole(AppRole {
             mount: "approle".to_owned(),

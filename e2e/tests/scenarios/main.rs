@@ -42,6 +42,7 @@ mod tls;
 mod tokens;
 mod tryout;
 mod waves;
+mod ways_in;
 mod windows;
 
 use std::process::ExitCode;
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
         tokens::scenarios(),
         tryout::scenarios(),
         waves::scenarios(),
+        ways_in::scenarios(),
         windows::scenarios(),
     ];
     e2e::suite::main(files.into_iter().flatten().collect())

@@ -1,22 +1,22 @@
 //! Redirects, names, certificates, and the offered versions of TLS.
 
+use http::header::HOST;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 use crate::events::event::Event;
 use crate::events::sink::Sink;
 use crate::model::request_end::RequestEnd;
-use crate::vault::tls::Authority;
+use crate::vault::tls::{Authority, Tls};
+
+mod ways_in;
 
 fn settings(redirects: Option<&[&str]>) -> ServerSettings {
     let url = |address: &&str| Url::parse(address).unwrap();
     ServerSettings {
-        address: Url::parse("https://vault.example:8200").unwrap(),
-        namespace: None,
         redirects: redirects.map(|addresses| addresses.iter().map(url).collect()),
         timeout: Duration::from_secs(1),
-        proxy: None,
-        tls: Tls::default(),
+        ..ServerSettings::at(Url::parse("https://vault.example:8200").unwrap())
     }
 }
 

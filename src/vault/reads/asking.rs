@@ -17,10 +17,10 @@ use crate::vault::failure::Failure;
 use crate::vault::lock::lock;
 use crate::vault::read_error::ReadError;
 
-/// How often a request is sent again: after a rate limit, which names a time; after an error; and
-/// after a denial, if there is another token or a standby may not know the token yet.
+/// How often a request is sent again: after a rate limit, which names a time; and after a denial, if
+/// there is another token or a standby may not know the token yet. The settings of the server say how
+/// often after an error, and whether after a rate limit at all.
 const RATE_LIMIT_RETRIES: u32 = 6;
-const ERROR_RETRIES: u32 = 2;
 const ERROR_PAUSE: Duration = Duration::from_millis(250);
 const DENIAL_RETRIES: u32 = 6;
 
@@ -54,6 +54,8 @@ impl<'a> Asker<'a> {
         let Request { mut about, namespace, path, query, until, is_consistent } = request;
         let server = self.sender.server;
         let is_optional = about == RequestKind::Folder;
+        let error_retries = server.retries();
+        let rate_limit_retries = if error_retries == 0 { 0 } else { RATE_LIMIT_RETRIES };
         let (mut rate_limits, mut errors, mut denials) = (0, 0, 0);
         loop {
             if let Some(failure) = self.evidence.outage(namespace) {
@@ -104,7 +106,7 @@ impl<'a> Asker<'a> {
                 continue;
             }
             match failure {
-                Failure::RateLimited if rate_limits < RATE_LIMIT_RETRIES => {
+                Failure::RateLimited if rate_limits < rate_limit_retries => {
                     rate_limits += 1;
                     self.has_limited.store(true, Ordering::Relaxed);
                     sleep(RATE_LIMIT_SPREAD.mul_f64(fastrand::f64())).await;
@@ -114,7 +116,7 @@ impl<'a> Asker<'a> {
                 }
                 failure if is_optional => return Err(ReadError::Failed(failure)),
                 Failure::RateLimited => return Err(ReadError::Limited),
-                Failure::Server(_) | Failure::BadAnswer(_) if errors < ERROR_RETRIES => {
+                Failure::Server(_) | Failure::BadAnswer(_) if errors < error_retries => {
                     errors += 1;
                     sleep(ERROR_PAUSE).await;
                 }

@@ -77,8 +77,17 @@ impl<'a> Sender<'a> {
     }
 
     /// Takes a turn, and returns when the request may be sent; `None` if requests are not paced. A
-    /// turn after the deadline is not taken.
+    /// turn after the deadline is not taken. The pace and the rate limit of the server both hold, so
+    /// the stricter one counts.
     pub(super) fn turn(&self, about: RequestKind, deadline: Instant) -> Option<Instant> {
+        let paced = self.paced_turn(about, deadline);
+        if paced.is_some_and(|turn| turn >= deadline) {
+            return paced;
+        }
+        paced.max(self.server.turn(deadline))
+    }
+
+    fn paced_turn(&self, about: RequestKind, deadline: Instant) -> Option<Instant> {
         let Pace { interval, spread, .. } = self.pace;
         let mut next = lock(&self.next);
         let (time, interval) = if about == RequestKind::Secret && !spread.is_zero() {
