@@ -20,10 +20,10 @@ use vaultrs::api::EndpointMiddleware;
 
 use super::answer::{Answer, failure_of, pause, retry_after};
 use super::failure::Failure;
-use super::files::Files;
 use super::lock::lock;
 use super::reporter::Reporter;
 use super::tls::{Material, Tls, TlsFileError};
+use crate::credentials::files::Files;
 use crate::decide::clock::{ServerClock, contradicts};
 use crate::events::sink::Events;
 use crate::model::text::shorten;
