@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::{Config, Connection, LeaderElection, Listen};
+use crate::credentials::files::Files;
 use crate::election::leadership::Leadership;
 use crate::engine::wake::Wake;
 use crate::events::log::Log;
@@ -37,7 +38,6 @@ use crate::status::follower::RotationFollower;
 use crate::status::metrics::StatusMetrics;
 use crate::status::report::Sources;
 use crate::vault::client::Server;
-use crate::vault::files::Files;
 use crate::web::{self, Health};
 
 mod cluster;

@@ -25,6 +25,7 @@ use crate::vault::pace::Pace;
 
 mod address;
 mod auth;
+mod cloud;
 mod election;
 mod environment;
 mod error;
@@ -353,7 +354,7 @@ impl Config {
             leader_elect_resource_name,
             leader_elect_resource_namespace,
         } = flags;
-        let env = Environment(&environment);
+        let env = Environment::of_process(&environment);
         let mut warnings = Vec::new();
 
         let period = duration("--reloader-run-period", &reloader_run_period)?;
@@ -371,7 +372,7 @@ impl Config {
             || Ok(ServersFile::default()),
             |path| ServersFile::read(Path::new(&path)),
         )?;
-        let others = file.connections(usual_threshold, &mut warnings)?;
+        let others = file.connections(usual_threshold, &environment, &mut warnings)?;
         let connections = std::iter::once(default).chain(others);
         let undeclared = undeclared(&refuse_undeclared_addresses)?;
         let servers = file.declared(default_server(&env)?, undeclared)?;

@@ -4,7 +4,9 @@
 
 pub mod app;
 pub mod cli;
+pub mod cloud;
 pub mod config;
+pub mod credentials;
 pub mod decide;
 pub mod election;
 pub mod engine;

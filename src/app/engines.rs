@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, error, info};
 
 use crate::config::{self, Connection};
+use crate::credentials::files::Files;
 use crate::decide::clock::ServerClock;
 use crate::election::leadership::Leadership;
 use crate::engine::reloader::Reloader;
@@ -29,7 +30,6 @@ use crate::status::follower::VaultClocks;
 use crate::telemetry;
 use crate::vault::client::Server;
 use crate::vault::connection::ServerSettings;
-use crate::vault::files::Files;
 use crate::vault::pace::Pace;
 use crate::vault::poller::Poller;
 use crate::vault::tls::Authority;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config;
+use crate::credentials::files::Files;
 use crate::election::leadership::Leadership;
 use crate::events::metrics::Metrics;
 use crate::events::sink::Sink;
@@ -20,7 +21,6 @@ use crate::notifications::metrics::{Counts, NotificationMetrics};
 use crate::notifications::notifier::{Notifier, Settings};
 use crate::notifications::sender::Sender;
 use crate::notifications::template::{LONGEST_TEMPLATE, Template};
-use crate::vault::files::Files;
 
 /// The sink and the counts of notifications.
 pub(super) struct Notifications {

@@ -5,17 +5,19 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
+use super::cloud;
 use super::environment::Environment;
 use super::error::{ConfigError, error, error_without_value};
 use super::value::{file_path, secret_path};
+use crate::credentials::credential::{self, Credential};
 use crate::vault::approle::{AppRole, AppRoleSecretId};
-use crate::vault::credential::{self, Credential};
 use crate::vault::login::Method;
+use crate::vault::login::cloud::CloudLogin;
 
 /// The file with the pod's own service account token.
 pub(super) const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
-/// The values of `VAULT_AUTH_METHOD`.
+/// The values of `VAULT_AUTH_METHOD`, beside those of clouds.
 const METHODS: [&str; 7] = ["jwt", "kubernetes", "approle", "userpass", "cert", "token", "none"];
 
 /// Variables that belong to some auth methods, without their prefix.
@@ -34,7 +36,7 @@ const OWN: [(&str, &[&str]); 8] = [
 pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, ConfigError> {
     let chosen = env.get("AUTH_METHOD");
     let name = chosen.as_ref().map(|(_, name)| name.as_str());
-    for (suffix, methods) in OWN {
+    for (suffix, methods) in OWN.iter().chain(cloud::OWN) {
         if let Some((variable, _)) = env.get(suffix)
             && !name.is_some_and(|name| methods.contains(&name))
         {
@@ -89,11 +91,18 @@ pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, Conf
             Some(given) => Ok(given),
             None => jwt(env, chosen.is_some()),
         },
-        Some(name) => Err(error(
-            "VAULT_AUTH_METHOD",
-            name,
-            &format!("an unknown auth method; use one of {}", METHODS.join(", ")),
-        )),
+        Some(name) => match cloud::method(name) {
+            Some(chosen) => Ok(Method::Cloud(of_cloud(env, chosen)?)),
+            None => Err(error(
+                "VAULT_AUTH_METHOD",
+                name,
+                &format!(
+                    "an unknown auth method; use one of {}, {}",
+                    METHODS.join(", "),
+                    cloud::names().join(", ")
+                ),
+            )),
+        },
     }
 }
 
@@ -167,6 +176,15 @@ fn cert(env: &Environment<'_>, is_tls: bool) -> Result<Method, ConfigError> {
         ));
     }
     Ok(Method::Cert { mount: mount(env, "cert")?, role: env.text("ROLE") })
+}
+
+/// Returns the login with the identity of a cloud.
+fn of_cloud(env: &Environment<'_>, chosen: cloud::CloudMethod) -> Result<CloudLogin, ConfigError> {
+    let Some(role) = env.text("ROLE") else {
+        return Err(error_without_value("VAULT_ROLE", "not set; name the role to log in with"));
+    };
+    let identity = cloud::identity(env, chosen)?;
+    Ok(CloudLogin { mount: mount(env, identity.method())?, role, identity })
 }
 
 /// Returns the name of the user. The name becomes a part of a request path.

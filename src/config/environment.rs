@@ -5,15 +5,33 @@ use super::value::boolean;
 
 /// The variables of the Vault client. The variables of OpenBao's client have another prefix and
 /// take precedence.
-pub(super) struct Environment<'a>(pub(super) &'a dyn Fn(&str) -> Option<String>);
+pub(super) struct Environment<'a> {
+    /// Looks up a variable of the server.
+    of_server: &'a dyn Fn(&str) -> Option<String>,
+    /// Looks up a variable of the process.
+    of_process: &'a dyn Fn(&str) -> Option<String>,
+}
 
-impl Environment<'_> {
+impl<'a> Environment<'a> {
+    /// Returns the variables of the default server, which are those of the process.
+    pub(super) fn of_process(of_process: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self { of_server: of_process, of_process }
+    }
+
+    /// Returns the variables of another server.
+    pub(super) fn of_server(
+        of_server: &'a dyn Fn(&str) -> Option<String>,
+        of_process: &'a dyn Fn(&str) -> Option<String>,
+    ) -> Self {
+        Self { of_server, of_process }
+    }
+
     /// Returns the full name and the value of a variable, by its name without the prefix. An empty
     /// variable counts as not set.
     pub(super) fn get(&self, suffix: &str) -> Option<(String, String)> {
         ["BAO_", "VAULT_"].into_iter().find_map(|prefix| {
             let name = format!("{prefix}{suffix}");
-            let value = (self.0)(&name).filter(|value| !value.is_empty())?;
+            let value = (self.of_server)(&name).filter(|value| !value.is_empty())?;
             Some((name, value))
         })
     }
@@ -24,7 +42,14 @@ impl Environment<'_> {
 
     /// Returns the value of a variable that has no prefix. An empty variable counts as not set.
     pub(super) fn other(&self, name: &str) -> Option<String> {
-        (self.0)(name).filter(|value| !value.is_empty())
+        (self.of_server)(name).filter(|value| !value.is_empty())
+    }
+
+    /// Returns the value of a variable without a prefix that describes the pod: one that a cloud puts
+    /// into the pod. The variable of the server takes precedence over that of the process.
+    pub(super) fn of_pod(&self, name: &str) -> Option<String> {
+        let of_process = || (self.of_process)(name).filter(|value| !value.is_empty());
+        self.other(name).or_else(of_process)
     }
 
     pub(super) fn boolean(&self, suffix: &str) -> Result<bool, ConfigError> {

@@ -52,6 +52,11 @@ struct Entry {
     env: BTreeMap<String, String>,
 }
 
+/// Looks up a variable of the process where none counts.
+fn nothing(_: &str) -> Option<String> {
+    None
+}
+
 impl ServersFile {
     /// Reads the file and validates its names, addresses and variables.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
@@ -114,15 +119,16 @@ impl ServersFile {
     }
 
     /// Returns the connections of all servers but the default server. `threshold` is the default
-    /// renewal threshold of a token.
+    /// renewal threshold of a token. `of_process` looks up what clouds put into the pod.
     pub(super) fn connections(
         &self,
         threshold: Duration,
+        of_process: &dyn Fn(&str) -> Option<String>,
         warnings: &mut Vec<String>,
     ) -> Result<Vec<Connection>, ConfigError> {
         let others = self.entries.iter().filter(|entry| !entry.is_default());
         let connection = |entry: &Entry| {
-            let connection = entry.connection(threshold, warnings);
+            let connection = entry.connection(threshold, of_process, warnings);
             connection.map_err(|problem| self.of(entry, problem))
         };
         others.map(connection).collect()
@@ -170,7 +176,7 @@ impl Entry {
             }
         }
         let look_up = |name: &str| self.look_up(name);
-        let env = Environment(&look_up);
+        let env = Environment::of_server(&look_up, &nothing);
         let addresses = [env.get("AGENT_ADDR"), env.get("ADDR")];
         if addresses == [None, None] {
             return Err(error_without_value("VAULT_ADDR", "not set; write https://HOST:PORT"));
@@ -183,7 +189,7 @@ impl Entry {
 
     fn declared(&self) -> Result<VaultServer, ConfigError> {
         let look_up = |name: &str| self.look_up(name);
-        let env = Environment(&look_up);
+        let env = Environment::of_server(&look_up, &nothing);
         // The addresses of the default server come from the environment.
         let of_default = self.is_default();
         let mut addresses = if of_default { Vec::new() } else { vault::addresses(&env) };
@@ -205,6 +211,7 @@ impl Entry {
     fn connection(
         &self,
         threshold: Duration,
+        of_process: &dyn Fn(&str) -> Option<String>,
         warnings: &mut Vec<String>,
     ) -> Result<Connection, ConfigError> {
         let used = RefCell::new(BTreeSet::new());
@@ -214,7 +221,7 @@ impl Entry {
             Some(value)
         };
         let mut of_server = Vec::new();
-        let env = Environment(&look_up);
+        let env = Environment::of_server(&look_up, of_process);
         let connection = vault::connection(&self.name, &env, threshold, &mut of_server)?;
         let used = used.borrow();
         if let Some(name) = self.env.keys().find(|name| !used.contains(*name)) {

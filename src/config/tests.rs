@@ -9,13 +9,13 @@ use secrecy::ExposeSecret;
 use super::auth::POD_TOKEN;
 use super::rules::{MOST_PATTERNS, MOST_RULES};
 use super::*;
+use crate::credentials::credential::Credential;
 use crate::election::lease::Terms;
 use crate::model::annotation::Annotations;
 use crate::model::scheme::Scheme;
 use crate::model::secret::SecretId;
 use crate::references::reason::Reason;
 use crate::rollouts::wave::WaveRules;
-use crate::vault::credential::Credential;
 use crate::vault::login::Method;
 use crate::vault::tls::Authority;
 

@@ -16,8 +16,8 @@ use http::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY
 use reqwest::{Certificate, Url, redirect, tls};
 
 use super::template::Body;
+use crate::credentials::files::Files;
 use crate::vault::answer::retry_after;
-use crate::vault::files::Files;
 
 /// The flags that name the files.
 const URL_FLAG: &str = "--notification-url-file";

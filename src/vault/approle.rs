@@ -11,11 +11,11 @@ use vaultrs::api::sys::requests::WrappingLookupRequest;
 use vaultrs::api::sys::responses::WrappingLookupResponse;
 
 use super::client::Server;
-use super::credential::{self, Credential};
 use super::endpoint::Post;
 use super::failure::Failure;
-use super::files::Files;
 use super::login::error::LoginError;
+use crate::credentials::credential::{self, Credential};
+use crate::credentials::files::Files;
 use crate::model::text::shorten;
 
 const ROLE_ID: &str = "the file of the role id";

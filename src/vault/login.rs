@@ -16,14 +16,16 @@ use vaultrs::api::token::responses::LookupTokenResponse;
 
 use super::approle::AppRole;
 use super::client::Server;
-use super::credential::{self, Credential};
 use super::endpoint::Post;
 use super::failure::Failure;
-use super::files::Files;
 use super::token::Grant;
+use crate::credentials::credential::{self, Credential};
+use crate::credentials::files::Files;
 
+pub mod cloud;
 pub(super) mod error;
 
+use cloud::CloudLogin;
 pub use error::LoginError;
 
 const JWT: &str = "the JWT file";
@@ -60,6 +62,8 @@ pub enum Method {
         /// The role; `None` lets the server pick the role that fits.
         role: Option<String>,
     },
+    /// A login with an identity that a cloud gives the pod.
+    Cloud(CloudLogin),
     /// A given token.
     Token(SecretString),
     /// A file that contains a token. The content may be replaced at any time.
@@ -98,6 +102,7 @@ impl Method {
             Self::Cert { mount, role } => {
                 login_with_certificate(server, mount, role.as_deref()).await?
             }
+            Self::Cloud(login) => login.login(server).await?,
             Self::Token(token) => return look_up(server, token.clone()).await,
             Self::TokenFile(file) => {
                 let token = credential::read_token(server.files(), TOKEN, file).await?;
@@ -134,7 +139,7 @@ impl Method {
                 Some(vec![credential::read_token(files, JWT, file).await.ok()?])
             }
             Self::TokenFile(_) => Some(vec![self.reread(files).await?]),
-            Self::Cert { .. } | Self::Token(_) | Self::None => None,
+            Self::Cert { .. } | Self::Cloud(_) | Self::Token(_) | Self::None => None,
         }
     }
 
@@ -151,6 +156,7 @@ impl Method {
             Self::AppRole(_) => Some("approle"),
             Self::UserPass { .. } => Some("userpass"),
             Self::Cert { .. } => Some("cert"),
+            Self::Cloud(login) => Some(login.identity.method()),
             Self::Token(_) | Self::TokenFile(_) | Self::None => None,
         }
     }

@@ -79,7 +79,7 @@ impl Authority {
 }
 
 impl Tls {
-    /// Reads the present content of the files, and blocks while it reads: see [`super::files`].
+    /// Reads the present content of the files, and blocks while it reads: see [`crate::credentials::files`].
     pub fn read(&self) -> Result<Material, TlsFileError> {
         let variable = self.authority.variable();
         let ca = match &self.authority {

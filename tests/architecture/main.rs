@@ -12,11 +12,13 @@ use workspace::IMPORTS;
 
 /// The parts of the controller, each with the parts whose files it may import. What is in a folder, or
 /// in the file beside it, is one part.
-const ARROWS: [(&str, &[&str]); 20] = [
+const ARROWS: [(&str, &[&str]); 22] = [
     ("model", &[]),
     ("heartbeat", &[]),
     ("telemetry", &[]),
     ("process", &[]),
+    ("credentials", &[]),
+    ("cloud", &["credentials", "model"]),
     ("election", &[]),
     ("rollouts", &["decide", "model"]),
     ("references", &["model", "rollouts"]),
@@ -30,7 +32,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
         &["decide", "election", "events", "heartbeat", "index", "model", "references", "rollouts"],
     ),
     // Both adapters implement the ports of the engine, and neither knows the other.
-    ("vault", &["decide", "engine", "events", "index", "model"]),
+    ("vault", &["cloud", "credentials", "decide", "engine", "events", "index", "model"]),
     (
         "kubernetes",
         &[
@@ -47,11 +49,25 @@ const ARROWS: [(&str, &[&str]); 20] = [
         ],
     ),
     // It reads its files as the client of Vault does, so that a mount that hangs holds one thread.
-    ("notifications", &["decide", "election", "events", "model", "rollouts", "vault"]),
+    (
+        "notifications",
+        &["credentials", "decide", "election", "events", "model", "rollouts", "vault"],
+    ),
     ("web", &["election", "events", "heartbeat", "index", "model", "rollouts", "status"]),
     (
         "config",
-        &["election", "engine", "index", "model", "references", "rollouts", "telemetry", "vault"],
+        &[
+            "cloud",
+            "credentials",
+            "election",
+            "engine",
+            "index",
+            "model",
+            "references",
+            "rollouts",
+            "telemetry",
+            "vault",
+        ],
     ),
     // What works offline decodes objects as the collector does.
     ("cli", &["config", "kubernetes", "model", "references", "status"]),

@@ -1,7 +1,8 @@
 //! The errors of a login.
 
-use super::super::credential::CredentialError;
 use super::super::failure::Failure;
+use crate::cloud::CloudError;
+use crate::credentials::credential::CredentialError;
 
 /// No token is available.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -9,6 +10,9 @@ pub enum LoginError {
     /// A file contains no credential.
     #[error("{0}")]
     Credential(#[from] CredentialError),
+    /// The cloud does not prove the identity of the pod.
+    #[error("{0}")]
+    Cloud(#[from] CloudError),
     /// A wrapped secret id cannot be unwrapped.
     #[error("the wrapped secret id cannot be used: {0}. Give a new one")]
     Unwrapping(String),

@@ -50,7 +50,7 @@ pub enum CredentialError {
 impl Credential {
     /// Reads the present credential. `what` names the kind of file in errors, for example "the file
     /// of the secret id".
-    pub(super) async fn read(
+    pub(crate) async fn read(
         &self,
         files: &Files,
         what: &'static str,
@@ -72,7 +72,7 @@ impl Credential {
 }
 
 /// Reads a token or a JWT from a file.
-pub(super) async fn read_token(
+pub(crate) async fn read_token(
     files: &Files,
     what: &'static str,
     file: &Path,

@@ -1,0 +1,4 @@
+//! Credentials from variables and files, and how files are read.
+
+pub mod credential;
+pub mod files;
