@@ -55,7 +55,7 @@ pub enum Headers {
 pub struct HeadersError(String);
 
 impl Headers {
-    /// Reads the present headers, and blocks while it reads a file: see [`super::files`].
+    /// Reads the present headers, and blocks while it reads a file: see [`crate::credentials::files`].
     pub fn read(&self) -> Result<HeaderMap, HeadersError> {
         let file = match self {
             Self::None => return Ok(HeaderMap::new()),
