@@ -91,7 +91,7 @@ struct Pending {
 #[derive(Debug, Default)]
 pub(super) struct Entries {
     polls: PollNumber,
-    /// The number of changes of stored workloads so far.
+    /// The number of changes of stored workloads so far. Another version of the object alone is none.
     pub(super) changes: u64,
     pub(super) lists: Lists,
     pub(super) sources: Sources,
@@ -222,6 +222,59 @@ impl Entries {
         self.workloads.values().filter_map(|entry| entry.stored.as_ref())
     }
 
+    /// Returns the workloads that refer to secrets, in order of their ids.
+    pub(super) fn all(&self) -> Vec<IndexedWorkload> {
+        // The number of entries is known, so the list is allocated once.
+        let mut all = Vec::with_capacity(self.workloads.len());
+        all.extend(self.stored().cloned());
+        all
+    }
+
+    /// Returns the wanted secrets, each with the workloads that refer to it.
+    ///
+    /// A list of users for each secret would cost memory for each pair of a workload and a secret.
+    /// This walk copies nothing but the result, and ends with the last user.
+    pub(super) fn users(
+        &self,
+        is_wanted: impl Fn(&SecretId) -> bool,
+    ) -> BTreeMap<Arc<SecretId>, Vec<IndexedWorkload>> {
+        let wanted = self.secrets.iter().filter(|(secret, _)| is_wanted(secret));
+        let (mut users, mut left) = (BTreeMap::new(), 0_usize);
+        for (secret, &count) in wanted {
+            left += count;
+            users.insert(Arc::clone(secret), Vec::with_capacity(count));
+        }
+        for stored in self.stored() {
+            if left == 0 {
+                break;
+            }
+            for secret in stored.workload.watched() {
+                if let Some(users) = users.get_mut(secret) {
+                    users.push(stored.clone());
+                    left -= 1;
+                }
+            }
+        }
+        users
+    }
+
+    /// Returns the secrets that the workloads of a Kubernetes namespace refer to.
+    pub(super) fn secrets_of(&self, namespace: &str) -> HashSet<Arc<SecretId>> {
+        let (namespace, name): (Arc<str>, Arc<str>) = (namespace.into(), "".into());
+        let mut secrets = HashSet::new();
+        for kind in Kind::ALL {
+            let (namespace, name) = (Arc::clone(&namespace), Arc::clone(&name));
+            let first = WorkloadId { kind, namespace, name };
+            let is_in = |id: &WorkloadId| (id.kind, &id.namespace) == (kind, &first.namespace);
+            let from_first =
+                self.workloads.range::<WorkloadId, _>(&first..).take_while(|(id, _)| is_in(id));
+            for stored in from_first.filter_map(|(_, entry)| entry.stored.as_ref()) {
+                secrets.extend(stored.workload.watched().cloned());
+            }
+        }
+        secrets
+    }
+
     /// Returns a workload, if it refers to secrets.
     pub(super) fn get(&self, id: &WorkloadId) -> Option<&IndexedWorkload> {
         self.workloads.get(id)?.stored.as_ref()
@@ -231,8 +284,8 @@ impl Entries {
     /// are not applied here.
     pub(super) fn begin_poll(&mut self, server: &str) -> Snapshot {
         self.polls += 1;
-        let of_server = self.stored().filter(|stored| stored.workload.is_of(server));
-        let workloads = of_server.cloned().collect();
+        let mut workloads = self.all();
+        workloads.retain(|stored| stored.workload.is_of(server));
         let (poll, is_incomplete) = (self.polls, self.is_incomplete());
         let late = self.take_late(server);
         Snapshot { poll, workloads, over_quota: Vec::new(), late, is_incomplete }
@@ -378,9 +431,13 @@ impl Entries {
         if workload.watched().next().is_none() {
             return self.remove(&workload.id);
         }
-        self.share_strings(&mut workload);
-        for secret in workload.watched() {
-            *self.secrets.entry(Arc::clone(secret)).or_insert(0) += 1;
+        if let Some((key, _)) = self.workloads.get_key_value(&workload.id) {
+            workload.id = key.clone();
+        }
+        let has_same_secrets =
+            old.as_ref().is_some_and(|old| share_secrets(&old.workload, &mut workload));
+        if !has_same_secrets {
+            self.add_secrets(&mut workload);
         }
         let change = match &old {
             Some(old) if old.workload.secrets == workload.secrets => Change::Unchanged,
@@ -396,14 +453,16 @@ impl Entries {
                 Progress::Complete | Progress::Degraded | Progress::Silent(Silence::NoReplicas)
             );
         let is_same = old.as_ref().is_some_and(|old| {
-            old.template_first_poll == template_first_poll && *old.workload == workload
+            old.template_first_poll == template_first_poll
+                && old.has_rolled_out == has_rolled_out
+                && is_same_but_for_version(&old.workload, &mut workload)
         });
         self.changes += u64::from(!is_same);
         if let Some(entry) = self.workloads.get_mut(&workload.id) {
             let workload = Arc::new(workload);
             entry.stored = Some(IndexedWorkload { workload, template_first_poll, has_rolled_out });
         }
-        if let Some(old) = old {
+        if let Some(old) = old.filter(|_| !has_same_secrets) {
             self.release(&old.workload);
         }
         change
@@ -443,14 +502,13 @@ impl Entries {
         id
     }
 
-    fn share_strings(&mut self, workload: &mut Workload) {
-        if let Some((key, _)) = self.workloads.get_key_value(&workload.id) {
-            workload.id = key.clone();
-        }
+    /// Counts a workload as a user of its secrets. Its ids become the shared ones.
+    fn add_secrets(&mut self, workload: &mut Workload) {
         for secret in workload.secrets.iter_mut().chain(&mut workload.former_secrets) {
             if let Some((shared, _)) = self.secrets.get_key_value(secret) {
                 *secret = Arc::clone(shared);
             }
+            *self.secrets.entry(Arc::clone(secret)).or_insert(0) += 1;
         }
     }
 
@@ -464,6 +522,30 @@ impl Entries {
             }
         }
     }
+}
+
+/// Whether two states of a workload have the same secrets. If so, the later state shares the ids of
+/// the earlier one. Most events are about the status, and this is all that they cost.
+fn share_secrets(earlier: &Workload, later: &mut Workload) -> bool {
+    let is_same =
+        earlier.secrets == later.secrets && earlier.former_secrets == later.former_secrets;
+    if is_same {
+        let ids = later.secrets.iter_mut().chain(&mut later.former_secrets);
+        for (id, shared) in ids.zip(earlier.watched()) {
+            *id = Arc::clone(shared);
+        }
+    }
+    is_same
+}
+
+/// Whether two states of a workload differ in nothing but the version of the object. Many changes of
+/// a status are about what is not kept, and change only that.
+fn is_same_but_for_version(earlier: &Workload, later: &mut Workload) -> bool {
+    let of_earlier = earlier.resource_version.clone();
+    let version = std::mem::replace(&mut later.resource_version, of_earlier);
+    let is_same = *earlier == *later;
+    later.resource_version = version;
+    is_same
 }
 
 /// Keeps what is known of a rollout until the rollout is complete.
