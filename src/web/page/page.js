@@ -5,7 +5,7 @@
 import {
   ALL, OPEN, ROTATIONS, WORKLOADS, ago, chip, facts, hashOf, inWords, lateness, make, makePages,
   makeTable, makeTiles, number, plural, renewAges, replace, secretHash, secretNote, setClock,
-  setText, sum, timeOf, workloadHash,
+  setText, sum, timeOf, workloadHash, worstFirst,
 } from "./parts.js";
 
 /** The time between two refreshes, and the longest time after errors, in milliseconds. */
