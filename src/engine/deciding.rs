@@ -138,7 +138,7 @@ impl<C: Cluster> Workloads<C> {
         let revisions = self.cluster.revisions(&wanted);
         let ((), mut found) = join(vault.read_clock(), revisions).await;
         for stored in needing_revision {
-            if let Some(revision) = found.remove(&stored.workload.uid) {
+            if let Some(revision) = found.remove(&*stored.workload.uid) {
                 self.tracks.keep_revision(stored, revision);
             }
         }

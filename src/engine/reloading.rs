@@ -257,8 +257,8 @@ impl<C: Cluster> Writer<'_, C> {
                     Action::Roll(_) => break,
                     Action::AskRevision => {
                         let workload = Arc::clone(&stored.workload);
-                        let uid = workload.uid.clone();
-                        revision = self.cluster.revisions(&[workload]).await.remove(&uid);
+                        let uid = Arc::clone(&workload.uid);
+                        revision = self.cluster.revisions(&[workload]).await.remove(&*uid);
                         lookup_state = LookupState::Yes;
                     }
                     Action::Leave | Action::Hold(_) => return Outcome::NotNeeded,

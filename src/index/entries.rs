@@ -4,11 +4,13 @@
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::effect::Effect;
 use super::lists::Lists;
 use super::sources::{SourceRead, Sources};
+use super::states::{is_older, is_same_but_for_version, share_secrets};
 use crate::model::kind::Kind;
 use crate::model::poll::PollNumber;
 use crate::model::progress::{Progress, Silence};
@@ -64,7 +66,7 @@ enum Seen {
 #[derive(Debug, Default)]
 struct Entry {
     /// The number of the last list of its kind that contained the workload.
-    list: u64,
+    list: u32,
     /// The readable sources that the workload names, in order.
     sources: Box<[SourceId]>,
     /// The manifest of the workload, if it names sources and is short enough.
@@ -72,7 +74,7 @@ struct Entry {
     /// Set while some of its sources are not known yet.
     pending: Option<Pending>,
     /// A digest of the last notes on its references.
-    noted: Option<u64>,
+    noted: Option<NonZeroU64>,
     /// The workload, if it refers to secrets.
     stored: Option<IndexedWorkload>,
 }
@@ -363,7 +365,7 @@ impl Entries {
         let digest = (!notes.is_empty() || record_error.is_some()).then(|| {
             let mut hasher = DefaultHasher::new();
             (&*manifest.uid, &notes, &record_error).hash(&mut hasher);
-            hasher.finish()
+            NonZeroU64::new(hasher.finish()).unwrap_or(NonZeroU64::MIN)
         });
         let list = self.lists.of(kind);
         let entry = self.workloads.entry(id.clone()).or_default();
@@ -433,6 +435,11 @@ impl Entries {
         }
         if let Some((key, _)) = self.workloads.get_key_value(&workload.id) {
             workload.id = key.clone();
+        }
+        if let Some(old) = &old
+            && old.workload.uid == workload.uid
+        {
+            workload.uid = Arc::clone(&old.workload.uid);
         }
         let has_same_secrets =
             old.as_ref().is_some_and(|old| share_secrets(&old.workload, &mut workload));
@@ -524,30 +531,6 @@ impl Entries {
     }
 }
 
-/// Whether two states of a workload have the same secrets. If so, the later state shares the ids of
-/// the earlier one. Most events are about the status, and this is all that they cost.
-fn share_secrets(earlier: &Workload, later: &mut Workload) -> bool {
-    let is_same =
-        earlier.secrets == later.secrets && earlier.former_secrets == later.former_secrets;
-    if is_same {
-        let ids = later.secrets.iter_mut().chain(&mut later.former_secrets);
-        for (id, shared) in ids.zip(earlier.watched()) {
-            *id = Arc::clone(shared);
-        }
-    }
-    is_same
-}
-
-/// Whether two states of a workload differ in nothing but the version of the object. Many changes of
-/// a status are about what is not kept, and change only that.
-fn is_same_but_for_version(earlier: &Workload, later: &mut Workload) -> bool {
-    let of_earlier = earlier.resource_version.clone();
-    let version = std::mem::replace(&mut later.resource_version, of_earlier);
-    let is_same = *earlier == *later;
-    later.resource_version = version;
-    is_same
-}
-
 /// Keeps what is known of a rollout until the rollout is complete.
 ///
 /// Any change of the object, such as a scaled Deployment, looks like progress for a moment, and must not
@@ -580,15 +563,6 @@ fn rollout_ended(before: &IndexedWorkload, after: &Workload) -> Option<Effect> {
         _ => return None,
     };
     Some(Effect::RolloutEnded { id: after.id.clone(), failure })
-}
-
-/// Whether a resource version is older than another. Resource versions are growing numbers. If one
-/// of them is no number, neither is older.
-fn is_older(version: &str, than: &str) -> bool {
-    match (version.parse::<u64>(), than.parse::<u64>()) {
-        (Ok(version), Ok(than)) => version < than,
-        _ => false,
-    }
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod lists;
 pub mod namespaces;
 pub mod quota;
 pub mod sources;
+mod states;
 #[cfg(test)]
 mod tests;
 
@@ -262,8 +263,8 @@ impl Index {
 
     /// Returns the uid of a workload that refers to secrets.
     #[must_use]
-    pub fn uid(&self, id: &WorkloadId) -> Option<Box<str>> {
-        self.entries().get(id).map(|stored| stored.workload.uid.clone())
+    pub fn uid(&self, id: &WorkloadId) -> Option<Arc<str>> {
+        self.entries().get(id).map(|stored| Arc::clone(&stored.workload.uid))
     }
 
     /// The number of workloads that refer to secrets, and the number of distinct secrets.
