@@ -388,3 +388,9 @@ fn the_users_of_a_secret_and_the_secrets_of_a_namespace_are_found() {
     assert_eq!(secrets("shop-2"), BTreeSet::from(["x".to_owned()]));
     assert_eq!(secrets("sho"), BTreeSet::new());
 }
+
+#[test]
+fn an_entry_is_small() {
+    // There is one for each of tens of thousands of workloads.
+    assert!(size_of::<Entry>() <= 64, "{}", size_of::<Entry>());
+}
