@@ -433,19 +433,7 @@ impl Entries {
         if workload.watched().next().is_none() {
             return self.remove(&workload.id);
         }
-        if let Some((key, _)) = self.workloads.get_key_value(&workload.id) {
-            workload.id = key.clone();
-        }
-        if let Some(old) = &old
-            && old.workload.uid == workload.uid
-        {
-            workload.uid = Arc::clone(&old.workload.uid);
-        }
-        let has_same_secrets =
-            old.as_ref().is_some_and(|old| share_secrets(&old.workload, &mut workload));
-        if !has_same_secrets {
-            self.add_secrets(&mut workload);
-        }
+        let has_same_secrets = self.share_strings(&mut workload, old.as_ref());
         let change = match &old {
             Some(old) if old.workload.secrets == workload.secrets => Change::Unchanged,
             _ => Change::Collected,
@@ -460,8 +448,7 @@ impl Entries {
                 Progress::Complete | Progress::Degraded | Progress::Silent(Silence::NoReplicas)
             );
         let is_same = old.as_ref().is_some_and(|old| {
-            old.template_first_poll == template_first_poll
-                && old.has_rolled_out == has_rolled_out
+            (old.template_first_poll, old.has_rolled_out) == (template_first_poll, has_rolled_out)
                 && is_same_but_for_version(&old.workload, &mut workload)
         });
         self.changes += u64::from(!is_same);
@@ -507,6 +494,23 @@ impl Entries {
             self.namespaces.insert(Arc::clone(&id.namespace));
         }
         id
+    }
+
+    /// Lets a workload share the strings of its earlier state, or those of other workloads. Returns
+    /// whether both states have the same secrets. If not, the workload is counted as a user of its
+    /// secrets.
+    fn share_strings(&mut self, workload: &mut Workload, old: Option<&IndexedWorkload>) -> bool {
+        if let Some((key, _)) = self.workloads.get_key_value(&workload.id) {
+            workload.id = key.clone();
+        }
+        if let Some(old) = old.filter(|old| old.workload.uid == workload.uid) {
+            workload.uid = Arc::clone(&old.workload.uid);
+        }
+        let has_same_secrets = old.is_some_and(|old| share_secrets(&old.workload, workload));
+        if !has_same_secrets {
+            self.add_secrets(workload);
+        }
+        has_same_secrets
     }
 
     /// Counts a workload as a user of its secrets. Its ids become the shared ones.
