@@ -279,6 +279,23 @@ mod tests {
     }
 
     #[test]
+    fn an_event_copies_what_a_report_still_shares_and_nothing_else() {
+        let board = board();
+        let observe = |path: &str| {
+            let (secret, observation) = (&secret(path), Observation::Live(version(1, 1)));
+            board.on(&Event::Observed { secret, observation, poll: 1 });
+        };
+        let place = || Arc::as_ptr(&board.state().secrets);
+        observe("a");
+        let before = place();
+        observe("b");
+        assert_eq!(place(), before);
+        let shared = Arc::clone(&board.state().secrets);
+        observe("c");
+        assert_eq!((shared.len(), board.state().secrets.len()), (2, 3));
+    }
+
+    #[test]
     fn polls_and_secrets_are_kept_and_unused_secrets_are_forgotten() {
         let board = board();
         let took = Duration::ZERO;
