@@ -105,6 +105,8 @@ pub(super) struct Entries {
     namespaces: HashSet<Arc<str>>,
     /// The late workloads that are in no snapshot yet: see [`Snapshot::late`].
     late: HashSet<WorkloadId>,
+    /// Whether all workloads of all first lists are known. No later workload is of a first list.
+    is_settled_for_good: bool,
 }
 
 /// What a manifest changed in the set of workloads that refer to secrets.
@@ -325,9 +327,15 @@ impl Entries {
 
     /// Whether all workloads that existed before this process are known, but for those of kinds that
     /// cannot be listed.
-    pub(super) fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&mut self) -> bool {
+        if self.is_settled_for_good {
+            return true;
+        }
         let mut pending = self.workloads.values().filter_map(|entry| entry.pending);
-        self.lists.may_be_polled() && !pending.any(|pending| pending.is_of_first_list)
+        let is_settled =
+            self.lists.may_be_polled() && !pending.any(|pending| pending.is_of_first_list);
+        self.is_settled_for_good = is_settled && self.lists.are_all_complete();
+        is_settled
     }
 
     /// Whether some workloads that existed before this process are not known yet.

@@ -394,3 +394,19 @@ fn an_entry_is_small() {
     // There is one for each of tens of thousands of workloads.
     assert!(size_of::<Entry>() <= 64, "{}", size_of::<Entry>());
 }
+
+#[test]
+fn the_index_is_settled_once_the_workloads_of_all_first_lists_are_known() {
+    let bench = Bench::default();
+    let is_settled = || bench.0.borrow_mut().is_settled();
+    bench.begin_list(Kind::DEPLOYMENT);
+    bench.defer(&workload("a", 1, 1, &[]).id);
+    for kind in Kind::ALL {
+        bench.end_list(kind);
+    }
+    assert!(!is_settled());
+    bench.conclude(workload("a", 1, 1, &["x"]));
+    assert!(is_settled());
+    bench.defer(&workload("b", 2, 1, &[]).id);
+    assert!(is_settled(), "it is new");
+}
