@@ -1,13 +1,28 @@
 //! What is read often must cost little: by the count of an allocator.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use allocation_counter::measure;
-use vault_secrets_reloader::model::annotation::Annotations;
-use vault_secrets_reloader::references::environment::{Container, EnvFrom, SourceKind, SourceName};
+use jiff::Timestamp;
+use vault_secrets_reloader::decide::observation::Observation;
+use vault_secrets_reloader::decide::plan::{Action, Decision};
+use vault_secrets_reloader::events::event::Event;
+use vault_secrets_reloader::events::sink::Sink as _;
+use vault_secrets_reloader::index::Index;
+use vault_secrets_reloader::model::annotation::{Annotations, OptIn};
+use vault_secrets_reloader::model::kind::Kind;
+use vault_secrets_reloader::model::secret::{DEFAULT_CONNECTION, Version};
+use vault_secrets_reloader::model::workload::WorkloadId;
+use vault_secrets_reloader::references::environment::{
+    Container, EnvFrom, EnvVar, SourceKind, SourceName,
+};
 use vault_secrets_reloader::references::extraction::{extract, read_value};
 use vault_secrets_reloader::references::grammar::may_hold_reference;
+use vault_secrets_reloader::references::manifest::Manifest;
 use vault_secrets_reloader::references::source::{Content, SourceState};
+use vault_secrets_reloader::status::board::Board;
+use vault_secrets_reloader::status::report::Sources;
 use vault_secrets_reloader::vault::answer::Answer;
 use vault_secrets_reloader::vault::metadata::{self, Metadata};
 
@@ -70,4 +85,80 @@ fn a_source_that_is_named_a_thousand_times_costs_no_product() {
     // Some for each of the 50,000 variables that are told apart, and none for the millions beyond.
     assert!(used.count_total < 1_000_000, "{used:?}");
     assert!(used.bytes_max < 64 << 20, "{used:?}");
+}
+
+const WORKLOADS: usize = 2_000;
+const SECRETS: usize = 1_000;
+
+/// Returns a Deployment that refers to one secret.
+fn manifest(number: usize) -> Manifest {
+    let mut manifest = Manifest {
+        namespace: "shop".to_owned(),
+        name: format!("web-{number}"),
+        uid: format!("uid-of-{number}"),
+        ..Manifest::default()
+    };
+    manifest.annotations.push(OptIn::Current.key().to_owned(), "true".to_owned());
+    let path = number % SECRETS;
+    let variables = vec![EnvVar::literal("A", format!("vault:secret/data/{path}#k"))];
+    manifest.containers.push(Container { variables, ..Container::default() });
+    manifest
+}
+
+/// Returns what reports are made from, after one poll.
+fn polled() -> Sources {
+    let index = Arc::new(Index::default());
+    let now = || Timestamp::UNIX_EPOCH;
+    let board = Arc::new(Board::new(Arc::clone(&index), now));
+    for number in 0..WORKLOADS {
+        index.apply(manifest(number), Kind::DEPLOYMENT);
+    }
+    let snapshot = index.begin_poll(DEFAULT_CONNECTION);
+    let (poll, server) = (snapshot.poll, DEFAULT_CONNECTION);
+    board.on(&Event::PollStarted { server });
+    for decided in &snapshot.workloads {
+        for secret in decided.workload.watched() {
+            let observation = Observation::Live(Version { number: 1, created: now() });
+            board.on(&Event::Observed { secret, observation, poll });
+        }
+        let decision = Decision::of(Action::Leave);
+        board.on(&Event::Decided { decided, poll, decision: &decision });
+    }
+    Sources {
+        index,
+        board,
+        clock: Arc::default(),
+        now,
+        injector: Arc::default(),
+        rollout_timeout: Duration::from_mins(10),
+        servers: [DEFAULT_CONNECTION.into()].into(),
+        replica: "a".into(),
+    }
+}
+
+#[test]
+fn the_status_copies_neither_board_nor_index() {
+    let sources = polled();
+    let within = |what: &str, limit: u64, run: &dyn Fn()| {
+        let used = measure(run);
+        assert!(used.bytes_max <= limit, "{what}: {} bytes, not {limit}", used.bytes_max);
+    };
+    let workloads = u64::try_from(WORKLOADS).unwrap();
+    within("a table", workloads * 200, &|| {
+        let table = sources.report().table();
+        assert_eq!((table.rotations.len(), table.workloads.len()), (SECRETS, WORKLOADS));
+    });
+    within("a look of the follower", workloads * 100, &|| {
+        let workloads = sources.index.workloads();
+        assert_eq!(sources.report().look(&workloads).tallies.len(), SECRETS);
+    });
+    within("the metrics", workloads * 80, &|| drop(sources.report().census()));
+    // One secret or one workload costs the same beside any number of others.
+    within("a secret", 4_096, &|| {
+        let found = sources.report().secrets("secret/data/7", None, None);
+        assert_eq!(found.iter().map(|found| found.users.len()).collect::<Vec<_>>(), [2]);
+    });
+    let (kind, namespace, name) = (Kind::DEPLOYMENT, "shop".into(), "web-7".into());
+    let id = WorkloadId { kind, namespace, name };
+    within("a workload", 4_096, &|| assert!(sources.report().workload(&id).is_some()));
 }

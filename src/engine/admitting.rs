@@ -8,19 +8,27 @@ use jiff::Timestamp;
 use crate::decide::hold::Hold;
 use crate::decide::observation::{Observation, ObservedVersion};
 use crate::decide::plan::{Action, Cause, Decision};
-use crate::engine::deciding::LookupState;
-use crate::engine::deciding::{Candidate, Due};
+use crate::engine::deciding::{Candidate, Due, LookupState};
 use crate::engine::poll_scope::Remaining;
 use crate::engine::ports::Cluster;
 use crate::engine::secret_track::seen;
 use crate::engine::workloads::Workloads;
 use crate::index::entries::IndexedWorkload;
-use crate::model::reload_policy::{ReloadMode, ReloadPolicy};
+use crate::model::reload_policy::ReloadPolicy;
 use crate::model::secret::{SecretId, Version};
 use crate::model::workload::Workload;
 use crate::rollouts::admission::{Admission, Candidate as DueReload, ChangedSecret};
 use crate::rollouts::order::{Turn, rank, sort_by_turns};
-use crate::rollouts::rollout::{Deadline, replaces_no_pods, rollout_state};
+use crate::rollouts::rollout::{Deadline, RolloutState, replaces_no_pods, rollout_state};
+
+/// A candidate, with what its turn and its admission depend on.
+struct Ranked<'a> {
+    candidate: Candidate<'a>,
+    /// The state of the rollout of its present template.
+    state: RolloutState,
+    /// Whether the owner of a changed secret says that its reloads are urgent.
+    is_urgent: bool,
+}
 
 impl<C: Cluster> Workloads<C> {
     /// Returns the candidates that may start, and reports all decisions. `in_scope` are the workloads
@@ -55,31 +63,30 @@ impl<C: Cluster> Workloads<C> {
             candidates.iter().map(|candidate| &*candidate.stored.workload.id.namespace).collect();
         admission.set_due_namespaces(namespaces.len());
         let (mut due, mut unclear) = (Vec::new(), Vec::new());
-        for Candidate { stored, decision } in
-            self.in_order(candidates, in_scope, &changed, deadline)
-        {
+        for ranked in self.in_order(candidates, in_scope, &changed, deadline) {
+            let Candidate { stored, decision } = &ranked.candidate;
+            let reload = ranked.reload();
             // A revision that is known was considered, and tells no more if it is read again.
             let is_unclear = matches!(lookup_state, LookupState::No)
                 && self.tracks.revision(stored).is_none()
                 && !decision.undecided.is_empty()
-                && admission.is_blocked(&due_of(stored, &decision), &decision.undecided);
+                && admission.is_blocked(&reload, &decision.undecided);
             if is_unclear {
                 // The workload may have these versions: its revision tells.
-                unclear.push(stored);
+                unclear.push(*stored);
                 continue;
             }
-            let is_urgent = is_urgent(&decision, &changed);
-            let action = self.may_start(&mut admission, stored, &decision, is_urgent, remaining);
+            let action = self.may_start(&mut admission, &reload, &decision.action, remaining);
+            let Ranked { candidate: Candidate { stored, decision }, is_urgent, .. } = ranked;
             let decision = Decision { action, ..decision };
-            due.extend(self.conclude(stored, decision, now, remaining));
+            due.extend(self.conclude(stored, decision, is_urgent, now, remaining));
         }
         (due, unclear)
     }
 
     /// Returns the clock and the limit by which a rollout takes too long.
     pub(super) fn deadline(&self, now: Timestamp) -> Deadline {
-        let timeout = self.settings.shared.rollouts.timeout;
-        Deadline { now: self.clocks.cluster.at(now), timeout }
+        self.clocks.deadline(now, self.settings.shared.rollouts.timeout)
     }
 
     fn changed_secret(&self, observed: ObservedVersion) -> ChangedSecret {
@@ -100,22 +107,30 @@ impl<C: Cluster> Workloads<C> {
         in_scope: &'a [IndexedWorkload],
         changed: &HashMap<Arc<SecretId>, ChangedSecret>,
         deadline: Deadline,
-    ) -> Vec<Candidate<'a>> {
+    ) -> Vec<Ranked<'a>> {
         let failures = |stored: &IndexedWorkload| self.tracks.failures(&stored.workload.uid);
         let mut failing: HashMap<&str, u32> = HashMap::new();
         for stored in in_scope.iter().filter(|stored| failures(stored) > 0) {
             *failing.entry(&stored.workload.id.namespace).or_default() += 1;
         }
-        sort_by_turns(candidates, failing, |Candidate { stored, decision }| {
+        let ranked = |candidate: Candidate<'a>| {
+            let Candidate { stored, decision } = &candidate;
+            let state = rollout_state(&stored.workload, stored.has_rolled_out, deadline);
+            let mut known = decision.changed.iter().filter_map(|secret| changed.get(secret));
+            let is_urgent = known.any(ChangedSecret::is_urgent);
+            Ranked { candidate, state, is_urgent }
+        };
+        let ranked: Vec<_> = candidates.into_iter().map(ranked).collect();
+        sort_by_turns(ranked, failing, |Ranked { candidate, state, is_urgent }| {
+            let Candidate { stored, decision } = candidate;
             let workload = &stored.workload;
-            let state = rollout_state(workload, stored.has_rolled_out, deadline);
             let first = decision.changed.first();
             let first = first
                 .map(|secret| (&**secret, changed.get(secret).and_then(|changed| changed.version)));
             Turn {
                 namespace: &workload.id.namespace,
                 failures: failures(stored),
-                rank: rank(workload, state, first, is_urgent(decision, changed)),
+                rank: rank(workload, *state, first, *is_urgent),
             }
         })
     }
@@ -136,14 +151,13 @@ impl<C: Cluster> Workloads<C> {
     fn may_start(
         &mut self,
         admission: &mut Admission<'_>,
-        stored: &IndexedWorkload,
-        decision: &Decision,
-        is_urgent: bool,
+        reload: &DueReload<'_>,
+        action: &Action,
         remaining: &mut Remaining,
     ) -> Action {
-        let workload = &stored.workload;
-        let Action::Roll(cause) = decision.action else { return decision.action.clone() };
-        if let Some(hold) = self.hold_by_rules(workload, is_urgent) {
+        let workload = reload.workload;
+        let Action::Roll(cause) = *action else { return action.clone() };
+        if let Some(hold) = self.hold_by_rules(workload, reload.is_urgent) {
             return Action::Hold(hold);
         }
         if let Some(hold) = self.injector.hold(workload) {
@@ -154,7 +168,7 @@ impl<C: Cluster> Workloads<C> {
         if takes_budget && !self.budget.try_take() {
             return Action::Hold(Hold::Budget);
         }
-        match admission.admit(&due_of(stored, decision)) {
+        match admission.admit(reload) {
             Ok(()) => Action::Roll(cause),
             Err(refusal) => {
                 if takes_budget {
@@ -168,19 +182,17 @@ impl<C: Cluster> Workloads<C> {
     }
 }
 
-/// Whether the owner of a changed secret says that its reloads are urgent.
-fn is_urgent(decision: &Decision, known: &HashMap<Arc<SecretId>, ChangedSecret>) -> bool {
-    let mode = |secret| known.get(secret).map(|known| known.policy.mode);
-    decision.changed.iter().any(|secret| mode(secret) == Some(ReloadMode::Urgent))
-}
-
-/// Returns a due workload as the rules see it.
-fn due_of<'a>(stored: &'a IndexedWorkload, decision: &'a Decision) -> DueReload<'a> {
-    DueReload {
-        workload: &stored.workload,
-        has_rolled_out: stored.has_rolled_out,
-        changed: &decision.changed,
-        undecided: &decision.undecided,
-        is_silent: replaces_no_pods(&stored.workload),
+impl Ranked<'_> {
+    /// Returns the due reload as the rules see it.
+    fn reload(&self) -> DueReload<'_> {
+        let Self { candidate: Candidate { stored, decision }, state, is_urgent } = self;
+        DueReload {
+            workload: &stored.workload,
+            state: *state,
+            is_urgent: *is_urgent,
+            changed: &decision.changed,
+            undecided: &decision.undecided,
+            is_silent: replaces_no_pods(&stored.workload),
+        }
     }
 }

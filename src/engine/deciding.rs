@@ -40,6 +40,8 @@ pub(super) struct Due {
     pub(super) revision: Option<Revision>,
     pub(super) cause: Cause,
     pub(super) changed: Vec<Arc<SecretId>>,
+    /// Whether the owner of a changed secret says that its reloads are urgent.
+    pub(super) is_urgent: bool,
     /// Whether the reload waited until others had made room.
     pub(super) has_waited: bool,
 }
@@ -85,7 +87,7 @@ impl<C: Cluster> Workloads<C> {
                 Action::AskRevision => needing_revision.push(stored),
                 Action::Roll(_) => candidates.push(Candidate { stored, decision }),
                 Action::Leave | Action::Hold(_) => {
-                    self.conclude(stored, decision, now, remaining);
+                    self.conclude(stored, decision, false, now, remaining);
                 }
             }
         }
@@ -116,7 +118,7 @@ impl<C: Cluster> Workloads<C> {
             if let Action::Roll(_) = decision.action {
                 candidates.push(Candidate { stored, decision });
             } else {
-                self.conclude(stored, decision, now, remaining);
+                self.conclude(stored, decision, false, now, remaining);
             }
         }
         self.admit(candidates, in_scope, observed_versions, now, LookupState::Yes, remaining).0
@@ -136,7 +138,7 @@ impl<C: Cluster> Workloads<C> {
         let revisions = self.cluster.revisions(&wanted);
         let ((), mut found) = join(vault.read_clock(), revisions).await;
         for stored in needing_revision {
-            if let Some(revision) = found.remove(&stored.workload.uid) {
+            if let Some(revision) = found.remove(&*stored.workload.uid) {
                 self.tracks.keep_revision(stored, revision);
             }
         }
@@ -203,11 +205,13 @@ impl<C: Cluster> Workloads<C> {
         plan::decide(&input, seen(observed_versions), rules, now)
     }
 
-    /// Reports a decision, and notes the remaining work. Returns the reload, if one may start.
+    /// Reports a decision, and notes the remaining work. Returns the reload, if one may start: see
+    /// [`Due::is_urgent`].
     pub(super) fn conclude(
         &mut self,
         stored: &IndexedWorkload,
         decision: Decision,
+        is_urgent: bool,
         now: Timestamp,
         remaining: &mut Remaining,
     ) -> Option<Due> {
@@ -300,6 +304,7 @@ impl<C: Cluster> Workloads<C> {
         let Action::Roll(cause) = action else { return None };
         let past = reload_state.past.clone();
         let revision = self.tracks.revision(stored).cloned();
-        Some(Due { stored: stored.clone(), past, revision, cause, changed, has_waited })
+        let stored = stored.clone();
+        Some(Due { stored, past, revision, cause, changed, is_urgent, has_waited })
     }
 }

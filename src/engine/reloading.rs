@@ -28,13 +28,12 @@ use crate::events::log::RELOADER;
 use crate::events::sink::Events;
 use crate::index::Index;
 use crate::index::entries::IndexedWorkload;
-use crate::model::reload_policy::ReloadMode;
 use crate::model::secret::SecretId;
 use crate::model::strategy::Rollout;
 use crate::model::workload::{Workload, WorkloadId};
 use crate::rollouts::admission::RolloutRules;
 use crate::rollouts::interval::next_streak;
-use crate::rollouts::rollout::{Deadline, is_unhealthy_by_itself};
+use crate::rollouts::rollout::is_unhealthy_by_itself;
 
 /// The number of PATCHes under way at once. Each starts a rollout, and the API server has other
 /// clients too.
@@ -191,7 +190,7 @@ struct Writer<'a, C> {
 impl<C: Cluster> Writer<'_, C> {
     async fn reload(&self, due: &Due) -> Outcome {
         let Self { observed_versions, rules, .. } = self;
-        let Due { past, cause, changed, .. } = due;
+        let Due { past, cause, changed, is_urgent, .. } = due;
         let mut stored = due.stored.clone();
         let mut revision = due.revision.clone();
         let id = stored.workload.id.clone();
@@ -201,7 +200,7 @@ impl<C: Cluster> Writer<'_, C> {
         }
         for attempt in 0..CONFLICT_TRIES {
             let workload = Arc::clone(&stored.workload);
-            if self.holds.of(&workload, self.is_urgent(changed)).is_some() {
+            if self.holds.of(&workload, *is_urgent).is_some() {
                 // An annotation came meanwhile, on the workload or on its namespace. The next poll
                 // says why the workload is held.
                 return Outcome::NotNeeded;
@@ -258,8 +257,8 @@ impl<C: Cluster> Writer<'_, C> {
                     Action::Roll(_) => break,
                     Action::AskRevision => {
                         let workload = Arc::clone(&stored.workload);
-                        let uid = workload.uid.clone();
-                        revision = self.cluster.revisions(&[workload]).await.remove(&uid);
+                        let uid = Arc::clone(&workload.uid);
+                        revision = self.cluster.revisions(&[workload]).await.remove(&*uid);
                         lookup_state = LookupState::Yes;
                     }
                     Action::Leave | Action::Hold(_) => return Outcome::NotNeeded,
@@ -269,19 +268,12 @@ impl<C: Cluster> Writer<'_, C> {
         Outcome::Failed(WriteError::Conflict)
     }
 
-    /// Whether the owner of a changed secret says that its reloads are urgent.
-    fn is_urgent(&self, changed: &[Arc<SecretId>]) -> bool {
-        let mode = |secret: &Arc<SecretId>| seen(self.observed_versions)(secret).policy.mode;
-        self.holds.settings.heeds_owners
-            && changed.iter().any(|secret| mode(secret) == ReloadMode::Urgent)
-    }
-
     /// Returns when and on what the reload of a workload is done.
     fn circumstances(&self, stored: &IndexedWorkload) -> Circumstances {
         let IndexedWorkload { workload, has_rolled_out, .. } = stored;
         let RolloutRules { shortest_interval, timeout, .. } = self.rollouts;
-        let at = self.clocks.cluster.at((self.clocks.now)());
-        let deadline = Deadline { now: at, timeout };
+        let deadline = self.clocks.deadline((self.clocks.now)(), timeout);
+        let at = deadline.now;
         Circumstances {
             at,
             streak: next_streak(workload.recorded.as_ref(), shortest_interval, at),

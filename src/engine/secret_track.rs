@@ -63,7 +63,9 @@ impl SecretTrack {
 /// The tracks of all secrets of one server.
 #[derive(Debug, Default)]
 pub(super) struct SecretTracks {
-    tracks: HashMap<Arc<SecretId>, SecretTrack>,
+    /// A map that grows holds both its old and its new places for a moment, and half of the new ones
+    /// are empty. So the tracks are boxed.
+    tracks: HashMap<Arc<SecretId>, Box<SecretTrack>>,
     times: PollTimes,
 }
 
@@ -212,12 +214,17 @@ impl SecretTracks {
         workloads: &[IndexedWorkload],
     ) -> HashMap<Arc<SecretId>, ObservedVersion> {
         let secrets = workloads.iter().flat_map(|stored| stored.workload.watched());
-        let known = |secret: &Arc<SecretId>| {
-            let track = self.tracks.get(secret)?;
-            let unknown = ObservedVersion { policy: track.policy, ..ObservedVersion::UNKNOWN };
-            Some((Arc::clone(secret), track.known().map_or(unknown, |(observed, _)| observed)))
-        };
-        secrets.filter_map(known).collect()
+        let mut versions = HashMap::with_capacity(self.tracks.len().min(workloads.len()));
+        for secret in secrets {
+            if let Some(track) = self.tracks.get(secret) {
+                versions.entry(Arc::clone(secret)).or_insert_with(|| {
+                    let unknown =
+                        ObservedVersion { policy: track.policy, ..ObservedVersion::UNKNOWN };
+                    track.known().map_or(unknown, |(observed, _)| observed)
+                });
+            }
+        }
+        versions
     }
 
     fn known(&self, secret: &SecretId) -> Option<(ObservedVersion, Instant)> {

@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::decide::clock::ServerClock;
 use crate::model::time_rules::TimeRules;
 use crate::rollouts::admission::RolloutRules;
+use crate::rollouts::rollout::Deadline;
 
 /// The settings of one reloader.
 #[derive(Clone, Debug)]
@@ -53,6 +54,14 @@ pub struct Clocks {
     pub cluster: Arc<ServerClock>,
     /// Returns the present by the controller's own clock.
     pub now: fn() -> Timestamp,
+}
+
+impl Clocks {
+    /// Returns the API server's clock at a time of the controller's own clock, with the time that a
+    /// rollout may take.
+    pub(super) fn deadline(&self, now: Timestamp, timeout: Duration) -> Deadline {
+        Deadline { now: self.cluster.at(now), timeout }
+    }
 }
 
 impl Default for Clocks {

@@ -44,9 +44,10 @@ pub(super) struct Reported {
     pub(super) error: Option<WriteError>,
 }
 
-/// The tracks of all workloads of one server, by uid.
+/// The tracks of all workloads of one server, by uid. They are boxed, because a map has many empty
+/// places.
 #[derive(Default)]
-pub(super) struct WorkloadTracks(HashMap<Box<str>, WorkloadTrack>);
+pub(super) struct WorkloadTracks(HashMap<Arc<str>, Box<WorkloadTrack>>);
 
 impl WorkloadTracks {
     /// Returns the state of a workload, if it has one.
@@ -55,7 +56,7 @@ impl WorkloadTracks {
     }
 
     /// Returns the state of a workload. Creates the state if there is none.
-    pub(super) fn state_mut(&mut self, uid: &str) -> &mut ReloadState {
+    pub(super) fn state_mut(&mut self, uid: &Arc<str>) -> &mut ReloadState {
         self.track(uid).state.get_or_insert_default()
     }
 
@@ -72,12 +73,16 @@ impl WorkloadTracks {
 
     /// Returns the revision of a workload's present template, if it was looked up.
     pub(super) fn revision(&self, stored: &IndexedWorkload) -> Option<&Revision> {
-        let (first_poll, revision) = self.0.get(&stored.workload.uid)?.revision.as_ref()?;
+        let (first_poll, revision) = self.0.get(&*stored.workload.uid)?.revision.as_ref()?;
         (*first_poll == stored.template_first_poll).then_some(revision)
     }
 
     /// Keeps a revision until the template changes.
-    pub(super) fn keep_revision(&mut self, stored: &IndexedWorkload, revision: Revision) {
+    pub(super) fn keep_revision(&mut self, stored: &IndexedWorkload, mut revision: Revision) {
+        if revision.copies.is_empty() {
+            // Most workloads have no copies, and share the empty list.
+            revision.copies = Arc::default();
+        }
         let first_poll = stored.template_first_poll;
         self.track(&stored.workload.uid).revision = Some((first_poll, revision));
     }
@@ -129,7 +134,7 @@ impl WorkloadTracks {
         self.0.values_mut().filter_map(|track| track.state.as_deref_mut())
     }
 
-    fn track(&mut self, uid: &str) -> &mut WorkloadTrack {
-        self.0.entry(uid.into()).or_default()
+    fn track(&mut self, uid: &Arc<str>) -> &mut WorkloadTrack {
+        self.0.entry(Arc::clone(uid)).or_default()
     }
 }

@@ -4,11 +4,13 @@
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::effect::Effect;
 use super::lists::Lists;
 use super::sources::{SourceRead, Sources};
+use super::states::{is_older, is_same_but_for_version, share_secrets};
 use crate::model::kind::Kind;
 use crate::model::poll::PollNumber;
 use crate::model::progress::{Progress, Silence};
@@ -64,7 +66,7 @@ enum Seen {
 #[derive(Debug, Default)]
 struct Entry {
     /// The number of the last list of its kind that contained the workload.
-    list: u64,
+    list: u32,
     /// The readable sources that the workload names, in order.
     sources: Box<[SourceId]>,
     /// The manifest of the workload, if it names sources and is short enough.
@@ -72,7 +74,7 @@ struct Entry {
     /// Set while some of its sources are not known yet.
     pending: Option<Pending>,
     /// A digest of the last notes on its references.
-    noted: Option<u64>,
+    noted: Option<NonZeroU64>,
     /// The workload, if it refers to secrets.
     stored: Option<IndexedWorkload>,
 }
@@ -91,7 +93,7 @@ struct Pending {
 #[derive(Debug, Default)]
 pub(super) struct Entries {
     polls: PollNumber,
-    /// The number of changes of stored workloads so far.
+    /// The number of changes of stored workloads so far. Another version of the object alone is none.
     pub(super) changes: u64,
     pub(super) lists: Lists,
     pub(super) sources: Sources,
@@ -103,6 +105,8 @@ pub(super) struct Entries {
     namespaces: HashSet<Arc<str>>,
     /// The late workloads that are in no snapshot yet: see [`Snapshot::late`].
     late: HashSet<WorkloadId>,
+    /// Whether all workloads of all first lists are known. No later workload is of a first list.
+    is_settled_for_good: bool,
 }
 
 /// What a manifest changed in the set of workloads that refer to secrets.
@@ -222,6 +226,59 @@ impl Entries {
         self.workloads.values().filter_map(|entry| entry.stored.as_ref())
     }
 
+    /// Returns the workloads that refer to secrets, in order of their ids.
+    pub(super) fn all(&self) -> Vec<IndexedWorkload> {
+        // The number of entries is known, so the list is allocated once.
+        let mut all = Vec::with_capacity(self.workloads.len());
+        all.extend(self.stored().cloned());
+        all
+    }
+
+    /// Returns the wanted secrets, each with the workloads that refer to it.
+    ///
+    /// A list of users for each secret would cost memory for each pair of a workload and a secret.
+    /// This walk copies nothing but the result, and ends with the last user.
+    pub(super) fn users(
+        &self,
+        is_wanted: impl Fn(&SecretId) -> bool,
+    ) -> BTreeMap<Arc<SecretId>, Vec<IndexedWorkload>> {
+        let wanted = self.secrets.iter().filter(|(secret, _)| is_wanted(secret));
+        let (mut users, mut left) = (BTreeMap::new(), 0_usize);
+        for (secret, &count) in wanted {
+            left += count;
+            users.insert(Arc::clone(secret), Vec::with_capacity(count));
+        }
+        for stored in self.stored() {
+            if left == 0 {
+                break;
+            }
+            for secret in stored.workload.watched() {
+                if let Some(users) = users.get_mut(secret) {
+                    users.push(stored.clone());
+                    left -= 1;
+                }
+            }
+        }
+        users
+    }
+
+    /// Returns the secrets that the workloads of a Kubernetes namespace refer to.
+    pub(super) fn secrets_of(&self, namespace: &str) -> HashSet<Arc<SecretId>> {
+        let (namespace, name): (Arc<str>, Arc<str>) = (namespace.into(), "".into());
+        let mut secrets = HashSet::new();
+        for kind in Kind::ALL {
+            let (namespace, name) = (Arc::clone(&namespace), Arc::clone(&name));
+            let first = WorkloadId { kind, namespace, name };
+            let is_in = |id: &WorkloadId| (id.kind, &id.namespace) == (kind, &first.namespace);
+            let from_first =
+                self.workloads.range::<WorkloadId, _>(&first..).take_while(|(id, _)| is_in(id));
+            for stored in from_first.filter_map(|(_, entry)| entry.stored.as_ref()) {
+                secrets.extend(stored.workload.watched().cloned());
+            }
+        }
+        secrets
+    }
+
     /// Returns a workload, if it refers to secrets.
     pub(super) fn get(&self, id: &WorkloadId) -> Option<&IndexedWorkload> {
         self.workloads.get(id)?.stored.as_ref()
@@ -231,8 +288,8 @@ impl Entries {
     /// are not applied here.
     pub(super) fn begin_poll(&mut self, server: &str) -> Snapshot {
         self.polls += 1;
-        let of_server = self.stored().filter(|stored| stored.workload.is_of(server));
-        let workloads = of_server.cloned().collect();
+        let mut workloads = self.all();
+        workloads.retain(|stored| stored.workload.is_of(server));
         let (poll, is_incomplete) = (self.polls, self.is_incomplete());
         let late = self.take_late(server);
         Snapshot { poll, workloads, over_quota: Vec::new(), late, is_incomplete }
@@ -270,9 +327,15 @@ impl Entries {
 
     /// Whether all workloads that existed before this process are known, but for those of kinds that
     /// cannot be listed.
-    pub(super) fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&mut self) -> bool {
+        if self.is_settled_for_good {
+            return true;
+        }
         let mut pending = self.workloads.values().filter_map(|entry| entry.pending);
-        self.lists.may_be_polled() && !pending.any(|pending| pending.is_of_first_list)
+        let is_settled =
+            self.lists.may_be_polled() && !pending.any(|pending| pending.is_of_first_list);
+        self.is_settled_for_good = is_settled && self.lists.are_all_complete();
+        is_settled
     }
 
     /// Whether some workloads that existed before this process are not known yet.
@@ -310,7 +373,7 @@ impl Entries {
         let digest = (!notes.is_empty() || record_error.is_some()).then(|| {
             let mut hasher = DefaultHasher::new();
             (&*manifest.uid, &notes, &record_error).hash(&mut hasher);
-            hasher.finish()
+            NonZeroU64::new(hasher.finish()).unwrap_or(NonZeroU64::MIN)
         });
         let list = self.lists.of(kind);
         let entry = self.workloads.entry(id.clone()).or_default();
@@ -378,10 +441,7 @@ impl Entries {
         if workload.watched().next().is_none() {
             return self.remove(&workload.id);
         }
-        self.share_strings(&mut workload);
-        for secret in workload.watched() {
-            *self.secrets.entry(Arc::clone(secret)).or_insert(0) += 1;
-        }
+        let has_same_secrets = self.share_strings(&mut workload, old.as_ref());
         let change = match &old {
             Some(old) if old.workload.secrets == workload.secrets => Change::Unchanged,
             _ => Change::Collected,
@@ -396,14 +456,15 @@ impl Entries {
                 Progress::Complete | Progress::Degraded | Progress::Silent(Silence::NoReplicas)
             );
         let is_same = old.as_ref().is_some_and(|old| {
-            old.template_first_poll == template_first_poll && *old.workload == workload
+            (old.template_first_poll, old.has_rolled_out) == (template_first_poll, has_rolled_out)
+                && is_same_but_for_version(&old.workload, &mut workload)
         });
         self.changes += u64::from(!is_same);
         if let Some(entry) = self.workloads.get_mut(&workload.id) {
             let workload = Arc::new(workload);
             entry.stored = Some(IndexedWorkload { workload, template_first_poll, has_rolled_out });
         }
-        if let Some(old) = old {
+        if let Some(old) = old.filter(|_| !has_same_secrets) {
             self.release(&old.workload);
         }
         change
@@ -443,14 +504,30 @@ impl Entries {
         id
     }
 
-    fn share_strings(&mut self, workload: &mut Workload) {
+    /// Lets a workload share the strings of its earlier state, or those of other workloads. Returns
+    /// whether both states have the same secrets. If not, the workload is counted as a user of its
+    /// secrets.
+    fn share_strings(&mut self, workload: &mut Workload, old: Option<&IndexedWorkload>) -> bool {
         if let Some((key, _)) = self.workloads.get_key_value(&workload.id) {
             workload.id = key.clone();
         }
+        if let Some(old) = old.filter(|old| old.workload.uid == workload.uid) {
+            workload.uid = Arc::clone(&old.workload.uid);
+        }
+        let has_same_secrets = old.is_some_and(|old| share_secrets(&old.workload, workload));
+        if !has_same_secrets {
+            self.add_secrets(workload);
+        }
+        has_same_secrets
+    }
+
+    /// Counts a workload as a user of its secrets. Its ids become the shared ones.
+    fn add_secrets(&mut self, workload: &mut Workload) {
         for secret in workload.secrets.iter_mut().chain(&mut workload.former_secrets) {
             if let Some((shared, _)) = self.secrets.get_key_value(secret) {
                 *secret = Arc::clone(shared);
             }
+            *self.secrets.entry(Arc::clone(secret)).or_insert(0) += 1;
         }
     }
 
@@ -498,15 +575,6 @@ fn rollout_ended(before: &IndexedWorkload, after: &Workload) -> Option<Effect> {
         _ => return None,
     };
     Some(Effect::RolloutEnded { id: after.id.clone(), failure })
-}
-
-/// Whether a resource version is older than another. Resource versions are growing numbers. If one
-/// of them is no number, neither is older.
-fn is_older(version: &str, than: &str) -> bool {
-    match (version.parse::<u64>(), than.parse::<u64>()) {
-        (Ok(version), Ok(than)) => version < than,
-        _ => false,
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ pub(super) struct Lists([List; Kind::ALL.len()]);
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct List {
     /// The number of lists that have begun.
-    pub(super) number: u64,
+    pub(super) number: u32,
     /// Whether the last list has not ended yet.
     pub(super) is_under_way: bool,
     /// Whether at least one list has ended.

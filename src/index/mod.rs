@@ -8,7 +8,8 @@
 //! Architecture Invariant: the entries have a lock, and so have the findings and the namespaces. No
 //! function takes two at once, none is held across an await, and nothing in this module waits.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::model::kind::Kind;
 use crate::model::secret::SecretId;
@@ -25,14 +26,12 @@ mod lists;
 pub mod namespaces;
 pub mod quota;
 pub mod sources;
+mod states;
 #[cfg(test)]
 mod tests;
 
-#[cfg(test)]
-use std::sync::Arc;
-
 use effect::Effect;
-use entries::{Entries, Snapshot};
+use entries::{Entries, IndexedWorkload, Snapshot};
 use findings::{Finding, FindingSource, Findings};
 use namespaces::Namespaces;
 use quota::Quota;
@@ -229,11 +228,34 @@ impl Index {
 
     /// Returns the workloads that refer to secrets, in order of their names.
     #[must_use]
-    pub fn workloads(&self) -> Vec<entries::IndexedWorkload> {
-        self.entries().stored().cloned().collect()
+    pub fn workloads(&self) -> Vec<IndexedWorkload> {
+        self.entries().all()
     }
 
-    /// The number of changes of these workloads so far. While it stays the same, so do they.
+    /// Returns the present state of a workload, if it refers to secrets.
+    #[must_use]
+    pub fn get(&self, id: &WorkloadId) -> Option<IndexedWorkload> {
+        self.entries().get(id).cloned()
+    }
+
+    /// Returns the wanted secrets, each with the workloads that refer to it. Workloads are in order of
+    /// their ids. `is_wanted` is asked once for each secret.
+    #[must_use]
+    pub fn users(
+        &self,
+        is_wanted: impl Fn(&SecretId) -> bool,
+    ) -> BTreeMap<Arc<SecretId>, Vec<IndexedWorkload>> {
+        self.entries().users(is_wanted)
+    }
+
+    /// Returns the secrets that the workloads of a Kubernetes namespace refer to.
+    #[must_use]
+    pub fn secrets_of(&self, namespace: &str) -> HashSet<Arc<SecretId>> {
+        self.entries().secrets_of(namespace)
+    }
+
+    /// The number of changes of these workloads so far. While it stays the same, so do they, but for
+    /// the versions of their objects.
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.entries().changes
@@ -241,20 +263,14 @@ impl Index {
 
     /// Returns the uid of a workload that refers to secrets.
     #[must_use]
-    pub fn uid(&self, id: &WorkloadId) -> Option<Box<str>> {
-        self.entries().get(id).map(|stored| stored.workload.uid.clone())
+    pub fn uid(&self, id: &WorkloadId) -> Option<Arc<str>> {
+        self.entries().get(id).map(|stored| Arc::clone(&stored.workload.uid))
     }
 
     /// The number of workloads that refer to secrets, and the number of distinct secrets.
     #[must_use]
     pub fn len(&self) -> (usize, usize) {
         self.entries().len()
-    }
-
-    /// Returns the present state of a workload.
-    #[cfg(test)]
-    pub(crate) fn get(&self, id: &WorkloadId) -> Option<entries::IndexedWorkload> {
-        self.entries().get(id).cloned()
     }
 
     /// The number of workloads that have an entry.

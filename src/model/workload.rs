@@ -40,8 +40,9 @@ pub const MOST_SECRETS: usize = 1000;
 pub struct Workload {
     /// The name of the workload.
     pub id: WorkloadId,
-    /// The uid: a workload that was deleted and made again has another one.
-    pub uid: Box<str>,
+    /// The uid: a workload that was deleted and made again has another one. What is kept of a workload
+    /// beside the index shares it.
+    pub uid: Arc<str>,
     /// The version of the object that was read, the precondition of a PATCH.
     pub resource_version: Box<str>,
     /// When the workload was created, by the API server's clock.

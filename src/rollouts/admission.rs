@@ -38,13 +38,28 @@ pub struct ChangedSecret {
     pub policy: ReloadPolicy,
 }
 
+impl ChangedSecret {
+    /// Whether the owner says that reloads are urgent.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        self.policy.mode == ReloadMode::Urgent
+    }
+
+    fn is_held(&self) -> bool {
+        self.policy.mode == ReloadMode::Hold
+    }
+}
+
 /// A workload that is due.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate<'a> {
     /// The workload.
     pub workload: &'a Workload,
-    /// Whether the rollout of its present template has ended before.
-    pub has_rolled_out: bool,
+    /// The state of the rollout of its present template.
+    pub state: RolloutState,
+    /// Whether the owner of a changed secret says that its reloads are urgent: see
+    /// [`ChangedSecret::is_urgent`]. A reload for one secret brings the new versions of all secrets.
+    pub is_urgent: bool,
     /// The secrets that changed.
     pub changed: &'a [Arc<SecretId>],
     /// The secrets of which nobody knows whether they changed. The reload brings their versions, too.
@@ -113,24 +128,20 @@ impl<'a> Admission<'a> {
     /// Whether the waves or the owners of some secrets keep a workload from being reloaded.
     #[must_use]
     pub fn is_blocked(&self, candidate: &Candidate<'_>, secrets: &[Arc<SecretId>]) -> bool {
-        let is_held = |secret: &Arc<SecretId>| {
-            let known = self.secrets.get(&**secret);
-            known.is_some_and(|(known, _)| known.policy.mode == ReloadMode::Hold)
-        };
-        secrets.iter().any(is_held) || self.room(candidate, secrets) != Room::Free
+        self.is_any_held(secrets) || self.room(candidate, secrets) != Room::Free
+    }
+
+    /// Whether the owner of one of these secrets holds its reloads.
+    fn is_any_held(&self, secrets: &[Arc<SecretId>]) -> bool {
+        let mut known = secrets.iter().filter_map(|secret| self.secrets.get(&**secret));
+        known.any(|(known, _)| known.is_held())
     }
 
     /// Lets a reload start, or says why it may not. A reload that starts is counted.
     pub fn admit(&mut self, candidate: &Candidate<'_>) -> Result<(), Refusal> {
-        let Candidate { workload, changed, undecided, .. } = *candidate;
+        let Candidate { workload, is_urgent, changed, undecided, .. } = *candidate;
         let for_ever = |hold| Err(Refusal { hold, left: None });
-        let has_mode = |mode| {
-            let known = changed.iter().filter_map(|secret| self.secrets.get(&**secret));
-            known.into_iter().any(|(known, _)| known.policy.mode == mode)
-        };
-        // A reload for one secret brings the new versions of all secrets.
-        let is_urgent = has_mode(ReloadMode::Urgent);
-        if has_mode(ReloadMode::Hold) {
+        if self.is_any_held(changed) {
             return for_ever(Hold::SecretOwner);
         }
         let recorded = workload.recorded.as_ref();
@@ -144,9 +155,7 @@ impl<'a> Admission<'a> {
         }
         if !is_urgent {
             match self.room(candidate, changed).max(self.room(candidate, undecided)) {
-                Room::Free if self.is_blocked(candidate, undecided) => {
-                    return for_ever(Hold::SecretOwner);
-                }
+                Room::Free if self.is_any_held(undecided) => return for_ever(Hold::SecretOwner),
                 Room::Free => {}
                 Room::Full => return for_ever(Hold::Wave),
                 Room::Stopped => return for_ever(Hold::RotationStopped),
@@ -174,8 +183,7 @@ impl<'a> Admission<'a> {
                 // Nobody knows which workloads were reloaded for its live version.
                 return Room::Free;
             }
-            let state = self.state(candidate);
-            let user = use_of(candidate.workload, state, secret, changed.version);
+            let user = use_of(candidate.workload, candidate.state, secret, changed.version);
             wave.room(rules, &changed.policy, matches!(user, Use::Earlier(_)))
         });
         rooms.max().unwrap_or(Room::Free)
@@ -184,22 +192,18 @@ impl<'a> Admission<'a> {
     /// Keeps the turn of a workload that failed for an earlier version, until its interval is over. No
     /// other workload is risked meanwhile.
     fn keep_the_turn(&mut self, candidate: &Candidate<'_>) {
-        let state = self.state(candidate);
+        let Candidate { workload, state, changed, .. } = *candidate;
         if !matches!(state, RolloutState::Failed(_)) {
             return;
         }
-        for secret in candidate.changed {
+        for secret in changed {
             if let Some((changed, wave)) = self.secrets.get_mut(&**secret)
                 && let Use::Earlier(Member { is_excused: false, .. }) =
-                    use_of(candidate.workload, state, secret, changed.version)
+                    use_of(workload, state, secret, changed.version)
             {
                 wave.earlier += 1;
             }
         }
-    }
-
-    fn state(&self, candidate: &Candidate<'_>) -> RolloutState {
-        rollout_state(candidate.workload, candidate.has_rolled_out, self.deadline)
     }
 }
 
@@ -267,7 +271,9 @@ mod tests {
         changed: &'a [Arc<SecretId>],
         undecided: &'a [Arc<SecretId>],
     ) -> Candidate<'a> {
-        Candidate { workload, has_rolled_out: false, changed, undecided, is_silent: false }
+        let state = rollout_state(workload, false, deadline());
+        let (is_urgent, is_silent) = (false, false);
+        Candidate { workload, state, is_urgent, changed, undecided, is_silent }
     }
 
     /// Admits the first of the workloads that was not reloaded.
@@ -278,7 +284,9 @@ mod tests {
             Admission::new(rules, deadline(), known, all.iter().map(|workload| (workload, false)));
         let due = all.iter().find(|workload| workload.recorded.is_none()).unwrap();
         let changed: Vec<_> = secrets.iter().map(|(secret, _)| Arc::clone(secret)).collect();
-        admission.admit(&candidate(due, &changed, &[])).err().map(|refusal| refusal.hold)
+        let is_urgent = of.iter().any(|(_, mode)| *mode == ReloadMode::Urgent);
+        let due = Candidate { is_urgent, ..candidate(due, &changed, &[]) };
+        admission.admit(&due).err().map(|refusal| refusal.hold)
     }
 
     #[test]

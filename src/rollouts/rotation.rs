@@ -15,13 +15,35 @@ use crate::model::poll::PollNumber;
 use crate::model::progress::{Progress, RolloutFailure, Silence};
 use crate::model::secret::{SecretId, Version};
 use crate::model::workload::Workload;
-use crate::rollouts::rollout::{Deadline, RolloutState, rollout_state};
+use crate::rollouts::rollout::RolloutState;
+
+/// What the last poll saw of a secret. The version is beside it: there is one for each of tens of
+/// thousands of secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// The latest version can be read.
+    Live,
+    /// See [`Observation::Gone`].
+    Gone,
+    /// See [`Observation::Unknown`].
+    Unknown,
+}
+
+impl From<Observation> for Reading {
+    fn from(observation: Observation) -> Self {
+        match observation {
+            Observation::Live(_) => Self::Live,
+            Observation::Gone => Self::Gone,
+            Observation::Unknown => Self::Unknown,
+        }
+    }
+}
 
 /// What is known of a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownSecret {
-    /// The last observation.
-    pub observation: Observation,
+    /// What the last poll saw. If the secret is live, it has the `version`.
+    pub reading: Reading,
     /// The version that was last seen live.
     pub version: Option<Version>,
     /// The poll that saw this version, or the loss of it, first.
@@ -33,7 +55,7 @@ pub struct KnownSecret {
 impl KnownSecret {
     /// The state of a secret that no poll has read.
     pub const UNREAD: Self = Self {
-        observation: Observation::Unknown,
+        reading: Reading::Unknown,
         version: None,
         first_poll: PollNumber::MAX,
         read_at: None,
@@ -46,19 +68,18 @@ impl KnownSecret {
         began: Option<Timestamp>,
         observation: Observation,
     ) {
-        let before = (self.observation == Observation::Gone, self.version);
-        match observation {
-            Observation::Live(version) => self.version = Some(version),
-            Observation::Gone | Observation::Unknown => {}
+        let before = (self.reading == Reading::Gone, self.version);
+        if let Observation::Live(version) = observation {
+            self.version = Some(version);
         }
-        let is_known = observation != Observation::Unknown;
-        self.observation = observation;
+        self.reading = observation.into();
+        let is_known = self.reading != Reading::Unknown;
         if is_known {
             self.read_at = began;
         }
         // Without an answer, nothing is known to have changed.
         let is_first = self.first_poll == PollNumber::MAX;
-        if is_known && (is_first || before != (observation == Observation::Gone, self.version)) {
+        if is_known && (is_first || before != (self.reading == Reading::Gone, self.version)) {
             self.first_poll = poll;
         }
     }
@@ -81,7 +102,7 @@ pub struct OpenIssues {
     /// Why the reload is held.
     pub hold: Option<Hold>,
     /// Why the last PATCH failed.
-    pub error: Option<Box<str>>,
+    pub error: Option<Arc<str>>,
     /// The secrets that changed and for which the workload was not reloaded.
     pub changed: Box<[Arc<SecretId>]>,
     /// The secrets of reloads that were taken back.
@@ -127,7 +148,7 @@ pub enum Pending {
     /// The reload is due.
     Due,
     /// The PATCH failed with this error, and is tried again.
-    Retrying(Box<str>),
+    Retrying(Arc<str>),
 }
 
 /// How far a workload is with the live version of a secret.
@@ -161,25 +182,19 @@ pub struct User<'a> {
     pub workload: &'a Workload,
     /// The first poll of its present template.
     pub template_first_poll: PollNumber,
-    /// Whether the rollout of the present template has ended before.
-    pub has_rolled_out: bool,
+    /// The state of the rollout of its present template.
+    pub rollout: RolloutState,
     /// The last decision about it.
     pub standing: Option<&'a Standing>,
 }
 
 /// Returns how far a workload is with the live version of a secret.
 #[must_use]
-pub fn user_state(
-    user: &User<'_>,
-    secret: &SecretId,
-    known: &KnownSecret,
-    deadline: Deadline,
-) -> UserState {
+pub fn user_state(user: &User<'_>, secret: &SecretId, known: &KnownSecret) -> UserState {
     let Some(version) = known.version else { return UserState::Unknown };
-    if known.observation == Observation::Unknown {
+    if known.reading == Reading::Unknown {
         return UserState::Unknown;
     }
-    let progress = || progress(user, deadline);
     let is_in = |secrets: &[Arc<SecretId>]| secrets.iter().any(|other| **other == *secret);
     // A decision about an earlier template, or about an earlier version, tells nothing.
     let standing = user.standing.filter(|standing| {
@@ -190,12 +205,12 @@ pub fn user_state(
         let recorded = user.workload.recorded.as_ref().filter(|record| record.of_this_template);
         let entry = recorded.and_then(|record| record.versions.get(secret.hash64()));
         return if entry == Some(version) {
-            progress()
+            progress(user)
         } else {
             UserState::Pending(Pending::NextPoll)
         };
     };
-    let Some(open) = &standing.open else { return progress() };
+    let Some(open) = &standing.open else { return progress(user) };
     if is_in(&open.taken_back) {
         UserState::TakenBack
     } else if is_in(&open.undecided) {
@@ -218,13 +233,13 @@ pub fn user_state(
             (None, None) => UserState::Pending(Pending::Due),
         }
     } else {
-        progress()
+        progress(user)
     }
 }
 
 /// Returns the state of a workload whose template starts pods with the live version.
-fn progress(user: &User<'_>, deadline: Deadline) -> UserState {
-    match (rollout_state(user.workload, user.has_rolled_out, deadline), user.workload.progress) {
+fn progress(user: &User<'_>) -> UserState {
+    match (user.rollout, user.workload.progress) {
         (RolloutState::Healthy, _) => UserState::Complete,
         (RolloutState::Silent(silence), _) => UserState::Silent(silence),
         (RolloutState::Failed(failure), _) if stops_rotations(user.workload) => {
@@ -279,25 +294,10 @@ impl RotationState {
     }
 }
 
-/// Whether no pod can use an earlier version any more, given the state of the rotation.
+/// Whether no pod of a workload can use an earlier version any more.
 #[must_use]
-pub fn is_revocable<'a>(
-    state: RotationState,
-    users: impl IntoIterator<Item = &'a UserState>,
-) -> bool {
-    let is_replaced = |user: &UserState| {
-        matches!(user, UserState::Complete | UserState::Silent(Silence::NoReplicas))
-    };
-    state == RotationState::Complete && users.into_iter().all(is_replaced)
-}
-
-/// Returns the state of a rotation from the states of all workloads that refer to the secret.
-#[must_use]
-pub fn rotation_state<'a>(
-    known: &KnownSecret,
-    users: impl IntoIterator<Item = &'a UserState>,
-) -> RotationState {
-    rotation_of(known, users.into_iter().map(severity).max())
+pub fn is_replaced(user: &UserState) -> bool {
+    matches!(user, UserState::Complete | UserState::Silent(Silence::NoReplicas))
 }
 
 /// How much a workload keeps a rotation from its end.
@@ -338,8 +338,8 @@ pub fn severity(user: &UserState) -> Severity {
 /// Returns the state of a rotation from the highest severity of its workloads.
 #[must_use]
 pub fn rotation_of(known: &KnownSecret, worst: Option<Severity>) -> RotationState {
-    match (known.observation, known.version, worst) {
-        (Observation::Gone, ..) => RotationState::Missing,
+    match (known.reading, known.version, worst) {
+        (Reading::Gone, ..) => RotationState::Missing,
         (_, None, _) | (.., Some(Severity::Unknown)) => RotationState::Unknown,
         (.., None | Some(Severity::Done)) => RotationState::Complete,
         (.., Some(Severity::Held)) => RotationState::Held,
@@ -354,19 +354,28 @@ mod tests {
     use std::time::Duration;
 
     use crate::model::fixtures::{recorded, secret, version, workload};
+    use crate::rollouts::rollout::{Deadline, rollout_state};
 
     const DEADLINE: Deadline =
         Deadline { now: Timestamp::UNIX_EPOCH, timeout: Duration::from_mins(10) };
 
+    /// Returns the state of a rotation from the states of all workloads that refer to the secret.
+    fn rotation_state<'a>(
+        known: &KnownSecret,
+        users: impl IntoIterator<Item = &'a UserState>,
+    ) -> RotationState {
+        rotation_of(known, users.into_iter().map(severity).max())
+    }
+
     fn live(number: u64) -> KnownSecret {
-        let version = version(number, 100);
-        let observation = Observation::Live(version);
-        KnownSecret { observation, version: Some(version), first_poll: 5, read_at: None }
+        let version = Some(version(number, 100));
+        KnownSecret { reading: Reading::Live, version, first_poll: 5, read_at: None }
     }
 
     fn state(workload: &Workload, known: &KnownSecret, standing: Option<&Standing>) -> UserState {
-        let user = User { workload, template_first_poll: 3, has_rolled_out: false, standing };
-        user_state(&user, &secret("a"), known, DEADLINE)
+        let rollout = rollout_state(workload, false, DEADLINE);
+        let user = User { workload, template_first_poll: 3, rollout, standing };
+        user_state(&user, &secret("a"), known)
     }
 
     #[test]
@@ -421,7 +430,7 @@ mod tests {
         ] {
             assert_eq!(state(&web, &live(2), Some(&standing(decision.clone()))), expected);
         }
-        let unknown = KnownSecret { observation: Observation::Unknown, ..live(2) };
+        let unknown = KnownSecret { reading: Reading::Unknown, ..live(2) };
         assert_eq!(state(&web, &unknown, Some(&standing(undecided()))), UserState::Unknown);
         let mut failed = standing(changed(Action::Hold(Hold::BackOff)));
         failed.open.as_mut().unwrap().error = Some("refused: quota".into());
@@ -445,12 +454,7 @@ mod tests {
         assert_eq!(of(&[&due, &silent]), RotationState::Running);
         assert_eq!(of(&[&UserState::TakenBack, &due]), RotationState::Stopped);
         assert_eq!(of(&[&UserState::Running, &failed]), RotationState::Stopped);
-        let without_pods = UserState::Silent(Silence::NoReplicas);
-        let complete = RotationState::Complete;
-        assert!(is_revocable(complete, [&UserState::Complete, &without_pods]));
-        assert!(!is_revocable(complete, [&UserState::Complete, &silent]));
-        assert!(!is_revocable(RotationState::Missing, [&UserState::Complete]));
-        let gone = KnownSecret { observation: Observation::Gone, ..live(2) };
+        let gone = KnownSecret { reading: Reading::Gone, ..live(2) };
         assert_eq!(rotation_state(&gone, [&due]), RotationState::Missing);
         assert_eq!(rotation_state(&KnownSecret::UNREAD, []), RotationState::Unknown);
     }
@@ -478,7 +482,6 @@ mod tests {
         assert_eq!(rotation(&UserState::Held(Hold::Wave)), RotationState::Running);
         assert_eq!(rotation(&UserState::Held(Hold::SecretGone)), RotationState::Held);
         assert_eq!(rotation(&UserState::Complete), RotationState::Stopped);
-        assert!(!is_revocable(RotationState::Complete, [&alone]));
     }
 
     #[test]
@@ -498,5 +501,12 @@ mod tests {
         assert_eq!(at(8, Observation::Gone), 7);
         // The secret came back. What was decided while it was gone tells nothing.
         assert_eq!(at(9, Observation::Live(version(2, 2))), 9);
+    }
+
+    #[test]
+    fn what_is_known_of_a_secret_is_small() {
+        // There is one for each of tens of thousands of secrets.
+        assert!(size_of::<KnownSecret>() <= 72, "{}", size_of::<KnownSecret>());
+        assert!(size_of::<Standing>() <= 24, "{}", size_of::<Standing>());
     }
 }

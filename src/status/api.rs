@@ -184,7 +184,7 @@ pub struct SecretStatus {
     /// The rotation.
     #[serde(flatten)]
     pub rotation: Rotation,
-    /// The workloads that refer to the secret, those that lack the version first.
+    /// The workloads that refer to the secret, in order of their names.
     pub users: Page<User>,
 }
 
@@ -200,7 +200,8 @@ pub struct User {
 }
 
 impl User {
-    /// Returns the key by which lists of users are in order: the worst state first.
+    /// Returns the key by which people are shown users: the worst state first. Pages are in order of
+    /// the names, which never change.
     #[must_use]
     pub fn key(&self) -> String {
         format!("{}/{}", self.progress.rank(), self.workload)

@@ -32,13 +32,22 @@ pub struct Board {
     state: Mutex<State>,
 }
 
+/// What is known of each secret.
+pub type KnownSecrets = HashMap<Arc<SecretId>, KnownSecret>;
+
+/// The last decision about each workload.
+pub type Standings = HashMap<WorkloadId, Standing>;
+
 /// The content of the board.
-#[derive(Clone, Debug, Default)]
+///
+/// Reports share both maps, and hold no lock while they are made. An event that comes meanwhile
+/// copies the map that it changes. That is rare, since a report takes milliseconds.
+#[derive(Debug, Default)]
 pub struct State {
     /// What is known of each secret.
-    pub secrets: HashMap<Arc<SecretId>, KnownSecret>,
+    pub secrets: Arc<KnownSecrets>,
     /// The last decision about each workload.
-    pub standings: HashMap<WorkloadId, Standing>,
+    pub standings: Arc<Standings>,
     /// The last polls of each server.
     pub polls: BTreeMap<Box<str>, Polls>,
     /// The last poll that saw a version, or the loss of one, first.
@@ -80,10 +89,12 @@ impl Board {
         let mut state = self.state();
         let State { secrets, polls, last_news, .. } = &mut *state;
         let began = polls.get(&*secret.connection).and_then(|polls| polls.began);
+        let secrets = Arc::make_mut(secrets);
         let known = secrets.entry(Arc::clone(secret)).or_insert(KnownSecret::UNREAD);
-        let before = (known.observation, known.first_poll);
+        let seen = |known: &KnownSecret| (known.reading, known.version, known.first_poll);
+        let before = seen(known);
         known.observe(poll, began, observation);
-        if before != (known.observation, known.first_poll) {
+        if before != seen(known) {
             if known.first_poll == poll {
                 *last_news = poll.max(*last_news);
             }
@@ -97,6 +108,7 @@ impl Board {
         let mut standing = Standing::of(poll, decided.template_first_poll, decision);
         let mut state = self.state();
         let State { standings, last_news, .. } = &mut *state;
+        let standings = Arc::make_mut(standings);
         let Some(known) = standings.get_mut(id) else {
             standings.insert(id.clone(), standing);
             self.has_changed();
@@ -131,7 +143,7 @@ impl Sink for Board {
             Event::PollingBegan { server } => {
                 // Another replica led meanwhile, and may have seen other versions.
                 let mut state = self.state();
-                state.secrets.retain(|secret, _| *secret.connection != *server);
+                Arc::make_mut(&mut state.secrets).retain(|secret, _| *secret.connection != *server);
                 state.polls.remove(server);
                 self.has_changed();
             }
@@ -149,10 +161,12 @@ impl Sink for Board {
                 }
                 let (workloads, used) = self.index.len();
                 if state.secrets.len() > used + MOST_UNUSED {
-                    state.secrets.retain(|secret, _| self.index.refers_to(secret));
+                    Arc::make_mut(&mut state.secrets)
+                        .retain(|secret, _| self.index.refers_to(secret));
                 }
                 if state.standings.len() > workloads + MOST_UNUSED {
-                    state.standings.retain(|id, _| self.index.uid(id).is_some());
+                    Arc::make_mut(&mut state.standings)
+                        .retain(|id, _| self.index.uid(id).is_some());
                 }
             }
             Event::Observed { secret, observation, poll } => {
@@ -160,7 +174,8 @@ impl Sink for Board {
             }
             Event::Decided { decided, poll, decision } => self.decide(decided, poll, decision),
             Event::ReloadFailed { workload, error, .. } => {
-                if let Some(standing) = self.state().standings.get_mut(workload)
+                let mut state = self.state();
+                if let Some(standing) = Arc::make_mut(&mut state.standings).get_mut(workload)
                     && let Some(open) = &mut standing.open
                 {
                     open.error = Some(error.into());
@@ -170,7 +185,7 @@ impl Sink for Board {
             Event::Reloaded { workload, .. } | Event::Removed { workload } => {
                 // Until the next decision, the record of a reloaded workload tells.
                 let mut state = self.state();
-                state.standings.remove(workload);
+                Arc::make_mut(&mut state.standings).remove(workload);
                 self.has_changed();
             }
             _ => {}
@@ -261,6 +276,23 @@ mod tests {
         assert_eq!(poll(4, 2, Action::Leave), (false, false));
         assert_eq!(poll(5, 2, Action::Hold(Hold::SecretGone)), (false, true));
         assert_eq!(poll(6, 2, Action::Hold(Hold::SecretGone)), (false, false));
+    }
+
+    #[test]
+    fn an_event_copies_what_a_report_still_shares_and_nothing_else() {
+        let board = board();
+        let observe = |path: &str| {
+            let (secret, observation) = (&secret(path), Observation::Live(version(1, 1)));
+            board.on(&Event::Observed { secret, observation, poll: 1 });
+        };
+        let place = || Arc::as_ptr(&board.state().secrets);
+        observe("a");
+        let before = place();
+        observe("b");
+        assert_eq!(place(), before);
+        let shared = Arc::clone(&board.state().secrets);
+        observe("c");
+        assert_eq!((shared.len(), board.state().secrets.len()), (2, 3));
     }
 
     #[test]

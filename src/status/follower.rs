@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::report::Sources;
+use super::report::{Look, Sources};
 use super::rotations::{SeenRotation, Tracker, Transition};
 use crate::decide::clock::ServerClock;
 use crate::election::leadership::Leadership;
@@ -101,7 +101,8 @@ impl RotationFollower {
     /// Computes all rotations, and emits what changed. `changes` was read before.
     fn look(&self, term: &mut Term, began: Timestamp, changes: (u64, u64)) {
         let report = self.sources.report();
-        let overdue = report.overdue();
+        let workloads = self.sources.index.workloads();
+        let Look { overdue, tallies } = report.look(&workloads);
         for (mark, workload) in &overdue {
             if !term.overdue.contains(mark) {
                 let failure = Some(RolloutFailure::TimedOut);
@@ -109,13 +110,16 @@ impl RotationFollower {
             }
         }
         term.overdue = overdue.into_iter().map(|(mark, _)| mark).collect();
-        let rotations = report.seen_rotations(began);
-        let is_running = |rotation: &SeenRotation| {
-            rotation.state == RotationState::Running || rotation.tally.has_rollout()
-        };
-        term.is_running = rotations.iter().any(is_running);
+        let mut is_running = false;
+        let rotations = tallies.into_iter().map(|(secret, tally)| {
+            let rotation = report.seen_rotation(secret, tally, began);
+            is_running |= rotation.state == RotationState::Running || tally.has_rollout();
+            rotation
+        });
+        let transitions = term.tracker.take_in(rotations);
+        term.is_running = is_running;
         term.last = Some((changes, Instant::now()));
-        for transition in term.tracker.take_in(rotations) {
+        for transition in transitions {
             self.emit(&transition);
         }
     }

@@ -1,4 +1,7 @@
 //! The answers of the API, from the index and the board.
+//!
+//! A report copies neither. It shares what the board knew at one moment, and takes from the index what
+//! an answer is about.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -7,14 +10,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::api;
-use super::board::{Board, Polls};
+use super::board::{Board, KnownSecrets, Polls, Standings};
 use super::rotations::{SeenRotation, Tally};
-use super::table::{RotationRow, Table, WorkloadRow, api_secret, api_version};
+use super::table::{RotationRow, Table, WorkloadRow, api_secret, api_version, by_name};
 use super::words;
 use crate::decide::clock::ServerClock;
 use crate::decide::hold::Hold;
 use crate::index::Index;
 use crate::index::entries::IndexedWorkload;
+use crate::index::findings::Finding;
 use crate::model::kind::Kind;
 use crate::model::progress::RolloutFailure;
 use crate::model::secret::{SecretId, Version};
@@ -22,8 +26,7 @@ use crate::model::workload::{Workload, WorkloadId};
 use crate::rollouts::injector::Injector;
 use crate::rollouts::rollout::{Deadline, RolloutState, rollout_state};
 use crate::rollouts::rotation::{
-    KnownSecret, RotationState, Standing, User, UserState, is_revocable, rotation_of,
-    rotation_state, user_state,
+    KnownSecret, RotationState, Severity, User, UserState, rotation_of, severity, user_state,
 };
 
 /// What reports are made from.
@@ -47,13 +50,12 @@ pub struct Sources {
     pub replica: Arc<str>,
 }
 
-/// The state of all workloads and secrets at one moment.
+/// What is known of all secrets and workloads at one moment.
 #[derive(Debug)]
 pub struct Report {
     sources: Sources,
-    workloads: Vec<IndexedWorkload>,
-    secrets: HashMap<Arc<SecretId>, KnownSecret>,
-    standings: HashMap<WorkloadId, Standing>,
+    secrets: Arc<KnownSecrets>,
+    standings: Arc<Standings>,
     polls: BTreeMap<Box<str>, Polls>,
     deadline: Deadline,
     /// The time of the report, by the controller's clock.
@@ -61,32 +63,46 @@ pub struct Report {
 }
 
 /// The number of things with the same labels, by the family of the metric.
-pub type Census = BTreeMap<&'static str, BTreeMap<Vec<(&'static str, String)>, u64>>;
+pub type Census = BTreeMap<&'static str, Counts>;
 
-/// The workloads that refer to a secret, each with its state.
-type Users<'a> = Vec<(&'a IndexedWorkload, UserState)>;
+/// Counts by their labels.
+type Counts = BTreeMap<Vec<(&'static str, String)>, u64>;
+
+/// A rotation, with the workloads that refer to the secret.
+#[derive(Debug)]
+pub struct SecretUsers {
+    /// The rotation.
+    pub row: RotationRow,
+    /// The workloads, each with its state, in order of their names.
+    pub users: Vec<(IndexedWorkload, UserState)>,
+}
+
+/// What one walk over all workloads finds for the follower of rotations.
+#[derive(Debug)]
+pub struct Look<'a> {
+    /// The workloads whose rollout takes too long, each with the mark of its reload.
+    pub overdue: Vec<(Box<str>, WorkloadId)>,
+    /// The workloads of each secret, counted.
+    pub tallies: HashMap<&'a Arc<SecretId>, Tally>,
+}
 
 impl Sources {
     /// Returns the present state.
     #[must_use]
     pub fn report(&self) -> Report {
-        let workloads = self.index.workloads();
         let state = self.board.state();
-        let (secrets, standings) = (state.secrets.clone(), state.standings.clone());
+        let (secrets, standings) = (Arc::clone(&state.secrets), Arc::clone(&state.standings));
         let polls = state.polls.clone();
         drop(state);
         let now = (self.now)();
         let deadline = Deadline { now: self.clock.at(now), timeout: self.rollout_timeout };
-        Report { sources: self.clone(), workloads, secrets, standings, polls, deadline, now }
+        Report { sources: self.clone(), secrets, standings, polls, deadline, now }
     }
 
     /// Returns the secrets that workloads of a Kubernetes namespace refer to.
     #[must_use]
     pub fn secrets_of(&self, namespace: &str) -> HashSet<Arc<SecretId>> {
-        let workloads = self.index.workloads();
-        let of_namespace =
-            workloads.iter().filter(|stored| *stored.workload.id.namespace == *namespace);
-        of_namespace.flat_map(|stored| stored.workload.watched().cloned()).collect()
+        self.index.secrets_of(namespace)
     }
 }
 
@@ -94,46 +110,52 @@ impl Report {
     /// Returns the rows of all rotations and all workloads, with the overview.
     #[must_use]
     pub fn table(&self) -> Table {
-        let mut rotations: BTreeMap<&Arc<SecretId>, RotationRow> = BTreeMap::new();
-        let mut workloads = Vec::with_capacity(self.workloads.len());
+        let all = self.sources.index.workloads();
+        let most = self.secrets.len();
+        let mut places: HashMap<&Arc<SecretId>, usize> = HashMap::with_capacity(most);
+        let mut rotations: Vec<RotationRow> = Vec::with_capacity(most);
+        let mut workloads = Vec::with_capacity(all.len());
         // A tenant can make millions of pairs, so nothing is kept of each pair.
-        for stored in &self.workloads {
+        for stored in &all {
+            let user = self.user(stored);
             let mut row = WorkloadRow::new(&stored.workload.id);
             for secret in stored.workload.watched() {
-                let state = self.user_state(stored, secret);
-                let name = words::name(&state);
-                row.add(name);
-                let rotation = rotations
-                    .entry(secret)
-                    .or_insert_with(|| RotationRow::new(secret, self.known(secret)));
-                rotation.add(&state, name);
+                let place = *places.entry(secret).or_insert_with(|| {
+                    rotations.push(RotationRow::new(secret, self.known(secret)));
+                    rotations.len() - 1
+                });
+                let Some(rotation) = rotations.get_mut(place) else { continue };
+                let state = user_state(&user, secret, rotation.known());
+                row.add(&state);
+                rotation.add(&state);
             }
             workloads.push(row);
         }
-        workloads.sort_unstable_by(|one, other| one.name().cmp(other.name()));
-        let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-        for row in &workloads {
-            *counts.entry(row.state().to_owned()).or_default() += 1;
-        }
-        let overview = self.overview(counts);
-        Table { overview, rotations: rotations.into_values().collect(), workloads }
+        drop(places);
+        rotations.shrink_to_fit();
+        rotations.sort_unstable_by(|one, other| one.secret.cmp(&other.secret));
+        workloads.sort_unstable_by(|one, other| by_name(one.id(), other.id()));
+        Table { overview: self.overview(&rotations, &workloads), rotations, workloads }
     }
 
-    /// Returns the overview. `workloads` is the number of workloads by state.
-    fn overview(&self, workloads: BTreeMap<String, u64>) -> api::Overview {
-        let census = self.census();
-        // Each of these families has one label.
-        let counts = |family| -> BTreeMap<String, u64> {
-            let counted = census.get(family).into_iter().flatten();
-            let count = |(labels, count): (&Vec<(_, String)>, &u64)| {
-                labels.first().map(|(_, name)| (name.clone(), *count))
-            };
-            counted.filter_map(count).collect()
-        };
-        let server = |(name, secrets): (String, u64)| {
-            let polls = self.polls.get(&*name).copied().unwrap_or_default();
+    fn overview(&self, rotations: &[RotationRow], workloads: &[WorkloadRow]) -> api::Overview {
+        // States and kinds without an item are shown, too.
+        let mut by_state = zeros(RotationState::ALL.map(RotationState::name));
+        let mut by_server = zeros(self.sources.servers.iter().map(|server| &**server));
+        let mut by_kind = zeros(Kind::ALL.map(Kind::name));
+        let mut by_worst: BTreeMap<&str, u64> = BTreeMap::new();
+        for row in rotations {
+            *by_state.entry(row.state().name()).or_default() += 1;
+            *by_server.entry(&*row.secret.connection).or_default() += 1;
+        }
+        for row in workloads {
+            *by_kind.entry(row.id().kind.name()).or_default() += 1;
+            *by_worst.entry(row.state()).or_default() += 1;
+        }
+        let server = |(name, secrets): (&str, u64)| {
+            let polls = self.polls.get(name).copied().unwrap_or_default();
             api::Server {
-                name,
+                name: name.to_owned(),
                 secrets,
                 last_poll: polls.last,
                 last_successful_poll: polls.last_answered,
@@ -144,10 +166,10 @@ impl Report {
             now: self.now,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             leader: self.sources.replica.as_ref().to_owned(),
-            servers: counts("secrets_watched").into_iter().map(server).collect(),
-            rotations: counts("rotations"),
-            workloads,
-            workloads_by_kind: counts("workloads_watched"),
+            servers: by_server.into_iter().map(server).collect(),
+            rotations: named(by_state),
+            workloads: named(by_worst),
+            workloads_by_kind: named(by_kind),
             findings: findings.into_iter().map(|(code, n)| (code.to_owned(), n)).collect(),
         }
     }
@@ -156,81 +178,80 @@ impl Report {
     /// references by state and reason.
     #[must_use]
     pub fn census(&self) -> Census {
-        let mut census = Census::new();
-        let mut count = |family, labels: &[(&'static str, &str)], number| {
-            let labels = labels.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
-            *census.entry(family).or_default().entry(labels).or_default() += number;
-        };
-        // States without a rotation are shown, too, so that an alert sees them.
-        for state in RotationState::ALL {
-            count("rotations", &[("state", state.name())], 0);
-        }
-        for kind in Kind::ALL {
-            count("workloads_watched", &[("kind", kind.name())], 0);
-        }
-        for server in &*self.sources.servers {
-            count("secrets_watched", &[("server", server)], 0);
-        }
-        for stored in &self.workloads {
-            count("workloads_watched", &[("kind", stored.workload.id.kind.name())], 1);
-        }
+        // States, kinds and servers without an item are shown, too, so that an alert sees them.
+        let mut by_state = zeros(RotationState::ALL.map(RotationState::name));
+        let mut by_server = zeros(self.sources.servers.iter().map(|server| &**server));
+        let mut by_kind = zeros(Kind::ALL.map(Kind::name));
+        let all = self.sources.index.workloads();
         let mut references: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        let tallies = self.tallies(|state| {
-            let reason = words::code(state).unwrap_or_default();
-            *references.entry((words::name(state), reason)).or_default() += 1;
-        });
-        for ((state, reason), number) in references {
-            count("references", &[("state", state), ("reason", reason)], number);
-        }
-        for (secret, tally) in tallies {
-            let state = rotation_of(&self.known(secret), tally.worst);
-            count("secrets_watched", &[("server", &secret.connection)], 1);
-            count("rotations", &[("state", state.name())], 1);
-        }
-        census
-    }
-
-    /// Returns the workloads whose rollout takes too long, each with the mark of its reload.
-    #[must_use]
-    pub fn overdue(&self) -> Vec<(Box<str>, WorkloadId)> {
-        let timed_out = RolloutState::Failed(RolloutFailure::TimedOut);
-        let is_overdue = |stored: &&IndexedWorkload| {
-            rollout_state(&stored.workload, stored.has_rolled_out, self.deadline) == timed_out
-        };
-        let named = |stored: &IndexedWorkload| {
-            Some((stored.workload.mark.clone()?, stored.workload.id.clone()))
-        };
-        self.workloads.iter().filter(is_overdue).filter_map(named).collect()
-    }
-
-    /// Returns the state of each rotation. A secret that no poll has read since a time, by the
-    /// controller's clock, is unknown.
-    #[must_use]
-    pub fn seen_rotations(&self, since: Timestamp) -> Vec<SeenRotation> {
-        let seen = |(secret, tally): (&Arc<SecretId>, Tally)| {
-            let known = self.known(secret);
-            let state = if known.read_at.is_some_and(|time| time >= since) {
-                rotation_of(&known, tally.worst)
-            } else {
-                RotationState::Unknown
-            };
-            SeenRotation { secret: Arc::clone(secret), version: known.version, state, tally }
-        };
-        self.tallies(|_| {}).into_iter().map(seen).collect()
-    }
-
-    /// Counts the workloads of each secret. Each pair of a workload and a secret goes to `pair`. A
-    /// tenant can make millions of pairs, so nothing is kept of each.
-    fn tallies(&self, mut pair: impl FnMut(&UserState)) -> HashMap<&Arc<SecretId>, Tally> {
-        let mut tallies: HashMap<_, Tally> = HashMap::new();
-        for stored in &self.workloads {
+        let mut secrets: HashMap<&Arc<SecretId>, Severity> =
+            HashMap::with_capacity(self.secrets.len());
+        for stored in &all {
+            *by_kind.entry(stored.workload.id.kind.name()).or_default() += 1;
+            let user = self.user(stored);
             for secret in stored.workload.watched() {
-                let state = self.user_state(stored, secret);
-                tallies.entry(secret).or_default().add(&state, &stored.workload);
-                pair(&state);
+                let state = user_state(&user, secret, &self.known(secret));
+                let reason = words::code(&state).unwrap_or_default();
+                *references.entry((words::name(&state), reason)).or_default() += 1;
+                let worst = secrets.entry(secret).or_insert(Severity::Done);
+                *worst = severity(&state).max(*worst);
             }
         }
-        tallies
+        for (secret, worst) in secrets {
+            let state = rotation_of(&self.known(secret), Some(worst));
+            *by_server.entry(&*secret.connection).or_default() += 1;
+            *by_state.entry(state.name()).or_default() += 1;
+        }
+        let reference = |((state, reason), count): ((&str, &str), u64)| {
+            (vec![("state", state.to_owned()), ("reason", reason.to_owned())], count)
+        };
+        Census::from([
+            ("rotations", labelled("state", by_state)),
+            ("workloads_watched", labelled("kind", by_kind)),
+            ("secrets_watched", labelled("server", by_server)),
+            ("references", references.into_iter().map(reference).collect()),
+        ])
+    }
+
+    /// Finds the workloads whose rollout takes too long, and counts the workloads of each secret. A
+    /// tenant can make millions of pairs of a workload and a secret, so nothing is kept of each.
+    #[must_use]
+    pub fn look<'a>(&self, workloads: &'a [IndexedWorkload]) -> Look<'a> {
+        let timed_out = RolloutState::Failed(RolloutFailure::TimedOut);
+        let mut overdue = Vec::new();
+        let mut tallies: HashMap<&Arc<SecretId>, Tally> =
+            HashMap::with_capacity(self.secrets.len());
+        for stored in workloads {
+            let user = self.user(stored);
+            if user.rollout == timed_out
+                && let Some(mark) = &stored.workload.mark
+            {
+                overdue.push((mark.clone(), stored.workload.id.clone()));
+            }
+            for secret in stored.workload.watched() {
+                let state = user_state(&user, secret, &self.known(secret));
+                tallies.entry(secret).or_default().add(&state, &stored.workload);
+            }
+        }
+        Look { overdue, tallies }
+    }
+
+    /// Returns the state of a rotation, by its counted workloads. A secret that no poll has read since
+    /// a time, by the controller's clock, is unknown.
+    #[must_use]
+    pub fn seen_rotation(
+        &self,
+        secret: &Arc<SecretId>,
+        tally: Tally,
+        since: Timestamp,
+    ) -> SeenRotation {
+        let known = self.known(secret);
+        let state = if known.read_at.is_some_and(|time| time >= since) {
+            rotation_of(&known, tally.worst)
+        } else {
+            RotationState::Unknown
+        };
+        SeenRotation { secret: Arc::clone(secret), version: known.version, state, tally }
     }
 
     /// Returns the rotations whose secret has this path, each with all workloads that refer to the
@@ -242,52 +263,58 @@ impl Report {
         path: &str,
         server: Option<&str>,
         namespace: Option<&str>,
-    ) -> Vec<(api::Rotation, Vec<api::User>)> {
+    ) -> Vec<SecretUsers> {
         let is_wanted = |secret: &SecretId| {
             *secret.path == *path
                 && server.is_none_or(|server| *secret.connection == *server)
                 && namespace.is_none_or(|name| secret.namespace.as_deref().unwrap_or("") == name)
         };
-        let mut found: BTreeMap<&Arc<SecretId>, Users<'_>> = BTreeMap::new();
-        for stored in &self.workloads {
-            for secret in stored.workload.watched().filter(|secret| is_wanted(secret)) {
-                found.entry(secret).or_default().push((stored, self.user_state(stored, secret)));
-            }
+        let found = self.sources.index.users(is_wanted);
+        found.into_iter().map(|(secret, users)| self.secret(&secret, users)).collect()
+    }
+
+    fn secret(&self, secret: &Arc<SecretId>, users: Vec<IndexedWorkload>) -> SecretUsers {
+        let mut row = RotationRow::new(secret, self.known(secret));
+        let with_state = |stored: IndexedWorkload| {
+            let state = user_state(&self.user(&stored), secret, row.known());
+            row.add(&state);
+            (stored, state)
+        };
+        let mut users: Vec<_> = users.into_iter().map(with_state).collect();
+        users
+            .sort_unstable_by(|(one, _), (other, _)| by_name(&one.workload.id, &other.workload.id));
+        SecretUsers { row, users }
+    }
+
+    /// Returns a workload that refers to the secret of a rotation as the API shows it.
+    #[must_use]
+    pub fn user_of_secret(
+        &self,
+        (stored, state): &(IndexedWorkload, UserState),
+        rotation: &RotationRow,
+    ) -> api::User {
+        api::User {
+            workload: stored.workload.id.to_string(),
+            progress: self.progress(state, rotation.known().version, &stored.workload),
         }
-        found.into_iter().map(|(secret, users)| self.secret(secret, users)).collect()
     }
 
     /// Returns one workload. `None` if it is not watched and has no findings.
     #[must_use]
     pub fn workload(&self, id: &WorkloadId) -> Option<api::WorkloadStatus> {
-        let stored = self.workloads.iter().find(|stored| stored.workload.id == *id);
-        let findings: Vec<_> = self
-            .sources
-            .index
-            .findings()
-            .of(id)
-            .into_iter()
-            .map(|finding| api::Finding {
-                reason: finding.reason.to_owned(),
-                message: finding.message,
-            })
-            .collect();
+        let index = &self.sources.index;
+        let stored = index.get(id);
+        let finding = |finding: Finding| api::Finding {
+            reason: finding.reason.to_owned(),
+            message: finding.message,
+        };
+        let findings: Vec<_> = index.findings().of(id).into_iter().map(finding).collect();
         if stored.is_none() && findings.is_empty() {
             return None;
         }
-        let secret = |stored: &IndexedWorkload, secret: &Arc<SecretId>| {
-            let version = self.known(secret).version;
-            let state = self.user_state(stored, secret);
-            api::UsedSecret {
-                secret: api_secret(secret),
-                version: version.map(api_version),
-                progress: self.progress(&state, version, &stored.workload),
-            }
-        };
-        let mut secrets: Vec<_> = stored
-            .into_iter()
-            .flat_map(|stored| stored.workload.watched().map(|used| secret(stored, used)))
-            .collect();
+        let stored = stored.as_ref();
+        let mut secrets: Vec<_> =
+            stored.into_iter().flat_map(|stored| self.secrets_used_by(stored)).collect();
         secrets.sort_by(|one, other| {
             let ranks = one.progress.rank().cmp(&other.progress.rank());
             ranks.then_with(|| one.secret.cmp(&other.secret))
@@ -303,16 +330,33 @@ impl Report {
         })
     }
 
+    fn secrets_used_by(&self, stored: &IndexedWorkload) -> Vec<api::UsedSecret> {
+        let user = self.user(stored);
+        let used = |secret: &Arc<SecretId>| {
+            let known = self.known(secret);
+            let state = user_state(&user, secret, &known);
+            api::UsedSecret {
+                secret: api_secret(secret),
+                version: known.version.map(api_version),
+                progress: self.progress(&state, known.version, &stored.workload),
+            }
+        };
+        stored.workload.watched().map(used).collect()
+    }
+
     fn known(&self, secret: &SecretId) -> KnownSecret {
         self.secrets.get(secret).copied().unwrap_or(KnownSecret::UNREAD)
     }
 
-    fn user_state(&self, stored: &IndexedWorkload, secret: &SecretId) -> UserState {
+    /// Returns a workload with all that its states depend on.
+    fn user<'a>(&'a self, stored: &'a IndexedWorkload) -> User<'a> {
         let IndexedWorkload { workload, template_first_poll, has_rolled_out } = stored;
-        let (template_first_poll, has_rolled_out) = (*template_first_poll, *has_rolled_out);
-        let standing = self.standings.get(&workload.id);
-        let user = User { workload, template_first_poll, has_rolled_out, standing };
-        user_state(&user, secret, &self.known(secret), self.deadline)
+        User {
+            workload,
+            template_first_poll: *template_first_poll,
+            rollout: rollout_state(workload, *has_rolled_out, self.deadline),
+            standing: self.standings.get(&workload.id),
+        }
     }
 
     /// Returns a state as the API shows it. The injector says what new pods lack at present.
@@ -330,41 +374,19 @@ impl Report {
         }
         progress
     }
+}
 
-    fn state_of(&self, secret: &SecretId, users: &Users<'_>) -> RotationState {
-        rotation_state(&self.known(secret), users.iter().map(|(_, state)| state))
-    }
+/// Returns a count of zero for each name.
+fn zeros<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeMap<&'a str, u64> {
+    names.into_iter().map(|name| (name, 0)).collect()
+}
 
-    fn rotation(
-        &self,
-        secret: &SecretId,
-        state: RotationState,
-        users: &Users<'_>,
-    ) -> api::Rotation {
-        let mut workloads: BTreeMap<String, u64> = BTreeMap::new();
-        for (_, state) in users {
-            *workloads.entry(words::name(state).to_owned()).or_default() += 1;
-        }
-        let known = self.known(secret);
-        api::Rotation {
-            secret: api_secret(secret),
-            version: known.version.map(api_version),
-            read_at: known.read_at,
-            state: state.name().to_owned(),
-            revocable: is_revocable(state, users.iter().map(|(_, state)| state)),
-            workloads,
-        }
-    }
+/// Returns counts as a metric with one label shows them.
+fn labelled(label: &'static str, counts: BTreeMap<&str, u64>) -> Counts {
+    counts.into_iter().map(|(name, count)| (vec![(label, name.to_owned())], count)).collect()
+}
 
-    fn secret(&self, secret: &SecretId, users: Users<'_>) -> (api::Rotation, Vec<api::User>) {
-        let rotation = self.rotation(secret, self.state_of(secret, &users), &users);
-        let version = self.known(secret).version;
-        let user = |(stored, state): (&IndexedWorkload, UserState)| api::User {
-            workload: stored.workload.id.to_string(),
-            progress: self.progress(&state, version, &stored.workload),
-        };
-        let mut users: Vec<_> = users.into_iter().map(user).collect();
-        users.sort_by_cached_key(api::User::key);
-        (rotation, users)
-    }
+/// Returns counts as the API shows them.
+fn named(counts: BTreeMap<&str, u64>) -> BTreeMap<String, u64> {
+    counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
 }

@@ -20,7 +20,7 @@ use crate::rollouts::rotation::{Pending, RotationState, Severity, UserState, sev
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// The number of workloads in each state, in the order of [`WORKLOAD_STATES`].
-    users: [u64; WORKLOAD_STATES.len()],
+    users: [u32; WORKLOAD_STATES.len()],
     /// The highest severity of the workloads.
     pub(super) worst: Option<Severity>,
     /// Whether the controller certainly acts, or has acted, for a workload.
@@ -49,7 +49,8 @@ impl Tally {
     /// Returns the number of workloads by the names of their states.
     #[must_use]
     pub fn by_name(&self) -> BTreeMap<&'static str, u64> {
-        WORKLOAD_STATES.into_iter().zip(self.users).filter(|(_, count)| *count > 0).collect()
+        let counts = WORKLOAD_STATES.into_iter().zip(self.users).filter(|(_, count)| *count > 0);
+        counts.map(|(name, count)| (name, u64::from(count))).collect()
     }
 }
 
@@ -114,6 +115,8 @@ struct Known {
     version: Option<Version>,
     /// The last version for which the rotation was complete.
     completed: Option<Version>,
+    /// Whether a workload still refers to the secret.
+    is_used: bool,
 }
 
 /// Keeps the last state of each rotation. Each secret that a workload refers to has one entry.
@@ -124,17 +127,20 @@ pub struct Tracker {
 
 impl Tracker {
     /// Takes in all rotations. Returns those that changed their state, in order of their secrets.
-    pub fn take_in(&mut self, rotations: Vec<SeenRotation>) -> Vec<Transition> {
-        let mut before = std::mem::take(&mut self.known);
+    /// Secrets without a rotation are forgotten.
+    pub fn take_in(
+        &mut self,
+        rotations: impl IntoIterator<Item = SeenRotation>,
+    ) -> Vec<Transition> {
         let mut transitions = Vec::new();
         for now in rotations {
-            let known = before.remove(&now.secret);
             let Some(state) = now.certain_state() else {
-                if let Some(known) = known {
-                    self.known.insert(now.secret, known);
+                if let Some(known) = self.known.get_mut(&now.secret) {
+                    known.is_used = true;
                 }
                 continue;
             };
+            let known = self.known.get(&now.secret).copied();
             let (after, is_news) = known_after(known, state, &now);
             self.known.insert(Arc::clone(&now.secret), after);
             if is_news {
@@ -146,6 +152,7 @@ impl Tracker {
                 });
             }
         }
+        self.known.retain(|_, known| std::mem::take(&mut known.is_used));
         transitions.sort_by(|one, other| one.now.secret.cmp(&other.now.secret));
         transitions
     }
@@ -158,7 +165,7 @@ fn known_after(known: Option<Known>, state: RotationState, now: &SeenRotation) -
     let Some(known) = known else {
         let completed = version.filter(|_| is_complete);
         let is_news = matches!(state, RotationState::Stopped | RotationState::Held);
-        return (Known { state, version, completed }, is_news);
+        return (Known { state, version, completed, is_used: true }, is_news);
     };
     // Pods are replaced, workloads are scaled, and owners deploy long after the rotation. If that
     // fails, the rotation does not stop: all workloads had the version.
@@ -168,11 +175,11 @@ fn known_after(known: Option<Known>, state: RotationState, now: &SeenRotation) -
         _ => false,
     };
     if is_later_rollout && known.state == RotationState::Complete && known.completed == version {
-        return (known, false);
+        return (Known { is_used: true, ..known }, false);
     }
     let completed = if is_complete { version } else { known.completed };
     let is_news = known.state != state || known.version != version;
-    (Known { state, version, completed }, is_news)
+    (Known { state, version, completed, is_used: true }, is_news)
 }
 
 #[cfg(test)]

@@ -21,8 +21,8 @@ use crate::election::leadership::Leadership;
 use crate::model::kind::Kind;
 use crate::model::workload::WorkloadId;
 use crate::rollouts::rotation::RotationState;
-use crate::status::api::{Page, SecretStatus, User, WORKLOAD_STATES};
-use crate::status::report::Sources;
+use crate::status::api::{Page, SecretStatus, WORKLOAD_STATES};
+use crate::status::report::{SecretUsers, Sources};
 use crate::status::table::{RotationRow, Search, WorkloadRow};
 use crate::web::tables::Tables;
 
@@ -154,8 +154,9 @@ impl Parameters {
     /// Returns the page of a list that the parameters `limit` and `continue` mean.
     ///
     /// `continue` is the key of the last item of the page before. So a list that changes meanwhile
-    /// shows each lasting item once. The items must be in order of their keys.
-    fn page<T>(&self, items: Vec<T>, key: impl Fn(&T) -> String) -> Result<Page<T>, Refusal> {
+    /// shows each lasting item once. The items must be in order of their keys, and a key must never
+    /// change.
+    fn page<T>(&self, mut items: Vec<T>, key: impl Fn(&T) -> String) -> Result<Page<T>, Refusal> {
         let limit = match self.get("limit") {
             None => USUAL_PAGE,
             Some(text) => match text.parse() {
@@ -168,11 +169,13 @@ impl Parameters {
             },
         };
         let total = u64::try_from(items.len()).unwrap_or(u64::MAX);
-        let after = self.get("continue");
-        let is_later = |item: &T| after.is_none_or(|after| key(item).as_str() > after);
-        let mut rest = items.into_iter().filter(is_later);
-        let items: Vec<T> = rest.by_ref().take(limit).collect();
-        let next = rest.next().and_then(|_| items.last().map(&key));
+        if let Some(after) = self.get("continue") {
+            let seen = items.partition_point(|item| key(item).as_str() <= after);
+            items.drain(..seen);
+        }
+        let has_more = items.len() > limit;
+        items.truncate(limit);
+        let next = items.last().filter(|_| has_more).map(&key);
         Ok(Page { items, total, next })
     }
 }
@@ -216,24 +219,26 @@ async fn secret(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Res
     let (server, namespace) = (parameters.get("server"), parameters.get("namespace"));
     let report = api.sources.report();
     let mut found = report.secrets(path, server, namespace);
-    let Some((rotation, users)) = found.pop() else {
+    let Some(SecretUsers { row, users }) = found.pop() else {
         let message = format!("no watched workload refers to {path:?}");
         return Err(refuse(StatusCode::NOT_FOUND, "notFound", message));
     };
     if !found.is_empty() {
-        let all = found.iter().map(|(rotation, _)| rotation).chain([&rotation]);
+        let all = found.iter().map(|found| &found.row).chain([&row]);
         let names: Vec<_> = all
-            .map(|rotation| {
-                let secret = &rotation.secret;
-                let namespace = secret.namespace.as_deref().unwrap_or("");
-                format!("server={} namespace={namespace}", secret.server)
+            .map(|row| {
+                let namespace = row.secret.namespace.as_deref().unwrap_or("");
+                format!("server={} namespace={namespace}", row.secret.connection)
             })
             .take(LONGEST_PAGE)
             .collect();
         let message = format!("several secrets have this path; add one of: {}", names.join("; "));
         return Err(bad_request(message));
     }
-    let users = parameters.page(users, User::key)?;
+    let page = parameters.page(users, |(stored, _)| stored.workload.id.to_string())?;
+    // Only the workloads of this page are described.
+    let users = page.map(|user| report.user_of_secret(&user, &row));
+    let rotation = row.rotation();
     Ok(answer(StatusCode::OK, &SecretStatus { now: report.now, rotation, users }))
 }
 
@@ -253,10 +258,10 @@ async fn workloads(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<
     let is_wanted = |row: &&WorkloadRow| {
         states.as_ref().is_none_or(|states| states.contains(row.state()))
             && namespace.is_none_or(|namespace| row.is_in(namespace))
-            && search.finds(&[row.name()])
+            && row.is_found_by(&search)
     };
     let rows: Vec<&WorkloadRow> = table.workloads.iter().filter(is_wanted).collect();
-    let page = parameters.page(rows, |row| row.name().to_owned())?;
+    let page = parameters.page(rows, |row| row.id().to_string())?;
     Ok(answer(StatusCode::OK, &page.map(WorkloadRow::workload)))
 }
 

@@ -40,6 +40,8 @@ impl Tables {
         match &*last {
             Some((end, table)) if Instant::now() < *end => Arc::clone(table),
             _ => {
+                // Two tables at a time would take twice the memory.
+                *last = None;
                 let began = Instant::now();
                 let table = Arc::new(self.sources.report().table());
                 let kept_for = KEPT_FOR.max(began.elapsed() * TIMES_ITS_COST);

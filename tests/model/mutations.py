@@ -56,8 +56,8 @@ MUTATIONS = [
     (
         "a freeze does not count right before the PATCH",
         "src/engine/reloading.rs",
-        "if self.holds.of(&workload, self.is_urgent(changed)).is_some() {",
-        "if false && self.holds.of(&workload, self.is_urgent(changed)).is_some() {",
+        "if self.holds.of(&workload, *is_urgent).is_some() {",
+        "if false && self.holds.of(&workload, *is_urgent).is_some() {",
     ),
     (
         "Vault's clock counts as the API server's",
@@ -262,8 +262,8 @@ MUTATIONS = [
     (
         "the owner of a secret is not heard",
         ADMISSION,
-        "if has_mode(ReloadMode::Hold) {",
-        "if false && has_mode(ReloadMode::Hold) {",
+        "if self.is_any_held(changed) {",
+        "if false && self.is_any_held(changed) {",
     ),
     (
         "there is no shortest interval",

@@ -21,7 +21,7 @@ use vault_secrets_reloader::model::time_rules::TimeRules;
 use vault_secrets_reloader::model::workload::WorkloadId;
 use vault_secrets_reloader::references::source::ReadableSources;
 use vault_secrets_reloader::rollouts::budget::Budget;
-use vault_secrets_reloader::rollouts::rollout::Deadline;
+use vault_secrets_reloader::rollouts::rollout::{Deadline, rollout_state};
 use vault_secrets_reloader::rollouts::rotation::{KnownSecret, User, UserState, user_state};
 use vault_secrets_reloader::status::board::Board;
 
@@ -114,16 +114,15 @@ pub(crate) async fn play(
 impl Process {
     /// Returns how far a workload is with a secret, as the status of the process shows it.
     fn shown(&self, id: &WorkloadId, secret: &SecretId) -> Option<UserState> {
-        let workloads = self.index.workloads();
         let IndexedWorkload { workload, template_first_poll, has_rolled_out } =
-            workloads.iter().find(|stored| stored.workload.id == *id)?;
+            self.index.get(id)?;
         let state = self.board.state();
         let known = state.secrets.get(secret).copied().unwrap_or(KnownSecret::UNREAD);
         let standing = state.standings.get(id);
-        let (template_first_poll, has_rolled_out) = (*template_first_poll, *has_rolled_out);
-        let user = User { workload, template_first_poll, has_rolled_out, standing };
         let deadline = Deadline { now: time::own(), timeout: QUIET };
-        Some(user_state(&user, secret, &known, deadline))
+        let rollout = rollout_state(&workload, has_rolled_out, deadline);
+        let user = User { workload: &workload, template_first_poll, rollout, standing };
+        Some(user_state(&user, secret, &known))
     }
 }
 

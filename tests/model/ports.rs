@@ -171,9 +171,9 @@ impl Cluster for Ports {
             if !world.api_answers() {
                 return HashMap::new();
             }
-            let found = workloads
-                .iter()
-                .filter_map(|workload| Some((workload.uid.clone(), world.revision(workload)?)));
+            let found = workloads.iter().filter_map(|workload| {
+                Some((Box::<str>::from(&*workload.uid), world.revision(workload)?))
+            });
             found.collect()
         })
         .await

@@ -8,7 +8,7 @@ use url::Url;
 use super::error::RequestError;
 use crate::model::text::shorten;
 use crate::model::workload::WorkloadId;
-use crate::status::api::{Overview, Page, Rotation, SecretStatus, WorkloadStatus};
+use crate::status::api::{Overview, Page, Rotation, SecretStatus, User, WorkloadStatus};
 
 /// The time-out of a request, from the connection to the end of the answer.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
@@ -125,7 +125,8 @@ pub(super) async fn rotation(
     read(api, &secret.query("1")).await.map_err(name_flags)
 }
 
-/// Requests the rotation of a secret, with its workloads. The last page tells the state.
+/// Requests the rotation of a secret, with its workloads. The last page tells the state. The pages are
+/// in order of the names; the result has the worst state first.
 pub(super) async fn secret(
     api: &impl Fetch,
     secret: &SecretName,
@@ -140,6 +141,7 @@ pub(super) async fn secret(
         status.users.total = page.users.total;
         status.users.next = page.users.next;
     }
+    status.users.items.sort_by_cached_key(User::key);
     Ok(status)
 }
 
@@ -223,24 +225,26 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_page_of_a_secret_tells_its_state() {
-        let page = |state: &str, name: &str, next: &str| {
+        let page = |state: &str, (name, of_user): (&str, &str), next: &str| {
             format!(
                 r#"{{"secret": {{"server": "default", "path": "a"}}, "state": "{state}",
                     "now": "2026-03-01T10:01:00Z", "revocable": true,
                     "workloads": {{"complete": 2}}, "users": {{"items": [{{"workload": "{name}",
-                    "state": "complete", "message": "m"}}], "total": 2{next}}}}}"#
+                    "state": "{of_user}", "message": "m"}}], "total": 2{next}}}}}"#
             )
         };
         let api = answering(|query| {
             Ok(match parameter(query, "continue") {
-                None => page("running", "n/Deployment/a", r#", "continue": "2""#),
-                Some(_) => page("complete", "n/Deployment/b", ""),
+                None => page("running", ("n/Deployment/a", "complete"), r#", "continue": "2""#),
+                Some(_) => page("complete", ("n/Deployment/b", "silent"), ""),
             })
         });
         let (path, server) = ("a".to_owned(), Some("eu".to_owned()));
         let name = SecretName { path, server, namespace: Some(String::new()) };
         let status = secret(&api, &name).await.unwrap();
-        assert_eq!((status.rotation.state.as_str(), status.users.items.len()), ("complete", 2));
+        assert_eq!(status.rotation.state, "complete");
+        let names: Vec<_> = status.users.items.iter().map(|user| user.workload.as_str()).collect();
+        assert_eq!(names, ["n/Deployment/b", "n/Deployment/a"], "the worst state is first");
         let asked = api.asked.borrow();
         let first = asked.first().unwrap();
         assert_eq!((first.endpoint, parameter(first, "path")), ("secret", Some("a")));

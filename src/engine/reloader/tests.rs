@@ -216,7 +216,10 @@ impl Cluster for Fake {
         let created = world.revised.unwrap_or(second(2_000_000));
         world.revised = world.revised_next.take().or(world.revised);
         let revision = Revision { created, copies: Arc::new([]) };
-        workloads.iter().map(|workload| (workload.uid.clone(), revision.clone())).collect()
+        workloads
+            .iter()
+            .map(|workload| (Box::<str>::from(&*workload.uid), revision.clone()))
+            .collect()
     }
 
     async fn patch(&self, workload: &Workload, reload: &Reload) -> Result<Manifest, WriteError> {

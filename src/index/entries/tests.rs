@@ -342,3 +342,71 @@ fn equal_secrets_share_one_allocation() {
     let [a, b] = &snapshot.workloads[..] else { panic!("two workloads") };
     assert!(Arc::ptr_eq(&a.workload.secrets[0], &b.workload.secrets[0]));
 }
+
+#[test]
+fn an_event_that_changes_nothing_but_the_version_is_no_change() {
+    let bench = Bench::default();
+    let changes = || bench.0.borrow().changes;
+    bench.apply(workload("a", 1, 1, &["x"]));
+    let before = changes();
+    let known = bench.get(&workload("a", 0, 0, &[]).id).unwrap();
+    bench.apply(workload("a", 2, 1, &["x"]));
+    assert_eq!(changes(), before);
+    let stored = bench.get(&known.workload.id).unwrap();
+    assert_eq!(&*stored.workload.resource_version, "2", "a PATCH needs it");
+    assert!(Arc::ptr_eq(&stored.workload.secrets[0], &known.workload.secrets[0]));
+    bench.apply(Workload { progress: Progress::Running, ..workload("a", 3, 1, &["x"]) });
+    assert_eq!(changes(), before + 1);
+    bench.apply(workload("a", 4, 2, &["y"]));
+    assert_eq!(changes(), before + 2);
+    assert!(bench.refers_to(&fixtures::secret("y")) && !bench.refers_to(&fixtures::secret("x")));
+}
+
+#[test]
+fn the_users_of_a_secret_and_the_secrets_of_a_namespace_are_found() {
+    let bench = Bench::default();
+    bench.apply(workload("a", 1, 1, &["x", "y"]));
+    bench.apply(workload("b", 2, 1, &["y"]));
+    bench.apply(workload("c", 3, 1, &["z"]));
+    let mut other = workload("d", 4, 1, &["x"]);
+    other.id.namespace = "shop-2".into();
+    other.id.kind = Kind::STATEFUL_SET;
+    bench.apply(other);
+    let users = |path: &str| -> Vec<String> {
+        let users = bench.0.borrow().users(|secret| *secret.path == *path);
+        let users = users.into_values().flatten();
+        users.map(|stored| stored.workload.id.name.to_string()).collect()
+    };
+    assert_eq!(users("x"), ["a", "d"]);
+    assert_eq!(users("y"), ["a", "b"]);
+    assert_eq!(users("other"), [""; 0]);
+    let secrets = |namespace: &str| -> BTreeSet<String> {
+        let secrets = bench.0.borrow().secrets_of(namespace);
+        secrets.into_iter().map(|secret| secret.path.to_string()).collect()
+    };
+    assert_eq!(secrets("shop"), BTreeSet::from(["x", "y", "z"].map(str::to_owned)));
+    assert_eq!(secrets("shop-2"), BTreeSet::from(["x".to_owned()]));
+    assert_eq!(secrets("sho"), BTreeSet::new());
+}
+
+#[test]
+fn an_entry_is_small() {
+    // There is one for each of tens of thousands of workloads.
+    assert!(size_of::<Entry>() <= 64, "{}", size_of::<Entry>());
+}
+
+#[test]
+fn the_index_is_settled_once_the_workloads_of_all_first_lists_are_known() {
+    let bench = Bench::default();
+    let is_settled = || bench.0.borrow_mut().is_settled();
+    bench.begin_list(Kind::DEPLOYMENT);
+    bench.defer(&workload("a", 1, 1, &[]).id);
+    for kind in Kind::ALL {
+        bench.end_list(kind);
+    }
+    assert!(!is_settled());
+    bench.conclude(workload("a", 1, 1, &["x"]));
+    assert!(is_settled());
+    bench.defer(&workload("b", 2, 1, &[]).id);
+    assert!(is_settled(), "it is new");
+}

@@ -153,7 +153,7 @@ async fn each_path_answers() {
 }
 
 #[tokio::test]
-async fn the_worst_comes_first_and_a_state_selects() {
+async fn a_state_selects_and_never_moves_an_item_to_another_page() {
     let bench = Bench::with_workloads(3);
     let snapshot = bench.api.sources.index.begin_poll("default");
     let last = &snapshot.workloads[2];
@@ -162,8 +162,23 @@ async fn the_worst_comes_first_and_a_state_selects() {
     });
     let secret: SecretStatus = bench.read("/v1/secret?path=secret/data/a").await;
     assert_eq!(secret.rotation.state, "stopped");
-    assert_eq!(secret.users.items[0].workload, "shop/Deployment/web-2");
-    assert_eq!(secret.users.items[0].progress.reason.as_deref(), Some("TakenBack"));
+    assert_eq!(secret.users.items[2].workload, "shop/Deployment/web-2");
+    assert_eq!(secret.users.items[2].progress.reason.as_deref(), Some("TakenBack"));
+    // A client that reads a page before the state changes, and one after it, misses nothing.
+    let path = "/v1/secret?path=secret/data/a&limit=1";
+    let first: SecretStatus = bench.read(path).await;
+    bench.decide(last, snapshot.poll, |_| ());
+    let mut names = vec![first.users.items[0].workload.clone()];
+    let mut next = first.users.next;
+    while let Some(after) = next {
+        let page: SecretStatus = bench.read(&format!("{path}&continue={after}")).await;
+        names.extend(page.users.items.into_iter().map(|user| user.workload));
+        next = page.users.next;
+    }
+    assert_eq!(names, ["web-0", "web-1", "web-2"].map(|name| format!("shop/Deployment/{name}")));
+    bench.decide(last, snapshot.poll, |decision| {
+        decision.reverted = last.workload.secrets.to_vec();
+    });
     let stopped: Page<Rotation> = bench.read("/v1/rotations?state=stopped,held").await;
     assert_eq!(stopped.total, 1);
     let taken_back: Page<Workload> = bench.read("/v1/workloads?state=takenBack").await;

@@ -5,7 +5,7 @@
 import {
   ALL, OPEN, ROTATIONS, WORKLOADS, ago, chip, facts, hashOf, inWords, lateness, make, makePages,
   makeTable, makeTiles, number, plural, renewAges, replace, secretHash, secretNote, setClock,
-  setText, sum, timeOf, workloadHash,
+  setText, sum, timeOf, workloadHash, worstFirst,
 } from "./parts.js";
 
 /** The time between two refreshes, and the longest time after errors, in milliseconds. */
@@ -17,6 +17,8 @@ const ANSWER_WITHIN = 10_000;
 const TYPING = 300;
 /** The number of rows of a page. */
 const ROWS = 50;
+/** The rows of the list of a secret's workloads, which are sorted here. */
+const USERS = 500;
 const TOKEN = "vault-secrets-reloader-token";
 
 const byId = (id) => document.getElementById(id);
@@ -236,7 +238,7 @@ function secretView() {
         table.sheet, pages.pages);
     },
     path(params) {
-      const asked = { limit: ROWS, path: params.get("path") ?? "", server: params.get("server"),
+      const asked = { limit: USERS, path: params.get("path") ?? "", server: params.get("server"),
         // The root namespace has an empty name.
         namespace: params.get("namespace") ?? (params.get("server") === null ? null : ""),
         continue: params.get("after") };
@@ -260,7 +262,7 @@ function secretView() {
       ])]);
       const counted = inWords(WORKLOADS, secret.workloads);
       table.update(`${plural(secret.users.total, "workload")} of this secret: ${counted}`,
-        secret.users.items.map((user) => ({
+        worstFirst(secret.users.items).map((user) => ({
           key: user.workload,
           cells: [["link", workloadHash(user.workload), user.workload], ...progressCells(user)],
         })), "No workload refers to this secret.");

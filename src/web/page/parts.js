@@ -22,6 +22,12 @@ export const WORKLOADS = {
   silent: ["○", "calm", "Silent"],
   complete: ["✓", "good", "Complete"],
 };
+/** Sorts the workloads of a secret by their states, the worst first. Equal ones keep their order. */
+export function worstFirst(users) {
+  const states = Object.keys(WORKLOADS);
+  const rank = ({ state }) => states.includes(state) ? states.indexOf(state) : states.length;
+  return [...users].sort((one, other) => rank(one) - rank(other));
+}
 export const OPEN = "open";
 export const ALL = "all";
 
