@@ -157,8 +157,11 @@ pub(super) fn by_name(one: &WorkloadId, other: &WorkloadId) -> Ordering {
         return (one.kind.name(), &one.name).cmp(&(other.kind.name(), &other.name));
     }
     // A dash comes before the slash, and letters come after it.
-    let text = |id: &WorkloadId| id.namespace.as_bytes().iter().chain(b"/").copied();
-    text(one).cmp(text(other))
+    text_of(one).cmp(text_of(other))
+}
+
+fn text_of(id: &WorkloadId) -> impl Iterator<Item = u8> + '_ {
+    id.namespace.as_bytes().iter().chain(b"/").copied()
 }
 
 /// The words of a search. Upper and lower case of ASCII letters count as the same.
