@@ -15,7 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use e2e::scenario::{SOON, deployment_without_pods, just_after_a_poll, polling_fast};
 use e2e::shared::SharedBed;
-use e2e::{Bed, Controller, ControllerOptions, Workload};
+use e2e::{Bed, Controller, ControllerOptions, VaultRequest, Workload};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -378,7 +378,7 @@ async fn another_server_at_googles_address_gets_no_login() -> Result<()> {
     let mut controller = Controller::start(&clouds.bed, &clouds.options("gcp-gce")).await?;
     controller.wait_for("no header Metadata-Flavor: Google", SOON).await?;
     let requests = clouds.bed.vault_requests_since(&before)?;
-    assert!(!requests.iter().any(|request| request.is_login()), "a JWT of another was sent");
+    assert!(!requests.iter().any(VaultRequest::is_login), "a JWT of another was sent");
     clouds.cloud.shared.is_google.store(true, Ordering::Relaxed);
     clouds.expect_reload(&controller).await?;
     for secret in clouds.cloud.secrets() {
