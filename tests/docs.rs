@@ -300,6 +300,16 @@ fn variables() -> BTreeSet<String> {
         &[method("userpass"), ("VAULT_USERNAME", "a"), ("VAULT_PASSWORD", "b")],
         &[method("token"), ("VAULT_TOKEN", "a")],
         &[method("none"), ("VAULT_ADDR", "http://vault:8200")],
+        &[method("gcp-gce"), role],
+        &[method("gcp-iam"), role],
+        &[method("azure"), role],
+        &[
+            method("azure"),
+            role,
+            ("AZURE_FEDERATED_TOKEN_FILE", "/a"),
+            ("AZURE_TENANT_ID", "b"),
+            ("AZURE_CLIENT_ID", "c"),
+        ],
     ];
     let asked = RefCell::new(BTreeSet::new());
     for environment in environments {

@@ -79,6 +79,8 @@ pub struct VaultRequest {
     pub display_name: String,
     /// Why the request was refused; empty if it was not.
     pub error: String,
+    /// The body; `Null` for a request without one. It may hold credentials.
+    pub data: Value,
 }
 
 impl VaultRequest {
@@ -191,6 +193,7 @@ pub(crate) fn vault_requests(log: &Path, from: u64) -> Result<Vec<VaultRequest>>
             accessor: field("/auth/accessor"),
             display_name: field("/auth/display_name"),
             error: field("/error"),
+            data: line.pointer("/request/data").cloned().unwrap_or_default(),
         });
     }
     Ok(requests)
@@ -249,6 +252,7 @@ mod tests {
                 accessor: String::new(),
                 display_name: String::new(),
                 error: String::new(),
+                data: serde_json::Value::Null,
             };
             assert_eq!(request.touches_a_value(), wanted, "{operation} {path}");
         }

@@ -9,9 +9,10 @@ use std::sync::OnceLock;
 use regex::Regex;
 
 /// The suffixes of variables that hold a credential, or name a file with one.
-const CREDENTIALS: [&str; 9] = [
+const CREDENTIALS: [&str; 10] = [
     "TOKEN",
     "TOKEN_PATH",
+    "FEDERATED_TOKEN_FILE",
     "JWT_FILE",
     "SECRET_ID",
     "SECRET_ID_FILE",

@@ -4,7 +4,7 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use reqwest::{Url, redirect};
 
 use super::error::CloudError;
@@ -31,6 +31,7 @@ pub(crate) struct Service {
 /// An answer of a service. Its body may be secret.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Vec<u8>,
 }
 
@@ -59,14 +60,15 @@ impl Service {
         let client = client().map_err(|error| self.unreachable(&error))?;
         let exchange = async {
             let mut response = client.execute(request).await?;
-            let (status, mut body) = (response.status(), Vec::new());
+            let (status, headers) = (response.status(), response.headers().clone());
+            let mut body = Vec::new();
             while let Some(chunk) = response.chunk().await? {
                 if body.len() + chunk.len() > LONGEST_ANSWER {
                     return Ok(None);
                 }
                 body.extend_from_slice(&chunk);
             }
-            Ok(Some(Answer { status, body }))
+            Ok(Some(Answer { status, headers, body }))
         };
         match tokio::time::timeout(TIMEOUT, exchange).await {
             Err(_) => Err(self.error("does not answer")),

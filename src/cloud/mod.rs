@@ -3,8 +3,6 @@
 //! Architecture Invariant: requests go only to addresses that the cloud documents or that the operator
 //! sets. No credential is logged or part of an error.
 
-use serde_json::{Map, Value};
-
 use crate::credentials::files::Files;
 
 pub mod aws;
@@ -12,11 +10,13 @@ pub mod azure;
 pub mod error;
 pub mod gcp;
 pub(crate) mod http;
+mod proof;
+#[cfg(test)]
+mod stand_in;
+mod text;
 
 pub use error::CloudError;
-
-/// The longest text of a cloud that becomes part of a login, in bytes.
-pub(crate) const LONGEST_TEXT: usize = 64 << 10;
+pub(crate) use proof::Proof;
 
 /// The identity of the pod in a cloud.
 #[derive(Clone, Debug)]
@@ -28,9 +28,6 @@ pub enum Identity {
     /// An identity of Microsoft Azure.
     Azure(azure::Azure),
 }
-
-/// The fields of a login that prove the identity, without the role. They are secret.
-pub(crate) struct Proof(pub(crate) Map<String, Value>);
 
 impl Identity {
     /// Returns a new proof of the identity for a login with `role`.
@@ -50,10 +47,4 @@ impl Identity {
             Self::Azure(_) => "azure",
         }
     }
-}
-
-/// Puts the fields of a proof together.
-pub(crate) fn proof<const N: usize>(fields: [(&str, String); N]) -> Proof {
-    let fields = fields.into_iter().map(|(name, text)| (name.to_owned(), Value::String(text)));
-    Proof(fields.collect())
 }

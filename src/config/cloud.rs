@@ -4,6 +4,7 @@ use super::environment::Environment;
 use super::error::ConfigError;
 use crate::cloud::Identity;
 
+mod address;
 mod aws;
 mod azure;
 mod gcp;
@@ -35,7 +36,17 @@ const METHODS: [(&str, CloudMethod); 7] = [
 ];
 
 /// Variables that belong to some auth methods, without their prefix.
-pub(super) const OWN: &[(&str, &[&str])] = &[];
+pub(super) const OWN: &[(&str, &[&str])] = &[
+    ("GCP_SERVICE_ACCOUNT", &["gcp-iam"]),
+    ("GCP_IAM_ENDPOINT", &["gcp-iam"]),
+    ("AZURE_RESOURCE", &["azure"]),
+    ("AZURE_CLIENT_ID", &["azure"]),
+    ("AZURE_SUBSCRIPTION_ID", &["azure"]),
+    ("AZURE_RESOURCE_GROUP", &["azure"]),
+    ("AZURE_VM_NAME", &["azure"]),
+    ("AZURE_VMSS_NAME", &["azure"]),
+    ("AZURE_RESOURCE_ID", &["azure"]),
+];
 
 /// Returns the method with a name.
 pub(super) fn method(name: &str) -> Option<CloudMethod> {

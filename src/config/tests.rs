@@ -198,6 +198,46 @@ fn each_way_in_has_its_variables() {
 }
 
 #[test]
+fn the_identities_of_google_and_azure_log_in_at_their_usual_mounts() {
+    for (name, mount) in
+        [("gcp", "gcp"), ("gcp-gce", "gcp"), ("gcp-iam", "gcp"), ("azure", "azure")]
+    {
+        let given = |path| {
+            let variables = [ROLE, ("VAULT_AUTH_METHOD", name), ("VAULT_PATH", path)];
+            match load(&[], &variables).unwrap().connections.remove(0).method {
+                Method::Cloud(login) => (login.mount, login.role),
+                _ => panic!("{name} is a login of a cloud"),
+            }
+        };
+        assert_eq!(given(""), (mount.to_owned(), "reloader".to_owned()));
+        assert_eq!(given("auth/other").0, "other");
+        let without_role = load(&[], &[("VAULT_AUTH_METHOD", name)]).unwrap_err();
+        assert!(without_role.starts_with("VAULT_ROLE: not set"), "{without_role}");
+    }
+}
+
+#[test]
+fn variables_of_google_and_azure_go_with_their_methods_only() {
+    expect_refusals(&[
+        (
+            &[],
+            &[ROLE, ("VAULT_AUTH_METHOD", "gcp"), ("VAULT_GCP_SERVICE_ACCOUNT", "a@b")],
+            "VAULT_GCP_SERVICE_ACCOUNT: is for VAULT_AUTH_METHOD=gcp-iam",
+        ),
+        (
+            &[],
+            &[ROLE, ("BAO_AZURE_RESOURCE", "api://a")],
+            "BAO_AZURE_RESOURCE: is for VAULT_AUTH_METHOD=azure",
+        ),
+        (
+            &[],
+            &[ROLE, ("VAULT_AUTH_METHOD", "azure"), ("VAULT_TOKEN", "hvs.x")],
+            "VAULT_TOKEN: does not go with VAULT_AUTH_METHOD=azure",
+        ),
+    ]);
+}
+
+#[test]
 fn the_login_has_a_namespace_of_its_own_where_it_is_set() {
     let namespaces = |variables: &[(&str, &str)]| {
         let all: Vec<_> = [ROLE].into_iter().chain(variables.iter().copied()).collect();

@@ -9,6 +9,7 @@ mod alerts;
 mod bed;
 mod bounds;
 mod chart;
+mod clouds;
 mod conflicts;
 mod downtime;
 mod faults;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         bed::scenarios(),
         bounds::scenarios(),
         chart::scenarios(),
+        clouds::scenarios(),
         conflicts::scenarios(),
         downtime::scenarios(),
         folders::scenarios(),
