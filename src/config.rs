@@ -33,6 +33,7 @@ mod notifications;
 mod rollouts;
 mod rules;
 mod servers;
+mod service_account;
 mod status;
 mod value;
 mod vault;

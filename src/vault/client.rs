@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::header::{DATE, HOST, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use http::header::{DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use jiff::Timestamp;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, Identity, Proxy, Url, redirect, tls};
 use rustify::endpoint::Endpoint;
 use secrecy::{ExposeSecret, SecretString};
@@ -24,9 +23,14 @@ use super::lock::lock;
 use super::reporter::Reporter;
 use super::tls::{Material, Tls, TlsFileError};
 use crate::credentials::files::Files;
+use crate::credentials::service_account::RequestToken;
 use crate::decide::clock::{ServerClock, contradicts};
 use crate::events::sink::Events;
 use crate::model::text::shorten;
+
+mod names;
+
+use names::{AddressesOf, name_server};
 
 /// The value of the log key `worker`.
 const WORKER: &str = "reloader";
@@ -114,6 +118,8 @@ pub struct Server {
     /// Whether the `Date` of a proxy was found to contradict the server's own time.
     is_contradicted: AtomicBool,
     reporter: Reporter,
+    /// Requests tokens of ServiceAccounts, for logins.
+    service_accounts: Option<Arc<dyn RequestToken>>,
 }
 
 /// The HTTP client, and the certificates that it was created with.
@@ -161,6 +167,7 @@ impl Server {
             resumes_at: Mutex::default(),
             is_contradicted: AtomicBool::new(false),
             reporter: Reporter::default(),
+            service_accounts: None,
         })
     }
 
@@ -178,6 +185,17 @@ impl Server {
     #[must_use]
     pub fn with_events(self, name: Arc<str>, events: Events) -> Self {
         Self { reporter: Reporter::new(name, events), ..self }
+    }
+
+    /// Lets logins use tokens of ServiceAccounts.
+    #[must_use]
+    pub fn with_service_accounts(self, service_accounts: Arc<dyn RequestToken>) -> Self {
+        Self { service_accounts: Some(service_accounts), ..self }
+    }
+
+    /// The source of tokens of ServiceAccounts.
+    pub(super) fn service_accounts(&self) -> Option<&dyn RequestToken> {
+        self.service_accounts.as_deref()
     }
 
     /// The reporter of this server.
@@ -534,32 +552,6 @@ fn is_configured(settings: &ServerSettings, url: &Url) -> bool {
     let is_of = |address: &Url| address.origin() == url.origin();
     let others = settings.redirects.as_ref();
     others.is_some_and(|others| is_of(&settings.address) || others.iter().any(is_of))
-}
-
-/// Puts the name that the certificate must have into the URL of a request, because TLS takes the
-/// expected name from the URL. The address of the connection and the `Host` header stay the same.
-fn name_server(request: &mut reqwest::Request, name: &str) {
-    let url = request.url();
-    let host = url.host_str().unwrap_or_default();
-    let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-    if let Ok(host) = HeaderValue::from_str(&host) {
-        request.headers_mut().insert(HOST, host);
-    }
-    // The configuration refuses names that no URL can have.
-    let _ = request.url_mut().set_host(Some(name));
-}
-
-/// A resolver that returns the addresses of one host for every name.
-struct AddressesOf(String);
-
-impl Resolve for AddressesOf {
-    fn resolve(&self, _: Name) -> Resolving {
-        let host = self.0.clone();
-        Box::pin(async move {
-            let found: Vec<_> = tokio::net::lookup_host((host, 0)).await?.collect();
-            Ok(Box::new(found.into_iter()) as Addrs)
-        })
-    }
 }
 
 fn header(name: &'static str) -> http::HeaderName {

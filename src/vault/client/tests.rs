@@ -1,5 +1,6 @@
 //! Redirects, names, certificates, and the offered versions of TLS.
 
+use http::header::HOST;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
