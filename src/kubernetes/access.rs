@@ -149,8 +149,7 @@ pub async fn missing(
     for Needed { verb, resource, subresource, group, namespace, name } in
         needed(readable, events, injector, lease, status, accounts)
     {
-        // Of a subresource, a rule must name the object. The other rules of the chart have one object
-        // each.
+        // A token is requested of one object, which the rule has to name.
         let part = subresource.map_or_else(String::new, |part| {
             format!("/{part} of {}", name.as_deref().unwrap_or_default())
         });

@@ -31,6 +31,7 @@ mod page;
 mod process;
 mod raft;
 mod servers;
+mod service_accounts;
 mod sources;
 mod status;
 mod status_access;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         process::scenarios(),
         raft::scenarios(),
         servers::scenarios(),
+        service_accounts::scenarios(),
         sources::scenarios(),
         status::scenarios(),
         status_access::scenarios(),
