@@ -74,8 +74,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::sync::{Arc, Mutex};
 
-    use futures::FutureExt as _;
-    use futures::future::BoxFuture;
+    use futures::future::{BoxFuture, FutureExt as _, ready};
     use serde_json::Value;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
@@ -105,7 +104,7 @@ mod tests {
             } else {
                 Ok(SecretString::from(format!("jwt-{number}")))
             };
-            async { answer }.boxed()
+            ready(answer).boxed()
         }
     }
 
@@ -136,7 +135,7 @@ mod tests {
     async fn serve(listener: &TcpListener, status: &str, seen: &Mutex<Vec<(String, Value)>>) {
         loop {
             let (mut client, _) = listener.accept().await.unwrap();
-            let mut request = Vec::new();
+            let mut request: Vec<u8> = Vec::new();
             let (path, body) = loop {
                 client.read_buf(&mut request).await.unwrap();
                 let text = String::from_utf8_lossy(&request);
@@ -180,13 +179,14 @@ mod tests {
         let tokens = Arc::new(Tokens { is_forbidden: true, ..Tokens::default() });
         let server = server(&listener).with_service_accounts(tokens);
         let seen = Mutex::new(Vec::new());
+        let login = login();
         let error = tokio::select! {
             () = serve(&listener, "200 OK", &seen) => panic!("the server ended"),
-            outcome = login().login(&server) => outcome.unwrap_err(),
+            outcome = login.login(&server) => outcome.unwrap_err(),
         };
         assert!(error.to_string().contains("resourceName vault-login"), "{error}");
         assert!(seen.lock().unwrap().is_empty());
-        assert!(login().credential(server.files()).await.is_none());
+        assert!(login.credential(server.files()).await.is_none());
     }
 
     #[tokio::test]
