@@ -181,3 +181,42 @@ pub async fn missing(
     }
     missing
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body as Answer;
+    use http::Response;
+    use serde_json::json;
+
+    use super::super::scripted::client_of;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_missing_permission_for_tokens_names_the_account() {
+        let client = client_of(|_| {
+            let review = json!({
+                "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+                "metadata": {}, "spec": {}, "status": { "allowed": false },
+            });
+            Response::new(Answer::from(review.to_string()))
+        });
+        let account = |namespace: &str, audience: Option<&str>| ServiceAccount {
+            namespace: namespace.to_owned(),
+            name: "vault-login".to_owned(),
+            audience: audience.map(str::to_owned),
+        };
+        let accounts = [account("infra", Some("vault")), account("team-b", None)];
+        let readable = ReadableSources { config_maps: false, secrets: false };
+        let status = StatusRequests::default();
+        let missing = missing(&client, readable, false, false, None, status, &accounts).await;
+        let of_tokens = missing.iter().filter(|line| line.contains("token"));
+        let expected = ["infra", "team-b"].map(|namespace| {
+            format!(
+                "create serviceaccounts/token of vault-login in namespace {namespace}. Add it to its \
+                 Role there"
+            )
+        });
+        assert!(of_tokens.eq(&expected), "{missing:?}");
+        assert!(missing.iter().any(|line| line == "list namespaces. Add it to its ClusterRole"));
+    }
+}
