@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use cluster::Cluster;
-use engines::{Connector, Engines};
+use engines::{Connector, Engines, service_accounts};
 use jiff::Timestamp;
 use listen::bind;
 use notifications::Notifications;
@@ -155,7 +155,8 @@ async fn start(
     cluster.collect(collector_sync_period, tasks);
     let injector_changes = cluster.watch_injector(&injector, collector_sync_period, tasks);
     let checks = (readable, events, !injector.is_off());
-    tasks.spawn(cluster.report_missing_permissions(checks, election.clone(), of_status));
+    let accounts = service_accounts(&connections);
+    tasks.spawn(cluster.report_missing_permissions(checks, election.clone(), of_status, accounts));
     // Each engine holds one end of this channel, so the channel closes once all engines have ended.
     let (running, ended) = mpsc::channel::<()>(1);
     let leadership = cluster.elect(election, ended, tasks);

@@ -35,6 +35,7 @@ mod requests;
 mod rollouts;
 mod rules;
 mod servers;
+mod service_account;
 mod status;
 mod value;
 mod vault;

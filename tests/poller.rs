@@ -27,6 +27,7 @@ use vault_secrets_reloader::vault::client::Server;
 use vault_secrets_reloader::vault::connection::ServerSettings;
 use vault_secrets_reloader::vault::limiter::RateLimit;
 use vault_secrets_reloader::vault::login::Method;
+use vault_secrets_reloader::vault::login::jwt::{JwtLogin, JwtSource};
 use vault_secrets_reloader::vault::pace::Pace;
 use vault_secrets_reloader::vault::poller::Poller;
 
@@ -1459,7 +1460,8 @@ fn jwt() -> (Method, tempfile::NamedTempFile) {
     let jwt = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(jwt.path(), "jwt").unwrap();
     let file = jwt.path().to_owned();
-    (Method::Jwt { mount: "kubernetes".into(), role: "r".into(), file }, jwt)
+    let source = JwtSource::File(file);
+    (Method::Jwt(JwtLogin { mount: "kubernetes".into(), role: "r".into(), source }), jwt)
 }
 
 /// The answer to a login.

@@ -173,7 +173,8 @@ fn launch(
         let kubeconfig = bed.cluster.kubeconfig_for_file("played-pod", &token)?;
         env.insert("KUBECONFIG".to_owned(), kubeconfig.into());
         let jwt = "KUBERNETES_SERVICE_ACCOUNT_TOKEN".to_owned();
-        if !env.contains_key("VAULT_JWT_FILE") {
+        let others = ["VAULT_JWT_FILE", "VAULT_JWT_SERVICE_ACCOUNT"];
+        if !others.iter().any(|other| env.contains_key(*other)) {
             env.entry(jwt).or_insert_with(|| token.into());
         }
         return Ok(Launch { program, args, env, log });

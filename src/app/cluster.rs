@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use crate::credentials::service_account::ServiceAccount;
 use crate::election::leadership::{Leadership, election_channel};
 use crate::events::sink::Events;
 use crate::heartbeat::{Heartbeats, LONGEST_STEP};
@@ -115,14 +116,16 @@ impl Cluster {
         (readable, events, injector): (ReadableSources, bool, bool),
         election: Option<leader::Settings>,
         status: StatusRequests,
+        accounts: Vec<ServiceAccount>,
     ) -> impl Future<Output = &'static str> + use<> {
         let (client, shutdown) = (self.client.clone(), self.shutdown.clone());
         async move {
             let check = async {
                 let election = election.as_ref();
-                for permission in
-                    access::missing(&client, readable, events, injector, election, status).await
-                {
+                let missing = access::missing(
+                    &client, readable, events, injector, election, status, &accounts,
+                );
+                for permission in missing.await {
                     error!("The service account lacks a permission: {permission}");
                 }
                 std::future::pending::<()>().await;

@@ -13,6 +13,7 @@ use tracing::{Instrument, Span, error, info};
 
 use crate::config::{self, Connection};
 use crate::credentials::files::Files;
+use crate::credentials::service_account::ServiceAccount;
 use crate::decide::clock::ServerClock;
 use crate::election::leadership::Leadership;
 use crate::engine::reloader::Reloader;
@@ -24,6 +25,7 @@ use crate::index::Index;
 use crate::kubernetes::ca_secret::CaSecret;
 use crate::kubernetes::client::Client;
 use crate::kubernetes::patcher::Patcher;
+use crate::kubernetes::service_account::TokenRequester;
 use crate::rollouts::budget::Budget;
 use crate::rollouts::injector::Injector;
 use crate::status::follower::VaultClocks;
@@ -120,9 +122,28 @@ impl Connector {
         };
         let clock = self.clocks.get(&connection.name).cloned().unwrap_or_default();
         let server = Server::connect(server, Arc::clone(&clock), files).await?;
-        let server = server.with_events(Arc::clone(&connection.name), self.events.clone());
+        let requester = Arc::new(TokenRequester::new(self.client.clone()));
+        let server = server
+            .with_events(Arc::clone(&connection.name), self.events.clone())
+            .with_service_accounts(requester);
         Ok(ConnectedServer { server: Arc::new(server), clock, ca })
     }
+}
+
+/// Returns the ServiceAccounts whose tokens log in, each once, whatever the audience.
+pub(super) fn service_accounts(
+    connections: &[(Connection, Option<ConnectedServer>)],
+) -> Vec<ServiceAccount> {
+    let mut accounts: Vec<ServiceAccount> = Vec::new();
+    for account in connections.iter().filter_map(|(it, _)| it.method.service_account()) {
+        let is_known = |known: &ServiceAccount| {
+            (&known.namespace, &known.name) == (&account.namespace, &account.name)
+        };
+        if !accounts.iter().any(is_known) {
+            accounts.push(account.clone());
+        }
+    }
+    accounts
 }
 
 impl Engines {

@@ -1,18 +1,21 @@
 //! The configuration of the auth method that gives the controller a token. A variable of one method
 //! that is set for another method is refused, because a mix-up would log in as another identity.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use secrecy::SecretString;
 
 use super::cloud;
 use super::environment::Environment;
 use super::error::{ConfigError, error, error_without_value};
+use super::service_account::service_account;
 use super::value::{file_path, secret_path};
 use crate::credentials::credential::{self, Credential};
+use crate::credentials::service_account::ServiceAccount;
 use crate::vault::approle::{AppRole, AppRoleSecretId};
 use crate::vault::login::Method;
 use crate::vault::login::cloud::CloudLogin;
+use crate::vault::login::jwt::{JwtLogin, JwtSource};
 
 /// The file with the pod's own service account token.
 pub(super) const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -31,6 +34,9 @@ const OWN: [(&str, &[&str]); 8] = [
     ("PASSWORD", &["userpass"]),
     ("PASSWORD_FILE", &["userpass"]),
 ];
+
+/// Variables of a login by the tokens of a ServiceAccount, without their prefix.
+const OF_SERVICE_ACCOUNTS: [&str; 2] = ["JWT_SERVICE_ACCOUNT", "JWT_AUDIENCE"];
 
 /// Returns the auth method that the variables describe.
 pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, ConfigError> {
@@ -61,16 +67,15 @@ pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, Conf
         }
     }
     if let Some((variable, name)) = &chosen
+        && !["jwt", "kubernetes"].contains(&name.as_str())
+        && (METHODS.contains(&name.as_str()) || cloud::method(name).is_some())
+    {
+        refuse(env, &OF_SERVICE_ACCOUNTS, variable, name)?;
+    }
+    if let Some((variable, name)) = &chosen
         && !["jwt", "kubernetes", "token"].contains(&name.as_str())
     {
-        for suffix in ["TOKEN", "TOKEN_PATH"] {
-            if let Some((token, _)) = env.get(suffix) {
-                return Err(error_without_value(
-                    &token,
-                    &format!("does not go with {variable}={name}"),
-                ));
-            }
-        }
+        refuse(env, &["TOKEN", "TOKEN_PATH"], variable, name)?;
     }
     match name {
         Some("approle") => Ok(Method::AppRole(app_role(env)?)),
@@ -87,9 +92,9 @@ pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, Conf
                 "not set; give a token, or a file of it by VAULT_TOKEN_PATH",
             )
         }),
-        None | Some("jwt" | "kubernetes") => match given(env)? {
-            Some(given) => Ok(given),
-            None => jwt(env, chosen.is_some()),
+        None | Some("jwt" | "kubernetes") => match (service_account(env)?, given(env)?) {
+            (None, Some(given)) => Ok(given),
+            (account, _) => jwt(env, chosen.is_some(), account),
         },
         Some(name) => match cloud::method(name) {
             Some(chosen) => Ok(Method::Cloud(of_cloud(env, chosen)?)),
@@ -103,6 +108,21 @@ pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, Conf
                 ),
             )),
         },
+    }
+}
+
+/// Refuses variables that do not go with the chosen method.
+fn refuse(
+    env: &Environment<'_>,
+    suffixes: &[&str],
+    variable: &str,
+    name: &str,
+) -> Result<(), ConfigError> {
+    match suffixes.iter().find_map(|suffix| env.get(suffix)) {
+        Some((other, _)) => {
+            Err(error_without_value(&other, &format!("does not go with {variable}={name}")))
+        }
+        None => Ok(()),
     }
 }
 
@@ -122,10 +142,18 @@ fn given(env: &Environment<'_>) -> Result<Option<Method>, ConfigError> {
     Ok(Some(Method::TokenFile(secret_path(&name, &file)?.into())))
 }
 
-/// Returns the login with the pod's own service account token and a role. Without a role, returns
-/// the token file in the user's home folder, or no login if an agent adds the token.
-fn jwt(env: &Environment<'_>, is_chosen: bool) -> Result<Method, ConfigError> {
+/// Returns the login with a role and a token of `account`, or the pod's own token. Without a role and
+/// an account, returns the token file in the user's home folder, or no login if an agent adds the
+/// token.
+fn jwt(
+    env: &Environment<'_>,
+    is_chosen: bool,
+    account: Option<ServiceAccount>,
+) -> Result<Method, ConfigError> {
     let Some(role) = env.text("ROLE") else {
+        if account.is_some() {
+            return Err(no_role());
+        }
         let home = env.other("HOME").map(|home| Path::new(&home).join(".vault-token"));
         return match home.filter(|file| file.is_file()) {
             Some(file) => Ok(Method::TokenFile(file)),
@@ -137,13 +165,24 @@ fn jwt(env: &Environment<'_>, is_chosen: bool) -> Result<Method, ConfigError> {
             )),
         };
     };
+    let source = match account {
+        Some(account) => JwtSource::ServiceAccount(account),
+        None => jwt_file(env)?,
+    };
+    Ok(Method::Jwt(JwtLogin { mount: mount(env, "kubernetes")?, role, source }))
+}
+
+fn jwt_file(env: &Environment<'_>) -> Result<JwtSource, ConfigError> {
     let (name, file) = env
         .other("KUBERNETES_SERVICE_ACCOUNT_TOKEN")
         .map(|file| ("KUBERNETES_SERVICE_ACCOUNT_TOKEN".to_owned(), file))
         .or_else(|| env.get("JWT_FILE"))
         .unwrap_or_else(|| ("VAULT_JWT_FILE".to_owned(), POD_TOKEN.to_owned()));
-    let file = PathBuf::from(secret_path(&name, &file)?);
-    Ok(Method::Jwt { mount: mount(env, "kubernetes")?, role, file })
+    Ok(JwtSource::File(secret_path(&name, &file)?.into()))
+}
+
+fn no_role() -> ConfigError {
+    error_without_value("VAULT_ROLE", "not set; name the role to log in with")
 }
 
 fn app_role(env: &Environment<'_>) -> Result<AppRole, ConfigError> {
@@ -180,9 +219,7 @@ fn cert(env: &Environment<'_>, is_tls: bool) -> Result<Method, ConfigError> {
 
 /// Returns the login with the identity of a cloud.
 fn of_cloud(env: &Environment<'_>, chosen: cloud::CloudMethod) -> Result<CloudLogin, ConfigError> {
-    let Some(role) = env.text("ROLE") else {
-        return Err(error_without_value("VAULT_ROLE", "not set; name the role to log in with"));
-    };
+    let Some(role) = env.text("ROLE") else { return Err(no_role()) };
     let identity = cloud::identity(env, chosen)?;
     Ok(CloudLogin { mount: mount(env, identity.method())?, role, identity })
 }

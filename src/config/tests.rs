@@ -1,7 +1,6 @@
 //! Settings that are accepted, and settings that are refused.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use secrecy::ExposeSecret;
@@ -17,6 +16,7 @@ use crate::model::secret::SecretId;
 use crate::references::reason::Reason;
 use crate::rollouts::wave::WaveRules;
 use crate::vault::login::Method;
+use crate::vault::login::jwt::JwtSource;
 use crate::vault::tls::Authority;
 
 mod ways_in;
@@ -46,11 +46,9 @@ fn defaults() {
     assert_eq!(config.connections[0].server.address.as_str(), "https://vault:8200/");
     assert_eq!(config.connections[0].server.timeout, Duration::from_secs(10));
     assert_eq!(config.connections[0].server.namespace, None, "an unset namespace is none");
-    let Method::Jwt { mount, role, file } = &config.connections[0].method else {
-        panic!("a login")
-    };
-    assert_eq!((mount.as_str(), role.as_str()), ("kubernetes", "reloader"));
-    assert_eq!(file, &PathBuf::from(POD_TOKEN));
+    let Method::Jwt(login) = &config.connections[0].method else { panic!("a login") };
+    assert_eq!((login.mount.as_str(), login.role.as_str()), ("kubernetes", "reloader"));
+    assert_eq!(login.source, JwtSource::File(POD_TOKEN.into()));
     assert!(config.events);
     assert_eq!(config.injector.check, crate::rollouts::injector::InjectorCheck::Auto);
     assert_eq!(config.readable, ReadableSources { config_maps: true, secrets: false });
@@ -144,8 +142,8 @@ fn variables_of_openbao_come_first_and_empty_ones_are_not_set() {
     .unwrap();
     assert_eq!(config.connections[0].server.address.as_str(), "http://bao:8200/");
     assert_eq!(config.connections[0].server.namespace, None);
-    let Method::Jwt { mount, file, .. } = &config.connections[0].method else { panic!("a login") };
-    assert_eq!((mount.as_str(), file), ("k8s", &PathBuf::from("/token")));
+    let Method::Jwt(login) = &config.connections[0].method else { panic!("a login") };
+    assert_eq!((login.mount.as_str(), &login.source), ("k8s", &JwtSource::File("/token".into())));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Credentials from variables and files, and how files are read.
+//! Credentials from variables, files and the cluster, and how files are read.
 
 pub mod credential;
 pub mod files;
+pub mod service_account;

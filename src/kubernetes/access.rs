@@ -9,6 +9,7 @@ use kube::{Api, Client};
 use super::client::in_time;
 use super::injector::WATCHED_RESOURCES;
 use super::leader;
+use crate::credentials::service_account::ServiceAccount;
 use crate::model::kind::Kind;
 use crate::references::environment::SourceKind;
 use crate::references::source::ReadableSources;
@@ -18,6 +19,7 @@ use crate::references::source::ReadableSources;
 struct Needed {
     verb: &'static str,
     resource: &'static str,
+    subresource: Option<&'static str>,
     group: &'static str,
     /// The namespace of the permission. `None` means all namespaces.
     namespace: Option<String>,
@@ -40,6 +42,7 @@ fn needed(
     injector: bool,
     lease: Option<&leader::Settings>,
     status: StatusRequests,
+    accounts: &[ServiceAccount],
 ) -> impl Iterator<Item = Needed> {
     let of_kind = |kind: Kind| {
         ["get", "list", "watch", "patch"].map(|verb| (verb, kind.plural(), kind.group()))
@@ -62,6 +65,7 @@ fn needed(
             namespace: Some(settings.namespace.clone()),
             // An RBAC rule cannot name an object that does not exist yet.
             name: (verb != "create").then(|| settings.name.clone()),
+            ..Needed::default()
         })
     });
     let of_sources = SourceKind::ALL.into_iter().filter(move |kind| readable.includes(*kind));
@@ -85,7 +89,20 @@ fn needed(
     });
     let of_status = of_status(status, lease);
     let everywhere = everywhere.chain(of_namespaces).chain(of_sources).chain(of_events);
-    everywhere.chain(of_injector).chain(of_lease).chain(of_status)
+    let of_accounts = accounts.iter().map(of_account);
+    everywhere.chain(of_injector).chain(of_lease).chain(of_status).chain(of_accounts)
+}
+
+/// Returns what a login with the tokens of a ServiceAccount needs.
+fn of_account(ServiceAccount { namespace, name, audience: _ }: &ServiceAccount) -> Needed {
+    Needed {
+        verb: "create",
+        resource: "serviceaccounts",
+        subresource: Some("token"),
+        group: "",
+        namespace: Some(namespace.clone()),
+        name: Some(name.clone()),
+    }
 }
 
 /// Returns what the status API needs.
@@ -114,7 +131,8 @@ fn of_status(
 }
 
 /// Returns the missing permissions, each with the place to add it. The permissions on a Lease are
-/// checked only if there is a `lease`, and those for the `injector` only if it is checked.
+/// checked only if there is a `lease`, and those for the `injector` only if it is checked. `accounts` are
+/// those whose tokens the controller requests.
 ///
 /// Nothing is reported if the API server cannot tell: the requests themselves will then fail.
 pub async fn missing(
@@ -124,12 +142,17 @@ pub async fn missing(
     injector: bool,
     lease: Option<&leader::Settings>,
     status: StatusRequests,
+    accounts: &[ServiceAccount],
 ) -> Vec<String> {
     let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
     let mut missing = Vec::new();
-    for Needed { verb, resource, group, namespace, name } in
-        needed(readable, events, injector, lease, status)
+    for Needed { verb, resource, subresource, group, namespace, name } in
+        needed(readable, events, injector, lease, status, accounts)
     {
+        // A token is requested of one object, which the rule has to name.
+        let part = subresource.map_or_else(String::new, |part| {
+            format!("/{part} of {}", name.as_deref().unwrap_or_default())
+        });
         let place = namespace.as_ref().map_or_else(
             || ". Add it to its ClusterRole".to_owned(),
             |namespace| format!(" in namespace {namespace}. Add it to its Role there"),
@@ -139,6 +162,7 @@ pub async fn missing(
                 resource_attributes: Some(ResourceAttributes {
                     group: Some(group.to_owned()),
                     resource: Some(resource.to_owned()),
+                    subresource: subresource.map(str::to_owned),
                     verb: Some(verb.to_owned()),
                     namespace,
                     name,
@@ -152,8 +176,47 @@ pub async fn missing(
         let Ok(answer) = in_time(api.create(&params, &review)).await else { continue };
         if answer.status.is_some_and(|status| !status.allowed) {
             let dot = if group.is_empty() { "" } else { "." };
-            missing.push(format!("{verb} {resource}{dot}{group}{place}"));
+            missing.push(format!("{verb} {resource}{part}{dot}{group}{place}"));
         }
     }
     missing
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body as Answer;
+    use http::Response;
+    use serde_json::json;
+
+    use super::super::scripted::client_of;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_missing_permission_for_tokens_names_the_account() {
+        let client = client_of(|_| {
+            let review = json!({
+                "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+                "metadata": {}, "spec": {}, "status": { "allowed": false },
+            });
+            Response::new(Answer::from(review.to_string()))
+        });
+        let account = |namespace: &str, audience: Option<&str>| ServiceAccount {
+            namespace: namespace.to_owned(),
+            name: "vault-login".to_owned(),
+            audience: audience.map(str::to_owned),
+        };
+        let accounts = [account("infra", Some("vault")), account("team-b", None)];
+        let readable = ReadableSources { config_maps: false, secrets: false };
+        let status = StatusRequests::default();
+        let missing = missing(&client, readable, false, false, None, status, &accounts).await;
+        let of_tokens = missing.iter().filter(|line| line.contains("token"));
+        let expected = ["infra", "team-b"].map(|namespace| {
+            format!(
+                "create serviceaccounts/token of vault-login in namespace {namespace}. Add it to its \
+                 Role there"
+            )
+        });
+        assert!(of_tokens.eq(&expected), "{missing:?}");
+        assert!(missing.iter().any(|line| line == "list namespaces. Add it to its ClusterRole"));
+    }
 }

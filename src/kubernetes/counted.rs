@@ -15,7 +15,7 @@ use crate::model::kind::Kind;
 use crate::model::request_end::{PendingRequest, RequestEnd};
 
 /// The resources that the controller requests beside the kinds of workloads.
-const RESOURCES: [&str; 13] = [
+const RESOURCES: [&str; 14] = [
     "configmaps",
     "controllerrevisions",
     "endpointslices",
@@ -27,9 +27,13 @@ const RESOURCES: [&str; 13] = [
     "replicasets",
     "secrets",
     "selfsubjectaccessreviews",
+    SERVICE_ACCOUNT_TOKENS,
     "subjectaccessreviews",
     "tokenreviews",
 ];
+
+/// The subresource of ServiceAccounts that gives a token.
+const SERVICE_ACCOUNT_TOKENS: &str = "serviceaccounts/token";
 
 /// The label of everything else.
 const OTHER: &str = "other";
@@ -98,6 +102,9 @@ fn verb_and_resource(method: &Method, uri: &Uri) -> (&'static str, &'static str)
         && let Some(within) = parts.next()
     {
         (resource, name) = (Some(within), parts.next());
+    }
+    if resource == Some("serviceaccounts") && parts.next() == Some("token") {
+        resource = Some(SERVICE_ACCOUNT_TOKENS);
     }
     let mut parameters = uri.query().unwrap_or_default().split('&');
     let is_watch = parameters.any(|parameter| parameter == "watch=true");
@@ -170,6 +177,12 @@ mod tests {
                 "/apis/authentication.k8s.io/v1/tokenreviews".to_owned(),
                 ("create", "tokenreviews"),
             ),
+            (
+                Method::POST,
+                "/api/v1/namespaces/a/serviceaccounts/b/token".to_owned(),
+                ("create", "serviceaccounts/token"),
+            ),
+            (Method::GET, "/api/v1/namespaces/a/serviceaccounts/token".to_owned(), ("get", OTHER)),
             (Method::GET, "/api/v1/nodes/a".to_owned(), ("get", OTHER)),
             // An object may have the name of a resource.
             (Method::GET, format!("{shop}/deployments/secrets"), ("get", "deployments")),

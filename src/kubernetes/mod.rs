@@ -22,5 +22,6 @@ pub mod patcher;
 pub mod revisions;
 #[cfg(test)]
 mod scripted;
+pub mod service_account;
 pub mod sources;
 mod watching;

@@ -24,9 +24,14 @@ use super::limiter::Limiter;
 use super::lock::lock;
 use super::reporter::{Reporter, operation_of};
 use crate::credentials::files::Files;
+use crate::credentials::service_account::RequestToken;
 use crate::decide::clock::{ServerClock, contradicts};
 use crate::events::sink::Events;
 use crate::model::text::shorten;
+
+mod names;
+
+use names::{AddressesOf, name_server};
 
 /// The value of the log key `worker`.
 const WORKER: &str = "reloader";
@@ -66,6 +71,8 @@ pub struct Server {
     reporter: Reporter,
     /// The turns of the requests, if the operator limits their rate.
     limiter: Limiter,
+    /// Requests tokens of ServiceAccounts, for logins.
+    service_accounts: Option<Arc<dyn RequestToken>>,
 }
 
 impl Server {
@@ -86,6 +93,7 @@ impl Server {
             resumes_at: Mutex::default(),
             is_contradicted: AtomicBool::new(false),
             reporter: Reporter::default(),
+            service_accounts: None,
         })
     }
 
@@ -103,6 +111,17 @@ impl Server {
     #[must_use]
     pub fn with_events(self, name: Arc<str>, events: Events) -> Self {
         Self { reporter: Reporter::new(name, events), ..self }
+    }
+
+    /// Lets logins use tokens of ServiceAccounts.
+    #[must_use]
+    pub fn with_service_accounts(self, service_accounts: Arc<dyn RequestToken>) -> Self {
+        Self { service_accounts: Some(service_accounts), ..self }
+    }
+
+    /// The source of tokens of ServiceAccounts.
+    pub(super) fn service_accounts(&self) -> Option<&dyn RequestToken> {
+        self.service_accounts.as_deref()
     }
 
     /// The reporter of this server.

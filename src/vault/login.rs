@@ -1,13 +1,12 @@
 //! Auth methods: how the controller gets a token.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
 use vaultrs::api::EndpointResult;
-use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
 use vaultrs::api::auth::userpass::requests::LoginRequest as LoginWithPasswordRequest;
 use vaultrs::api::token::requests::{
     LookupTokenSelfRequest, RenewTokenSelfRequest, RevokeTokenSelfRequest,
@@ -21,29 +20,24 @@ use super::failure::Failure;
 use super::token::Grant;
 use crate::credentials::credential::{self, Credential};
 use crate::credentials::files::Files;
+use crate::credentials::service_account::ServiceAccount;
 
 pub mod cloud;
 pub(super) mod error;
+pub mod jwt;
 
 use cloud::CloudLogin;
 pub use error::LoginError;
+use jwt::{JwtLogin, JwtSource};
 
-const JWT: &str = "the JWT file";
 const TOKEN: &str = "the token file";
 const PASSWORD: &str = "the file of the password";
 
 /// An auth method.
 #[derive(Clone, Debug)]
 pub enum Method {
-    /// A login of the `kubernetes` or `jwt` method. Both take the same request.
-    Jwt {
-        /// The mount of the method, without `auth/`.
-        mount: String,
-        /// The role.
-        role: String,
-        /// The file with the JWT. The file is read for each login, because projected tokens rotate.
-        file: PathBuf,
-    },
+    /// A login of the `kubernetes` or `jwt` method.
+    Jwt(JwtLogin),
     /// A login of the `approle` method.
     AppRole(AppRole),
     /// A login of the `userpass` method.
@@ -94,7 +88,7 @@ impl Method {
 
     async fn obtain_token(&self, server: &Server) -> Result<Login, LoginError> {
         let body = match self {
-            Self::Jwt { mount, role, file } => login_with_jwt(server, mount, role, file).await?,
+            Self::Jwt(login) => login.login(server).await?,
             Self::AppRole(role) => role.login(server).await?,
             Self::UserPass { mount, username, password } => {
                 login_with_password(server, mount, username, password).await?
@@ -128,18 +122,25 @@ impl Method {
     }
 
     /// Returns the credentials that a login reads from files; `None` if they cannot be read or the
-    /// method has none.
+    /// method has none in files.
     pub(super) async fn credentials(&self, files: &Files) -> Option<Vec<SecretString>> {
         match self {
             Self::AppRole(role) => role.credentials(files).await,
             Self::UserPass { password, .. } => {
                 Some(vec![password.read(files, PASSWORD).await.ok()?])
             }
-            Self::Jwt { file, .. } => {
-                Some(vec![credential::read_token(files, JWT, file).await.ok()?])
-            }
+            Self::Jwt(login) => Some(vec![login.credential(files).await?]),
             Self::TokenFile(_) => Some(vec![self.reread(files).await?]),
             Self::Cert { .. } | Self::Cloud(_) | Self::Token(_) | Self::None => None,
+        }
+    }
+
+    /// Returns the ServiceAccount whose tokens are requested for logins.
+    #[must_use]
+    pub fn service_account(&self) -> Option<&ServiceAccount> {
+        match self {
+            Self::Jwt(JwtLogin { source: JwtSource::ServiceAccount(account), .. }) => Some(account),
+            _ => None,
         }
     }
 
@@ -152,7 +153,7 @@ impl Method {
     fn login_name(&self) -> Option<&'static str> {
         match self {
             // Vault's method `kubernetes` takes the same request.
-            Self::Jwt { .. } => Some("jwt"),
+            Self::Jwt(_) => Some("jwt"),
             Self::AppRole(_) => Some("approle"),
             Self::UserPass { .. } => Some("userpass"),
             Self::Cert { .. } => Some("cert"),
@@ -165,25 +166,6 @@ impl Method {
     pub(super) fn can_be_locked(&self) -> bool {
         matches!(self, Self::AppRole(_) | Self::UserPass { .. })
     }
-}
-
-async fn login_with_jwt(
-    server: &Server,
-    mount: &str,
-    role: &str,
-    file: &Path,
-) -> Result<Vec<u8>, LoginError> {
-    let jwt = credential::read_token(server.files(), JWT, file).await?;
-    let request = LoginWithKubernetesRequest::builder()
-        .mount(mount)
-        .role(role)
-        .jwt(jwt.expose_secret())
-        .build()
-        .map_err(|_| LoginError::Server(Failure::incomplete_request()))?;
-    let answer = server.execute(request, "").await;
-    answer
-        .map(|answer| answer.body)
-        .map_err(|failure| LoginError::refused(mount, Some(role), failure))
 }
 
 async fn login_with_password(

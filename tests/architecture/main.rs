@@ -17,6 +17,7 @@ const ARROWS: [(&str, &[&str]); 22] = [
     ("heartbeat", &[]),
     ("telemetry", &[]),
     ("process", &[]),
+    // It also holds the port through which a login gets a token of the cluster.
     ("credentials", &[]),
     ("cloud", &["credentials", "model"]),
     ("election", &[]),
@@ -36,6 +37,7 @@ const ARROWS: [(&str, &[&str]); 22] = [
     (
         "kubernetes",
         &[
+            "credentials",
             "decide",
             "election",
             "engine",
@@ -75,6 +77,7 @@ const ARROWS: [(&str, &[&str]); 22] = [
         "app",
         &[
             "config",
+            "credentials",
             "decide",
             "election",
             "engine",

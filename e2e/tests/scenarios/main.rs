@@ -33,6 +33,7 @@ mod page;
 mod process;
 mod raft;
 mod servers;
+mod service_accounts;
 mod sources;
 mod status;
 mod status_access;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         process::scenarios(),
         raft::scenarios(),
         servers::scenarios(),
+        service_accounts::scenarios(),
         sources::scenarios(),
         status::scenarios(),
         status_access::scenarios(),

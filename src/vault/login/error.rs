@@ -3,6 +3,7 @@
 use super::super::failure::Failure;
 use crate::cloud::CloudError;
 use crate::credentials::credential::CredentialError;
+use crate::credentials::service_account::TokenRequestError;
 
 /// No token is available.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -13,6 +14,14 @@ pub enum LoginError {
     /// The cloud does not prove the identity of the pod.
     #[error("{0}")]
     Cloud(#[from] CloudError),
+    /// The API server gives no token of a ServiceAccount.
+    #[error("{0}")]
+    TokenRequest(#[from] TokenRequestError),
+    /// There is no API server that could give a token of a ServiceAccount.
+    #[error(
+        "there is no cluster to request a token from: give a token in a file by VAULT_JWT_FILE"
+    )]
+    NoCluster,
     /// A wrapped secret id cannot be unwrapped.
     #[error("the wrapped secret id cannot be used: {0}. Give a new one")]
     Unwrapping(String),

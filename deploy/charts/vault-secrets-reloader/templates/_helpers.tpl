@@ -286,6 +286,59 @@ subjects:
 {{- end }}
 
 {{/*
+The ServiceAccount, as NAMESPACE/NAME, whose tokens an environment logs in with.
+*/}}
+{{- define "vault-secrets-reloader.loginAccount" -}}
+{{- $account := .BAO_JWT_SERVICE_ACCOUNT | default .VAULT_JWT_SERVICE_ACCOUNT }}
+{{- if and $account (kindIs "string" $account) }}
+{{- if ne (len (splitList "/" $account)) 2 }}
+{{- fail (printf "VAULT_JWT_SERVICE_ACCOUNT is %q: write NAMESPACE/NAME" $account) }}
+{{- end }}
+{{- $account }}
+{{- end }}
+{{- end }}
+
+{{/*
+A Role and its binding for the tokens of the ServiceAccount that VAULT_JWT_SERVICE_ACCOUNT names, in
+its namespace. Given the context, the environment of a server and the name of the Role.
+*/}}
+{{- define "vault-secrets-reloader.tokenRole" -}}
+{{- with include "vault-secrets-reloader.loginAccount" .env }}
+{{- $account := splitList "/" . }}
+---
+# Tokens of the one ServiceAccount that the environment names, for logins to Vault.
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata:
+  name: {{ $.name }}
+  namespace: {{ first $account | quote }}
+  labels:
+    {{- include "vault-secrets-reloader.labels" $.context | nindent 4 }}
+rules:
+  - apiGroups: [""]
+    resources: ["serviceaccounts/token"]
+    resourceNames: [{{ last $account | quote }}]
+    verbs: ["create"]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: {{ $.name }}
+  namespace: {{ first $account | quote }}
+  labels:
+    {{- include "vault-secrets-reloader.labels" $.context | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: Role
+  name: {{ $.name }}
+subjects:
+  - kind: ServiceAccount
+    name: {{ include "vault-secrets-reloader.serviceAccountName" $.context }}
+    namespace: {{ $.context.Release.Namespace }}
+{{- end }}
+{{- end }}
+
+{{/*
 The port the container listens on: that of env.LISTEN_ADDRESS where it names one, so that probes
 and Service follow it, else service.internalPort.
 */}}
@@ -383,6 +436,14 @@ The audience and the file of the token for Vault. No audience: the pod's own tok
 
 {{- define "vault-secrets-reloader.tokenFile" -}}
 {{- (.Values.serviceAccountToken | default dict).path | default "/var/run/secrets/vault-secrets-reloader/token" }}
+{{- end }}
+
+{{/*
+Whether the login of the default server uses that file: not if it requests tokens of a ServiceAccount.
+*/}}
+{{- define "vault-secrets-reloader.logsInWithFile" -}}
+{{- $env := .Values.env | default dict }}
+{{- if and (include "vault-secrets-reloader.tokenAudience" .) (not (or $env.BAO_JWT_SERVICE_ACCOUNT $env.VAULT_JWT_SERVICE_ACCOUNT)) }}true{{- end }}
 {{- end }}
 
 {{/*
