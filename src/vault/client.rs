@@ -29,10 +29,6 @@ use crate::decide::clock::{ServerClock, contradicts};
 use crate::events::sink::Events;
 use crate::model::text::shorten;
 
-mod names;
-
-use names::{AddressesOf, name_server};
-
 /// The value of the log key `worker`.
 const WORKER: &str = "reloader";
 
