@@ -338,7 +338,7 @@ fn namespaces(index: &Index) -> Vec<String> {
 
 #[test]
 fn a_list_of_one_namespace_removes_nothing_of_another() {
-    let names = ["bank", "shop"].map(Arc::from);
+    let names: [Arc<str>; 2] = ["bank", "shop"].map(Arc::<str>::from);
     let index = Index::default().with_scope(&WatchScope::Named(names.clone().into()));
     let of =
         |name: &Arc<str>| ListScope { kind: Kind::DEPLOYMENT, namespace: Some(Arc::clone(name)) };

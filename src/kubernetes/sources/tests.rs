@@ -174,9 +174,9 @@ fn bench() -> (Bench, SourceReader<ConfigMap>) {
     let index = Arc::new(Index::default());
     let changes = Changes::default();
     let effects = Effects::new(Events::new(vec![Box::new(changes.clone())]));
-    let period = Duration::from_mins(30);
+    let settings = Settings { sync_period: Duration::from_mins(30), ..Settings::default() };
     let reader =
-        SourceReader::<ConfigMap>::new(client, Arc::clone(&index), effects.clone(), period);
+        SourceReader::<ConfigMap>::new(client, Arc::clone(&index), effects.clone(), settings);
     (Bench { cluster, index, effects, changes }, reader)
 }
 
