@@ -98,6 +98,7 @@ async fn start(
         pace,
         readable,
         events,
+        scope,
         injector,
         status,
         notifications,
@@ -110,14 +111,14 @@ async fn start(
     }
     let files = Files::default();
     check_default_server(&connections, &files).await?;
-    let index = Arc::new(Index::new(servers, readable).with_quota(quota));
+    let index = Arc::new(Index::new(servers, readable).with_quota(quota).with_scope(&scope));
     let heartbeats = Heartbeats::default();
     let led = Arc::default();
     let notifications =
         Notifications::start(notifications, Arc::clone(&led), tasks, shutdown.clone()).await?;
     let board = Arc::new(Board::new(Arc::clone(&index), Timestamp::now));
     let cluster_clock = Arc::default();
-    let injector = Arc::new(Injector::new(injector));
+    let injector = Arc::new(Injector::new(cluster::within(&scope, injector)));
     let sources = Sources {
         index: Arc::clone(&index),
         board: Arc::clone(&board),
@@ -146,6 +147,7 @@ async fn start(
     let synced = CancellationToken::new();
     let cluster = Cluster {
         client,
+        scope,
         index: Arc::clone(&index),
         events: events_of_process.clone(),
         synced: synced.clone(),

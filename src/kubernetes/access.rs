@@ -10,8 +10,13 @@ use super::client::in_time;
 use super::injector::WATCHED_RESOURCES;
 use super::leader;
 use crate::model::kind::Kind;
+use crate::model::scope::WatchScope;
 use crate::references::environment::SourceKind;
 use crate::references::source::ReadableSources;
+
+/// The most missing permissions that are reported, and after which no more is asked. With named
+/// namespaces, there are up to 23 of each namespace.
+const MOST_REPORTED: usize = 50;
 
 /// A permission that the controller needs.
 #[derive(Debug, Default)]
@@ -34,35 +39,18 @@ pub struct StatusRequests {
     pub leader_pod: bool,
 }
 
-fn needed(
-    readable: ReadableSources,
-    events: bool,
-    injector: bool,
-    lease: Option<&leader::Settings>,
-    status: StatusRequests,
-) -> impl Iterator<Item = Needed> {
+/// Returns what the controller needs on workloads, their revisions, their sources and Events.
+fn of_workloads(readable: ReadableSources, events: bool) -> impl Iterator<Item = Needed> {
     let of_kind = |kind: Kind| {
         ["get", "list", "watch", "patch"].map(|verb| (verb, kind.plural(), kind.group()))
     };
     let workloads = Kind::ALL.into_iter().flat_map(of_kind);
     let revisions = [("list", "replicasets", "apps"), ("list", "controllerrevisions", "apps")];
-    let everywhere = workloads.chain(revisions).map(|(verb, resource, group)| Needed {
+    let workloads = workloads.chain(revisions).map(|(verb, resource, group)| Needed {
         verb,
         resource,
         group,
         ..Needed::default()
-    });
-    let of_namespaces =
-        ["list", "watch"].map(|verb| Needed { verb, resource: "namespaces", ..Needed::default() });
-    let of_lease = lease.into_iter().flat_map(|settings| {
-        ["get", "create", "update", "watch"].map(|verb| Needed {
-            verb,
-            resource: "leases",
-            group: "coordination.k8s.io",
-            namespace: Some(settings.namespace.clone()),
-            // An RBAC rule cannot name an object that does not exist yet.
-            name: (verb != "create").then(|| settings.name.clone()),
-        })
     });
     let of_sources = SourceKind::ALL.into_iter().filter(move |kind| readable.includes(*kind));
     let of_sources = of_sources.flat_map(|kind| {
@@ -79,13 +67,48 @@ fn needed(
         group: "events.k8s.io",
         ..Needed::default()
     });
+    workloads.chain(of_sources).chain(of_events)
+}
+
+/// Returns what the controller needs on the namespaces themselves.
+fn of_namespaces(scope: &WatchScope) -> Vec<Needed> {
+    let needed = |verb| Needed { verb, resource: "namespaces", ..Needed::default() };
+    if !scope.is_named() {
+        return ["list", "watch"].map(needed).into();
+    }
+    let names = scope.names().iter().map(|name| Some(name.to_string()));
+    names.map(|name| Needed { namespace: name.clone(), name, ..needed("get") }).collect()
+}
+
+fn needed(
+    readable: ReadableSources,
+    events: bool,
+    injector: bool,
+    scope: &WatchScope,
+    lease: Option<&leader::Settings>,
+    status: StatusRequests,
+) -> impl Iterator<Item = Needed> {
+    let in_scope = scope.places().into_iter().flat_map(move |place| {
+        of_workloads(readable, events)
+            .map(move |needed| Needed { namespace: place.as_deref().map(str::to_owned), ..needed })
+    });
     let of_injector = injector.then_some(WATCHED_RESOURCES).into_iter().flatten();
     let of_injector = of_injector.flat_map(|(resource, group)| {
         ["list", "watch"].map(|verb| Needed { verb, resource, group, ..Needed::default() })
     });
+    let of_lease = lease.into_iter().flat_map(|settings| {
+        ["get", "create", "update", "watch"].map(|verb| Needed {
+            verb,
+            resource: "leases",
+            group: "coordination.k8s.io",
+            namespace: Some(settings.namespace.clone()),
+            // An RBAC rule cannot name an object that does not exist yet.
+            name: (verb != "create").then(|| settings.name.clone()),
+        })
+    });
     let of_status = of_status(status, lease);
-    let everywhere = everywhere.chain(of_namespaces).chain(of_sources).chain(of_events);
-    everywhere.chain(of_injector).chain(of_lease).chain(of_status)
+    let in_scope = in_scope.chain(of_namespaces(scope)).chain(of_injector);
+    in_scope.chain(of_lease).chain(of_status)
 }
 
 /// Returns what the status API needs.
@@ -114,7 +137,8 @@ fn of_status(
 }
 
 /// Returns the missing permissions, each with the place to add it. The permissions on a Lease are
-/// checked only if there is a `lease`, and those for the `injector` only if it is checked.
+/// checked only if there is a `lease`, and those for the `injector` only if it is checked. With named
+/// namespaces, the others are checked in each of them.
 ///
 /// Nothing is reported if the API server cannot tell: the requests themselves will then fail.
 pub async fn missing(
@@ -122,14 +146,21 @@ pub async fn missing(
     readable: ReadableSources,
     events: bool,
     injector: bool,
+    scope: &WatchScope,
     lease: Option<&leader::Settings>,
     status: StatusRequests,
 ) -> Vec<String> {
     let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
     let mut missing = Vec::new();
     for Needed { verb, resource, group, namespace, name } in
-        needed(readable, events, injector, lease, status)
+        needed(readable, events, injector, scope, lease, status)
     {
+        if missing.len() >= MOST_REPORTED {
+            missing.push(
+                "and more. Add these, and start the controller again to see the others".to_owned(),
+            );
+            break;
+        }
         let place = namespace.as_ref().map_or_else(
             || ". Add it to its ClusterRole".to_owned(),
             |namespace| format!(" in namespace {namespace}. Add it to its Role there"),

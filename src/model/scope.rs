@@ -101,9 +101,10 @@ mod tests {
 
     #[test]
     fn resources_are_watched_once_or_in_each_named_namespace() {
+        let place = |name: &str| Some(Arc::<str>::from(name));
         assert_eq!(WatchScope::All.places(), [None]);
         assert_eq!(WatchScope::Selected("team=a".into()).places(), [None]);
-        assert_eq!(names(&["a", "b"]).places(), [Some("a".into()), Some("b".into())]);
+        assert_eq!(names(&["a", "b"]).places(), [place("a"), place("b")]);
     }
 
     #[test]
