@@ -31,8 +31,8 @@ pub(super) struct ScopeFlags {
     /// needs no right in the whole cluster
     #[arg(long, value_name = "NAMES")]
     watch_namespaces: Option<String>,
-    /// Watch only the namespaces whose labels match this selector, as in team=payments. The syntax is
-    /// that of kubectl --selector
+    /// Watch only the namespaces whose labels match this selector, as in team=payments, in the syntax
+    /// of kubectl
     #[arg(long, value_name = "SELECTOR")]
     namespace_selector: Option<String>,
 }
@@ -177,8 +177,8 @@ fn is_name_of(text: &str, is_plain: fn(char) -> bool, is_inner: fn(char) -> bool
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::value::Listen;
+    use super::*;
 
     #[test]
     fn named_namespaces_go_with_no_setting_that_needs_rights_in_the_whole_cluster() {
