@@ -131,7 +131,8 @@ fn is_requirement(text: &str) -> bool {
     if let Some(key) = text.strip_prefix('!') {
         return is_key(key.trim());
     }
-    if let Some((key, value)) = ["!=", "==", "="].iter().find_map(|sign| text.split_once(sign)) {
+    if let Some((key, value)) = ["!=", "==", "="].into_iter().find_map(|sign| text.split_once(sign))
+    {
         return is_key(key.trim()) && is_value(value.trim());
     }
     let Some((start, list)) = text.split_once('(') else { return is_key(text) };
@@ -158,12 +159,12 @@ fn is_value(text: &str) -> bool {
 }
 
 fn is_name(text: &str) -> bool {
-    is_name_of(text, |c| c.is_ascii_alphanumeric(), |c| matches!(c, '-' | '_' | '.'))
+    is_name_of(text, |c: char| c.is_ascii_alphanumeric(), |c: char| matches!(c, '-' | '_' | '.'))
 }
 
 /// Whether a text can be the name of a namespace, or a part of the prefix of a key.
 fn is_lower_name(text: &str) -> bool {
-    is_name_of(text, |c| c.is_ascii_lowercase() || c.is_ascii_digit(), |c| c == '-')
+    is_name_of(text, |c: char| c.is_ascii_lowercase() || c.is_ascii_digit(), |c: char| c == '-')
 }
 
 /// Whether a text is a name that begins and ends with one kind of characters, and also has another

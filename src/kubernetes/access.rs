@@ -188,3 +188,27 @@ pub async fn missing(
     }
     missing
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn with_named_namespaces_no_permission_is_needed_in_the_whole_cluster() {
+        let readable = ReadableSources { config_maps: true, secrets: true };
+        let of = |scope: &WatchScope| {
+            let status = StatusRequests::default();
+            needed(readable, true, false, scope, None, status).collect::<Vec<_>>()
+        };
+        let all = of(&WatchScope::All);
+        assert!(all.iter().all(|one| one.namespace.is_none()), "{all:?}");
+        let named = of(&WatchScope::Named(["bank", "shop"].map(Arc::<str>::from).into()));
+        assert!(named.iter().all(|one| one.namespace.is_some()), "{named:?}");
+        // Of each namespace all but list and watch of Namespaces, and get of this one.
+        assert_eq!(named.len(), 2 * (all.len() - 1));
+        let of_itself = |one: &&Needed| one.resource == "namespaces" && one.name == one.namespace;
+        assert_eq!(named.iter().filter(of_itself).count(), 2);
+    }
+}
