@@ -25,7 +25,6 @@ const LONGEST_PREFIX: usize = 253;
 
 // The flags. A doc comment would become the text of --help of the program.
 #[derive(Debug, Args)]
-#[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
 pub(super) struct ScopeFlags {
     /// Watch only these namespaces: up to 100 names with commas between them. The service account then
     /// needs no right in the whole cluster
