@@ -29,6 +29,7 @@ use crate::events::owners::OwnerEvents;
 use crate::events::sink::{Events, Sink};
 use crate::heartbeat::Heartbeats;
 use crate::index::Index;
+use crate::kubernetes::access::Uses;
 use crate::kubernetes::{client, leader};
 use crate::process::ProcessMetrics;
 use crate::rollouts::budget::Budget;
@@ -98,6 +99,7 @@ async fn start(
         pace,
         readable,
         events,
+        scope,
         injector,
         status,
         notifications,
@@ -110,14 +112,14 @@ async fn start(
     }
     let files = Files::default();
     check_default_server(&connections, &files).await?;
-    let index = Arc::new(Index::new(servers, readable).with_quota(quota));
+    let index = Arc::new(Index::new(servers, readable).with_quota(quota).with_scope(&scope));
     let heartbeats = Heartbeats::default();
     let led = Arc::default();
     let notifications =
         Notifications::start(notifications, Arc::clone(&led), tasks, shutdown.clone()).await?;
     let board = Arc::new(Board::new(Arc::clone(&index), Timestamp::now));
     let cluster_clock = Arc::default();
-    let injector = Arc::new(Injector::new(injector));
+    let injector = Arc::new(Injector::new(cluster::within(&scope, injector)));
     let sources = Sources {
         index: Arc::clone(&index),
         board: Arc::clone(&board),
@@ -146,6 +148,7 @@ async fn start(
     let synced = CancellationToken::new();
     let cluster = Cluster {
         client,
+        scope,
         index: Arc::clone(&index),
         events: events_of_process.clone(),
         synced: synced.clone(),
@@ -154,9 +157,16 @@ async fn start(
     };
     cluster.collect(collector_sync_period, tasks);
     let injector_changes = cluster.watch_injector(&injector, collector_sync_period, tasks);
-    let checks = (readable, events, !injector.is_off());
-    let accounts = service_accounts(&connections);
-    tasks.spawn(cluster.report_missing_permissions(checks, election.clone(), of_status, accounts));
+    let uses = Uses {
+        readable,
+        events,
+        injector: !injector.is_off(),
+        scope: cluster.scope.clone(),
+        lease: election.clone(),
+        status: of_status,
+        accounts: service_accounts(&connections),
+    };
+    tasks.spawn(cluster.report_missing_permissions(uses));
     // Each engine holds one end of this channel, so the channel closes once all engines have ended.
     let (running, ended) = mpsc::channel::<()>(1);
     let leadership = cluster.elect(election, ended, tasks);

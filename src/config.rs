@@ -14,6 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::engine::settings::SharedSettings;
 use crate::index::quota::Quota;
 use crate::model::scheme::Scheme;
+use crate::model::scope::WatchScope;
 use crate::model::secret::DEFAULT_CONNECTION;
 use crate::model::time_rules::{SetBy, TimeRules};
 use crate::references::servers::{Servers, UndeclaredAddress, VaultServer};
@@ -34,6 +35,7 @@ mod notifications;
 mod requests;
 mod rollouts;
 mod rules;
+mod scope;
 mod servers;
 mod service_account;
 mod status;
@@ -49,6 +51,7 @@ use notifications::NotificationFlags;
 pub use notifications::Notifications;
 use rollouts::RolloutFlags;
 pub use rules::PathRulesFile;
+use scope::ScopeFlags;
 pub use servers::ServersFile;
 pub use status::StatusApi;
 use status::StatusFlags;
@@ -208,6 +211,8 @@ pub struct Flags {
     )]
     record_events: String,
     #[command(flatten)]
+    scope: ScopeFlags,
+    #[command(flatten)]
     injector: InjectorFlags,
     #[command(flatten)]
     status: StatusFlags,
@@ -272,6 +277,8 @@ pub struct Config {
     pub readable: ReadableSources,
     /// Whether Events are written.
     pub events: bool,
+    /// The namespaces that are watched.
+    pub scope: WatchScope,
     /// When reloads wait for the webhook that injects secrets.
     pub injector: InjectorSettings,
     /// Where the status is served; `None` if it is off.
@@ -344,6 +351,7 @@ impl Config {
             read_config_maps,
             read_secrets,
             record_events,
+            scope,
             injector,
             status,
             rollouts,
@@ -386,6 +394,7 @@ impl Config {
         let leader_election = election::leader_election(terms, name, namespace, &environment)?;
         let is_elected = boolean("--leader-elect", &leader_elect)?;
         let (rollouts, heeds_owners) = rollouts.rules()?;
+        let (injector, status) = (injector.settings()?, status::api(status)?);
         Ok(Self {
             collector_sync_period: duration("--collector-sync-period", &collector_sync_period)?,
             settings: SharedSettings {
@@ -408,8 +417,9 @@ impl Config {
             pace: pace(&vault_concurrency, vault_rate.as_deref(), &vault_spread)?,
             readable: readable(&read_config_maps, &read_secrets)?,
             events: boolean("--record-events", &record_events)?,
-            injector: injector.settings()?,
-            status: status::api(status)?,
+            scope: scope.scope(&injector, status.as_ref())?,
+            injector,
+            status,
             notifications: notifications::notifications(notifications)?,
             replica: leader_election.replica.clone(),
             leader_election: is_elected.then_some(leader_election),

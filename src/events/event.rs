@@ -13,6 +13,7 @@ use crate::model::poll::PollNumber;
 use crate::model::progress::RolloutFailure;
 use crate::model::record::RecordError;
 use crate::model::request_end::RequestEnd;
+use crate::model::scope::ListScope;
 use crate::model::secret::{SecretId, Version};
 use crate::model::strategy::Rollout;
 use crate::model::workload::WorkloadId;
@@ -35,11 +36,11 @@ pub enum Event<'a> {
         /// read.
         waiting: usize,
     },
-    /// Polls do not wait any longer for a kind that could not be listed.
+    /// Polls do not wait any longer for workloads that could not be listed.
     KindOverdue {
-        /// The kind.
-        kind: Kind,
-        /// How long polls waited for the kind.
+        /// The workloads.
+        scope: &'a ListScope,
+        /// How long polls waited for them.
         waited: Duration,
     },
     /// A source of a workload changed, and the manifest of the workload is too long to be kept. Its

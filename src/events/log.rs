@@ -83,14 +83,14 @@ fn log_collected(event: &Event<'_>) {
                 "All {kind}s are read; so far {workloads} workloads refer to {secrets} secrets{waiting}"
             );
         }
-        Event::KindOverdue { kind, waited } => error!(
+        Event::KindOverdue { scope, waited } => error!(
             worker = COLLECTOR,
-            "No {kind}s are reloaded yet, since they could not be listed within {} s. The other kinds do not \
+            "No {scope} are reloaded yet, since they could not be listed within {} s. The other kinds do not \
              wait for them any longer. If the API server denies it, grant the service account list and \
              watch on {}.{}",
             waited.as_secs(),
-            kind.plural(),
-            kind.group()
+            scope.kind.plural(),
+            scope.kind.group()
         ),
         Event::ListAgain { workload } => debug!(
             worker = COLLECTOR,

@@ -14,6 +14,7 @@ use super::states::{is_older, is_same_but_for_version, share_secrets};
 use crate::model::kind::Kind;
 use crate::model::poll::PollNumber;
 use crate::model::progress::{Progress, Silence};
+use crate::model::scope::ListScope;
 use crate::model::secret::SecretId;
 use crate::model::workload::{Workload, WorkloadId};
 use crate::references::manifest::{Manifest, Read};
@@ -65,7 +66,7 @@ enum Seen {
 /// All that the index knows of one workload.
 #[derive(Debug, Default)]
 struct Entry {
-    /// The number of the last list of its kind that contained the workload.
+    /// The number of the last list that contained the workload.
     list: u32,
     /// The readable sources that the workload names, in order.
     sources: Box<[SourceId]>,
@@ -137,7 +138,7 @@ impl Entries {
         let names_any = !named.is_empty();
         let ids = self.sources.ids(&id.namespace, named);
         let entry = self.workloads.entry(id.clone()).or_default();
-        entry.list = self.lists.of(kind).number;
+        entry.list = self.lists.of(&id).number;
         let before = std::mem::replace(&mut entry.sources, ids);
         self.sources.name(&id, &before, &entry.sources);
         let mut effects = Vec::new();
@@ -203,16 +204,24 @@ impl Entries {
         Some(Effect::Removed(id.clone()))
     }
 
-    /// Ends a full list of a kind: removes and returns the workloads that the list did not contain.
-    pub(super) fn end_list(&mut self, kind: Kind) -> (Vec<WorkloadId>, Vec<Effect>) {
-        let list = self.lists.end(kind);
-        let of_kind = self.workloads.iter().filter(|(id, _)| id.kind == kind);
-        let gone = of_kind.filter(|(_, entry)| entry.list != list.number);
+    /// Removes and returns the workloads of a namespace.
+    pub(super) fn leave_namespace(&mut self, namespace: &str) -> (Vec<WorkloadId>, Vec<Effect>) {
+        let gone = self.workloads.keys().filter(|id| *id.namespace == *namespace);
+        let gone: Vec<_> = gone.cloned().collect();
+        let effects = gone.iter().filter_map(|id| self.delete(id)).collect();
+        (gone, effects)
+    }
+
+    /// Ends a full list: removes and returns the workloads that the list did not contain.
+    pub(super) fn end_list(&mut self, scope: &ListScope) -> (Vec<WorkloadId>, Vec<Effect>) {
+        let (list, kind) = (self.lists.end(scope), scope.kind);
+        let of_list = self.workloads.iter().filter(|(id, _)| scope.contains(id));
+        let gone = of_list.filter(|(_, entry)| entry.list != list.number);
         let gone: Vec<_> = gone.map(|(id, _)| id.clone()).collect();
         let mut effects: Vec<_> = gone.iter().filter_map(|id| self.delete(id)).collect();
         // A namespace that only this set holds has no workload any more.
         self.namespaces.retain(|namespace| Arc::strong_count(namespace) > 1);
-        if !list.is_complete {
+        if !list.is_complete && self.lists.are_complete_of(kind) {
             let (workloads, secrets) = self.len();
             let of_kind = self.workloads.iter().filter(|(id, _)| id.kind == kind);
             let waiting = of_kind.filter(|(_, entry)| entry.pending.is_some()).count();
@@ -375,7 +384,7 @@ impl Entries {
             (&*manifest.uid, &notes, &record_error).hash(&mut hasher);
             NonZeroU64::new(hasher.finish()).unwrap_or(NonZeroU64::MIN)
         });
-        let list = self.lists.of(kind);
+        let list = self.lists.of(&id);
         let entry = self.workloads.entry(id.clone()).or_default();
         let pending = entry.pending.unwrap_or_default();
         let is_of_first_list = pending.is_of_first_list || !list.is_complete;
@@ -401,7 +410,7 @@ impl Entries {
     }
 
     fn defer(&mut self, id: &WorkloadId, seen: Seen) {
-        let list = self.lists.of(id.kind);
+        let list = self.lists.of(id);
         let pending = self.workloads.entry(id.clone()).or_default().pending.get_or_insert_default();
         pending.is_of_list |= list.is_under_way && seen == Seen::Object;
         pending.is_of_first_list |= !list.is_complete;
@@ -409,7 +418,7 @@ impl Entries {
 
     /// Stores a workload whose sources are all known.
     fn store(&mut self, mut workload: Workload, seen: Seen) -> Change {
-        let list = self.lists.of(workload.id.kind);
+        let list = self.lists.of(&workload.id);
         let entry = self.workloads.entry(workload.id.clone()).or_default();
         let pending = entry.pending.take().unwrap_or_default();
         let old = entry.stored.clone();

@@ -1,10 +1,24 @@
-//! The lists of each kind of workload, and the kinds that polls wait for.
+//! The lists of workloads, and those that polls wait for: one for each kind, or one for each kind and
+//! namespace if only named namespaces are watched.
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::model::kind::Kind;
+use crate::model::scope::ListScope;
+use crate::model::workload::WorkloadId;
 
 /// The lists of all kinds.
 #[derive(Debug, Default)]
-pub(super) struct Lists([List; Kind::ALL.len()]);
+pub(super) struct Lists {
+    /// The lists of all namespaces.
+    everywhere: OfKinds,
+    /// The lists of each named namespace. If there are any, there are no others.
+    of_namespaces: HashMap<Arc<str>, OfKinds>,
+}
+
+/// One list for each kind.
+type OfKinds = [List; Kind::ALL.len()];
 
 /// The state of the lists of one kind.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,41 +41,115 @@ impl List {
 }
 
 impl Lists {
-    pub(super) fn of(&self, kind: Kind) -> List {
-        self.0[kind.place()]
+    /// Returns the lists of these namespaces, or of all namespaces if there are no names.
+    pub(super) fn of_namespaces(names: &[Arc<str>]) -> Self {
+        let of_namespaces = names.iter().map(|name| (Arc::clone(name), OfKinds::default()));
+        Self { of_namespaces: of_namespaces.collect(), ..Self::default() }
     }
 
-    pub(super) fn begin(&mut self, kind: Kind) {
-        let list = &mut self.0[kind.place()];
+    /// Returns the list that shows a workload.
+    pub(super) fn of(&self, id: &WorkloadId) -> List {
+        let lists = self.of_namespaces.get(&id.namespace).unwrap_or(&self.everywhere);
+        lists[id.kind.place()]
+    }
+
+    pub(super) fn begin(&mut self, scope: &ListScope) {
+        let list = self.get(scope);
         list.number += 1;
         list.is_under_way = true;
     }
 
     /// Ends a list. Returns the state before.
-    pub(super) fn end(&mut self, kind: Kind) -> List {
-        let list = &mut self.0[kind.place()];
+    pub(super) fn end(&mut self, scope: &ListScope) -> List {
+        let list = self.get(scope);
         let before = *list;
         list.is_complete = true;
         list.is_under_way = false;
         before
     }
 
-    pub(super) fn do_not_await(&mut self, kind: Kind) {
-        self.0[kind.place()].is_overdue = true;
+    pub(super) fn do_not_await(&mut self, scope: &ListScope) {
+        self.get(scope).is_overdue = true;
     }
 
     pub(super) fn is_any_late(&self) -> bool {
-        self.0.iter().any(|list| list.is_late())
+        self.all().any(|list| list.is_late())
     }
 
     pub(super) fn are_all_complete(&self) -> bool {
-        self.0.iter().all(|list| list.is_complete)
+        self.all().all(|list| list.is_complete)
     }
 
-    /// Whether polls may begin: at least one kind was listed in full, and each other kind was
-    /// listed in full or is overdue.
+    /// Whether a kind was listed in full, in each namespace that is watched.
+    pub(super) fn are_complete_of(&self, kind: Kind) -> bool {
+        self.present().all(|lists| lists[kind.place()].is_complete)
+    }
+
+    /// Whether polls may begin: at least one list has ended, and each other list has ended or is
+    /// overdue.
     pub(super) fn may_be_polled(&self) -> bool {
-        self.0.iter().all(|list| list.is_complete || list.is_overdue)
-            && self.0.iter().any(|list| list.is_complete)
+        self.all().all(|list| list.is_complete || list.is_overdue)
+            && self.all().any(|list| list.is_complete)
+    }
+
+    fn get(&mut self, scope: &ListScope) -> &mut List {
+        let lists = match &scope.namespace {
+            Some(name) => self.of_namespaces.entry(Arc::clone(name)).or_default(),
+            None => &mut self.everywhere,
+        };
+        &mut lists[scope.kind.place()]
+    }
+
+    fn all(&self) -> impl Iterator<Item = &List> {
+        self.present().flatten()
+    }
+
+    fn present(&self) -> impl Iterator<Item = &OfKinds> {
+        let everywhere = self.of_namespaces.is_empty().then_some(&self.everywhere);
+        everywhere.into_iter().chain(self.of_namespaces.values())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polls_wait_for_the_lists_of_all_named_namespaces() {
+        let mut lists = Lists::of_namespaces(&["a".into(), "b".into()]);
+        let of = |kind, name: &str| ListScope { kind, namespace: Some(name.into()) };
+        for kind in Kind::ALL {
+            lists.begin(&of(kind, "a"));
+            lists.end(&of(kind, "a"));
+            assert!(!lists.are_complete_of(kind) && !lists.may_be_polled(), "{kind}");
+        }
+        for kind in Kind::ALL {
+            lists.begin(&of(kind, "b"));
+            assert!(!lists.may_be_polled());
+            lists.end(&of(kind, "b"));
+            assert!(lists.are_complete_of(kind));
+        }
+        assert!(lists.may_be_polled() && lists.are_all_complete());
+    }
+
+    #[test]
+    fn an_overdue_list_of_one_namespace_keeps_no_other_waiting() {
+        let mut lists = Lists::of_namespaces(&["a".into(), "b".into()]);
+        let of = |kind, name: &str| ListScope { kind, namespace: Some(name.into()) };
+        for kind in Kind::ALL {
+            lists.do_not_await(&of(kind, "b"));
+        }
+        assert!(!lists.may_be_polled());
+        for kind in Kind::ALL {
+            lists.begin(&of(kind, "a"));
+            lists.end(&of(kind, "a"));
+        }
+        assert!(lists.may_be_polled() && lists.is_any_late() && !lists.are_all_complete());
+        let id = |name: &str| WorkloadId {
+            kind: Kind::DEPLOYMENT,
+            namespace: name.into(),
+            name: "web".into(),
+        };
+        assert!(lists.of(&id("a")).is_complete && lists.of(&id("b")).is_late());
     }
 }

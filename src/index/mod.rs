@@ -5,13 +5,15 @@
 //! nothing but the index. The index also numbers the polls, because a witnessed change rests on
 //! their order: what counts is whether a template entered the index before a poll began.
 //!
-//! Architecture Invariant: the entries have a lock, and so have the findings and the namespaces. No
-//! function takes two at once, none is held across an await, and nothing in this module waits.
+//! Architecture Invariant: the entries have a lock, and so have the findings, the namespaces and the
+//! selection. No function takes two at once, none is held across an await, and nothing in this module
+//! waits.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::model::kind::Kind;
+use crate::model::scope::{ListScope, WatchScope};
 use crate::model::secret::SecretId;
 use crate::model::workload::WorkloadId;
 use crate::references::environment::SourceKind;
@@ -25,6 +27,7 @@ pub mod findings;
 mod lists;
 pub mod namespaces;
 pub mod quota;
+pub mod selection;
 pub mod sources;
 mod states;
 #[cfg(test)]
@@ -33,8 +36,10 @@ mod tests;
 use effect::Effect;
 use entries::{Entries, IndexedWorkload, Snapshot};
 use findings::{Finding, FindingSource, Findings};
+use lists::Lists;
 use namespaces::Namespaces;
 use quota::Quota;
+use selection::Selection;
 use sources::SourceRead;
 
 #[cfg(test)]
@@ -49,6 +54,7 @@ pub struct Index {
     readable: ReadableSources,
     findings: Findings,
     namespaces: Namespaces,
+    selection: Selection,
     quota: Quota,
     entries: Mutex<Entries>,
 }
@@ -67,6 +73,13 @@ impl Index {
     #[must_use]
     pub fn with_quota(self, quota: Quota) -> Self {
         Self { quota, ..self }
+    }
+
+    /// Sets which namespaces are watched. All are, unless this is called.
+    #[must_use]
+    pub fn with_scope(self, scope: &WatchScope) -> Self {
+        self.entries().lists = Lists::of_namespaces(scope.names());
+        Self { selection: Selection::new(scope.selector().is_some()), ..self }
     }
 
     /// The number of secrets that the workloads of a namespace may refer to.
@@ -99,11 +112,27 @@ impl Index {
         &self.namespaces
     }
 
-    /// Applies an object from a list or a watch.
+    /// The namespaces that the operator's label selector selects.
+    #[must_use]
+    pub fn selection(&self) -> &Selection {
+        &self.selection
+    }
+
+    /// Applies an object from a list or a watch. An object of a namespace that is not selected does
+    /// not enter the index.
     pub fn apply(&self, manifest: Manifest, kind: Kind) -> Vec<Effect> {
-        self.findings.forget_others(&manifest.id(kind), &manifest.uid);
-        let effects = self.entries().apply(manifest, kind, &self.servers);
+        let id = manifest.id(kind);
+        if !self.selection.contains(&id.namespace) {
+            return self.delete(&id);
+        }
+        self.findings.forget_others(&id, &manifest.uid);
+        let mut effects = self.entries().apply(manifest, kind, &self.servers);
         self.take_in_findings(&effects);
+        // The namespace may have lost its label meanwhile, and its workloads may have been removed
+        // before this one came.
+        if !self.selection.contains(&id.namespace) {
+            effects.extend(self.delete(&id));
+        }
         effects
     }
 
@@ -125,31 +154,41 @@ impl Index {
         removed.into_iter().collect()
     }
 
-    /// Begins a full list of a kind. At its end, workloads that it did not contain are removed.
-    pub fn begin_list(&self, kind: Kind) {
-        self.entries().lists.begin(kind);
-    }
-
-    /// Ends a full list of a kind.
-    pub fn end_list(&self, kind: Kind) -> Vec<Effect> {
-        let (gone, effects) = self.entries().end_list(kind);
-        for id in gone {
-            self.findings.forget(&id);
-        }
+    /// Removes the workloads of a namespace that is not selected any more.
+    pub fn leave_namespace(&self, namespace: &str) -> Vec<Effect> {
+        let (gone, effects) = self.entries().leave_namespace(namespace);
+        self.forget(gone);
         effects
     }
 
-    /// Takes out the sources of a kind that workloads name and that were not taken out before.
+    /// Begins a full list. At its end, workloads that it should contain and did not are removed.
+    pub fn begin_list(&self, list: impl Into<ListScope>) {
+        self.entries().lists.begin(&list.into());
+    }
+
+    /// Ends a full list.
+    pub fn end_list(&self, list: impl Into<ListScope>) -> Vec<Effect> {
+        let (gone, effects) = self.entries().end_list(&list.into());
+        self.forget(gone);
+        effects
+    }
+
+    /// Takes out the sources of a kind that workloads name and that were not taken out before: all,
+    /// or those of a namespace.
     #[must_use]
-    pub fn take_unread_sources(&self, kind: SourceKind) -> Vec<SourceId> {
-        self.entries().sources.take_unread(kind)
+    pub fn take_unread_sources(&self, kind: SourceKind, namespace: Option<&str>) -> Vec<SourceId> {
+        self.entries().sources.take_unread(kind, namespace)
     }
 
     /// Returns the sources of a kind that workloads name, each with the resource version that was
-    /// read.
+    /// read: all, or those of a namespace.
     #[must_use]
-    pub fn named_sources(&self, kind: SourceKind) -> Vec<(SourceId, Option<Box<str>>)> {
-        self.entries().sources.named(kind)
+    pub fn named_sources(
+        &self,
+        kind: SourceKind,
+        namespace: Option<&str>,
+    ) -> Vec<(SourceId, Option<Box<str>>)> {
+        self.entries().sources.named(kind, namespace)
     }
 
     /// Whether any workload names a source.
@@ -178,7 +217,7 @@ impl Index {
         Some(effects)
     }
 
-    /// Whether every kind was listed in full at least once.
+    /// Whether every kind was listed in full at least once, in each namespace that is watched.
     #[must_use]
     pub fn is_synced(&self) -> bool {
         self.entries().lists.are_all_complete()
@@ -191,13 +230,13 @@ impl Index {
         self.entries().is_settled()
     }
 
-    /// Lets polls begin without the first full list of a kind.
-    pub fn do_not_await(&self, kind: Kind) {
-        self.entries().lists.do_not_await(kind);
+    /// Lets polls begin without the first full list of these workloads.
+    pub fn do_not_await(&self, list: impl Into<ListScope>) {
+        self.entries().lists.do_not_await(&list.into());
     }
 
-    /// Whether polls may begin: at least one kind was listed in full, and each other kind was
-    /// listed in full or is overdue, as are the namespaces.
+    /// Whether polls may begin: at least one list has ended, and each other list has ended or is
+    /// overdue, as are the namespaces.
     #[must_use]
     pub fn may_be_polled(&self) -> bool {
         self.namespaces.may_be_polled() && self.entries().lists.may_be_polled()
@@ -303,6 +342,12 @@ impl Index {
                 | Effect::RolloutEnded { .. }
                 | Effect::FirstListEnded { .. } => {}
             }
+        }
+    }
+
+    fn forget(&self, gone: Vec<WorkloadId>) {
+        for id in gone {
+            self.findings.forget(&id);
         }
     }
 

@@ -94,18 +94,28 @@ impl Sources {
         !self.unread.is_empty()
     }
 
-    /// Takes out the sources of a kind that are named and were not taken out before.
-    pub(super) fn take_unread(&mut self, kind: SourceKind) -> Vec<SourceId> {
+    /// Takes out the sources of a kind that are named and were not taken out before: all, or those
+    /// of a namespace.
+    pub(super) fn take_unread(
+        &mut self,
+        kind: SourceKind,
+        namespace: Option<&str>,
+    ) -> Vec<SourceId> {
         let (unread, others) =
-            std::mem::take(&mut self.unread).into_iter().partition(|id| id.kind == kind);
+            std::mem::take(&mut self.unread).into_iter().partition(|id| is_of(id, kind, namespace));
         self.unread = others;
         BTreeSet::into_iter(unread).collect()
     }
 
-    /// The sources of a kind that are named, each with the resource version that was read.
-    pub(super) fn named(&self, kind: SourceKind) -> Vec<(SourceId, Option<Box<str>>)> {
-        let of_kind = self.entries.iter().filter(|(id, _)| id.kind == kind);
-        of_kind.map(|(id, entry)| (id.clone(), entry.resource_version.clone())).collect()
+    /// The sources of a kind that are named, each with the resource version that was read: all, or
+    /// those of a namespace.
+    pub(super) fn named(
+        &self,
+        kind: SourceKind,
+        namespace: Option<&str>,
+    ) -> Vec<(SourceId, Option<Box<str>>)> {
+        let wanted = self.entries.iter().filter(|(id, _)| is_of(id, kind, namespace));
+        wanted.map(|(id, entry)| (id.clone(), entry.resource_version.clone())).collect()
     }
 
     pub(super) fn is_named(&self, id: &SourceId) -> bool {
@@ -169,6 +179,11 @@ impl Sources {
     }
 }
 
+/// Whether a source is of a kind, and of a namespace if one is given.
+fn is_of(id: &SourceId, kind: SourceKind, namespace: Option<&str>) -> bool {
+    id.kind == kind && namespace.is_none_or(|namespace| *id.namespace == *namespace)
+}
+
 #[cfg(test)]
 mod tests {
     use std::slice::from_ref;
@@ -203,8 +218,11 @@ mod tests {
         let (a, b, m) = (workload("a"), workload("b"), id("m"));
         sources.name(&a, &[], from_ref(&m));
         sources.name(&b, &[], from_ref(&m));
-        assert_eq!(sources.take_unread(SourceKind::Secret), []);
-        assert_eq!(sources.take_unread(SourceKind::ConfigMap), from_ref(&m));
+        assert_eq!(sources.take_unread(SourceKind::Secret, None), []);
+        assert_eq!(sources.take_unread(SourceKind::ConfigMap, Some("bank")), []);
+        assert_eq!(sources.named(SourceKind::ConfigMap, Some("bank")), []);
+        assert_eq!(sources.named(SourceKind::ConfigMap, Some("shop")), [(m.clone(), None)]);
+        assert_eq!(sources.take_unread(SourceKind::ConfigMap, Some("shop")), from_ref(&m));
         assert!(!sources.has_unread());
         assert_eq!(sources.look_up(&a.namespace, &config_map("m")), SourceState::Unread);
         sources.put(&m, read("1", "vault:a#b"));
@@ -260,7 +278,7 @@ mod tests {
         let (a, m, n) = (workload("a"), id("m"), id("n"));
         sources.name(&a, &[], from_ref(&m));
         sources.name(&a, from_ref(&m), from_ref(&n));
-        assert_eq!(sources.take_unread(SourceKind::ConfigMap), [n]);
+        assert_eq!(sources.take_unread(SourceKind::ConfigMap, None), [n]);
         assert!(!sources.is_named(&m));
     }
 }

@@ -112,7 +112,7 @@ fn what_a_source_refers_to_is_watched_and_no_more_than_that() {
     list(&index, []);
     let effects = index.apply(with_config_map("web"), Kind::DEPLOYMENT);
     assert_eq!((effects, index.len()), (vec![Effect::ReadSources], (0, 0)));
-    assert_eq!(index.take_unread_sources(SourceKind::ConfigMap), [refs()]);
+    assert_eq!(index.take_unread_sources(SourceKind::ConfigMap, None), [refs()]);
     let change = |found| {
         put(&index, found);
         index.len()
@@ -323,4 +323,68 @@ fn an_index_is_settled_once_its_first_workloads_have_their_sources() {
     later.containers[0].from = vec![EnvFrom { prefix: String::new(), source, optional: false }];
     index.apply(later, Kind::DEPLOYMENT);
     assert!(index.is_settled());
+}
+
+/// Returns an opted-in Deployment of a namespace that refers to a secret.
+fn of_namespace(namespace: &str, name: &str) -> Manifest {
+    let manifest = with_values(name, &[("A", "vault:secret/data/a#k")]);
+    Manifest { namespace: namespace.to_owned(), ..manifest }
+}
+
+/// Returns the namespaces of the workloads in the index, in order.
+fn namespaces(index: &Index) -> Vec<String> {
+    index.workloads().iter().map(|stored| stored.workload.id.namespace.to_string()).collect()
+}
+
+#[test]
+fn a_list_of_one_namespace_removes_nothing_of_another() {
+    let names: [Arc<str>; 2] = ["bank", "shop"].map(Arc::<str>::from);
+    let index = Index::default().with_scope(&WatchScope::Named(names.clone().into()));
+    let of =
+        |name: &Arc<str>| ListScope { kind: Kind::DEPLOYMENT, namespace: Some(Arc::clone(name)) };
+    let mut ended = Vec::new();
+    for name in &names {
+        index.begin_list(of(name));
+        index.apply(of_namespace(name, "web"), Kind::DEPLOYMENT);
+        ended.extend(index.end_list(of(name)));
+    }
+    let kind = Kind::DEPLOYMENT;
+    let all = Effect::FirstListEnded { kind, workloads: 2, secrets: 1, waiting: 0 };
+    assert_eq!(ended, [all], "the first list of a kind ends with that of the last namespace");
+    assert_eq!(namespaces(&index), ["bank", "shop"]);
+    assert!(!index.is_synced(), "the other kinds were not listed");
+    index.begin_list(of(&names[0]));
+    let gone = of_namespace("bank", "web").id(Kind::DEPLOYMENT);
+    assert_eq!(index.end_list(of(&names[0])), [Effect::Removed(gone)]);
+    assert_eq!(namespaces(&index), ["shop"]);
+}
+
+#[test]
+fn only_workloads_of_selected_namespaces_are_in_the_index() {
+    let index = Index::default().with_scope(&WatchScope::Selected("team=payments".into()));
+    let apply = |namespace: &str| {
+        index.apply(of_namespace(namespace, "web"), Kind::DEPLOYMENT);
+        namespaces(&index)
+    };
+    assert!(apply("shop").is_empty(), "nothing is selected yet");
+    assert!(index.selection().add("shop"));
+    assert_eq!(apply("shop"), ["shop"]);
+    assert_eq!(apply("bank"), ["shop"]);
+    // The label is taken away, and the watch goes on.
+    assert!(index.selection().remove("shop"));
+    let gone = of_namespace("shop", "web").id(Kind::DEPLOYMENT);
+    assert_eq!(index.leave_namespace("shop"), [Effect::Removed(gone)]);
+    assert!(apply("shop").is_empty());
+    assert_eq!((index.known(), index.len()), (0, (0, 0)));
+}
+
+#[test]
+fn a_namespace_that_leaves_takes_its_sources_along() {
+    let index = Index::default().with_scope(&WatchScope::Selected("team=payments".into()));
+    index.selection().add("shop");
+    index.apply(with_config_map("web"), Kind::DEPLOYMENT);
+    assert!(index.names_source(&refs()));
+    index.selection().remove("shop");
+    assert_eq!(index.leave_namespace("shop"), [], "no secret was known");
+    assert!(!index.names_source(&refs()));
 }

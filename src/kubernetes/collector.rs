@@ -1,4 +1,4 @@
-//! The collector: one watch per kind, whose objects go to the index.
+//! The collector: one watch of a kind, in all namespaces or in one, whose objects go to the index.
 //!
 //! Architecture Invariant: the collector writes the index and nothing else. It knows no Vault, and
 //! an unusable object never stops it.
@@ -8,27 +8,26 @@ use std::time::Duration;
 
 use kube::runtime::watcher::Event as WatchEvent;
 use kube::{Api, Client};
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::effects::Effects;
+use super::first_list::{FirstList, LISTED_WITHIN};
 use super::object::Object;
-use super::watching::Watching;
+use super::watching::{Watching, in_namespace};
 use crate::events::event::Event;
 use crate::heartbeat::Heartbeat;
 use crate::index::Index;
-use crate::model::kind::Kind;
-
-/// Polls do not wait longer than this for the first list of a kind. A list of ten thousand
-/// workloads takes seconds. A refused list never ends.
-const LISTED_WITHIN: Duration = Duration::from_secs(30);
+use crate::model::scope::ListScope;
 
 /// The settings of a collector, and the receivers of its reports.
 pub struct Settings {
     /// Everything is listed again after this time.
     pub sync_period: Duration,
-    /// Cancelled when polls may begin: all kinds were listed once, or one kind was and the others
-    /// are overdue.
+    /// Cancelled once it is known whose workloads enter the index. Nothing is listed before.
+    pub selected: CancellationToken,
+    /// Cancelled when polls may begin: all lists have ended once, or one has and the others are
+    /// overdue.
     pub synced: CancellationToken,
     /// Carries out the effects of changes.
     pub effects: Effects,
@@ -36,34 +35,52 @@ pub struct Settings {
     pub heartbeat: Heartbeat,
 }
 
-/// Watches one kind.
+/// Watches one kind, in all namespaces or in one.
 pub struct Collector {
-    kind: Kind,
+    scope: ListScope,
     watching: Watching<Object>,
     index: Arc<Index>,
     settings: Settings,
-    /// When the first list is overdue. `None` once that list has ended, or is overdue.
-    overdue_at: Option<Instant>,
+    /// Notified when everything is to be listed again.
+    list_again: Arc<Notify>,
+    first_list: FirstList,
 }
 
 impl Collector {
-    /// Makes a collector of one kind.
+    /// Makes a collector of the workloads that lists of this scope show.
     #[must_use]
-    pub fn new(kind: Kind, client: Client, index: Arc<Index>, settings: Settings) -> Self {
-        let api = Api::all_with(client, &kind);
-        let watching = Watching::new(api, kind.plural(), settings.sync_period);
+    pub fn new(
+        scope: impl Into<ListScope>,
+        client: Client,
+        index: Arc<Index>,
+        settings: Settings,
+    ) -> Self {
+        let scope = scope.into();
+        let (kind, namespace) = (scope.kind, scope.namespace.as_deref());
+        let api = match namespace {
+            Some(namespace) => Api::namespaced_with(client, namespace, &kind),
+            None => Api::all_with(client, &kind),
+        };
+        let resource = in_namespace(kind.plural(), namespace);
+        let watching = Watching::new(api, resource, settings.sync_period);
         Self {
-            kind,
             watching: watching.with_heartbeat(settings.heartbeat.clone()),
+            list_again: settings.effects.add_collector(scope.clone()),
+            scope,
             index,
             settings,
-            overdue_at: None,
+            first_list: FirstList::default(),
         }
     }
 
     /// Watches until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        self.overdue_at = Some(Instant::now() + LISTED_WITHIN);
+        self.settings.heartbeat.waits_for_others();
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = self.settings.selected.cancelled() => {}
+        }
+        self.first_list.begin();
         while !shutdown.is_cancelled() {
             tokio::select! {
                 () = shutdown.cancelled() => {}
@@ -74,21 +91,19 @@ impl Collector {
 
     /// Waits for the next event and handles it.
     async fn step(&mut self) {
-        let is_awaited = self.overdue_at.is_some();
-        let overdue = sleep_until(self.overdue_at.unwrap_or_else(Instant::now));
         tokio::select! {
             event = self.watching.next() => self.handle(event),
-            () = self.settings.effects.list_again(self.kind) => self.watching.list_soon(),
-            () = overdue, if is_awaited => self.go_on_without(),
+            () = self.list_again.notified() => self.watching.list_soon(),
+            () = self.first_list.overdue() => self.go_on_without(),
         }
     }
 
-    /// Stops the other kinds from waiting for the first list of this kind.
+    /// Stops polls from waiting for this first list.
     fn go_on_without(&mut self) {
-        self.overdue_at = None;
-        let event = Event::KindOverdue { kind: self.kind, waited: LISTED_WITHIN };
+        self.first_list.end();
+        let event = Event::KindOverdue { scope: &self.scope, waited: LISTED_WITHIN };
         self.settings.effects.emit(&event);
-        self.index.do_not_await(self.kind);
+        self.index.do_not_await(self.scope.clone());
         self.begin_polls();
     }
 
@@ -101,17 +116,19 @@ impl Collector {
     fn handle(&mut self, event: WatchEvent<Object>) {
         let effects = match event {
             WatchEvent::Init => {
-                self.index.begin_list(self.kind);
+                self.index.begin_list(self.scope.clone());
                 Vec::new()
             }
             WatchEvent::InitApply(object) | WatchEvent::Apply(object) => {
-                self.index.apply(object.into_manifest(), self.kind)
+                self.index.apply(object.into_manifest(), self.scope.kind)
             }
             WatchEvent::InitDone => {
-                self.overdue_at = None;
-                self.index.end_list(self.kind)
+                self.first_list.end();
+                self.index.end_list(self.scope.clone())
             }
-            WatchEvent::Delete(object) => self.index.delete(&object.into_manifest().id(self.kind)),
+            WatchEvent::Delete(object) => {
+                self.index.delete(&object.into_manifest().id(self.scope.kind))
+            }
         };
         self.settings.effects.carry_out(&effects);
         self.begin_polls();

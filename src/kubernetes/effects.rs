@@ -1,22 +1,27 @@
 //! Carries out the effects of changes of the index.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 use crate::events::event::Event;
 use crate::events::sink::Events;
 use crate::index::effect::Effect;
-use crate::model::kind::Kind;
-use crate::references::environment::SourceKind;
+use crate::model::scope::ListScope;
 
 /// Carries out effects: wakes the tasks that have something to read, and emits events. Clones share
 /// their state.
 #[derive(Clone, Debug, Default)]
 pub struct Effects {
     events: Events,
-    source_readers: Arc<[Notify; SourceKind::ALL.len()]>,
-    collectors: Arc<[Notify; Kind::ALL.len()]>,
+    tasks: Arc<Mutex<Tasks>>,
+}
+
+/// The tasks to wake.
+#[derive(Debug, Default)]
+struct Tasks {
+    source_readers: Vec<Arc<Notify>>,
+    collectors: Vec<(ListScope, Arc<Notify>)>,
 }
 
 impl Effects {
@@ -36,13 +41,13 @@ impl Effects {
         for effect in effects {
             match effect {
                 Effect::ReadSources => {
-                    for reader in &*self.source_readers {
+                    for reader in &self.tasks().source_readers {
                         reader.notify_one();
                     }
                 }
                 Effect::ListAgain(workload) => {
                     self.emit(&Event::ListAgain { workload });
-                    self.collectors[workload.kind.place()].notify_one();
+                    self.list_again(|scope| scope.contains(workload));
                 }
                 Effect::Collected { id: workload, is_of_first_list } => {
                     let is_of_first_list = *is_of_first_list;
@@ -69,17 +74,58 @@ impl Effects {
         }
     }
 
-    /// Waits until there are sources of a kind to read.
-    pub(super) async fn sources_to_read(&self, kind: SourceKind) {
-        let place = match kind {
-            SourceKind::ConfigMap => 0,
-            SourceKind::Secret => 1,
-        };
-        self.source_readers[place].notified().await;
+    /// Makes all collectors list again.
+    pub(super) fn list_all_again(&self) {
+        self.list_again(|_| true);
     }
 
-    /// Waits until a kind is to be listed again.
-    pub(super) async fn list_again(&self, kind: Kind) {
-        self.collectors[kind.place()].notified().await;
+    /// Adds a reader of sources. It is notified when there may be sources to read.
+    pub(super) fn add_source_reader(&self) -> Arc<Notify> {
+        let reader = Arc::new(Notify::new());
+        self.tasks().source_readers.push(Arc::clone(&reader));
+        reader
+    }
+
+    /// Adds a collector. It is notified when its workloads are to be listed again.
+    pub(super) fn add_collector(&self, scope: ListScope) -> Arc<Notify> {
+        let collector = Arc::new(Notify::new());
+        self.tasks().collectors.push((scope, Arc::clone(&collector)));
+        collector
+    }
+
+    fn list_again(&self, is_wanted: impl Fn(&ListScope) -> bool) {
+        for (_, collector) in self.tasks().collectors.iter().filter(|(scope, _)| is_wanted(scope)) {
+            // A collector that does not wait at present finds the notification later.
+            collector.notify_one();
+        }
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        // A panic under the lock ends the process. Until then, its other tasks may still read.
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::model::kind::Kind;
+    use crate::model::workload::WorkloadId;
+
+    #[test]
+    fn only_the_collector_of_a_workload_lists_again() {
+        let effects = Effects::default();
+        let kind = Kind::DEPLOYMENT;
+        let of = |name: &str| ListScope { kind, namespace: Some(name.into()) };
+        let [shop, bank] = ["shop", "bank"].map(|name| effects.add_collector(of(name)));
+        let id = WorkloadId { kind, namespace: "shop".into(), name: "web".into() };
+        effects.carry_out(&[Effect::ListAgain(id)]);
+        let is_notified = |collector: &Notify| collector.notified().now_or_never().is_some();
+        assert!(is_notified(&shop) && !is_notified(&bank));
+        effects.list_all_again();
+        assert!(is_notified(&shop) && is_notified(&bank));
+        assert!(!is_notified(&shop), "once");
     }
 }

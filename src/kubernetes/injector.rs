@@ -22,10 +22,10 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::Event as WatchEvent;
 use kube::{Api, Client, Resource, ResourceExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::first_list::{FirstList, LISTED_WITHIN};
 use super::watching::{WORKER, Watching};
 use crate::rollouts::injector::{
     FailurePolicy, Injector, InjectorCheck, MOST_WEBHOOKS, Service, Webhook, WebhookNames,
@@ -45,9 +45,6 @@ const NAMESPACES: &str = "namespaces";
 /// The label of an `EndpointSlice` that names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
-/// Polls do not wait longer than this for the state of the injector. A refused list never ends.
-const KNOWN_WITHIN: Duration = Duration::from_secs(30);
-
 /// The most slices with a ready endpoint that are kept of a Service. One of them suffices, and a
 /// slice has a hundred endpoints.
 const MOST_SLICES: usize = 100;
@@ -64,8 +61,8 @@ pub struct InjectorWatch {
     webhooks: Shown<Vec<Webhook>>,
     services: BTreeMap<Service, ServiceWatch>,
     namespaces: Option<NamespaceWatch>,
-    /// When the state is overdue. `None` once it is known, or is overdue.
-    overdue_at: Option<Instant>,
+    /// The first lists of all watches: the state is known once they have ended.
+    first_lists: FirstList,
     is_overdue: bool,
 }
 
@@ -155,14 +152,14 @@ impl InjectorWatch {
             webhooks: Shown::new(MOST_WEBHOOKS),
             services: BTreeMap::new(),
             namespaces: None,
-            overdue_at: None,
+            first_lists: FirstList::default(),
             is_overdue: false,
         }
     }
 
     /// Watches until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        self.overdue_at = Some(Instant::now() + KNOWN_WITHIN);
+        self.first_lists.begin();
         while !shutdown.is_cancelled() {
             tokio::select! {
                 () = shutdown.cancelled() => {}
@@ -173,13 +170,11 @@ impl InjectorWatch {
 
     /// Waits for the next event and handles it.
     async fn step(&mut self) {
-        let is_awaited = self.overdue_at.is_some();
-        let overdue = sleep_until(self.overdue_at.unwrap_or_else(Instant::now));
         let has_changed = tokio::select! {
             event = self.configurations.next() => self.take_in_configuration(event),
             (service, event) = next_slice(&mut self.services) => self.take_in_slice(&service, event),
             event = next_namespace(&mut self.namespaces) => self.take_in_namespace(event),
-            () = overdue, if is_awaited => self.go_on_without(),
+            () = self.first_lists.overdue() => self.go_on_without(),
         };
         if has_changed {
             self.note_known();
@@ -311,7 +306,7 @@ impl InjectorWatch {
             is_known
         });
         if is_known {
-            self.overdue_at = None;
+            self.first_lists.end();
             if std::mem::replace(&mut self.is_overdue, false) {
                 info!(worker = WORKER, "The state of the webhook that injects secrets is known");
             }
@@ -320,7 +315,7 @@ impl InjectorWatch {
 
     /// Lets polls begin although the state of the injector is not known.
     fn go_on_without(&mut self) -> bool {
-        self.overdue_at = None;
+        self.first_lists.end();
         self.is_overdue = true;
         let consequence = match self.injector.settings().check {
             InjectorCheck::Required => {
@@ -333,7 +328,7 @@ impl InjectorWatch {
             "The state of the webhook that injects secrets is not known within {} s. {consequence}. If the \
              API server denies it, grant the service account list and watch on {CONFIGURATIONS}, \
              {ENDPOINT_SLICES} and {NAMESPACES}, or set --injector-check=off",
-            KNOWN_WITHIN.as_secs()
+            LISTED_WITHIN.as_secs()
         );
         self.injector.change(|state| state.is_settled = true);
         true

@@ -1,5 +1,9 @@
 //! The namespaces: one metadata-only watch, whose annotations go to the index.
 //!
+//! With a label selector, the API server shows only the namespaces that the selector matches. A
+//! namespace that the watch shows is selected, and its workloads enter the index by a new list. A
+//! namespace that is gone from the watch leaves the index with its workloads.
+//!
 //! Polls wait for the first list, so that a start reloads nothing that a namespace freezes. They do
 //! not wait if the list is denied, or takes too long: a controller that may not read namespaces goes
 //! on without their annotations, and says so.
@@ -13,10 +17,12 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::Event as WatchEvent;
 use kube::{Api, Client};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, info, warn};
 
+use super::effects::Effects;
+use super::first_list::FirstList;
 use super::watching::{WORKER, Watching};
 use crate::index::Index;
 use crate::index::namespaces::NamespaceRules;
@@ -24,99 +30,162 @@ use crate::model::annotation::{DRY_RUN, FREEZE_UNTIL, RELOAD_WINDOWS};
 use crate::model::time_rules::TimeRules;
 use crate::references::time_rules;
 
-/// Polls do not wait longer than this for the first list, as for the kinds of workloads.
-const LISTED_WITHIN: Duration = Duration::from_secs(30);
-
-/// The pause between two checks whether the first list is denied or overdue.
+/// The pause between two checks whether the first list is denied.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Watches the annotations of namespaces.
+/// The settings of the watch, and the receivers of its reports.
+#[derive(Default)]
+pub struct Settings {
+    /// Everything is listed again after this time.
+    pub sync_period: Duration,
+    /// The label selector. `None` selects all namespaces.
+    pub selector: Option<Arc<str>>,
+    /// Cancelled once it is known which namespaces are selected.
+    pub selected: CancellationToken,
+    /// Cancelled when polls may begin.
+    pub synced: CancellationToken,
+    /// Carries out the effects of changes.
+    pub effects: Effects,
+}
+
+/// Watches the annotations of namespaces, and which namespaces are selected.
 pub struct NamespaceWatch {
     watching: Watching<PartialObjectMeta<Namespace>>,
     index: Arc<Index>,
-    /// Cancelled when polls may begin.
-    synced: CancellationToken,
-    /// When the first list is overdue. `None` once polls do not wait for it.
-    overdue_at: Option<Instant>,
+    settings: Settings,
+    first_list: FirstList,
 }
 
 impl NamespaceWatch {
     /// Makes a watch, and lets polls wait for its first list.
     #[must_use]
-    pub fn new(
-        client: Client,
-        index: Arc<Index>,
-        synced: CancellationToken,
-        sync_period: Duration,
-    ) -> Self {
+    pub fn new(client: Client, index: Arc<Index>, settings: Settings) -> Self {
         index.namespaces().await_list();
-        let watching = Watching::new(Api::all(client), "namespaces", sync_period);
-        Self { watching, index, synced, overdue_at: None }
+        let watching = Watching::new(Api::all(client), "namespaces", settings.sync_period);
+        let watching = match &settings.selector {
+            Some(selector) => watching.with_labels(selector.to_string()),
+            None => watching,
+        };
+        Self { watching, index, settings, first_list: FirstList::default() }
     }
 
     /// Watches until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        self.overdue_at = Some(Instant::now() + LISTED_WITHIN);
+        self.first_list.begin();
         loop {
-            let is_awaited = self.overdue_at.is_some();
+            let is_awaited = self.first_list.is_awaited();
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 event = self.watching.next() => self.handle(event),
+                () = self.first_list.overdue() => self.go_on_without(),
                 () = sleep(LOOK_AGAIN), if is_awaited => self.look(),
             }
         }
     }
 
-    /// Stops polls from waiting for a list that is denied or overdue.
+    /// Stops polls from waiting for a list that is denied.
     fn look(&mut self) {
-        let is_overdue = self.overdue_at.is_some_and(|time| time <= Instant::now());
-        if is_overdue || self.watching.is_denied() {
-            warn!(
-                worker = WORKER,
-                "Going on without the annotations of namespaces: freeze-until, reload-windows and \
-                 dry-run of a namespace have no effect until the controller can list namespaces. Grant \
-                 the service account list and watch on namespaces"
-            );
-            self.index.namespaces().do_not_await();
-            self.go_on();
+        if self.watching.is_denied() {
+            self.go_on_without();
         }
     }
 
+    /// Stops polls from waiting for the first list. With a selector, they wait all the same: without
+    /// the namespaces, no workload is watched.
+    fn go_on_without(&mut self) {
+        if self.index.selection().is_on() {
+            self.first_list.end();
+            error!(
+                worker = WORKER,
+                "No workload is watched yet, since the controller cannot list the namespaces that \
+                 --namespace-selector selects. If the API server denies it, grant the service account \
+                 list and watch on namespaces; retrying"
+            );
+            return;
+        }
+        warn!(
+            worker = WORKER,
+            "Going on without the annotations of namespaces: freeze-until, reload-windows and \
+             dry-run of a namespace have no effect until the controller can list namespaces. Grant \
+             the service account list and watch on namespaces"
+        );
+        self.index.namespaces().do_not_await();
+        self.go_on();
+    }
+
     fn go_on(&mut self) {
-        self.overdue_at = None;
+        self.first_list.end();
         if self.index.may_be_polled() {
-            self.synced.cancel();
+            self.settings.synced.cancel();
         }
     }
 
     fn handle(&mut self, event: WatchEvent<PartialObjectMeta<Namespace>>) {
-        let namespaces = self.index.namespaces();
+        let (namespaces, selection) = (self.index.namespaces(), self.index.selection());
         match event {
-            WatchEvent::Init => namespaces.begin_list(),
+            WatchEvent::Init => {
+                namespaces.begin_list();
+                selection.begin_list();
+            }
             WatchEvent::InitApply(object) | WatchEvent::Apply(object) => {
                 let name = object.metadata.name.as_deref().unwrap_or_default();
-                let rules = rules(&object);
-                let notes: Vec<_> = time_rules::notes(&rules.time_rules).collect();
-                if namespaces.apply(name, rules) {
-                    for note in notes {
-                        warn!(
-                            worker = WORKER,
-                            reason = note.reason.code(),
-                            "Namespace {name}: {}: {}",
-                            note.origin,
-                            note.reason.advice()
-                        );
-                    }
+                take_in_annotations(&self.index, name, &object);
+                // Before the first list has ended, no workload was listed.
+                if selection.add(name) && self.settings.selected.is_cancelled() {
+                    info!(
+                        worker = WORKER,
+                        "Namespace {name} is selected now; listing its workloads"
+                    );
+                    self.settings.effects.list_all_again();
                 }
             }
             WatchEvent::InitDone => {
                 namespaces.end_list();
+                for name in selection.end_list() {
+                    self.leave(&name);
+                }
+                self.settings.selected.cancel();
                 self.go_on();
             }
             WatchEvent::Delete(object) => {
-                namespaces.delete(object.metadata.name.as_deref().unwrap_or_default());
+                let name = object.metadata.name.as_deref().unwrap_or_default();
+                namespaces.delete(name);
+                if selection.remove(name) {
+                    self.leave(name);
+                }
             }
         }
+    }
+
+    /// Removes the workloads of a namespace that is not selected any more.
+    fn leave(&self, namespace: &str) {
+        info!(
+            worker = WORKER,
+            "Namespace {namespace} is not selected any more; its workloads are not watched"
+        );
+        self.settings.effects.carry_out(&self.index.leave_namespace(namespace));
+    }
+}
+
+/// Takes the annotations of a namespace into the index, and warns of those that have no effect.
+pub(super) fn take_in_annotations(
+    index: &Index,
+    name: &str,
+    object: &PartialObjectMeta<Namespace>,
+) {
+    let rules = rules(object);
+    let notes: Vec<_> = time_rules::notes(&rules.time_rules).collect();
+    if !index.namespaces().apply(name, rules) {
+        return;
+    }
+    for note in notes {
+        warn!(
+            worker = WORKER,
+            reason = note.reason.code(),
+            "Namespace {name}: {}: {}",
+            note.origin,
+            note.reason.advice()
+        );
     }
 }
 
@@ -132,13 +201,19 @@ fn rules(object: &PartialObjectMeta<Namespace>) -> NamespaceRules {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use axum::body::Body as Answer;
     use http::Response;
     use serde_json::json;
 
     use super::super::scripted;
     use super::*;
+    use crate::model::annotation::OptIn;
     use crate::model::kind::Kind;
+    use crate::model::scope::WatchScope;
+    use crate::references::environment::{Container, EnvVar};
+    use crate::references::manifest::Manifest;
 
     /// Returns an index whose workloads are all listed.
     fn listed() -> Arc<Index> {
@@ -152,8 +227,13 @@ mod tests {
 
     /// Runs a watch for a time.
     async fn run_for(time: Duration, client: Client, index: &Arc<Index>) -> CancellationToken {
-        let (synced, period) = (CancellationToken::new(), Duration::from_hours(1));
-        let watch = NamespaceWatch::new(client, Arc::clone(index), synced.clone(), period);
+        let synced = CancellationToken::new();
+        let settings = Settings {
+            sync_period: Duration::from_hours(1),
+            synced: synced.clone(),
+            ..Settings::default()
+        };
+        let watch = NamespaceWatch::new(client, Arc::clone(index), settings);
         assert!(!index.may_be_polled());
         let run = watch.run(CancellationToken::new());
         assert!(tokio::time::timeout(time, run).await.is_err(), "it ended");
@@ -211,5 +291,86 @@ mod tests {
         let synced = run_for(Duration::from_secs(5), client, &index).await;
         assert!(!synced.is_cancelled());
         assert!(index.namespaces().may_be_polled());
+    }
+
+    /// Returns an opted-in Deployment that refers to a secret.
+    fn manifest(namespace: &str) -> Manifest {
+        let variable = EnvVar::literal("A", "vault:secret/data/a#k");
+        Manifest {
+            namespace: namespace.to_owned(),
+            name: "web".to_owned(),
+            uid: "u".to_owned(),
+            annotations: [(OptIn::Current.key(), "true")].into_iter().collect(),
+            containers: vec![Container {
+                name: "app".to_owned(),
+                variables: vec![variable],
+                ..Container::default()
+            }],
+            ..Manifest::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_enters_and_leaves_with_its_label() {
+        let queries = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&queries);
+        let event = |kind: &str, name: &str| {
+            let object = json!({
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": { "name": name, "resourceVersion": "2" },
+            });
+            format!("{}\n", json!({ "type": kind, "object": object }))
+        };
+        let events = event("ADDED", "bank") + &event("DELETED", "shop");
+        let client = scripted::client(move |query| {
+            let mut queries = seen.lock().unwrap();
+            queries.push(query.to_owned());
+            if !query.contains("watch=true") {
+                return scripted::list(&[json!({ "metadata": { "name": "shop" } })], "");
+            }
+            // The first watch shows both events and ends. The next one stays silent.
+            Answer::from(if queries.len() == 2 { events.clone() } else { String::new() })
+        });
+        let selector: Arc<str> = "team=payments".into();
+        let index = Index::default().with_scope(&WatchScope::Selected(Arc::clone(&selector)));
+        let index = Arc::new(index);
+        let (selected, effects) = (CancellationToken::new(), Effects::default());
+        let settings = Settings {
+            sync_period: Duration::from_hours(1),
+            selector: Some(selector),
+            selected: selected.clone(),
+            effects: effects.clone(),
+            ..Settings::default()
+        };
+        let collector = effects.add_collector(Kind::DEPLOYMENT.into());
+        let watch = NamespaceWatch::new(client, Arc::clone(&index), settings);
+        let test = async {
+            selected.cancelled().await;
+            index.apply(manifest("shop"), Kind::DEPLOYMENT);
+            index.apply(manifest("bank"), Kind::DEPLOYMENT);
+            assert_eq!(index.len(), (1, 1), "only one of the two is selected");
+            collector.notified().await;
+            index.apply(manifest("bank"), Kind::DEPLOYMENT);
+            sleep(Duration::from_secs(10)).await;
+            let stored = index.workloads();
+            let names: Vec<_> = stored.iter().map(|it| &*it.workload.id.namespace).collect();
+            assert_eq!(names, ["bank"]);
+            let queries = queries.lock().unwrap();
+            assert!(queries.iter().all(|query| query.contains("labelSelector=team%3Dpayments")));
+        };
+        tokio::select! {
+            () = watch.run(CancellationToken::new()) => panic!("it ended"),
+            () = test => {}
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_polled_while_it_is_not_known_which_namespaces_are_selected() {
+        let denying = scripted::client_of(|_| scripted::status(403));
+        let scope = WatchScope::Selected("team=payments".into());
+        let index = Arc::new(Index::default().with_scope(&scope));
+        let synced = run_for(Duration::from_mins(2), denying, &index).await;
+        assert!(!synced.is_cancelled() && !index.may_be_polled());
     }
 }

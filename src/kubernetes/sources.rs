@@ -1,7 +1,8 @@
 //! Sources: the ConfigMaps and Secrets that variables of workloads come from. A source is read when
 //! a workload names it, and again when it changes.
 //!
-//! One metadata-only watch per kind shows which sources exist and when a source changes. The watch
+//! One metadata-only watch per kind, or per kind and named namespace, shows which sources exist and when
+//! a source changes. The watch
 //! begins when the first source is named. Sources are read one object at a time. A source is read
 //! only if a workload that opted in names it and the watch shows it. Namespaces take turns.
 //!
@@ -23,13 +24,14 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::Event as WatchEvent;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::client::{RequestError, in_time};
 use super::effects::Effects;
-use super::watching::{WORKER, Watching, retry_delay};
+use super::watching::{WORKER, Watching, in_namespace, retry_delay};
 use crate::index::Index;
 use crate::index::sources::SourceRead;
 use crate::model::fair_queue::FairQueue;
@@ -37,7 +39,8 @@ use crate::references::environment::SourceKind;
 use crate::references::reason::Reason;
 use crate::references::source::{Content, SourceId};
 
-/// How many sources are read at once.
+/// How many sources of a kind are read at once: by one reader, or by those of all named namespaces. Each
+/// reader reads at least one.
 const READS_AT_A_TIME: usize = 8;
 
 /// The failures after which a source counts as unreadable, so that its workloads no longer wait for
@@ -117,11 +120,27 @@ fn content_as<K: SourceObject>(object: serde_json::Value) -> Option<Content> {
 
 type Answer = Result<SourceRead, RequestError>;
 
-/// Reads the sources of one kind.
+/// What the readers of one kind divide among them.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// All metadata are listed again after this time.
+    pub sync_period: Duration,
+    /// The namespace whose sources are read; `None` means all namespaces.
+    pub namespace: Option<Arc<str>>,
+    /// The number of readers of the kind.
+    pub readers: usize,
+}
+
+/// Reads the sources of one kind, in all namespaces or in one.
 pub struct SourceReader<K> {
     client: Client,
     index: Arc<Index>,
     effects: Effects,
+    namespace: Option<Arc<str>>,
+    /// Notified when there may be sources to read.
+    to_read: Arc<Notify>,
+    /// How many sources are read at once.
+    reads_at_a_time: usize,
     watching: Watching<PartialObjectMeta<K>>,
     /// The existing sources, once the watch has listed them all.
     shown: Option<Shown>,
@@ -155,15 +174,23 @@ pub struct SourceReader<K> {
 type Shown = HashSet<u64>;
 
 impl<K: SourceObject> SourceReader<K> {
-    /// Makes a reader of one kind. All metadata are listed again after each `sync_period`.
+    /// Makes a reader of one kind.
     #[must_use]
-    pub fn new(client: Client, index: Arc<Index>, effects: Effects, sync_period: Duration) -> Self {
-        let api = Api::all(client.clone());
+    pub fn new(client: Client, index: Arc<Index>, effects: Effects, settings: Settings) -> Self {
+        let Settings { sync_period, namespace, readers } = settings;
+        let api = match &namespace {
+            Some(namespace) => Api::namespaced(client.clone(), namespace),
+            None => Api::all(client.clone()),
+        };
+        let resource = in_namespace(K::KIND.plural(), namespace.as_deref());
         Self {
-            watching: Watching::new(api, K::KIND.plural(), sync_period),
+            watching: Watching::new(api, resource, sync_period),
             client,
             index,
+            to_read: effects.add_source_reader(),
             effects,
+            namespace,
+            reads_at_a_time: READS_AT_A_TIME.div_ceil(readers.max(1)),
             shown: None,
             listed: None,
             hasher: RandomState::new(),
@@ -192,7 +219,7 @@ impl<K: SourceObject> SourceReader<K> {
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = self.effects.sources_to_read(K::KIND) => {}
+                () = self.to_read.notified() => {}
             }
         }
         loop {
@@ -211,7 +238,7 @@ impl<K: SourceObject> SourceReader<K> {
                 () = shutdown.cancelled() => return,
                 event = self.watching.next() => self.handle(event),
                 Some((id, answer)) = self.reads.next() => self.take_in(id, answer),
-                () = self.effects.sources_to_read(K::KIND) => {}
+                () = self.to_read.notified() => {}
                 () = pause, if is_paused => self.pause = None,
                 () = probe, if is_probing => self.probe(),
                 () = look, if is_looking => {}
@@ -221,7 +248,7 @@ impl<K: SourceObject> SourceReader<K> {
 
     /// Takes in the sources that are named. Sources that the watch shows are read.
     fn take_requests(&mut self) {
-        for id in self.index.take_unread_sources(K::KIND) {
+        for id in self.index.take_unread_sources(K::KIND, self.namespace.as_deref()) {
             if self.is_shown(&id) {
                 self.queue.join(&id);
             } else {
@@ -290,7 +317,7 @@ impl<K: SourceObject> SourceReader<K> {
     fn begin_reads(&mut self) {
         let mut later = Vec::new();
         while self.pause.is_none()
-            && self.reads.len() < READS_AT_A_TIME
+            && self.reads.len() < self.reads_at_a_time
             && let Some(id) = self.queue.take()
         {
             if self.under_way.contains(&id) {
@@ -346,7 +373,8 @@ impl<K: SourceObject> SourceReader<K> {
                         self.queue.join(&id);
                     }
                 }
-                for (id, version) in self.index.named_sources(K::KIND) {
+                let namespace = self.namespace.as_deref();
+                for (id, version) in self.index.named_sources(K::KIND, namespace) {
                     // The source was deleted.
                     if version.is_some() && !self.is_shown(&id) {
                         self.read_version(id, None);

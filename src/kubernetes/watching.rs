@@ -3,6 +3,7 @@
 //! Architecture Invariant: whatever answers in the place of the API server, a watch neither ends
 //! nor hangs, and it repeats no request without a pause.
 
+use std::borrow::Cow;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -42,8 +43,8 @@ const QUIET: Duration = Duration::from_mins(1);
 
 /// A watch of all objects of a resource.
 pub(super) struct Watching<K> {
-    /// The spelling in API paths and RBAC rules.
-    resource: &'static str,
+    /// What is watched, in log lines: the resource as in RBAC rules, and its namespace if there is one.
+    resource: Cow<'static, str>,
     /// All objects are listed again after this time.
     sync_period: Duration,
     api: Api<K>,
@@ -76,10 +77,14 @@ impl<K> Watching<K>
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    /// Makes a watch of the objects of an API.
-    pub(super) fn new(api: Api<K>, resource: &'static str, sync_period: Duration) -> Self {
+    /// Makes a watch of the objects of an API. `resource` names them in log lines.
+    pub(super) fn new(
+        api: Api<K>,
+        resource: impl Into<Cow<'static, str>>,
+        sync_period: Duration,
+    ) -> Self {
         Self {
-            resource,
+            resource: resource.into(),
             sync_period,
             api,
             labels: None,
@@ -230,6 +235,12 @@ impl<K> Open<K> {
             (Event::InitDone | Event::Apply(_) | Event::Delete(_), list) => *list = None,
         }
     }
+}
+
+/// Returns how log lines name a resource: in all namespaces, or in one.
+pub(super) fn in_namespace(resource: &'static str, namespace: Option<&str>) -> Cow<'static, str> {
+    namespace
+        .map_or(Cow::Borrowed(resource), |name| format!("{resource} in namespace {name}").into())
 }
 
 /// Returns the random pause after this many failures in a row.

@@ -15,6 +15,7 @@ pub mod record;
 pub mod reload_policy;
 pub mod request_end;
 pub mod scheme;
+pub mod scope;
 pub mod secret;
 pub mod strategy;
 pub mod text;

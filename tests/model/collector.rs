@@ -93,7 +93,7 @@ impl Collector {
             Seen::Applied(manifest, kind) => {
                 let effects = self.index.apply(*manifest, kind);
                 self.wake_engines(&effects);
-                for source in self.index.take_unread_sources(SourceKind::ConfigMap) {
+                for source in self.index.take_unread_sources(SourceKind::ConfigMap, None) {
                     self.begin_read(source);
                 }
             }

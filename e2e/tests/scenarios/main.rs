@@ -21,6 +21,7 @@ mod isolation;
 mod leader;
 mod logins;
 mod metrics;
+mod namespaced;
 mod neighbours;
 mod noisy;
 mod notices;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         leader::scenarios(),
         logins::scenarios(),
         metrics::scenarios(),
+        namespaced::scenarios(),
         neighbours::scenarios(),
         noisy::scenarios(),
         notices::scenarios(),

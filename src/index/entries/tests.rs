@@ -27,7 +27,7 @@ impl Bench {
 
     fn see(&self, id: &WorkloadId) {
         let mut entries = self.0.borrow_mut();
-        let number = entries.lists.of(id.kind).number;
+        let number = entries.lists.of(id).number;
         entries.workloads.entry(id.clone()).or_default().list = number;
     }
 
@@ -52,7 +52,7 @@ impl Bench {
     }
 
     fn end_list(&self, kind: Kind) -> Vec<WorkloadId> {
-        self.0.borrow_mut().end_list(kind).0
+        self.0.borrow_mut().end_list(&kind.into()).0
     }
 
     fn begin_poll(&self) -> PollNumber {
@@ -73,7 +73,7 @@ impl Bench {
     }
 
     fn begin_list(&self, kind: Kind) {
-        self.0.borrow_mut().lists.begin(kind);
+        self.0.borrow_mut().lists.begin(&kind.into());
     }
 
     fn lists(&self) -> Ref<'_, Lists> {
@@ -276,7 +276,7 @@ fn who_was_there_before_this_process_and_comes_after_a_poll_is_in_the_next_one_o
     bench.end_list(Kind::DEPLOYMENT);
     for kind in [Kind::DAEMON_SET, Kind::STATEFUL_SET] {
         assert!(!bench.lists().may_be_polled());
-        bench.0.borrow_mut().lists.do_not_await(kind);
+        bench.0.borrow_mut().lists.do_not_await(&kind.into());
     }
     assert!(bench.lists().may_be_polled() && !bench.lists().are_all_complete());
     assert_eq!(late(DEFAULT_CONNECTION), (String::new(), true));

@@ -1,5 +1,7 @@
 //! Tests when the collector lists again, and which kinds polls wait for.
 
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::body::Body as Answer;
@@ -10,6 +12,8 @@ use super::*;
 use crate::index::entries::LONGEST_KEPT;
 use crate::index::sources::SourceRead;
 use crate::model::annotation::RECORD;
+use crate::model::kind::Kind;
+use crate::model::scope::WatchScope;
 use crate::references::environment::{SourceKind, SourceName};
 use crate::references::source::{Content, SourceId};
 
@@ -20,15 +24,18 @@ fn collector(
 ) -> (Collector, Arc<Index>, Effects) {
     let index = Arc::new(Index::default());
     let effects = Effects::default();
-    let settings = Settings {
-        sync_period: Duration::from_hours(1),
-        synced: CancellationToken::new(),
-        effects: effects.clone(),
-        heartbeat: Heartbeat::default(),
-    };
+    let settings = settings(&CancellationToken::new(), effects.clone());
     let client = scripted::client(script);
     let collector = Collector::new(Kind::DEPLOYMENT, client, Arc::clone(&index), settings);
     (collector, index, effects)
+}
+
+/// Returns settings of a collector that may list at once.
+fn settings(synced: &CancellationToken, effects: Effects) -> Settings {
+    let selected = CancellationToken::new();
+    selected.cancel();
+    let (synced, heartbeat) = (synced.clone(), Heartbeat::default());
+    Settings { sync_period: Duration::from_hours(1), selected, synced, effects, heartbeat }
 }
 
 fn with_config_map(name: &str) -> Value {
@@ -110,12 +117,7 @@ async fn a_kind_that_may_not_be_listed_does_not_keep_the_others_waiting() {
     let index = Arc::new(Index::default());
     let synced = CancellationToken::new();
     let collectors = Kind::ALL.map(|kind| {
-        let settings = Settings {
-            sync_period: Duration::from_hours(1),
-            synced: synced.clone(),
-            effects: Effects::default(),
-            heartbeat: Heartbeat::default(),
-        };
+        let settings = settings(&synced, Effects::default());
         let index = Arc::clone(&index);
         Collector::new(kind, client.clone(), index, settings).run(CancellationToken::new())
     });
@@ -126,6 +128,78 @@ async fn a_kind_that_may_not_be_listed_does_not_keep_the_others_waiting() {
     };
     tokio::select! {
         _ = futures::future::join_all(collectors) => panic!("they ended"),
+        () = test => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_named_namespaces_are_listed_and_polls_wait_for_each_of_them() {
+    let paths = Arc::new(Mutex::new(BTreeSet::new()));
+    let seen = Arc::clone(&paths);
+    let client = scripted::client_of(move |request| {
+        let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+        seen.lock().unwrap().insert(path.to_owned());
+        if path.contains("/denied/statefulsets") {
+            return scripted::status(403);
+        }
+        let is_watch = query.contains("watch=true");
+        http::Response::new(if is_watch { Answer::empty() } else { scripted::list(&[], "") })
+    });
+    let names: Arc<[Arc<str>]> = ["denied", "shop"].map(Arc::<str>::from).into();
+    let index = Arc::new(Index::default().with_scope(&WatchScope::Named(Arc::clone(&names))));
+    let synced = CancellationToken::new();
+    let mut collectors = Vec::new();
+    for kind in Kind::ALL {
+        for name in names.iter() {
+            let scope = ListScope { kind, namespace: Some(Arc::clone(name)) };
+            let settings = settings(&synced, Effects::default());
+            let collector = Collector::new(scope, client.clone(), Arc::clone(&index), settings);
+            collectors.push(collector.run(CancellationToken::new()));
+        }
+    }
+    let test = async {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert!(!synced.is_cancelled(), "one list is missing");
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert!(synced.is_cancelled() && !index.is_synced());
+    };
+    tokio::select! {
+        _ = futures::future::join_all(collectors) => panic!("they ended"),
+        () = test => {}
+    }
+    let in_namespace = |name: &Arc<str>| {
+        let name = name.to_string();
+        let path = move |kind: Kind| format!("/apis/apps/v1/namespaces/{name}/{}", kind.plural());
+        Kind::ALL.map(path)
+    };
+    let expected: BTreeSet<String> = names.iter().flat_map(in_namespace).collect();
+    assert_eq!(*paths.lock().unwrap(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_listed_before_it_is_known_which_namespaces_are_selected() {
+    let lists = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&lists);
+    let client = scripted::client(move |_| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        scripted::list(&[], "")
+    });
+    let index = Arc::new(Index::default());
+    let selected = CancellationToken::new();
+    let settings = Settings {
+        selected: selected.clone(),
+        ..settings(&CancellationToken::new(), Effects::default())
+    };
+    let collector = Collector::new(Kind::DEPLOYMENT, client, index, settings);
+    let test = async {
+        tokio::time::sleep(Duration::from_mins(5)).await;
+        assert_eq!(lists.load(Ordering::Relaxed), 0);
+        selected.cancel();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(lists.load(Ordering::Relaxed) > 0);
+    };
+    tokio::select! {
+        () = collector.run(CancellationToken::new()) => panic!("it ended"),
         () = test => {}
     }
 }

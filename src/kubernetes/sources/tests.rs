@@ -174,9 +174,9 @@ fn bench() -> (Bench, SourceReader<ConfigMap>) {
     let index = Arc::new(Index::default());
     let changes = Changes::default();
     let effects = Effects::new(Events::new(vec![Box::new(changes.clone())]));
-    let period = Duration::from_mins(30);
+    let settings = Settings { sync_period: Duration::from_mins(30), ..Settings::default() };
     let reader =
-        SourceReader::<ConfigMap>::new(client, Arc::clone(&index), effects.clone(), period);
+        SourceReader::<ConfigMap>::new(client, Arc::clone(&index), effects.clone(), settings);
     (Bench { cluster, index, effects, changes }, reader)
 }
 
@@ -365,4 +365,35 @@ async fn one_without_an_answer_is_given_up_and_tried_once_a_minute() {
         assert_eq!(bench.path("broken").as_deref(), Some(A));
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_of_one_namespace_takes_nothing_of_another() {
+    let (bench, _) = bench();
+    let of = |namespace: &str| {
+        let server = bench.cluster.clone();
+        let client = client_of(move |request| server.answer(request));
+        let settings = Settings {
+            sync_period: Duration::from_mins(30),
+            namespace: Some(namespace.into()),
+            readers: 2,
+        };
+        SourceReader::<ConfigMap>::new(
+            client,
+            Arc::clone(&bench.index),
+            bench.effects.clone(),
+            settings,
+        )
+    };
+    let (shop, bank) = (of("shop"), of("bank"));
+    bench.cluster.set("m", Ok(("vault:secret/data/a#k", 1)));
+    bench.name(&["m"]);
+    let of_bank = bank.run(CancellationToken::new());
+    assert!(tokio::time::timeout(Duration::from_mins(1), of_bank).await.is_err(), "it ended");
+    assert!(bench.cluster.read().is_empty());
+    assert_eq!(bench.cluster.0.lock().unwrap().lists, 0);
+    assert_eq!(bench.known("m"), SourceState::Unread);
+    let of_shop = shop.run(CancellationToken::new());
+    assert!(tokio::time::timeout(Duration::from_mins(1), of_shop).await.is_err(), "it ended");
+    assert_eq!(bench.path("m").as_deref(), Some(A));
 }

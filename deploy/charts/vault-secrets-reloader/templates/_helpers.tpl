@@ -93,6 +93,72 @@ When reloads wait for the webhook that injects secrets. YAML reads off as false.
 {{- end }}
 
 {{/*
+The flags that say which namespaces are watched. What needs rights in the whole cluster is refused with
+watchNamespaces, as by the controller.
+*/}}
+{{- define "vault-secrets-reloader.scopeArgs" -}}
+{{- if .Values.watchNamespaces }}
+{{- if .Values.namespaceSelector }}
+{{- fail "namespaceSelector does not go with watchNamespaces: the labels of namespaces can only be read with rights in the whole cluster. Empty one of the two" }}
+{{- end }}
+{{- if include "vault-secrets-reloader.statusAsksKubernetes" . }}
+{{- fail "status.kubernetesAuth does not go with watchNamespaces: TokenReviews and SubjectAccessReviews need rights in the whole cluster. Use status.tokenFile instead" }}
+{{- end }}
+{{- if eq (include "vault-secrets-reloader.injectorCheck" .) "required" }}
+{{- fail "injectorCheck: required does not go with watchNamespaces: MutatingWebhookConfigurations can only be watched with rights in the whole cluster. Set injectorCheck to auto or off" }}
+{{- end }}
+- {{ printf "--watch-namespaces=%s" (join "," .Values.watchNamespaces) | quote }}
+{{- end }}
+{{- with .Values.namespaceSelector }}
+- {{ printf "--namespace-selector=%s" . | quote }}
+{{- end }}
+{{- end }}
+
+{{/*
+What the controller may do with workloads and what they name, as rules: in all namespaces, or in one. Takes
+the context and the namespace, which is empty for all.
+*/}}
+{{- define "vault-secrets-reloader.workloadRules" -}}
+# The workloads: watched, and patched to roll them out.
+- apiGroups: ["apps"]
+  resources: ["deployments", "daemonsets", "statefulsets"]
+  verbs: ["get", "list", "watch", "patch"]
+# What their controllers made of the current pod template, and when.
+- apiGroups: ["apps"]
+  resources: ["replicasets", "controllerrevisions"]
+  verbs: ["list"]
+{{- if .namespace }}
+# The annotations that hold the reloads of the namespace.
+- apiGroups: [""]
+  resources: ["namespaces"]
+  resourceNames: [{{ .namespace | quote }}]
+  verbs: ["get"]
+{{- else }}
+# The annotations that hold the reloads of a namespace; only metadata are watched.
+- apiGroups: [""]
+  resources: ["namespaces"]
+  verbs: ["list", "watch"]
+{{- end }}
+{{- if include "vault-secrets-reloader.readsConfigMaps" .context }}
+# What variables come from: the metadata of all is watched, and those that a workload names are read.
+- apiGroups: [""]
+  resources: ["configmaps"]
+  verbs: ["get", "list", "watch"]
+{{- end }}
+{{- if include "vault-secrets-reloader.isTrue" .context.Values.readSecrets }}
+- apiGroups: [""]
+  resources: ["secrets"]
+  verbs: ["get", "list", "watch"]
+{{- end }}
+{{- if include "vault-secrets-reloader.recordsEvents" .context }}
+# What the owners of workloads should know of their references.
+- apiGroups: ["events.k8s.io"]
+  resources: ["events"]
+  verbs: ["create", "patch"]
+{{- end }}
+{{- end }}
+
+{{/*
 The flags with values of their own that are not the program's defaults: extraArgs may hold the others.
 */}}
 {{- define "vault-secrets-reloader.pollArgs" -}}
