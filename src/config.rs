@@ -167,7 +167,7 @@ pub struct Flags {
     #[arg(long, value_name = "FILE", help_heading = "Vault")]
     path_rules_file: Option<String>,
     /// How many different secrets of one Vault the workloads of one Kubernetes namespace may refer
-    /// to in total. Workloads over this limit are not watched: TooManySecretsInNamespace
+    /// to in total. Workloads over this limit are not watched: `TooManySecretsInNamespace`
     #[arg(long, value_name = "COUNT", default_value = "10000", help_heading = "Vault")]
     max_secrets_per_namespace: String,
     /// Watch references in ConfigMaps that workloads take variables from. The metadata of all
