@@ -205,6 +205,16 @@ fn program_chart_and_changelog_have_one_version() {
 }
 
 #[test]
+fn the_chart_ends_with_the_links_that_a_release_adds_to() {
+    let chart = read("deploy/charts/vault-secrets-reloader/Chart.yaml");
+    let (_, links) = chart.split_once("  artifacthub.io/links: |\n").unwrap();
+    assert!(links.lines().all(|line| line.starts_with("    ")), "{links}");
+    let icon = "src/web/page/page.svg";
+    assert!(read("deploy/release/release.sh").contains(icon), "the icon is another file");
+    assert!(root().join(icon).is_file(), "{icon}");
+}
+
+#[test]
 fn issue_forms_ask_something() {
     let forms = files(".github/ISSUE_TEMPLATE", "yaml");
     assert_eq!(forms.len(), 2, "{forms:?}");

@@ -4,7 +4,8 @@
 #   release.sh notes                 print the section of the changelog
 #   release.sh image NAME [--push]   build the image for amd64 and arm64; the last line is its digest
 #   release.sh binary PROGRAM FOLDER pack the command for the system that this runs on
-#   release.sh chart NAME FOLDER     pack the chart, with NAME as the repository of its image
+#   release.sh chart NAME FOLDER     pack the chart, with NAME as the repository of its image. In a workflow, also
+#                                    with the address of the repository as its home
 #   release.sh sbom FOLDER           list the crates of the program, as CycloneDX
 #   release.sh sums FOLDER           write SHA256SUMS of all files in the folder
 # Nothing names an owner or a registry: NAME does, such as ghcr.io/OWNER/REPOSITORY.
@@ -100,14 +101,47 @@ binary() {
   echo "$folder/$packed.tar.gz"
 }
 
+# What only the repository that releases the chart knows, as the end of Chart.yaml: more links, which are the
+# last key there, and more keys.
+chart_origin() {
+  local image=$1 home=$2 files=$2/blob/v$version prerelease=false
+  [[ $version != *-* ]] || prerelease=true
+  cat <<EOF
+    - name: Documentation
+      url: $files/docs/install.md
+    - name: Changes
+      url: $files/CHANGELOG.md
+    - name: Security policy
+      url: $files/SECURITY.md
+  artifacthub.io/images: |
+    - name: $name
+      image: $image:$version
+  artifacthub.io/prerelease: "$prerelease"
+home: $home
+icon: $home/raw/v$version/src/web/page/page.svg
+sources:
+  - $home
+EOF
+}
+
 pack_chart() {
-  local image=${1:?release.sh chart NAME FOLDER} folder=${2:?release.sh chart NAME FOLDER} helm work found
+  local image=${1:?release.sh chart NAME FOLDER} folder=${2:?release.sh chart NAME FOLDER} helm work found home
   helm=$(.ci/tool helm)
   work=$(mktemp -d)
   # shellcheck disable=SC2064 # The folder of now.
   trap "rm -rf -- '$work'" EXIT
   cp -R "$chart" "$work/"
   sed "/^image:/,/^[^ #]/s|^  repository:.*|  repository: $image|" "$chart/values.yaml" >"$work/$name/values.yaml"
+  if [[ -n ${GITHUB_REPOSITORY:-} ]]; then
+    home=${GITHUB_SERVER_URL:-https://github.com}/$GITHUB_REPOSITORY
+    {
+      sed "s|^  - name: The maintainers.*|&\n    url: $home/blob/v$version/MAINTAINERS.md|" "$chart/Chart.yaml"
+      chart_origin "$image" "$home"
+    } >"$work/$name/Chart.yaml"
+    found=$("$helm" show chart "$work/$name" | sed -n 's/^home: //p')
+    [[ $found == "$home" ]] || fail "Chart.yaml has the home $found, not $home"
+    "$helm" lint --strict --quiet "$work/$name" || fail "the chart does not pass helm lint"
+  fi
   # What users get must render, and name this image.
   found=$("$helm" template reloader "$work/$name" | sed -n 's/^ *image: *"*\([^"]*\)"*$/\1/p' | sort -u)
   [[ $found == "$image:$version" ]] || fail "the chart renders the image $found, not $image:$version"
@@ -143,7 +177,7 @@ case $command in
   check | notes | image | binary | sbom | sums) "$command" "$@" ;;
   chart) pack_chart "$@" ;;
   *)
-    sed -n '2,11s/^# //p' "$0" >&2
+    sed -n '2,12s/^# //p' "$0" >&2
     exit 2
     ;;
 esac

@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn the_policy_reads_and_lists_metadata_and_nothing_else() {
-        let expected = r#"path"secret/metadata/*"{capabilities=["read","list"]}path"secret/detailed-metadata/*"{capabilities=["list"]}"#;
+        let expected = r#"path"secret/metadata/*"{capabilities=["read"]}path"secret/detailed-metadata/*"{capabilities=["list"]}"#;
         assert_eq!(rules(&Vault::reloader_rules("secret")), expected);
         let elsewhere = [
             include_str!("../../deploy/examples/vault-policy.hcl"),

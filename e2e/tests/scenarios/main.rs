@@ -13,6 +13,7 @@ mod conflicts;
 mod downtime;
 mod faults;
 mod folders;
+mod gitops;
 mod gone;
 mod injector;
 mod isolation;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         conflicts::scenarios(),
         downtime::scenarios(),
         folders::scenarios(),
+        gitops::scenarios(),
         gone::scenarios(),
         injector::scenarios(),
         isolation::scenarios(),

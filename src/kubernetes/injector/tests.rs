@@ -218,6 +218,20 @@ async fn what_may_not_be_watched_delays_polls_for_a_while() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn at_most_sixteen_webhooks_count() {
+    let cluster = Cluster::default();
+    let names = (0..MOST_WEBHOOKS + 4).map(|number| format!("release-{number:02}"));
+    let many: Vec<Value> = names.map(|name| configuration(&name, NAME, &json!({}))).collect();
+    cluster.change(CONFIGURATIONS, |it| it.objects = many);
+    let test = async |mut bench: Bench| {
+        bench.until(AWAY).await;
+        let count = bench.injector.state().webhooks.as_ref().map(Vec::len);
+        assert_eq!(count, Some(MOST_WEBHOOKS));
+    };
+    beside_a_watch(InjectorCheck::Auto, test, cluster).await;
+}
+
 #[test]
 fn only_webhooks_that_get_new_pods_count() {
     let names = WebhookNames([NamePattern::Exact("release".into())].into());
