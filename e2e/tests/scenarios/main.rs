@@ -10,6 +10,7 @@ mod bed;
 mod bounds;
 mod chart;
 mod conflicts;
+mod docs;
 mod downtime;
 mod faults;
 mod folders;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         bounds::scenarios(),
         chart::scenarios(),
         conflicts::scenarios(),
+        docs::scenarios(),
         downtime::scenarios(),
         folders::scenarios(),
         gitops::scenarios(),
