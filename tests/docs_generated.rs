@@ -149,7 +149,7 @@ fn columns_of(place: Place) -> &'static [&'static str] {
 
 /// An annotation's row in the table of its place.
 fn row_of_annotation(it: &Described) -> String {
-    let mut links = LINKS_OF_ANNOTATIONS.iter().filter(|(end, _)| it.name.ends_with(end));
+    let mut links = LINKS_OF_ANNOTATIONS.iter().filter(|(end, _)| it.name.ends_with(*end));
     let meaning = with_link(it.meaning, links.next().map(|(_, link)| *link));
     let name = format!("`{}`", it.name);
     match it.place {

@@ -1,7 +1,8 @@
 //! The commands of the documentation, run on a bed as a reader runs them: page by page, from top to
 //! bottom, in the shell.
 //!
-//! Invariant: [`Walk::finish`] succeeds only if each block of commands ran, or is in [`NOT_RUN`].
+//! Invariant: [`Walk::finish`] succeeds only if each block of commands ran, or is in the
+//! list `NOT_RUN`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
@@ -56,7 +57,7 @@ struct Block {
 }
 
 impl Block {
-    /// Whether a page's entry in [`NOT_RUN`] is this block.
+    /// Whether an entry of [`NOT_RUN`] with this start is this block.
     fn is(&self, start: &str) -> bool {
         self.text.starts_with(start)
     }
@@ -81,7 +82,7 @@ impl<'a> Walk<'a> {
     /// `PATH` of a reader hold. The reader is the administrator of the bed's cluster and Vault.
     ///
     /// # Errors
-    /// When a page or a program is missing, or an entry of [`NOT_RUN`] is no block of its page.
+    /// When a page or a program is missing, or an entry of `NOT_RUN` is no block of its page.
     pub fn begin(bed: &'a Bed) -> Result<Self> {
         let folder = bed.folder().join("walk");
         let programs = folder.join("bin");
@@ -97,7 +98,7 @@ impl<'a> Walk<'a> {
             symlink(fs::canonicalize(program)?, programs.join(name))?;
         }
         let path = format!("{}:/usr/local/bin:/usr/bin:/bin", programs.display());
-        let env = BTreeMap::from([
+        let env: BTreeMap<String, OsString> = BTreeMap::from([
             ("PATH".to_owned(), path.into()),
             ("HOME".to_owned(), folder.clone().into()),
             ("KUBECONFIG".to_owned(), bed.cluster.kubeconfig().into()),
@@ -174,7 +175,7 @@ impl<'a> Walk<'a> {
     ) -> Result<String> {
         let written = self.take(page)?;
         let mut script = written.clone();
-        for (old, new) in replaced {
+        for &(old, new) in replaced {
             ensure!(script.contains(old), "{page}: {old:?} is not in\n{script}");
             script = script.replace(old, new);
         }

@@ -16,7 +16,6 @@ const LONGEST_INTERVAL: Duration = Duration::from_hours(1);
 
 /// The flags.
 #[derive(Debug, Args)]
-#[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
 pub(crate) struct RolloutFlags {
     /// Roll a new secret version out in waves: to a few workloads first, and to the others as these
     /// become healthy. A failed rollout stops the others. Without waves, all workloads are reloaded
