@@ -131,6 +131,10 @@ advisories: need-cargo ## Look for dependencies with a published vulnerability; 
 image-check: ## Build in a Debian 13 root and run in a root of what the image holds, as root; BINARY= checks that one
 	deploy/image/check.sh $(BINARY)
 
+.PHONY: docs
+docs: need-cargo ## Write the tables of the documentation that come from the code
+	@UPDATE_DOCS=1 $(CARGO) test --quiet --test docs_generated are_current
+
 .PHONY: bench
 bench: need-cargo need-python3 say-servers say-build bed ## Measure the reading of values, polls beside bare requests, a rotation of 500 workloads, and the controller beside 10,000; OTHER= a reloader beside ours, ARGS= for the last
 	@$(CARGO) bench -q -p e2e --bench references

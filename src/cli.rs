@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory as _, Parser, ValueEnum};
 use jiff::Timestamp;
 
 use crate::config::{ConfigError, PathRulesFile, ServersFile};
@@ -113,6 +113,12 @@ pub fn is_asked_for(args: &[OsString]) -> bool {
         ["check", "explain", "status"].iter().any(|command| OsStr::new(command) == name)
     };
     args.get(1).is_some_and(is_named)
+}
+
+/// Returns the definition of the commands, as `--help` shows it.
+#[must_use]
+pub fn definition() -> clap::Command {
+    Command::command()
 }
 
 /// Runs the command that the arguments name, prints its output, and returns the exit code.

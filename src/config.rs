@@ -84,65 +84,75 @@ const MOST_AT_ONCE: u32 = 256;
 )]
 #[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
 pub struct Flags {
-    /// How often all workloads are listed again, as a safety net beside the watches
-    #[arg(long, value_name = "DURATION", default_value = "30m")]
-    collector_sync_period: String,
-    /// How often Vault is asked for the versions of secrets
-    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    /// The time between two polls of Vault. The chart's default is 1h
+    #[arg(long, value_name = "DURATION", default_value = "60s", help_heading = "Polls")]
     reloader_run_period: String,
-    /// debug, info, warn or error
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
-    log_level: String,
-    /// Write log lines as JSON instead of logfmt
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_value = "false",
-        default_missing_value = "true"
-    )]
-    enable_json_log: String,
-    /// Renew the Vault token when its remaining lifetime is no longer than this; three reloader run
-    /// periods unless set here or by VAULT_TOKEN_RENEW_THRESHOLD
-    #[arg(long, value_name = "DURATION")]
-    vault_token_renew_threshold: Option<String>,
-    /// How long after a rotation new pods may still read the version before it, from a standby or
-    /// a cache. Workloads deployed within that time count as deployed before the rotation, and no
-    /// reload begins before it is over
-    #[arg(long, value_name = "DURATION", default_value = "3s")]
+    /// How often all workloads are listed again, in pages, as a safety net beside the watches
+    #[arg(long, value_name = "DURATION", default_value = "30m", help_heading = "Polls")]
+    collector_sync_period: String,
+    /// How long after a rotation new pods may still read the version before it, from a standby or a
+    /// cache. Workloads deployed within that time count as deployed before the rotation, and no
+    /// reload begins before it is over. At most 10m
+    #[arg(long, value_name = "DURATION", default_value = "3s", help_heading = "Polls")]
     settle_time: String,
     /// Treat secret versions created before this time as known, unless a record says otherwise. Use
     /// it after a move to another Vault, where every version is new. RFC 3339, as in
     /// 2026-01-31T12:00:00Z
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", help_heading = "Polls")]
     ignore_versions_before: Option<String>,
-    /// Decide and report, and reload nothing
+    /// Decide and report, and reload nothing. The status shows what would be reloaded
     #[arg(
         long,
         value_name = "BOOL",
         num_args = 0..=1,
         require_equals = true,
         default_value = "false",
-        default_missing_value = "true"
+        default_missing_value = "true",
+        help_heading = "Polls"
     )]
     dry_run: String,
     /// Begin no reload before this time, at most 90 days ahead. RFC 3339 or a date, as in
     /// 2026-12-24T00:00:00Z or 2026-12-24
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", help_heading = "Polls")]
     freeze_until: Option<String>,
-    /// Begin reloads only while these windows let them, each `allow|deny CRON DURATION [ZONE]`,
-    /// separated by semicolons, as in `allow 0 22 * * 1-5 8h Europe/Berlin`
-    #[arg(long, value_name = "WINDOWS")]
+    /// Begin reloads only while these windows let them, separated by semicolons. Each is `allow` or
+    /// `deny`, a cron expression, a duration and perhaps a time zone, as in
+    /// `allow 0 22 * * 1-5 8h Europe/Berlin`
+    #[arg(long, value_name = "WINDOWS", help_heading = "Polls")]
     reload_windows: Option<String>,
-    /// How many workloads may be reloaded at once whose secret changed while no controller watched
-    #[arg(long, value_name = "COUNT", default_value = "20")]
+    /// How many workloads may be reloaded at once whose secrets changed while no controller watched
+    #[arg(long, value_name = "COUNT", default_value = "20", help_heading = "Polls")]
     found_reload_burst: String,
     /// How many more of these workloads may be reloaded each minute
-    #[arg(long, value_name = "COUNT", default_value = "120")]
+    #[arg(long, value_name = "COUNT", default_value = "120", help_heading = "Polls")]
     found_reload_rate: String,
-    /// A file that declares more Vault servers, for workloads that name one of them by vault-addr
-    #[arg(long, value_name = "FILE")]
+    #[command(flatten, next_help_heading = "Rollouts")]
+    rollouts: RolloutFlags,
+    /// The maximum number of concurrent requests about secrets to each Vault. At most 256
+    #[arg(long, value_name = "COUNT", default_value = "8", help_heading = "Vault")]
+    vault_concurrency: String,
+    /// The maximum number of requests about secrets a second to each Vault; no limit unless set
+    #[arg(long, value_name = "COUNT", help_heading = "Vault")]
+    vault_rate: Option<String>,
+    /// Spread the reads of single secrets over four fifths of the period, instead of sending them
+    /// as fast as possible. LISTs of folders are not spread
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        help_heading = "Vault"
+    )]
+    vault_spread: String,
+    /// Renew the Vault token when its remaining lifetime is no longer than this; three reloader run
+    /// periods unless set here or by VAULT_TOKEN_RENEW_THRESHOLD
+    #[arg(long, value_name = "DURATION", help_heading = "Vault")]
+    vault_token_renew_threshold: Option<String>,
+    /// A file that declares more Vault servers, in addition to that of VAULT_ADDR, for workloads
+    /// that name one of them by vault-addr
+    #[arg(long, value_name = "FILE", help_heading = "Vault")]
     vault_servers_file: Option<String>,
     /// Do not watch a workload whose vault-addr is not declared, instead of using the default
     /// server for it
@@ -152,74 +162,77 @@ pub struct Flags {
         num_args = 0..=1,
         require_equals = true,
         default_value = "false",
-        default_missing_value = "true"
+        default_missing_value = "true",
+        help_heading = "Vault"
     )]
     refuse_undeclared_addresses: String,
-    /// A file of rules that say which namespaces may refer to which paths; unless set, each
-    /// namespace may refer to each path
-    #[arg(long, value_name = "FILE")]
+    /// A file of rules that say which Kubernetes namespaces may refer to which paths; unless set,
+    /// each namespace may refer to each path
+    #[arg(long, value_name = "FILE", help_heading = "Vault")]
     path_rules_file: Option<String>,
-    /// How many different secrets of one Vault the workloads of one namespace may refer to.
-    /// Workloads over this limit are not watched
-    #[arg(long, value_name = "COUNT", default_value = "10000")]
+    /// How many different secrets of one Vault the workloads of one Kubernetes namespace may refer
+    /// to in total. Workloads over this limit are not watched: `TooManySecretsInNamespace`
+    #[arg(long, value_name = "COUNT", default_value = "10000", help_heading = "Vault")]
     max_secrets_per_namespace: String,
-    /// The maximum number of concurrent requests to each Vault
-    #[arg(long, value_name = "COUNT", default_value = "8")]
-    vault_concurrency: String,
-    /// The maximum number of requests a second to each Vault; no limit unless set
-    #[arg(long, value_name = "COUNT")]
-    vault_rate: Option<String>,
-    /// Spread the requests of a poll over the period, instead of sending them as fast as possible
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_value = "false",
-        default_missing_value = "true"
-    )]
-    vault_spread: String,
-    /// Watch references in ConfigMaps that workloads take variables from
+    /// Watch references in ConfigMaps that workloads take variables from. The metadata of all
+    /// ConfigMaps are watched; only those that an opted-in workload names are read
     #[arg(
         long,
         value_name = "BOOL",
         num_args = 0..=1,
         require_equals = true,
         default_value = "true",
-        default_missing_value = "true"
+        default_missing_value = "true",
+        help_heading = "References"
     )]
     read_config_maps: String,
-    /// Also watch references in Kubernetes Secrets that workloads take variables from; no value is
-    /// kept. The service account must be allowed to get, list and watch all Secrets
+    /// Also watch references in Kubernetes Secrets that workloads take variables from. Only
+    /// references and the names of keys are kept, and no value. The service account must be allowed
+    /// to get, list and watch all Secrets
     #[arg(
         long,
         value_name = "BOOL",
         num_args = 0..=1,
         require_equals = true,
         default_value = "false",
-        default_missing_value = "true"
+        default_missing_value = "true",
+        help_heading = "References"
     )]
     read_secrets: String,
-    /// Write Events on workloads: about their reloads, and why references are not watched
+    /// Write Events on workloads: about their reloads, and for each reason why a reference is not
+    /// watched or looks like a mistake
     #[arg(
         long,
         value_name = "BOOL",
         num_args = 0..=1,
         require_equals = true,
         default_value = "true",
-        default_missing_value = "true"
+        default_missing_value = "true",
+        help_heading = "References"
     )]
     record_events: String,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Which namespaces")]
     scope: ScopeFlags,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "The webhook that injects secrets")]
     injector: InjectorFlags,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Status")]
     status: StatusFlags,
-    #[command(flatten)]
-    rollouts: RolloutFlags,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Notifications")]
     notifications: NotificationFlags,
+    /// `debug`, `info`, `warn` or `error`. Any other value means `info`, with a warning
+    #[arg(long, value_name = "LEVEL", default_value = "info", help_heading = "Logs")]
+    log_level: String,
+    /// Write log lines as JSON instead of logfmt. The keys are the same
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        help_heading = "Logs"
+    )]
+    enable_json_log: String,
     /// Elect one replica as the leader, by a Lease; the other replicas wait. Without leader
     /// election, each replica does all the work
     #[arg(
@@ -228,24 +241,32 @@ pub struct Flags {
         num_args = 0..=1,
         require_equals = true,
         default_value = "true",
-        default_missing_value = "true"
+        default_missing_value = "true",
+        help_heading = "Leader election"
     )]
     leader_elect: String,
-    /// How long the other replicas wait for a leader that does not renew its lease, in whole
-    /// seconds
-    #[arg(long, value_name = "DURATION", default_value = "15s")]
+    /// How long the other replicas wait for a leader that does not renew its lease. In whole
+    /// seconds, from 1s to 1h
+    #[arg(long, value_name = "DURATION", default_value = "15s", help_heading = "Leader election")]
     leader_elect_lease_duration: String,
-    /// How long a leader that cannot renew its lease goes on leading
-    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    /// How long a leader that cannot renew its lease goes on leading. Must be shorter than the
+    /// lease duration
+    #[arg(long, value_name = "DURATION", default_value = "10s", help_heading = "Leader election")]
     leader_elect_renew_deadline: String,
-    /// How often the leader renews its lease
-    #[arg(long, value_name = "DURATION", default_value = "2s")]
+    /// How often the leader renews its lease. At least 100ms, and shorter than the renew deadline
+    #[arg(long, value_name = "DURATION", default_value = "2s", help_heading = "Leader election")]
     leader_elect_retry_period: String,
-    /// The name of the Lease
-    #[arg(long, value_name = "NAME", default_value = "vault-secrets-reloader")]
+    /// The name of the Lease. The chart sets the full name of the release
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "vault-secrets-reloader",
+        help_heading = "Leader election"
+    )]
     leader_elect_resource_name: String,
-    /// The namespace of the Lease; the namespace of the pod unless set here or by POD_NAMESPACE
-    #[arg(long, value_name = "NAMESPACE")]
+    /// The namespace of the Lease. Unless set here or by POD_NAMESPACE, the namespace of the
+    /// service account or of the kubeconfig
+    #[arg(long, value_name = "NAMESPACE", help_heading = "Leader election")]
     leader_elect_resource_namespace: Option<String>,
 }
 

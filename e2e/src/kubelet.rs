@@ -115,6 +115,19 @@ impl Pod {
 /// # Errors
 /// When the Deployment does not exist, cannot be run here, or the controller does not start.
 pub async fn play_kubelet(bed: &Bed, namespace: &str, deployment: &str) -> Result<Pod> {
+    play_kubelet_as(bed, namespace, deployment, &format!("{deployment}-played")).await
+}
+
+/// As [`play_kubelet`], with a name of the pod, such as one of [`Bed::forwarded_pods`].
+///
+/// # Errors
+/// When the Deployment does not exist, cannot be run here, or the controller does not start.
+pub async fn play_kubelet_as(
+    bed: &Bed,
+    namespace: &str,
+    deployment: &str,
+    pod_name: &str,
+) -> Result<Pod> {
     let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments/{deployment}");
     let object = bed.cluster.get_path(&path).await?;
     let spec = &object["spec"]["template"]["spec"];
@@ -127,8 +140,7 @@ pub async fn play_kubelet(bed: &Bed, namespace: &str, deployment: &str) -> Resul
     fs::write(secrets.join("namespace"), namespace)?;
     write_token(bed, namespace, &account, &secrets).await?;
 
-    let pod_name = format!("{deployment}-played");
-    let fields = PodFields { namespace, pod_name: &pod_name, account: &account };
+    let fields = PodFields { namespace, pod_name, account: &account };
     let declared = declared_environment(bed, container, &fields).await?;
     let listens_on = listening_port(&declared)?;
     let mounts = mounts(bed, &fields, spec, container).await?;

@@ -16,6 +16,7 @@
 //! - does any line of its log hold a credential? [`leaks`]
 //! - how are changes of some workloads refused? [`refusal`]
 //! - which steps do scenarios share? [`scenario`]
+//! - how are the commands of the documentation run, each once? [`walk`]
 //! - how do the alerts of `deploy/prometheus` fire within seconds? [`prometheus`]
 //! - how is the page used in a real browser? [`browser`]
 //! - what breaks on purpose, beside hundreds of workloads, and what must still hold? [`faults`]
@@ -65,6 +66,7 @@ pub mod table;
 pub mod vault;
 pub mod vault_access;
 pub mod wait;
+pub mod walk;
 pub mod workload;
 
 pub use bed::Bed;

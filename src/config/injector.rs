@@ -15,12 +15,13 @@ const MOST_NAMES: usize = 20;
 #[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
 pub(super) struct InjectorFlags {
     /// Hold reloads while the webhook that injects secrets is away, since new pods would not get
-    /// their secrets. auto: where such a webhook selects the namespace. required: also where none
-    /// does. off: do not watch the webhook
+    /// their secrets. `auto`: where such a webhook selects the namespace. `required`: also where none
+    /// does. `off`: do not watch the webhook
     #[arg(long, value_name = "MODE", default_value = "auto")]
     injector_check: String,
     /// The webhooks that inject secrets: names of webhooks or of their
-    /// MutatingWebhookConfigurations, with commas between them. One * in a name stands for any text
+    /// MutatingWebhookConfigurations, with commas between them. One `*` in a name stands for any text.
+    /// At most 20 names
     #[arg(long, value_name = "NAMES", default_value = DEFAULT_WEBHOOKS)]
     injector_webhooks: String,
 }

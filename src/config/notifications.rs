@@ -23,25 +23,27 @@ const LONGEST_SOURCE: usize = 200;
 #[derive(Debug, Args)]
 #[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
 pub(super) struct NotificationFlags {
-    /// A file with the URL of a webhook that is told of rotations; no notifications unless set
+    /// A file with the URL of a webhook that is told of rotations; no notifications unless set. The
+    /// file is read for each message
     #[arg(long, value_name = "FILE")]
     notification_url_file: Option<String>,
-    /// A file with headers for the webhook, one `Name: value` a line
+    /// A file with headers for the webhook, one `Name: value` a line. The file is read for each
+    /// message
     #[arg(long, value_name = "FILE")]
     notification_headers_file: Option<String>,
     /// A file with the CA of the webhook in PEM; the CAs of the system unless set
     #[arg(long, value_name = "FILE")]
     notification_ca_file: Option<String>,
-    /// A template of the JSON body; a CloudEvent unless set
+    /// A file with a template of the JSON body; a CloudEvent unless set
     #[arg(long, value_name = "FILE")]
     notification_template_file: Option<String>,
     /// The name of this controller in notifications, such as the name of the cluster
     #[arg(long, value_name = "NAME", default_value = "vault-secrets-reloader")]
     notification_source: String,
-    /// How many notifications may be sent a minute. One message counts the others
+    /// How many notifications may be sent a minute, at most 600. One message counts the others
     #[arg(long, value_name = "COUNT", default_value = "30")]
     notification_rate: String,
-    /// Of what the webhook is told, separated by commas; see docs/notifications.md
+    /// Of what the webhook is told, separated by commas
     #[arg(long, value_name = "KINDS", default_value = DEFAULT_KINDS)]
     notify_on: String,
 }

@@ -16,10 +16,10 @@ const LONGEST_INTERVAL: Duration = Duration::from_hours(1);
 
 /// The flags.
 #[derive(Debug, Args)]
-#[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
 pub(crate) struct RolloutFlags {
     /// Roll a new secret version out in waves: to a few workloads first, and to the others as these
-    /// become healthy. A failed rollout stops the others
+    /// become healthy. A failed rollout stops the others. Without waves, all workloads are reloaded
+    /// at once
     #[arg(
         long,
         value_name = "BOOL",
@@ -41,15 +41,16 @@ pub(crate) struct RolloutFlags {
     /// How many rollouts of reloads may be under way at a time; 0 for no limit
     #[arg(long, value_name = "COUNT", default_value = "200")]
     max_rollouts: String,
-    /// How many rollouts of reloads may be under way at a time in one namespace; 0 for no limit
+    /// How many rollouts of reloads may be under way at a time in one Kubernetes namespace; 0 for no
+    /// limit
     #[arg(long, value_name = "COUNT", default_value = "50")]
     max_rollouts_per_namespace: String,
     /// How soon a workload may be reloaded again. The time doubles for each reload in a row, up to
-    /// one hour
+    /// 1h; 0s for no interval
     #[arg(long, value_name = "DURATION", default_value = "1m")]
     reload_min_interval: String,
-    /// Let the owners of secrets control reloads by the custom_metadata of the secret: reload,
-    /// reload-first and reload-step
+    /// Let the owners of secrets control reloads by the `custom_metadata` of the secret: `reload`,
+    /// `reload-first` and `reload-step`
     #[arg(
         long,
         value_name = "BOOL",

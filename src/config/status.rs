@@ -49,10 +49,12 @@ impl StatusApi {
 #[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
 pub(super) struct StatusFlags {
     /// Where the status of rotations is served. Anything but a loopback address needs
-    /// --status-kubernetes-auth or --status-token-file. An empty address switches the status off
+    /// --status-kubernetes-auth or --status-token-file. All replicas need the same address. An empty
+    /// address switches the status off
     #[arg(long = "status-address", value_name = "ADDRESS", default_value = DEFAULT_ADDRESS)]
     pub(super) address: String,
-    /// A file with a token that callers of the status must send
+    /// A file with a token that callers of the status must send, as `Authorization: Bearer TOKEN`.
+    /// The file is read for each request
     #[arg(long = "status-token-file", value_name = "FILE")]
     pub(super) token_file: Option<String>,
     /// Let in callers of the status whose token the cluster knows, and who may get its paths:
@@ -69,7 +71,7 @@ pub(super) struct StatusFlags {
     /// The audience that tokens for --status-kubernetes-auth must have
     #[arg(long = "status-audience", value_name = "NAME", default_value = DEFAULT_AUDIENCE)]
     pub(super) audience: String,
-    /// Serve a page for browsers at /ui of --status-address
+    /// Serve a page for browsers at `/ui` of --status-address
     #[arg(
         long = "status-page",
         value_name = "BOOL",

@@ -55,7 +55,7 @@ pub enum OptIn {
 impl OptIn {
     /// Returns the annotation of the pod template that opts a workload in, with the value `"true"`.
     #[must_use]
-    pub fn key(self) -> &'static str {
+    pub const fn key(self) -> &'static str {
         match self {
             Self::Current => "secrets-reloader.security.bank-vaults.io/reload-on-secret-change",
             Self::Older => "alpha.vault.security.banzaicloud.io/reload-on-secret-change",
@@ -64,7 +64,7 @@ impl OptIn {
 
     /// Returns the annotation of the pod template whose count is raised to start a rollout.
     #[must_use]
-    pub fn count_key(self) -> &'static str {
+    pub const fn count_key(self) -> &'static str {
         match self {
             Self::Current => "secrets-reloader.security.bank-vaults.io/secret-reload-count",
             Self::Older => "alpha.vault.security.banzaicloud.io/secret-reload-count",
@@ -94,47 +94,70 @@ pub enum Webhook {
     Provider,
 }
 
-/// The webhook's annotations: the annotation, its current name, its older name. The older webhook
-/// knew only Vault.
-const WEBHOOK: [(Webhook, &str, Option<&str>); 10] = [
-    (
-        Webhook::FromPath(Scheme::Vault),
-        "secrets-webhook.security.bank-vaults.io/vault-from-path",
-        Some("vault.security.banzaicloud.io/vault-env-from-path"),
-    ),
-    (Webhook::FromPath(Scheme::Bao), "secrets-webhook.security.bank-vaults.io/bao-from-path", None),
+/// The webhook's annotations: the annotation, its current name, its older name, and its meaning. The
+/// older webhook knew only Vault.
+const WEBHOOK: [(Webhook, &str, Option<&str>, &str); 10] = [
     (
         Webhook::Addr(Scheme::Vault),
         "secrets-webhook.security.bank-vaults.io/vault-addr",
         Some("vault.security.banzaicloud.io/vault-addr"),
+        "The server of `vault:` references",
     ),
-    (Webhook::Addr(Scheme::Bao), "secrets-webhook.security.bank-vaults.io/bao-addr", None),
     (
         Webhook::Namespace(Scheme::Vault),
         "secrets-webhook.security.bank-vaults.io/vault-namespace",
         Some("vault.security.banzaicloud.io/vault-namespace"),
+        "The Vault namespace of `vault:` references",
     ),
     (
-        Webhook::Namespace(Scheme::Bao),
-        "secrets-webhook.security.bank-vaults.io/bao-namespace",
-        None,
+        Webhook::FromPath(Scheme::Vault),
+        "secrets-webhook.security.bank-vaults.io/vault-from-path",
+        Some("vault.security.banzaicloud.io/vault-env-from-path"),
+        "Paths. Every key of each path becomes a variable",
     ),
     (
         Webhook::IgnoreMissingSecrets(Scheme::Vault),
         "secrets-webhook.security.bank-vaults.io/vault-ignore-missing-secrets",
         Some("vault.security.banzaicloud.io/vault-ignore-missing-secrets"),
+        "A missing secret does not block reloads of the workload. True values are Go's: `1`, `t`, \
+         `T`, `true`, `TRUE`, `True`",
+    ),
+    (
+        Webhook::Addr(Scheme::Bao),
+        "secrets-webhook.security.bank-vaults.io/bao-addr",
+        None,
+        "As `vault-addr`, for `bao:`",
+    ),
+    (
+        Webhook::Namespace(Scheme::Bao),
+        "secrets-webhook.security.bank-vaults.io/bao-namespace",
+        None,
+        "As `vault-namespace`, for `bao:`",
+    ),
+    (
+        Webhook::FromPath(Scheme::Bao),
+        "secrets-webhook.security.bank-vaults.io/bao-from-path",
+        None,
+        "As `vault-from-path`, for `bao:`",
     ),
     (
         Webhook::IgnoreMissingSecrets(Scheme::Bao),
         "secrets-webhook.security.bank-vaults.io/bao-ignore-missing-secrets",
         None,
+        "As `vault-ignore-missing-secrets`, for `bao:`",
     ),
     (
         Webhook::Mutate,
         "secrets-webhook.security.bank-vaults.io/mutate",
         Some("vault.security.banzaicloud.io/mutate"),
+        "`skip` keeps the webhook away",
     ),
-    (Webhook::Provider, "secrets-webhook.security.bank-vaults.io/provider", None),
+    (
+        Webhook::Provider,
+        "secrets-webhook.security.bank-vaults.io/provider",
+        None,
+        "`vault` or `bao`: the webhook treats references of the other scheme as text",
+    ),
 ];
 
 impl Webhook {
@@ -143,7 +166,7 @@ impl Webhook {
         WEBHOOK
             .iter()
             .filter(move |(which, ..)| *which == self)
-            .flat_map(|(_, current, older)| [Some(*current), *older].into_iter().flatten())
+            .flat_map(|(_, current, older, _)| [Some(*current), *older].into_iter().flatten())
     }
 }
 
@@ -163,7 +186,108 @@ pub fn is_read_on_template(key: &str) -> bool {
     key.starts_with(RELOADER)
         || key == OptIn::Older.key()
         || key == OptIn::Older.count_key()
-        || WEBHOOK.iter().any(|(_, current, older)| key == *current || Some(key) == *older)
+        || WEBHOOK.iter().any(|(_, current, older, _)| key == *current || Some(key) == *older)
+}
+
+/// Where an annotation stands, and who writes it. Each place has a table in `docs/annotations.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The owner of a workload sets it on the pod template, to opt in.
+    OptIn,
+    /// The webhook and the controller read it on the pod template.
+    Webhook,
+    /// A label of the pod template.
+    Label,
+    /// An owner sets it on the workload, or on its namespace.
+    Owner,
+    /// The controller writes it on the pod template.
+    WrittenOnTemplate,
+    /// The controller writes it on the workload.
+    WrittenOnWorkload,
+}
+
+/// An annotation and its meaning, for `docs/annotations.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// Where it stands.
+    pub place: Place,
+    /// Its name.
+    pub name: &'static str,
+    /// Its older name, if the controller reads the older name in its place.
+    pub older: Option<&'static str>,
+    /// Its meaning, in Markdown without links.
+    pub meaning: &'static str,
+}
+
+/// The annotations that are not those of the webhook, and the label.
+const OTHERS: [(Place, &str, &str); 12] = [
+    (
+        Place::OptIn,
+        OptIn::Current.key(),
+        "The controller reloads the workload when one of its secrets changes",
+    ),
+    (
+        Place::OptIn,
+        OptIn::Older.key(),
+        "The older name. If both names opt in, the current name applies",
+    ),
+    (Place::Label, MUTATE_LABEL, "`skip` keeps the webhook away"),
+    (
+        Place::Owner,
+        DRY_RUN,
+        "`\"true\"`: the controller does not reload the workload, or those of the namespace, and \
+         reports when it would",
+    ),
+    (Place::Owner, FREEZE_UNTIL, "No reload begins before this time"),
+    (Place::Owner, RELOAD_WINDOWS, "Reloads begin only while these windows let them"),
+    (
+        Place::Owner,
+        RELOAD_ORDER,
+        "Only on a workload: a whole number from -32768 to 32767, by default 0. It is the workload's \
+         place in the order of reloads in its namespace. The lowest comes first",
+    ),
+    (
+        Place::Owner,
+        CONTINUE_AFTER_FAILURE,
+        "Only on a workload: the reload count of a failed reload. Rotations that it stopped go on",
+    ),
+    (
+        Place::WrittenOnTemplate,
+        OptIn::Current.count_key(),
+        "The reload count. A higher count starts the rollout",
+    ),
+    (
+        Place::WrittenOnTemplate,
+        OptIn::Older.count_key(),
+        "The same, if the workload opted in with the older name",
+    ),
+    (
+        Place::WrittenOnTemplate,
+        MARK,
+        "The mark: a unique value. It shows which pod template the record belongs to",
+    ),
+    (
+        Place::WrittenOnWorkload,
+        RECORD,
+        "The record: for each secret, the version that the pods started with, or a later one",
+    ),
+];
+
+/// Returns all annotations that the controller reads or writes, and the label, with their meaning.
+pub fn described() -> impl Iterator<Item = Described> {
+    let of_webhook = WEBHOOK.iter().map(|&(_, name, older, meaning)| Described {
+        place: Place::Webhook,
+        name,
+        older,
+        meaning,
+    });
+    let others = OTHERS.iter().map(|&(place, name, meaning)| Described {
+        place,
+        name,
+        older: None,
+        meaning,
+    });
+    of_webhook.chain(others)
 }
 
 /// The annotations of a pod template or workload that the controller reads, and one

@@ -11,6 +11,7 @@ mod bounds;
 mod chart;
 mod clouds;
 mod conflicts;
+mod docs;
 mod downtime;
 mod faults;
 mod folders;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         chart::scenarios(),
         clouds::scenarios(),
         conflicts::scenarios(),
+        docs::scenarios(),
         downtime::scenarios(),
         folders::scenarios(),
         gitops::scenarios(),

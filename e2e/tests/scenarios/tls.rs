@@ -20,12 +20,12 @@ e2e::scenarios! {
     a_client_certificate_is_a_way_in_and_the_server_can_have_another_name,
 }
 
-const ROOT: &str = "root-of-the-server-with-tls";
+pub(crate) const ROOT: &str = "root-of-the-server-with-tls";
 
 /// A server of the Vault API that listens with TLS, beside the one of the bed.
-struct ServerWithTls {
-    address: String,
-    ca: PathBuf,
+pub(crate) struct ServerWithTls {
+    pub(crate) address: String,
+    pub(crate) ca: PathBuf,
     /// A token of the controller, with the policy that is meant for it.
     token: String,
     process: Child,
@@ -41,7 +41,7 @@ impl Drop for ServerWithTls {
 
 impl ServerWithTls {
     /// It makes its own CA.
-    async fn start(bed: &Bed) -> Result<Self> {
+    pub(crate) async fn start(bed: &Bed) -> Result<Self> {
         let port = Port::any()?;
         let folder = bed.folder().join(format!("tls-{}", port.number()));
         std::fs::create_dir_all(&folder)?;
@@ -75,7 +75,7 @@ impl ServerWithTls {
         Ok(server)
     }
 
-    async fn put(&self, secret: &str) -> Result<()> {
+    pub(crate) async fn put(&self, secret: &str) -> Result<()> {
         let value = format!("{:032x}", fastrand::u128(..));
         self.post(&format!("secret/data/{secret}"), &json!({ "data": { "k": value } })).await?;
         Ok(())
