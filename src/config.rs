@@ -211,7 +211,7 @@ pub struct Flags {
         help_heading = "References"
     )]
     record_events: String,
-    #[command(flatten, next_help_heading = "Which namespaces")]
+    #[command(flatten, next_help_heading = "Namespaces")]
     scope: ScopeFlags,
     #[command(flatten, next_help_heading = "The webhook that injects secrets")]
     injector: InjectorFlags,

@@ -9,12 +9,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::credentials::service_account::ServiceAccount;
 use crate::election::leadership::{Leadership, election_channel};
 use crate::events::sink::Events;
 use crate::heartbeat::{Heartbeats, LONGEST_STEP};
 use crate::index::Index;
-use crate::kubernetes::access::{self, StatusRequests};
+use crate::kubernetes::access;
 use crate::kubernetes::client::Client;
 use crate::kubernetes::collector::{self, Collector};
 use crate::kubernetes::effects::Effects;
@@ -26,7 +25,6 @@ use crate::kubernetes::namespaces::{self, NamespaceWatch};
 use crate::kubernetes::sources::{self, ConfigMap, Secret, SourceObject, SourceReader};
 use crate::model::kind::Kind;
 use crate::model::scope::{ListScope, WatchScope};
-use crate::references::source::ReadableSources;
 use crate::rollouts::injector::{Injector, InjectorCheck, InjectorSettings};
 
 /// Returns the settings of the check of the injector for these namespaces. With named namespaces, the

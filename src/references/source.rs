@@ -125,7 +125,7 @@ pub enum SourceState {
 }
 
 /// The kinds of sources that may be read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadableSources {
     /// Whether ConfigMaps may be read.
     pub config_maps: bool,
