@@ -3,8 +3,6 @@
 //! Architecture Invariant: requests go only to addresses that the cloud documents or that the operator
 //! sets. No credential is logged or part of an error.
 
-use serde_json::{Map, Value};
-
 use crate::credentials::files::Files;
 
 pub mod aws;
@@ -12,11 +10,10 @@ pub mod azure;
 pub mod error;
 pub mod gcp;
 pub(crate) mod http;
+pub(crate) mod proof;
 
 pub use error::CloudError;
-
-/// The longest text of a cloud that becomes part of a login, in bytes.
-pub(crate) const LONGEST_TEXT: usize = 64 << 10;
+pub(crate) use proof::Proof;
 
 /// The identity of the pod in a cloud.
 #[derive(Clone, Debug)]
@@ -29,9 +26,6 @@ pub enum Identity {
     Azure(azure::Azure),
 }
 
-/// The fields of a login that prove the identity, without the role. They are secret.
-pub(crate) struct Proof(pub(crate) Map<String, Value>);
-
 impl Identity {
     /// Returns a new proof of the identity for a login with `role`.
     pub(crate) async fn prove(&self, role: &str, files: &Files) -> Result<Proof, CloudError> {
@@ -39,6 +33,13 @@ impl Identity {
             Self::Aws(aws) => aws.prove(files).await,
             Self::Gcp(gcp) => gcp.prove(role).await,
             Self::Azure(azure) => azure.prove(files).await,
+        }
+    }
+
+    /// Forgets what the last proof was made with, because Vault refused that proof.
+    pub(crate) async fn forget(&self) {
+        if let Self::Aws(aws) = self {
+            aws.forget().await;
         }
     }
 
@@ -50,10 +51,4 @@ impl Identity {
             Self::Azure(_) => "azure",
         }
     }
-}
-
-/// Puts the fields of a proof together.
-pub(crate) fn proof<const N: usize>(fields: [(&str, String); N]) -> Proof {
-    let fields = fields.into_iter().map(|(name, text)| (name.to_owned(), Value::String(text)));
-    Proof(fields.collect())
 }

@@ -35,7 +35,13 @@ const METHODS: [(&str, CloudMethod); 7] = [
 ];
 
 /// Variables that belong to some auth methods, without their prefix.
-pub(super) const OWN: &[(&str, &[&str])] = &[];
+pub(super) const OWN: &[(&str, &[&str])] = &[
+    ("AWS_REGION", &["aws-iam", "aws"]),
+    ("AWS_HEADER_VALUE", &["aws-iam", "aws"]),
+    ("AWS_STS_ENDPOINT", &["aws-iam", "aws"]),
+    ("AWS_NONCE", &["aws-ec2"]),
+    ("AWS_NONCE_FILE", &["aws-ec2"]),
+];
 
 /// Returns the method with a name.
 pub(super) fn method(name: &str) -> Option<CloudMethod> {
@@ -59,4 +65,12 @@ pub(super) fn identity(
         CloudMethod::GcpIam => Identity::Gcp(gcp::iam(env)?),
         CloudMethod::Azure => Identity::Azure(azure::azure(env)?),
     })
+}
+
+/// Returns what the operator should know about an identity.
+pub(super) fn warning(identity: &Identity) -> Option<&'static str> {
+    match identity {
+        Identity::Aws(identity) => aws::warning(identity),
+        Identity::Gcp(_) | Identity::Azure(_) => None,
+    }
 }

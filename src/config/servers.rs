@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::environment::Environment;
 use super::error::{ConfigError, error, error_without_value};
+use super::value::url;
 use super::vault::{self, Connection};
 use crate::model::secret::DEFAULT_CONNECTION;
 use crate::references::servers::{Address, Servers, UndeclaredAddress, VaultServer};
@@ -21,8 +22,16 @@ const FLAG: &str = "--vault-servers-file";
 
 /// Variables that hold a secret, and the variables to use instead. The file may be in a
 /// `ConfigMap`, where no secret belongs.
-const SECRET: [(&str, &str); 3] =
-    [("TOKEN", "TOKEN_PATH"), ("SECRET_ID", "SECRET_ID_FILE"), ("PASSWORD", "PASSWORD_FILE")];
+const SECRET: [(&str, &str); 4] = [
+    ("TOKEN", "TOKEN_PATH"),
+    ("SECRET_ID", "SECRET_ID_FILE"),
+    ("PASSWORD", "PASSWORD_FILE"),
+    ("AWS_NONCE", "AWS_NONCE_FILE"),
+];
+
+/// Variables of clouds that hold a secret. Clouds read them from the environment alone.
+const SECRET_OF_CLOUD: [&str; 3] =
+    ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN"];
 
 /// The content of the file. The files that it names were not read.
 #[derive(Debug, Default)]
@@ -170,6 +179,10 @@ impl Entry {
                 }
             }
         }
+        if let Some(name) = SECRET_OF_CLOUD.iter().find(|name| self.env.contains_key(**name)) {
+            let problem = "a secret is not for this file; set it in the environment";
+            return Err(error_without_value(name, problem));
+        }
         let look_up = |name: &str| self.look_up(name);
         let env = Environment::of_server(&look_up, &nothing);
         let addresses = [env.get("AGENT_ADDR"), env.get("ADDR")];
@@ -177,7 +190,7 @@ impl Entry {
             return Err(error_without_value("VAULT_ADDR", "not set; write https://HOST:PORT"));
         }
         for (name, address) in addresses.into_iter().flatten() {
-            vault::url(&name, &address)?;
+            url(&name, &address)?;
         }
         Ok(())
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use reqwest::Url;
+
 use super::error::{ConfigError, error, error_without_value};
 use crate::model::text::parse_bool;
 
@@ -48,6 +50,26 @@ pub(super) fn listen(name: &str, text: &str) -> Result<Listen, ConfigError> {
     let port = port.parse().map_err(|_| wrong())?;
     let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
     Ok(Listen { host: (!host.is_empty()).then(|| host.to_owned()), port })
+}
+
+/// Parses an address of HTTP without a path.
+pub(super) fn url(name: &str, text: &str) -> Result<Url, ConfigError> {
+    if text.contains('@') {
+        return Err(error_without_value(name, "holds a user or a password; remove them"));
+    }
+    let url = Url::parse(text)
+        .map_err(|_| error(name, text, "not an address; write https://HOST:PORT"))?;
+    if !["http", "https"].contains(&url.scheme()) || !url.has_host() {
+        return Err(error(name, text, "not an address of HTTP; write https://HOST:PORT"));
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return Err(error(
+            name,
+            text,
+            "holds a path, which is not supported; write https://HOST:PORT",
+        ));
+    }
+    Ok(url)
 }
 
 /// Checks the path of a file. If the value looks like the content of the file, the error does not

@@ -8,9 +8,10 @@ use std::time::Duration;
 use reqwest::Url;
 
 use super::auth;
+use super::cloud;
 use super::environment::Environment;
 use super::error::{ConfigError, error, error_without_value};
-use super::value::{duration, file_path};
+use super::value::{duration, file_path, url};
 use crate::model::secret::DEFAULT_CONNECTION;
 use crate::references::servers::Address;
 use crate::vault::client::ServerSettings;
@@ -72,9 +73,13 @@ pub(super) fn connection(
     }
     let own_threshold = env.get("TOKEN_RENEW_THRESHOLD");
     let own_threshold = own_threshold.map(|(name, text)| duration(&name, &text)).transpose()?;
+    let method = auth::method(env, server.address.scheme() == "https")?;
+    if let Method::Cloud(login) = &method {
+        warnings.extend(cloud::warning(&login.identity).map(str::to_owned));
+    }
     Ok(Connection {
         name: name.into(),
-        method: auth::method(env, server.address.scheme() == "https")?,
+        method,
         server,
         threshold: own_threshold.unwrap_or(threshold),
         ca_secret: env.text("TLS_SECRET").map(|name| CaSecret {
@@ -212,23 +217,4 @@ fn identity(env: &Environment<'_>) -> Result<Option<Identity>, ConfigError> {
         (Some((name, _)), None) => Err(error_without_value(&name, "VAULT_CLIENT_KEY is missing")),
         (None, Some((name, _))) => Err(error_without_value(&name, "VAULT_CLIENT_CERT is missing")),
     }
-}
-
-pub(super) fn url(name: &str, text: &str) -> Result<Url, ConfigError> {
-    if text.contains('@') {
-        return Err(error_without_value(name, "holds a user or a password; remove them"));
-    }
-    let url = Url::parse(text)
-        .map_err(|_| error(name, text, "not an address; write https://HOST:PORT"))?;
-    if !["http", "https"].contains(&url.scheme()) || !url.has_host() {
-        return Err(error(name, text, "not an address of HTTP; write https://HOST:PORT"));
-    }
-    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return Err(error(
-            name,
-            text,
-            "holds a path, which is not supported; write https://HOST:PORT",
-        ));
-    }
-    Ok(url)
 }
