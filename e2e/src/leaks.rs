@@ -9,8 +9,19 @@ use std::sync::OnceLock;
 use regex::Regex;
 
 /// The suffixes of variables that hold a credential, or name a file with one.
-const CREDENTIALS: [&str; 7] =
-    ["TOKEN", "TOKEN_PATH", "JWT_FILE", "SECRET_ID", "SECRET_ID_FILE", "PASSWORD", "PASSWORD_FILE"];
+const CREDENTIALS: [&str; 11] = [
+    "TOKEN",
+    "TOKEN_FILE",
+    "TOKEN_PATH",
+    "JWT_FILE",
+    "SECRET_ID",
+    "SECRET_ID_FILE",
+    "PASSWORD",
+    "PASSWORD_FILE",
+    "SECRET_ACCESS_KEY",
+    "NONCE",
+    "NONCE_FILE",
+];
 
 /// The shortest credential that is searched for. A test may use a password such as `b`.
 const SHORTEST: usize = 6;

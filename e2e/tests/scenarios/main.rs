@@ -9,6 +9,7 @@ mod alerts;
 mod bed;
 mod bounds;
 mod chart;
+mod clouds_aws;
 mod conflicts;
 mod downtime;
 mod faults;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         bed::scenarios(),
         bounds::scenarios(),
         chart::scenarios(),
+        clouds_aws::scenarios(),
         conflicts::scenarios(),
         downtime::scenarios(),
         folders::scenarios(),
