@@ -75,7 +75,7 @@ fn headers(proof: &Proof) -> Value {
 
 #[tokio::test]
 async fn keys_of_an_instance_are_asked_for_once_and_again_after_a_refusal() {
-    let role = [(200, "session"), (200, "reloader\n"), (200, KEYS)];
+    let role: [(u16, &str); 3] = [(200, "session"), (200, "reloader\n"), (200, KEYS)];
     let (address, serving) = server([role, role].concat());
     let aws = Aws::iam(unused(), None, Source::Instance(Instance::new(address)));
     let files = Files::default();
@@ -159,7 +159,7 @@ async fn a_containers_server_is_asked_with_its_token() {
 
 #[tokio::test]
 async fn an_instance_proves_itself_by_its_document_and_the_same_nonce_each_time() {
-    let document = [(200, "session"), (200, "MIIB\nAgEA\n")];
+    let document: [(u16, &str); 2] = [(200, "session"), (200, "MIIB\nAgEA\n")];
     let (address, serving) = server([document; 3].concat());
     let random = Aws::ec2(Instance::new(address.clone()), None);
     assert!(random.has_random_nonce());

@@ -1,11 +1,10 @@
 //! The configuration of logins with an identity of AWS: by the variables that AWS's own clients read,
 //! in the same order.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use reqwest::Url;
 use secrecy::SecretString;
-use url::Host;
 
 use super::super::environment::Environment;
 use super::super::error::{ConfigError, error, error_without_value};
@@ -23,12 +22,12 @@ const METADATA: &str = "http://169.254.169.254";
 /// The server that `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` is relative to.
 const CONTAINER: &str = "http://169.254.170.2";
 
-/// The IPv4 addresses of credential servers without TLS, beside loopback: of ECS and of EKS.
-const CONTAINER_V4: [Ipv4Addr; 2] =
-    [Ipv4Addr::new(169, 254, 170, 2), Ipv4Addr::new(169, 254, 170, 23)];
-
-/// The IPv6 address of the credential server of EKS.
-const CONTAINER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23);
+/// The addresses of credential servers without TLS, beside loopback: of ECS and of EKS.
+const CONTAINER_SERVERS: [IpAddr; 3] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 23)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
+];
 
 /// The name that AWS's clients give the global endpoint, and its host and region.
 const GLOBAL: (&str, &str, &str) = ("aws-global", "sts.amazonaws.com", "us-east-1");
@@ -230,11 +229,11 @@ fn is_credential_server(address: &Url) -> bool {
     if !address.username().is_empty() || address.password().is_some() {
         return false;
     }
-    match (address.scheme(), address.host()) {
-        ("https", Some(_)) => true,
-        ("http", Some(Host::Domain(name))) => name == "localhost",
-        ("http", Some(Host::Ipv4(ip))) => ip.is_loopback() || CONTAINER_V4.contains(&ip),
-        ("http", Some(Host::Ipv6(ip))) => ip.is_loopback() || ip == CONTAINER_V6,
+    let host = address.host_str().unwrap_or_default();
+    match (address.scheme(), host.trim_matches(['[', ']']).parse::<IpAddr>()) {
+        ("https", _) => !host.is_empty(),
+        ("http", Ok(ip)) => ip.is_loopback() || CONTAINER_SERVERS.contains(&ip),
+        ("http", Err(_)) => host == "localhost",
         _ => false,
     }
 }
