@@ -10,7 +10,7 @@ pub mod azure;
 pub mod error;
 pub mod gcp;
 pub(crate) mod http;
-pub(crate) mod proof;
+mod proof;
 
 pub use error::CloudError;
 pub(crate) use proof::Proof;

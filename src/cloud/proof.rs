@@ -9,7 +9,7 @@ pub(crate) const LONGEST_TEXT: usize = 64 << 10;
 pub(crate) struct Proof(pub(crate) Map<String, Value>);
 
 /// Puts the fields of a proof together.
-pub(crate) fn proof<const N: usize>(fields: [(&str, String); N]) -> Proof {
+pub(crate) fn proof(fields: impl IntoIterator<Item = (&'static str, String)>) -> Proof {
     let fields = fields.into_iter().map(|(name, text)| (name.to_owned(), Value::String(text)));
     Proof(fields.collect())
 }

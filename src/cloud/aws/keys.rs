@@ -59,7 +59,7 @@ impl Keys {
         }
         let session = answer.token.as_deref().filter(|token| !token.is_empty());
         let keys = Self::new(&answer.access_key_id, &answer.secret_access_key, session)?;
-        let expires = answer.expiration.map(|time| time.parse()).transpose().ok()?;
+        let expires = answer.expiration.map(|time| time.parse::<Timestamp>()).transpose().ok()?;
         Some(Self { expires, ..keys })
     }
 
