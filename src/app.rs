@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Connection, LeaderElection, Listen};
 use crate::credentials::files::Files;
+use crate::decide::clock::ServerClock;
 use crate::election::leadership::Leadership;
 use crate::engine::wake::Wake;
 use crate::events::log::Log;
@@ -120,16 +121,9 @@ async fn start(
     let board = Arc::new(Board::new(Arc::clone(&index), Timestamp::now));
     let cluster_clock = Arc::default();
     let injector = Arc::new(Injector::new(cluster::within(&scope, injector)));
-    let sources = Sources {
-        index: Arc::clone(&index),
-        board: Arc::clone(&board),
-        clock: Arc::clone(&cluster_clock),
-        now: Timestamp::now,
-        injector: Arc::clone(&injector),
-        rollout_timeout: settings.rollouts.timeout,
-        servers: connections.iter().map(|connection| Arc::clone(&connection.name)).collect(),
-        replica: replica.as_str().into(),
-    };
+    let clock = Arc::clone(&cluster_clock);
+    let timeout = settings.rollouts.timeout;
+    let sources = sources_of(&index, &board, clock, &injector, timeout, &connections, &replica);
     let metrics = metrics_of(&sources, &led, settings.period);
     let metrics = Arc::new(Notifications::count(notifications.as_ref(), metrics));
     let owners = events.then(|| OwnerEvents::new(Arc::clone(&index), Arc::clone(&led)));
@@ -157,15 +151,11 @@ async fn start(
     };
     cluster.collect(collector_sync_period, tasks);
     let injector_changes = cluster.watch_injector(&injector, collector_sync_period, tasks);
-    let uses = Uses {
-        readable,
-        events,
-        injector: !injector.is_off(),
-        scope: cluster.scope.clone(),
-        lease: election.clone(),
-        status: of_status,
-        accounts: service_accounts(&connections),
-    };
+    let lease = election.clone();
+    let accounts = service_accounts(&connections);
+    let (scope, injects) = (cluster.scope.clone(), !injector.is_off());
+    let uses =
+        Uses { readable, events, injector: injects, scope, lease, status: of_status, accounts };
     tasks.spawn(cluster.report_missing_permissions(uses));
     // Each engine holds one end of this channel, so the channel closes once all engines have ended.
     let (running, ended) = mpsc::channel::<()>(1);
@@ -194,6 +184,28 @@ async fn start(
     };
     Arc::new(engines).spawn(connections, &running, tasks, &shutdown);
     Ok(health)
+}
+
+/// Makes what the status is made from.
+fn sources_of(
+    index: &Arc<Index>,
+    board: &Arc<Board>,
+    clock: Arc<ServerClock>,
+    injector: &Arc<Injector>,
+    rollout_timeout: Duration,
+    connections: &[Connection],
+    replica: &str,
+) -> Sources {
+    Sources {
+        index: Arc::clone(index),
+        board: Arc::clone(board),
+        clock,
+        now: Timestamp::now,
+        injector: Arc::clone(injector),
+        rollout_timeout,
+        servers: connections.iter().map(|connection| Arc::clone(&connection.name)).collect(),
+        replica: replica.into(),
+    }
 }
 
 /// Makes the metrics of this process.

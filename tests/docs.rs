@@ -300,6 +300,13 @@ fn variables() -> BTreeSet<String> {
         &[method("userpass"), ("VAULT_USERNAME", "a"), ("VAULT_PASSWORD", "b")],
         &[method("token"), ("VAULT_TOKEN", "a")],
         &[method("none"), ("VAULT_ADDR", "http://vault:8200")],
+        &[method("aws-iam"), role],
+        &[
+            method("aws-iam"),
+            role,
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://169.254.170.23/v1/credentials"),
+        ],
+        &[method("aws-ec2"), role],
         &[method("gcp-gce"), role],
         &[method("gcp-iam"), role],
         &[method("azure"), role],

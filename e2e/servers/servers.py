@@ -5,7 +5,7 @@ The last line printed is the folder that holds the selected servers (not with --
 
 A set of servers is a folder with the go.mod and go.sum that pin it:
   .                the default: Kubernetes, etcd, KWOK and Helm; openbao.txt pins OpenBao
-  hashicorp-vault  HashiCorp Vault, with its plugin for auth/kubernetes
+  hashicorp-vault  HashiCorp Vault, with its plugins for auth/kubernetes and auth/aws
   kubernetes-X.Y   the servers of another Kubernetes version
 Each set has a cache folder of its own, keyed by the hash of its pins. Only the selected servers are built.
 
@@ -48,6 +48,7 @@ TOOLS = {
 HASHICORP = {
     "vault": "github.com/hashicorp/vault",
     "vault-plugin-auth-kubernetes": "github.com/hashicorp/vault-plugin-auth-kubernetes/cmd/vault-plugin-auth-kubernetes",
+    "vault-plugin-auth-aws": "github.com/hashicorp/vault/builtin/credential/aws/cmd/aws",
 }
 PACKAGES = {**KUBERNETES, **TOOLS, **HASHICORP}
 OPENBAO = "bao"

@@ -7,8 +7,6 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-const KUBERNETES_AUTH_PLUGIN: &str = "vault-plugin-auth-kubernetes";
-
 /// The folder of the built servers, and the replacements of some of them.
 #[derive(Debug, Clone)]
 pub struct Binaries {
@@ -71,14 +69,15 @@ impl Binaries {
         self.other_vault.clone().unwrap_or_else(pinned)
     }
 
-    /// The plugin for `auth/kubernetes`, if [`Self::vault`] does not have it built in.
+    /// The plugin for an auth method such as `kubernetes` or `aws`, if [`Self::vault`] does not have it
+    /// built in.
     #[must_use]
-    pub fn kubernetes_auth_plugin(&self) -> Option<PathBuf> {
+    pub fn auth_plugin(&self, method: &str) -> Option<PathBuf> {
         if self.other_vault.is_some() {
             return None;
         }
         // Vault refuses a plugin that is a link to a file outside the plugin directory.
-        self.folder.join(KUBERNETES_AUTH_PLUGIN).canonicalize().ok()
+        self.folder.join(format!("vault-plugin-auth-{method}")).canonicalize().ok()
     }
 }
 

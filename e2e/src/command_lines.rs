@@ -319,7 +319,7 @@ pub(crate) fn vault_command(
             vault_audit_log(folder).display()
         ),
         VaultFlavour::Vault => {
-            let plugin = binaries.kubernetes_auth_plugin();
+            let plugin = binaries.auth_plugin("kubernetes");
             let plugins =
                 plugin.as_deref().and_then(Path::parent).map_or_else(String::new, |path| {
                     format!("plugin_directory = \"{}\"\n", path.display())

@@ -9,10 +9,10 @@ use std::sync::OnceLock;
 use regex::Regex;
 
 /// The suffixes of variables that hold a credential, or name a file with one.
-const CREDENTIALS: [&str; 10] = [
+const CREDENTIALS: [&str; 13] = [
     "TOKEN",
+    "TOKEN_FILE",
     "TOKEN_PATH",
-    "FEDERATED_TOKEN_FILE",
     "JWT_FILE",
     "SECRET_ID",
     "SECRET_ID_FILE",
@@ -20,6 +20,9 @@ const CREDENTIALS: [&str; 10] = [
     "PASSWORD_FILE",
     "HEADERS",
     "HEADERS_FILE",
+    "SECRET_ACCESS_KEY",
+    "NONCE",
+    "NONCE_FILE",
 ];
 
 /// The shortest credential that is searched for. A test may use a password such as `b`.

@@ -41,6 +41,7 @@ pub struct Scenario {
     is_long: bool,
     is_alone: bool,
     openbao_feature: Option<&'static str>,
+    vault_feature: Option<&'static str>,
 }
 
 impl Scenario {
@@ -49,7 +50,8 @@ impl Scenario {
     pub fn new(module: &str, name: &str, run: fn() -> LocalBoxFuture<'static, Result<()>>) -> Self {
         let file = module.rsplit("::").next().unwrap_or_default();
         let name = format!("{file}::{name}");
-        Self { name, run, is_long: false, is_alone: false, openbao_feature: None }
+        let (openbao_feature, vault_feature) = (None, None);
+        Self { name, run, is_long: false, is_alone: false, openbao_feature, vault_feature }
     }
 
     /// Marks a scenario that takes half a minute or more. It starts before the others.
@@ -89,9 +91,19 @@ impl Scenario {
         self
     }
 
+    /// Marks a scenario that needs the auth method `aws`, which `OpenBao` does not have.
+    #[must_use]
+    pub fn uses_aws_auth(mut self) -> Self {
+        self.vault_feature = Some("the auth method aws is a feature of HashiCorp Vault");
+        self
+    }
+
     /// Returns why the scenario cannot run on a server.
     fn lacks(&self, flavour: VaultFlavour) -> Option<&'static str> {
-        self.openbao_feature.filter(|_| flavour == VaultFlavour::Vault)
+        match flavour {
+            VaultFlavour::Vault => self.openbao_feature,
+            VaultFlavour::OpenBao => self.vault_feature,
+        }
     }
 }
 

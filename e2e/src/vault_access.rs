@@ -211,11 +211,7 @@ impl Vault {
     /// real `TokenReview`, by the `ServiceAccount` `vault` in the namespace `vault`.
     pub async fn enable_kubernetes_auth(&self, cluster: &Cluster, mount: &str) -> Result<()> {
         let reviewer = cluster.token_reviewer().await?;
-        if let Some(plugin) = Binaries::find()?.kubernetes_auth_plugin() {
-            self.register_kubernetes_auth(&plugin).await?;
-        }
-        self.ask(Method::POST, &format!("sys/auth/{mount}"), Some(json!({"type": "kubernetes"})))
-            .await?;
+        self.enable_auth("kubernetes", mount).await?;
         let config = json!({
             "kubernetes_host": cluster.address(),
             "kubernetes_ca_cert": cluster.ca(),
@@ -225,9 +221,18 @@ impl Vault {
         self.ask(Method::POST, &format!("auth/{mount}/config"), Some(config)).await.map(drop)
     }
 
-    /// Registers the plugin under the name of the auth method that is built into other builds of
+    /// Enables an auth method at `mount`, by its plugin if the server does not have it built in.
+    pub async fn enable_auth(&self, method: &str, mount: &str) -> Result<()> {
+        if let Some(plugin) = Binaries::find()?.auth_plugin(method) {
+            self.register_auth_plugin(method, &plugin).await?;
+        }
+        let body = json!({ "type": method });
+        self.ask(Method::POST, &format!("sys/auth/{mount}"), Some(body)).await.map(drop)
+    }
+
+    /// Registers a plugin under the name of the auth method that is built into other builds of
     /// Vault.
-    async fn register_kubernetes_auth(&self, plugin: &Path) -> Result<()> {
+    async fn register_auth_plugin(&self, method: &str, plugin: &Path) -> Result<()> {
         let content =
             fs::read(plugin).with_context(|| format!("cannot read {}", plugin.display()))?;
         let digest = digest(&SHA256, &content);
@@ -235,7 +240,8 @@ impl Vault {
             digest.as_ref().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         let body =
             json!({"command": plugin.file_name().map(OsStr::to_string_lossy), "sha256": sha256});
-        self.ask(Method::PUT, "sys/plugins/catalog/auth/kubernetes", Some(body)).await.map(drop)
+        let path = format!("sys/plugins/catalog/auth/{method}");
+        self.ask(Method::PUT, &path, Some(body)).await.map(drop)
     }
 
     /// Whether an auth method is enabled at `mount`.

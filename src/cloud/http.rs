@@ -41,7 +41,7 @@ impl Service {
         CloudError::Service {
             service: self.name,
             address: self.address.origin().ascii_serialization(),
-            problem: shorten(problem.as_ref()).into(),
+            problem: shorten(problem.as_ref()),
         }
     }
 

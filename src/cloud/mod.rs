@@ -39,6 +39,13 @@ impl Identity {
         }
     }
 
+    /// Forgets what the last proof was made with, because Vault refused that proof.
+    pub(crate) async fn forget(&self) {
+        if let Self::Aws(aws) = self {
+            aws.forget().await;
+        }
+    }
+
     /// The name of the auth method, for metrics: the type of the mount in Vault.
     pub(crate) fn method(&self) -> &'static str {
         match self {

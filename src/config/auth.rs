@@ -9,7 +9,7 @@ use super::cloud;
 use super::environment::Environment;
 use super::error::{ConfigError, error, error_without_value};
 use super::service_account::service_account;
-use super::value::{file_path, secret_path};
+use super::value::secret_path;
 use crate::credentials::credential::{self, Credential};
 use crate::credentials::service_account::ServiceAccount;
 use crate::vault::approle::{AppRole, AppRoleSecretId};
@@ -97,7 +97,7 @@ pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, Conf
             (account, _) => jwt(env, chosen.is_some(), account),
         },
         Some(name) => match cloud::method(name) {
-            Some(chosen) => Ok(Method::Cloud(of_cloud(env, chosen)?)),
+            Some(chosen) => Ok(Method::Cloud(Box::new(of_cloud(env, chosen)?))),
             None => Err(error(
                 "VAULT_AUTH_METHOD",
                 name,
@@ -187,7 +187,7 @@ fn no_role() -> ConfigError {
 
 fn app_role(env: &Environment<'_>) -> Result<AppRole, ConfigError> {
     let is_wrapped = env.boolean("SECRET_ID_WRAPPED")?;
-    let secret_id = credential(env, "SECRET_ID")?;
+    let secret_id = env.credential("SECRET_ID")?;
     if is_wrapped && secret_id.is_none() {
         return Err(error_without_value(
             "VAULT_SECRET_ID_WRAPPED",
@@ -251,31 +251,8 @@ fn mount(env: &Environment<'_>, usual: &str) -> Result<String, ConfigError> {
 }
 
 fn required(env: &Environment<'_>, suffix: &str) -> Result<Credential, ConfigError> {
-    credential(env, suffix)?.ok_or_else(|| {
+    env.credential(suffix)?.ok_or_else(|| {
         let problem = format!("not set; give it, or a file that holds it by VAULT_{suffix}_FILE");
         error_without_value(&format!("VAULT_{suffix}"), &problem)
     })
-}
-
-/// Returns a credential from a variable or from a file, if one is set.
-fn credential(env: &Environment<'_>, suffix: &str) -> Result<Option<Credential>, ConfigError> {
-    match (env.get(suffix), env.get(&format!("{suffix}_FILE"))) {
-        (None, None) => Ok(None),
-        (Some((name, text)), None) => {
-            let text = text.trim_end_matches(['\r', '\n']);
-            if !credential::is_line(text) {
-                return Err(error_without_value(&name, "is not one line of text"));
-            }
-            Ok(Some(Credential::Text(SecretString::from(text))))
-        }
-        // A value that is no path may be the credential itself, and log lines show paths.
-        (None, Some((name, file))) if !file.starts_with('/') => Err(error_without_value(
-            &name,
-            "does not begin with a slash; give the whole path of a file",
-        )),
-        (None, Some((name, file))) => Ok(Some(Credential::File(file_path(&name, &file)?.into()))),
-        (Some((name, _)), Some((file, _))) => {
-            Err(error_without_value(&name, &format!("{file} is set as well; remove one of them")))
-        }
-    }
 }

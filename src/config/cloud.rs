@@ -37,6 +37,11 @@ const METHODS: [(&str, CloudMethod); 7] = [
 
 /// Variables that belong to some auth methods, without their prefix.
 pub(super) const OWN: &[(&str, &[&str])] = &[
+    ("AWS_REGION", &["aws-iam", "aws"]),
+    ("AWS_HEADER_VALUE", &["aws-iam", "aws"]),
+    ("AWS_STS_ENDPOINT", &["aws-iam", "aws"]),
+    ("AWS_NONCE", &["aws-ec2"]),
+    ("AWS_NONCE_FILE", &["aws-ec2"]),
     ("GCP_SERVICE_ACCOUNT", &["gcp-iam"]),
     ("GCP_IAM_ENDPOINT", &["gcp-iam"]),
     ("AZURE_RESOURCE", &["azure"]),
@@ -70,4 +75,12 @@ pub(super) fn identity(
         CloudMethod::GcpIam => Identity::Gcp(gcp::iam(env)?),
         CloudMethod::Azure => Identity::Azure(azure::azure(env)?),
     })
+}
+
+/// Returns what the operator should know about an identity.
+pub(super) fn warning(identity: &Identity) -> Option<&'static str> {
+    match identity {
+        Identity::Aws(identity) => aws::warning(identity),
+        Identity::Gcp(_) | Identity::Azure(_) => None,
+    }
 }

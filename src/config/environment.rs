@@ -1,7 +1,10 @@
 //! The environment variables that describe a connection to Vault.
 
-use super::error::ConfigError;
-use super::value::boolean;
+use secrecy::SecretString;
+
+use super::error::{ConfigError, error_without_value};
+use super::value::{boolean, file_path};
+use crate::credentials::credential::{self, Credential};
 
 /// The variables of the Vault client. The variables of OpenBao's client have another prefix and
 /// take precedence.
@@ -54,5 +57,31 @@ impl<'a> Environment<'a> {
 
     pub(super) fn boolean(&self, suffix: &str) -> Result<bool, ConfigError> {
         self.get(suffix).map_or(Ok(false), |(name, value)| boolean(&name, &value))
+    }
+
+    /// Returns a credential from a variable or from a file, if one is set.
+    pub(super) fn credential(&self, suffix: &str) -> Result<Option<Credential>, ConfigError> {
+        match (self.get(suffix), self.get(&format!("{suffix}_FILE"))) {
+            (None, None) => Ok(None),
+            (Some((name, text)), None) => {
+                let text = text.trim_end_matches(['\r', '\n']);
+                if !credential::is_line(text) {
+                    return Err(error_without_value(&name, "is not one line of text"));
+                }
+                Ok(Some(Credential::Text(SecretString::from(text))))
+            }
+            // A value that is no path may be the credential itself, and log lines show paths.
+            (None, Some((name, file))) if !file.starts_with('/') => Err(error_without_value(
+                &name,
+                "does not begin with a slash; give the whole path of a file",
+            )),
+            (None, Some((name, file))) => {
+                Ok(Some(Credential::File(file_path(&name, &file)?.into())))
+            }
+            (Some((name, _)), Some((file, _))) => Err(error_without_value(
+                &name,
+                &format!("{file} is set as well; remove one of them"),
+            )),
+        }
     }
 }

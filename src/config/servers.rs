@@ -22,12 +22,17 @@ const FLAG: &str = "--vault-servers-file";
 
 /// Variables that hold a secret, and the variables to use instead. The file may be in a
 /// `ConfigMap`, where no secret belongs.
-const SECRET: [(&str, &str); 4] = [
+const SECRET: [(&str, &str); 5] = [
     ("TOKEN", "TOKEN_PATH"),
     ("SECRET_ID", "SECRET_ID_FILE"),
     ("PASSWORD", "PASSWORD_FILE"),
     ("HEADERS", "HEADERS_FILE"),
+    ("AWS_NONCE", "AWS_NONCE_FILE"),
 ];
+
+/// Variables of clouds that hold a secret. Clouds read them from the environment alone.
+const SECRET_OF_CLOUD: [&str; 3] =
+    ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN"];
 
 /// The content of the file. The files that it names were not read.
 #[derive(Debug, Default)]
@@ -174,6 +179,10 @@ impl Entry {
                     return Err(error_without_value(&name, &problem));
                 }
             }
+        }
+        if let Some(name) = SECRET_OF_CLOUD.iter().find(|name| self.env.contains_key(**name)) {
+            let problem = "a secret is not for this file; set it in the environment";
+            return Err(error_without_value(name, problem));
         }
         let look_up = |name: &str| self.look_up(name);
         let env = Environment::of_server(&look_up, &nothing);

@@ -503,6 +503,30 @@ fn expect_refusals(table: &[Case<'_>]) {
 }
 
 #[test]
+fn the_identities_of_aws_log_in_at_their_usual_mount_and_have_their_variables() {
+    for name in ["aws", "aws-iam", "aws-ec2"] {
+        let login = [ROLE, ("VAULT_AUTH_METHOD", name)];
+        let Method::Cloud(cloud) = load(&[], &login).unwrap().connections.remove(0).method else {
+            panic!("{name} is a login of a cloud")
+        };
+        assert_eq!((cloud.mount.as_str(), cloud.role.as_str()), ("aws", "reloader"));
+        let warnings = load(&[], &login).unwrap().warnings;
+        assert_eq!(warnings.len(), usize::from(name == "aws-ec2"), "{warnings:?}");
+        let without_role = load(&[], &login[1..]).unwrap_err();
+        assert!(without_role.starts_with("VAULT_ROLE: not set"), "{without_role}");
+    }
+    let (iam, ec2) = (("VAULT_AUTH_METHOD", "aws"), ("VAULT_AUTH_METHOD", "aws-ec2"));
+    expect_refusals(&[
+        (&[], &[ROLE, ec2, ("VAULT_AWS_REGION", "a")], "is for VAULT_AUTH_METHOD=aws-iam"),
+        (&[], &[ROLE, ec2, ("BAO_AWS_HEADER_VALUE", "a")], "is for VAULT_AUTH_METHOD=aws-iam"),
+        (&[], &[ROLE, ("VAULT_AWS_STS_ENDPOINT", "a")], "is for VAULT_AUTH_METHOD=aws-iam"),
+        (&[], &[ROLE, iam, ("VAULT_AWS_NONCE", "a")], "is for VAULT_AUTH_METHOD=aws-ec2"),
+        (&[], &[ROLE, iam, ("VAULT_AWS_NONCE_FILE", "/a")], "is for VAULT_AUTH_METHOD=aws-ec2"),
+        (&[], &[ROLE, iam, ("VAULT_TOKEN", "hvs.x")], "does not go with VAULT_AUTH_METHOD=aws"),
+    ]);
+}
+
+#[test]
 fn debug_output_holds_no_secret_whatever_the_way_in() {
     let ways: [&[(&str, &str)]; 4] = [
         &[("VAULT_TOKEN", "hvs.HIDDEN")],
@@ -733,6 +757,8 @@ fn a_file_of_servers_that_cannot_be_used_is_refused_with_the_remedy() {
             "VAULT_TOKEN: a secret is not for this file; set VAULT_TOKEN_PATH",
         ),
         (&at_b("BAO_PASSWORD: hunter2"), "BAO_PASSWORD: a secret is not for this file"),
+        (&at_b("VAULT_AWS_NONCE: a"), "VAULT_AWS_NONCE: a secret is not for this file"),
+        (&at_b("AWS_SECRET_ACCESS_KEY: a"), "AWS_SECRET_ACCESS_KEY: a secret is not for this file"),
         (&at_b("VAULT_ROLE: r, VAULT_NAMSPACE: x"), "VAULT_NAMSPACE: is not used for this server"),
     ] {
         let (_folder, flag) = with_servers(text);

@@ -9,6 +9,7 @@ use reqwest::Url;
 
 use super::address::{self, ServerAddress};
 use super::auth;
+use super::cloud;
 use super::environment::Environment;
 use super::error::{ConfigError, error, error_without_value};
 use super::requests;
@@ -74,9 +75,13 @@ pub(super) fn connection(
     }
     let own_threshold = env.get("TOKEN_RENEW_THRESHOLD");
     let own_threshold = own_threshold.map(|(name, text)| duration(&name, &text)).transpose()?;
+    let method = auth::method(env, server.address.scheme() == "https")?;
+    if let Method::Cloud(login) = &method {
+        warnings.extend(cloud::warning(&login.identity).map(str::to_owned));
+    }
     Ok(Connection {
         name: name.into(),
-        method: auth::method(env, server.address.scheme() == "https")?,
+        method,
         server,
         threshold: own_threshold.unwrap_or(threshold),
         ca_secret: env.text("TLS_SECRET").map(|name| CaSecret {

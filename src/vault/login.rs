@@ -57,7 +57,7 @@ pub enum Method {
         role: Option<String>,
     },
     /// A login with an identity that a cloud gives the pod.
-    Cloud(CloudLogin),
+    Cloud(Box<CloudLogin>),
     /// A given token.
     Token(SecretString),
     /// A file that contains a token. The content may be replaced at any time.

@@ -1,4 +1,4 @@
-// HashiCorp Vault and its plugin for auth/kubernetes, pinned. Used with VAULT=hashicorp; ../servers.py builds them.
+// HashiCorp Vault and its plugins for auth/kubernetes and auth/aws, pinned. Used with VAULT=hashicorp; ../servers.py builds them.
 // Vault is licensed under BUSL 1.1: it runs in tests only and is never shipped.
 // Vault 1.21.2 is the newest version that builds with a released sdk. Later ones are built with an unreleased state of the
 // folder sdk of their repository.
@@ -14,6 +14,7 @@ replace github.com/ma314smith/signedxml v1.1.1 => github.com/moov-io/signedxml v
 tool (
 	github.com/hashicorp/vault
 	github.com/hashicorp/vault-plugin-auth-kubernetes/cmd/vault-plugin-auth-kubernetes
+	github.com/hashicorp/vault/builtin/credential/aws/cmd/aws
 )
 
 require (

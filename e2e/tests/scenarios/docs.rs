@@ -47,7 +47,7 @@ fn fast(bed: &Bed) -> String {
 }
 
 /// Creates the kind that the Prometheus operator has.
-const PROMETHEUS_RULES: &str = r#"
+const PROMETHEUS_RULES: &str = r"
 kubectl apply -f - <<'EOF'
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
@@ -63,7 +63,7 @@ spec:
     schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
 EOF
 kubectl wait --for=condition=Established --timeout=60s crd/prometheusrules.monitoring.coreos.com
-"#;
+";
 
 /// What `jq .data.version` does.
 const JQ: &str = "#!/bin/sh\n\

@@ -217,8 +217,8 @@ async fn wait_for_reports(
 /// is dropped: as Argo CD does with `Replace=true` and `selfHeal`.
 fn replacer_of(cluster: &Cluster, workloads: &[Workload]) -> JoinSet<()> {
     let mut replacer = JoinSet::new();
-    for workload in workloads.iter().cloned() {
-        let cluster = cluster.clone();
+    for workload in workloads {
+        let (cluster, workload) = (cluster.clone(), workload.clone());
         replacer.spawn(async move {
             loop {
                 // What fails is done the next time.

@@ -10,6 +10,7 @@ mod bed;
 mod bounds;
 mod chart;
 mod clouds;
+mod clouds_aws;
 mod conflicts;
 mod docs;
 mod downtime;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         bounds::scenarios(),
         chart::scenarios(),
         clouds::scenarios(),
+        clouds_aws::scenarios(),
         conflicts::scenarios(),
         docs::scenarios(),
         downtime::scenarios(),

@@ -1,5 +1,7 @@
 //! Servers behind a path, a Unix socket or an access proxy, and how requests are sent to them.
 
+use std::path::PathBuf;
+
 use reqwest::Url;
 
 use super::*;

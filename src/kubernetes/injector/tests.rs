@@ -203,7 +203,7 @@ async fn what_may_not_be_watched_delays_polls_for_a_while() {
         let cluster = Cluster::default();
         cluster.change(CONFIGURATIONS, |it| it.is_denied = true);
         let test = async |mut bench: Bench| {
-            let began = Instant::now();
+            let began = tokio::time::Instant::now();
             bench.until(hold).await;
             assert!(began.elapsed() >= LISTED_WITHIN, "{:?}", began.elapsed());
             // The permission comes later.

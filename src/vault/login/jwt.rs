@@ -82,7 +82,7 @@ mod tests {
 
     use super::*;
     use crate::credentials::service_account::{RequestToken, TokenRequestError};
-    use crate::vault::client::ServerSettings;
+    use crate::vault::connection::ServerSettings;
     use crate::vault::tls::Tls;
 
     /// Gives a token by its number, or refuses.
