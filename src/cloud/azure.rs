@@ -319,10 +319,6 @@ mod tests {
         Azure { source, resource: RESOURCE.to_owned(), owner: Owner::default() }
     }
 
-    fn named(name: &str) -> Option<String> {
-        Some(name.to_owned())
-    }
-
     fn token() -> String {
         let body = json!({"access_token": JWT, "expires_in": "3599", "token_type": "Bearer"});
         answer_of("200 OK", "", &body.to_string())
@@ -370,13 +366,14 @@ mod tests {
     #[tokio::test]
     async fn the_names_of_settings_take_precedence_over_those_of_the_machine() {
         let all = Owner {
-            subscription_id: named("sub-2"),
-            resource_group_name: named("group-2"),
-            vmss_name: named("set-2"),
+            subscription_id: Some("sub-2".to_owned()),
+            resource_group_name: Some("group-2".to_owned()),
+            vmss_name: Some("set-2".to_owned()),
             ..Owner::default()
         };
-        let group = Owner { resource_group_name: named("group-2"), ..Owner::default() };
-        let resource = Owner { resource_id: named("/subscriptions/x"), ..Owner::default() };
+        let group = Owner { resource_group_name: Some("group-2".to_owned()), ..Owner::default() };
+        let resource =
+            Owner { resource_id: Some("/subscriptions/x".to_owned()), ..Owner::default() };
         for (owner, answers, expected) in [
             (
                 all,

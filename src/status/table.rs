@@ -222,7 +222,9 @@ mod tests {
         let known = KnownSecret { reading: Reading::Live, version, ..KnownSecret::UNREAD };
         let is_revocable = |known, states: &[UserState]| {
             let mut row = RotationRow::new(&secret("a"), known);
-            states.iter().for_each(|state| row.add(state));
+            for state in states {
+                row.add(state);
+            }
             row.rotation().revocable
         };
         let without_pods = UserState::Silent(Silence::NoReplicas);

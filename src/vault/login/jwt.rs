@@ -78,12 +78,10 @@ mod tests {
     use serde_json::Value;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
-    use tokio::time::Duration;
 
     use super::*;
     use crate::credentials::service_account::{RequestToken, TokenRequestError};
     use crate::vault::connection::ServerSettings;
-    use crate::vault::tls::Tls;
 
     /// Gives a token by its number, or refuses.
     #[derive(Default)]
@@ -120,14 +118,7 @@ mod tests {
 
     fn server(listener: &TcpListener) -> Server {
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let settings = ServerSettings {
-            address: address.parse().unwrap(),
-            namespace: None,
-            redirects: None,
-            timeout: Duration::from_secs(5),
-            proxy: None,
-            tls: Tls::default(),
-        };
+        let settings = ServerSettings::at(address.parse().unwrap());
         Server::new(settings, Arc::default()).unwrap()
     }
 
