@@ -32,6 +32,7 @@ const LINKS_OF_FLAGS: [(&str, &str); 15] = [
     ("--vault-servers-file", "[several servers](several-vaults.md)"),
     ("--path-rules-file", "[path rules](security.md#path-rules)"),
     ("--record-events", "[Events](operations.md#events-and-metrics), [reasons](reasons.md)"),
+    ("--watch-namespaces", "[only some namespaces](install.md#only-some-namespaces)"),
     ("--injector-check", "[injector](injector.md)"),
     ("--injector-webhooks", "[which webhooks count](injector.md#which-webhooks-count)"),
     ("--status-kubernetes-auth", "[reach the API](status.md#reach-the-api)"),

@@ -26,12 +26,12 @@ const LONGEST_PREFIX: usize = 253;
 // The flags. A doc comment would become the text of --help of the program.
 #[derive(Debug, Args)]
 pub(super) struct ScopeFlags {
-    /// Watch only these namespaces: up to 100 names with commas between them. The service account then
+    /// Watch only these namespaces: at most 100 names with commas between them. The service account then
     /// needs no right in the whole cluster
     #[arg(long, value_name = "NAMES")]
     watch_namespaces: Option<String>,
-    /// Watch only the namespaces whose labels match this selector, as in team=payments, in the syntax
-    /// of kubectl
+    /// Watch only the namespaces whose labels match this selector, as in `team=payments` or
+    /// `team in (payments, shop)`. The syntax is that of `kubectl --selector`
     #[arg(long, value_name = "SELECTOR")]
     namespace_selector: Option<String>,
 }

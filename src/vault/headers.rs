@@ -105,7 +105,8 @@ pub fn parse(text: &str) -> Result<HeaderMap, HeadersError> {
         if value.len() > LONGEST_VALUE {
             return refused(format!("has a value of the header {shown} longer than 8 KiB"));
         }
-        let Ok(mut value) = HeaderValue::from_str(&value) else {
+        let text = Some(value).filter(|value| value.is_ascii());
+        let Some(mut value) = text.and_then(|text| HeaderValue::from_str(&text).ok()) else {
             return refused(format!(
                 "has a value of the header {shown} that is not one line of printable ASCII"
             ));

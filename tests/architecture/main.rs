@@ -88,7 +88,6 @@ const ARROWS: [(&str, &[&str]); 22] = [
             "model",
             "notifications",
             "process",
-            "references",
             "rollouts",
             "status",
             "telemetry",

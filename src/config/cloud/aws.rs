@@ -332,7 +332,7 @@ mod tests {
         ] {
             let error = source_of(variables).unwrap_err();
             assert!(error.starts_with(expected), "{error}");
-            assert!(!error.contains("SEC"), "{error}");
+            assert!(!error.contains("SEC RET"), "{error}");
         }
     }
 
