@@ -24,10 +24,11 @@ const BLOCK_WITHIN: Duration = Duration::from_mins(2);
 const NO_DOCKER: &str = "the bed has no container engine";
 const NO_RELEASE: &str = "needs a published release, and its signatures";
 const NO_LOGS: &str = "the bed runs the controller as a process; the scenario reads its log";
+const NO_CLOUD: &str = "needs an account in the cloud, and its auth method";
 const RUNS_TESTS: &str = "runs the tests themselves";
 
 /// The blocks that do not run: the page, the start of the first line, the reason.
-const NOT_RUN: [(&str, &str, &str); 14] = [
+const NOT_RUN: [(&str, &str, &str); 25] = [
     ("CONTRIBUTING.md", "deploy/charts/check.sh", "`make lint` runs it"),
     ("README.md", "docker build", NO_DOCKER),
     ("README.md", "kubectl --namespace vault-system logs", NO_LOGS),
@@ -35,6 +36,17 @@ const NOT_RUN: [(&str, &str, &str); 14] = [
     ("docs/compatibility.md", "make servers", RUNS_TESTS),
     ("docs/install.md", "docker build", NO_DOCKER),
     ("docs/operations.md", "kubectl --namespace vault-system logs", NO_LOGS),
+    ("docs/login-aws.md", "vault auth enable aws", NO_CLOUD),
+    ("docs/login-aws.md", "vault write auth/aws/config/client", NO_CLOUD),
+    ("docs/login-aws.md", "vault write auth/aws/role/reloader auth_type=ec2", NO_CLOUD),
+    ("docs/login-azure.md", "az identity create", NO_CLOUD),
+    ("docs/login-azure.md", "vault auth enable azure", NO_CLOUD),
+    ("docs/login-azure.md", "bao auth enable jwt", NO_CLOUD),
+    ("docs/login-gcp.md", "gcloud services enable", NO_CLOUD),
+    ("docs/login-gcp.md", "vault auth enable gcp", NO_CLOUD),
+    ("docs/login-gcp.md", "vault write auth/gcp/role/reloader type=iam", NO_CLOUD),
+    ("docs/login-gcp.md", "vault write auth/gcp/role/reloader type=gce", NO_CLOUD),
+    ("docs/login-gcp.md", "bao auth enable jwt", NO_CLOUD),
     (
         "docs/operations.md",
         "promtool",

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use e2e::command_lines::RELOADER_USER;
 use e2e::controller::is_leading;
 use e2e::kubelet::{Pod, play_kubelet_as};
 use e2e::scenario::{SOON, deployment_without_pods, next_second, polling_fast};
@@ -22,6 +23,7 @@ e2e::scenarios! {
 
 const README: &str = "README.md";
 const ACCESS: &str = "docs/vault-access.md";
+const ACCOUNT: &str = "docs/login-service-account.md";
 const STATUS: &str = "docs/status.md";
 const EXAMPLES: &str = "deploy/examples/README.md";
 const CHART: &str = "deploy/charts/vault-secrets-reloader/README.md";
@@ -311,6 +313,8 @@ async fn logins(bed: &Bed, walk: &mut Walk<'_>) -> Result<()> {
     let options = method("jwt").env("VAULT_PATH", "jwt").env("VAULT_ROLE", "reloader");
     subject.expect_reload(bed, &options.env("VAULT_JWT_FILE", jwt)).await.context("jwt")?;
 
+    login_by_service_account(bed, walk, &mut subject).await?;
+
     walk.next(ACCESS, &[]).await.context("approle")?;
     walk.next(ACCESS, &[]).await.context("the Secret of the login")?;
     let approle = || {
@@ -335,6 +339,34 @@ async fn logins(bed: &Bed, walk: &mut Walk<'_>) -> Result<()> {
     let options = polling_fast().without_vault_token();
     let options = options.env("VAULT_TOKEN_PATH", file(walk, "token"));
     subject.expect_reload(bed, &options).await.context("a token")
+}
+
+/// The login by tokens that the controller requests, of both methods.
+async fn login_by_service_account(
+    bed: &Bed,
+    walk: &mut Walk<'_>,
+    subject: &mut Subject,
+) -> Result<()> {
+    let options = || {
+        polling_fast()
+            .without_vault_token()
+            .env("VAULT_ROLE", "reloader")
+            .env("VAULT_JWT_SERVICE_ACCOUNT", format!("{NAMESPACE}/vault-login"))
+            .env("VAULT_JWT_AUDIENCE", "vault")
+    };
+    walk.next(ACCOUNT, &[]).await.context("the ServiceAccount")?;
+    walk.write("tokens.yaml", walk.block(ACCOUNT, "yaml", "serviceaccounts/token")?)?;
+    let bind = format!(
+        "kubectl apply -f tokens.yaml
+         kubectl --namespace {NAMESPACE} create rolebinding vault-login-tokens \
+           --role=vault-login-tokens --user={RELOADER_USER}"
+    );
+    walk.run(&bind, &[]).await.context("the Role for tokens")?;
+    walk.next(ACCOUNT, &[]).await.context("the role of kubernetes")?;
+    subject.expect_reload(bed, &options()).await.context("kubernetes, by a request")?;
+    walk.next(ACCOUNT, &[]).await.context("the role of jwt")?;
+    let jwt = options().env("VAULT_AUTH_METHOD", "jwt").env("VAULT_PATH", "jwt");
+    subject.expect_reload(bed, &jwt).await.context("jwt, by a request")
 }
 
 /// The login by a certificate needs a server with TLS.
