@@ -151,12 +151,12 @@ async fn live(State(health): State<Health>) -> (StatusCode, String) {
     }
 }
 
-/// Whether the index knows all workloads. An outage of Vault does not matter here, since no other
-/// replica could do better.
+/// Whether the index knows all workloads: see [`Index::is_ready`]. An outage of Vault does not matter
+/// here, since no other replica could do better.
 async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
     if health.ending.load(Ordering::Relaxed) {
         (StatusCode::SERVICE_UNAVAILABLE, "ending")
-    } else if health.index.is_synced() {
+    } else if health.index.is_ready() {
         (StatusCode::OK, "ok")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "the workloads are being read")

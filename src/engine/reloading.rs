@@ -205,6 +205,11 @@ impl<C: Cluster> Writer<'_, C> {
                 // says why the workload is held.
                 return Outcome::NotNeeded;
             }
+            // This comes after the holds: a namespace that loses its label leaves the selection before
+            // its annotations are forgotten.
+            if !self.index.selection().contains(&id.namespace) {
+                return Outcome::NotNeeded;
+            }
             if attempt == 0 {
                 self.events.emit(&Event::Reloading { workload: &id, changed, cause: *cause });
             }

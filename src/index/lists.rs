@@ -80,6 +80,12 @@ impl Lists {
         self.all().all(|list| list.is_complete)
     }
 
+    /// Whether all lists have ended. With named namespaces, polls may also have begun without some
+    /// lists: a namespace that is gone, or has no Role, says nothing about the others.
+    pub(super) fn are_ready(&self) -> bool {
+        self.are_all_complete() || (!self.of_namespaces.is_empty() && self.may_be_polled())
+    }
+
     /// Whether a kind was listed in full, in each namespace that is watched.
     pub(super) fn are_complete_of(&self, kind: Kind) -> bool {
         self.present().all(|lists| lists[kind.place()].is_complete)
@@ -133,18 +139,33 @@ mod tests {
     }
 
     #[test]
+    fn without_names_the_lists_of_all_kinds_are_needed() {
+        let mut lists = Lists::default();
+        let [overdue, others @ ..] = Kind::ALL;
+        lists.do_not_await(&overdue.into());
+        for kind in others {
+            lists.begin(&kind.into());
+            lists.end(&kind.into());
+        }
+        assert!(lists.may_be_polled() && !lists.are_ready());
+        lists.end(&overdue.into());
+        assert!(lists.are_ready());
+    }
+
+    #[test]
     fn an_overdue_list_of_one_namespace_keeps_no_other_waiting() {
         let mut lists = Lists::of_namespaces(&["a".into(), "b".into()]);
         let of = |kind, name: &str| ListScope { kind, namespace: Some(name.into()) };
         for kind in Kind::ALL {
             lists.do_not_await(&of(kind, "b"));
         }
-        assert!(!lists.may_be_polled());
+        assert!(!lists.may_be_polled() && !lists.are_ready());
         for kind in Kind::ALL {
             lists.begin(&of(kind, "a"));
             lists.end(&of(kind, "a"));
         }
         assert!(lists.may_be_polled() && lists.is_any_late() && !lists.are_all_complete());
+        assert!(lists.are_ready());
         let id = |name: &str| WorkloadId {
             kind: Kind::DEPLOYMENT,
             namespace: name.into(),

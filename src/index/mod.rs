@@ -223,6 +223,13 @@ impl Index {
         self.entries().lists.are_all_complete()
     }
 
+    /// Whether the controller can do its work: every kind was listed in full at least once. A named
+    /// namespace that cannot be listed in time is not waited for.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.entries().lists.are_ready()
+    }
+
     /// Whether all workloads that existed before this process are known, but for those of kinds that
     /// cannot be listed.
     #[must_use]

@@ -101,6 +101,10 @@ impl Sources {
         kind: SourceKind,
         namespace: Option<&str>,
     ) -> Vec<SourceId> {
+        // The readers of all named namespaces are woken, and most of them find nothing.
+        if !self.unread.iter().any(|id| is_of(id, kind, namespace)) {
+            return Vec::new();
+        }
         let (unread, others) =
             std::mem::take(&mut self.unread).into_iter().partition(|id| is_of(id, kind, namespace));
         self.unread = others;

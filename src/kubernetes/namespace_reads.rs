@@ -28,6 +28,10 @@ use crate::index::Index;
 /// namespaces, the API server gets two requests a second.
 const READ_EVERY: Duration = Duration::from_mins(1);
 
+/// The pause between two rounds while polls wait for the first one. A read that fails once must not end
+/// their wait, since the namespace may freeze reloads.
+const READ_AGAIN: Duration = Duration::from_secs(5);
+
 /// How many namespaces are read at once.
 const READS_AT_A_TIME: usize = 4;
 
@@ -68,35 +72,30 @@ impl NamespaceReader {
                 () = shutdown.cancelled() => return,
                 () = self.read_all() => {}
             }
+            let pause = if self.first_list.is_awaited() { READ_AGAIN } else { READ_EVERY };
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = sleep(READ_EVERY) => {}
+                () = sleep(pause) => {}
+                () = self.first_list.overdue() => self.go_on_without(),
             }
         }
     }
 
-    /// Reads each namespace once.
+    /// Reads each namespace once. Polls may begin if each read had an answer, or was denied.
     async fn read_all(&mut self) {
         let reads: Vec<_> = self.names.iter().map(|name| self.read(name)).collect();
         let mut answers = stream::iter(reads).buffer_unordered(READS_AT_A_TIME);
+        let mut are_answered = true;
         loop {
             tokio::select! {
                 next = answers.next() => match next {
-                    Some((name, answer)) => self.take_in(&name, answer),
+                    Some((name, answer)) => are_answered &= self.take_in(&name, answer),
                     None => break,
                 },
-                () = self.first_list.overdue() => {
-                    warn!(
-                        worker = WORKER,
-                        "Going on without some annotations of namespaces, since the API server did not \
-                         answer within {} s",
-                        LISTED_WITHIN.as_secs()
-                    );
-                    self.go_on();
-                }
+                () = self.first_list.overdue() => self.go_on_without(),
             }
         }
-        if self.first_list.is_awaited() {
+        if are_answered && self.first_list.is_awaited() {
             self.go_on();
         }
     }
@@ -109,6 +108,17 @@ impl NamespaceReader {
         })
     }
 
+    /// Stops polls from waiting for the first round.
+    fn go_on_without(&mut self) {
+        warn!(
+            worker = WORKER,
+            "Going on without some annotations of namespaces, since the API server did not answer \
+             within {} s",
+            LISTED_WITHIN.as_secs()
+        );
+        self.go_on();
+    }
+
     fn go_on(&mut self) {
         self.first_list.end();
         self.index.namespaces().do_not_await();
@@ -117,16 +127,22 @@ impl NamespaceReader {
         }
     }
 
-    fn take_in(&mut self, name: &Arc<str>, answer: Answer) {
+    /// Takes in an answer. Returns `false` if it is worth reading the namespace again soon.
+    fn take_in(&mut self, name: &Arc<str>, answer: Answer) -> bool {
         match answer {
             Ok(object) => {
                 if self.unreadable.remove(name) {
                     info!(worker = WORKER, "The annotations of namespace {name} are read again");
                 }
                 take_in_annotations(&self.index, name, &object);
+                true
             }
-            Err(error) if error.code() == 404 => self.index.namespaces().delete(name),
+            Err(error) if error.code() == 404 => {
+                self.index.namespaces().delete(name);
+                true
+            }
             Err(error) => {
+                let is_final = error.is_forbidden();
                 if self.unreadable.insert(Arc::clone(name)) {
                     warn!(
                         worker = WORKER,
@@ -135,6 +151,7 @@ impl NamespaceReader {
                          denies it, grant the service account get on this namespace by a Role in it"
                     );
                 }
+                is_final
             }
         }
     }
@@ -207,6 +224,25 @@ mod tests {
         let mut expected: Vec<String> = names.into_iter().flat_map(of).collect();
         expected.sort();
         assert_eq!(paths, expected, "three rounds, and no list");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_first_read_that_fails_is_repeated_before_polls_begin() {
+        let failing = || scripted::client_of(|_| scripted::status(500));
+        assert!(!run_for(Duration::from_secs(25), failing(), &["shop"]).await.1);
+        assert!(run_for(Duration::from_secs(35), failing(), &["shop"]).await.1);
+        let requests = Arc::new(Mutex::new(0));
+        let once = scripted::client_of(move |_| {
+            let mut requests = requests.lock().unwrap();
+            *requests += 1;
+            if *requests == 1 {
+                return scripted::status(500);
+            }
+            let metadata = json!({ "name": "shop", "annotations": { DRY_RUN: "true" } });
+            Response::new(Answer::from(json!({ "metadata": metadata }).to_string()))
+        });
+        let (index, is_synced) = run_for(Duration::from_secs(15), once, &["shop"]).await;
+        assert!(is_synced && index.namespaces().of("shop").is_some_and(|rules| rules.dry_run));
     }
 
     #[tokio::test(start_paused = true)]

@@ -140,19 +140,20 @@ impl NamespaceWatch {
                 }
             }
             WatchEvent::InitDone => {
-                namespaces.end_list();
+                // A freeze counts until no reload of the namespace can start.
                 for name in selection.end_list() {
                     self.leave(&name);
                 }
+                namespaces.end_list();
                 self.settings.selected.cancel();
                 self.go_on();
             }
             WatchEvent::Delete(object) => {
                 let name = object.metadata.name.as_deref().unwrap_or_default();
-                namespaces.delete(name);
                 if selection.remove(name) {
                     self.leave(name);
                 }
+                namespaces.delete(name);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::index::namespaces::NamespaceRules;
+use crate::model::scope::WatchScope;
 
 /// Returns the text of a freeze that ends after some seconds, or ended before.
 fn freeze(seconds: i64) -> String {
@@ -81,6 +82,22 @@ async fn a_freeze_that_comes_just_before_the_patch_counts() {
     bench.fake.world().faults.push_back(Fault::WrittenBefore(write));
     bench.poll().await;
     assert_eq!((bench.fake.count("web"), bench.fake.world().patches), (0, 1), "one conflict");
+}
+
+#[tokio::test]
+async fn a_namespace_that_leaves_the_selection_during_a_tick_is_not_reloaded() {
+    let index = Index::default().with_scope(&WatchScope::Selected("team=payments".into()));
+    index.selection().add("shop");
+    let mut bench = Bench::with_index(index, &[("web", &["a"])]);
+    bench.poll().await;
+    bench.fake.rotate("a", 2);
+    // A tick that began before still has the workload.
+    assert!(bench.index.selection().remove("shop"));
+    bench.poll().await;
+    assert_eq!((bench.fake.count("web"), bench.fake.world().patches), (0, 0));
+    bench.index.selection().add("shop");
+    bench.poll().await;
+    assert_eq!(bench.fake.count("web"), 1);
 }
 
 #[tokio::test(start_paused = true)]
