@@ -1,11 +1,14 @@
-//! The HTTP client for the servers of a cloud. Requests have time-outs, answers have a size limit,
-//! redirects are not followed, and no proxy is used unless the settings name one.
+//! The HTTP clients for the servers of clouds. Requests have time-outs, answers have a size limit,
+//! redirects are not followed, and no proxy is used.
 
 use std::error::Error as _;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use reqwest::{Url, redirect};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::error::CloudError;
 use crate::model::text::shorten;
@@ -18,6 +21,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The longest answer that is read, in bytes. Tokens and signed documents take a few thousand.
 const LONGEST_ANSWER: usize = 256 << 10;
+
+/// The client for plain HTTP.
+static PLAIN: OnceLock<reqwest::Client> = OnceLock::new();
+
+/// The client for HTTPS.
+static TLS: OnceLock<reqwest::Client> = OnceLock::new();
 
 /// A service of a cloud.
 #[derive(Clone, Debug)]
@@ -57,7 +66,7 @@ impl Service {
 
     /// Sends a request, and returns an answer of any status.
     pub(crate) async fn send(&self, request: reqwest::Request) -> Result<Answer, CloudError> {
-        let client = client().map_err(|error| self.unreachable(&error))?;
+        let client = self.client().await?;
         let exchange = async {
             let mut response = client.execute(request).await?;
             let (status, headers) = (response.status(), response.headers().clone());
@@ -70,7 +79,7 @@ impl Service {
             }
             Ok(Some(Answer { status, headers, body }))
         };
-        match tokio::time::timeout(TIMEOUT, exchange).await {
+        match timeout(TIMEOUT, exchange).await {
             Err(_) => Err(self.error("does not answer")),
             Ok(Err(error)) => Err(self.unreachable(&error)),
             Ok(Ok(None)) => Err(self.error("its answer is too long")),
@@ -88,6 +97,27 @@ impl Service {
         }
     }
 
+    /// Returns the client for the scheme of the address. The first request creates it.
+    async fn client(&self) -> Result<reqwest::Client, CloudError> {
+        let is_tls = self.address.scheme() == "https";
+        let created = if is_tls { &TLS } else { &PLAIN };
+        if let Some(client) = created.get() {
+            return Ok(client.clone());
+        }
+        let client = if is_tls {
+            // This reads the CAs of the system, which blocks.
+            let creation = spawn_blocking(|| create_client(true));
+            let Ok(Ok(client)) = timeout(TIMEOUT, creation).await else {
+                return Err(self.error("the CAs of the system cannot be read in time"));
+            };
+            client
+        } else {
+            create_client(false)
+        };
+        let client = client.map_err(|error| self.unreachable(&error))?;
+        Ok(created.get_or_init(|| client).clone())
+    }
+
     fn unreachable(&self, error: &reqwest::Error) -> CloudError {
         // The text of the error itself repeats the URL.
         let mut cause = error.source();
@@ -98,13 +128,45 @@ impl Service {
     }
 }
 
-/// Makes a client for one request. Logins are rare, and no connection needs to stay open.
-fn client() -> reqwest::Result<reqwest::Client> {
-    reqwest::Client::builder()
+/// Creates a client. Logins are rare, so no connection stays open between requests.
+fn create_client(is_tls: bool) -> reqwest::Result<reqwest::Client> {
+    let mut client = reqwest::Client::builder()
         .no_proxy()
         .redirect(redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(TIMEOUT)
-        .pool_max_idle_per_host(0)
-        .build()
+        .pool_max_idle_per_host(0);
+    if !is_tls {
+        // Without this, a client for plain HTTP fails on systems without CA files.
+        client = client.tls_certs_only([]);
+    }
+    client.build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stand_in::{StandIn, answer_of};
+    use super::*;
+
+    #[tokio::test]
+    async fn the_client_of_a_scheme_is_created_once() {
+        let server = StandIn::start().await;
+        let service = Service { name: "the service", address: server.address() };
+        let request = || reqwest::Request::new(http::Method::GET, service.url("/", &[]));
+        let answers = [answer_of("200 OK", "", "a"), answer_of("200 OK", "", "b")];
+        let (bodies, _) = server
+            .answer(&answers, async {
+                let first = service.read(request()).await;
+                assert!(PLAIN.get().is_some());
+                (first.unwrap(), service.read(request()).await.unwrap())
+            })
+            .await;
+        assert_eq!(bodies, (b"a".to_vec(), b"b".to_vec()));
+
+        let mut address = server.address();
+        address.set_scheme("https").unwrap();
+        let service = Service { name: "the service", address };
+        service.client().await.unwrap();
+        assert!(TLS.get().is_some());
+    }
 }

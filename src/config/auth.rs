@@ -35,8 +35,8 @@ const OWN: [(&str, &[&str]); 8] = [
     ("PASSWORD_FILE", &["userpass"]),
 ];
 
-/// Variables of a login by the tokens of a ServiceAccount, without their prefix.
-const OF_SERVICE_ACCOUNTS: [&str; 2] = ["JWT_SERVICE_ACCOUNT", "JWT_AUDIENCE"];
+/// Variables of a login with a JWT of a ServiceAccount, without their prefix.
+const OF_JWT: [&str; 3] = ["JWT_FILE", "JWT_SERVICE_ACCOUNT", "JWT_AUDIENCE"];
 
 /// Returns the auth method that the variables describe.
 pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, ConfigError> {
@@ -51,26 +51,17 @@ pub(super) fn method(env: &Environment<'_>, is_tls: bool) -> Result<Method, Conf
             return Err(error_without_value(&variable, &problem));
         }
     }
-    if let Some((variable, name)) = &chosen {
-        for (suffix, methods) in
-            [("ROLE", &["jwt", "kubernetes", "cert"][..]), ("JWT_FILE", &["jwt", "kubernetes"])]
-        {
-            if let Some((other, _)) = env.get(suffix)
-                && METHODS.contains(&name.as_str())
-                && !methods.contains(&name.as_str())
-            {
-                return Err(error_without_value(
-                    &other,
-                    &format!("does not go with {variable}={name}"),
-                ));
-            }
-        }
+    if let Some((variable, name)) = &chosen
+        && METHODS.contains(&name.as_str())
+        && !["jwt", "kubernetes", "cert"].contains(&name.as_str())
+    {
+        refuse(env, &["ROLE"], variable, name)?;
     }
     if let Some((variable, name)) = &chosen
         && !["jwt", "kubernetes"].contains(&name.as_str())
         && (METHODS.contains(&name.as_str()) || cloud::method(name).is_some())
     {
-        refuse(env, &OF_SERVICE_ACCOUNTS, variable, name)?;
+        refuse(env, &OF_JWT, variable, name)?;
     }
     if let Some((variable, name)) = &chosen
         && !["jwt", "kubernetes", "token"].contains(&name.as_str())
@@ -120,7 +111,8 @@ fn refuse(
 ) -> Result<(), ConfigError> {
     match suffixes.iter().find_map(|suffix| env.get(suffix)) {
         Some((other, _)) => {
-            Err(error_without_value(&other, &format!("does not go with {variable}={name}")))
+            let problem = format!("does not go with {variable}={name}; remove one of them");
+            Err(error_without_value(&other, &problem))
         }
         None => Ok(()),
     }

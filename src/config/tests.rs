@@ -211,6 +211,11 @@ fn the_identities_of_google_and_azure_log_in_at_their_usual_mounts() {
         assert_eq!(given("auth/other").0, "other");
         let without_role = load(&[], &[("VAULT_AUTH_METHOD", name)]).unwrap_err();
         assert!(without_role.starts_with("VAULT_ROLE: not set"), "{without_role}");
+        let file = ("VAULT_JWT_FILE", "/jwt");
+        let with_file = load(&[], &[ROLE, ("VAULT_AUTH_METHOD", name), file]).unwrap_err();
+        let expected =
+            format!("VAULT_JWT_FILE: does not go with VAULT_AUTH_METHOD={name}; remove one");
+        assert!(with_file.starts_with(&expected), "{with_file}");
     }
 }
 
@@ -523,6 +528,11 @@ fn the_identities_of_aws_log_in_at_their_usual_mount_and_have_their_variables() 
         (&[], &[ROLE, iam, ("VAULT_AWS_NONCE", "a")], "is for VAULT_AUTH_METHOD=aws-ec2"),
         (&[], &[ROLE, iam, ("VAULT_AWS_NONCE_FILE", "/a")], "is for VAULT_AUTH_METHOD=aws-ec2"),
         (&[], &[ROLE, iam, ("VAULT_TOKEN", "hvs.x")], "does not go with VAULT_AUTH_METHOD=aws"),
+        (
+            &[],
+            &[ROLE, ec2, ("VAULT_JWT_FILE", "/a")],
+            "VAULT_JWT_FILE: does not go with VAULT_AUTH",
+        ),
     ]);
 }
 

@@ -10,6 +10,7 @@ use super::super::address::without_path;
 use super::super::environment::Environment;
 use super::super::error::{ConfigError, error, error_without_value};
 use super::super::value::{boolean, secret_path};
+use super::address::guarded;
 use crate::cloud::aws::Aws;
 use crate::cloud::aws::instance::Instance;
 use crate::cloud::aws::keys::Keys;
@@ -86,7 +87,7 @@ fn sts(env: &Environment<'_>) -> Result<Sts, ConfigError> {
     }
     let (global, global_host, global_region) = GLOBAL;
     if let Some((name, text)) = env.get("AWS_STS_ENDPOINT") {
-        let endpoint = without_path(&name, &text)?;
+        let endpoint = guarded(&name, &text)?;
         if endpoint.host_str() == Some(global_host) {
             if let Some((other, region)) =
                 own.filter(|(_, it)| ![global, global_region].contains(&&**it))
@@ -404,6 +405,14 @@ mod tests {
             ),
             (&[("VAULT_AWS_STS_ENDPOINT", "https://sts.example.com")], "VAULT_AWS_REGION: not set"),
             (&[("VAULT_AWS_STS_ENDPOINT", "https://a/path")], "VAULT_AWS_STS_ENDPOINT"),
+            // The service gets the token of the service account.
+            (
+                &[
+                    ("AWS_REGION", "eu-west-1"),
+                    ("VAULT_AWS_STS_ENDPOINT", "http://sts.example.com"),
+                ],
+                "VAULT_AWS_STS_ENDPOINT=\"http://sts.example.com\": must use https",
+            ),
         ] {
             let error = with(&[variables], sts).unwrap_err();
             assert!(error.starts_with(expected), "{error}");

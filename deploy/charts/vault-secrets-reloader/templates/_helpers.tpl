@@ -505,11 +505,14 @@ The audience and the file of the token for Vault. No audience: the pod's own tok
 {{- end }}
 
 {{/*
-Whether the login of the default server uses that file: not if it requests tokens of a ServiceAccount.
+Whether the login of the default server uses that file: not if it requests tokens of a ServiceAccount, or
+has an auth method without a JWT. A method that comes by valueFrom is not known here.
 */}}
 {{- define "vault-secrets-reloader.logsInWithFile" -}}
 {{- $env := .Values.env | default dict }}
-{{- if and (include "vault-secrets-reloader.tokenAudience" .) (not (or $env.BAO_JWT_SERVICE_ACCOUNT $env.VAULT_JWT_SERVICE_ACCOUNT)) }}true{{- end }}
+{{- $method := $env.BAO_AUTH_METHOD | default $env.VAULT_AUTH_METHOD | default "jwt" }}
+{{- $sendsJwt := or (kindIs "map" $method) (has $method (list "jwt" "kubernetes")) }}
+{{- if and $sendsJwt (include "vault-secrets-reloader.tokenAudience" .) (not (or $env.BAO_JWT_SERVICE_ACCOUNT $env.VAULT_JWT_SERVICE_ACCOUNT)) }}true{{- end }}
 {{- end }}
 
 {{/*
