@@ -19,6 +19,10 @@ use crate::references::source::ReadableSources;
 /// namespaces, there are up to 23 of each namespace.
 const MOST_REPORTED: usize = 50;
 
+/// The most permissions that are asked about, one request each. The first ten named namespaces are
+/// checked as a whole. What is missing in the others shows when they are listed.
+const MOST_ASKED: usize = 250;
+
 /// A permission that the controller needs.
 #[derive(Debug, Default)]
 struct Needed {
@@ -124,8 +128,9 @@ fn needed(uses: &Uses) -> impl Iterator<Item = Needed> {
         })
     });
     let of_status = of_status(status, lease);
-    let in_scope = in_scope.chain(of_namespaces(scope)).chain(of_injector);
-    in_scope.chain(of_lease).chain(of_status).chain(accounts.iter().map(of_account))
+    let of_accounts = accounts.iter().map(of_account);
+    let of_process = of_lease.chain(of_status).chain(of_accounts).chain(of_injector);
+    of_process.chain(of_namespaces(scope)).chain(in_scope)
 }
 
 /// Returns what a login with the tokens of a ServiceAccount needs.
@@ -172,13 +177,9 @@ fn of_status(
 pub async fn missing(client: &Client, uses: &Uses) -> Vec<String> {
     let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
     let mut missing = Vec::new();
-    for Needed { verb, resource, subresource, group, namespace, name } in needed(uses) {
-        if missing.len() >= MOST_REPORTED {
-            missing.push(
-                "and more. Add these, and start the controller again to see the others".to_owned(),
-            );
-            break;
-        }
+    for Needed { verb, resource, subresource, group, namespace, name } in
+        needed(uses).take(MOST_ASKED)
+    {
         // A token is requested of one object, which the rule has to name.
         let part = subresource.map_or_else(String::new, |part| {
             format!("/{part} of {}", name.as_deref().unwrap_or_default())
@@ -205,6 +206,12 @@ pub async fn missing(client: &Client, uses: &Uses) -> Vec<String> {
         let params = PostParams::default();
         let Ok(answer) = in_time(api.create(&params, &review)).await else { continue };
         if answer.status.is_some_and(|status| !status.allowed) {
+            if missing.len() >= MOST_REPORTED {
+                let others =
+                    "and more. Add these, and start the controller again to see the others";
+                missing.push(others.to_owned());
+                break;
+            }
             let dot = if group.is_empty() { "" } else { "." };
             missing.push(format!("{verb} {resource}{part}{dot}{group}{place}"));
         }

@@ -45,11 +45,15 @@ impl Limiter {
         Some(turn)
     }
 
-    /// Takes a turn for a request that does not wait. The requests after it wait longer.
+    /// Takes a turn for a request that does not wait. The requests after it wait longer, by one interval
+    /// at most: otherwise logins and renewals alone could use up all turns of a low rate, and no secret
+    /// would be read.
     pub(super) fn count(&self, now: Instant) {
-        let Some(RateLimit { interval, .. }) = self.limit else { return };
+        let Some(RateLimit { interval, burst }) = self.limit else { return };
         let mut full_at = lock(&self.full_at);
-        *full_at = Some(full_at.map_or(now, |time| time.max(now)) + interval);
+        let full = full_at.map_or(now, |time| time.max(now));
+        let most = now + interval.saturating_mul(burst.saturating_add(1));
+        *full_at = Some((full + interval).min(most.max(full)));
     }
 }
 
@@ -92,6 +96,22 @@ mod tests {
         limiter.count(now);
         limiter.count(now);
         assert_eq!(limiter.turn(now, now + SECOND * 5), Some(now + SECOND * 2));
+    }
+
+    #[test]
+    fn requests_that_do_not_wait_leave_turns_for_the_others() {
+        let limiter = Limiter::new(Some(RateLimit { interval: SECOND, burst: 3 }));
+        let now = Instant::now();
+        for _ in 0..100 {
+            limiter.count(now);
+        }
+        assert_eq!(limiter.turn(now, now + SECOND * 60), Some(now + SECOND * 2));
+        // What waits already keeps its place.
+        for seconds in 3..10 {
+            assert_eq!(limiter.turn(now, now + SECOND * 60), Some(now + SECOND * seconds));
+        }
+        limiter.count(now);
+        assert_eq!(limiter.turn(now, now + SECOND * 60), Some(now + SECOND * 10));
     }
 
     #[test]
