@@ -22,7 +22,7 @@ const CONFIGURATION: &str = "docs/configuration.md";
 const ANNOTATIONS: &str = "docs/annotations.md";
 
 /// What the pages of this project say about a flag, beside its `--help`.
-const LINKS_OF_FLAGS: [(&str, &str); 15] = [
+const LINKS_OF_FLAGS: [(&str, &str); 16] = [
     ("--settle-time", "[settle time](how-a-change-is-known.md#settle-time)"),
     ("--ignore-versions-before", "[a move](several-vaults.md#move-to-another-vault)"),
     ("--dry-run", "[status](status.md)"),

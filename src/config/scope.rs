@@ -31,7 +31,7 @@ pub(super) struct ScopeFlags {
     #[arg(long, value_name = "NAMES")]
     watch_namespaces: Option<String>,
     /// Watch only the namespaces whose labels match this selector, as in `team=payments` or
-    /// `team in (payments, shop)`. The syntax is that of `kubectl --selector`
+    /// `team in (payments, shop)`. The syntax is that of label selectors in kubectl
     #[arg(long, value_name = "SELECTOR")]
     namespace_selector: Option<String>,
 }

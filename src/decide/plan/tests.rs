@@ -121,6 +121,17 @@ fn a_version_that_is_older_than_what_is_recorded_is_a_restored_storage() {
 }
 
 #[test]
+fn the_record_of_another_default_server_causes_a_reload_only_if_the_own_version_is_older() {
+    // Two installations name different servers `default`. The record is from the other one, and
+    // this server has an older version.
+    let row = Row::live(old()).recorded(true, new());
+    assert_eq!(row.verdict(), Verdict::Changed(Cause::Restored));
+    // This server has a newer version than the record, from before the reload of the other one.
+    let row = Row::live(version(2, 1_000_060)).recorded(true, version(1, 1_000_050));
+    assert_eq!(row.verdict(), Verdict::Same);
+}
+
+#[test]
 fn what_was_created_before_the_revision_is_what_its_pods_have() {
     assert_eq!(Row::live(old()).verdict(), Verdict::Same);
     assert_eq!(Row::live(new()).verdict(), Verdict::Changed(Cause::Found));
