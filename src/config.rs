@@ -40,6 +40,7 @@ mod servers;
 mod service_account;
 mod status;
 mod value;
+pub mod variables;
 mod vault;
 
 pub use election::LeaderElection;

@@ -1,5 +1,6 @@
 //! The tables of the documentation that come from the code are current: flags from the definitions
-//! behind `--help`, annotations from `src/model/annotation.rs`. `make docs` writes them.
+//! behind `--help`, variables from `src/config/variables.rs`, annotations from
+//! `src/model/annotation.rs`. `make docs` writes them.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly, its helpers too")]
 
@@ -9,6 +10,7 @@ use std::path::Path;
 
 use clap::{Arg, CommandFactory as _};
 use vault_secrets_reloader::config::Flags;
+use vault_secrets_reloader::config::variables::{VARIABLES, Variable};
 use vault_secrets_reloader::model::annotation::{self, Described, Place};
 
 /// With this variable, the tests write the tables instead of comparing them.
@@ -39,6 +41,22 @@ const LINKS_OF_FLAGS: [(&str, &str); 16] = [
     ("--status-page", "[the page](status.md#the-page)"),
     ("--notification-template-file", "[templates](notifications.md#a-template-of-your-own)"),
     ("--notify-on", "[what is sent](notifications.md#what-is-sent)"),
+];
+
+/// The words of the meanings of variables that lead to another place: the first name of the variable,
+/// the words, and the place.
+const LINKS_OF_VARIABLES: [(&str, &str, &str); 11] = [
+    ("VAULT_ADDR", "path", "#a-path-or-a-socket"),
+    ("VAULT_ADDR", "Unix socket", "#a-path-or-a-socket"),
+    ("VAULT_ADDR_ALLOWLIST", "addresses", "several-vaults.md#addresses-that-the-webhook-allows"),
+    ("VAULT_HEADERS", "headers", "#headers"),
+    ("VAULT_RATE_LIMIT", "rate", "#rate-and-retries"),
+    ("VAULT_MAX_RETRIES", "again", "#rate-and-retries"),
+    ("VAULT_SRV_LOOKUP", "not supported", "#srv-records"),
+    ("VAULT_AUTH_METHOD", "`aws-iam`, `aws-ec2`", "login-aws.md"),
+    ("VAULT_AUTH_METHOD", "`gcp-gce`, `gcp-iam`", "login-gcp.md"),
+    ("VAULT_AUTH_METHOD", "`azure`", "login-azure.md"),
+    ("VAULT_JWT_SERVICE_ACCOUNT", "requests a new token", "login-service-account.md"),
 ];
 
 /// What the pages of this project say about an annotation. The end of its name is enough.
@@ -124,6 +142,35 @@ fn tables_of_flags() -> BTreeMap<String, String> {
     }
     let gone: Vec<_> = LINKS_OF_FLAGS.iter().filter(|(flag, _)| !linked.contains(*flag)).collect();
     assert!(gone.is_empty(), "links of flags that are gone: {gone:?}");
+    tables
+}
+
+/// A variable's row.
+fn row_of_variable(variable: &Variable) -> String {
+    let names: Vec<_> = variable.names.iter().map(|name| format!("`{name}`")).collect();
+    let mut meaning = variable.meaning.to_owned();
+    for (name, words, place) in LINKS_OF_VARIABLES {
+        if variable.names[0] == name {
+            assert_eq!(meaning.matches(words).count(), 1, "{name}: {words}");
+            meaning = meaning.replace(words, &format!("[{words}]({place})"));
+        }
+    }
+    row(&[&names.join(", "), variable.default, &meaning])
+}
+
+/// The tables of variables, by their groups.
+fn tables_of_variables() -> BTreeMap<String, String> {
+    let mut tables = BTreeMap::new();
+    for variable in VARIABLES {
+        let table: &mut String = tables
+            .entry(format!("variables of {}", variable.group.name()))
+            .or_insert_with(|| head(&["variable", "default", "meaning"]));
+        table.push_str(&row_of_variable(variable));
+    }
+    for (name, words, _) in LINKS_OF_VARIABLES {
+        let is_used = VARIABLES.iter().any(|variable| variable.names[0] == name);
+        assert!(is_used, "the link of a variable that is gone: {name}: {words}");
+    }
     tables
 }
 
@@ -233,8 +280,10 @@ fn compare_or_write(page: &str, tables: &BTreeMap<String, String>) {
 }
 
 #[test]
-fn the_tables_of_flags_are_current() {
-    compare_or_write(CONFIGURATION, &tables_of_flags());
+fn the_tables_of_flags_and_variables_are_current() {
+    let mut tables = tables_of_flags();
+    tables.append(&mut tables_of_variables());
+    compare_or_write(CONFIGURATION, &tables);
 }
 
 #[test]
@@ -249,7 +298,7 @@ fn each_group_of_flags_has_its_heading() {
     let mut checked = 0;
     for line in page.lines() {
         heading = line.strip_prefix("### ").unwrap_or(heading);
-        if let Some(name) = line.strip_prefix(BEGIN) {
+        if let Some(name) = line.strip_prefix(BEGIN).filter(|name| name.starts_with("flags of")) {
             assert_eq!(name.trim_end_matches(" -->"), format!("flags of {heading}"));
             checked += 1;
         }
