@@ -280,14 +280,14 @@ MUTATIONS = [
     (
         "there is no limit in a namespace",
         LIMITS,
-        "here < per_namespace && limits",
-        "(true || here < per_namespace) && limits",
+        "let per_namespace = limits.per_namespace.unwrap_or(usize::MAX);",
+        "let per_namespace = usize::MAX;",
     ),
     (
         "there is no limit in all",
         LIMITS,
-        "limits.in_all.is_none_or(|most| in_all() < most)",
-        "limits.in_all.is_none_or(|most| true || in_all() < most)",
+        "here < most_here && limits.in_all.is_none_or(|most| in_all() < most)",
+        "(true || in_all() < most_here) && here < per_namespace",
     ),
 ]
 
