@@ -5,15 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use base64::Engine as _;
 use http::{HeaderName, HeaderValue, Request};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 
-use crate::certificates::ACCOUNT_PUBLIC_KEY;
 use crate::command_lines::{ADMIN_TOKEN, RELOADER_USER};
+use crate::kubeconfig::{inline, kubeconfig_text};
 use crate::state::State;
 use crate::wait::eventually;
 use crate::workload::{Kind, Workload, WorkloadName};
@@ -35,11 +34,11 @@ const MANAGER: &str = "e2e";
 /// A client that may do everything, and the data that others need to reach the API server.
 #[derive(Clone)]
 pub struct Cluster {
-    client: Client,
-    port: u16,
-    ca: String,
-    kubeconfig: PathBuf,
-    folder: PathBuf,
+    pub(crate) client: Client,
+    pub(crate) port: u16,
+    pub(crate) ca: String,
+    pub(crate) kubeconfig: PathBuf,
+    pub(crate) folder: PathBuf,
 }
 
 impl Cluster {
@@ -88,41 +87,10 @@ impl Cluster {
         &self.ca
     }
 
-    /// The public key that verifies the tokens of `ServiceAccounts`, as PEM.
-    pub fn account_public_key(&self) -> Result<String> {
-        let file = self.folder.join(ACCOUNT_PUBLIC_KEY);
-        std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
-    }
-
     /// The administrator's kubeconfig file, as in `KUBECONFIG`.
     #[must_use]
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
-    }
-
-    /// Writes a kubeconfig file for a token.
-    pub fn kubeconfig_for(&self, user: &str, token: &str) -> Result<PathBuf> {
-        self.write_kubeconfig(user, &inline(token))
-    }
-
-    /// Writes a kubeconfig file that names a file with the token, which may be replaced.
-    pub fn kubeconfig_for_file(&self, user: &str, token_file: &Path) -> Result<PathBuf> {
-        self.write_kubeconfig(user, &format!("tokenFile: {}", token_file.display()))
-    }
-
-    /// Writes a kubeconfig file for a token at another address, such as that of a gateway.
-    pub fn kubeconfig_at(&self, address: &str, user: &str, token: &str) -> Result<PathBuf> {
-        let path =
-            self.folder.join(format!("kubeconfig-{user}-{}", address.replace([':', '/'], "-")));
-        let text = kubeconfig_text(self.port, &self.ca, user, &inline(token));
-        std::fs::write(&path, text.replace(&self.address(), address))?;
-        Ok(path)
-    }
-
-    fn write_kubeconfig(&self, user: &str, credential: &str) -> Result<PathBuf> {
-        let path = self.folder.join(format!("kubeconfig-{}", user.replace([':', '/'], "-")));
-        std::fs::write(&path, kubeconfig_text(self.port, &self.ca, user, credential))?;
-        Ok(path)
     }
 
     /// Creates a namespace, and waits until pods can be created in it.
@@ -316,38 +284,6 @@ impl Cluster {
         Ok(items.into_iter().filter(is_its).collect())
     }
 
-    /// Requests a token of a `ServiceAccount` by a `TokenRequest`. The API server's shortest
-    /// lifetime is 10 minutes.
-    pub async fn request_token(
-        &self,
-        namespace: &str,
-        account: &str,
-        life: Duration,
-    ) -> Result<String> {
-        self.request_token_for(&[], namespace, account, life).await
-    }
-
-    /// As [`Self::request_token`], for these audiences. Without one, the token is for the API server.
-    pub async fn request_token_for(
-        &self,
-        audiences: &[&str],
-        namespace: &str,
-        account: &str,
-        life: Duration,
-    ) -> Result<String> {
-        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
-        let body = json!({
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenRequest",
-            "spec": {"expirationSeconds": life.as_secs(), "audiences": audiences},
-        });
-        let request = Request::post(path)
-            .header("content-type", "application/json")
-            .body(serde_json::to_vec(&body)?)?;
-        let answer: Value = self.client.request(request).await?;
-        crate::json::text(&answer, "/status/token")
-    }
-
     /// Creates a pod that no workload owns, and waits until it runs.
     pub async fn run_pod(&self, namespace: &str, name: &str) -> Result<()> {
         let pod = json!({
@@ -397,16 +333,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// Creates a `ServiceAccount`.
-    pub async fn create_service_account(&self, namespace: &str, name: &str) -> Result<()> {
-        let account = json!({
-            "apiVersion": "v1",
-            "kind": "ServiceAccount",
-            "metadata": {"namespace": namespace, "name": name},
-        });
-        self.apply_object(&account, "serviceaccounts").await.map(drop)
-    }
-
     /// Sends a GET of any path, such as `/api/v1/nodes`.
     pub async fn get_path(&self, path: &str) -> Result<Value> {
         let request = Request::get(path).body(Vec::new())?;
@@ -417,21 +343,6 @@ impl Cluster {
     pub(crate) async fn is_ready(&self) -> Result<bool> {
         let request = Request::get("/readyz").body(Vec::new())?;
         Ok(self.client.request_text(request).await? == "ok")
-    }
-
-    /// Returns the token with which Vault sends a `TokenReview`.
-    pub(crate) async fn token_reviewer(&self) -> Result<String> {
-        self.create_namespace("vault").await?;
-        self.create_service_account("vault", "vault").await?;
-        self.bind(
-            "vault-token-review",
-            "system:auth-delegator",
-            &json!({
-                "kind": "ServiceAccount", "namespace": "vault", "name": "vault",
-            }),
-        )
-        .await?;
-        self.request_token("vault", "vault", Duration::from_hours(24)).await
     }
 
     /// Creates the objects of a new bed: nodes, and the permissions of the user `reloader`. The
@@ -523,25 +434,6 @@ impl Cluster {
         .await
     }
 
-    /// Grants a `ServiceAccount` what the chart grants the controller.
-    pub async fn grant_reloader(&self, namespace: &str, account: &str) -> Result<()> {
-        let subject = json!({"kind": "ServiceAccount", "namespace": namespace, "name": account});
-        self.bind(&format!("reloader-{namespace}-{account}"), RELOADER_USER, &subject).await
-    }
-
-    async fn bind(&self, name: &str, role: &str, subject: &Value) -> Result<()> {
-        let binding = json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": name},
-            "roleRef": {
-                "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role,
-            },
-            "subjects": [subject],
-        });
-        self.apply_object(&binding, "clusterrolebindings").await.map(drop)
-    }
-
     fn api(&self, workload: &WorkloadName) -> Api<DynamicObject> {
         let resource = resource("apps/v1", &workload.kind.to_string(), workload.kind.plural());
         Api::namespaced_with(self.client.clone(), &workload.namespace, &resource)
@@ -577,32 +469,4 @@ fn resource(api_version: &str, kind: &str, plural: &str) -> ApiResource {
         kind: kind.to_owned(),
         plural: plural.to_owned(),
     }
-}
-
-fn inline(token: &str) -> String {
-    format!("token: {token}")
-}
-
-fn kubeconfig_text(port: u16, ca: &str, user: &str, credential: &str) -> String {
-    let ca = base64::engine::general_purpose::STANDARD.encode(ca);
-    format!(
-        "apiVersion: v1
-kind: Config
-current-context: bed
-clusters:
-- name: bed
-  cluster:
-    server: https://127.0.0.1:{port}
-    certificate-authority-data: {ca}
-contexts:
-- name: bed
-  context:
-    cluster: bed
-    user: {user:?}
-users:
-- name: {user:?}
-  user:
-    {credential}
-"
-    )
 }

@@ -15,6 +15,7 @@ mod poll_scope;
 pub mod ports;
 pub mod reloader;
 mod reloading;
+mod reports;
 mod secret_track;
 pub mod settings;
 pub mod wake;

@@ -7,7 +7,7 @@
 //! Architecture Invariant: a record moves only with a PATCH that was answered. After any failure
 //! the old record remains, and the next poll finds the change again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,11 +22,8 @@ use crate::decide::plan::Cause;
 use crate::heartbeat::Heartbeat;
 use crate::index::Index;
 use crate::index::entries::{IndexedWorkload, Snapshot};
-use crate::index::findings::{Finding, FindingSource};
 use crate::model::poll::PollNumber;
 use crate::model::secret::SecretId;
-use crate::references::place::{Note, Origin};
-use crate::references::reason::Reason;
 
 use super::agenda::Agenda;
 use super::api_server_outage::ApiServerOutage;
@@ -36,6 +33,7 @@ use super::injector_hold::InjectorHold;
 use super::openings::Openings;
 use super::poll_scope::{PollScope, Remaining};
 use super::ports::{Cluster, Vault};
+use super::reports::{ReportedWorkloads, Reports, set_findings};
 use super::secret_track::SecretTracks;
 use super::settings::{Clocks, Settings};
 use super::wake::WakeReceiver;
@@ -71,9 +69,6 @@ const BUDGET_PAUSE: Duration = Duration::from_secs(10);
 /// workloads.
 const MOST_INCOMPLETE: u32 = 12;
 
-/// The most findings about secrets that the owner of one workload gets. The log has all of them.
-const MOST_NOTICES: usize = 10;
-
 /// The loop of one Vault server.
 pub struct Reloader<V, C> {
     vault: V,
@@ -83,15 +78,8 @@ pub struct Reloader<V, C> {
     secrets: SecretTracks,
     /// The number of polls in a row after which work remained to be done soon.
     unfinished: u32,
-    /// The namespaces that were reported as over their quota.
-    over_quota: BTreeSet<Arc<str>>,
-    /// The number of workloads that waited for the budget after the last poll.
-    over_budget: usize,
-    /// What workloads waited for after the last tick.
-    waited_for: BTreeSet<Hold>,
+    reports: Reports,
     wake: WakeReceiver,
-    /// Whether the line that nothing was to be reloaded is still due for this period.
-    idle_report_due: bool,
     /// The number of polls so far with an incomplete index, up to [`MOST_INCOMPLETE`].
     incomplete: u32,
 }
@@ -128,11 +116,8 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
             began: Instant::now(),
             secrets: SecretTracks::default(),
             unfinished: 0,
-            over_quota: BTreeSet::new(),
-            over_budget: 0,
-            waited_for: BTreeSet::new(),
+            reports: Reports::default(),
             wake: WakeReceiver::default(),
-            idle_report_due: false,
             incomplete: 0,
         }
     }
@@ -250,31 +235,40 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         }
     }
 
-    /// Runs one poll, and decides about and reloads the workloads in scope. Returns the remaining
-    /// work.
-    async fn tick(&mut self, mut scope: PollScope, shutdown: &CancellationToken) -> Remaining {
+    /// Takes a snapshot of the index, and adds to the scope what became due meanwhile. A full poll
+    /// forgets what is gone.
+    fn begin(&mut self, scope: &mut PollScope) -> Snapshot {
         let snapshot = self.workloads.index.begin_poll(&self.workloads.settings.server);
         self.secrets.begin(snapshot.poll, self.began.elapsed());
         self.workloads.poll = snapshot.poll;
-        if let PollScope::Remaining { workloads, .. } = &mut scope {
-            workloads.extend(snapshot.late.iter().cloned());
-            workloads.extend(self.workloads.openings.take_due());
+        match scope {
+            PollScope::Remaining { workloads, .. } => {
+                workloads.extend(snapshot.late.iter().cloned());
+                workloads.extend(self.workloads.openings.take_due());
+            }
+            PollScope::All => {
+                self.workloads.openings.clear();
+                self.forget(&snapshot);
+                self.secrets.next_round();
+                self.workloads.tracks.next_round();
+            }
         }
-        let is_look = scope.is_look();
-        let is_full = matches!(scope, PollScope::All);
-        if is_full {
-            self.workloads.openings.clear();
-            self.forget(&snapshot);
-            self.secrets.next_round();
-            self.workloads.tracks.next_round();
-        }
-        let over_quota = snapshot.over_quota;
-        self.report_quota(&over_quota);
-        for secret in over_quota.iter().flat_map(|stored| stored.workload.watched()) {
+        let quota = self.workloads.index.quota().0;
+        self.reports.quota(&self.workloads.events, quota, &snapshot.over_quota);
+        for secret in snapshot.over_quota.iter().flat_map(|stored| stored.workload.watched()) {
             // Nobody reads the secret, unless another workload refers to it.
             let (observation, poll) = (Observation::Unknown, snapshot.poll);
             self.workloads.events.emit(&Event::Observed { secret, observation, poll });
         }
+        snapshot
+    }
+
+    /// Runs one poll, and decides about and reloads the workloads in scope. Returns the remaining
+    /// work.
+    async fn tick(&mut self, mut scope: PollScope, shutdown: &CancellationToken) -> Remaining {
+        let snapshot = self.begin(&mut scope);
+        let is_look = scope.is_look();
+        let is_full = matches!(scope, PollScope::All);
         let mut workloads: Vec<_> = snapshot
             .workloads
             .into_iter()
@@ -289,7 +283,13 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
                 () = shutdown.cancelled() => return Remaining::default(),
             }
         }
-        self.set_findings(&workloads, &over_quota, is_full);
+        let reported = ReportedWorkloads {
+            server: &self.workloads.settings.server,
+            workloads: &workloads,
+            over_quota: &snapshot.over_quota,
+            are_all: is_full,
+        };
+        set_findings(&self.workloads.index, &self.vault.notices(), &reported);
         self.retain_complete(&mut workloads);
         let again = tokio::select! {
             again = self.requests_to_repeat(&workloads) => again,
@@ -306,15 +306,16 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         let is_idle =
             self.decide_and_reload(&workloads, &observed_versions, &mut remaining, shutdown).await;
         if !is_look {
-            self.report_budget(remaining.over_budget);
+            let per_minute = self.workloads.budget.per_minute();
+            self.reports.budget(&self.workloads.events, per_minute, remaining.over_budget);
         }
         // Without an answer of Vault, nothing is known of the reloads that waited before.
         if is_look || remaining.has_answer {
-            self.report_waiting(&remaining.waiting_for);
+            self.reports.waiting(&self.workloads.events, &remaining.waiting_for);
         }
         let are_moving = |hold: &Hold| matches!(hold, Hold::Wave | Hold::RolloutLimit);
         let is_idle = is_idle && !remaining.waiting_for.keys().any(are_moving);
-        self.report_idle(is_full, is_idle, remaining.has_answer);
+        self.reports.idle(&self.workloads.events, is_full, is_idle, remaining.has_answer);
         self.set_retry(&mut remaining, is_look);
         if snapshot.is_incomplete && self.incomplete < MOST_INCOMPLETE {
             let delay = backoff(self.incomplete);
@@ -459,42 +460,6 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         fresh
     }
 
-    /// Sets the findings for the owners of workloads: what Vault's answers mean for their secrets,
-    /// and which workloads are over the quota of their namespace.
-    ///
-    /// If both lists together are all workloads of the server (`are_all`), the findings of its
-    /// other workloads are removed.
-    fn set_findings(
-        &self,
-        workloads: &[IndexedWorkload],
-        over_quota: &[IndexedWorkload],
-        are_all: bool,
-    ) {
-        let by_secret = self.vault.notices();
-        let notices = self.workloads.index.findings();
-        if by_secret.is_empty() && over_quota.is_empty() && !notices.has_of_vault() {
-            return;
-        }
-        let reason = Reason::TooManySecretsInNamespace;
-        let quota_finding = Finding::of_notes(&[Note { origin: Origin::Workload, reason }]);
-        for IndexedWorkload { workload, .. } in over_quota {
-            notices.set(&workload.id, &workload.uid, FindingSource::Vault, quota_finding.clone());
-        }
-        for IndexedWorkload { workload, .. } in workloads {
-            let found = workload.secrets.iter().filter_map(|secret| by_secret.get(secret).cloned());
-            let found = found.take(MOST_NOTICES).collect();
-            notices.set(&workload.id, &workload.uid, FindingSource::Vault, found);
-        }
-        if are_all {
-            let present = workloads.iter().chain(over_quota).map(|stored| &stored.workload.id);
-            let present: HashSet<_> = present.collect();
-            let server = &*self.workloads.settings.server;
-            notices.retain_of_vault(|id| {
-                present.contains(id) || self.workloads.index.is_of_another(id, server)
-            });
-        }
-    }
-
     /// Returns one request for each distinct secret of the workloads, in order, with what is known
     /// of the secret.
     fn asks(&self, workloads: &[IndexedWorkload]) -> Vec<ReadRequest> {
@@ -523,64 +488,6 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         let index = &self.workloads.index;
         self.secrets.retain(|secret| index.refers_to(secret));
         self.vault.forget(|secret| index.refers_to(secret));
-    }
-
-    /// Reports once a period that nothing was to be reloaded, if Vault answered. After an outage,
-    /// the report follows the first answer.
-    fn report_idle(&mut self, is_full: bool, is_idle: bool, has_answer: bool) {
-        self.idle_report_due = is_idle && (is_full || self.idle_report_due);
-        if self.idle_report_due && has_answer {
-            self.idle_report_due = false;
-            self.workloads.events.emit(&Event::NothingToReload);
-        }
-    }
-
-    /// Reports the namespaces that are newly over their quota, and those that are within it again.
-    fn report_quota(&mut self, over_quota: &[IndexedWorkload]) {
-        if over_quota.is_empty() && self.over_quota.is_empty() {
-            return;
-        }
-        let events = &self.workloads.events;
-        let mut present: BTreeMap<Arc<str>, usize> = BTreeMap::new();
-        for IndexedWorkload { workload, .. } in over_quota {
-            *present.entry(Arc::clone(&workload.id.namespace)).or_default() += 1;
-        }
-        for (namespace, &workloads) in &present {
-            if !self.over_quota.contains(namespace) {
-                let quota = self.workloads.index.quota().0;
-                events.emit(&Event::NamespaceOverQuota { namespace, workloads, quota });
-            }
-        }
-        for namespace in self.over_quota.iter().filter(|name| !present.contains_key(*name)) {
-            events.emit(&Event::NamespaceWithinQuota { namespace });
-        }
-        self.over_quota = present.into_keys().collect();
-    }
-
-    /// Reports when workloads begin to wait for the budget, and when none waits any more.
-    fn report_budget(&mut self, over_budget: usize) {
-        let per_minute = self.workloads.budget.per_minute();
-        let events = &self.workloads.events;
-        match (self.over_budget, over_budget) {
-            (0, workloads @ 1..) => events.emit(&Event::BudgetSpent { workloads, per_minute }),
-            (1.., 0) => events.emit(&Event::BudgetFree),
-            _ => {}
-        }
-        self.over_budget = over_budget;
-    }
-
-    /// Reports when workloads begin to wait for others, and when none waits any more.
-    fn report_waiting(&mut self, waiting_for: &BTreeMap<Hold, usize>) {
-        let events = &self.workloads.events;
-        for (&hold, &workloads) in waiting_for {
-            if !self.waited_for.contains(&hold) {
-                events.emit(&Event::ReloadsWait { hold, workloads });
-            }
-        }
-        for &hold in self.waited_for.iter().filter(|hold| !waiting_for.contains_key(hold)) {
-            events.emit(&Event::NoReloadWaits { hold });
-        }
-        self.waited_for = waiting_for.keys().copied().collect();
     }
 
     /// Sets when to poll again for the remaining work. A look at the workloads that wait for others

@@ -53,7 +53,7 @@ async fn a_secret_with_a_thousand_versions_is_read_as_any_other() -> Result<()> 
     let bed = Bed::for_many_secrets().await?;
     let kv = bed.vault.kv("secret");
     kv.put_metadata("huge", json!({ "max_versions": 1_000 })).await?;
-    // The server writes all versions anew with each: more of them are a matter for tests/poller.rs.
+    // The server writes all versions anew with each: more of them are a matter for tests/poller/main.rs.
     stream::iter(0..1_000)
         .map(|number| kv.put("huge", json!({ "k": number })))
         .buffer_unordered(AT_ONCE)

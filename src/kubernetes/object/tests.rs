@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::model::annotation;
 use crate::model::progress::RolloutStatus;
 
 fn deployment() -> Value {

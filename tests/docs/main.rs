@@ -9,30 +9,16 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::time::Duration;
 
-use jiff::Timestamp;
-use serde_json::Value;
 use vault_secrets_reloader::config::{Config, Flags};
-use vault_secrets_reloader::decide::plan::Cause;
-use vault_secrets_reloader::events::event::Event;
-use vault_secrets_reloader::events::metrics::Metrics;
 use vault_secrets_reloader::events::owners;
-use vault_secrets_reloader::events::sink::Sink as _;
-use vault_secrets_reloader::model::kind::Kind;
 use vault_secrets_reloader::model::notification::NotificationKind;
-use vault_secrets_reloader::model::progress::RolloutFailure;
-use vault_secrets_reloader::model::request_end::RequestEnd;
-use vault_secrets_reloader::model::workload::WorkloadId;
-use vault_secrets_reloader::notifications::metrics::NotificationMetrics;
-use vault_secrets_reloader::process::ProcessMetrics;
 use vault_secrets_reloader::references::reason::Reason;
 use vault_secrets_reloader::rollouts::rotation::RotationState;
 use vault_secrets_reloader::status::api::{REASONS, WORKLOAD_STATES};
-use vault_secrets_reloader::status::board::Board;
-use vault_secrets_reloader::status::metrics::StatusMetrics;
-use vault_secrets_reloader::status::report::Sources;
+
+mod chart;
+mod metrics;
 
 const CHART: &str = "deploy/charts/vault-secrets-reloader";
 
@@ -391,19 +377,6 @@ fn every_annotation_is_documented_once() {
     assert!(gone.is_empty(), "not read: {gone:?}");
 }
 
-/// Paths of the values that are no maps, or empty ones, with dots between the keys.
-fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
-    match value {
-        Value::Object(map) if !map.is_empty() => {
-            for (key, value) in map {
-                let dot = if path.is_empty() { "" } else { "." };
-                leaves(value, &format!("{path}{dot}{key}"), found);
-            }
-        }
-        _ => found.push(path.to_owned()),
-    }
-}
-
 #[test]
 fn every_file_that_the_architecture_names_is_there() {
     let page = read("ARCHITECTURE.md");
@@ -424,172 +397,6 @@ fn the_events_of_reloads_are_documented() {
     let rows = rows_below(&page, "Event");
     let documented: Vec<_> = rows.iter().map(|row| (row[0].trim_matches('`'), row[1])).collect();
     assert_eq!(documented, owners::REASONS);
-}
-
-/// What the metrics of the status are computed from: nothing.
-fn sources() -> Sources {
-    let index = Arc::default();
-    Sources {
-        board: Arc::new(Board::new(Arc::clone(&index), || Timestamp::UNIX_EPOCH)),
-        index,
-        clock: Arc::default(),
-        now: || Timestamp::UNIX_EPOCH,
-        injector: Arc::default(),
-        rollout_timeout: Duration::ZERO,
-        servers: Arc::default(),
-        replica: "a".into(),
-    }
-}
-
-#[test]
-fn every_metric_is_documented_once() {
-    let metrics = Metrics::new(Arc::default(), Arc::default(), || 0.0);
-    let metrics = metrics.with(StatusMetrics::new(sources(), Arc::default()));
-    let metrics = metrics.with(NotificationMetrics(Arc::default()));
-    let metrics = metrics.with_period(Duration::ZERO);
-    let metrics = metrics.with_unprefixed(ProcessMetrics::new(0.0));
-    // A metric with labels is shown once it has counted.
-    let (kind, namespace, name) = (Kind::DEPLOYMENT, "shop".into(), "web".into());
-    let workload = WorkloadId { kind, namespace, name };
-    let (server, took, cause) = ("default", Duration::ZERO, Cause::Found);
-    metrics.on(&Event::PollEnded { server, is_answered: true, took });
-    let (error, again) = ("refused", false);
-    metrics.on(&Event::ReloadFailed { workload: &workload, cause, error, again });
-    metrics.on(&Event::TokenUsed { server, left: Some(took) });
-    let failure = Some(RolloutFailure::FailedCreate);
-    metrics.on(&Event::RolloutEnded { workload: &workload, failure });
-    let (server, end) = (&Arc::from(server), RequestEnd::Answered(200));
-    metrics.on(&Event::VaultRequest { server, operation: "metadata", end });
-    metrics.on(&Event::VaultLogin { server, method: "jwt", is_success: true });
-    metrics.on(&Event::ApiRequest { verb: "patch", resource: "deployments", end });
-    let (is_warning, is_success) = (true, true);
-    metrics.on(&Event::EventWritten { reason: "NoKey", is_warning, is_success });
-    let page = read("docs/operations.md");
-    let text = metrics.text();
-    let names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
-    assert!(names.len() > 5, "{text}");
-    for name in names {
-        let (name, kind) = name.split_once(' ').unwrap();
-        let suffix = match kind {
-            "counter" => "_total",
-            "info" => "_info",
-            _ => "",
-        };
-        let row = format!("| `{name}{suffix}` |");
-        assert_eq!(page.matches(&row).count(), 1, "{row} in docs/operations.md");
-    }
-}
-
-/// The names of this controller's metrics in queries, without the suffixes of a histogram's series.
-fn metrics_in(query: &str) -> BTreeSet<String> {
-    // The name of a recording rule has colons.
-    let names = query.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
-    let names = names
-        .filter(|name| name.starts_with("vault_secrets_reloader_") || name.starts_with("process_"));
-    let without_suffix = |name: &str| {
-        let suffixes = ["_bucket", "_sum", "_count"];
-        let stem = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix));
-        stem.unwrap_or(name).to_owned()
-    };
-    names.map(without_suffix).collect()
-}
-
-/// The texts of a key, anywhere in a document.
-fn texts_of<'a>(document: &'a Value, key: &str, found: &mut Vec<&'a str>) {
-    match document {
-        Value::Object(map) => {
-            for (name, value) in map {
-                match value {
-                    Value::String(text) if name == key => found.push(text),
-                    other => texts_of(other, key, found),
-                }
-            }
-        }
-        Value::Array(items) => {
-            for item in items {
-                texts_of(item, key, found);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// The rules of Prometheus.
-fn alert_rules() -> Value {
-    serde_saphyr::from_str(&read("deploy/prometheus/alerts.yaml")).unwrap()
-}
-
-#[test]
-fn alerts_and_dashboard_use_documented_metrics() {
-    let dashboard: Value = serde_json::from_str(&read("deploy/grafana/dashboard.json")).unwrap();
-    let documented = named(&read("docs/operations.md"));
-    for document in [alert_rules(), dashboard] {
-        let mut queries = Vec::new();
-        texts_of(&document, "expr", &mut queries);
-        let used: BTreeSet<String> = queries.iter().flat_map(|query| metrics_in(query)).collect();
-        assert!(used.len() > 5, "{used:?}");
-        let gone: Vec<_> = used.iter().filter(|name| !documented.contains_key(*name)).collect();
-        assert!(gone.is_empty(), "not in docs/operations.md: {gone:?}");
-    }
-}
-
-#[test]
-fn every_alert_has_a_heading_in_the_runbook() {
-    let rules = alert_rules();
-    let (mut alerts, mut links) = (Vec::new(), Vec::new());
-    texts_of(&rules, "alert", &mut alerts);
-    texts_of(&rules, "runbook_url", &mut links);
-    assert!(alerts.len() > 5, "{alerts:?}");
-    let page = read("docs/runbook.md");
-    let headings: Vec<&str> = prose(&page).filter_map(|line| line.strip_prefix("## ")).collect();
-    assert_eq!(headings, alerts);
-    let link = |alert: &&str| format!("docs/runbook.md#{}", alert.to_lowercase());
-    let expected: Vec<String> = alerts.iter().map(link).collect();
-    assert_eq!(links, expected);
-}
-
-#[test]
-fn every_chart_value_is_documented_once() {
-    let page = format!("{CHART}/README.md");
-    let text = read(&page);
-    let (_, values) = text.split_once("## Values").unwrap();
-    let documented = named(values);
-    assert!(documented.values().all(|times| *times == 1), "{documented:?}");
-    let values: Value = serde_saphyr::from_str(&read(format!("{CHART}/values.yaml"))).unwrap();
-    let mut paths = Vec::new();
-    leaves(&values, "", &mut paths);
-    assert!(paths.len() > 40, "{paths:?}");
-    for path in paths {
-        let holds = |name: &&String| path == **name || path.starts_with(&format!("{name}."));
-        assert_eq!(documented.keys().filter(holds).count(), 1, "{path}");
-    }
-    // Some have no default, and so are in the schema alone.
-    let schema: Value = serde_json::from_str(&read(format!("{CHART}/values.schema.json"))).unwrap();
-    for name in documented.keys() {
-        let pointer = format!("/properties/{}", name.replace('.', "/properties/"));
-        assert!(schema.pointer(&pointer).is_some(), "{name} is in no schema");
-    }
-}
-
-#[test]
-fn the_table_of_chart_values_says_their_defaults() {
-    let page = read(format!("{CHART}/README.md"));
-    let (_, table) = page.split_once("## Values").unwrap();
-    let values: Value = serde_saphyr::from_str(&read(format!("{CHART}/values.yaml"))).unwrap();
-    let mut checked = 0;
-    for row in rows(table) {
-        // A row for several values, or with words for a default, is for people to check.
-        let (names, defaults) = (code(row[0]), code(row[1]));
-        let ([name], [default]) = (names.as_slice(), defaults.as_slice()) else { continue };
-        if row[1] != format!("`{default}`") {
-            continue;
-        }
-        let default: Value = serde_saphyr::from_str(default).unwrap();
-        let pointer = format!("/{}", name.replace('.', "/"));
-        assert_eq!(values.pointer(&pointer), Some(&default), "{name}");
-        checked += 1;
-    }
-    assert!(checked > 80, "{checked}");
 }
 
 #[test]
