@@ -34,6 +34,9 @@ ROLLOUT = "src/rollouts/rollout.rs"
 #   src/rollouts/order.rs and src/engine/agenda.rs have these rules.
 # - An urgent secret waits for no others. A reload that waits needlessly is still done at the end.
 #   src/rollouts/admission.rs has the rule.
+# - A workload that others deployed since its reload is no member of the wave. If it counts, the rotation
+#   waits for its rollout, or stops at its failure until that is mended; nothing is missed or doubled.
+#   src/rollouts/admission.rs has the rule.
 MUTATIONS = [
     (
         "the settle time is not added to a version",
@@ -245,12 +248,6 @@ MUTATIONS = [
         ADMISSION,
         "Some(version) if Some(version) == live => Use::Reloaded(member),",
         "Some(_) if live.is_some() => Use::Reloaded(member),",
-    ),
-    (
-        "a workload that others deployed since its reload is a member",
-        ADMISSION,
-        "workload.recorded.as_ref().filter(|record| record.of_this_template);",
-        "workload.recorded.as_ref();",
     ),
     (
         "a rollout that hangs is under way for ever",
