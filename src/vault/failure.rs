@@ -12,6 +12,9 @@ pub enum Failure {
     /// 503: sealed, not initialised, or a standby without a leader.
     #[error("is sealed or not ready (503)")]
     Sealed,
+    /// 503 in Vault's own words: a Vault namespace is locked or sealed, and not the server.
+    #[error("does not serve the Vault namespace: the namespace is locked or sealed (503)")]
+    NamespaceLocked,
     /// 429.
     #[error("limits the rate of requests (429)")]
     RateLimited,
@@ -60,7 +63,7 @@ impl Failure {
         match self {
             Self::Unreachable(_) => "unreachable",
             Self::Timeout => "timeout",
-            Self::Sealed => "sealed",
+            Self::Sealed | Self::NamespaceLocked => "sealed",
             Self::RateLimited => "rate_limited",
             Self::Server(_) => "server_error",
             Self::TokenEnded => "token_ended",

@@ -166,6 +166,7 @@ fn list_result_of(error: &ReadError, limit: usize) -> Option<ListResult> {
         // The failure concerns this folder alone: other paths are answered.
         Failure::Unreachable(_)
         | Failure::Sealed
+        | Failure::NamespaceLocked
         | Failure::Server(_)
         | Failure::BadAnswer(_)
         | Failure::Redirected(_)
