@@ -92,7 +92,7 @@ pub struct Reloader<V, C> {
     wake: WakeReceiver,
     /// Whether the line that nothing was to be reloaded is still due for this period.
     idle_report_due: bool,
-    /// The number of polls so far with an incomplete index, up to [`MOST_INCOMPLETE`].
+    /// The number of polls in a row with an incomplete index, up to [`MOST_INCOMPLETE`].
     incomplete: u32,
 }
 
@@ -316,7 +316,9 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         let is_idle = is_idle && !remaining.waiting_for.keys().any(are_moving);
         self.report_idle(is_full, is_idle, remaining.has_answer);
         self.set_retry(&mut remaining, is_look);
-        if snapshot.is_incomplete && self.incomplete < MOST_INCOMPLETE {
+        if !snapshot.is_incomplete {
+            self.incomplete = 0;
+        } else if self.incomplete < MOST_INCOMPLETE {
             let delay = backoff(self.incomplete);
             self.incomplete += 1;
             remaining.retry_in = Some(remaining.retry_in.map_or(delay, |retry| retry.min(delay)));
