@@ -9,6 +9,7 @@ use crate::events::sink::Sink;
 use crate::model::request_end::RequestEnd;
 use crate::vault::tls::{Authority, Tls};
 
+mod clock;
 mod ways_in;
 
 fn settings(redirects: Option<&[&str]>) -> ServerSettings {
