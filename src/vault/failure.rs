@@ -40,11 +40,13 @@ pub enum Failure {
         message: String,
     },
     /// A redirect, which is not followed, because it would send the token to another address.
-    #[error(
-        "redirects to {0}; the redirect is not followed. If it is right, add it to \
-         VAULT_REDIRECT_ADDRS"
-    )]
-    Redirected(String),
+    #[error("redirects to {target}; the redirect is not followed. {advice}")]
+    Redirected {
+        /// The target.
+        target: String,
+        /// What to do.
+        advice: &'static str,
+    },
     /// The request cannot be created. This says nothing about the server.
     #[error("is not asked, because the request is invalid: {0}")]
     Unaskable(String),
@@ -69,7 +71,7 @@ impl Failure {
             Self::TokenEnded => "token_ended",
             Self::Denied | Self::NoMount => "denied",
             Self::Refused { .. } => "refused",
-            Self::Redirected(_) => "redirected",
+            Self::Redirected { .. } => "redirected",
             Self::Unaskable(_) => "unaskable",
             Self::BadAnswer(_) => "bad_answer",
             Self::Endless => "endless",

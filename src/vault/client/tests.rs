@@ -47,6 +47,15 @@ fn a_redirect_is_followed_to_configured_servers_alone() {
 }
 
 #[test]
+fn the_advice_about_a_redirect_can_be_followed() {
+    let on_socket = ServerSettings { socket: Some("/run/vault.sock".into()), ..settings(None) };
+    assert!(!redirect_advice(&on_socket).contains("VAULT_REDIRECT_ADDRS"));
+    assert!(redirect_advice(&settings(None)).contains("VAULT_DISABLE_REDIRECTS"));
+    let advice = redirect_advice(&settings(Some(&[])));
+    assert_eq!(advice, "If it is right, add it to VAULT_REDIRECT_ADDRS");
+}
+
+#[test]
 fn certificates_that_are_none_are_said_by_the_variable_they_come_from() {
     let ways = [
         (Authority::Bytes(b"no PEM".to_vec()), "VAULT_CACERT_BYTES"),

@@ -169,7 +169,7 @@ fn list_result_of(error: &ReadError, limit: usize) -> Option<ListResult> {
         | Failure::NamespaceLocked
         | Failure::Server(_)
         | Failure::BadAnswer(_)
-        | Failure::Redirected(_)
+        | Failure::Redirected { .. }
         | Failure::Unaskable(_) => Some(ListResult::Failed),
         Failure::TokenEnded => None,
     }

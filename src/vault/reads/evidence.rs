@@ -274,7 +274,7 @@ fn failures_needed(failure: &Failure, is_named: bool, is_paused: bool) -> usize 
         Failure::TokenEnded => 1,
         Failure::NamespaceLocked if is_named => 1,
         Failure::Sealed if is_paused => 1,
-        Failure::Sealed | Failure::NamespaceLocked | Failure::Redirected(_) => ALIKE_IN_A_ROW,
+        Failure::Sealed | Failure::NamespaceLocked | Failure::Redirected { .. } => ALIKE_IN_A_ROW,
         _ => IN_A_ROW,
     }
 }
@@ -316,7 +316,7 @@ fn may_be_outage(failure: &Failure) -> bool {
         | Failure::NamespaceLocked
         | Failure::Server(_)
         | Failure::TokenEnded
-        | Failure::Redirected(_)
+        | Failure::Redirected { .. }
         | Failure::BadAnswer(_)
         | Failure::Endless => true,
     }
@@ -328,7 +328,8 @@ mod tests {
 
     #[test]
     fn one_path_says_nothing_of_its_namespace_unless_vault_says_so() {
-        let elsewhere = Failure::Redirected("http://elsewhere.invalid/".to_owned());
+        let target = "http://elsewhere.invalid/".to_owned();
+        let elsewhere = Failure::Redirected { target, advice: "" };
         for (failure, is_named, is_paused, expected) in [
             (Failure::Sealed, true, false, ALIKE_IN_A_ROW),
             (Failure::Sealed, false, true, 1),
