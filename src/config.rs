@@ -32,6 +32,7 @@ mod environment;
 mod error;
 mod injector;
 mod notifications;
+mod proxy;
 mod requests;
 mod rollouts;
 mod rules;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use url::Url;
 
 use crate::config;
+use crate::credentials::files::read_text_at_most;
 use crate::kubernetes::forward::{LeaderFinder, LeaderSettings};
 use crate::model::workload::WorkloadId;
 use crate::status::api::{Overview, Page, Rotation, SecretStatus};
@@ -28,6 +29,9 @@ use error::StatusError;
 use forwarded::ForwardedClient;
 use request::{Fetch, SecretName};
 use wait::{Goal, Note, WaitResult, wait};
+
+/// The longest file with a token, in bytes. Servers accept no header that is longer.
+const LONGEST_TOKEN_FILE: usize = 64 << 10;
 
 /// The arguments of `status`.
 #[derive(Debug, Args)]
@@ -172,7 +176,7 @@ fn start(
     let authorization = match token_file {
         Some(path) => {
             let file = path.display().to_string();
-            match std::fs::read_to_string(&path) {
+            match read_text_at_most(&path, LONGEST_TOKEN_FILE) {
                 Ok(content) => Some(names::authorization(&file, &content)?),
                 Err(error) => return Err(StatusError::TokenFile { file, error }),
             }

@@ -4,7 +4,6 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,11 +13,15 @@ use super::address;
 use super::environment::Environment;
 use super::error::{ConfigError, error, error_without_value};
 use super::vault::{self, Connection};
+use crate::credentials::files::read_text_at_most;
 use crate::model::secret::DEFAULT_CONNECTION;
 use crate::references::servers::{Address, Servers, UndeclaredAddress, VaultServer};
 
 /// The flag that names the file.
 const FLAG: &str = "--vault-servers-file";
+
+/// The longest file, in bytes: the limit of a `ConfigMap`.
+const LONGEST_FILE: usize = 1 << 20;
 
 /// Variables that hold a secret, and the variables to use instead. The file may be in a
 /// `ConfigMap`, where no secret belongs.
@@ -66,7 +69,7 @@ impl ServersFile {
     /// Reads the file and validates its names, addresses and variables.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let name = path.to_string_lossy();
-        match fs::read_to_string(path) {
+        match read_text_at_most(path, LONGEST_FILE) {
             Ok(text) => Self::parse(&name, &text),
             Err(problem) => Err(error(FLAG, &name, &format!("cannot be read: {problem}"))),
         }
@@ -243,5 +246,21 @@ impl Entry {
         let of_server = of_server.into_iter();
         warnings.extend(of_server.map(|warning| format!("server {}: {warning}", self.name)));
         Ok(connection)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_too_long_is_refused_with_its_name_and_the_limit() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "#".repeat(LONGEST_FILE + 1)).unwrap();
+        let error = ServersFile::read(file.path()).unwrap_err().to_string();
+        let name = file.path().to_string_lossy();
+        let expected =
+            format!("--vault-servers-file={name:?}: cannot be read: it is longer than 1024 KiB");
+        assert_eq!(error, expected);
     }
 }

@@ -286,6 +286,8 @@ fn a_proxy_for_others_is_not_used_and_that_is_said() {
     assert_eq!(warned(&[("HTTPS_PROXY", proxy)]), (false, true));
     assert_eq!(warned(&[("https_proxy", proxy)]), (false, true));
     assert_eq!(warned(&[("HTTP_PROXY", proxy)]), (false, false), "Vault is asked by https");
+    assert_eq!(warned(&[("HTTPS_PROXY", proxy), ("NO_PROXY", "vault")]), (false, false));
+    assert_eq!(warned(&[("HTTPS_PROXY", proxy), ("no_proxy", "other")]), (false, true));
     assert_eq!(warned(&[plain, ("HTTP_PROXY", proxy)]), (false, true));
     assert_eq!(warned(&[("HTTPS_PROXY", proxy), ("VAULT_PROXY_ADDR", proxy)]), (true, false));
 }

@@ -131,7 +131,14 @@ pub const VARIABLES: &[Variable] = &[
         Group::Server,
         &["HTTPS_PROXY", "HTTP_PROXY"],
         "none",
-        "not used for Vault. If one is set, the controller logs a warning",
+        "not used for Vault. If one is set, the controller logs a warning, unless `NO_PROXY` covers \
+         the address of Vault",
+    ),
+    variable(
+        Group::Server,
+        &["NO_PROXY"],
+        "none",
+        "the addresses that these proxies are not for, as other programs read it",
     ),
     variable(
         Group::Server,

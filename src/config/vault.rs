@@ -12,6 +12,7 @@ use super::auth;
 use super::cloud;
 use super::environment::Environment;
 use super::error::{ConfigError, error, error_without_value};
+use super::proxy::is_exempt;
 use super::requests;
 use super::value::{duration, file_path};
 use crate::model::secret::DEFAULT_CONNECTION;
@@ -122,7 +123,7 @@ fn server(
              path"
         ));
     }
-    let proxy = proxy(env, url.scheme(), socket.is_some(), warnings)?;
+    let proxy = proxy(env, &url, socket.is_some(), warnings)?;
     let timeout = match env.get("CLIENT_TIMEOUT") {
         // The official client takes a bare number as seconds.
         Some((name, text)) => match text.parse() {
@@ -152,10 +153,10 @@ fn server(
     })
 }
 
-/// Returns the proxy, and warns of a proxy for other traffic.
+/// Returns the proxy, and warns of a proxy for other traffic that would get the requests to Vault, too.
 fn proxy(
     env: &Environment<'_>,
-    scheme: &str,
+    url: &Url,
     is_socket: bool,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Url>, ConfigError> {
@@ -163,8 +164,13 @@ fn proxy(
     if let Some((name, text)) = proxy {
         return address::without_path(&name, &text).map(Some);
     }
-    let of_all = if scheme == "https" { "HTTPS_PROXY" } else { "HTTP_PROXY" };
-    if !is_socket && [of_all, &of_all.to_lowercase()].iter().any(|it| env.other(it).is_some()) {
+    let of_all = if url.scheme() == "https" { "HTTPS_PROXY" } else { "HTTP_PROXY" };
+    let is_set = [of_all, &of_all.to_lowercase()].iter().any(|it| env.other(it).is_some());
+    let is_listed = || {
+        let listed = env.other("NO_PROXY").or_else(|| env.other("no_proxy"));
+        listed.is_some_and(|listed| is_exempt(&listed, url))
+    };
+    if !is_socket && is_set && !is_listed() {
         warnings.push(format!(
             "{of_all} is set, but requests to Vault do not use it; to send them through a proxy, \
              set VAULT_PROXY_ADDR"

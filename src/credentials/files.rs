@@ -5,7 +5,9 @@
 //! The reads of one server take turns, so a mount that hangs blocks one thread, and no other server
 //! waits for it.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,12 +53,46 @@ impl Files {
     }
 }
 
+/// Reads a file of at most `longest` bytes, and blocks while it reads. `longest` is a multiple of
+/// 1,024. Returns an error that names the limit if the file is longer.
+pub(crate) fn read_at_most(file: &Path, longest: usize) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    // Reading one byte more shows that the file is too long.
+    File::open(file)?.take(longest as u64 + 1).read_to_end(&mut content)?;
+    if content.len() > longest {
+        let limit = longest >> 10;
+        return Err(io::Error::other(format!("it is longer than {limit} KiB")));
+    }
+    Ok(content)
+}
+
+/// Reads a text as [`read_at_most`] does.
+pub(crate) fn read_text_at_most(file: &Path, longest: usize) -> io::Result<String> {
+    let content = read_at_most(file, longest)?;
+    String::from_utf8(content).map_err(|_| io::Error::other("it is not UTF-8"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::sync::mpsc;
 
     use super::*;
+
+    #[test]
+    fn a_file_is_read_up_to_its_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "x".repeat(2 << 10)).unwrap();
+        assert_eq!(read_text_at_most(&file, 2 << 10).unwrap().len(), 2 << 10);
+        let error = read_text_at_most(&file, 1 << 10).unwrap_err();
+        assert_eq!(error.to_string(), "it is longer than 1 KiB");
+        let endless = read_at_most(Path::new("/dev/zero"), 1 << 10).unwrap_err();
+        assert_eq!(endless.to_string(), "it is longer than 1 KiB");
+        std::fs::write(&file, [0xff]).unwrap();
+        let error = read_text_at_most(&file, 1 << 10).unwrap_err();
+        assert_eq!(error.to_string(), "it is not UTF-8");
+    }
 
     #[tokio::test]
     async fn a_mount_that_hangs_keeps_one_thread_and_the_files_of_no_other_server() {

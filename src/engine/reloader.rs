@@ -80,7 +80,7 @@ pub struct Reloader<V, C> {
     unfinished: u32,
     reports: Reports,
     wake: WakeReceiver,
-    /// The number of polls so far with an incomplete index, up to [`MOST_INCOMPLETE`].
+    /// The number of polls in a row with an incomplete index, up to [`MOST_INCOMPLETE`].
     incomplete: u32,
 }
 
@@ -317,7 +317,9 @@ impl<V: Vault, C: Cluster> Reloader<V, C> {
         let is_idle = is_idle && !remaining.waiting_for.keys().any(are_moving);
         self.reports.idle(&self.workloads.events, is_full, is_idle, remaining.has_answer);
         self.set_retry(&mut remaining, is_look);
-        if snapshot.is_incomplete && self.incomplete < MOST_INCOMPLETE {
+        if !snapshot.is_incomplete {
+            self.incomplete = 0;
+        } else if self.incomplete < MOST_INCOMPLETE {
             let delay = backoff(self.incomplete);
             self.incomplete += 1;
             remaining.retry_in = Some(remaining.retry_in.map_or(delay, |retry| retry.min(delay)));

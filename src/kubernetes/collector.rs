@@ -9,16 +9,25 @@ use std::time::Duration;
 use kube::runtime::watcher::Event as WatchEvent;
 use kube::{Api, Client};
 use tokio::sync::Notify;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::effects::Effects;
 use super::first_list::{FirstList, LISTED_WITHIN};
 use super::object::Object;
-use super::watching::{Watching, in_namespace};
+use super::watching::{WORKER, Watching, in_namespace};
 use crate::events::event::Event;
 use crate::heartbeat::Heartbeat;
 use crate::index::Index;
 use crate::model::scope::ListScope;
+
+/// The workloads of a named namespace are forgotten if the API server denies the watch for this time.
+/// The namespace may be gone: its Role goes first, so that no event shows its workloads go.
+const LONGEST_DENIAL: Duration = Duration::from_hours(1);
+
+/// The pause between two checks for how long the watch has been denied.
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
 /// The settings of a collector, and the receivers of its reports.
 pub struct Settings {
@@ -44,6 +53,8 @@ pub struct Collector {
     /// Notified when everything is to be listed again.
     list_again: Arc<Notify>,
     first_list: FirstList,
+    /// Whether the index may hold workloads that a list of this named namespace has shown.
+    has_shown: bool,
 }
 
 impl Collector {
@@ -70,6 +81,7 @@ impl Collector {
             index,
             settings,
             first_list: FirstList::default(),
+            has_shown: false,
         }
     }
 
@@ -95,6 +107,7 @@ impl Collector {
             event = self.watching.next() => self.handle(event),
             () = self.list_again.notified() => self.watching.list_soon(),
             () = self.first_list.overdue() => self.go_on_without(),
+            () = sleep(LOOK_AGAIN), if self.has_shown => self.look(),
         }
     }
 
@@ -105,6 +118,27 @@ impl Collector {
         self.settings.effects.emit(&event);
         self.index.do_not_await(self.scope.clone());
         self.begin_polls();
+    }
+
+    /// Forgets the workloads of a named namespace after a long denial. If the watch works again, its
+    /// list shows them again.
+    fn look(&mut self) {
+        let Some(namespace) = &self.scope.namespace else { return };
+        if self.watching.denied_for() < LONGEST_DENIAL {
+            return;
+        }
+        self.has_shown = false;
+        warn!(
+            worker = WORKER,
+            "The {} of namespace {namespace} are forgotten, because the API server has denied them for \
+             an hour. If the namespace still exists, grant the service account list and watch on them",
+            self.scope.kind.plural()
+        );
+        self.index.begin_list(self.scope.clone());
+        let effects = self.index.end_list(self.scope.clone());
+        self.settings.effects.carry_out(&effects);
+        // The watch alone would not show workloads that did not change.
+        self.watching.list_soon();
     }
 
     fn begin_polls(&self) {
@@ -124,6 +158,7 @@ impl Collector {
             }
             WatchEvent::InitDone => {
                 self.first_list.end();
+                self.has_shown = self.scope.namespace.is_some();
                 self.index.end_list(self.scope.clone())
             }
             WatchEvent::Delete(object) => {

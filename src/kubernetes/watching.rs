@@ -55,6 +55,8 @@ pub(super) struct Watching<K> {
     page: u32,
     is_failing: bool,
     is_denied: bool,
+    /// Since when the API server denies each attempt.
+    denied_since: Option<Instant>,
     failures: u32,
     last_failure: Option<Instant>,
     pause: Option<Instant>,
@@ -93,6 +95,7 @@ where
             page: PAGE,
             is_failing: false,
             is_denied: false,
+            denied_since: None,
             failures: 0,
             last_failure: None,
             pause: None,
@@ -127,6 +130,17 @@ where
     /// Whether it shows nothing since the service account lacks the permission.
     pub(super) fn is_denied(&self) -> bool {
         self.is_failing && self.is_denied
+    }
+
+    /// For how long the API server has denied each attempt. Zero if the last denial is a while ago:
+    /// a watch that shows nothing may work.
+    pub(super) fn denied_for(&self) -> Duration {
+        let since = self.denied_since.filter(|_| self.is_denied() && self.has_failed_lately());
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn has_failed_lately(&self) -> bool {
+        self.last_failure.is_some_and(|time| time.elapsed() <= QUIET)
     }
 
     /// Returns the next event. Cancelling the call loses no event.
@@ -182,6 +196,9 @@ where
                         continue;
                     }
                     self.is_denied = is_denied(&error);
+                    let since = self.denied_since.filter(|_| self.has_failed_lately());
+                    let since = since.unwrap_or_else(Instant::now);
+                    self.denied_since = self.is_denied.then_some(since);
                     self.failed(&error.to_string());
                 }
                 Err(_) if open.list.is_some() => {
@@ -218,6 +235,7 @@ where
     }
 
     fn recovered(&mut self) {
+        self.denied_since = None;
         if self.is_failing {
             info!(worker = WORKER, "Watching {} again", self.resource);
             self.is_failing = false;

@@ -71,6 +71,7 @@ pub fn failure_of(status: u16, body: &[u8]) -> Option<Failure> {
         403 => Some(denial_of(body)),
         429 => Some(Failure::RateLimited),
         // 472 and 473 are other kinds of standbys.
+        503 if is_namespace_locked(body) => Some(Failure::NamespaceLocked),
         472 | 473 | 503 => Some(Failure::Sealed),
         500.. => Some(Failure::Server(status)),
         _ => Some(Failure::Refused { status, message: said(body) }),
@@ -90,6 +91,13 @@ fn denial_of(body: &[u8]) -> Failure {
     } else {
         Failure::Denied
     }
+}
+
+/// Returns whether a 503 is about a Vault namespace: "API access to this namespace has been locked by
+/// an administrator", or that the namespace is sealed.
+fn is_namespace_locked(body: &[u8]) -> bool {
+    let said = said(body).to_ascii_lowercase();
+    said.contains("namespace") && ["locked", "sealed"].iter().any(|word| said.contains(word))
 }
 
 /// Returns the server's `errors` and `warnings` on one line.
@@ -127,6 +135,21 @@ mod tests {
         ];
         for (status, reason) in table {
             assert_eq!(failure_of(status, b"").as_ref().map(Failure::reason), reason, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_locked_namespace_is_told_from_a_server_that_is_not_ready() {
+        let locked = r#"{"errors":["API access to this namespace has been locked by an administrator - \"team/\" must be unlocked to gain access."]}"#;
+        let sealed = r#"{"errors":["Vault is sealed"]}"#;
+        for (status, body, expected) in [
+            (503, locked, Failure::NamespaceLocked),
+            (503, r#"{"errors":["namespace is sealed"]}"#, Failure::NamespaceLocked),
+            (503, sealed, Failure::Sealed),
+            (503, "<html>no namespace here</html>", Failure::Sealed),
+            (500, locked, Failure::Server(500)),
+        ] {
+            assert_eq!(failure_of(status, body.as_bytes()), Some(expected), "{body}");
         }
     }
 

@@ -418,7 +418,8 @@ impl Server {
             self.clock.observe_date(date, sent, Timestamp::now());
         }
         if status.is_redirection() {
-            return Err(Failure::Redirected(shorten(text(LOCATION).unwrap_or("nowhere"))));
+            let target = shorten(text(LOCATION).unwrap_or("nowhere"));
+            return Err(Failure::Redirected { target, advice: redirect_advice(&self.settings) });
         }
         let mut answer = Answer::new(status.as_u16(), Vec::new());
         answer.pause = pause(
@@ -452,6 +453,18 @@ fn is_configured(settings: &ServerSettings, url: &Url) -> bool {
     };
     let others = settings.redirects.as_ref();
     others.is_some_and(|others| is_of(&settings.address) || others.iter().any(is_of))
+}
+
+/// Returns what to do about a redirect that is not followed.
+fn redirect_advice(settings: &ServerSettings) -> &'static str {
+    if settings.socket.is_some() {
+        "No redirect is followed from a Unix socket: let the server behind the socket forward requests, \
+         or set VAULT_ADDR to the address of Vault instead"
+    } else if settings.redirects.is_none() {
+        "If it is right, remove VAULT_DISABLE_REDIRECTS and add it to VAULT_REDIRECT_ADDRS"
+    } else {
+        "If it is right, add it to VAULT_REDIRECT_ADDRS"
+    }
 }
 
 fn header(name: &'static str) -> http::HeaderName {

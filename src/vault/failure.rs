@@ -12,6 +12,9 @@ pub enum Failure {
     /// 503: sealed, not initialised, or a standby without a leader.
     #[error("is sealed or not ready (503)")]
     Sealed,
+    /// 503 in Vault's own words: a Vault namespace is locked or sealed, and not the server.
+    #[error("does not serve the Vault namespace: the namespace is locked or sealed (503)")]
+    NamespaceLocked,
     /// 429.
     #[error("limits the rate of requests (429)")]
     RateLimited,
@@ -37,11 +40,13 @@ pub enum Failure {
         message: String,
     },
     /// A redirect, which is not followed, because it would send the token to another address.
-    #[error(
-        "redirects to {0}; the redirect is not followed. If it is right, add it to \
-         VAULT_REDIRECT_ADDRS"
-    )]
-    Redirected(String),
+    #[error("redirects to {target}; the redirect is not followed. {advice}")]
+    Redirected {
+        /// The target.
+        target: String,
+        /// What to do.
+        advice: &'static str,
+    },
     /// The request cannot be created. This says nothing about the server.
     #[error("is not asked, because the request is invalid: {0}")]
     Unaskable(String),
@@ -60,13 +65,13 @@ impl Failure {
         match self {
             Self::Unreachable(_) => "unreachable",
             Self::Timeout => "timeout",
-            Self::Sealed => "sealed",
+            Self::Sealed | Self::NamespaceLocked => "sealed",
             Self::RateLimited => "rate_limited",
             Self::Server(_) => "server_error",
             Self::TokenEnded => "token_ended",
             Self::Denied | Self::NoMount => "denied",
             Self::Refused { .. } => "refused",
-            Self::Redirected(_) => "redirected",
+            Self::Redirected { .. } => "redirected",
             Self::Unaskable(_) => "unaskable",
             Self::BadAnswer(_) => "bad_answer",
             Self::Endless => "endless",

@@ -5,6 +5,14 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::watch;
 
+use crate::credentials::files::read_at_most;
+
+/// The longest file, in bytes. The CAs of a system take a quarter of a megabyte.
+const LONGEST_FILE: usize = 4 << 20;
+
+/// The most bytes of all files of a folder together.
+const LONGEST_FOLDER: usize = 16 << 20;
+
 /// How the server's certificate is checked, and which client certificate is sent.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
@@ -105,7 +113,7 @@ fn read(variable: &'static str, path: &Path) -> Result<Vec<u8>, TlsFileError> {
     if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
         return Err(unreadable(std::io::Error::other("it is no file")));
     }
-    std::fs::read(path).map_err(unreadable)
+    read_at_most(path, LONGEST_FILE).map_err(unreadable)
 }
 
 /// Reads all files of a folder into one. In a Kubernetes volume, the files are links.
@@ -121,6 +129,11 @@ fn read_folder(variable: &'static str, folder: &Path) -> Result<Vec<u8>, TlsFile
     for file in files.iter().filter(|file| file.is_file()) {
         all.extend(read(variable, file)?);
         all.push(b'\n');
+        if all.len() > LONGEST_FOLDER {
+            let limit = LONGEST_FOLDER >> 10;
+            let problem = format!("its files together are longer than {limit} KiB");
+            return Err(unreadable(std::io::Error::other(problem)));
+        }
     }
     Ok(all)
 }

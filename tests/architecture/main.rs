@@ -72,7 +72,7 @@ const ARROWS: [(&str, &[&str]); 22] = [
         ],
     ),
     // What works offline decodes objects as the collector does.
-    ("cli", &["config", "kubernetes", "model", "references", "status"]),
+    ("cli", &["config", "credentials", "kubernetes", "model", "references", "status"]),
     (
         "app",
         &[

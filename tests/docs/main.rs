@@ -282,6 +282,7 @@ fn variables() -> BTreeSet<String> {
         &[("VAULT_TLS_SECRET", "a"), role],
         &[("VAULT_CLIENT_CERT", "/a"), ("VAULT_CLIENT_KEY", "/b"), role],
         &[("VAULT_TOKEN_PATH", "/a")],
+        &[("HTTPS_PROXY", "http://proxy:3128"), role],
         &[method("approle"), ("VAULT_ROLE_ID", "a"), ("VAULT_SECRET_ID", "b")],
         &[method("userpass"), ("VAULT_USERNAME", "a"), ("VAULT_PASSWORD", "b")],
         &[method("token"), ("VAULT_TOKEN", "a")],

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use axum::body::Body as Answer;
 use serde_json::{Value, json};
@@ -197,6 +197,45 @@ async fn nothing_is_listed_before_it_is_known_which_namespaces_are_selected() {
         selected.cancel();
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert!(lists.load(Ordering::Relaxed) > 0);
+    };
+    tokio::select! {
+        () = collector.run(CancellationToken::new()) => panic!("it ended"),
+        () = test => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn workloads_of_a_namespace_that_is_denied_for_long_are_forgotten() {
+    let is_denied = Arc::new(AtomicBool::new(false));
+    let denies = Arc::clone(&is_denied);
+    let client = scripted::client_of(move |request| {
+        if denies.load(Ordering::Relaxed) {
+            return scripted::status(403);
+        }
+        let query = request.uri().query().unwrap_or_default();
+        let mut web = with_config_map("web");
+        web["spec"]["template"]["spec"]["containers"] =
+            json!([{ "name": "app", "env": [{ "name": "A", "value": "vault:secret/data/a#k" }] }]);
+        let is_watch = query.contains("watch=true");
+        http::Response::new(if is_watch { Answer::empty() } else { scripted::list(&[web], "") })
+    });
+    let index = Arc::new(Index::default());
+    let scope = ListScope { kind: Kind::DEPLOYMENT, namespace: Some("shop".into()) };
+    let settings = settings(&CancellationToken::new(), Effects::default());
+    let collector = Collector::new(scope, client, Arc::clone(&index), settings);
+    let test = async {
+        let wait = tokio::time::sleep;
+        wait(Duration::from_mins(1)).await;
+        assert_eq!(index.len(), (1, 1));
+        for (denied, then) in [(50, (1, 1)), (70, (0, 0))] {
+            is_denied.store(true, Ordering::Relaxed);
+            wait(Duration::from_mins(denied)).await;
+            assert_eq!(index.len(), then, "after {denied} minutes");
+            // The list of a watch that works again shows them again, once the list is due.
+            is_denied.store(false, Ordering::Relaxed);
+            wait(Duration::from_hours(2)).await;
+            assert_eq!(index.len(), (1, 1));
+        }
     };
     tokio::select! {
         () = collector.run(CancellationToken::new()) => panic!("it ended"),

@@ -9,6 +9,7 @@ use crate::events::sink::Sink;
 use crate::model::request_end::RequestEnd;
 use crate::vault::tls::{Authority, Tls};
 
+mod clock;
 mod ways_in;
 
 fn settings(redirects: Option<&[&str]>) -> ServerSettings {
@@ -43,6 +44,15 @@ fn a_redirect_is_followed_to_configured_servers_alone() {
     ] {
         assert!(!is_configured(url), "{url}");
     }
+}
+
+#[test]
+fn the_advice_about_a_redirect_can_be_followed() {
+    let on_socket = ServerSettings { socket: Some("/run/vault.sock".into()), ..settings(None) };
+    assert!(!redirect_advice(&on_socket).contains("VAULT_REDIRECT_ADDRS"));
+    assert!(redirect_advice(&settings(None)).contains("VAULT_DISABLE_REDIRECTS"));
+    let advice = redirect_advice(&settings(Some(&[])));
+    assert_eq!(advice, "If it is right, add it to VAULT_REDIRECT_ADDRS");
 }
 
 #[test]

@@ -111,7 +111,8 @@ impl<'a> Asker<'a> {
                     self.has_limited.store(true, Ordering::Relaxed);
                     sleep(RATE_LIMIT_SPREAD.mul_f64(fastrand::f64())).await;
                 }
-                failure @ (Failure::Unreachable(_) | Failure::Sealed) => {
+                failure
+                @ (Failure::Unreachable(_) | Failure::Sealed | Failure::NamespaceLocked) => {
                     return Err(self.evidence.trouble(&self.sender, request, failure).await);
                 }
                 failure if is_optional => return Err(ReadError::Failed(failure)),

@@ -166,9 +166,10 @@ fn list_result_of(error: &ReadError, limit: usize) -> Option<ListResult> {
         // The failure concerns this folder alone: other paths are answered.
         Failure::Unreachable(_)
         | Failure::Sealed
+        | Failure::NamespaceLocked
         | Failure::Server(_)
         | Failure::BadAnswer(_)
-        | Failure::Redirected(_)
+        | Failure::Redirected { .. }
         | Failure::Unaskable(_) => Some(ListResult::Failed),
         Failure::TokenEnded => None,
     }

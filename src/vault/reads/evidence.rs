@@ -2,10 +2,10 @@
 //!
 //! Architecture Invariant: failed requests for one path never put another path out of reach.
 //! Anybody who may write a manifest can name a path on which a gateway closes the connection. An
-//! outage requires a second failure: of the path of a secret that was answered before, or of the
-//! server's own status.
+//! outage requires a second failure: of the path of a secret that was answered before, of the
+//! server's own status, or of several paths in a row.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,7 +22,11 @@ use crate::vault::read_error::ReadError;
 
 /// How many paths of a Vault namespace must fail in a row before the namespace counts as out of
 /// reach, if none of its paths was answered before. One comparison also serves this many failures.
-const IN_A_ROW: u32 = 8;
+const IN_A_ROW: usize = 8;
+
+/// The same number for failures that a sealed namespace or a standby gives for each of its paths. A
+/// gateway may give them for a single path, too.
+const ALIKE_IN_A_ROW: usize = 3;
 
 /// How many paths are kept for comparison. The path that failed cannot be compared with itself.
 const MOST_WITNESSES: usize = 2;
@@ -50,10 +54,10 @@ struct Outages {
 
 #[derive(Default)]
 struct Row {
-    /// The number of failures since the last answer.
-    failures: u32,
+    /// The paths that failed since the last answer.
+    paths: HashSet<Box<str>>,
     /// How many more failures are accepted before the next comparison.
-    left: u32,
+    left: usize,
 }
 
 /// API paths that were answered. When another path fails, they show whether the server fails, too.
@@ -199,15 +203,15 @@ impl Evidence {
         if let Some(failure) = self.outage(group.namespace.as_ref()) {
             return ReadError::Out { failure, is_own: true };
         }
-        let failures = {
+        let failed_paths = {
             let mut outages = lock(&self.outages);
             let row = outages.rows.entry(group.clone()).or_default();
-            row.failures = row.failures.saturating_add(1);
+            row.paths.insert(path.into());
             if let Some(left) = row.left.checked_sub(1) {
                 row.left = left;
                 return of_path(path, failure);
             }
-            row.failures
+            row.paths.len()
         };
         let (witness, status) =
             if sender.server.resumes_at().is_some() || Instant::now() >= sender.deadline {
@@ -220,7 +224,8 @@ impl Evidence {
             };
         let mut outages = lock(&self.outages);
         if witness == Some(true) {
-            outages.rows.insert(group, Row { failures: 0, left: IN_A_ROW - 1 });
+            let row = Row { paths: HashSet::new(), left: IN_A_ROW - 1 };
+            outages.rows.insert(group, row);
             return of_path(path, failure);
         }
         let has_answered = sender.has_answered.load(Ordering::Relaxed);
@@ -228,11 +233,9 @@ impl Evidence {
             outages.server = Some(down.clone());
             return ReadError::Out { failure: down, is_own: true };
         }
-        // These failures concern a whole namespace, because one namespace can be sealed or locked
-        // alone.
-        let is_of_namespace =
-            matches!(failure, Failure::Sealed | Failure::TokenEnded | Failure::Redirected(_));
-        if witness == Some(false) || is_of_namespace || failures >= IN_A_ROW {
+        let is_paused = sender.server.resumes_at().is_some();
+        let needed = failures_needed(&failure, group.namespace.is_some(), is_paused);
+        if witness == Some(false) || failed_paths >= needed {
             outages.namespaces.insert(group.namespace, failure.clone());
             return ReadError::Out { failure, is_own: true };
         }
@@ -259,6 +262,20 @@ impl Evidence {
             lock(&self.witnesses).remove(group, &path);
         }
         Some(is_answered)
+    }
+}
+
+/// Returns how many paths of a Vault namespace must fail before the namespace counts as out of reach.
+/// One is enough only if Vault's own words concern more than the path: that the token has ended, that
+/// the namespace is locked, or that the server wants no requests. The root namespace cannot be
+/// locked, so there the words concern a child namespace that the path leads to.
+fn failures_needed(failure: &Failure, is_named: bool, is_paused: bool) -> usize {
+    match failure {
+        Failure::TokenEnded => 1,
+        Failure::NamespaceLocked if is_named => 1,
+        Failure::Sealed if is_paused => 1,
+        Failure::Sealed | Failure::NamespaceLocked | Failure::Redirected { .. } => ALIKE_IN_A_ROW,
+        _ => IN_A_ROW,
     }
 }
 
@@ -296,10 +313,34 @@ fn may_be_outage(failure: &Failure) -> bool {
         Failure::Unreachable(_)
         | Failure::Timeout
         | Failure::Sealed
+        | Failure::NamespaceLocked
         | Failure::Server(_)
         | Failure::TokenEnded
-        | Failure::Redirected(_)
+        | Failure::Redirected { .. }
         | Failure::BadAnswer(_)
         | Failure::Endless => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_path_says_nothing_of_its_namespace_unless_vault_says_so() {
+        let target = "http://elsewhere.invalid/".to_owned();
+        let elsewhere = Failure::Redirected { target, advice: "" };
+        for (failure, is_named, is_paused, expected) in [
+            (Failure::Sealed, true, false, ALIKE_IN_A_ROW),
+            (Failure::Sealed, false, true, 1),
+            (elsewhere, true, true, ALIKE_IN_A_ROW),
+            (Failure::TokenEnded, false, false, 1),
+            (Failure::NamespaceLocked, true, false, 1),
+            (Failure::NamespaceLocked, false, false, ALIKE_IN_A_ROW),
+            (Failure::Server(500), true, false, IN_A_ROW),
+        ] {
+            let needed = failures_needed(&failure, is_named, is_paused);
+            assert_eq!(needed, expected, "{failure:?} {is_named} {is_paused}");
+        }
     }
 }
