@@ -107,6 +107,15 @@ impl Aws {
         }
     }
 
+    /// Returns the credential that a proof reads from a file.
+    pub(crate) async fn credential(&self, files: &Files) -> Option<SecretString> {
+        match &*self.0 {
+            Kind::Iam(iam) => iam.source.credential(files).await,
+            Kind::Ec2(Ec2 { nonce: Nonce::Given(given), .. }) => given.read(files, NONCE).await.ok(),
+            Kind::Ec2(Ec2 { nonce: Nonce::Random(_), .. }) => None,
+        }
+    }
+
     /// Forgets the keys of the last login.
     pub(crate) async fn forget(&self) {
         if let Kind::Iam(iam) = &*self.0 {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method};
 use reqwest::{Request, Url};
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::form_urlencoded;
@@ -120,6 +120,16 @@ struct Refusal {
 }
 
 impl Azure {
+    /// Returns the token of the service account, if logins use one.
+    pub(crate) async fn credential(&self, files: &Files) -> Option<SecretString> {
+        match &self.source {
+            TokenSource::Managed { .. } => None,
+            TokenSource::Workload { file, .. } => {
+                credential::read_token(files, FEDERATED_TOKEN, file).await.ok()
+            }
+        }
+    }
+
     /// Returns the access token and the names for a login.
     pub(crate) async fn prove(&self, files: &Files) -> Result<Proof, CloudError> {
         let (jwt, owner) = match &self.source {

@@ -3,6 +3,8 @@
 //! Architecture Invariant: requests go only to addresses that the cloud documents or that the operator
 //! sets. No credential is logged or part of an error.
 
+use secrecy::SecretString;
+
 use crate::credentials::files::Files;
 
 pub mod aws;
@@ -36,6 +38,16 @@ impl Identity {
             Self::Aws(aws) => aws.prove(files).await,
             Self::Gcp(gcp) => gcp.prove(role).await,
             Self::Azure(azure) => azure.prove(files).await,
+        }
+    }
+
+    /// Returns the credential that a proof reads from a file; `None` if it cannot be read or there is
+    /// none. An operator may replace it after a login that failed.
+    pub(crate) async fn credential(&self, files: &Files) -> Option<SecretString> {
+        match self {
+            Self::Aws(aws) => aws.credential(files).await,
+            Self::Gcp(_) => None,
+            Self::Azure(azure) => azure.credential(files).await,
         }
     }
 

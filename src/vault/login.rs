@@ -131,7 +131,8 @@ impl Method {
             }
             Self::Jwt(login) => Some(vec![login.credential(files).await?]),
             Self::TokenFile(_) => Some(vec![self.reread(files).await?]),
-            Self::Cert { .. } | Self::Cloud(_) | Self::Token(_) | Self::None => None,
+            Self::Cloud(login) => Some(vec![login.identity.credential(files).await?]),
+            Self::Cert { .. } | Self::Token(_) | Self::None => None,
         }
     }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method};
 use reqwest::{Request, Url};
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::super::error::CloudError;
 use super::super::http::Service;
@@ -63,6 +63,19 @@ impl Source {
             }
             Self::Container(container) => container.keys(files).await,
             Self::Instance(instance) => instance.keys().await,
+        }
+    }
+
+    /// Returns the credential for the keys that is read from a file.
+    pub(super) async fn credential(&self, files: &Files) -> Option<SecretString> {
+        match self {
+            Self::WebIdentity(WebIdentity { token, .. }) => {
+                read_token(files, WEB_IDENTITY_TOKEN, token).await.ok()
+            }
+            Self::Container(Container { authorization: Some(authorization), .. }) => {
+                authorization.read(files, AUTHORIZATION_TOKEN).await.ok()
+            }
+            Self::Given(_) | Self::Container(_) | Self::Instance(_) => None,
         }
     }
 }

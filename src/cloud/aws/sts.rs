@@ -36,12 +36,22 @@ const LONGEST_CODE: usize = 64;
 pub(crate) struct Sts {
     region: String,
     service: Service,
+    /// The service that gives keys for the token of a service account.
+    exchange: Service,
 }
 
 impl Sts {
     /// The service at an address, for requests that are signed for `region`.
     pub(crate) fn new(region: String, address: Url) -> Self {
-        Self { region, service: Service { name: NAME, address } }
+        let service = Service { name: NAME, address };
+        Self { region, exchange: service.clone(), service }
+    }
+
+    /// Returns the same service, with another address for exchanging tokens for keys. Vault forwards
+    /// the signed request, and the pod sends the exchange: the pod may reach another endpoint.
+    pub(crate) fn exchanging_at(mut self, address: Url) -> Self {
+        self.exchange.address = address;
+        self
     }
 
     /// Returns the login that contains the signed request `GetCallerIdentity`. Vault sends that request,
@@ -95,10 +105,10 @@ impl Sts {
             ("RoleSessionName", session),
             ("WebIdentityToken", token.expose_secret()),
         ]);
-        let mut request = Request::new(Method::POST, self.service.url("/", &[]));
+        let mut request = Request::new(Method::POST, self.exchange.url("/", &[]));
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(FORM));
         *request.body_mut() = Some(body.into());
-        let answer = self.service.send(request).await?;
+        let answer = self.exchange.send(request).await?;
         let text = String::from_utf8_lossy(&answer.body);
         if !answer.status.is_success() {
             let is_code = |code: &&str| {
@@ -106,11 +116,11 @@ impl Sts {
             };
             let code = element(&text, "Code").filter(is_code).unwrap_or("no code");
             let status = answer.status.as_u16();
-            return Err(self.service.error(format!(
+            return Err(self.exchange.error(format!(
                 "refuses the role {role} (status {status}, {code}); look at the trust policy of the role"
             )));
         }
-        Keys::of_xml(&text).ok_or_else(|| self.service.error("its answer contains no keys"))
+        Keys::of_xml(&text).ok_or_else(|| self.exchange.error("its answer contains no keys"))
     }
 }
 

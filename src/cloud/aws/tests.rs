@@ -174,3 +174,26 @@ async fn an_instance_proves_itself_by_its_document_and_the_same_nonce_each_time(
     assert!(!given.has_random_nonce());
     assert_eq!(serving.join().unwrap().len(), 6);
 }
+
+#[tokio::test]
+async fn a_credential_that_was_replaced_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("credential");
+    let (address, files) = ("http://127.0.0.1:1".parse::<Url>().unwrap(), Files::default());
+    let role = "arn:aws:iam::123456789012:role/reloader".to_owned();
+    let identity = WebIdentity { role, session: "s".to_owned(), token: file.clone() };
+    let instance = Instance::new(address);
+    for aws in [
+        Aws::ec2(instance.clone(), Some(Credential::File(file.clone()))),
+        Aws::iam(unused(), None, Source::WebIdentity(identity)),
+    ] {
+        for text in ["one", "two"] {
+            std::fs::write(&file, text).unwrap();
+            let present = aws.credential(&files).await.unwrap();
+            assert_eq!(present.expose_secret(), text);
+        }
+    }
+    assert!(Aws::ec2(instance.clone(), None).credential(&files).await.is_none());
+    let of_instance = Aws::iam(unused(), None, Source::Instance(instance));
+    assert!(of_instance.credential(&files).await.is_none());
+}

@@ -48,7 +48,12 @@ pub(super) fn iam(env: &Environment<'_>) -> Result<Aws, ConfigError> {
     {
         return Err(error(name, text, "printable ASCII without spaces is expected"));
     }
-    Ok(Aws::iam(sts(env)?, server_id.map(|(_, text)| text), source(env)?))
+    let sts = sts(env)?;
+    let sts = match exchange(env)? {
+        Some(address) => sts.exchanging_at(address),
+        None => sts,
+    };
+    Ok(Aws::iam(sts, server_id.map(|(_, text)| text), source(env)?))
 }
 
 /// Returns the instance that the variables describe.
@@ -109,6 +114,23 @@ fn sts(env: &Environment<'_>) -> Result<Sts, ConfigError> {
     let host = region.as_deref().map_or_else(|| global_host.to_owned(), host_of);
     let endpoint = without_path("VAULT_AWS_STS_ENDPOINT", &format!("https://{host}"))?;
     Ok(Sts::new(region.unwrap_or_else(|| global_region.to_owned()), endpoint))
+}
+
+/// Returns the address where the pod exchanges its token for keys, if its region names one. AWS's own
+/// clients use the endpoint of the pod's region, whatever logins are signed for. `None` means the
+/// address that logins are signed for.
+fn exchange(env: &Environment<'_>) -> Result<Option<Url>, ConfigError> {
+    let (global, global_host, _) = GLOBAL;
+    if let Some((name, text)) = env.get("AWS_STS_ENDPOINT")
+        && guarded(&name, &text)?.host_str() != Some(global_host)
+    {
+        return Ok(None);
+    }
+    let region = env.of_pod("AWS_REGION").or_else(|| env.of_pod("AWS_DEFAULT_REGION"));
+    let Some(region) = region.filter(|region| is_region(region) && region != global) else {
+        return Ok(None);
+    };
+    without_path("AWS_REGION", &format!("https://{}", host_of(&region))).map(Some)
 }
 
 /// Returns the host of the Security Token Service in a region.
@@ -391,6 +413,26 @@ mod tests {
             let sts = format!("{:?}", with(&[variables], sts).unwrap());
             assert!(sts.contains(&format!("region: {region:?}")), "{sts}");
             assert!(sts.contains(&format!("Domain({host:?})")), "{sts}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_exchanged_in_the_region_of_the_pod() {
+        let region = ("AWS_REGION", "eu-west-1");
+        let regional = Some("https://sts.eu-west-1.amazonaws.com/");
+        for (variables, expected) in [
+            (&[][..], None),
+            (&[region], regional),
+            (&[("AWS_DEFAULT_REGION", "eu-west-1")], regional),
+            (&[region, ("VAULT_AWS_REGION", "aws-global")], regional),
+            (&[region, ("VAULT_AWS_REGION", "eu-west-2")], regional),
+            (&[region, ("VAULT_AWS_STS_ENDPOINT", "https://sts.amazonaws.com")], regional),
+            (&[region, ("VAULT_AWS_STS_ENDPOINT", "https://sts.example.com")], None),
+            (&[("AWS_REGION", "aws-global")], None),
+            (&[("VAULT_AWS_REGION", "eu-west-1")], None),
+        ] {
+            let address = with(&[variables], exchange).unwrap();
+            assert_eq!(address.as_ref().map(Url::as_str), expected, "{variables:?}");
         }
     }
 
