@@ -9,7 +9,7 @@ use std::time::Duration;
 use kube::runtime::watcher::Event as WatchEvent;
 use kube::{Api, Client};
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -55,6 +55,8 @@ pub struct Collector {
     first_list: FirstList,
     /// Whether the index may hold workloads that a list of this named namespace has shown.
     has_shown: bool,
+    /// When to check next for how long the watch has been denied.
+    look_at: Instant,
 }
 
 impl Collector {
@@ -82,6 +84,7 @@ impl Collector {
             settings,
             first_list: FirstList::default(),
             has_shown: false,
+            look_at: Instant::now() + LOOK_AGAIN,
         }
     }
 
@@ -107,7 +110,7 @@ impl Collector {
             event = self.watching.next() => self.handle(event),
             () = self.list_again.notified() => self.watching.list_soon(),
             () = self.first_list.overdue() => self.go_on_without(),
-            () = sleep(LOOK_AGAIN), if self.has_shown => self.look(),
+            () = sleep_until(self.look_at), if self.has_shown => self.look(),
         }
     }
 
@@ -123,6 +126,7 @@ impl Collector {
     /// Forgets the workloads of a named namespace after a long denial. If the watch works again, its
     /// list shows them again.
     fn look(&mut self) {
+        self.look_at = Instant::now() + LOOK_AGAIN;
         let Some(namespace) = &self.scope.namespace else { return };
         if self.watching.denied_for() < LONGEST_DENIAL {
             return;
