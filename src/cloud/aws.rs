@@ -111,7 +111,9 @@ impl Aws {
     pub(crate) async fn credential(&self, files: &Files) -> Option<SecretString> {
         match &*self.0 {
             Kind::Iam(iam) => iam.source.credential(files).await,
-            Kind::Ec2(Ec2 { nonce: Nonce::Given(given), .. }) => given.read(files, NONCE).await.ok(),
+            Kind::Ec2(Ec2 { nonce: Nonce::Given(given), .. }) => {
+                given.read(files, NONCE).await.ok()
+            }
             Kind::Ec2(Ec2 { nonce: Nonce::Random(_), .. }) => None,
         }
     }
