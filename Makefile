@@ -111,6 +111,8 @@ faults: need-cargo need-python3 say-servers say-build bed ## Break everything be
 lint: need-cargo need-go need-python3 ## Formatting, clippy, the chart, the alerts, the workflows, the licences of dependencies
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@# Of all targets, the model alone is not tested by default, and so it is not in --all-targets.
+	$(CARGO) clippy --test model -- -D warnings
 	@$(FIND_SERVERS) && deploy/charts/check.sh "$$servers/helm"
 	@if command -v promtool >/dev/null; then promtool check rules $(ALERTS)/alerts.yaml && promtool test rules $(ALERTS)/alerts_test.yaml; \
 	    else echo "skipped: promtool is not installed (it is in the package prometheus)"; fi

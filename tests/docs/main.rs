@@ -48,6 +48,15 @@ fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
     found
 }
 
+/// The texts of the Rust files below a folder, without those of tests.
+fn code_below(folder: &str) -> Vec<String> {
+    let is_of_tests =
+        |file: &PathBuf| file.iter().any(|part| part == "tests" || part == "tests.rs");
+    let files = files(folder, "rs").into_iter().filter(|file| !is_of_tests(file));
+    let code = |text: String| text.split("#[cfg(test)]").next().unwrap().to_owned();
+    files.map(|file| code(read(file))).collect()
+}
+
 /// The pages that people read.
 fn pages() -> Vec<PathBuf> {
     let mut pages = files("docs", "md");
@@ -134,9 +143,7 @@ fn every_reason_is_in_the_table_with_whether_it_warns() {
 /// The texts in the sources that stand behind one of these and are spelt as a reason.
 fn spelt_reasons(folder: &str, behind: &str) -> BTreeSet<String> {
     let mut reasons = BTreeSet::new();
-    for file in files(folder, "rs") {
-        let text = read(file);
-        let text = text.split("#[cfg(test)]").next().unwrap();
+    for text in code_below(folder) {
         for rest in text.split(behind).skip(1) {
             let reason = rest.split('"').next().unwrap();
             if reason.len() > 2 && reason.chars().all(|c| c.is_ascii_alphanumeric()) {
@@ -351,10 +358,7 @@ fn every_variable_is_documented_once() {
 #[test]
 fn every_annotation_is_documented_once() {
     let mut annotations = BTreeSet::new();
-    let is_of_tests = |file: &PathBuf| file.ends_with("tests.rs");
-    for file in files("src/model", "rs").into_iter().filter(|file| !is_of_tests(file)) {
-        let text = read(file);
-        let text = text.split("#[cfg(test)]").next().unwrap();
+    for text in code_below("src/model") {
         for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
             let texts = line.split('"').skip(1).step_by(2);
             let is_whole = |text: &&str| {

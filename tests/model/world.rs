@@ -3,7 +3,6 @@
 //! believed.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use vault_secrets_reloader::index::namespaces::NamespaceRules;
 use vault_secrets_reloader::model::kind::Kind;
 use vault_secrets_reloader::model::record::{Record, Versions};
 use vault_secrets_reloader::model::reload_policy::ReloadPolicy;
-use vault_secrets_reloader::model::secret::{SecretId, Version};
+use vault_secrets_reloader::model::secret::Version;
 use vault_secrets_reloader::model::strategy::Rollout;
 use vault_secrets_reloader::model::time_rules::TimeRules;
 use vault_secrets_reloader::model::workload::{Workload, WorkloadId};
@@ -37,6 +36,7 @@ mod objects;
 mod requests;
 mod rollouts;
 mod rules;
+mod secrets;
 mod sources;
 
 /// The settle time of all processes.
@@ -284,7 +284,7 @@ pub(crate) struct World {
     pub(crate) synced: BTreeMap<u64, Instant>,
     /// The longest delay of a standby so far, in milliseconds.
     standby_ms: u64,
-    /// [`SecretId::hash64`] of each secret.
+    /// `SecretId::hash64` of each secret.
     hashes: Vec<u64>,
     /// What the owner of each secret says at present, and what each life of a process read last.
     policies: Vec<ReloadPolicy>,
@@ -414,97 +414,8 @@ impl World {
         version.created - self.skew(self.server_of(secret))
     }
 
-    // Secrets.
-
-    fn secret(&self, secret: usize) -> usize {
-        secret % self.secrets.len()
-    }
-
-    /// The server that has a secret.
-    pub(crate) fn server_of(&self, secret: usize) -> usize {
-        secret / self.setup.secrets
-    }
-
-    fn set(&mut self, secret: usize, state: State) {
-        let old = self.secrets[secret].state;
-        if old == state {
-            return;
-        }
-        self.secrets[secret] = Secret { state, before: old, since: Instant::now() };
-        if let Some(live) = state.live() {
-            // The version is live again. A workload that was reloaded for it before may have had
-            // another version since.
-            for object in self.objects.iter_mut().flatten() {
-                object.covered.remove(&(secret, live.number, live.created));
-            }
-        }
-        self.say(|| format!("secret {secret}: {old:?} -> {state:?}"));
-    }
-
-    /// Whether a server answers at all.
-    pub(crate) fn vault_answers(&self, server: usize) -> bool {
-        self.faults.vault.get(&server).is_none_or(|until| Instant::now() >= *until)
-    }
-
-    /// Returns the answer to a read of a secret by a life of a process; `None` for an error.
-    pub(crate) fn read(&mut self, life: u64, secret: usize, is_on_standby: bool) -> Option<State> {
-        let now = Instant::now();
-        let is_out = self.faults.unreadable.get(&secret).is_some_and(|until| now < *until);
-        if is_out || !self.vault_answers(self.server_of(secret)) {
-            return None;
-        }
-        self.reads += 1;
-        let Secret { state, before, since } = self.secrets[secret];
-        // A restored storage is the same on the standby.
-        let is_on_standby = is_on_standby
-            && before
-                .live()
-                .zip(state.live())
-                .is_some_and(|(then, now)| then.created < now.created);
-        if is_on_standby {
-            self.misled.insert((life, secret));
-        }
-        let lag = self.faults.standby.filter(|(until, _)| now < *until).map(|(_, lag)| lag);
-        let is_behind = is_on_standby
-            || self.reads.is_multiple_of(2) && lag.is_some_and(|lag| now < since + lag);
-        let answer = if is_behind { before } else { state };
-        self.told[process_of(life)].insert(secret, (answer, state, Instant::now()));
-        if let Some(version) = answer.live() {
-            self.reads_of.entry((life, secret)).or_default().insert(version, now);
-        } else {
-            self.gone_reads.insert((life, secret), now);
-        }
-        Some(answer)
-    }
-
-    // Objects.
-
     fn slot(&self, workload: usize) -> usize {
         workload % self.objects.len()
-    }
-
-    /// Returns the live versions of some secrets.
-    fn live_of(&self, secrets: &BTreeSet<usize>) -> BTreeMap<usize, Version> {
-        let live = |secret: &usize| Some((*secret, self.secrets[*secret].state.live()?));
-        secrets.iter().filter_map(live).collect()
-    }
-
-    /// Returns the versions that pods read if they start at this moment.
-    fn read_by_pods(&self, secrets: &BTreeSet<usize>) -> BTreeMap<usize, Version> {
-        let now = Instant::now();
-        let lag = self.faults.pods_lag.filter(|(until, _)| now < *until).map(|(_, lag)| lag);
-        let read = |secret: &usize| {
-            let Secret { state, before, since } = self.secrets[*secret];
-            // A restored storage is the same on all nodes.
-            let is_behind = lag.is_some_and(|lag| now < since + lag)
-                && before
-                    .live()
-                    .zip(state.live())
-                    .is_some_and(|(then, now)| then.created < now.created);
-            let state = if is_behind { before } else { state };
-            Some((*secret, state.live()?))
-        };
-        secrets.iter().filter_map(read).collect()
     }
 
     /// Notes that an object was written, and sends the event to all watches.

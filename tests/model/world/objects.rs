@@ -1,7 +1,7 @@
 //! What a workload looks like to the controller, and what a new one is like.
 
 use std::collections::{BTreeMap, HashSet};
-use std::hash::DefaultHasher;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -115,30 +115,32 @@ impl Object {
 }
 
 impl World {
-    pub(super) fn fresh(&mut self, slot: usize, of: Option<&Object>) -> Object {
+    /// Returns the template that the setup has for a workload.
+    fn fresh_template(&self, slot: usize, content: u64) -> Template {
         let bits = self.setup.workloads[slot];
-        let refs = (0..self.setup.secrets).filter(|s| bits >> s & 1 == 1).collect();
-        let namespace = self.setup.namespace(slot);
         // One in four. The ConfigMaps are in the first namespace.
-        let has_source = bits >> 3 & 3 == 3 && namespace == self.setup.namespace(0);
-        let source = has_source.then_some(usize::from(bits >> 5 & 1) % SOURCES);
-        let server = usize::from(bits >> 6 & 1) % self.setup.servers;
-        let number = self.next();
-        let now = time::floor(time::now());
-        let mut template = Template {
-            content: number,
+        let has_source =
+            bits >> 3 & 3 == 3 && self.setup.namespace(slot) == self.setup.namespace(0);
+        Template {
+            content,
             opted_in: true,
-            server,
-            refs,
-            source,
+            server: usize::from(bits >> 6 & 1) % self.setup.servers,
+            refs: (0..self.setup.secrets).filter(|s| bits >> s & 1 == 1).collect(),
+            source: has_source.then_some(usize::from(bits >> 5 & 1) % SOURCES),
             count: 0,
             mark: None,
-        };
-        let mut record = None;
-        if let Some(original) = of {
-            template = original.template.clone();
-            record.clone_from(&original.record);
         }
+    }
+
+    /// Returns a new workload: as the setup has it, or a copy of another.
+    pub(super) fn fresh(&mut self, slot: usize, of: Option<&Object>) -> Object {
+        let namespace = self.setup.namespace(slot);
+        let number = self.next();
+        let now = time::floor(time::now());
+        let (template, record) = match of {
+            Some(original) => (original.template.clone(), original.record.clone()),
+            None => (self.fresh_template(slot, number), None),
+        };
         let uses = self.uses(&template);
         let have = self.live_of(&uses);
         let mut pods = Pods { template: template.clone(), uses, have };

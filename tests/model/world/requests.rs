@@ -1,5 +1,8 @@
 //! The answers of the API server.
 
+use vault_secrets_reloader::decide::plan::{Copied, Revision};
+use vault_secrets_reloader::engine::ports::WriteError;
+
 use super::*;
 
 impl World {

@@ -119,7 +119,7 @@ impl World {
         let Source { bits, version, .. } = self.sources[source];
         let values: Vec<(String, String)> = (0..self.setup.secrets)
             .filter(|secret| bits >> secret & 1 == 1)
-            .map(|secret| (format!("K{secret}"), format!("vault:{}#x", super::path(secret))))
+            .map(|secret| (format!("K{secret}"), format!("vault:{}#x", super::names::path(secret))))
             .collect();
         let content =
             Content::new(values.iter().map(|(key, value)| (key.as_str(), value.as_bytes())));
