@@ -386,6 +386,10 @@ impl Config {
             leader_elect_resource_name,
             leader_elect_resource_namespace,
         } = flags;
+        let environment = |name: &str| {
+            debug_assert!(variables::may_be_read(name), "src/config/variables.rs lacks {name}");
+            environment(name)
+        };
         let env = Environment::of_process(&environment);
         let mut warnings = Vec::new();
 

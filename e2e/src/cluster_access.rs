@@ -107,7 +107,8 @@ impl Cluster {
         self.bind(&format!("reloader-{namespace}-{account}"), RELOADER_USER, &subject).await
     }
 
-    pub(crate) async fn bind(&self, name: &str, role: &str, subject: &Value) -> Result<()> {
+    /// Grants a `ClusterRole` to a subject in all namespaces, by a `ClusterRoleBinding` of this name.
+    pub async fn bind(&self, name: &str, role: &str, subject: &Value) -> Result<()> {
         let binding = json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRoleBinding",

@@ -1,4 +1,4 @@
-//! Whether a proxy for other traffic would count for the address of a server.
+//! Decides whether `NO_PROXY` exempts the address of a Vault server from the proxies of the environment.
 
 use std::net::IpAddr;
 

@@ -1,7 +1,7 @@
 //! The environment variables that the controller reads, as the documentation lists them.
 //!
-//! Invariant: the configuration reads no other variable. [`crate::config`] checks each name against
-//! this table in debug builds, and a test compares the table with what the configuration reads.
+//! Invariant: the configuration reads no other variable. In debug builds, `Config::load` checks each
+//! name against this table. A test compares the table with what the configuration reads.
 
 /// What a group of variables is about. Each group has a table of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,12 +60,17 @@ const fn variable(
     Variable { group, names, default, meaning }
 }
 
-/// Returns whether the table has a variable of this name.
-#[must_use]
-pub fn is_listed(name: &str) -> bool {
+/// Variables without a row, because every program is told them.
+const OF_EVERY_PROGRAM: [&str; 2] = ["HOME", "HOSTNAME"];
+
+/// Returns whether the configuration may read a variable of this name. Variables of proxies may be in
+/// lower case.
+pub(super) fn may_be_read(name: &str) -> bool {
+    let name = &*name.to_uppercase();
     let of_vault = name.strip_prefix("BAO_").map(|suffix| format!("VAULT_{suffix}"));
     let is_it = |listed: &&str| *listed == name || of_vault.as_deref() == Some(*listed);
-    VARIABLES.iter().any(|variable| variable.names.iter().any(is_it))
+    OF_EVERY_PROGRAM.contains(&name)
+        || VARIABLES.iter().any(|variable| variable.names.iter().any(is_it))
 }
 
 /// All variables, in the order of the documentation.

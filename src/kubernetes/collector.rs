@@ -23,7 +23,7 @@ use crate::index::Index;
 use crate::model::scope::ListScope;
 
 /// The workloads of a named namespace are forgotten if the API server denies the watch for this time.
-/// The namespace may be gone: its Role goes first, so that no event shows its workloads go.
+/// When a namespace is deleted, its Role can go first. Then no event tells that its workloads are gone.
 const LONGEST_DENIAL: Duration = Duration::from_hours(1);
 
 /// The pause between two checks for how long the watch has been denied.

@@ -226,7 +226,7 @@ where
         }
         self.is_failing = true;
         // A server whose lists work and whose watches fail must not be listed without a pause.
-        if self.last_failure.is_none_or(|time| time.elapsed() > QUIET) {
+        if !self.has_failed_lately() {
             self.failures = 0;
         }
         self.last_failure = Some(Instant::now());

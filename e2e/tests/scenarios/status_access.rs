@@ -73,13 +73,7 @@ async fn grant(bed: &Bed, name: &str, rules: &Value, namespace: &str, user: &str
         "rules": rules,
     });
     bed.cluster.apply_object(&role, "clusterroles").await?;
-    let binding = json!({
-        "apiVersion": format!("{RBAC}/v1"), "kind": "ClusterRoleBinding",
-        "metadata": { "name": name },
-        "roleRef": { "apiGroup": RBAC, "kind": "ClusterRole", "name": name },
-        "subjects": [account(namespace, user)],
-    });
-    bed.cluster.apply_object(&binding, "clusterrolebindings").await.map(drop)
+    bed.cluster.bind(name, name, &account(namespace, user)).await
 }
 
 /// Returns the options of a controller that asks the cluster about callers.

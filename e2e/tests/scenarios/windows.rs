@@ -236,16 +236,8 @@ async fn without_the_permission_only_the_annotations_of_namespaces_are_missing()
         ],
     });
     bed.cluster.apply_object(&role, "clusterroles").await?;
-    let binding = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": { "name": DENIED },
-        "roleRef": {
-            "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": DENIED,
-        },
-        "subjects": [{ "kind": "ServiceAccount", "namespace": DENIED, "name": DENIED }],
-    });
-    bed.cluster.apply_object(&binding, "clusterrolebindings").await?;
+    let subject = json!({ "kind": "ServiceAccount", "namespace": DENIED, "name": DENIED });
+    bed.cluster.bind(DENIED, DENIED, &subject).await?;
     let hour = Duration::from_hours(1);
     let token = bed.cluster.request_token(DENIED, DENIED, hour).await?;
     let kubeconfig = bed.cluster.kubeconfig_for(DENIED, &token)?;

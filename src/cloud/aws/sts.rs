@@ -47,8 +47,8 @@ impl Sts {
         Self { region, exchange: service.clone(), service }
     }
 
-    /// Returns the same service, with another address for exchanging tokens for keys. Vault forwards
-    /// the signed request, and the pod sends the exchange: the pod may reach another endpoint.
+    /// Returns the same service, with another address for exchanging tokens for keys. Vault sends the
+    /// signed request, and the pod sends the exchange. The two may reach different endpoints.
     pub(crate) fn exchanging_at(mut self, address: Url) -> Self {
         self.exchange.address = address;
         self

@@ -81,10 +81,7 @@ pub(super) fn warning(identity: &Aws) -> Option<&'static str> {
 /// Returns the Security Token Service that logins are signed for.
 fn sts(env: &Environment<'_>) -> Result<Sts, ConfigError> {
     let own = env.get("AWS_REGION");
-    let of_pod = ["AWS_REGION", "AWS_DEFAULT_REGION"]
-        .into_iter()
-        .find_map(|name| Some((name.to_owned(), env.of_pod(name)?)));
-    let region = own.clone().or(of_pod);
+    let region = own.clone().or_else(|| region_of_pod(env));
     if let Some((name, text)) = &region
         && !is_region(text)
     {
@@ -116,6 +113,13 @@ fn sts(env: &Environment<'_>) -> Result<Sts, ConfigError> {
     Ok(Sts::new(region.unwrap_or_else(|| global_region.to_owned()), endpoint))
 }
 
+/// Returns the variable that names the region of the pod, and the region.
+fn region_of_pod(env: &Environment<'_>) -> Option<(String, String)> {
+    ["AWS_REGION", "AWS_DEFAULT_REGION"]
+        .into_iter()
+        .find_map(|name| Some((name.to_owned(), env.of_pod(name)?)))
+}
+
 /// Returns the address where the pod exchanges its token for keys, if its region names one. AWS's own
 /// clients use the endpoint of the pod's region, whatever logins are signed for. `None` means the
 /// address that logins are signed for.
@@ -126,11 +130,9 @@ fn exchange(env: &Environment<'_>) -> Result<Option<Url>, ConfigError> {
     {
         return Ok(None);
     }
-    let region = env.of_pod("AWS_REGION").or_else(|| env.of_pod("AWS_DEFAULT_REGION"));
-    let Some(region) = region.filter(|region| is_region(region) && region != global) else {
-        return Ok(None);
-    };
-    without_path("AWS_REGION", &format!("https://{}", host_of(&region))).map(Some)
+    let of_pod = region_of_pod(env).filter(|(_, region)| is_region(region) && region != global);
+    let Some((name, region)) = of_pod else { return Ok(None) };
+    without_path(&name, &format!("https://{}", host_of(&region))).map(Some)
 }
 
 /// Returns the host of the Security Token Service in a region.
